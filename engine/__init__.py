@@ -1,0 +1,1 @@
+"""Tiercel: a declarative GitOps rule-to-action engine for Kubernetes."""

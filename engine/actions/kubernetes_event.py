@@ -1,0 +1,77 @@
+"""kubernetes.event: a note that ``kubectl describe pod`` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.actions.action import Doing, action
+from engine.actions.objects import digest, marks, must_be_ours
+from engine.errors import PermanentError
+from engine.event import time_text
+from engine.pod import Pod
+from engine.ports.cluster import EVENT, AlreadyExistsError, Call
+
+if TYPE_CHECKING:
+    from engine.ports.cluster import Cluster, Object
+
+LONGEST = 1024
+"""Characters of a message that the API server takes (events.k8s.io/v1, ``note``)."""
+
+
+@action(
+    "kubernetes.event",
+    effect="mark",
+    needs={("get", "pods"), ("get", "nodes"), ("get", "events"), ("create", "events")},
+    example={"message": "playbook %playbook %run.outcome: %rule", "type": "Warning"},
+)
+def write_event(
+    subject: Pod | dict[str, Any],
+    cluster: Cluster,
+    doing: Doing,
+    *,
+    message: str,
+    type: Literal["Normal", "Warning"] = "Normal",  # noqa: A002 - Kubernetes' own name
+) -> str:
+    """Write a Kubernetes Event on the pod, or without one on the node; ``kubectl describe`` shows it.
+
+    message: the text, cut to 1,024 characters.
+    type: how it is shown.
+    """
+    if isinstance(subject, Pod):
+        about, namespace = _reference("Pod", subject.metadata, subject.namespace), subject.namespace
+        about["uid"] = subject.uid
+    else:
+        about, namespace = _reference("Node", subject["metadata"], None), "default"
+    name = f"tiercel-{digest(16, doing.run, doing.step)}"
+    now = time_text(int(doing.now) * 1_000_000_000)
+    body: Object = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace, **marks(doing)},
+        "involvedObject": about,
+        "reason": "Tiercel",
+        "message": message if len(message) <= LONGEST else message[: LONGEST - 1] + "…",
+        "type": type,
+        "source": {"component": "tiercel"},
+        "reportingComponent": "tiercel",
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+    try:
+        cluster.send(Call("create", EVENT.api_version, EVENT.resource, namespace, name, body))
+    except AlreadyExistsError:
+        found = cluster.get(EVENT, name, namespace)
+        if found is None:
+            raise PermanentError(f"event {namespace}/{name} came and went") from None
+        must_be_ours(found, f"event {namespace}/{name}")
+    return f"event on {about['kind'].lower()} {about['name']}"
+
+
+def _reference(kind: str, metadata: Any, namespace: str | None) -> dict[str, Any]:
+    reference = {"apiVersion": "v1", "kind": kind, "name": metadata["name"]}
+    if metadata.get("uid"):
+        reference["uid"] = metadata["uid"]
+    if namespace:
+        reference["namespace"] = namespace
+    return reference

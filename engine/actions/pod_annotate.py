@@ -1,0 +1,34 @@
+"""pod.annotate: annotations on the pod, or on what it belongs to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.actions.action import action
+from engine.actions.metadata import On, change_metadata, needs
+from engine.actions.parameter import Annotations, Ttl
+
+if TYPE_CHECKING:
+    from engine.pod import Pod
+    from engine.ports.cluster import Cluster
+
+
+@action("pod.annotate", effect="mark", needs=needs, example={"annotations": {"example.com/why": "%rule: %proc.cmdline"}})
+def annotate_pod(
+    pod: Pod,
+    cluster: Cluster,
+    *,
+    annotations: Annotations,
+    on: On = "pod",
+    even_if_managed: bool = False,
+    ttl: Ttl = None,
+) -> str:
+    """Put annotations on the pod (or on its owner, node or namespace). Any text will do in them.
+
+    annotations: name -> value; null removes the annotation.
+    on: whose annotations: the pod's, its controller's own (not its template's), its node's, its namespace's.
+    even_if_managed: with on owner, change it even where Argo CD or Flux manages it.
+    ttl: how long the annotations stay.
+    """
+    del ttl
+    return change_metadata(pod, cluster, "annotations", annotations, on, even_if_managed=even_if_managed)

@@ -1,0 +1,106 @@
+"""pod.delete: the pod goes, and its controller makes a fresh one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+from engine.actions.action import Doing, action
+from engine.actions.metadata import OWNERS
+from engine.actions.parameter import Integer, ListOf, Text
+from engine.errors import SkippedError
+from engine.ports.cluster import POD, Call
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.actions.action import Right
+    from engine.pod import Pod
+    from engine.ports.cluster import Cluster, Object
+
+_APPS = ("replicasets", "deployments", "statefulsets", "daemonsets")
+
+
+def _needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
+    rights = {("get", "pods"), ("delete", "pods")}
+    if parameters.get("minReady") is not None or parameters.get("skipKinds"):
+        rights |= {("get", f"{resource}.apps") for resource in _APPS}
+        rights |= {("get", "jobs.batch"), ("get", "cronjobs.batch")}
+    return frozenset(rights)
+
+
+@action("pod.delete", effect="disrupt", needs=_needs, example={"grace": 5, "minReady": 1})
+def delete_pod(
+    pod: Pod,
+    cluster: Cluster,
+    doing: Doing,
+    *,
+    grace: Annotated[int | None, Integer()] = None,
+    only_if_owned: bool = True,
+    min_ready: Annotated[int | str | None, Integer(percent=True)] = None,
+    skip_kinds: Annotated[list[str] | None, ListOf(Text())] = None,
+) -> str:
+    """Delete the pod; its controller makes a fresh one.
+
+    grace: seconds that the pod has to end; its own by default.
+    only_if_owned: leave a pod alone that no controller would replace.
+    min_ready: how many of the owner's pods must stay ready without this one, as a number or as a
+        percentage of the replicas that the owner wants (rounded up); else the pod is left alone.
+    skip_kinds: owners whose pods are left alone, like DaemonSet or StatefulSet; the pod's controller and
+        the owners above it.
+    """
+    if only_if_owned and pod.controller is None:
+        raise SkippedError(f"pod {pod} has no controller that would replace it (onlyIfOwned)")
+    if min_ready is not None or skip_kinds:
+        owners = _owners(pod, cluster)
+        _check_kinds(pod, owners, skip_kinds or [])
+        if min_ready is not None:
+            _check_ready(pod, owners, min_ready)
+    body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": pod.uid}}
+    if grace is not None:
+        body["gracePeriodSeconds"] = grace
+    # what a second attempt must know, to tell a pod that we deleted from one that went by itself
+    doing.keep({"uid": pod.uid, "sent": doing.step})
+    cluster.send(Call("delete", POD.api_version, POD.resource, pod.namespace, pod.name, body))
+    return f"delete {pod}"
+
+
+def _owners(pod: Pod, cluster: Cluster) -> list[tuple[str, Object | None]]:
+    """The kinds and objects of the pod's controller and of the owners above it."""
+    owners: list[tuple[str, Object | None]] = []
+    reference = pod.controller
+    while reference is not None and len(owners) < 4:  # noqa: PLR2004 - no chain of controllers is as long
+        kind = OWNERS.get(reference["kind"])
+        found = cluster.get(kind, reference["name"], pod.namespace) if kind else None
+        owners.append((reference["kind"], found))
+        above = ((found or {}).get("metadata") or {}).get("ownerReferences") or []
+        reference = next((owner for owner in above if owner.get("controller")), None)
+    return owners
+
+
+def _check_kinds(
+    pod: Pod, owners: list[tuple[str, Object | None]], skip_kinds: list[str]
+) -> None:
+    for kind, _ in owners:
+        if kind in skip_kinds:
+            raise SkippedError(f"pod {pod} belongs to a {kind} (skipKinds)")
+
+
+def _check_ready(
+    pod: Pod, owners: list[tuple[str, Object | None]], min_ready: int | str
+) -> None:
+    owner = next((found for _, found in owners if found), None)
+    if owner is None:
+        raise SkippedError(f"pod {pod}: its owner's replicas are not known (minReady)")
+    spec, status = owner.get("spec") or {}, owner.get("status") or {}
+    wanted = spec.get("replicas", spec.get("parallelism", status.get("desiredNumberScheduled", 1)))
+    ready = status.get("readyReplicas", status.get("ready", status.get("numberReady", 0)))
+    conditions = (pod.object.get("status") or {}).get("conditions") or []
+    counted = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+    left = ready - 1 if counted else ready
+    percent = isinstance(min_ready, str)
+    least = math.ceil(wanted * int(min_ready[:-1]) / 100) if percent else int(min_ready)
+    if left < least:
+        raise SkippedError(
+            f"pod {pod}: {left} of {wanted} would stay ready, {min_ready} must (minReady)"
+        )

@@ -1,0 +1,34 @@
+"""pod.label: labels on the pod, or on what it belongs to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.actions.action import action
+from engine.actions.metadata import On, change_metadata, needs
+from engine.actions.parameter import Labels, Ttl
+
+if TYPE_CHECKING:
+    from engine.pod import Pod
+    from engine.ports.cluster import Cluster
+
+
+@action("pod.label", effect="mark", needs=needs, example={"labels": {"quarantine": "true", "team": None}})
+def label_pod(
+    pod: Pod,
+    cluster: Cluster,
+    *,
+    labels: Labels,
+    on: On = "pod",
+    even_if_managed: bool = False,
+    ttl: Ttl = None,
+) -> str:
+    """Put labels on the pod (or on its owner, node or namespace), over the ones it has.
+
+    labels: name -> value; null removes the label.
+    on: whose labels: the pod's, its controller's own (not its template's), its node's, its namespace's.
+    even_if_managed: with on owner, change it even where Argo CD or Flux manages it.
+    ttl: how long the labels stay.
+    """
+    del ttl
+    return change_metadata(pod, cluster, "labels", labels, on, even_if_managed=even_if_managed)

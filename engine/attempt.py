@@ -1,0 +1,200 @@
+"""One attempt at one step: the only way a step runs, in the engine and in every preview. It never raises."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from engine.actions.action import Doing, Done, load
+from engine.errors import GoneError, PermanentError, RefusedError, SkippedError, TemporaryError
+from engine.language.template import Facts
+from engine.playbook import Condition
+from engine.pod import Pod, Search, find_node, find_pod
+from engine.run import Outcome, outcome_of
+from engine.target import names_pod
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.actions.action import Action
+    from engine.guard import Guard
+    from engine.ports.cluster import Object, Recorder
+    from engine.ports.http import OutsideRecorder
+    from engine.run import Claim
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What an attempt acts through. dry: nothing is passed on, so that steps end ``planned``."""
+
+    cluster: Recorder
+    outside: OutsideRecorder
+    dry: bool = True
+
+
+def nothing_kept(_: Mapping[str, Any]) -> bool:
+    """Where previews keep the facts of a run: nowhere."""
+    return True
+
+
+def attempt(
+    claim: Claim,
+    doors: Doors,
+    guard: Guard,
+    now: float,
+    keep: Callable[[Mapping[str, Any]], bool] = nothing_kept,
+) -> Outcome:
+    """How the attempt ended.
+
+    now: epoch seconds. keep: writes facts of the run to the journal, on disk when it returns; False where
+    another attempt has taken over.
+    """
+    try:
+        state, message, answer = _attempt(claim, doors, guard, now, keep)
+    except GoneError as error:
+        state, message, answer = _gone(claim, str(error))
+    except SkippedError as error:
+        state, message, answer = "skipped", str(error), None
+    except RefusedError as error:
+        state, message, answer = "refused", str(error), None
+    except PermanentError as error:
+        state, message, answer = "failed", str(error), None
+    except TemporaryError as error:
+        return _again(claim, error, doors, now)
+    except Exception as error:
+        log.exception("attempt", run=claim.run.id, step=claim.step.name)
+        state, message, answer = "failed", f"internal error: {type(error).__name__}", None
+    return Outcome(
+        state, message, calls=tuple(doors.cluster.calls), requests=tuple(doors.outside.requests),
+        answer=answer,
+    )  # fmt: skip
+
+
+def wait_before(attempt: int, first: float, most: float) -> float:
+    """Seconds to wait before ``attempt``, which counts from 2; doubles each time from ``first``."""
+    return float(min(first * 2 ** min(attempt - 2, 60), most))
+
+
+def _attempt(
+    claim: Claim,
+    doors: Doors,
+    guard: Guard,
+    now: float,
+    keep: Callable[[Mapping[str, Any]], bool],
+) -> tuple[str, str, Any]:
+    step, event = claim.step, claim.run.event
+    action = load()[step.action]
+    conditions = _check_when(claim, doors)
+    if claim.interrupted and not action.repeatable and not step.retry.unknown:
+        raise PermanentError("interrupted, may have run (retry.unknown: true does it again)")
+    doing = Doing(
+        run=claim.run.id, playbook=claim.run.playbook.name, step=step.name, event=event, now=now,
+        sent=_sent(claim), keep=lambda facts: _keep(keep, facts), kept=claim.facts,
+    )  # fmt: skip
+    given: dict[str, Any] = {"cluster": doors.cluster, "outside": doors.outside, "doing": doing}
+    subject = _subject(claim, action, doors, now)
+    if subject is not None:
+        if action.effect in ("mark", "disrupt"):
+            guard.check(subject, doors.cluster)
+        given |= {"pod": subject, "subject": subject}
+        if isinstance(subject, Pod) and "uid" not in claim.facts and not doors.dry:
+            doing.keep({"uid": subject.uid})
+    arguments = _render(claim, action)
+    done = action.run(*(given[name] for name in action.acts_with), **arguments)
+    done = done if isinstance(done, Done) else Done(done)
+    said = f"{done.message} (when {' and '.join(conditions)})" if conditions else done.message
+    return "planned" if doors.dry else "done", said, done.answer
+
+
+def _subject(claim: Claim, action: Action, doors: Doors, now: float) -> Pod | Object | None:
+    """The target of the step, found again. Raises SkippedError."""
+    search = Search(
+        now=now,
+        received=claim.run.received,
+        uid=claim.facts.get("uid"),
+        patient=not doors.dry,
+        leaving="subject" in action.acts_with,
+    )
+    if "pod" in action.acts_with:
+        return find_pod(claim.run.event, doors.cluster, search)
+    if "subject" in action.acts_with:
+        find = find_pod if names_pod(claim.run.event) else find_node
+        return find(claim.run.event, doors.cluster, search)
+    return None
+
+
+def _render(claim: Claim, action: Action) -> dict[str, Any]:
+    """The arguments of the action. Raises RefusedError for a value that a parameter does not allow."""
+    run = claim.run
+    steps = {r.step: (_as_done(r.state), r.message) for r in claim.results}
+    facts = Facts(run.playbook.name, run.id, _as_done(outcome_of(claim.results)), steps)
+    return {
+        action.parameters[name].argument: action.parameters[name].kind.render(
+            value, run.event, facts
+        )
+        for name, value in claim.step.parameters.items()
+        if value is not None
+    }
+
+
+def _check_when(claim: Claim, doors: Doors) -> list[str]:
+    """Raises SkippedError where a condition does not hold; gives those that only an answer can tell."""
+    untold = []
+    results = {result.step: result for result in claim.results}
+    for condition in claim.step.when:
+        if isinstance(condition, Condition):
+            truth = condition.holds(claim.run.event)
+        elif condition.on_answer is None:
+            result = results.get(condition.step)
+            truth = result is not None and _as_done(result.state) in condition.states
+        else:
+            result = results.get(condition.step)
+            if doors.dry and result is not None and result.state == "planned":
+                untold.append(condition.text)
+                continue
+            truth = condition.on_answer(result.answer if result else None)
+        if truth is not True:
+            raise SkippedError(f"when: {condition.text} is {'false' if truth is False else 'unknown'}")
+    return untold
+
+
+def _gone(claim: Claim, reason: str) -> tuple[str, str, Any]:
+    """Skipped; but a target that is gone after our own delete went out is done."""
+    if _sent(claim) and "uid" in claim.facts:
+        return "done", f"{reason}; our own call had been sent", None
+    return "skipped", reason, None
+
+
+def _sent(claim: Claim) -> bool:
+    return bool(claim.facts.get("sent") == claim.step.name)
+
+
+def _keep(keep: Callable[[Mapping[str, Any]], bool], facts: Mapping[str, Any]) -> None:
+    if not keep(facts):
+        raise TemporaryError("another attempt has taken over")
+
+
+def _again(claim: Claim, error: TemporaryError, doors: Doors, now: float) -> Outcome:
+    """The outcome of an attempt that may work later: a retry, or the end of patience."""
+    step, retry = claim.step, claim.step.retry
+    calls, requests = tuple(doors.cluster.calls), tuple(doors.outside.requests)
+    answers = claim.answers + error.answered
+    out_of_time = step.effect == "notify" and now - claim.began >= retry.give_up and claim.began > 0
+    if answers >= retry.attempts or (out_of_time and not error.answered):
+        message = f"gave up after {claim.attempt} attempts: {error}"
+        return Outcome("failed", message, answered=error.answered, calls=calls, requests=requests)
+    wait = wait_before(claim.attempt + 1, retry.delay, retry.max_delay)
+    if error.after is not None:
+        wait = error.after
+    else:
+        wait *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
+    return Outcome("waiting", str(error), retry_in=wait, answered=error.answered, calls=calls)
+
+
+def _as_done(state: str) -> str:
+    return "done" if state == "planned" else state

@@ -1,0 +1,5 @@
+"""The command ``tiercel``."""
+
+from engine.cli.command import main
+
+__all__ = ["main"]

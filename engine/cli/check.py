@@ -1,0 +1,40 @@
+"""tiercel check."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.cli.playbooks import load, values_option
+from engine.render.findings import finding_json, finding_lines, summary
+from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("check")
+@click.argument("playbooks", nargs=-1)
+@values_option
+@click.option("--strict", is_flag=True, help="Exit 3 where there are warnings.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+def command(playbooks: tuple[str, ...], values: Path | None, strict: bool, output: str) -> None:  # noqa: FBT001 - click's flag
+    """Validate PLAYBOOKS, a folder or files (default: playbooks/).
+
+    All mistakes are told at once, each with file:line:column, and what was probably meant. Warnings tell
+    of risks, such as deleting pods without a throttle.
+    """
+    found = load(playbooks, values)
+    if output == "json":
+        echo(json.dumps([finding_json(finding) for finding in found.findings], indent=1))
+    else:
+        for line in finding_lines(found.findings):
+            echo(line)
+        echo(summary(found.findings, len(found.playbooks)))
+    if found.errors:
+        sys.exit(1)
+    if strict and found.findings:
+        sys.exit(3)

@@ -1,0 +1,56 @@
+"""The command ``tiercel`` and its subcommands, each loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+_COMMANDS = {
+    "check": "Validate playbooks; tell every mistake at its place.",
+    "plan": "Show what playbooks would do about events, changing nothing.",
+    "serve": "Run the engine: take events, act as the playbooks say.",
+    "actions": "The actions, their parameters and the rights that they need.",
+    "schema": "The language's JSON Schema, for editors.",
+    "digest": "The digest of a set of playbooks, as /status shows it.",
+}
+
+
+class _Commands(click.Group):
+    """A group whose commands are modules of this package, imported late: --help must be quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order in which one needs them."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"engine.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tiercel", prog_name="tiercel")
+def cli() -> None:
+    """Falco notices that something is wrong in a pod; Tiercel does something about it.
+
+    Write playbooks, `tiercel check` them, see with `tiercel plan` what they would do about an event, and
+    `tiercel serve` them. Exit: 0 fine, 1 findings, 2 usage or internal error, 3 warnings with --strict.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command; the entry point of the console script."""
+    return cli(arguments, prog_name="tiercel")

@@ -1,0 +1,129 @@
+"""tiercel plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.alerts import read_alerts
+from engine.cli.playbooks import fail, load_usable, values_option
+from engine.guard import Guard
+from engine.match import Playbooks
+from engine.plan import Memory
+from engine.ports.given import GivenCluster, GivenError, read_objects
+from engine.preview import World, preview
+from engine.render.plan_json import line_json
+from engine.render.plan_text import Totals, event_lines
+from engine.render.text import echo
+from engine.settings import host_list
+
+if TYPE_CHECKING:
+    from engine.alerts import Alert
+
+
+@click.command("plan")
+@click.argument("arguments", nargs=-1, required=True, metavar="[PLAYBOOKS]... EVENTS")
+@values_option
+@click.option("--server", is_flag=True, help="Read the cluster, and ask it about each call (dryRun=All).")
+@click.option("--kubeconfig", type=click.Path(dir_okay=False), help="With --server: whose cluster.")
+@click.option("--context", help="With --server: the kubeconfig's context.")
+@click.option(
+    "--cluster",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Objects that exist, as YAML or JSON (kubectl get -A -o json ...).",
+)
+@click.option("--http-hosts", help="Hosts that http.request may call, with commas (default: all).")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+def command(
+    arguments: tuple[str, ...],
+    values: Path | None,
+    server: bool,  # noqa: FBT001 - click's flag
+    kubeconfig: str | None,
+    context: str | None,
+    cluster: Path | None,
+    http_hosts: str | None,
+    output: str,
+) -> None:
+    """Show what PLAYBOOKS (default: playbooks/) would do about EVENTS, changing nothing.
+
+    EVENTS is a file with one alert, a JSON array, or one alert a line; - is stdin. Without --cluster or
+    --server, the pod that an event names is taken to exist.
+
+    \b
+      tiercel plan playbooks/ event.json
+      kubectl logs -n falco ds/falco | grep '^{' | tiercel plan playbooks/ -
+    """  # noqa: D301 - \b is click's mark for text to be left alone
+    *paths, events = arguments
+    found = load_usable(paths, values)
+    playbooks = Playbooks(found.playbooks)
+    world = _world(cluster, host_list(http_hosts), server=server, kubeconfig=kubeconfig, context=context)
+    memory, totals = Memory(), Totals()
+    guard = Guard(os.environ.get("TIERCEL_POD_NAMESPACE"))
+    wrong = 0
+    for alert in read_alerts(_read(events)):
+        if alert.event is None:
+            wrong += 1
+            _tell(events, alert, output)
+            continue
+        runs = preview(alert.event, playbooks, memory, guard, world)
+        totals.add(runs)
+        if output == "json":
+            echo(json.dumps(line_json(alert.event, runs)))
+        else:
+            for line in event_lines(alert.event, runs, len(playbooks.all)):
+                echo(line)
+    if output == "text":
+        echo(totals.line())
+    if wrong:
+        sys.exit(1)
+
+
+def _world(
+    cluster: Path | None,
+    hosts: frozenset[str] | None,
+    *,
+    server: bool,
+    kubeconfig: str | None,
+    context: str | None,
+) -> World:
+    if server:
+        from engine.ports.kubernetes import (  # noqa: PLC0415 - 250 ms that only --server needs
+            ConnectionSettingsError,
+            connect,
+            default_kubeconfig,
+        )
+
+        try:
+            live = connect(kubeconfig or default_kubeconfig(), context)
+        except ConnectionSettingsError as error:
+            fail(f"--server: {error}\nName a cluster: --kubeconfig FILE --context NAME", 2)
+        return World(live, live.asking(), hosts)
+    if cluster is None:
+        return World(hosts=hosts)
+    try:
+        content = sys.stdin.buffer.read() if str(cluster) == "-" else cluster.read_bytes()
+        return World(GivenCluster(read_objects(content)), hosts=hosts)
+    except GivenError as error:
+        fail(f"{cluster}: {error}", 2)
+
+
+def _read(events: str) -> bytes:
+    if events == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(events).read_bytes()
+    except OSError as error:
+        fail(f"{events}: {error.strerror}\ntiercel plan [PLAYBOOKS] EVENTS", 2)
+
+
+def _tell(events: str, alert: Alert, output: str) -> None:
+    """Say of a line that is no event."""
+    echo(f"{events}:{alert.line}: {alert.error}", err=True)
+    if output == "json":
+        line = {"event": None, "error": str(alert.error), "line": alert.line, "runs": []}
+        echo(json.dumps(line))

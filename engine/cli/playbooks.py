@@ -1,0 +1,59 @@
+"""What commands that take PLAYBOOKS share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from engine.language.folder import FolderError, read_files
+from engine.language.load import Loader
+from engine.render.findings import finding_lines
+from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from engine.language.load import PlaybookSet
+
+DEFAULT = "playbooks/"
+
+
+def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --values."""
+    return click.option(
+        "--values",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Values for ${…} in place of the folder's values.yaml.",
+    )(function)
+
+
+def load(paths: Sequence[str], values: Path | None) -> PlaybookSet:
+    """The set of the paths (default: playbooks/), whatever is wrong with it; exit 1 without a folder."""
+    try:
+        files = read_files(list(paths) or [DEFAULT])
+        instead = (str(values), values.read_bytes()) if values else None
+        return Loader().load(files, instead)
+    except FolderError as error:
+        fail(f"{error}\nName a folder of playbooks: tiercel check DIR", 1)
+
+
+def load_usable(paths: Sequence[str], values: Path | None) -> PlaybookSet:
+    """The set, where it has no error; else its errors on stderr and exit 1."""
+    found = load(paths, values)
+    if found.errors:
+        for line in finding_lines(found.errors):
+            echo(line, err=True)
+        fail(f"{len(found.errors)} errors: nothing was loaded.", 1)
+    for finding in found.unenforced:
+        echo(f"{finding.where}: {finding.what}", err=True)
+    return found
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what failed on stderr, and exit."""
+    echo(message, err=True)
+    sys.exit(code)

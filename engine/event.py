@@ -1,0 +1,197 @@
+"""A Falco alert as a frozen record: what it says, its identity, whom it is about.
+
+Shapes and spellings are those of Falco 0.30 to 0.44 and of Falcosidekick 2.34, which forwards Falco's JSON
+with a ``uuid`` of its own, fresh at every send, and ``source`` spelled ``syscalls``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from engine.errors import EventError
+
+PRIORITIES = (
+    "Emergency", "Alert", "Critical", "Error", "Warning", "Notice", "Informational", "Debug",
+)  # fmt: skip
+"""Falco's eight names, the most severe first; a priority is an index into them."""
+
+_PRIORITY = {name.lower(): number for number, name in enumerate(PRIORITIES)} | {"info": 6}
+_SPELLINGS = {spelling: n for low, n in _PRIORITY.items() for spelling in (low, low.title())}
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = 1_000_000_000
+_decode = msgspec.json.Decoder().decode
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+ASSUMED_TIME_NS = 946_684_800 * _SECOND
+"""2000-01-01T00:00:00Z: in previews, the time of an event that has none."""
+
+ABSENT = (None, "", "<NA>")
+"""How Falco and its plugins spell a value that is not there (an empty list is absent, too)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An alert.
+
+    priority: index into PRIORITIES, 0 the most severe, or None. time_ns: nanoseconds since the epoch.
+    timed: whether the alert gave its time; one without is never a duplicate. fields: ``output_fields``.
+    alert: the whole alert, normalised, for jsonPath. salt: tells untimed events apart.
+    """
+
+    rule: str
+    priority: int | None
+    time_ns: int
+    timed: bool
+    source: str
+    hostname: str | None
+    tags: tuple[str, ...]
+    output: str
+    fields: dict[str, Any]
+    alert: dict[str, Any]
+    salt: str = ""
+
+    @property
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return self.time_ns / _SECOND
+
+
+def priority_of(word: str) -> int | None:
+    """The index into PRIORITIES of a priority in any case (``info`` too), or None if it is none."""
+    return _PRIORITY.get(word.lower())
+
+
+def time_of(text: str) -> int:
+    """Nanoseconds since the epoch of an RFC 3339 time; digits past the ninth are cut. Raises ValueError."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ValueError(text)
+    day, clock, fraction, sign, hours, minutes = found.groups()
+    moment = datetime.fromisoformat(f"{day}T{clock}+00:00")
+    since = moment - _EPOCH
+    seconds = since.days * 86_400 + since.seconds
+    if sign:
+        if int(hours) > 23 or int(minutes) > 59:  # noqa: PLR2004 - hours of a day, minutes of an hour
+            raise ValueError(text)
+        offset = int(hours) * 3600 + int(minutes) * 60
+        seconds += -offset if sign == "+" else offset
+    return seconds * _SECOND + int((fraction or "0")[:9].ljust(9, "0"))
+
+
+def time_text(ns: int) -> str:
+    """RFC 3339 in UTC of nanoseconds since the epoch, without trailing zeros, as Go prints it."""
+    seconds, rest = divmod(ns, _SECOND)
+    try:
+        text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    except OverflowError:  # an offset can push the first or last day out of the calendar
+        text = "0001-01-01T00:00:00" if seconds < 0 else "9999-12-31T23:59:59"
+    return f"{text.zfill(19)}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+def decode(body: bytes | str) -> Any:
+    """The JSON value of a body. Raises EventError: no JSON, no UTF-8, nested too deep."""
+    try:
+        return _decode(body)
+    except UnicodeDecodeError as error:
+        raise EventError(f"not UTF-8 at byte {error.start}", "send JSON in UTF-8") from None
+    except msgspec.DecodeError as error:
+        raise EventError(f"not JSON: {error}", "send one alert, an array or NDJSON") from None
+    except RecursionError:
+        raise EventError("nested too deep", "send a Falco alert") from None
+
+
+def parse(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> Event:
+    """The event that a decoded alert is. Raises EventError with a sentence for the sender.
+
+    received_ns: taken where the alert gives no time. salt: any text unlike that of other events.
+    """
+    if not isinstance(value, dict):
+        raise EventError("an event is a JSON object", "send Falco's JSON (json_output: true)")
+    alert = _lowered(value)
+    rule = alert.get("rule")
+    if not isinstance(rule, str) or not rule:
+        raise EventError("`rule` must be a non-empty string", "send Falco's JSON (json_output: true)")
+    fields = alert.get("output_fields")
+    if fields is None:
+        fields = {}
+    elif not isinstance(fields, dict):
+        raise EventError("`output_fields` must be an object")
+    priority = _priority(alert.get("priority"))
+    stamp = _text(alert, "time")
+    time_ns, timed = received_ns, stamp is not None
+    if stamp is not None:
+        try:
+            time_ns = time_of(stamp)
+        except ValueError:
+            raise EventError("`time` is no RFC 3339 time", "like 2026-03-01T10:00:00.5Z") from None
+    source = _text(alert, "source") or "syscall"
+    if source == "syscalls":  # Falcosidekick's spelling where Falco gave none
+        source = "syscall"
+    tags = _tags(alert.get("tags"))
+    hostname, output = _text(alert, "hostname") or None, _text(alert, "output") or ""
+    alert |= {"source": source, "tags": list(tags), "output_fields": fields, "time": time_text(time_ns)}
+    if priority is not None:
+        alert["priority"] = PRIORITIES[priority]
+    return Event(
+        rule, priority, time_ns, timed, source, hostname, tags, output, fields, alert,
+        "" if timed else salt,
+    )  # fmt: skip
+
+
+def identity(event: Event) -> str:
+    """32 hex digits that name the event: the same however often and through whatever it is sent.
+
+    Falcosidekick's ``uuid`` and the ``evt.time*`` fields, which tell the same time in formats that depend
+    on Falco's settings, are left out.
+    """
+    fields = {k: v for k, v in event.fields.items() if not k.startswith("evt.time")}
+    time: int | str = event.time_ns if event.timed else event.salt
+    told = _canonical([event.hostname, event.rule, event.source, time, fields])
+    return hashlib.sha256(told).hexdigest()[:32]
+
+
+def present(value: Any) -> bool:
+    """Whether a value of an alert is there at all."""
+    if isinstance(value, (list, dict)):
+        return value != []
+    return value not in ABSENT
+
+
+def _lowered(value: dict[str, Any]) -> dict[str, Any]:
+    """The alert with top-level keys in lower case; of a key written twice the last counts."""
+    return {key.lower(): item for key, item in value.items()}
+
+
+def _priority(word: Any) -> int | None:
+    if word is None:
+        return None
+    number = _SPELLINGS.get(word) if isinstance(word, str) else None
+    if number is None and isinstance(word, str):
+        number = priority_of(word)
+    if number is None:
+        raise EventError("`priority` is none of Falco's", ", ".join(PRIORITIES))
+    return number
+
+
+def _text(alert: dict[str, Any], key: str) -> str | None:
+    value = alert.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise EventError(f"`{key}` must be a string")
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
+        raise EventError("`tags` must be a list of strings")
+    return tuple(value)

@@ -1,0 +1,139 @@
+"""The journal's protocol and its law; every journal passes tests/contracts/journal.
+
+The law:
+
+1. What ``accept`` has answered survives a power cut: it is on disk, not in a cache.
+2. ``due_at`` is the whole scheduler: a claim moves it to the end of the lease, a retry to the end of the
+   wait; without one a run is out of the queue. A dead worker needs no clean-up.
+3. A claim is a fence: only the newest one of a run can keep, settle or lengthen anything.
+4. A run accepted twice is one run.
+5. Two claims on one target never overlap; ready runs on it start in order of acceptance, then of playbook
+   name; one that waits for a retry lets later ones pass; different targets go side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from engine.playbook import Pool
+    from engine.run import Claim, Outcome, Result, Run
+
+
+class JournalError(Exception):
+    """The journal cannot be written or read now: a full disk, a broken file. Nothing was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What one body of events adds: runs, and changes to the memory that throttles keep.
+
+    memory: key -> JSON value, or None to forget the key.
+    """
+
+    runs: Sequence[Run] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run as the journal has it.
+
+    results: of the steps that ended; last, where the current step was tried, its own as ``waiting`` or
+    ``running`` with what the last attempt said. due_at: epoch seconds, None once the run is over.
+    outcome: None until then.
+    """
+
+    run: Run
+    results: tuple[Result, ...]
+    position: int | None
+    attempt: int
+    due_at: float | None
+    outcome: str | None
+
+
+class Journal(Protocol):
+    """Where runs live from their acceptance on. Thread-safe; times are epoch seconds."""
+
+    def accept(self, accepted: Accepted, now: float) -> Future[None]:
+        """Write runs, due at once, and memory, in one transaction with whatever else waits.
+
+        The future resolves once all of it is on disk; it fails with JournalError where nothing of it is.
+        An Accepted without content resolves once all that was accepted before it is on disk.
+        """
+        ...
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Which of these run ids are on disk."""
+        ...
+
+    def claim(self, pool: Pool, limit: int, now: float) -> list[Claim]:
+        """Up to ``limit`` attempts that may start now, leased until their step's timeout and a margin.
+
+        The claims are on disk when this returns. A claim whose predecessor's lease ran out without a word
+        is ``interrupted``.
+        """
+        ...
+
+    def keep(self, claim: Claim, facts: Mapping[str, Any]) -> bool:
+        """Add facts to the run, on disk when this returns.
+
+        False, and nothing written, where the claim is no longer the newest, or where a later ``claim``
+        saw that its lease had run out: another run may be on the target by now.
+        """
+        ...
+
+    def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
+        """Write how the attempt ended and what is next: a retry, the next step, the end of the run.
+
+        Gives ``waiting``, ``next`` or the run's outcome, on disk when this returns; None where the claim
+        is no longer the newest, and then nothing is written.
+        """
+        ...
+
+    def next_due(self, pool: Pool) -> float | None:
+        """When to look for claims again: the time at which the earliest run of the pool is due, or None.
+
+        A run that is due but behind another on its target does not count until that one makes way.
+        """
+        ...
+
+    def find(self, run_id: str) -> Record | None:
+        """The run of that id, as it stands."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """How many runs are ``waiting`` and ``running``, and how many ``over``."""
+        ...
+
+    def memory(self) -> dict[str, Any]:
+        """All that throttles keep."""
+        ...
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Change what throttles keep, outside an accept."""
+        ...
+
+    def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
+        """Keep an accepted set of playbook files (path -> content) as the last good one."""
+        ...
+
+    def last_set(self) -> tuple[str, dict[str, bytes]] | None:
+        """The last good set: its digest and its files."""
+        ...
+
+    def writable(self) -> str | None:
+        """None while the journal takes writes, else what is wrong, in a sentence."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is being written and let go of the file; later calls fail with JournalError."""
+        ...
+
+
+Thaw = "Callable[[bytes], Playbook]"
+"""Makes a playbook again from its snapshot (see engine.language.compile)."""

@@ -1,0 +1,115 @@
+"""Records as rows: what is kept as JSON, and how it becomes the same record again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.errors import PlaybookError
+from engine.event import parse
+from engine.journal.journal import JournalError
+from engine.ports.cluster import Call
+from engine.ports.http import Request
+from engine.run import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from engine.event import Event
+    from engine.run import Claim, Outcome
+
+_decoder = msgspec.json.Decoder()
+_files = msgspec.json.Decoder(dict[str, bytes])
+
+
+class UnreadableError(JournalError):
+    """A row that another version wrote, or that is broken; no matter of the disk, it stays so."""
+
+
+def encode(value: Any) -> bytes:
+    """JSON of a record or of plain data; what no JSON can hold (NaN, infinity) is null.
+
+    Halves of a surrogate pair, which a server's answer may hold, become ``?``. Raises
+    JournalError for a value that is no data.
+    """
+    try:
+        try:
+            return msgspec.json.encode(value)
+        except UnicodeEncodeError:
+            text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+            return msgspec.json.encode(json.loads(text.encode("utf-8", "replace")))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise JournalError(f"it cannot be written as JSON: {error}") from error
+
+
+def decode(raw: bytes) -> Any:
+    """The data of a JSON column; integers of any size. Raises ValueError where it is broken."""
+    return _decoder.decode(raw)
+
+
+@contextlib.contextmanager
+def readable(run: str) -> Iterator[None]:
+    """Turns whatever a row that this engine cannot read raises into UnreadableError."""
+    try:
+        yield
+    except (PlaybookError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableError(f"run {run} cannot be read by this engine: {error}") from error
+
+
+def from_event(event: Event) -> bytes:
+    """An event as its row.
+
+    The time stands beside the alert: it may be past what the alert's RFC 3339 text can tell, and an
+    alert that gave none must not get one.
+    """
+    alert = event.alert if event.timed else {k: v for k, v in event.alert.items() if k != "time"}
+    return encode({"alert": alert, "time_ns": event.time_ns, "salt": event.salt})
+
+
+def to_event(raw: bytes) -> Event:
+    """The event of a row, equal to the one that was written."""
+    row = decode(raw)
+    event = parse(row["alert"], received_ns=row["time_ns"], salt=row["salt"])
+    return event if event.time_ns == row["time_ns"] else replace(event, time_ns=row["time_ns"])
+
+
+def to_result(row: dict[str, Any]) -> Result:
+    """One result, of its decoded JSON.
+
+    Written out, since the types of those records are no names at run time that msgspec could find.
+    """
+    calls = tuple(Call(**call) for call in row["calls"])
+    requests = tuple(Request(**request) for request in row["requests"])
+    return Result(**{**row, "calls": calls, "requests": requests})
+
+
+def to_results(raw: bytes) -> tuple[Result, ...]:
+    """The results of a row, in the order of the steps."""
+    return tuple(to_result(row) for row in decode(raw))
+
+
+def from_results(results: Sequence[Result]) -> bytes:
+    """Results as a row."""
+    return encode(tuple(results))
+
+
+def attempted(claim: Claim, outcome: Outcome) -> Result:
+    """How a step stands that will be tried again."""
+    return Result(
+        step=claim.step.name,
+        state="waiting",
+        message=outcome.message,
+        attempts=claim.attempt,
+        calls=outcome.calls,
+        requests=outcome.requests,
+        answer=outcome.answer,
+    )
+
+
+def to_files(raw: bytes) -> dict[str, bytes]:
+    """Files of a row: path -> content. Raises ValueError where the row is broken."""
+    return _files.decode(raw)

@@ -1,0 +1,135 @@
+"""The tables of the SQLite journal, how its file is opened, and that one process alone owns it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+from engine.journal.journal import JournalError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERSION = 1
+"""Kept as ``PRAGMA user_version``; grows with every change of the tables."""
+
+# `state` is where the scheduler has a run. Of the runs that are ready on one target at most one is
+# `head`, the only one that may be claimed; those behind it are `queued`. `waiting` is due later,
+# `leased` is in flight, NULL is over. The column `leased` stays 1 until the attempt is settled,
+# also when its lease ran out. `seq` is the order of acceptance. `pool` and `timeout` are those of
+# the step at `position`.
+TABLES = """
+CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (id INTEGER PRIMARY KEY, body BLOB NOT NULL, received REAL NOT NULL);
+CREATE TABLE runs (
+  seq INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  playbook TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  blob TEXT NOT NULL,
+  event INTEGER NOT NULL,
+  target TEXT NOT NULL,
+  received REAL NOT NULL,
+  state TEXT CHECK (state IN ('head', 'queued', 'waiting', 'leased')),
+  leased INTEGER NOT NULL DEFAULT 0,
+  fence INTEGER NOT NULL DEFAULT 0,
+  position INTEGER,
+  pool TEXT,
+  timeout REAL,
+  attempt INTEGER NOT NULL DEFAULT 0,
+  answers INTEGER NOT NULL DEFAULT 0,
+  began REAL,
+  due_at REAL,
+  results BLOB NOT NULL DEFAULT '[]',
+  last BLOB,
+  facts BLOB NOT NULL DEFAULT '{}',
+  outcome TEXT,
+  settled REAL
+);
+CREATE INDEX runs_lanes ON runs (target, state) WHERE state IS NOT NULL;
+CREATE INDEX runs_heads ON runs (pool, seq, due_at) WHERE state = 'head';
+CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leased');
+CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE sets (
+  id INTEGER PRIMARY KEY CHECK (id = 1), digest TEXT NOT NULL, files BLOB NOT NULL
+);
+CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL);
+"""
+
+WAL_LIMIT = 64 * 1024 * 1024
+"""Bytes to which the write-ahead log is cut back once it is empty."""
+
+
+def own(path: Path) -> int:
+    """The descriptor of the lock beside the journal; the lock lasts until it is closed.
+
+    Raises JournalError where another process holds it, naming its pid.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise JournalError(f"cannot open the journal {path}: {error.strerror}: {lock}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError:
+        owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise JournalError(
+            f"cannot open the journal {path}: process {owner} owns it, and only one may; stop that"
+            " one or give this one another file"
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise JournalError(f"cannot lock the journal {path}: {error.strerror}") from error
+    return descriptor
+
+
+def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
+    """A connection without transactions of its own. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    try:
+        if writes:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        else:
+            connection.execute("PRAGMA query_only = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(path: Path) -> None:
+    """Make the file and its tables where they are not there, and end what a dead owner held.
+
+    The leases become due at once, still marked as never settled. Raises JournalError: another
+    version's journal, no journal, a folder that cannot be written.
+    """
+    try:
+        # events may tell secrets: nobody else reads them, whatever the umask
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with contextlib.closing(connect(path, writes=True)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            if version == 0 and tables == 0:
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
+                )
+            elif version != VERSION:
+                raise JournalError(
+                    f"cannot use the journal {path}: it has version {version}, this engine knows"
+                    f" {VERSION}; run the engine that wrote it, or give another file"
+                )
+            connection.execute("UPDATE runs SET due_at = began WHERE state = 'leased'")
+    except OSError as error:
+        raise JournalError(f"cannot open the journal {path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise JournalError(f"cannot open the journal {path}: {error}") from error

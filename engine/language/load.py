@@ -1,0 +1,150 @@
+"""Files -> a set of playbooks, with all that is wrong in all of them told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import Finding, Location, PlaybookError
+from engine.language.compile import check_document, compile_playbook, kind_of
+from engine.language.folder import VALUES, Files, blob_id
+from engine.language.risks import not_deployed, risks
+from engine.language.source import read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from engine.language.report import Findings
+    from engine.language.source import Document
+    from engine.playbook import Playbook
+
+UNENFORCED = ("Silence", "Guardrails")
+"""Kinds that load but hold nothing back yet; the engine refuses a folder that has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybookSet:
+    """What a folder says.
+
+    findings: errors and warnings, by place. unenforced: places of documents that nothing enforces yet.
+    sources: path -> (blob id, names of playbooks).
+    """
+
+    playbooks: tuple[Playbook, ...]
+    findings: tuple[Finding, ...]
+    digest: str
+    sources: Mapping[str, tuple[str, tuple[str, ...]]]
+    unenforced: tuple[Finding, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """What makes the set unusable."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def usable(self) -> PlaybookSet:
+        """The set itself. Raises PlaybookError where it has an error."""
+        if self.errors:
+            raise PlaybookError(self.errors)
+        return self
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """What one file came to; kept between loads while neither it nor the values change."""
+
+    findings: list[Finding] = field(default_factory=list)
+    playbooks: list[Playbook] = field(default_factory=list)
+    named: list[tuple[str, str, Location]] = field(default_factory=list)
+    unenforced: list[Finding] = field(default_factory=list)
+
+
+class Loader:
+    """Loads sets; remembers what each file came to, so that a reload compiles only what changed."""
+
+    def __init__(self) -> None:
+        self._cache: dict[tuple[str, str, str], _Loaded] = {}
+
+    def load(self, files: Files, values: tuple[str, bytes] | None = None) -> PlaybookSet:
+        """The set. values: path and content of a file that stands in for the root's values.yaml."""
+        shown, content = values or (files.shown(VALUES), files.files.get(VALUES, b""))
+        findings, put = _read_values(content, shown)
+        state = blob_id(content)
+        cache, loaded = {}, {}
+        for path in sorted(files.files.keys() - {VALUES}):
+            key = (files.shown(path), blob_id(files.files[path]), state)
+            loaded[path] = cache[key] = self._cache.get(key) or _load_file(
+                files.files[path], key[0], put
+            )
+        self._cache = cache
+        findings += [finding for one in loaded.values() for finding in one.findings]
+        findings += _clashes(loaded.values())
+        findings += not_deployed(files)
+        return PlaybookSet(
+            playbooks=tuple(playbook for one in loaded.values() for playbook in one.playbooks),
+            findings=tuple(sorted(findings, key=lambda f: (f.where, f.code))),
+            digest=files.digest,
+            sources={
+                path: (blob_id(files.files[path]), tuple(p.name for p in one.playbooks))
+                for path, one in loaded.items()
+            },
+            unenforced=tuple(finding for one in loaded.values() for finding in one.unenforced),
+        )
+
+
+def _read_values(content: bytes, file: str) -> tuple[list[Finding], dict[str, Any]]:
+    documents, findings = read(content, file)
+    if not documents:
+        return findings, {}
+    if len(documents) > 1 or not isinstance(documents[0].data, dict):
+        findings.append(Finding(Location(file, 1, 1), "wrong-type", "values are one mapping"))
+        return findings, {}
+    return findings, documents[0].data
+
+
+def _load_file(content: bytes, file: str, values: Mapping[str, Any]) -> _Loaded:
+    loaded = _Loaded()
+    documents, told = read(content, file)
+    loaded.findings += told
+    for document in documents:
+        checked, report = check_document(document, values, told)
+        kind = kind_of(checked)
+        playbook = None
+        if kind == "Playbook":
+            playbook = compile_playbook(checked, report, blob_id(content))
+            risks(checked, playbook, report)
+        if playbook:
+            loaded.playbooks.append(playbook)
+        if kind:
+            _note(kind, checked, report, loaded)
+        loaded.findings += report.found
+    return loaded
+
+
+def _note(kind: str, document: Document, report: Findings, loaded: _Loaded) -> None:
+    metadata = document.data.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if isinstance(name, str):
+        loaded.named.append((kind, name, document.at(("metadata", "name"))))
+    if kind in UNENFORCED:
+        what = f"a {kind} is checked but not enforced yet; `serve` refuses a folder that has one"
+        report((), "not-enforced", what, severity="warning")
+        loaded.unenforced.append(Finding(document.at(()), "not-enforced", what))
+
+
+def _clashes(loaded: Iterable[_Loaded]) -> list[Finding]:
+    """Names given twice, each told at the later place; and a second Guardrails."""
+    found: list[Finding] = []
+    first: dict[tuple[str, str], Location] = {}
+    guardrails: Location | None = None
+    everything = sorted((n for one in loaded for n in one.named), key=lambda named: named[2])
+    for kind, name, where in everything:
+        before = first.setdefault((kind, name), where)
+        if before is not where:
+            what = f"another {kind} is called `{name}`"
+            found.append(Finding(where, "duplicate-name", what, f"see {before}"))
+        if kind == "Guardrails" and guardrails and before is where:
+            what = "there is at most one Guardrails document"
+            found.append(Finding(where, "bad-value", what, f"see {guardrails}"))
+        if kind == "Guardrails":
+            guardrails = guardrails or where
+    return found

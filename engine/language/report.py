@@ -1,0 +1,68 @@
+"""How the parts of the compiler tell what is wrong, without knowing files and lines."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from engine.errors import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.language.source import Document, Path
+
+
+class Report(Protocol):
+    """Takes a finding about the value at a path of the document, or about the key there."""
+
+    def __call__(
+        self,
+        path: Path,
+        code: str,
+        what: str,
+        hint: str | None = None,
+        *,
+        key: bool = False,
+        severity: Literal["error", "warning"] = "error",
+    ) -> None:
+        """Report one finding."""
+        ...
+
+
+class Findings:
+    """Collects findings of a document at their places; a place with a YAML trap keeps only that."""
+
+    def __init__(self, document: Document, told: Iterable[Finding] = ()) -> None:
+        self._document = document
+        self._trapped = {f.where for f in told if f.code in ("yaml-trap", "missing-value")}
+        self.found: list[Finding] = []
+
+    def __call__(
+        self,
+        path: Path,
+        code: str,
+        what: str,
+        hint: str | None = None,
+        *,
+        key: bool = False,
+        severity: Literal["error", "warning"] = "error",
+    ) -> None:
+        """Report one finding."""
+        where = self._document.at(path, key=key)
+        if where not in self._trapped:
+            self.found.append(Finding(where, code, what, hint, severity))
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error is among them."""
+        return any(finding.severity == "error" for finding in self.found)
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The word that was probably meant, or None."""
+    by_low = {known.lower(): known for known in words}
+    close = difflib.get_close_matches(word.lower()[:100], by_low, n=1, cutoff=0.6)
+    if close:
+        return by_low[close[0]]
+    return next((k for low, k in by_low.items() if low.startswith(word.lower()) and word), None)

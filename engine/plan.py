@@ -1,0 +1,170 @@
+"""The heart: from an event to runs. A pure function of the event, the playbooks and a memory; no I/O."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.event import identity, present
+from engine.run import Run, run_id
+from engine.target import lane, named
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.event import Event
+    from engine.match import Playbooks
+    from engine.playbook import Playbook, Throttle
+
+SKEW = 300.0
+"""Seconds by which an event's time may differ from its receipt and still be the throttles' clock."""
+_REMEMBERED = 100_000
+_WORDS = ("rule", "source", "hostname")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One playbook's answer to an event: its run, and why nothing of it runs (None: it runs).
+
+    ran: of a duplicate, whether the first one ran.
+    """
+
+    run: Run
+    suppressed: str | None = None
+    ran: bool = False
+
+
+class Memory:
+    """What planning remembers: identities, throttle windows, a clock that never goes back.
+
+    ``changes`` collects what the journal must keep (key -> JSON, None to forget) until it is taken.
+    """
+
+    def __init__(self, windows: Mapping[str, Any] | None = None) -> None:
+        self.windows: dict[str, Any] = dict(windows or {})
+        self.clock = 0.0
+        self.changes: dict[str, Any] = {}
+        self._seen: OrderedDict[str, bool] = OrderedDict()
+        self._slots: OrderedDict[str, str] = OrderedDict()
+        for key, window in self.windows.items():
+            if window.get("run"):
+                self._slots[window["run"]] = key
+
+    def seen(self, run: str) -> bool | None:
+        """Whether the run was planned before: True it ran, False it was suppressed, None never."""
+        return self._seen.get(run)
+
+    def note(self, run: str, *, ran: bool) -> None:
+        """Remember a run, the last 100,000."""
+        self._seen[run] = ran
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def forget(self, run: str) -> None:
+        """Forget a run that could not be written, and give its slot back."""
+        self._seen.pop(run, None)
+        self.give_back(run)
+
+    def take(self, key: str, throttle: Throttle, run: str, time: float) -> bool:
+        """Whether the throttle lets the run act at that time of the clock."""
+        window = self.windows.get(key) or {}
+        if throttle.once is not None:
+            acts = "at" not in window or time - window["at"] >= throttle.once
+            stamps: list[float] = []
+            kept = throttle.once
+        else:
+            since = time - throttle.within
+            stamps = [*(stamp for stamp in window.get("stamps", ()) if stamp > since), time]
+            acts, kept = len(stamps) >= throttle.count, throttle.within
+        if acts:
+            slot = {"at": time, "stamps": [], "run": run, "before": stamps[:-1]}
+            self._change(key, {**slot, "until": time + kept})
+            self._slots[run] = key
+        elif throttle.once is None:
+            self._change(key, {**window, "stamps": stamps, "until": time + kept})
+        return acts
+
+    def give_back(self, run: str) -> None:
+        """Give the slot back of a run of which no step was done, so that the next event acts."""
+        key = self._slots.pop(run, None)
+        window = self.windows.get(key) if key else None
+        if key is None or window is None or window.get("run") != run:
+            return
+        stamps = [*window["before"], *window.get("stamps", ())]
+        self._change(key, {"stamps": stamps, "until": window["until"]} if stamps else None)
+
+    def _change(self, key: str, window: dict[str, Any] | None) -> None:
+        self.changes[key] = window
+        if window is None:
+            self.windows.pop(key, None)
+            return
+        self.windows[key] = window
+        if len(self.windows) > _REMEMBERED:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget the windows that are over."""
+        for key in [k for k, window in self.windows.items() if window["until"] < self.clock]:
+            self._slots.pop(self.windows.pop(key).get("run", ""), None)
+            self.changes[key] = None
+
+
+def plan(
+    event: Event, playbooks: Playbooks, memory: Memory, received: float | None = None
+) -> tuple[Planned, ...]:
+    """What each playbook that wants the event does about it, by playbook name.
+
+    received: epoch seconds of the receipt, in the engine; without it (previews) the clock is the event's.
+    """
+    wanting = playbooks.wanting(event)
+    if not wanting:
+        return ()
+    time = event.time
+    if received is not None and abs(time - received) > SKEW:
+        time = received
+    memory.clock = max(memory.clock, time)
+    name = identity(event)
+    return tuple(
+        _plan_one(event, name, playbook, memory, event.time if received is None else received)
+        for playbook in wanting
+    )
+
+
+def _plan_one(
+    event: Event, name: str, playbook: Playbook, memory: Memory, received: float
+) -> Planned:
+    made = run_id(name, playbook.name)
+    run = Run(made, playbook, event, received, lane(event, made))
+    before = memory.seen(made)
+    if before is not None:
+        return Planned(run, "duplicate", ran=before)
+    suppressed = None
+    throttle = playbook.throttle
+    if playbook.mode == "disabled":
+        suppressed = "mode: disabled"
+    elif throttle and not memory.take(_key(event, playbook), throttle, made, memory.clock):
+        suppressed = "throttle"
+    memory.note(made, ran=suppressed is None)
+    return Planned(run, suppressed)
+
+
+def _key(event: Event, playbook: Playbook) -> str:
+    """What a throttle counts by: playbook name, throttle text and the key's values."""
+    throttle = playbook.throttle
+    text = throttle.text if throttle else ""
+    values: list[Any]
+    if throttle is None or throttle.key is None:
+        who = named(event)
+        pod = who.pod or who.container_id or event.hostname
+        values = [event.rule, who.namespace or event.hostname, pod]
+    else:
+        values = [_value(event, field) for field in throttle.key]
+    return msgspec.json.encode([playbook.name, text, values]).decode()
+
+
+def _value(event: Event, field: str) -> Any:
+    value = getattr(event, field) if field in _WORDS else event.fields.get(field)
+    return value if present(value) else None

@@ -1,0 +1,125 @@
+"""What an author wrote, compiled: frozen records whose predicates are ready to call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.errors import Location
+    from engine.event import Event
+
+Truth = bool | None
+"""True, False or, where a value is absent or of another type, unknown (None)."""
+
+Predicate = "Callable[[Event], Truth]"
+Mode = Literal["enforce", "notify", "dryRun", "disabled"]
+Phase = Literal["actions", "finally"]
+Pool = Literal["cluster", "slow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition on the event: its source text, for messages, and its predicate."""
+
+    text: str
+    holds: Callable[[Event], Truth]
+
+
+@dataclass(frozen=True, slots=True)
+class StepCondition:
+    """A condition on how an earlier step ended, or on the answer it got."""
+
+    text: str
+    step: str
+    states: tuple[str, ...] = ()
+    on_answer: Callable[[Any], Truth] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how soon a step is tried again; all times in seconds.
+
+    attempts: answers that are taken, from 1. delay: before the second attempt; doubles each time up to
+    max_delay. give_up: after which a notification that got no answer fails. unknown: whether a step that
+    is not repeatable is done again when nobody knows if it was done.
+    """
+
+    attempts: int = 4
+    delay: float = 1.0
+    max_delay: float = 60.0
+    give_up: float = 3600.0
+    unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a playbook.
+
+    parameters: name -> compiled parameter, as the action's signature gives them; rendered at each attempt.
+    timeout: of one attempt, in seconds.
+    """
+
+    name: str
+    action: str
+    parameters: Mapping[str, Any]
+    phase: Phase = "actions"
+    pool: Pool = "cluster"
+    effect: str = "disrupt"
+    timeout: float = 30.0
+    retry: Retry = Retry()
+    on_failure: Literal["stop", "continue"] = "stop"
+    when: tuple[Condition | StepCondition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """How many of the matching events act.
+
+    key: names of output fields, or None for rule, namespace and pod. once: seconds in which only the first
+    acts; else the ``count``-th within ``within`` seconds acts. text: canonical, part of the memory's key.
+    """
+
+    text: str
+    key: tuple[str, ...] | None = None
+    once: float | None = None
+    count: int = 0
+    within: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The keys of ``match``; None is a key not given. ``priority``: 0 is Emergency, 7 Debug."""
+
+    rules: tuple[str, ...] | None = None
+    priority: int | None = None
+    sources: frozenset[str] | None = None
+    tags_any: frozenset[str] | None = None
+    tags_all: frozenset[str] | None = None
+    tags_none: frozenset[str] | None = None
+    hostnames: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Playbook:
+    """A playbook, compiled.
+
+    snapshot: the document after values were put in, as canonical JSON; from it the steps of a run that
+    waits are made again, whatever the folder says by then. digest: its SHA-256, hex. blob: the Git blob id
+    of the file it came from.
+    """
+
+    name: str
+    match: Match
+    steps: tuple[Step, ...]
+    conditions: tuple[Condition, ...] = ()
+    mode: Mode = "enforce"
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    throttle: Throttle | None = None
+    snapshot: bytes = b""
+    digest: str = ""
+    blob: str = ""
+    where: Location | None = None

@@ -1,0 +1,184 @@
+"""The objects that a preview reads: those of a file, or those that an event makes one assume."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import yaml
+
+from engine.event import time_text
+from engine.ports.cluster import DEPLOYMENT, NAMESPACE, NODE, POD, REPLICA_SET
+from engine.target import named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.event import Event
+    from engine.ports.cluster import Kind, Object
+
+HOUR_NS = 3_600_000_000_000
+ASSUMED_REPLICAS = 3
+
+
+class GivenError(ValueError):
+    """A cluster file that holds no Kubernetes objects; the sentence says what is wrong."""
+
+
+class GivenCluster:
+    """Objects that exist; what is not among them does not, but for namespaces."""
+
+    def __init__(self, objects: Iterable[Object]) -> None:
+        self._objects = list(objects)
+
+    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+        """The object of that name."""
+        for item in self._of(kind):
+            metadata = item["metadata"]
+            there = metadata.get("namespace", "default") if kind.namespaced else None
+            if metadata.get("name") == name and there == (namespace if kind.namespaced else None):
+                return item
+        return assumed_namespace(name) if kind == NAMESPACE else None
+
+    def list(
+        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+    ) -> list[Object]:
+        """The objects of that kind."""
+        return [
+            item
+            for item in self._of(kind)
+            if namespace in (None, item["metadata"].get("namespace", "default"))
+            and node in (None, (item.get("spec") or {}).get("nodeName"))
+        ]
+
+    def _of(self, kind: Kind) -> Iterable[Object]:
+        return (item for item in self._objects if item.get("kind") == kind.kind)
+
+
+class AssumedCluster:
+    """The pod that an event names, taken to exist: older than the event, on the event's hostname.
+
+    It is owned by a ReplicaSet of a Deployment, each pod by one of its own; its namespace has no labels
+    and no NetworkPolicies.
+    """
+
+    def __init__(self, event: Event) -> None:
+        who = named(event)
+        self._node = event.hostname
+        self._pod: Object | None = None
+        self._born = time_text(event.time_ns - HOUR_NS)
+        if who.pod is not None and who.namespace is not None:
+            self._pod = self._assumed_pod(who.namespace, who.pod, who.uid, who.container_id)
+
+    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+        """The object, where it is the pod, its owners, its node or a namespace."""
+        pod = self._pod
+        if kind == NAMESPACE:
+            return assumed_namespace(name)
+        if kind == NODE and name == self._node:
+            return {"kind": "Node", "metadata": {"name": name, "uid": _uid("node", name)}}
+        if pod is None or pod["metadata"]["namespace"] != namespace:
+            return None
+        if kind == POD and name == pod["metadata"]["name"]:
+            return pod
+        owned = pod["metadata"]["name"]
+        if kind in (REPLICA_SET, DEPLOYMENT) and name in (f"{owned}-replicas", f"{owned}-app"):
+            return self._assumed_owner(kind, name, namespace, owned)
+        return None
+
+    def list(
+        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+    ) -> list[Object]:
+        """The pod, where it is asked for; nothing else is there to be listed."""
+        pod = self._pod
+        if kind != POD or pod is None or node is not None:
+            return []
+        return [pod] if namespace in (None, pod["metadata"]["namespace"]) else []
+
+    def _assumed_pod(
+        self, namespace: str, name: str, uid: str | None, container: str | None
+    ) -> Object:
+        owner = f"{name}-replicas"
+        statuses = [{"name": "app", "containerID": f"containerd://{container}"}] if container else []
+        metadata = {
+            "name": name,
+            "namespace": namespace,
+            "uid": uid or _uid("pod", namespace, name),
+            "creationTimestamp": self._born,
+            "ownerReferences": [_reference("ReplicaSet", owner, _uid("rs", namespace, owner))],
+        }
+        status = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": statuses,
+        }
+        spec = {"nodeName": self._node} if self._node else {}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
+
+    def _assumed_owner(self, kind: Kind, name: str, namespace: str | None, owned: str) -> Object:
+        app = f"{owned}-app"
+        owners = [_reference("Deployment", app, _uid("deploy", namespace, app))]
+        metadata = {"name": name, "namespace": namespace, "uid": _uid("owner", namespace, name)}
+        if kind == REPLICA_SET:
+            metadata = {**metadata, "uid": _uid("rs", namespace, name), "ownerReferences": owners}
+        return {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "metadata": metadata,
+            "spec": {"replicas": ASSUMED_REPLICAS},
+            "status": {"replicas": ASSUMED_REPLICAS, "readyReplicas": ASSUMED_REPLICAS},
+        }
+
+
+def assumed_namespace(name: str) -> Object:
+    """A namespace with no labels but the one that Kubernetes sets on each."""
+    labels = {"kubernetes.io/metadata.name": name}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def read_objects(content: bytes) -> list[Object]:
+    """The objects of a YAML or JSON file: documents, lists and ``List``s. Raises GivenError."""
+    try:
+        documents = [msgspec.json.decode(content)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            documents = list(yaml.load_all(content, _Loader))  # noqa: S506 - a safe loader's subclass
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise GivenError(f"neither JSON nor YAML: {error}") from None
+    return [item for document in documents for item in _objects(document)]
+
+
+def _objects(document: Any) -> Iterable[Object]:
+    if document is None:
+        return
+    if isinstance(document, list):
+        for item in document:
+            yield from _objects(item)
+    elif isinstance(document, dict) and str(document.get("kind", "")).endswith("List"):
+        yield from _objects(document.get("items") or [])
+    elif isinstance(document, dict) and isinstance(document.get("metadata"), dict):
+        if not isinstance(document.get("kind"), str):
+            raise GivenError("an object without a `kind`")
+        yield document
+    else:
+        raise GivenError("an object has a `kind` and `metadata`")
+
+
+class _Loader(yaml.CSafeLoader):
+    """Leaves times as text, as the API server's JSON has them."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, regex) for tag, regex in resolvers if not tag.endswith(":timestamp")]
+    for letter, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _uid(*parts: str | None) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(map(str, parts))))
+
+
+def _reference(kind: str, name: str, uid: str) -> dict[str, Any]:
+    return {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": True}
+

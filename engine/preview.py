@@ -1,0 +1,87 @@
+"""What would happen: plan and attempt over doors that pass nothing on. For plan, tests, replay, dry-run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engine.attempt import Doors, attempt
+from engine.plan import plan
+from engine.ports.cluster import Recorder
+from engine.ports.given import AssumedCluster
+from engine.ports.http import OutsideRecorder
+from engine.run import Claim, Outcome, after
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from engine.event import Event
+    from engine.guard import Guard
+    from engine.match import Playbooks
+    from engine.plan import Memory
+    from engine.ports.cluster import Cluster, Reads
+    from engine.run import Result, Run
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewedRun:
+    """A run as it would go; ``results`` are its steps', empty where it is suppressed."""
+
+    run: Run
+    suppressed: str | None
+    results: tuple[Result, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What previews see.
+
+    reads: the objects that exist, or None for those that each event makes one assume. forward: a cluster
+    that is asked about each call and changes nothing. hosts: those that http.request may call; None is all.
+    """
+
+    reads: Reads | None = None
+    forward: Cluster | None = None
+    hosts: frozenset[str] | None = None
+
+    def doors(self, event: Event) -> Doors:
+        """The doors for one attempt on the event."""
+        reads = self.reads or AssumedCluster(event)
+        return Doors(Recorder(reads, self.forward), OutsideRecorder(None, self.hosts), dry=True)
+
+
+def preview(
+    event: Event, playbooks: Playbooks, memory: Memory, guard: Guard, world: World
+) -> list[PreviewedRun]:
+    """The runs of the event, each walked to its end; the clock is the event's time."""
+    runs = []
+    for planned in plan(event, playbooks, memory):
+        results: tuple[Result, ...] = ()
+        if planned.suppressed is None:
+            results = walk(planned.run, guard, world.doors, event.time)
+            if not any(result.state == "planned" for result in results):
+                memory.give_back(planned.run.id)
+        runs.append(PreviewedRun(planned.run, planned.suppressed, results))
+    return runs
+
+
+def walk(
+    run: Run, guard: Guard, doors: Callable[[Event], Doors], now: float
+) -> tuple[Result, ...]:
+    """The results of all steps of a run; what would be tried again counts as failed."""
+    return tuple(_walk(run, guard, doors, now))
+
+
+def _walk(
+    run: Run, guard: Guard, doors: Callable[[Event], Doors], now: float
+) -> Iterator[Result]:
+    claim: Claim | None = Claim(run, 0)
+    told = 0
+    while claim:
+        outcome = attempt(claim, doors(run.event), guard, now)
+        if outcome.retry_in is not None:
+            outcome = Outcome("failed", outcome.message, calls=outcome.calls)
+        results, position = after(claim, outcome)
+        yield from results[told:]
+        told = len(results)
+        claim = None if position is None else replace(claim, position=position, results=results)

@@ -1,0 +1,1 @@
+"""How previews and findings look: as text for people, as JSON for tools."""

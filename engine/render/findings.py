@@ -1,0 +1,43 @@
+"""What ``check`` found, as text or JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine.render.text import clean, count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from engine.errors import Finding
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """One finding, in the contract's shape."""
+    return {
+        "file": finding.where.file,
+        "line": finding.where.line,
+        "column": finding.where.column,
+        "severity": finding.severity,
+        "code": finding.code,
+        "message": finding.what,
+        "hint": finding.hint,
+    }
+
+
+def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """The findings, a line each: place, severity, what is wrong, hint, code."""
+    for finding in findings:
+        colour = "red" if finding.severity == "error" else "yellow"
+        severity = click.style(finding.severity, fg=colour)
+        hint = click.style(f" ({clean(finding.hint)})", dim=True) if finding.hint else ""
+        yield f"{finding.where}: {severity}: {clean(finding.what)}{hint} [{finding.code}]"
+
+
+def summary(findings: Sequence[Finding], playbooks: int) -> str:
+    """The last line."""
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = len(findings) - errors
+    return f"{count(playbooks, 'playbook')}, {count(errors, 'error')}, {count(warnings, 'warning')}."

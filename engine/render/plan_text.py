@@ -1,0 +1,165 @@
+"""A previewed event as text: aligned, what is written first, why nothing happened told too."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine.event import PRIORITIES, time_text
+from engine.render.text import clean, count, short
+from engine.target import named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from engine.event import Event
+    from engine.playbook import Playbook
+    from engine.ports.cluster import Call
+    from engine.ports.http import Request
+    from engine.preview import PreviewedRun
+    from engine.run import Result
+
+_COLOURS = {
+    "planned": "cyan", "done": "green", "skipped": "yellow", "refused": "magenta", "failed": "red",
+    "waiting": "blue",
+}  # fmt: skip
+_SIGNS = {"create": "+", "apply": "+", "patch": "~", "delete": "-"}
+_SIGN_COLOURS = {"+": "green", "~": "yellow", "-": "red"}
+_TARGET = 46
+
+
+def headline(event: Event) -> str:
+    """Priority, rule, pod, host and time of an event, in one line."""
+    who = named(event)
+    priority = "no priority" if event.priority is None else PRIORITIES[event.priority]
+    pod = "/".join(part for part in (who.namespace, who.pod) if part)
+    when = time_text(event.time_ns).replace("T", " ")
+    parts = [priority, event.rule, pod or "no pod", event.hostname or "no host", when]
+    return click.style("  ".join(short(part, 80) for part in parts), bold=True)
+
+
+def event_lines(
+    event: Event, runs: Sequence[PreviewedRun], playbooks: int, *, why: bool = False
+) -> Iterator[str]:
+    """The text of one event. playbooks: how many there are. why: tell what made each match."""
+    yield headline(event)
+    for previewed in runs:
+        playbook = previewed.run.playbook
+        told = f"suppressed: {previewed.suppressed}" if previewed.suppressed else playbook.mode
+        yield f"  {playbook.name}  {click.style(clean(told), dim=bool(previewed.suppressed))}"
+        if why:
+            yield from (f"    {line}" for line in reasons(event, playbook))
+        yield from result_lines(previewed.results)
+    others = playbooks - len(runs)
+    if others:
+        more = "more " if runs else ""
+        verb = "wants" if others == 1 else "want"
+        yield f"  {count(others, more + 'playbook')}: none {verb} the event."
+
+
+def reasons(event: Event, playbook: Playbook) -> Iterator[str]:
+    """What made the playbook match: the keys of ``match`` and the conditions, each with what it saw."""
+    match = playbook.match
+    seen = {
+        "rules": (match.rules, event.rule),
+        "priority": (
+            match.priority is not None and f"{PRIORITIES[match.priority]} or worse",
+            "" if event.priority is None else PRIORITIES[event.priority],
+        ),
+        "sources": (match.sources, event.source),
+        "tags": (match.tags_any or match.tags_all or match.tags_none, ", ".join(event.tags)),
+        "hostnames": (match.hostnames, event.hostname),
+    }
+    for key, (wanted, actual) in seen.items():
+        if wanted:
+            text = wanted if isinstance(wanted, str) else ", ".join(sorted(wanted))
+            yield f"{key:<11}{short(str(actual), 60)!r} fits {short(text, 80)}"
+    for condition in playbook.conditions:
+        field = condition.text.partition(" ")[0]
+        value = event.fields.get(field)
+        actual = f", it is {short(str(value), 60)!r}" if value is not None else ""
+        yield f"condition  {short(condition.text, 100)} holds{actual}"
+
+
+def result_lines(results: Sequence[Result]) -> Iterator[str]:
+    """The steps of a run, each with its writes and messages."""
+    width = max((len(result.step) for result in results), default=0)
+    for number, result in enumerate(results, 1):
+        state = click.style(f"{result.state:<8}", fg=_COLOURS.get(result.state))
+        yield f"    {number}  {result.step:<{width}}  {state}  {short(result.message)}"
+        for call in result.calls:
+            yield f"         {_call_line(call)}"
+        for request in result.requests:
+            yield f"         {_request_line(request)}"
+
+
+def _call_line(call: Call) -> str:
+    sign = click.style(_SIGNS[call.verb], fg=_SIGN_COLOURS[_SIGNS[call.verb]])
+    where = f" in {call.namespace}" if call.namespace else ""
+    target = f"{call.resource}/{call.name}{where}"
+    return f"{sign} {call.verb:<6} {target:<{_TARGET}}  {short(_told(call), 120)}"
+
+
+def _told(call: Call) -> str:
+    """What a write changes, in a few words."""
+    body = call.body
+    if call.verb == "delete":
+        grace = body.get("gracePeriodSeconds")
+        return f"uid {body['preconditions']['uid']}" + (f", {grace}s grace" if grace is not None else "")
+    if call.verb == "patch":
+        metadata = body.get("metadata") or {}
+        changes = [
+            f"- {part} {key}" if value is None else f"+ {part} {key}={value}"
+            for part in ("label", "annotation")
+            for key, value in (metadata.get(f"{part}s") or {}).items()
+        ]
+        return ", ".join(changes) or json.dumps(body)
+    if call.resource == "networkpolicies":
+        spec = body["spec"]
+        return ", ".join(f"{d.lower()}: {_rules(spec, d.lower())}" for d in spec["policyTypes"])
+    return str(body.get("message") or json.dumps(body))
+
+
+def _rules(spec: dict[str, Any], direction: str) -> str:
+    rules = spec.get(direction) or []
+    if not rules:
+        return "none"
+    peers = [peer for rule in rules for peer in rule.get("to", rule.get("from", []))]
+    names = []
+    for peer in peers:
+        labels = (peer.get("namespaceSelector") or {}).get("matchLabels") or {}
+        name = peer.get("ipBlock", {}).get("cidr") or labels.get("kubernetes.io/metadata.name", "")
+        names.append("kube-dns" if "podSelector" in peer else name)
+    return "only " + ", ".join(names)
+
+
+def _request_line(request: Request) -> str:
+    body = request.body if isinstance(request.body, str) else json.dumps(request.body)
+    return f"{click.style('>', fg='blue')} {request.method:<6} {short(request.url, 60)}  {short(body, 120)}"
+
+
+class Totals:
+    """Counts what was previewed, for the last line."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, runs: Sequence[PreviewedRun]) -> None:
+        """Count one event's runs."""
+        self._counts["event"] += 1
+        for run in runs:
+            self._counts["run"] += run.suppressed is None
+            for result in run.results:
+                self._counts["step"] += 1
+                if result.state == "planned":
+                    self._counts["write"] += len(result.calls)
+                    self._counts["message"] += len(result.requests)
+
+    def line(self) -> str:
+        """The last line."""
+        words = ("event", "run", "step", "write", "message")
+        told = ", ".join(count(self._counts[word], word) for word in words)
+        return f"{told}. Nothing was changed."

@@ -1,0 +1,64 @@
+"""Every knob once: from flags and ``TIERCEL_…`` into one frozen Settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be; the sentence names it and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener stands."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What ``tiercel serve`` was told. grace: seconds; the rest as the flags' help says."""
+
+    playbooks: Path
+    values: Path | None
+    listen: Address
+    admin_listen: Address
+    journal: Path
+    kubeconfig: str | None
+    context: str | None
+    secrets_dir: Path | None
+    token_file: Path | None
+    insecure_no_auth: bool
+    workers: int
+    slow_workers: int
+    dry_run: bool
+    http_hosts: frozenset[str]
+    grace: float
+    own_namespace: str | None = None
+
+
+def host_list(text: str | None) -> frozenset[str] | None:
+    """The hosts of a list with commas; None where there is no list."""
+    if text is None:
+        return None
+    return frozenset(host.strip().lower() for host in text.split(",") if host.strip())
+
+
+def address(text: str) -> Address:
+    """The address of ``HOST:PORT`` or ``[IPv6]:PORT``. Raises SettingsError."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535 or not host:  # noqa: PLR2004 - TCP
+        raise SettingsError(f"`{text}` is no HOST:PORT, like 127.0.0.1:8080")
+    return Address(host.removeprefix("[").removesuffix("]"), int(port))

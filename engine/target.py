@@ -1,0 +1,70 @@
+"""Whom an event is about, as the event itself tells it; nothing is looked up here.
+
+The order of the fields is that of Falco Talon, with those of the k8smeta plugin after Falco's own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.event import ABSENT
+
+if TYPE_CHECKING:
+    from engine.event import Event
+
+_CONTAINER_ID = re.compile(r"(?:[0-9a-f]{12}|[0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What an event says of its pod; None is what it does not say. Nothing here is checked yet."""
+
+    namespace: str | None
+    pod: str | None
+    uid: str | None
+    container_id: str | None
+    hostname: str | None
+
+
+def named(event: Event) -> Named:
+    """What the event says of its pod."""
+    pod = first(event, "k8s.pod.name", "k8smeta.pod.name", "ka.target.pod.name")
+    if pod is None and event.fields.get("ka.target.resource") == "pods":
+        pod = first(event, "ka.target.name")
+    container = first(event, "container.id")
+    if container is not None and not _CONTAINER_ID.fullmatch(container):
+        container = None  # `host`, or nothing that a container runtime gives out
+    return Named(
+        namespace=first(event, "k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace"),
+        pod=pod,
+        uid=first(event, "k8s.pod.uid"),
+        container_id=container,
+        hostname=event.hostname,
+    )
+
+
+def names_pod(event: Event) -> bool:
+    """Whether the event speaks of a pod or of a container in one, and not of its host alone."""
+    who = named(event)
+    return who.pod is not None or who.container_id is not None
+
+
+def first(event: Event, *fields: str) -> str | None:
+    """The first of the fields that holds a non-empty string other than ``<NA>``."""
+    for field in fields:
+        value = event.fields.get(field)
+        if isinstance(value, str) and value not in ABSENT:
+            return value
+    return None
+
+
+def lane(event: Event, run: str) -> str:
+    """What no two attempts may touch at once: the pod, else the container, else the run itself."""
+    who = named(event)
+    if who.pod and who.namespace:
+        return f"{who.namespace}/{who.pod}"
+    if who.container_id and who.hostname:
+        return f"{who.hostname}/{who.container_id}"
+    return run
