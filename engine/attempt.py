@@ -159,7 +159,9 @@ def _check_when(claim: Claim, doors: Doors) -> list[str]:
                 continue
             truth = condition.on_answer(result.answer if result else None)
         if truth is not True:
-            raise SkippedError(f"when: {condition.text} is {'false' if truth is False else 'unknown'}")
+            raise SkippedError(
+                f"when: {condition.text} is {'false' if truth is False else 'unknown'}"
+            )
     return untold
 
 

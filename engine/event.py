@@ -119,7 +119,9 @@ def parse(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> 
     alert = _lowered(value)
     rule = alert.get("rule")
     if not isinstance(rule, str) or not rule:
-        raise EventError("`rule` must be a non-empty string", "send Falco's JSON (json_output: true)")
+        raise EventError(
+            "`rule` must be a non-empty string", "send Falco's JSON (json_output: true)"
+        )
     fields = alert.get("output_fields")
     if fields is None:
         fields = {}
@@ -138,7 +140,12 @@ def parse(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> 
         source = "syscall"
     tags = _tags(alert.get("tags"))
     hostname, output = _text(alert, "hostname") or None, _text(alert, "output") or ""
-    alert |= {"source": source, "tags": list(tags), "output_fields": fields, "time": time_text(time_ns)}
+    alert |= {
+        "source": source,
+        "tags": list(tags),
+        "output_fields": fields,
+        "time": time_text(time_ns),
+    }
     if priority is not None:
         alert["priority"] = PRIORITIES[priority]
     return Event(

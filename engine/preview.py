@@ -65,16 +65,12 @@ def preview(
     return runs
 
 
-def walk(
-    run: Run, guard: Guard, doors: Callable[[Event], Doors], now: float
-) -> tuple[Result, ...]:
+def walk(run: Run, guard: Guard, doors: Callable[[Event], Doors], now: float) -> tuple[Result, ...]:
     """The results of all steps of a run; what would be tried again counts as failed."""
     return tuple(_walk(run, guard, doors, now))
 
 
-def _walk(
-    run: Run, guard: Guard, doors: Callable[[Event], Doors], now: float
-) -> Iterator[Result]:
+def _walk(run: Run, guard: Guard, doors: Callable[[Event], Doors], now: float) -> Iterator[Result]:
     claim: Claim | None = Claim(run, 0)
     told = 0
     while claim:

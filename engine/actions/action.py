@@ -107,7 +107,9 @@ class Action:
             report((*path, key), "bad-parameter", f"{self.name} has no `{key}`", hint, key=True)
         for name in self.parameters.keys() - data.keys():
             if self.parameters[name].required:
-                report(path, "missing-key", f"{self.name} needs `{name}`", self.parameters[name].doc)
+                report(
+                    path, "missing-key", f"{self.name} needs `{name}`", self.parameters[name].doc
+                )
         fault = self.check(data) if self.check else None
         if fault:
             report(path, "bad-parameter", fault)
@@ -119,9 +121,7 @@ class Action:
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema (2020-12) of ``with:``."""
-        keys = {
-            p.name: {**p.kind.schema(), "description": p.doc} for p in self.parameters.values()
-        }
+        keys = {p.name: {**p.kind.schema(), "description": p.doc} for p in self.parameters.values()}
         required = [p.name for p in self.parameters.values() if p.required]
         return {
             "type": "object",

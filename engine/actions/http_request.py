@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from engine.actions.action import Doing, Done, action
 from engine.actions.parameter import Either, Integer, Json, ListOf, MapOf, Text, header_value
 from engine.errors import PermanentError, TemporaryError
-from engine.ports.http import SecretName
-
-if TYPE_CHECKING:
-    from engine.ports.http import Outside
+from engine.ports.http import Outside, SecretName
 
 
 def escape(text: str) -> str:

@@ -9,10 +9,10 @@ from engine.actions.objects import digest, marks, must_be_ours
 from engine.errors import PermanentError
 from engine.event import time_text
 from engine.pod import Pod
-from engine.ports.cluster import EVENT, AlreadyExistsError, Call
+from engine.ports.cluster import EVENT, AlreadyExistsError, Call, Cluster
 
 if TYPE_CHECKING:
-    from engine.ports.cluster import Cluster, Object
+    from engine.ports.cluster import Object
 
 LONGEST = 1024
 """Characters of a message that the API server takes (events.k8s.io/v1, ``note``)."""

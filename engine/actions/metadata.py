@@ -74,7 +74,9 @@ def change_metadata(
     metadata = found["metadata"]
     name, namespace = metadata["name"], metadata.get("namespace")
     if on == "owner" and not even_if_managed and _is_managed(metadata):
-        raise RefusedError(f"{kind.kind} {name} is managed from Git (evenIfManaged: true overrides)")
+        raise RefusedError(
+            f"{kind.kind} {name} is managed from Git (evenIfManaged: true overrides)"
+        )
     body: Object = {"metadata": {part: changes}}
     if metadata.get("uid"):
         body["metadata"]["uid"] = metadata["uid"]
@@ -105,5 +107,7 @@ def _subject(pod: Pod, cluster: Cluster, on: On) -> tuple[Kind, Object]:
 
 def _is_managed(metadata: Mapping[str, Any]) -> bool:
     return any(
-        name in (metadata.get(part) or {}) for part, names in _MANAGED_BY_GIT.items() for name in names
+        name in (metadata.get(part) or {})
+        for part, names in _MANAGED_BY_GIT.items()
+        for name in names
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from engine.actions.action import action
 from engine.actions.metadata import On, change_metadata, needs
 from engine.actions.parameter import Annotations, Ttl
-
-if TYPE_CHECKING:
-    from engine.pod import Pod
-    from engine.ports.cluster import Cluster
+from engine.pod import Pod
+from engine.ports.cluster import Cluster
 
 
-@action("pod.annotate", effect="mark", needs=needs, example={"annotations": {"example.com/why": "%rule: %proc.cmdline"}})
+@action(
+    "pod.annotate",
+    effect="mark",
+    needs=needs,
+    example={"annotations": {"example.com/why": "%rule: %proc.cmdline"}},
+)
 def annotate_pod(
     pod: Pod,
     cluster: Cluster,
@@ -31,4 +32,6 @@ def annotate_pod(
     ttl: how long the annotations stay.
     """
     del ttl
-    return change_metadata(pod, cluster, "annotations", annotations, on, even_if_managed=even_if_managed)
+    return change_metadata(
+        pod, cluster, "annotations", annotations, on, even_if_managed=even_if_managed
+    )

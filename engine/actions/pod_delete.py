@@ -9,14 +9,14 @@ from engine.actions.action import Doing, action
 from engine.actions.metadata import OWNERS
 from engine.actions.parameter import Integer, ListOf, Text
 from engine.errors import SkippedError
-from engine.ports.cluster import POD, Call
+from engine.pod import Pod
+from engine.ports.cluster import POD, Call, Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.actions.action import Right
-    from engine.pod import Pod
-    from engine.ports.cluster import Cluster, Object
+    from engine.ports.cluster import Object
 
 _APPS = ("replicasets", "deployments", "statefulsets", "daemonsets")
 
@@ -78,17 +78,13 @@ def _owners(pod: Pod, cluster: Cluster) -> list[tuple[str, Object | None]]:
     return owners
 
 
-def _check_kinds(
-    pod: Pod, owners: list[tuple[str, Object | None]], skip_kinds: list[str]
-) -> None:
+def _check_kinds(pod: Pod, owners: list[tuple[str, Object | None]], skip_kinds: list[str]) -> None:
     for kind, _ in owners:
         if kind in skip_kinds:
             raise SkippedError(f"pod {pod} belongs to a {kind} (skipKinds)")
 
 
-def _check_ready(
-    pod: Pod, owners: list[tuple[str, Object | None]], min_ready: int | str
-) -> None:
+def _check_ready(pod: Pod, owners: list[tuple[str, Object | None]], min_ready: int | str) -> None:
     owner = next((found for _, found in owners if found), None)
     if owner is None:
         raise SkippedError(f"pod {pod}: its owner's replicas are not known (minReady)")
@@ -98,8 +94,9 @@ def _check_ready(
     conditions = (pod.object.get("status") or {}).get("conditions") or []
     counted = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
     left = ready - 1 if counted else ready
-    percent = isinstance(min_ready, str)
-    least = math.ceil(wanted * int(min_ready[:-1]) / 100) if percent else int(min_ready)
+    least = (
+        min_ready if isinstance(min_ready, int) else math.ceil(wanted * int(min_ready[:-1]) / 100)
+    )
     if left < least:
         raise SkippedError(
             f"pod {pod}: {left} of {wanted} would stay ready, {min_ready} must (minReady)"

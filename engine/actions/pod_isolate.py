@@ -25,13 +25,14 @@ from engine.errors import PermanentError, SkippedError
 from engine.event import time_text
 from engine.language import duration
 from engine.network_policy import wider
-from engine.ports.cluster import NETWORK_POLICY, POD, Call
+from engine.pod import Pod
+from engine.ports.cluster import NETWORK_POLICY, POD, Call, Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.pod import Pod
-    from engine.ports.cluster import Cluster, Object
+    from engine.network_policy import Direction
+    from engine.ports.cluster import Object
 
 QUARANTINE = "tiercel.dev/quarantine"
 NODE_LOCAL_DNS = "169.254.20.10/32"
@@ -76,7 +77,7 @@ def _check(given: Mapping[str, Any]) -> str | None:
     example={"egress": "deny", "ingress": "keep", "allow": {"cidrs": ["192.0.2.0/24"]}},
     check=_check,
 )
-def isolate_pod(
+def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     pod: Pod,
     cluster: Cluster,
     doing: Doing,
@@ -104,7 +105,8 @@ def isolate_pod(
     if pod.spec.get("hostNetwork"):
         raise SkippedError(f"pod {pod} uses its host's network, where no policy reaches it")
     cut = {"Egress": egress == "deny", "Ingress": ingress == "deny"}
-    directions = [name for name in ("Ingress", "Egress") if cut[name]]
+    both: tuple[Direction, ...] = ("Ingress", "Egress")
+    directions = [name for name in both if cut[name]]
     name = f"tiercel-{digest(10, doing.playbook, doing.step, pod.uid)}"
     label = digest(16, pod.uid)
     found = cluster.get(NETWORK_POLICY, name, pod.namespace)
@@ -144,7 +146,7 @@ def _expires(now: float, ttl: float | None, found: Object | None) -> str | None:
     return max(ours, before) if len(before) == len(ours) else ours
 
 
-def _spec(label: str, directions: list[str], allow: Mapping[str, Any]) -> Object:
+def _spec(label: str, directions: list[Direction], allow: Mapping[str, Any]) -> Object:
     """The policy's spec: the directions that are cut, and within them what stays open."""
     peers: list[Object] = [{"ipBlock": {"cidr": cidr}} for cidr in allow.get("cidrs", [])]
     peers += [{"namespaceSelector": _named(name)} for name in allow.get("namespaces", [])]
@@ -181,7 +183,7 @@ def _named(namespace: str) -> Object:
 
 
 def _check_shut(
-    pod: Pod, label: str, policy: Object, cluster: Cluster, directions: list[str]
+    pod: Pod, label: str, policy: Object, cluster: Cluster, directions: list[Direction]
 ) -> None:
     """Raises PermanentError where another policy allows the pod what ours does not."""
     labels = {**(pod.metadata.get("labels") or {}), QUARANTINE: label}
@@ -190,4 +192,3 @@ def _check_shut(
     still = wider(policy, others, labelled, directions)
     if still:
         raise PermanentError(f"still open through {still} (detach: true takes the pod out of it)")
-

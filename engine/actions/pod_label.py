@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from engine.actions.action import action
 from engine.actions.metadata import On, change_metadata, needs
 from engine.actions.parameter import Labels, Ttl
-
-if TYPE_CHECKING:
-    from engine.pod import Pod
-    from engine.ports.cluster import Cluster
+from engine.pod import Pod
+from engine.ports.cluster import Cluster
 
 
-@action("pod.label", effect="mark", needs=needs, example={"labels": {"quarantine": "true", "team": None}})
+@action(
+    "pod.label",
+    effect="mark",
+    needs=needs,
+    example={"labels": {"quarantine": "true", "team": None}},
+)
 def label_pod(
     pod: Pod,
     cluster: Cluster,

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.actions.action import Doing, Done, action
 from engine.actions.parameter import Json, Secret, Text
-from engine.ports.http import SecretName
+from engine.ports.http import Outside, SecretName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from engine.ports.http import Outside
 
 
 def escape(text: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @values_option
 @click.option("--strict", is_flag=True, help="Exit 3 where there are warnings.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
-def command(playbooks: tuple[str, ...], values: Path | None, strict: bool, output: str) -> None:  # noqa: FBT001 - click's flag
+def command(*, playbooks: tuple[str, ...], values: Path | None, strict: bool, output: str) -> None:
     """Validate PLAYBOOKS, a folder or files (default: playbooks/).
 
     All mistakes are told at once, each with file:line:column, and what was probably meant. Warnings tell

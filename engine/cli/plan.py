@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("arguments", nargs=-1, required=True, metavar="[PLAYBOOKS]... EVENTS")
 @values_option
-@click.option("--server", is_flag=True, help="Read the cluster, and ask it about each call (dryRun=All).")
+@click.option(
+    "--server", is_flag=True, help="Read the cluster, and ask it about each call (dryRun=All)."
+)
 @click.option("--kubeconfig", type=click.Path(dir_okay=False), help="With --server: whose cluster.")
 @click.option("--context", help="With --server: the kubeconfig's context.")
 @click.option(
@@ -40,9 +42,10 @@ if TYPE_CHECKING:
 @click.option("--http-hosts", help="Hosts that http.request may call, with commas (default: all).")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 def command(
+    *,
     arguments: tuple[str, ...],
     values: Path | None,
-    server: bool,  # noqa: FBT001 - click's flag
+    server: bool,
     kubeconfig: str | None,
     context: str | None,
     cluster: Path | None,
@@ -61,7 +64,9 @@ def command(
     *paths, events = arguments
     found = load_usable(paths, values)
     playbooks = Playbooks(found.playbooks)
-    world = _world(cluster, host_list(http_hosts), server=server, kubeconfig=kubeconfig, context=context)
+    world = _world(
+        cluster, host_list(http_hosts), server=server, kubeconfig=kubeconfig, context=context
+    )
     memory, totals = Memory(), Totals()
     guard = Guard(os.environ.get("TIERCEL_POD_NAMESPACE"))
     wrong = 0
@@ -125,5 +130,10 @@ def _tell(events: str, alert: Alert, output: str) -> None:
     """Say of a line that is no event."""
     echo(f"{events}:{alert.line}: {alert.error}", err=True)
     if output == "json":
-        line = {"event": None, "error": str(alert.error), "line": alert.line, "runs": []}
+        line: dict[str, object] = {
+            "event": None,
+            "error": str(alert.error),
+            "line": alert.line,
+            "runs": [],
+        }
         echo(json.dumps(line))

@@ -198,7 +198,11 @@ def _name(item: dict[str, Any], path: Path, names: list[str], report: Report) ->
 
 
 def _step(
-    item: dict[str, Any], name: str, phase: Phase, path: Path, so_far: tuple[tuple[str, ...], Report]
+    item: dict[str, Any],
+    name: str,
+    phase: Phase,
+    path: Path,
+    so_far: tuple[tuple[str, ...], Report],
 ) -> Step | None:
     earlier, report = so_far
     action = load().get(item["action"])
@@ -226,7 +230,11 @@ def _step(
 
 def _effect(action: Action, parameters: Mapping[str, Any]) -> str:
     """The step's effect; http.request may say that it disrupts."""
-    return parameters.get("effect") or action.effect if "effect" in action.parameters else action.effect
+    return (
+        parameters.get("effect") or action.effect
+        if "effect" in action.parameters
+        else action.effect
+    )
 
 
 def _retry(data: Any) -> Retry:

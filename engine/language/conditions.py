@@ -224,7 +224,9 @@ OPERATORS: dict[str, Operator] = {
     "lt": Operator("number", _number(lambda v, w: v < w), "is a number less than this"),
     "lte": Operator("number", _number(lambda v, w: v <= w), "is a number, at most this"),
     "intersects": Operator("scalars", _among, "is a list that shares an element with these"),
-    "exists": Operator("bool", lambda wanted: lambda _: wanted, "is there (true) or absent (false)"),
+    "exists": Operator(
+        "bool", lambda wanted: lambda _: wanted, "is there (true) or absent (false)"
+    ),
 }
 
 _WORDS = (*OPERATORS, "field", "jsonPath", *GROUPS)

@@ -55,7 +55,7 @@ def compile_path(text: str) -> Callable[[Any], Any]:
 
 def _parse(text: str) -> Any:
     from jsonpath_ng.exceptions import JSONPathError  # noqa: PLC0415 - 40 ms that few playbooks need
-    from jsonpath_ng.ext import parse  # noqa: PLC0415 - the same
+    from jsonpath_ng.ext.parser import parse  # noqa: PLC0415 - the same
 
     try:
         with warnings.catch_warnings():
@@ -93,7 +93,7 @@ def _lookup(keys: tuple[str | int, ...]) -> Callable[[Any], Any]:
 
     def look(value: Any) -> Any:
         for key in keys:
-            if type(key) is str:
+            if isinstance(key, str):
                 value = value.get(key) if type(value) is dict else None
             elif type(value) is list and -len(value) <= key < len(value):
                 value = value[key]

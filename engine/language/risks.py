@@ -37,7 +37,9 @@ def risks(document: Document, playbook: Playbook | None, report: Report) -> None
         hint = "- {field: k8s.ns.name, notIn: [kube-system]}"
         report(("spec",), "no-namespace", what, hint, severity="warning")
     if "disrupt" in effects and "everything" in spec["match"] and not playbook.conditions:
-        report(("spec", "match"), "matches-everything", "it disrupts on everything", severity="warning")
+        report(
+            ("spec", "match"), "matches-everything", "it disrupts on everything", severity="warning"
+        )
 
 
 def _not_enforced(spec: dict[str, Any], report: Report) -> None:
@@ -81,7 +83,9 @@ def not_deployed(files: Files) -> Iterator[Finding]:
     for path in sorted(files.files):
         if path not in listed and (path == VALUES or _is_deployable(files.files[path])):
             what = f"{name} does not list it, so no cluster gets it"
-            yield Finding(Location(files.shown(path), 1, 1), "not-deployed", what, f"- {path}", "warning")
+            yield Finding(
+                Location(files.shown(path), 1, 1), "not-deployed", what, f"- {path}", "warning"
+            )
 
 
 def _is_deployable(content: bytes) -> bool:

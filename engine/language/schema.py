@@ -39,7 +39,11 @@ class Key:
 
 
 def _duration(value: str) -> Wrong | None:
-    return None if duration.seconds(value) else ("bad-duration", f"`{value[:40]}` is no duration", duration.HINT)
+    return (
+        None
+        if duration.seconds(value)
+        else ("bad-duration", f"`{value[:40]}` is no duration", duration.HINT)
+    )
 
 
 def _priority(value: str) -> Wrong | None:
@@ -99,7 +103,11 @@ _TAGS = {
     "all": _texts("all of these tags"),
     "none": _texts("none of these tags; holds on an event without tags, too"),
 }
-_CONDITIONS = Key("list", "All must hold; each is a field or jsonPath with one operator, or a group.", item=Key("any", ""))
+_CONDITIONS = Key(
+    "list",
+    "All must hold; each is a field or jsonPath with one operator, or a group.",
+    item=Key("any", ""),
+)
 MATCH = Key(
     "map",
     "Which events: every key given must hold; at least one, or everything: true alone.",
@@ -116,9 +124,13 @@ MATCH = Key(
 )
 _RETRY = {
     "attempts": Key("integer", "answers taken before the step fails (4)", check=_attempts),
-    "delay": Key("text", "before the second attempt; doubles each time, with jitter (1s)", check=_duration),
+    "delay": Key(
+        "text", "before the second attempt; doubles each time, with jitter (1s)", check=_duration
+    ),
     "maxDelay": Key("text", "the longest wait (1m)", check=_duration),
-    "giveUp": Key("text", "after which a notification without an answer fails (1h)", check=_duration),
+    "giveUp": Key(
+        "text", "after which a notification without an answer fails (1h)", check=_duration
+    ),
     "unknown": Key("bool", "do a step again that is not repeatable and may have run (false)"),
 }
 STEP = Key(
@@ -130,7 +142,9 @@ STEP = Key(
         "with": Key("any", "the action's parameters"),
         "timeout": Key("text", "of one attempt (30s)", check=_duration),
         "retry": Key("map", "how a step is tried again", keys=_RETRY),
-        "onFailure": Key("text", "what follows a failure or refusal (stop)", words=("stop", "continue")),
+        "onFailure": Key(
+            "text", "what follows a failure or refusal (stop)", words=("stop", "continue")
+        ),
         "when": Key("list", "all must hold, else the step is skipped", item=Key("any", "")),
     },
 )
@@ -153,7 +167,9 @@ PLAYBOOK = Key(
         ),
         "match": MATCH,
         "conditions": _CONDITIONS,
-        "throttle": Key("map", "how many of the matching events act", keys=_THROTTLE, check=_throttle),
+        "throttle": Key(
+            "map", "how many of the matching events act", keys=_THROTTLE, check=_throttle
+        ),
         "actions": Key("list", "the steps, in order", required=True, item=STEP, check=_not_empty),
         "finally": Key("list", "steps that always run, after the actions", item=STEP),
     },
@@ -172,14 +188,25 @@ SILENCE = Key(
 )
 _PROTECTED = {
     "namespaces": _texts("namespaces that nothing touches, exact or globs"),
-    "labels": Key("map", "labels of Namespaces or Nodes that protect them", free=True, item=Key("text", "")),
-    "trustPodsIn": Key("list", "namespaces whose pods may protect themselves", item=Key("text", "")),
+    "labels": Key(
+        "map", "labels of Namespaces or Nodes that protect them", free=True, item=Key("text", "")
+    ),
+    "trustPodsIn": Key(
+        "list", "namespaces whose pods may protect themselves", item=Key("text", "")
+    ),
 }
 _BUDGET = {
-    "effect": Key("text", "what is counted", required=True, words=("notify", "observe", "mark", "disrupt")),
+    "effect": Key(
+        "text", "what is counted", required=True, words=("notify", "observe", "mark", "disrupt")
+    ),
     "limit": Key("integer", "targets", required=True, check=_count),
     "per": Key("text", "the window", required=True, check=_duration),
-    "scope": Key("text", "what has a budget of its own", required=True, words=("namespace", "cluster", "owner", "playbook")),
+    "scope": Key(
+        "text",
+        "what has a budget of its own",
+        required=True,
+        words=("namespace", "cluster", "owner", "playbook"),
+    ),
     "onExceeded": Key("text", "what happens to the rest", words=("hold", "drop", "digest")),
     "actions": _texts("the actions it is about, exact or globs"),
 }
@@ -222,14 +249,22 @@ def document(kind: str) -> dict[str, Key]:
     }
 
 
-def json_schema(key: Key, conditions: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str, Any]:
+def json_schema(
+    key: Key, conditions: Mapping[str, Any], steps: Mapping[str, Any]
+) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a key; conditions and steps are given by reference."""
     if key is _CONDITIONS:
         return {"description": key.doc, "type": "array", "items": conditions}
     if key is STEP:
         return dict(steps)
     schema: dict[str, Any] = {"description": key.doc} if key.doc else {}
-    plain = {"text": "string", "bool": "boolean", "integer": "integer", "list": "array", "map": "object"}
+    plain = {
+        "text": "string",
+        "bool": "boolean",
+        "integer": "integer",
+        "list": "array",
+        "map": "object",
+    }
     if key.shape in plain:
         schema["type"] = plain[key.shape]
     if key.words:
@@ -246,7 +281,9 @@ def json_schema(key: Key, conditions: Mapping[str, Any], steps: Mapping[str, Any
     return schema
 
 
-def _object(keys: Mapping[str, Key], conditions: Mapping[str, Any], steps: Mapping[str, Any]) -> dict[str, Any]:
+def _object(
+    keys: Mapping[str, Key], conditions: Mapping[str, Any], steps: Mapping[str, Any]
+) -> dict[str, Any]:
     schema: dict[str, Any] = {
         "properties": {name: json_schema(key, conditions, steps) for name, key in keys.items()},
         "additionalProperties": False,

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from engine.language.source import Path
 
 _TYPES = {"text": "string", "bool": "boolean", "integer": "integer", "list": "list", "map": "dict"}
-_WORDS = {"text": "text", "bool": "true or false", "integer": "a whole number", "list": "a list", "map": "a mapping"}
+_WORDS = {
+    "text": "text",
+    "bool": "true or false",
+    "integer": "a whole number",
+    "list": "a list",
+    "map": "a mapping",
+}
 _SEPARATOR = "\0"
 
 
@@ -89,7 +95,7 @@ def _check(check: Callable[[Any], tuple[str, str, str | None] | None]) -> Callab
 
 def _leaves(errors: Iterable[Any]) -> Iterable[Any]:
     for error in errors:
-        if error.is_group_error and error.code not in (codes.ANYOF.code,):
+        if error.is_group_error and error.code != codes.ANYOF.code:
             yield from _leaves(error.child_errors)
         elif error.is_logic_error:
             yield from _nearest_branch(error)
@@ -110,7 +116,13 @@ def _tell(error: Any, keys: Key, report: Report) -> None:
     code, name = error.code, path[-1]
     if code == codes.UNKNOWN_FIELD.code:
         known = _at(keys, path[:-1])
-        report(path, "unknown-key", f"`{name}` is not known here", nearest(str(name), known) or ", ".join(known), key=True)
+        report(
+            path,
+            "unknown-key",
+            f"`{name}` is not known here",
+            nearest(str(name), known) or ", ".join(known),
+            key=True,
+        )
     elif code == codes.REQUIRED_FIELD.code:
         report(path[:-1], "missing-key", f"`{name}` is missing", _doc(keys, path))
     elif code == codes.UNALLOWED_VALUE.code:
@@ -143,5 +155,3 @@ def _at(keys: Key, path: Path) -> Mapping[str, Key]:
 
 def _doc(keys: Key, path: Path) -> str | None:
     return _key(keys, path).doc or None
-
-

@@ -105,38 +105,55 @@ def _text(content: bytes) -> str:
 
 def _survey(text: str) -> tuple[int, yaml.YAMLError | None]:
     """How many documents are well formed, and the syntax error that ends them. Raises _LimitError."""
-    whole, sizes, open_at, total = 0, {}, [], 0
+    census = _Census()
     try:
         for event in yaml.parse(text, yaml.CSafeLoader):
-            place = (event.start_mark.line + 1, event.start_mark.column + 1)
-            if isinstance(event, yaml.DocumentEndEvent):
-                whole += 1
-                sizes = {}
-            elif isinstance(event, yaml.AliasEvent):
-                if event.anchor not in sizes:
-                    raise _LimitError(f"alias *{event.anchor} stands within its own anchor", place)
-                total += sizes[event.anchor]
-            elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-                total += 1
-                open_at.append((event.anchor, total))
-            elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-                anchor, before = open_at.pop()
-                if anchor:
-                    sizes[anchor] = total - before + 1
-            elif isinstance(event, yaml.ScalarEvent):
-                total += 1
-                if event.anchor:
-                    sizes[event.anchor] = 1
-            if len(open_at) > MAX_DEPTH:
-                raise _LimitError(f"nested deeper than {MAX_DEPTH} levels", place)
-            if total > MAX_NODES:
-                raise _LimitError(f"more than {MAX_NODES:,} values, aliases written out", place)
+            census.count(event)
     except yaml.YAMLError as error:
-        return whole, error
-    return whole, None
+        return census.documents, error
+    return census.documents, None
 
 
-def _compose(text: str, documents: int) -> Iterator[yaml.Node]:
+class _Census:
+    """Counts the values of a stream, those behind aliases as often as they stand written out."""
+
+    def __init__(self) -> None:
+        self.documents = 0
+        self._total = 0
+        self._sizes: dict[str, int] = {}  # anchor -> values below it, once it is closed
+        self._open: list[tuple[str | None, int]] = []
+
+    def count(self, event: Any) -> None:
+        """Count one event. Raises _LimitError."""
+        if isinstance(event, yaml.DocumentEndEvent):
+            self.documents += 1
+            self._sizes = {}
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self._sizes:
+                what = f"alias *{event.anchor} stands within its own anchor"
+                raise _LimitError(what, _place(event))
+            self._total += self._sizes[event.anchor]
+        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            self._total += 1
+            self._open.append((event.anchor, self._total))
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            anchor, before = self._open.pop()
+            if anchor:
+                self._sizes[anchor] = self._total - before + 1
+        elif isinstance(event, yaml.ScalarEvent):
+            self._total += 1
+            if event.anchor:
+                self._sizes[event.anchor] = 1
+        self._check(event)
+
+    def _check(self, event: Any) -> None:
+        if len(self._open) > MAX_DEPTH:
+            raise _LimitError(f"nested deeper than {MAX_DEPTH} levels", _place(event))
+        if self._total > MAX_NODES:
+            raise _LimitError(f"more than {MAX_NODES:,} values, aliases written out", _place(event))
+
+
+def _compose(text: str, documents: int) -> Iterator[Any]:
     """The root nodes of the first so many documents."""
     loader = yaml.CSafeLoader(text)
     try:
@@ -163,7 +180,7 @@ class _Walk:
         self.document = document
         self.findings = findings
 
-    def value(self, node: yaml.Node, path: Path) -> Any:
+    def value(self, node: Any, path: Path) -> Any:
         """The node's data."""
         self.document.values.setdefault(path, _place(node))
         if isinstance(node, yaml.MappingNode):
@@ -193,7 +210,7 @@ class _Walk:
             data = {**other, **data}
         return data
 
-    def _merged(self, node: yaml.Node, path: Path) -> list[dict[str, Any]]:
+    def _merged(self, node: Any, path: Path) -> list[dict[str, Any]]:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         if not all(isinstance(one, yaml.MappingNode) for one in nodes):
             self._tell(node, "wrong-type", "`<<` takes a mapping, or a list of them")
@@ -211,7 +228,7 @@ class _Walk:
             self._trap(node, key)
         return key
 
-    def _scalar(self, node: yaml.Node) -> Any:
+    def _scalar(self, node: Any) -> Any:
         text = node.value
         self._core(node)
         if node.style:  # quoted, or a block
@@ -233,7 +250,9 @@ class _Walk:
             hint = f'quote it: "{text}"'
         else:
             return False
-        self._tell(node, "yaml-trap", f"plain `{text}` means different things to YAML readers", hint)
+        self._tell(
+            node, "yaml-trap", f"plain `{text}` means different things to YAML readers", hint
+        )
         return True
 
     def _core(self, node: yaml.Node, kind: str = "") -> None:
@@ -257,5 +276,6 @@ def _plain(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def _place(node: yaml.Node) -> tuple[int, int]:
-    return node.start_mark.line + 1, node.start_mark.column + 1
+def _place(item: Any) -> tuple[int, int]:
+    """Where a node or an event of libyaml begins."""
+    return item.start_mark.line + 1, item.start_mark.column + 1

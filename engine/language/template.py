@@ -55,9 +55,7 @@ class Template:
         """The names that it replaces."""
         return tuple(part[0] for part in self.parts if isinstance(part, tuple))
 
-    def render(
-        self, event: Event, facts: Facts, escape: Callable[[str], str] | None = None
-    ) -> str:
+    def render(self, event: Event, facts: Facts, escape: Callable[[str], str] | None = None) -> str:
         """The text, with what the event says put through ``escape``."""
         if len(self.parts) == 1 and isinstance(self.parts[0], str):
             return self.parts[0]

@@ -100,8 +100,10 @@ class AssumedCluster:
         self, namespace: str, name: str, uid: str | None, container: str | None
     ) -> Object:
         owner = f"{name}-replicas"
-        statuses = [{"name": "app", "containerID": f"containerd://{container}"}] if container else []
-        metadata = {
+        statuses = (
+            [{"name": "app", "containerID": f"containerd://{container}"}] if container else []
+        )
+        metadata: dict[str, Any] = {
             "name": name,
             "namespace": namespace,
             "uid": uid or _uid("pod", namespace, name),
@@ -114,12 +116,22 @@ class AssumedCluster:
             "containerStatuses": statuses,
         }
         spec = {"nodeName": self._node} if self._node else {}
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": metadata,
+            "spec": spec,
+            "status": status,
+        }
 
     def _assumed_owner(self, kind: Kind, name: str, namespace: str | None, owned: str) -> Object:
         app = f"{owned}-app"
         owners = [_reference("Deployment", app, _uid("deploy", namespace, app))]
-        metadata = {"name": name, "namespace": namespace, "uid": _uid("owner", namespace, name)}
+        metadata: dict[str, Any] = {
+            "name": name,
+            "namespace": namespace,
+            "uid": _uid("owner", namespace, name),
+        }
         if kind == REPLICA_SET:
             metadata = {**metadata, "uid": _uid("rs", namespace, name), "ownerReferences": owners}
         return {
@@ -143,7 +155,7 @@ def read_objects(content: bytes) -> list[Object]:
         documents = [msgspec.json.decode(content)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
-            documents = list(yaml.load_all(content, _Loader))  # noqa: S506 - a safe loader's subclass
+            documents = list(yaml.load_all(content, _Loader))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise GivenError(f"neither JSON nor YAML: {error}") from None
     return [item for document in documents for item in _objects(document)]
@@ -181,4 +193,3 @@ def _uid(*parts: str | None) -> str:
 
 def _reference(kind: str, name: str, uid: str) -> dict[str, Any]:
     return {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": True}
-

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from engine.errors import PermanentError, RefusedError, TemporaryError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MASK = "***"
 _LONGEST_ANSWER = 1 << 20
@@ -105,9 +107,7 @@ def allowed_host(url: str, hosts: frozenset[str] | None) -> str:
 class OutsideRecorder:
     """Records every request, secrets unopened, and passes it on only where it is told to."""
 
-    def __init__(
-        self, forward: Outside | None = None, hosts: frozenset[str] | None = None
-    ) -> None:
+    def __init__(self, forward: Outside | None = None, hosts: frozenset[str] | None = None) -> None:
         self._forward = forward
         self._hosts = hosts
         self.requests: list[Request] = []
@@ -163,7 +163,9 @@ class LiveOutside:
         import urllib3  # noqa: PLC0415 - check and plan don't need it
 
         host = urlsplit(url).hostname
-        opened = {k: v if isinstance(v, str) else self._secrets.read(v.name) for k, v in headers.items()}
+        opened = {
+            k: v if isinstance(v, str) else self._secrets.read(v.name) for k, v in headers.items()
+        }
         payload = body if body is None or isinstance(body, str) else json.dumps(body)
         timeout = urllib3.Timeout(connect=min(_CONNECT, self._timeout), total=self._timeout)
         try:
@@ -196,9 +198,7 @@ class LiveOutside:
                 sent = WebhookClient(url, timeout=timeout, retry_handlers=[]).send_dict(message)
                 return _slack_answer(sent.status_code, sent.body, sent.headers)
             opened = self._secrets.read(token.name) if token else ""
-            web = WebClient(
-                opened, self._slack_api, timeout=timeout, retry_handlers=[]
-            )
+            web = WebClient(opened, self._slack_api, timeout=timeout, retry_handlers=[])
             answer = web.chat_postMessage(**message)
             return Answer(200, {"ts": answer.get("ts"), "channel": answer.get("channel")})
         except SlackApiError as error:

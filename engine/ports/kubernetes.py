@@ -18,6 +18,8 @@ from engine.errors import GoneError, PermanentError, TemporaryError
 from engine.ports.cluster import FIELD_MANAGER, AlreadyExistsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.ports.cluster import Call, Kind, Object
 
 CONNECT = 5.0
@@ -44,9 +46,11 @@ def connect(kubeconfig: str | None, context: str | None) -> KubernetesCluster:
     settings.retries = urllib3.Retry(0, redirect=0, respect_retry_after_header=False)
     try:
         if kubeconfig or context:
-            config.load_kube_config(kubeconfig, context, settings, persist_config=False)
+            config.load_kube_config(  # type: ignore[no-untyped-call]
+                kubeconfig, context, settings, persist_config=False
+            )
         else:
-            config.load_incluster_config(settings)
+            config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
     except (config.ConfigException, OSError, ValueError, TypeError) as error:
         raise ConnectionSettingsError(str(error)) from None
     return KubernetesCluster(ApiClient(settings))
@@ -62,7 +66,9 @@ def default_kubeconfig() -> str | None:
 class KubernetesCluster:
     """Reads and writes through the API server; every call within the time that ``within`` set."""
 
-    def __init__(self, client: Any, *, dry_run: bool = False, deadline: float | None = None) -> None:
+    def __init__(
+        self, client: Any, *, dry_run: bool = False, deadline: float | None = None
+    ) -> None:
         self._client = client
         self._dry_run = dry_run
         self._deadline = deadline
@@ -84,7 +90,9 @@ class KubernetesCluster:
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
         """The object, or None where there is none."""
-        status, _, answer = self._request("GET", _path(kind.api_version, kind.resource, namespace, name))
+        status, _, answer = self._request(
+            "GET", _path(kind.api_version, kind.resource, namespace, name)
+        )
         if status == 404 and _names_object(answer):  # noqa: PLR2004 - HTTP
             return None
         self._raise("get", kind.resource, f"{kind.resource}/{name}", status, answer)
@@ -120,7 +128,9 @@ class KubernetesCluster:
         if call.verb == "apply":
             query.append(("force", "false"))
         content = _TYPES.get(call.verb, "application/json")
-        status, headers, answer = self._request(_METHODS[call.verb], path, query, call.body, content)
+        status, headers, answer = self._request(
+            _METHODS[call.verb], path, query, call.body, content
+        )
         self._judge(call, status, answer, headers)
         return answer
 
@@ -161,10 +171,10 @@ class KubernetesCluster:
         self,
         method: str,
         path: str,
-        query: list[tuple[str, str]] | None = None,
+        query: Sequence[tuple[str, str]] = (),
         body: Object | None = None,
         content: str | None = None,
-    ) -> tuple[int, Any, Any]:
+    ) -> tuple[int, Any, Object]:
         """Status, headers and JSON of the answer. Raises TemporaryError where there is none."""
         import urllib3  # noqa: PLC0415 - loaded with the client
 
@@ -175,7 +185,7 @@ class KubernetesCluster:
         if content:
             header["Content-Type"] = content
         request = self._client.param_serialize(
-            method, path, query_params=query or [], header_params=header, body=body,
+            method, path, query_params=[*query], header_params=header, body=body,
             auth_settings=["BearerToken"],
         )  # fmt: skip
         try:
@@ -195,7 +205,7 @@ class KubernetesCluster:
     def _client_errors() -> type[Exception]:
         from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 - loaded with the client
 
-        return ApiException  # type: ignore[no-any-return]
+        return ApiException
 
 
 def _path(
@@ -237,4 +247,3 @@ def _reason(error: Exception) -> str:
     """The innermost cause; urllib3's own text holds the whole URL."""
     inner = getattr(error, "reason", None) or error
     return f"{type(inner).__name__}: {str(inner).rpartition(': ')[2][:200]}"
-

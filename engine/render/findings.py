@@ -40,4 +40,6 @@ def summary(findings: Sequence[Finding], playbooks: int) -> str:
     """The last line."""
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = len(findings) - errors
-    return f"{count(playbooks, 'playbook')}, {count(errors, 'error')}, {count(warnings, 'warning')}."
+    return (
+        f"{count(playbooks, 'playbook')}, {count(errors, 'error')}, {count(warnings, 'warning')}."
+    )

@@ -108,7 +108,9 @@ def _told(call: Call) -> str:
     body = call.body
     if call.verb == "delete":
         grace = body.get("gracePeriodSeconds")
-        return f"uid {body['preconditions']['uid']}" + (f", {grace}s grace" if grace is not None else "")
+        return f"uid {body['preconditions']['uid']}" + (
+            f", {grace}s grace" if grace is not None else ""
+        )
     if call.verb == "patch":
         metadata = body.get("metadata") or {}
         changes = [

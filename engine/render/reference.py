@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from engine.actions.action import Action
-
 
 
 def action_lines(action: Action) -> Iterator[str]:

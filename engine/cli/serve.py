@@ -1,0 +1,102 @@
+"""tiercel serve."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engine.cli.playbooks import fail
+from engine.errors import PlaybookError
+from engine.language import duration
+from engine.language.folder import FolderError
+from engine.settings import Settings, SettingsError, address, host_list
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("serve", context_settings={"auto_envvar_prefix": "TIERCEL", "show_default": True})
+@click.option(
+    "--playbooks",
+    type=click.Path(path_type=Path),
+    default="playbooks",
+    help="The folder; edits are in force at once.",
+)
+@click.option("--values", type=_FILE, help="Values for ${…} in place of the folder's values.yaml.")
+@click.option("--listen", default="127.0.0.1:8080", help="Where events are posted, on any path.")
+@click.option("--admin-listen", default="127.0.0.1:8081", help="Probes, status, metrics, runs.")
+@click.option(
+    "--journal", type=_FILE, default="tiercel.db", help="Where runs are kept; a local disk."
+)
+@click.option("--kubeconfig", help="The cluster to act on; else the one that this pod runs in.")
+@click.option("--context", help="The kubeconfig's context.")
+@click.option(
+    "--secrets-dir", type=click.Path(path_type=Path), help="Where fromSecret reads, a file each."
+)
+@click.option("--token-file", type=_FILE, help="Senders' bearer tokens, one a line.")
+@click.option(
+    "--insecure-no-auth", is_flag=True, help="Let anyone who reaches the port send events."
+)
+@click.option("--workers", type=click.IntRange(1, 256), default=16, help="Cluster steps at once.")
+@click.option(
+    "--slow-workers", type=click.IntRange(1, 256), default=16, help="Messages and requests at once."
+)
+@click.option("--http-hosts", default="", help="Hosts that http.request may call, with commas.")
+@click.option("--grace", default="30s", help="How long SIGTERM waits for what is under way.")
+@click.option(
+    "--dry-run", is_flag=True, help="Do all but act; without a cluster, pods are assumed."
+)
+@click.option(
+    "--story/--no-story", default=False, help="Tell each run as text on stderr, not as audit."
+)
+def command(*, story: bool, **given: Any) -> None:
+    """Take events, write what matched to the journal, act as the playbooks say.
+
+    Every option is an environment variable, too: --admin-listen is TIERCEL_ADMIN_LISTEN. The audit is JSON
+    lines on stdout, logs are on stderr.
+
+    \b
+      tiercel serve --dry-run
+      curl -d @event.json http://127.0.0.1:8080/events
+    """  # noqa: D301 - \b is click's mark for text to be left alone
+    from engine.journal.journal import JournalError  # noqa: PLC0415 - --help must be quick
+    from engine.log import configure  # noqa: PLC0415 - the same
+    from engine.ports.kubernetes import ConnectionSettingsError  # noqa: PLC0415 - the same
+    from engine.serve import serve  # noqa: PLC0415 - the same
+
+    configure(sys.stderr)
+    try:
+        serve(_settings(given), story=story)
+    except (SettingsError, ConnectionSettingsError, JournalError) as error:
+        fail(f"tiercel serve: {error}", 2)
+    except (PlaybookError, FolderError) as error:
+        fail(f"{error}\nNothing was loaded: tiercel check {given['playbooks']}", 1)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    """Raises SettingsError."""
+    import os  # noqa: PLC0415 - the only reading of the environment that is no flag
+
+    grace = duration.seconds(given["grace"])
+    if grace is None:
+        raise SettingsError(f"--grace {given['grace']}: {duration.HINT}")
+    return Settings(
+        playbooks=given["playbooks"],
+        values=given["values"],
+        listen=address(given["listen"]),
+        admin_listen=address(given["admin_listen"]),
+        journal=given["journal"],
+        kubeconfig=given["kubeconfig"],
+        context=given["context"],
+        secrets_dir=given["secrets_dir"],
+        token_file=given["token_file"],
+        insecure_no_auth=given["insecure_no_auth"],
+        workers=given["workers"],
+        slow_workers=given["slow_workers"],
+        dry_run=given["dry_run"],
+        http_hosts=host_list(given["http_hosts"]) or frozenset(),
+        grace=grace,
+        own_namespace=os.environ.get("TIERCEL_POD_NAMESPACE") or None,
+    )

@@ -1,0 +1,33 @@
+"""How logs look: JSON lines on stderr, or aligned text where a person watches a terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, TextIO
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+
+def configure(stream: TextIO) -> None:
+    """Send the engine's log to the stream, and libraries' warnings with it."""
+    colors = stream.isatty() and not os.environ.get("NO_COLOR")
+    renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
+    if stream.isatty():
+        renderer = structlog.dev.ConsoleRenderer(colors=colors)
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        renderer,
+    ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(stream=stream, level=logging.ERROR, format="%(name)s: %(message)s")

@@ -1,0 +1,184 @@
+"""What happens, as moments, and who is told: the log, the audit, Prometheus, a story for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+import prometheus_client
+import structlog
+
+from engine.event import time_text
+from engine.render.plan_json import call_json, request_json
+from engine.render.plan_text import headline, reasons, result_lines
+from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.errors import Finding
+    from engine.run import Claim, Outcome, Result, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A body was answered. ended: how often its elements ended how (run, duplicate, unmatched…)."""
+
+    status: int
+    ended: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An attempt ended. became: ``waiting``, ``next`` or the run's outcome. results: once it is over."""
+
+    claim: Claim
+    outcome: Outcome
+    became: str
+    time: float
+    results: tuple[Result, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is over."""
+        return self.became not in ("waiting", "next")
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The folder was read: its set is in force (no findings), or the last good one still is."""
+
+    digest: str
+    playbooks: int
+    findings: Sequence[Finding | str] = ()
+
+
+Moment = Received | Settled | Reloaded
+Subscriber = "Callable[[Moment], None]"
+
+
+class Observers:
+    """Tells every subscriber of a moment; thread-safe where they are."""
+
+    def __init__(self, *subscribers: Callable[[Moment], None]) -> None:
+        self._subscribers = subscribers
+
+    def tell(self, moment: Moment) -> None:
+        """Tell everyone."""
+        for subscriber in self._subscribers:
+            subscriber(moment)
+
+
+def log_moments(moment: Moment) -> None:
+    """Write to the log what is worth waking for, and what has been done."""
+    log = structlog.get_logger()
+    if isinstance(moment, Reloaded):
+        if moment.findings:
+            log.error("playbooks refused, the last good set stays in force", digest=moment.digest)
+            for finding in moment.findings:
+                log.error("finding", finding=str(finding))
+        else:
+            log.info("playbooks in force", digest=moment.digest, playbooks=moment.playbooks)
+    elif isinstance(moment, Settled):
+        run = moment.claim.run
+        level = log.warning if moment.outcome.state in ("failed", "waiting") else log.info
+        level(
+            "step", run=run.id, playbook=run.playbook.name, step=moment.claim.step.name,
+            state=moment.outcome.state, message=moment.outcome.message, retry_in=moment.outcome.retry_in,
+        )  # fmt: skip
+
+
+class Audit:
+    """JSON lines of every attempt: event, playbook and its blob, target, what was sent, how it ended."""
+
+    def __init__(self, stream: TextIO = sys.stdout) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def __call__(self, moment: Moment) -> None:
+        """Write the line of an attempt."""
+        if not isinstance(moment, Settled):
+            return
+        line = json.dumps(self._line(moment), ensure_ascii=False)
+        with self._lock:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    @staticmethod
+    def _line(moment: Settled) -> dict[str, Any]:
+        claim, outcome = moment.claim, moment.outcome
+        run = claim.run
+        return {
+            "time": time_text(int(moment.time * 1000) * 1_000_000),
+            "run": run.id,
+            "playbook": run.playbook.name,
+            "blob": run.playbook.blob,
+            "rule": run.event.rule,
+            "target": run.target,
+            "uid": claim.facts.get("uid"),
+            "step": claim.step.name,
+            "action": claim.step.action,
+            "attempt": claim.attempt,
+            "state": outcome.state,
+            "message": outcome.message,
+            "calls": [call_json(call) for call in outcome.calls],
+            "requests": [request_json(request) for request in outcome.requests],
+        }
+
+
+class Metrics:
+    """Prometheus metrics, of low cardinality: never a pod, a command line or an output."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        self._received = self._counter(
+            "events", "Elements of bodies, by how they ended.", ["result"]
+        )
+        self._attempts = self._counter(
+            "attempts", "Attempts, by action and state.", ["action", "state"]
+        )
+        self._runs = self._counter("runs", "Runs that are over.", ["playbook", "outcome"])
+        self._reloads = self._counter("reloads", "Reloads of the playbooks.", ["result"])
+        self._healthy = prometheus_client.Gauge(
+            "tiercel_playbooks_current", "1 while the set in force is that of the folder.",
+            registry=self.registry,
+        )  # fmt: skip
+
+    def __call__(self, moment: Moment) -> None:
+        """Count the moment."""
+        if isinstance(moment, Received):
+            for result, number in moment.ended.items():
+                self._received.labels(result).inc(number)
+        elif isinstance(moment, Settled):
+            self._attempts.labels(moment.claim.step.action, moment.outcome.state).inc()
+            if moment.over:
+                self._runs.labels(moment.claim.run.playbook.name, moment.became).inc()
+        else:
+            self._reloads.labels("refused" if moment.findings else "accepted").inc()
+            self._healthy.set(0 if moment.findings else 1)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return prometheus_client.generate_latest(self.registry)
+
+    def _counter(self, name: str, what: str, labels: list[str]) -> prometheus_client.Counter:
+        return prometheus_client.Counter(f"tiercel_{name}", what, labels, registry=self.registry)
+
+
+def tell_story(moment: Moment) -> None:
+    """Tell each run that is over as text on stderr: what was received, why it matched, what came of it."""
+    if not isinstance(moment, Settled) or not moment.over:
+        return
+    run: Run = moment.claim.run
+    dry = any(result.state == "planned" for result in moment.results)
+    lines = [
+        "",
+        headline(run.event),
+        f"  {run.playbook.name}  {'dry run' if dry else moment.became}",
+    ]
+    lines += [f"    {line}" for line in reasons(run.event, run.playbook)]
+    lines += result_lines(moment.results)
+    echo("\n".join(lines), err=True)

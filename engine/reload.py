@@ -1,0 +1,213 @@
+"""The folder watched: compile all, then swap one reference, or keep the old set and say why.
+
+ConfigMap mounts lie to watchers: the directory is watched, never a file, and besides its content is read
+again every few seconds, because inotify does not see a mount that is replaced.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from engine.errors import PlaybookError
+from engine.language.folder import VALUES, Files, FolderError, read_files
+from engine.language.load import Loader, PlaybookSet
+from engine.match import Playbooks
+from engine.observe import Reloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from engine.errors import Finding
+    from engine.journal.journal import Journal
+    from engine.observe import Observers
+
+QUIET = 0.2
+"""Seconds without a change after which a folder is taken to be written."""
+POLL = 2.0
+"""Seconds between readings of the folder's content, whatever the watch says."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """The set in force. loaded_at: epoch seconds. error: why the folder's own set is not, if it is not."""
+
+    playbooks: Playbooks
+    set: PlaybookSet
+    loaded_at: float
+    error: str | None = None
+
+
+class Reloader:
+    """Keeps ``active`` up to date with a folder. Raises PlaybookError from ``start`` where nothing is usable."""
+
+    def __init__(
+        self,
+        folder: Path,
+        values: Path | None,
+        journal: Journal,
+        observers: Observers,
+        now: Callable[[], float],
+    ) -> None:
+        self._folder, self._values = folder, values
+        self._journal, self._observers, self._now = journal, observers, now
+        self._loader = Loader()
+        self._seen: str | None = None
+        self._changed, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="tiercel-reload", daemon=True)
+        self._observer: Any = None
+        self._watched: int | None = None
+        self.active: Active
+
+    def start(self) -> None:
+        """Load the set, or the last good one, and begin to watch."""
+        try:
+            files = self._read()
+            self._seen = files.digest
+            self._take(files)
+        except (FolderError, PlaybookError) as error:
+            self._take_last(error)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stopping.set()
+        self._changed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._unwatch()
+
+    def check(self) -> None:
+        """Read the folder now, and take its set if it has changed and stands still."""
+        try:
+            files = self._settled()
+            if files is None or files.digest == self._seen:
+                return
+            self._seen = files.digest
+            self._take(files)
+        except (FolderError, PlaybookError) as error:
+            self._keep(error)
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            self._rewatch()
+            if self._changed.wait(POLL):
+                self._changed.clear()
+                while self._changed.wait(QUIET) and not self._stopping.is_set():
+                    self._changed.clear()
+            if not self._stopping.is_set():
+                self.check()
+
+    def _settled(self) -> Files | None:
+        """The files, read twice alike; None where they are being written."""
+        files = self._read()
+        if files.digest == self._seen:
+            return files
+        if self._stopping.wait(QUIET):
+            return None
+        again = self._read()
+        if again.digest != files.digest:
+            self._changed.set()
+            return None
+        return again
+
+    def _read(self) -> Files:
+        """The folder's files; those of --values stand in for the root's. Raises FolderError."""
+        files = read_files([self._folder])
+        if not files.files.keys() - {VALUES}:
+            raise FolderError(f"{self._folder} has no playbook files")
+        if self._values is None:
+            return files
+        try:
+            content = self._values.read_bytes()
+        except OSError as error:
+            raise FolderError(f"{self._values}: {error.strerror}") from None
+        return replace(files, files={**files.files, VALUES: content})
+
+    def _take(self, files: Files) -> None:
+        """Put the set in force. Raises PlaybookError, FolderError."""
+        found = self._usable(files)
+        self.active = Active(Playbooks(found.playbooks), found, self._now())
+        self._journal.save_set(found.digest, files.files)
+        self._observers.tell(Reloaded(found.digest, len(found.playbooks)))
+
+    def _usable(self, files: Files) -> PlaybookSet:
+        values = None
+        if self._values and VALUES in files.files:
+            values = (str(self._values), files.files[VALUES])
+        found = self._loader.load(files, values).usable()
+        if found.unenforced:
+            raise PlaybookError(replace(one, severity="error") for one in found.unenforced)
+        if not found.playbooks:
+            raise FolderError(f"{self._folder} has no playbooks")
+        return found
+
+    def _take_last(self, error: FolderError | PlaybookError) -> None:
+        """Put the last good set in force, as the journal has it; raises the error without one."""
+        last = self._journal.last_set()
+        if last is None:
+            raise error
+        found = self._usable(Files(str(self._folder), last[1]))
+        self.active = Active(Playbooks(found.playbooks), found, self._now(), str(error))
+        self._tell(error)
+
+    def _keep(self, error: FolderError | PlaybookError) -> None:
+        """Keep the set in force, and say once why."""
+        if self.active.error == str(error):
+            return
+        self._seen = None if isinstance(error, FolderError) else self._seen
+        self.active = replace(self.active, error=str(error))
+        self._tell(error)
+
+    def _tell(self, error: FolderError | PlaybookError) -> None:
+        findings: tuple[Finding | str, ...] = (str(error),)
+        if isinstance(error, PlaybookError):
+            findings = error.findings
+        active = self.active
+        self._observers.tell(Reloaded(active.set.digest, len(active.playbooks.all), findings))
+
+    def _rewatch(self) -> None:
+        """Watch the folder that has the name now; a replaced one has another inode."""
+        try:
+            inode = self._folder.stat().st_ino
+        except OSError:
+            inode = None
+        if inode == self._watched:
+            return
+        self._unwatch()
+        self._watched = inode
+        if inode is None:
+            return
+        self._observer = Observer()
+        try:
+            self._observer.schedule(_Changes(self._changed), str(self._folder), recursive=True)
+            self._observer.start()
+        except OSError as error:  # no inotify watches left: reading every few seconds goes on
+            log.warning("cannot watch the folder, polling only", error=str(error))
+            self._observer = None
+
+    def _unwatch(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join()
+            self._observer = None
+
+
+class _Changes(FileSystemEventHandler):
+    """Sets an event at each change; openings and closings without writing are none."""
+
+    def __init__(self, changed: threading.Event) -> None:
+        self._changed = changed
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Note a change."""
+        if event.event_type not in ("opened", "closed_no_write"):
+            self._changed.set()

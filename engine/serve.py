@@ -1,0 +1,209 @@
+"""The composition root: the only place that builds concrete things; threads, signals, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import uvicorn
+
+from engine.attempt import Doors
+from engine.guard import Guard
+from engine.intake import Intake
+from engine.journal.sqlite import SqliteJournal
+from engine.language.compile import thaw
+from engine.observe import Audit, Metrics, Observers, log_moments, tell_story
+from engine.ports.cluster import Recorder
+from engine.ports.given import AssumedCluster
+from engine.ports.http import LiveOutside, OutsideRecorder, Secrets
+from engine.ports.kubernetes import KubernetesCluster, connect
+from engine.reload import Reloader
+from engine.settings import SettingsError
+from engine.sources.admin import AdminPort
+from engine.sources.http import EventPort, Tokens
+from engine.worker import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.run import Claim
+    from engine.settings import Address, Settings
+
+log = structlog.get_logger()
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open: Falco's curl and Falcosidekick's client reuse theirs."""
+
+
+def serve(settings: Settings, *, story: bool = False) -> None:
+    """Run the engine until SIGTERM or SIGINT.
+
+    story: tell each run as text on stderr. Raises SettingsError, PlaybookError, FolderError, JournalError,
+    ConnectionSettingsError, OSError (an address in use).
+    """
+    tokens = _tokens(settings)
+    cluster = _cluster(settings)
+    metrics = Metrics()
+    observers = Observers(metrics, log_moments, tell_story if story else Audit())
+    with contextlib.ExitStack() as stack:
+        events = stack.enter_context(_listen(settings.listen))
+        admin = stack.enter_context(_listen(settings.admin_listen))
+        journal = SqliteJournal(settings.journal, thaw)
+        stack.callback(journal.close)
+        reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
+        reloader.start()
+        stack.callback(reloader.stop)
+        intake = Intake(journal, lambda: reloader.active.playbooks, time.time)
+        workers = Workers(
+            journal,
+            _doors(settings, cluster),
+            Guard(settings.own_namespace),
+            observers,
+            sizes={"cluster": settings.workers, "slow": settings.slow_workers},
+            now=time.time,
+            over=intake.give_back,
+        )
+        workers.start()
+        stack.callback(workers.stop)
+        about = _about(settings, cluster)
+        _say(settings, about, events, admin)
+        ports = [
+            (EventPort(intake, observers, workers.wake, tokens), events),
+            (AdminPort(journal, reloader, metrics, about), admin),
+        ]
+        with asyncio.Runner(loop_factory=_loop) as runner:
+            runner.run(_run(ports, settings.grace))
+    log.info("stopped")
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415 - only the engine needs it
+
+    return uvloop.new_event_loop()
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    """The senders' tokens. Raises SettingsError where others could reach the port without any."""
+    if settings.token_file:
+        try:
+            return Tokens(settings.token_file)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"--token-file: {error}") from None
+    if not settings.listen.loopback and not settings.insecure_no_auth:
+        raise SettingsError(
+            f"--listen {settings.listen} is open to others and nobody would be asked for a token: "
+            "give --token-file FILE, or --insecure-no-auth where a mesh guards it"
+        )
+    return None
+
+
+def _cluster(settings: Settings) -> KubernetesCluster | None:
+    """The cluster to act on: named by a flag, or the one that this pod runs in; never one happened upon."""
+    if settings.kubeconfig or settings.context or "KUBERNETES_SERVICE_HOST" in os.environ:
+        return connect(settings.kubeconfig, settings.context)
+    if settings.dry_run:
+        return None
+    raise SettingsError(
+        "no cluster to act on: give --kubeconfig FILE (and --context NAME), or run in a pod; "
+        "--dry-run shows what would be done without one"
+    )
+
+
+def _doors(settings: Settings, cluster: KubernetesCluster | None) -> Any:
+    """The doors for one attempt: dry in a dry run, and for playbooks that do not enforce."""
+    outside = LiveOutside(Secrets(settings.secrets_dir))
+
+    def doors(claim: Claim) -> Doors:
+        timeout, hosts = claim.step.timeout, settings.http_hosts
+        live = cluster.within(timeout) if cluster else None
+        if live is None or settings.dry_run or claim.run.playbook.mode != "enforce":
+            reads = live or AssumedCluster(claim.run.event)
+            return Doors(Recorder(reads), OutsideRecorder(None, hosts), dry=True)
+        return Doors(
+            Recorder(live, live), OutsideRecorder(outside.within(timeout), hosts), dry=False
+        )
+
+    return doors
+
+
+@contextlib.contextmanager
+def _listen(address: Address) -> Iterator[socket.socket]:
+    """A listening socket; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (address.host, address.port), family=family, backlog=2048, reuse_port=False
+        )
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {address}: {error.strerror}") from None
+    with listener:
+        yield listener
+
+
+def _about(settings: Settings, cluster: KubernetesCluster | None) -> dict[str, Any]:
+    return {
+        "version": version("tiercel"),
+        "mode": "dry-run" if settings.dry_run else "enforce",
+        "paused": [],
+        "cluster": cluster.host if cluster else None,
+    }
+
+
+def _say(
+    settings: Settings, about: dict[str, Any], events: socket.socket, admin: socket.socket
+) -> None:
+    """The first lines: what it listens on, loaded and may do."""
+    log.info("listening", events=_url(events), admin=_url(admin), tokens=bool(settings.token_file))
+    if settings.dry_run:
+        seen = about["cluster"] or "assuming that every pod an event names exists"
+        log.info("dry run: nothing is changed, nobody is told", cluster=seen)
+    else:
+        log.info("acting", cluster=about["cluster"], http_hosts=sorted(settings.http_hosts))
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: there are two servers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+async def _run(ports: list[tuple[Any, socket.socket]], grace: float) -> None:
+    """Answer on all ports until a signal; a second one ends at once."""
+    servers = [
+        _Server(
+            uvicorn.Config(
+                app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False,
+                timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=int(grace), date_header=False,
+                server_header=False,
+            )
+        )
+        for app, _ in ports
+    ]  # fmt: skip
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if servers[0].should_exit:
+            os._exit(128 + number)
+        log.info("stopping", signal=signal.Signals(number).name)
+        for server in servers:
+            server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    await asyncio.gather(
+        *(server.serve([listener]) for server, (_, listener) in zip(servers, ports, strict=True))
+    )

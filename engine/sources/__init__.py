@@ -1,0 +1,1 @@
+"""Where events come from; every source hands bodies to the same intake."""

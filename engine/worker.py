@@ -1,0 +1,153 @@
+"""Claim, attempt, settle: runs are worked off by two pools of threads.
+
+Cluster writes have a pool of their own, so that nothing slow (messages, requests to others) holds them up.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import structlog
+
+from engine.attempt import Doors, attempt
+from engine.journal.journal import JournalError
+from engine.observe import Settled
+from engine.run import after
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.guard import Guard
+    from engine.journal.journal import Journal
+    from engine.observe import Observers
+    from engine.playbook import Pool
+    from engine.run import Claim, Outcome, Run
+
+log = structlog.get_logger()
+IDLE = 1.0
+"""Seconds after which the journal is asked again, whatever was due."""
+
+
+class Workers:
+    """The threads that work runs off.
+
+    sizes: threads of each pool. over: is told of each run that ended without any step done.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        doors: Callable[[Claim], Doors],
+        guard: Guard,
+        observers: Observers,
+        *,
+        sizes: Mapping[Pool, int],
+        now: Callable[[], float],
+        over: Callable[[Run], None],
+    ) -> None:
+        self._journal, self._doors, self._guard = journal, doors, guard
+        self._observers, self._sizes, self._now, self._over = observers, sizes, now, over
+        self._busy: dict[Pool, int] = dict.fromkeys(sizes, 0)
+        self._wake = threading.Condition()
+        self._woken = False
+        self._stopping = threading.Event()
+        self._pools = {
+            pool: ThreadPoolExecutor(size, thread_name_prefix=f"tiercel-{pool}")
+            for pool, size in sizes.items()
+        }
+        self._dispatcher = threading.Thread(
+            target=self._dispatch, name="tiercel-dispatch", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._dispatcher.start()
+
+    def wake(self) -> None:
+        """Something may be due now."""
+        with self._wake:
+            self._woken = True
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Claim nothing more, and wait for the attempts that are under way."""
+        self._stopping.set()
+        self.wake()
+        if self._dispatcher.is_alive():
+            self._dispatcher.join()
+        for pool in self._pools.values():
+            pool.shutdown(wait=True)
+
+    def _dispatch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                for pool in self._pools:
+                    self._claim(pool)
+                wait = self._until_due()
+            except JournalError as error:
+                log.error("journal", reading="claims", error=str(error))
+                wait = IDLE
+            with self._wake:
+                if not self._woken:
+                    self._wake.wait(wait)
+                self._woken = False
+
+    def _claim(self, pool: Pool) -> None:
+        with self._wake:
+            free = self._sizes[pool] - self._busy[pool]
+        if free <= 0:
+            return
+        for claim in self._journal.claim(pool, free, self._now()):
+            with self._wake:
+                self._busy[pool] += 1
+            self._pools[pool].submit(self._work, pool, claim)
+
+    def _until_due(self) -> float:
+        due = [self._journal.next_due(pool) for pool in self._pools if self._has_room(pool)]
+        first = min((at for at in due if at is not None), default=None)
+        return IDLE if first is None else min(max(first - self._now(), 0.0), IDLE)
+
+    def _has_room(self, pool: Pool) -> bool:
+        with self._wake:
+            return self._busy[pool] < self._sizes[pool]
+
+    def _work(self, pool: Pool, claim: Claim) -> None:
+        try:
+            keep = functools.partial(self._keep, claim)
+            outcome = attempt(claim, self._doors(claim), self._guard, self._now(), keep)
+            self._settle(claim, outcome)
+        finally:
+            with self._wake:
+                self._busy[pool] -= 1
+                self._woken = True
+                self._wake.notify()
+
+    def _keep(self, claim: Claim, facts: Mapping[str, object]) -> bool:
+        try:
+            return self._journal.keep(claim, facts)
+        except JournalError:
+            return False  # what is not on disk must not be acted upon
+
+    def _settle(self, claim: Claim, outcome: Outcome) -> None:
+        """Write how it ended; while the journal takes no writes, try until the engine stops."""
+        while True:
+            try:
+                became = self._journal.settle(claim, outcome, self._now())
+                break
+            except JournalError as error:
+                log.error("journal", writing=claim.run.id, error=str(error))
+                if self._stopping.wait(IDLE):
+                    return
+        if became is None:
+            log.warning(
+                "late attempt, its end is not written", run=claim.run.id, step=claim.step.name
+            )
+            return
+        over = became not in ("waiting", "next")
+        results = after(claim, outcome)[0] if over else ()
+        self._observers.tell(Settled(claim, outcome, became, self._now(), results))
+        if over and not any(result.state in ("done", "planned") for result in results):
+            self._over(claim.run)
