@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.actions.action import load
+from engine.errors import PlaybookError
 from engine.event import priority_of
 from engine.language import duration
 from engine.language.conditions import (
@@ -120,12 +121,13 @@ def compile_playbook(document: Document, report: Findings, blob: str = "") -> Pl
 def thaw(snapshot: bytes) -> Playbook:
     """A playbook made again from its snapshot, for a run that outlived the file.
 
-    Raises ValueError where this version of the engine no longer understands it.
+    Raises PlaybookError where this version of the engine no longer understands it.
     """
     document = Document("journal", msgspec.json.decode(snapshot))
-    playbook = compile_playbook(document, Findings(document))
+    report = Findings(document)
+    playbook = compile_playbook(document, report)
     if playbook is None:
-        raise ValueError("the playbook of this run is not understood any more")
+        raise PlaybookError(report.found)
     return playbook
 
 

