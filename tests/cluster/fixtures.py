@@ -1,0 +1,89 @@
+"""Fixtures over one real control plane for the whole run, started when a test first asks for it.
+
+A conftest takes them with ``pytest_plugins = ["tests.cluster.fixtures"]``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from tests.cluster import build
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubelet import Kubelet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster.api import Api
+
+BASE = Path(__file__).parents[2] / "kustomize" / "base"
+ENGINE = ("namespace.yaml", "serviceaccount.yaml", "rbac.yaml")
+ACCOUNT = "/api/v1/namespaces/tiercel/serviceaccounts/tiercel"
+COLLECTIONS = {
+    "Namespace": "/api/v1/namespaces",
+    "ServiceAccount": "/api/v1/namespaces/tiercel/serviceaccounts",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+}
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A ready control plane with two nodes, whose pods run; ``control_plane.server`` is its URL."""
+    have_binaries()
+    with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane, Kubelet(plane.admin):
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def admin(control_plane: ControlPlane) -> Api:
+    """The tests' own client, which may do everything."""
+    return control_plane.admin
+
+
+@pytest.fixture
+def namespace(admin: Api) -> Iterator[str]:
+    """The name of a namespace for one test; it is removed, in the background, afterwards."""
+    name = f"test-{secrets.token_hex(4)}"
+    admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    yield name
+    admin.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture(scope="session")
+def engine_token(admin: Api) -> str:
+    """A token of the engine's ServiceAccount, which may do what kustomize/base grants."""
+    for file in ENGINE:
+        for manifest in yaml.safe_load_all((BASE / file).read_text()):
+            name = manifest["metadata"]["name"]
+            admin.apply(f"{COLLECTIONS[manifest['kind']]}/{name}", manifest)
+    # Two hours: longer than any run, and short enough for the API server to grant it as it is.
+    asked = {"spec": {"expirationSeconds": 7200}}
+    token: str = admin.create(f"{ACCOUNT}/token", asked)["status"]["token"]
+    return token
+
+
+@pytest.fixture(scope="session")
+def engine_kubeconfig(
+    control_plane: ControlPlane, engine_token: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The path of a kubeconfig with that token; exactly the rights of kustomize/base."""
+    folder = tmp_path_factory.mktemp("engine")
+    return control_plane.kubeconfig(engine_token, folder / "kubeconfig.json")
+
+
+def have_binaries() -> None:
+    """Build what is missing in CI, where no test may be left out; elsewhere skip and say how."""
+    if all(build.find(name) for name in build.PACKAGES):
+        return
+    if not os.environ.get("CI"):
+        pytest.skip("run `make control-plane`")
+    subprocess.run([sys.executable, build.__file__], check=True)

@@ -1,0 +1,80 @@
+"""The keys of a control plane: an authority, the API server's pair, and its accounts' key."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Key = ec.EllipticCurvePrivateKey
+
+LIFE = timedelta(days=7)
+AUTHORITY = x509.Name.from_rfc4514_string("CN=tests-ca")
+SERVER = x509.Name.from_rfc4514_string("CN=kube-apiserver")
+LOOPBACK = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
+
+
+def make_keys(folder: Path) -> None:
+    """Write ca.crt, the API server's server.crt and server.key, and accounts.key for tokens."""
+    authority, server, accounts = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    ca = unsigned(AUTHORITY, authority, authority, is_authority=True)
+    own = unsigned(SERVER, server, authority, is_authority=False)
+    own = own.add_extension(LOOPBACK, critical=False)
+    for name, builder in (("ca.crt", ca), ("server.crt", own)):
+        certificate = builder.sign(authority, hashes.SHA256())
+        (folder / name).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    for name, key in (("server.key", server), ("accounts.key", accounts)):
+        (folder / name).write_bytes(pem(key))
+
+
+def unsigned(
+    subject: x509.Name, key: Key, signer: Key, *, is_authority: bool
+) -> x509.CertificateBuilder:
+    """A certificate to sign, good for a week.
+
+    It has every extension that OpenSSL's strict mode asks for, Python's default from 3.13 on.
+    """
+    began = datetime.now(UTC) - timedelta(hours=1)
+    signer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    return (
+        x509.CertificateBuilder(AUTHORITY, subject, key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(began)
+        .not_valid_after(began + LIFE)
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        .add_extension(usage(is_authority=is_authority), critical=True)
+        .add_extension(key_id, critical=False)
+        .add_extension(signer_id, critical=False)
+    )
+
+
+def usage(*, is_authority: bool) -> x509.KeyUsage:
+    """What the key may do: sign certificates, or shake hands."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def pem(key: Key) -> bytes:
+    """The private key, in the older of the two forms, which every Go reader takes."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )

@@ -1,0 +1,193 @@
+"""Plays the scheduler and the kubelets of two nodes: binds pods, has them run, finishes deletions.
+
+What a test may rely on: a pod with ``schedulingGates`` stays unbound, one bound to a node that is
+not ours is left alone (the pod garbage collector removes it after 40 s), and one with a finalizer
+stays Terminating. Taints, resources and volumes are not looked at; cordoned nodes get no new pods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import urllib3
+
+from tests.cluster.api import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster.api import Api
+
+Object = dict[str, Any]
+
+NODES = {"worker-1": "10.1.0.1", "worker-2": "10.1.0.2"}
+"""Node name -> its InternalIP."""
+
+PASSED = {404, 409, 422}
+"""Answers that mean that the pod has changed or gone since; its next event says how."""
+
+
+class Kubelet(threading.Thread):
+    """The thread; a context manager, that has ended when its block is left.
+
+    It lives through outages of the API server: what it missed it finds by listing afresh.
+    """
+
+    def __init__(self, api: Api) -> None:
+        super().__init__(name="kubelet", daemon=True)
+        self._api = api
+        self._stopping = threading.Event()
+        self._turns = itertools.count()
+        self._addresses = (f"10.244.{n >> 8}.{n & 255}" for n in itertools.count(1))
+
+    def __enter__(self) -> Self:
+        for name, address in NODES.items():
+            register(self._api, name, address)
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self.join()
+
+    def run(self) -> None:
+        """Serve every pod until told to stop; an unusable answer only means to begin again."""
+        while not self._stopping.is_set():
+            try:
+                for pod in self._pods():
+                    self._serve(pod)
+            except (ApiError, urllib3.exceptions.HTTPError):
+                self._stopping.wait(0.1)
+
+    def _pods(self) -> Iterator[Object]:
+        """Every pod once, then each whenever it changes, until stopped or the history is lost."""
+        listed = self._api.get("/api/v1/pods")
+        version = listed["metadata"]["resourceVersion"]
+        yield from listed["items"]
+        while not self._stopping.is_set():
+            # One second, for a watch that is silent cannot be told to stop.
+            for event in self._api.watch("/api/v1/pods", version, seconds=1):
+                if event["type"] == "ERROR":
+                    return
+                version = event["object"]["metadata"]["resourceVersion"]
+                if event["type"] != "DELETED":
+                    yield event["object"]
+
+    def _serve(self, pod: Object) -> None:
+        """Take the pod one step on, if there is one to take."""
+        meta, spec, status = pod["metadata"], pod["spec"], pod["status"]
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+        node = spec.get("nodeName")
+        try:
+            if node is None:
+                if not spec.get("schedulingGates") and "deletionTimestamp" not in meta:
+                    self._bind(path, pod)
+            elif node not in NODES:
+                return
+            elif "deletionTimestamp" in meta:
+                if meta.get("deletionGracePeriodSeconds") != 0:
+                    now = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
+                    self._api.delete(path, now)
+            elif status.get("phase") == "Pending":
+                self._api.patch(f"{path}/status", running(pod, next(self._addresses)))
+        except ApiError as error:
+            if error.status not in PASSED:
+                raise
+
+    def _bind(self, path: str, pod: Object) -> None:
+        """Give the pod the node that its DaemonSet says, else the next one that is schedulable."""
+        wanted = pinned(pod["spec"])
+        # One by one: a list waits up to 100 ms until the server knows that its cache is not behind.
+        found = {name: self._api.find(f"/api/v1/nodes/{name}") for name in NODES}
+        nodes = [
+            name for name, node in found.items() if node and not node["spec"].get("unschedulable")
+        ]
+        if wanted is None and not nodes:
+            return
+        node = wanted or nodes[next(self._turns) % len(nodes)]
+        meta = {"name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        self._api.create(f"{path}/binding", {"metadata": meta, "target": target})
+
+
+def pinned(spec: Object) -> str | None:
+    """The node that a pod names by ``metadata.name``, as the DaemonSet controller writes it."""
+    affinity = spec.get("affinity", {}).get("nodeAffinity", {})
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    for term in required.get("nodeSelectorTerms", []):
+        for field in term.get("matchFields", []):
+            if field["key"] == "metadata.name":
+                return str(field["values"][0])
+    return None
+
+
+def running(pod: Object, address: str) -> Object:
+    """A patch of the status subresource that has the pod Running and Ready at that address."""
+    spec = pod["spec"]
+    host = NODES[spec["nodeName"]]
+    address = host if spec.get("hostNetwork") else address
+    done = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+    status = {
+        "phase": "Running",
+        "hostIP": host,
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "startTime": now(),
+        "conditions": [
+            {"type": kind, "status": "True", "lastTransitionTime": now()}
+            for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
+        ],
+        "containerStatuses": [
+            container_status(pod, container, {"running": {"startedAt": now()}})
+            for container in spec["containers"]
+        ],
+        "initContainerStatuses": [
+            container_status(pod, container, done) for container in spec.get("initContainers", [])
+        ],
+    }
+    # With the uid, so that a pod of the same name that came since answers 409 and is left alone.
+    return {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
+
+
+def container_status(pod: Object, container: Object, state: Object) -> Object:
+    """A container's status; its id is made of the pod's uid and the container's name."""
+    seed = f"{pod['metadata']['uid']}/{container['name']}"
+    return {
+        "name": container["name"],
+        "image": container["image"],
+        "imageID": f"sha256:{hashlib.sha256(container['image'].encode()).hexdigest()}",
+        "containerID": f"containerd://{hashlib.sha256(seed.encode()).hexdigest()}",
+        "ready": True,
+        "started": "running" in state,
+        "restartCount": 0,
+        "state": state,
+    }
+
+
+def register(api: Api, name: str, address: str) -> None:
+    """Make the Node, if it is not there yet, and report it Ready."""
+    path = f"/api/v1/nodes/{name}"
+    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
+    if api.find(path) is None:
+        api.create("/api/v1/nodes", {"metadata": {"name": name, "labels": labels}})
+    room = {"cpu": "16", "memory": "64Gi", "pods": "1000", "ephemeral-storage": "100Gi"}
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+    status = {
+        "capacity": room,
+        "allocatable": room,
+        "conditions": [{**ready, "lastHeartbeatTime": now(), "lastTransitionTime": now()}],
+        "addresses": [
+            {"type": "InternalIP", "address": address},
+            {"type": "Hostname", "address": name},
+        ],
+    }
+    api.patch(f"{path}/status", {"status": status})
+
+
+def now() -> str:
+    """The present as RFC 3339 in UTC, in whole seconds as Kubernetes' ``Time`` has it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,242 @@
+"""The law of engine.journal.journal, asked of every journal."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from engine.journal.journal import Accepted, JournalError
+from engine.run import Outcome, Result
+from tests.journals import JOURNALS, LEASE, NOW, playbook, run, step
+
+DONE = Outcome("done", "labelled")
+FAILED = Outcome("failed", "no such label")
+
+
+@pytest.fixture(params=JOURNALS.values(), ids=JOURNALS)
+def opened(request):
+    return request.param
+
+
+@pytest.fixture
+def journal(opened, tmp_path):
+    journal = opened(tmp_path)
+    yield journal
+    journal.close()
+
+
+def accept(journal, *runs, memory=None, now=NOW):
+    journal.accept(Accepted(runs, memory or {}), now).result()
+
+
+def claim(journal, now=NOW, pool="cluster"):
+    (only,) = journal.claim(pool, 10, now)
+    return only
+
+
+def targets(claims):
+    return [claim.run.target for claim in claims]
+
+
+def test_what_was_accepted_is_there_in_a_copy_of_the_files_of_a_living_journal(
+    journal, opened, tmp_path, tmp_path_factory
+):
+    accept(journal, run(1), memory={"throttle": [1]})
+    after_the_crash = tmp_path_factory.mktemp("copy") / "journal"
+    shutil.copytree(tmp_path, after_the_crash)
+    copy = opened(after_the_crash)
+    try:
+        assert copy.known({run(1).id, run(2).id}) == {run(1).id}
+        assert copy.find(run(1).id).run == run(1)
+        assert copy.memory() == {"throttle": [1]}
+    finally:
+        copy.close()
+
+
+def test_a_lease_of_a_dead_process_ends_when_the_journal_is_opened_again(
+    journal, opened, tmp_path, tmp_path_factory
+):
+    accept(journal, run(1))
+    held = claim(journal)
+    assert journal.keep(held, {"uid": "u"})
+    after_the_crash = tmp_path_factory.mktemp("copy") / "journal"
+    shutil.copytree(tmp_path, after_the_crash)
+    copy = opened(after_the_crash)
+    try:
+        again = claim(copy, NOW + 1)
+        assert (again.interrupted, again.attempt, again.facts) == (True, 2, {"uid": "u"})
+    finally:
+        copy.close()
+
+
+def test_a_run_accepted_twice_is_one_run_also_after_it_is_over(journal):
+    accept(journal, run(1), run(1))
+    accept(journal, run(1))
+    journal.settle(claim(journal), DONE, NOW)
+    accept(journal, run(1))
+    assert journal.claim("cluster", 10, NOW) == []
+    assert journal.counts() == {"waiting": 0, "running": 0, "over": 1}
+
+
+def test_an_empty_accept_resolves_after_what_came_before_it(journal):
+    first = journal.accept(Accepted([run(1)]), NOW)
+    journal.accept(Accepted(), NOW).result()
+    assert first.done()
+    assert journal.known([run(1).id]) == {run(1).id}
+
+
+def test_runs_start_in_order_of_acceptance_then_of_playbook_name(journal):
+    accept(journal, run(1, of=playbook("z")), run(1, of=playbook("a")), run(2))
+    accept(journal, run(0))
+    started = []
+    while claims := journal.claim("cluster", 1, NOW):
+        started += [(claim.run.event.time_ns % 10, claim.run.playbook.name) for claim in claims]
+        journal.settle(claims[0], DONE, NOW)
+    assert started == [(1, "a"), (2, "p"), (1, "z"), (0, "p")]
+
+
+def test_a_claim_gives_no_more_than_asked_for_and_one_run_a_target(journal):
+    accept(journal, *(run(n, "demo/a" if n < 3 else None) for n in range(6)))
+    assert targets(journal.claim("cluster", 2, NOW)) == ["demo/a", "demo/pod-3"]
+    assert targets(journal.claim("cluster", 9, NOW)) == ["demo/pod-4", "demo/pod-5"]
+    assert journal.claim("cluster", 0, NOW) == journal.claim("cluster", 9, NOW) == []
+
+
+def test_the_next_run_on_a_target_starts_when_the_one_before_is_settled(journal):
+    accept(journal, run(1, "demo/a"), run(2, "demo/a"))
+    first = claim(journal)
+    assert journal.claim("cluster", 10, NOW + 1) == []
+    journal.settle(first, DONE, NOW + 2)
+    assert claim(journal, NOW + 2).run.id == run(2, "demo/a").id
+
+
+def test_one_that_waits_for_a_retry_lets_later_ones_pass(journal):
+    accept(journal, run(1, "demo/a"), run(2, "demo/a"))
+    assert journal.settle(claim(journal), Outcome("failed", "503", 5.0), NOW) == "waiting"
+    passing = claim(journal)
+    assert passing.run.id == run(2, "demo/a").id
+    assert journal.claim("cluster", 10, NOW + 6) == []  # due again, but the target is taken
+    journal.settle(passing, Outcome("failed", "503", 0.0), NOW + 6)
+    assert claim(journal, NOW + 6).run.id == run(1, "demo/a").id  # both are ready: the earlier
+
+
+def test_a_run_accepted_while_its_target_is_taken_waits_for_it(journal):
+    accept(journal, run(1, "demo/a"))
+    held = claim(journal)
+    accept(journal, run(2, "demo/a"))
+    assert journal.claim("cluster", 10, NOW) == []
+    journal.settle(held, DONE, NOW)
+    assert claim(journal).run.id == run(2, "demo/a").id
+
+
+def test_an_earlier_run_in_the_other_pool_goes_first_on_its_target(journal):
+    slow = playbook("slow", step("post", pool="slow"))
+    accept(journal, run(1, "demo/a", slow))
+    accept(journal, run(2, "demo/a"), run(3))
+    assert targets(journal.claim("cluster", 10, NOW)) == ["demo/pod-3"]
+    held = claim(journal, pool="slow")
+    assert journal.claim("cluster", 10, NOW) == []
+    journal.settle(held, DONE, NOW)
+    assert targets(journal.claim("cluster", 10, NOW)) == ["demo/a"]
+
+
+def test_a_lease_lasts_for_the_steps_timeout_and_a_margin_and_then_fences_its_holder(journal):
+    accept(journal, run(1))
+    lost = claim(journal)
+    assert journal.next_due("cluster") == NOW + LEASE
+    assert journal.claim("cluster", 10, NOW + LEASE - 0.1) == []
+    again = claim(journal, NOW + LEASE)
+    assert (lost.interrupted, again.interrupted, again.attempt) == (False, True, 2)
+    assert again.began == NOW
+    assert journal.settle(lost, DONE, NOW + LEASE) is None
+    assert not journal.keep(lost, {"uid": "u"})
+    assert journal.find(lost.run.id).outcome is None
+    assert journal.settle(again, DONE, NOW + LEASE) == "done"
+
+
+def test_a_lost_lease_keeps_nothing_once_another_run_has_the_target(journal):
+    accept(journal, run(1, "demo/a"), run(2, "demo/a"))
+    lost = claim(journal)
+    journal.claim("slow", 10, NOW + LEASE)
+    assert not journal.keep(lost, {"sent": ["mark"]})
+    assert (
+        journal.settle(lost, DONE, NOW + LEASE) == "done"
+    )  # nobody did it since: the truth counts
+
+
+def test_a_settled_claim_settles_nothing_more(journal):
+    accept(journal, run(1, of=playbook("two", step("a"), step("b"))))
+    first = claim(journal)
+    assert journal.settle(first, DONE, NOW) == "next"
+    assert journal.settle(first, FAILED, NOW) is None
+    second = claim(journal)
+    assert (second.attempt, second.position) == (first.attempt, 1)
+    assert journal.settle(first, FAILED, NOW) is None  # the same attempt number, another claim
+    assert not journal.keep(first, {"uid": "u"})
+    assert journal.settle(second, DONE, NOW) == "done"
+
+
+def test_attempts_are_claims_and_answers_are_counted_apart(journal):
+    accept(journal, run(1))
+    for answered in (False, True, True, False):
+        now = journal.next_due("cluster")
+        journal.settle(claim(journal, now), Outcome("failed", "no", 9.0, answered), now)
+    last = claim(journal, journal.next_due("cluster"))
+    assert (last.attempt, last.answers, last.began) == (5, 2, NOW)
+
+
+def test_each_step_counts_anew(journal):
+    accept(journal, run(1, of=playbook("two", step("a"), step("b", pool="slow"))))
+    journal.settle(claim(journal), Outcome("failed", "no", 1.0, answered=True), NOW)
+    journal.settle(claim(journal, NOW + 1), DONE, NOW + 2)
+    assert journal.next_due("cluster") is None
+    second = claim(journal, NOW + 3, "slow")
+    assert (second.attempt, second.answers, second.began) == (1, 0, NOW + 3)
+    assert second.results == (Result("a", "done", "labelled", attempts=2),)
+
+
+def test_after_a_failed_step_that_stops_the_finally_runs_and_the_outcome_is_failed(journal):
+    steps = step("a"), step("b"), step("tell", phase="finally", pool="slow")
+    accept(journal, run(1, of=playbook("stops", *steps)))
+    assert journal.settle(claim(journal), FAILED, NOW) == "next"
+    told = claim(journal, pool="slow")
+    assert [(r.step, r.state) for r in told.results] == [("a", "failed"), ("b", "skipped")]
+    assert journal.settle(told, DONE, NOW) == "failed"
+    record = journal.find(told.run.id)
+    assert (record.outcome, record.due_at, record.position) == ("failed", None, None)
+    assert [r.state for r in record.results] == ["failed", "skipped", "done"]
+
+
+def test_next_due_looks_past_runs_that_are_behind_another(journal):
+    assert journal.next_due("cluster") is None
+    accept(journal, run(1, "demo/a"), run(2, "demo/a"))
+    assert journal.next_due("cluster") == NOW
+    assert journal.next_due("slow") is None
+    held = claim(journal, NOW + 1)
+    assert journal.next_due("cluster") == NOW + 1 + LEASE
+    journal.settle(held, Outcome("failed", "", 500.0), NOW + 2)
+    claim(journal, NOW + 2)
+    assert journal.counts() == {"waiting": 1, "running": 1, "over": 0}
+
+
+def test_a_closed_journal_refuses_everything(journal):
+    accept(journal, run(1))
+    held = claim(journal)
+    journal.close()
+    journal.close()
+    calls = (
+        lambda: accept(journal, run(2)),
+        lambda: journal.known([run(1).id]),
+        lambda: journal.claim("cluster", 1, NOW),
+        lambda: journal.keep(held, {}),
+        lambda: journal.settle(held, DONE, NOW),
+        lambda: journal.find(run(1).id),
+        lambda: journal.remember({}),
+        journal.memory,
+        journal.counts,
+        journal.last_set,
+    )
+    for call in calls:
+        with pytest.raises(JournalError, match="closed"):
+            call()
+    assert journal.writable() == "the journal is closed"

@@ -1,0 +1,152 @@
+"""What is written comes back as it was, asked of every journal."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from engine.event import parse
+from engine.journal.journal import Accepted
+from engine.ports.cluster import Call
+from engine.ports.http import Request
+from engine.run import Outcome, Result, Run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.journals import JOURNALS, NOW, event, playbook, run, step
+
+DONE = Outcome("done", "labelled")
+FAILED = Outcome("failed", "no such label")
+
+
+@pytest.fixture(params=JOURNALS.values(), ids=JOURNALS)
+def opened(request):
+    return request.param
+
+
+@pytest.fixture
+def journal(opened, tmp_path):
+    journal = opened(tmp_path)
+    yield journal
+    journal.close()
+
+
+def accept(journal, *runs, memory=None, now=NOW):
+    journal.accept(Accepted(runs, memory or {}), now).result()
+
+
+def claim(journal, now=NOW, pool="cluster"):
+    (only,) = journal.claim(pool, 10, now)
+    return only
+
+
+def test_facts_are_laid_over_those_before_and_stay_with_the_run(journal):
+    accept(journal, run(1, of=playbook("two", step("a"), step("b"))))
+    first = claim(journal)
+    assert journal.keep(first, {"uid": "u", "sent": ["a"]})
+    assert journal.keep(first, {"sent": ["a", "b"], "big": 2**70})
+    journal.settle(first, DONE, NOW)
+    assert claim(journal).facts == {"uid": "u", "sent": ["a", "b"], "big": 2**70}
+
+
+def test_a_run_shows_what_its_last_attempt_said_while_it_waits_and_while_it_is_tried(journal):
+    accept(journal, run(1))
+    assert journal.find(run(1).id).results == ()
+    journal.settle(claim(journal), Outcome("failed", "503 from the server", 5.0), NOW)
+    (waiting,) = journal.find(run(1).id).results
+    assert (waiting.state, waiting.message) == ("waiting", "503 from the server")
+    again = claim(journal, NOW + 5)
+    assert again.results == ()
+    (running,) = journal.find(run(1).id).results
+    assert (running.state, running.message, running.attempts) == ("running", waiting.message, 2)
+    assert journal.find("0" * 32) is None
+
+
+def test_results_come_back_as_they_were(journal):
+    call = Call("apply", "v1", "pods", "demo", "nginx", {"metadata": {"generation": 2**65}})
+    request = Request("POST", "https://hooks.example/***", {"text": "é"}, {"X-Run": "1"})
+    outcome = Outcome(
+        "done", "ok", None, False, (call,), (request,), {"n": [1, 1.5, None, -(2**80)]}
+    )
+    accept(journal, run(1))
+    journal.settle(claim(journal), outcome, NOW)
+    wanted = Result("mark", "done", "ok", 1, (call,), (request,), outcome.answer)
+    assert journal.find(run(1).id).results == (wanted,)
+
+
+def test_an_answer_that_is_not_quite_json_does_not_keep_a_run_from_ending(journal):
+    accept(journal, run(1))
+    held = claim(journal)
+    broken = Outcome("done", "half \ud83d", answer={"x": float("nan")})
+    assert journal.settle(held, broken, NOW) == "done"
+    (result,) = journal.find(run(1).id).results
+    assert (result.message, result.answer) == ("half ?", {"x": None})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+alerts = st.fixed_dictionaries(
+    {"rule": st.text(min_size=1), "output_fields": st.dictionaries(st.text(), json_values)},
+    optional={
+        "time": st.datetimes().map(lambda t: t.isoformat() + "-09:30"),
+        "Priority": st.sampled_from(["info", "CRITICAL", None]),
+        "tags": st.lists(st.text()) | st.none(),
+        "source": st.sampled_from(["", "syscalls", "k8s_audit", None]),
+        "uuid": json_values,
+    },
+)
+
+
+@pytest.fixture(scope="module", params=JOURNALS.values(), ids=JOURNALS)
+def shared(request, tmp_path_factory):
+    journal = request.param(tmp_path_factory.mktemp("shared"))
+    yield journal
+    journal.close()
+
+
+@settings(deadline=None, max_examples=60)
+@given(alert=alerts, number=st.integers(0, 2**128), salt=st.text(max_size=4))
+def test_an_event_comes_back_as_it_was(shared, alert, number, salt):
+    decoded = msgspec.json.decode(msgspec.json.encode(alert))
+    told = parse(decoded, received_ns=1_772_359_200_000_000_001, salt=salt)
+    one = Run(f"{number:032x}", playbook(), told, NOW, "")
+    known = bool(shared.known([one.id]))
+    accept(shared, one)
+    assert known or shared.find(one.id).run == one
+
+
+def test_memory_is_changed_with_an_accept_and_beside_it(journal):
+    accept(journal, memory={"a": {"first": 2**64}, "b": [1], "c": False})
+    journal.remember({"b": None, "c": "x", "never": None})
+    assert journal.memory() == {"a": {"first": 2**64}, "c": "x"}
+
+
+def test_the_last_good_set_is_the_one_saved_last(journal, opened, tmp_path):
+    assert journal.last_set() is None
+    journal.save_set("d1", {"a.yaml": b"\xff\x00", "b/c.yaml": b""})
+    journal.save_set("d2", {"a.yaml": b"\xff\x00"})
+    journal.close()
+    again = opened(tmp_path)
+    try:
+        assert again.last_set() == ("d2", {"a.yaml": b"\xff\x00"})
+    finally:
+        again.close()
+
+
+def test_a_playbook_without_steps_is_over_at_once(journal):
+    empty = run(1, of=playbook("empty"))
+    object.__setattr__(empty.playbook, "steps", ())
+    accept(journal, empty)
+    assert journal.find(empty.id).outcome == "skipped"
+
+
+def test_events_of_one_body_are_told_apart(journal):
+    accept(journal, *(Run(f"{n:032x}", playbook(), event(n, uuid=str(n)), NOW, "") for n in (1, 2)))
+    assert journal.find(f"{2:032x}").run.event.alert["uuid"] == "2"
+
+
+def test_an_event_at_the_end_of_the_calendar_comes_back_as_it_was(journal):
+    last = event(time="9999-12-31T23:59:59-12:00")  # in UTC a time that RFC 3339 cannot tell
+    accept(journal, Run("f" * 32, playbook(), last, NOW, ""))
+    assert journal.find("f" * 32).run.event == last

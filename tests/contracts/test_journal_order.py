@@ -1,0 +1,120 @@
+"""The law's order, under whatever happens and from many threads, asked of every journal."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from engine.journal.journal import Accepted
+from engine.run import Outcome
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.journals import JOURNALS, LEASE, NOW, playbook, run, step
+
+DONE = Outcome("done", "labelled")
+FAILED = Outcome("failed", "no such label")
+
+
+@pytest.fixture(params=JOURNALS.values(), ids=JOURNALS)
+def opened(request):
+    return request.param
+
+
+@pytest.fixture
+def journal(opened, tmp_path):
+    journal = opened(tmp_path)
+    yield journal
+    journal.close()
+
+
+def accept(journal, *runs, memory=None, now=NOW):
+    journal.accept(Accepted(runs, memory or {}), now).result()
+
+
+def _ready_first(state, pool, now):
+    """What the law lets start, told the slow way: (number, target) of each, in order."""
+    flying = {r["target"] for r in state if r["leased"] and r["due"] > now}
+    seen, first = set(flying), []
+    for r in state:
+        if r["due"] is None or r["due"] > now or r["target"] in seen:
+            continue
+        seen.add(r["target"])
+        if r["pool"] == pool:
+            first.append(r)
+    return first
+
+
+moves = st.lists(
+    st.tuples(st.just("accept"), st.sampled_from("ab"), st.sampled_from(["cluster", "slow"]))
+    | st.tuples(st.just("claim"), st.integers(1, 3), st.sampled_from(["cluster", "slow"]))
+    | st.tuples(st.just("settle"), st.integers(0, 9), st.sampled_from([None, None, 0.0, 7.0, 50.0]))
+    | st.tuples(st.just("pass"), st.sampled_from([1.0, 6.0, LEASE]), st.none()),
+    min_size=8,
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize("opened", JOURNALS.values(), ids=JOURNALS)
+@settings(deadline=None, max_examples=150)
+@given(moves=moves)
+def test_whatever_happens_the_claims_are_those_that_the_law_gives(opened, moves):
+    with tempfile.TemporaryDirectory() as folder:
+        journal = opened(Path(folder))
+        try:
+            _play(journal, moves)
+        finally:
+            journal.close()
+
+
+def _play(journal, moves):
+    state, held, now = [], [], NOW
+    for what, which, how in moves:
+        if what == "accept":
+            one = run(len(state), f"demo/{which}", playbook(how, step(pool=how)))
+            state.append({"id": one.id, "target": one.target, "pool": how, "due": now, "leased": 0})
+            accept(journal, one, now=now)
+        elif what == "pass":
+            now += which
+        elif what == "claim":
+            wanted = _ready_first(state, how, now)[:which]
+            given = journal.claim(how, which, now)
+            assert [c.run.id for c in given] == [r["id"] for r in wanted]
+            assert [c.interrupted for c in given] == [bool(r["leased"]) for r in wanted]
+            for r in wanted:
+                r.update(due=now + LEASE, leased=r["leased"] + 1)
+            held += [(c, r, r["leased"]) for c, r in zip(given, wanted, strict=True)]
+        elif held:
+            claimed, r, number = held.pop(which % len(held))
+            newest = r["leased"] == number
+            told = journal.settle(claimed, Outcome("done", "", how), now)
+            assert (told is not None) == newest
+            if newest:
+                r.update(due=None if how is None else now + how, leased=0)
+
+
+def test_threads_that_claim_at_once_never_share_a_target_and_leave_nothing(journal):
+    accept(journal, *(run(n, f"demo/{n % 7}") for n in range(210)))
+    start, guard = threading.Barrier(8), threading.Lock()
+    busy, done, clashes = set(), [], []
+
+    def work():
+        start.wait()
+        while len(done) < 210 and not clashes:
+            for held in journal.claim("cluster", 2, NOW):
+                with guard:
+                    clashes.extend({held.run.target} & busy)
+                    busy.add(held.run.target)
+                with guard:
+                    busy.discard(held.run.target)
+                    done.append(held.run.id)
+                journal.settle(held, DONE, NOW)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not clashes
+    assert len(done) == len(set(done)) == 210

@@ -1,0 +1,227 @@
+"""What kustomize/ renders, and what a real API server makes of it."""
+
+import functools
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from engine.actions.action import load
+from engine.language.folder import read_files
+from engine.language.load import Loader
+
+from tests.cluster.api import ApiError
+
+ROOT = Path(__file__).parents[1]
+PLAYBOOKS = ROOT / "playbooks"
+KUSTOMIZE = ROOT / "kustomize"
+OVERLAYS = ("base", "overlays/dev", "overlays/prod")
+DRY_RUN = {"base": "true", "overlays/dev": "true", "overlays/prod": "false"}
+PATH = "/api/v1/namespaces/tiercel"
+STATEFUL_SETS = "/apis/apps/v1/namespaces/tiercel/statefulsets"
+RIGHTS = {
+    "pods": {"get", "list", "patch", "delete"},
+    "namespaces": {"get"},
+    "nodes": {"get"},
+    "events": {"get", "create"},
+    "networkpolicies.networking.k8s.io": {"get", "list", "create", "patch"},
+    "replicasets.apps": {"get"},
+    "deployments.apps": {"get"},
+    "statefulsets.apps": {"get"},
+    "daemonsets.apps": {"get"},
+    "jobs.batch": {"get"},
+    "cronjobs.batch": {"get"},
+}
+
+
+def kubectl(*arguments, given=None):
+    """What kubectl prints; the wheel's, beside the interpreter, before the machine's own."""
+    beside = Path(sys.executable).parent / "kubectl"
+    command = str(beside) if beside.exists() else shutil.which("kubectl")
+    done = subprocess.run(
+        [command, *arguments], input=given, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@functools.cache
+def render(overlay):
+    """The overlay's YAML, by the real kustomize."""
+    return kubectl("kustomize", str(ROOT / "kustomize" / overlay))
+
+
+def rendered(overlay, kind, name="tiercel"):
+    """The one object of that kind and name."""
+    [found] = [
+        it
+        for it in yaml.safe_load_all(render(overlay))
+        if (it["kind"], it["metadata"]["name"]) == (kind, name)
+    ]
+    return found
+
+
+def pod_spec(overlay):
+    return rendered(overlay, "StatefulSet")["spec"]["template"]["spec"]
+
+
+def environment(container):
+    return {it["name"]: it.get("value") for it in container["env"]}
+
+
+def volume(name):
+    [found] = [it for it in pod_spec("base")["volumes"] if it["name"] == name]
+    return found
+
+
+@pytest.fixture(params=OVERLAYS)
+def applied(request, control_plane, admin, tmp_path):
+    """The name of an overlay that has been applied; removed afterwards."""
+    config = control_plane.kubeconfig(control_plane.admin_token, tmp_path / "kubeconfig.json")
+    flags = ("--kubeconfig", str(config), "--cache-dir", str(tmp_path / "cache"))
+    kubectl(*flags, "apply", "--server-side", "-f", "-", given=render(request.param))
+    yield request.param
+    # The namespace and its account stay: they are the engine's identity in other tests.
+    admin.delete(f"{STATEFUL_SETS}/tiercel")
+    admin.delete(f"{PATH}/configmaps/tiercel-playbooks")
+    admin.delete(f"{PATH}/services/tiercel")
+    admin.wait_for(f"{PATH}/pods/tiercel-0", lambda pod: pod is None)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_prod_acts(overlay):
+    [container] = pod_spec(overlay)["containers"]
+    variables = [it for it in container["env"] if it["name"] == "TIERCEL_DRY_RUN"]
+    assert variables == [{"name": "TIERCEL_DRY_RUN", "value": DRY_RUN[overlay]}]
+
+
+def test_prod_is_base_but_for_acting_and_its_values():
+    prod = render("overlays/prod")
+    acting = "- name: TIERCEL_DRY_RUN\n          value: "
+    values = "shellDeleteMode: "
+    expected = render("base").replace(f'{acting}"true"', f'{acting}"false"')
+    before, after = (
+        expected.partition("  values.yaml: |")[0],
+        prod.partition("  values.yaml: |")[0],
+    )
+    assert before == after
+    assert f"{values}dryRun" in render("base")
+    assert f"{values}enforce" in prod
+    tail = "kind: ConfigMap"
+    assert (
+        expected.partition(tail)[2].partition("---")[2]
+        == prod.partition(tail)[2].partition("---")[2]
+    )
+
+
+def test_dev_asks_for_no_more_than_a_local_cluster_has():
+    [claim] = rendered("overlays/dev", "StatefulSet")["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert pod_spec("overlays/dev") == pod_spec("base")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_config_map_carries_every_playbook_under_a_flat_key(overlay):
+    carried = rendered(overlay, "ConfigMap", "tiercel-playbooks")
+    assert carried["metadata"]["namespace"] == "tiercel"
+    files = {path.name: path for path in PLAYBOOKS.glob("*.yaml")}
+    at_home = {name for name in files if name.endswith(".test.yaml")} | {"kustomization.yaml"}
+    own = KUSTOMIZE / overlay / "values.yaml"
+    files["values.yaml"] = own if own.exists() else files["values.yaml"]
+    assert carried["data"] == {
+        name: path.read_text() for name, path in files.items() if name not in at_home
+    }
+    assert len(carried["data"]) > 1
+
+
+def test_the_namespace_comes_first_so_that_one_apply_does():
+    first = next(yaml.safe_load_all(render("base")))
+    assert (first["kind"], first["metadata"]["name"]) == ("Namespace", "tiercel")
+
+
+def test_the_engine_may_do_just_what_its_actions_need():
+    granted = {}
+    for rule in rendered("base", "ClusterRole")["rules"]:
+        assert set(rule) == {"apiGroups", "resources", "verbs"}
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                name = f"{resource}.{group}" if group else resource
+                granted.setdefault(name, set()).update(rule["verbs"])
+    assert granted == RIGHTS
+    binding = rendered("base", "ClusterRoleBinding")
+    account = {"kind": "ServiceAccount", "name": "tiercel", "namespace": "tiercel"}
+    assert binding["subjects"] == [account]
+    kinds = [it["kind"] for it in yaml.safe_load_all(render("base"))]
+    assert [kind for kind in kinds if "Role" in kind] == ["ClusterRole", "ClusterRoleBinding"]
+
+
+def test_what_the_shipped_playbooks_need_is_granted():
+    loaded = Loader().load(read_files([PLAYBOOKS])).usable()
+    needed = {("get", "namespaces"), ("get", "nodes"), ("list", "pods")}  # the engine's own reads
+    for playbook in loaded.playbooks:
+        for step in playbook.steps:
+            needed |= load()[step.action].needs(step.parameters)
+    granted = {(verb, resource) for resource, verbs in RIGHTS.items() for verb in verbs}
+    assert needed <= granted
+
+
+def test_only_the_event_port_is_served():
+    [port] = rendered("base", "Service")["spec"]["ports"]
+    assert (port["name"], port["port"], port["targetPort"]) == ("events", 8080, "events")
+
+
+def test_every_path_in_the_environment_is_on_a_volume():
+    [container] = pod_spec("base")["containers"]
+    mounted = {it["name"]: it["mountPath"] for it in container["volumeMounts"]}
+    variables = environment(container)
+    assert variables["TIERCEL_PLAYBOOKS"] == mounted["playbooks"]
+    assert variables["TIERCEL_SECRETS_DIR"] == mounted["secrets"]
+    assert Path(variables["TIERCEL_JOURNAL"]).parent == Path(mounted["journal"])
+    assert Path(variables["TIERCEL_TOKEN_FILE"]) == Path(mounted["tokens"], "tokens")
+    assert "subPath" not in str(container)
+
+
+def test_the_tokens_of_senders_are_required_and_other_secrets_are_not():
+    assert volume("tokens")["secret"]["secretName"] == "tiercel-tokens"
+    assert not volume("tokens")["secret"].get("optional", False)
+    assert volume("secrets")["secret"]["optional"] is True
+
+
+def test_the_image_is_that_of_the_version_on_top_of_the_changelog():
+    version = re.search(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    [container] = pod_spec("base")["containers"]
+    assert container["image"] == f"ghcr.io/tiercel/tiercel:{version[1]}"
+
+
+@pytest.mark.cluster
+def test_the_api_server_takes_it_and_its_pod_is_made_under_pod_security(admin, applied):
+    # PodSecurity only warns of a StatefulSet; it is the pod that it refuses.
+    pod = admin.wait_for(f"{PATH}/pods/tiercel-0", lambda pod: pod is not None)
+    [container] = pod["spec"]["containers"]
+    variables = environment(container)
+    assert variables["TIERCEL_DRY_RUN"] == DRY_RUN[applied]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["spec"]["securityContext"]["runAsUser"] == 65532
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 45
+    modes = [it["secret"]["defaultMode"] for it in pod["spec"]["volumes"] if "secret" in it]
+    assert modes == [0o440, 0o440]
+    claim = admin.get(f"{PATH}/persistentvolumeclaims/journal-tiercel-0")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("applied")
+@pytest.mark.parametrize("applied", ["base"], indirect=True)
+def test_its_namespace_refuses_a_pod_that_is_less_confined(admin):
+    container = {"name": "main", "image": "busybox", "securityContext": {"privileged": True}}
+    body = {"metadata": {"name": "bare"}, "spec": {"containers": [container]}}
+    with pytest.raises(ApiError, match='violates PodSecurity "restricted:latest"') as refused:
+        admin.create(f"{PATH}/pods", body)
+    assert refused.value.status == 403

@@ -1,0 +1,259 @@
+"""What only the SQLite journal has: its file, its lock, its thread, a disk that is full."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from engine.errors import Finding, Location, PlaybookError
+from engine.journal import lanes, schema
+from engine.journal.journal import Accepted, JournalError
+from engine.journal.sqlite import SqliteJournal
+from engine.run import Outcome
+
+from tests.journals import LEASE, NOW, playbook, run, step, thaw
+
+ROOT = Path(__file__).parent.parent
+DONE = Outcome("done", "")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(path):
+    journal = SqliteJournal(path, thaw)
+    yield journal
+    journal.close()
+
+
+def python(script, *arguments):
+    """A process that runs the script, with its lines of output to be read."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)],
+        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finished(process):
+    with process:
+        try:
+            out, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    return out.split("\n")[:-1]
+
+
+@pytest.mark.usefixtures("journal")
+def test_a_second_process_is_refused_and_told_who_owns_the_file(path):
+    other = python(
+        """
+        import sys
+        from engine.journal.journal import JournalError
+        from engine.journal.sqlite import SqliteJournal
+        try:
+            SqliteJournal(sys.argv[1], None)
+        except JournalError as error:
+            print(error)
+        """,
+        path,
+    )
+    (line,) = finished(other)
+    assert f"process {os.getpid()} owns it" in line
+
+
+def test_a_killed_owner_leaves_the_file_free_and_what_it_accepted_in_it(path):
+    owner = python(
+        """
+        import sys
+        from engine.journal.journal import Accepted
+        from engine.journal.sqlite import SqliteJournal
+        from tests.journals import NOW, run, thaw
+        journal = SqliteJournal(sys.argv[1], thaw)
+        journal.accept(Accepted([run(1), run(2)]), NOW).result()
+        assert len(journal.claim("cluster", 1, NOW)) == 1
+        print("accepted", flush=True)
+        sys.stdin.read()
+        """,
+        path,
+    )
+    assert owner.stdout.readline() == "accepted\n"
+    with owner:
+        owner.kill()
+    playbook()
+    journal = SqliteJournal(path, thaw)
+    try:
+        claims = journal.claim("cluster", 10, NOW)
+        assert [(c.run.id, c.interrupted) for c in claims] == [
+            (run(1).id, True), (run(2).id, False),
+        ]  # fmt: skip
+    finally:
+        journal.close()
+
+
+def test_the_same_process_cannot_open_it_twice_but_again_after_closing(journal, path):
+    with pytest.raises(JournalError, match="only one may"):
+        SqliteJournal(path, thaw)
+    journal.close()
+    SqliteJournal(path, thaw).close()
+
+
+def test_a_full_disk_fails_what_is_written_says_so_and_heals(path):
+    script = """
+        import resource, sys
+        from engine.journal.journal import Accepted, JournalError
+        from engine.journal.sqlite import SqliteJournal
+        from tests.journals import NOW, run, thaw
+        journal = SqliteJournal(sys.argv[1], thaw)
+        journal.accept(Accepted([run(1)]), NOW).result()
+        free = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, free[1]))
+        for work in (
+            lambda: journal.accept(Accepted([run(2)]), NOW).result(),
+            lambda: journal.claim("cluster", 1, NOW),
+            lambda: journal.remember({"a": 1}),
+        ):
+            try:
+                work()
+            except JournalError as error:
+                print("refused", error)
+        journal.accept(Accepted(), NOW).result()
+        print("writable", journal.writable())
+        print("known", journal.known([run(1).id, run(2).id]) == {run(1).id})
+        resource.setrlimit(resource.RLIMIT_FSIZE, free)
+        print("writable", journal.writable())
+        journal.accept(Accepted([run(2)]), NOW).result()
+        print("claimed", len(journal.claim("cluster", 9, NOW)), journal.memory())
+        journal.close()
+        """
+    *refused, broken, known, healed, claimed = finished(python(script, path))
+    assert len(refused) == 3
+    assert all(line.startswith("refused the journal cannot be written: ") for line in refused)
+    assert broken.startswith("writable the journal cannot be written: ")
+    assert (known, healed, claimed) == ("known True", "writable None", "claimed 2 {}")
+
+
+@pytest.mark.usefixtures("journal")
+def test_its_thread_has_a_name():
+    assert "journal journal.db" in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [("PRAGMA user_version = 2", "has version 2"), ("PRAGMA user_version = 0", "has version 0")],
+)
+def test_another_versions_file_is_refused_and_left_alone(path, change, why):
+    SqliteJournal(path, thaw).close()
+    connection = sqlite3.connect(path)
+    connection.execute(change)
+    connection.close()
+    before = path.read_bytes()
+    for _ in range(2):  # the lock is free again after the refusal
+        with pytest.raises(JournalError, match=why):
+            SqliteJournal(path, thaw)
+    assert path.read_bytes() == before
+
+
+def test_a_closed_journal_is_one_file_with_everything_in_it(journal, path):
+    journal.accept(Accepted([run(1)]), NOW).result()
+    journal.close()
+    assert sorted(file.name for file in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
+
+
+def test_what_is_no_journal_is_refused(tmp_path):
+    (tmp_path / "text.db").write_text(
+        "no database, but a long enough text to be told from one\n" * 9
+    )
+    for name in ("text.db", "missing/journal.db"):
+        with pytest.raises(JournalError, match="cannot open the journal"):
+            SqliteJournal(tmp_path / name, thaw)
+
+
+def test_only_its_owner_may_read_the_file(journal, path):
+    journal.accept(Accepted([run(1)]), NOW).result()
+    files = [path, *path.parent.glob("journal.db-*"), path.with_name("journal.db.lock")]
+    assert len(files) == 4
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_it_waits_for_the_disk_at_every_commit(path):
+    connection = schema.connect(path, writes=True)
+    assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+    connection.close()
+
+
+def test_runs_of_one_event_share_its_body_and_those_of_one_playbook_its_snapshot(journal, path):
+    first = run(1, of=playbook("a"))
+    second = replace(run(1, of=playbook("b")), event=first.event)
+    journal.accept(Accepted([first, second, run(2, of=playbook("a"))]), NOW).result()
+    connection = sqlite3.connect(path)
+    count = "SELECT (SELECT count(*) FROM snapshots), (SELECT count(*) FROM events)"
+    assert connection.execute(count).fetchone() == (2, 2)
+    connection.close()
+
+
+def test_a_run_keeps_the_blob_of_the_file_that_its_playbook_came_from(journal):
+    one, other = (run(n, of=replace(playbook(), blob=blob)) for n, blob in ((1, "ab"), (2, "cd")))
+    journal.accept(Accepted([one, other]), NOW).result()
+    assert [c.run.playbook.blob for c in journal.claim("cluster", 2, NOW)] == ["ab", "cd"]
+
+
+def test_a_run_that_this_engine_cannot_read_ends_as_failed_and_holds_up_nobody(path):
+    def picky(snapshot):
+        if thaw(snapshot).name == "old":
+            where = Location("old.yaml", 1, 1)
+            raise PlaybookError([Finding(where, "unknown-action", "no action pod.melt")])
+        return thaw(snapshot)
+
+    journal = SqliteJournal(path, picky)
+    try:
+        old = run(1, "demo/a", playbook("old", step("melt")))
+        journal.accept(Accepted([old, run(2, "demo/a")]), NOW).result()
+        assert journal.claim("cluster", 10, NOW) == []
+        assert [c.run for c in journal.claim("cluster", 10, NOW)] == [run(2, "demo/a")]
+        assert journal.counts() == {"waiting": 0, "running": 1, "over": 1}
+        with pytest.raises(JournalError, match=r"pod\.melt"):
+            journal.find(old.id)
+    finally:
+        journal.close()
+
+
+def test_more_than_a_slice_that_comes_due_at_once_is_claimed_in_order(journal):
+    count = 2 * lanes.SLICE + 1
+    runs = [run(number, "demo/a" if number % 2 else None) for number in range(count)]
+    journal.accept(Accepted(runs), NOW).result()
+    with ThreadPoolExecutor(8) as pool:
+        while claims := journal.claim("cluster", count, NOW):
+            # what was accepted first comes due last
+            waits = [Outcome("failed", "503", 99.0 - runs.index(c.run) / count) for c in claims]
+            list(pool.map(lambda c, o: journal.settle(c, o, NOW), claims, waits))
+    first = journal.claim("cluster", 3, NOW + 100)
+    assert [c.run.id for c in first] == [r.id for r in (runs[0], runs[1], runs[2])]
+
+
+def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
+    runs = [run(number, "demo/a") for number in range(2000)]
+    journal.accept(Accepted(runs), NOW).result()
+    (held,) = journal.claim("cluster", 8, NOW)
+    connection = schema.connect(path, writes=True)
+    steps = []
+    connection.set_progress_handler(lambda: steps.append(1), 100)  # called every 100 instructions
+    assert lanes.promote(connection, NOW + 1)
+    assert lanes.take(connection, "cluster", 8, NOW + 1, 10.0) == []
+    lanes.refresh(connection, held.run.target)
+    connection.close()
+    assert len(steps) < 5
+    assert journal.next_due("cluster") == NOW + LEASE
