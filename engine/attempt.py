@@ -194,7 +194,7 @@ def _again(claim: Claim, error: TemporaryError, doors: Doors, now: float) -> Out
     if error.after is not None:
         wait = error.after
     else:
-        wait *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
+        wait = min(wait * random.uniform(0.8, 1.2), retry.max_delay)  # noqa: S311 - spreads retries
     return Outcome("waiting", str(error), retry_in=wait, answered=error.answered, calls=calls)
 
 

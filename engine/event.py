@@ -34,6 +34,9 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 ASSUMED_TIME_NS = 946_684_800 * _SECOND
 """2000-01-01T00:00:00Z: in previews, the time of an event that has none."""
 
+MAX_DEPTH = 100
+"""Levels of lists and objects in a body: what walks an alert may recurse. Falco's own have three."""
+
 ABSENT = (None, "", "<NA>")
 """How Falco and its plugins spell a value that is not there (an empty list is absent, too)."""
 
@@ -100,13 +103,36 @@ def time_text(ns: int) -> str:
 def decode(body: bytes | str) -> Any:
     """The JSON value of a body. Raises EventError: no JSON, no UTF-8, nested too deep."""
     try:
-        return _decode(body)
+        value = _decode(body)
     except UnicodeDecodeError as error:
         raise EventError(f"not UTF-8 at byte {error.start}", "send JSON in UTF-8") from None
     except msgspec.DecodeError as error:
         raise EventError(f"not JSON: {error}", "send one alert, an array or NDJSON") from None
     except RecursionError:
         raise EventError("nested too deep", "send a Falco alert") from None
+    brackets = body.count("[") + body.count("{") if isinstance(body, str) else _brackets(body)
+    if brackets > MAX_DEPTH and _is_deep(value):
+        raise EventError("nested too deep", "send a Falco alert")
+    return value
+
+
+def _brackets(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects stand within one another more than MAX_DEPTH levels deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for node in level
+            for child in (node if type(node) is list else node.values())
+            if type(child) is list or type(child) is dict
+        ]
+        if not level:
+            return False
+    return True
 
 
 def parse(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> Event:

@@ -6,21 +6,20 @@ What matched is on disk before anything is answered, because no sender of Falco'
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 import threading
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EventError
 from engine.event import decode, parse
-from engine.journal.journal import Accepted
+from engine.journal.journal import Accepted, JournalError
 from engine.plan import Memory, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
     from engine.event import Event
     from engine.journal.journal import Journal
@@ -57,17 +56,49 @@ class Taken:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Windows that changed: what the journal must keep of them, and what they were."""
+
+    changes: dict[str, Any]
+    before: dict[str, dict[str, Any] | None]
+
+
 class KnownRuns(Memory):
-    """A memory that also knows the runs on disk, from before a restart."""
+    """A memory that also knows the runs on disk, from before a restart.
+
+    before: the windows that changed since it was last emptied, as they were then.
+    """
 
     def __init__(self, journal: Journal) -> None:
         super().__init__(journal.memory())
         self._journal = journal
+        self.before: dict[str, dict[str, Any] | None] = {}
 
     def seen(self, run: str) -> bool | None:
         """Whether the run was planned before, by this process or an earlier one."""
         before = super().seen(run)
         return before if before is not None or not self._journal.known({run}) else True
+
+    def taken(self) -> Changed:
+        """What changed since it was last taken."""
+        changed = Changed(self.changes, self.before)
+        self.changes, self.before = {}, {}
+        return changed
+
+    def restore(self, changed: Changed) -> None:
+        """Put the windows back that nobody has changed since."""
+        for key, was in changed.before.items():
+            if self.windows.get(key) is not changed.changes[key]:
+                continue
+            if was is None:
+                self.windows.pop(key, None)
+            else:
+                self.windows[key] = was
+
+    def _change(self, key: str, window: dict[str, Any] | None) -> None:
+        self.before.setdefault(key, self.windows.get(key))
+        super()._change(key, window)
 
 
 class Intake:
@@ -78,7 +109,10 @@ class Intake:
     ) -> None:
         self._journal, self._playbooks, self._now = journal, playbooks, now
         self._memory = KnownRuns(journal)
-        self._lock = threading.Lock()
+        self._owed: dict[str, Any] = {}
+        self._writing: dict[str, Future[None]] = {}
+        # entered again where a write fails at once: its callback then runs under the plan's lock
+        self._lock = threading.RLock()
 
     def take(self, body: bytes) -> Taken:
         """Plan a body's events and begin to write what matched.
@@ -100,9 +134,15 @@ class Intake:
         """Give the throttle's slot back of a run that came to nothing."""
         with self._lock:
             self._memory.give_back(run.id)
-            changes, self._memory.changes = self._memory.changes, {}
-        if changes:
+            changes = self._owed | self._memory.taken().changes
+            self._owed = {}
+        if not changes:
+            return
+        try:
             self._journal.remember(changes)
+        except JournalError:  # with the next event that is written
+            with self._lock:
+                self._owed = changes | self._owed
 
     def _parse(self, body: bytes, taken: Taken) -> list[Event]:
         received = int(self._now() * 1e9)
@@ -122,29 +162,77 @@ class Intake:
     def _plan(self, events: list[Event], taken: Taken) -> None:
         received, playbooks = self._now(), self._playbooks()
         planned: list[Planned] = []
-        for event in events:
-            found = plan(event, playbooks, self._memory, received)
-            planned += found
-            taken.ended[_ended(found)] += 1
-            taken.duplicates += bool(found) and all(p.suppressed == "duplicate" for p in found)
+        try:
+            for event in events:
+                found = plan(event, playbooks, self._memory, received)
+                planned += found
+                taken.ended[_ended(found)] += 1
+                taken.duplicates += bool(found) and all(p.suppressed == "duplicate" for p in found)
+        except JournalError:
+            self._forget(planned, self._memory.taken())
+            raise
         new = [p.run for p in planned if p.suppressed is None]
         again = [p.run for p in planned if p.suppressed == "duplicate" and p.ran]
         taken.runs = [run.id for run in (*new, *again)]
-        changes, self._memory.changes = self._memory.changes, {}
-        if new or changes or again:
-            # a repeated run is answered as written only once the first sending of it is
-            taken.written = self._journal.accept(Accepted(new, changes), received)
-            taken.written.add_done_callback(lambda done: self._forget(planned, done))
+        changed = self._memory.taken()
+        # a repeated run is answered as written only once the first sending of it is
+        waits = [self._writing[run.id] for run in again if run.id in self._writing]
+        if new or changed.changes:
+            waits.append(self._write(new, changed, planned, received))
+        if waits or again:
+            taken.written = _all_of(waits)
 
-    def _forget(self, planned: list[Planned], done: Future[None]) -> None:
+    def _write(
+        self, new: list[Run], changed: Changed, planned: list[Planned], received: float
+    ) -> Future[None]:
+        owed, self._owed = self._owed, {}
+        written = self._journal.accept(Accepted(new, owed | changed.changes), received)
+        self._writing |= {run.id: written for run in new}
+
+        def end(done: Future[None]) -> None:
+            with self._lock:
+                for run in new:
+                    self._writing.pop(run.id, None)
+                if done.exception() is not None:
+                    self._owed = owed | self._owed
+                    self._forget(planned, changed)
+
+        written.add_done_callback(end)
+        return written
+
+    def _forget(self, planned: list[Planned], changed: Changed) -> None:
         """What was not written was not seen: sent again, it is new."""
-        if done.exception() is None:
-            return
-        with self._lock:
-            for one in planned:
-                if one.suppressed != "duplicate":
-                    self._memory.forget(one.run.id)
-            self._memory.changes = {}
+        self._memory.restore(changed)
+        for one in planned:
+            if one.suppressed != "duplicate":
+                self._memory.forget(one.run.id)
+        # of windows that others have changed since, a slot was given back: the disk must hear of it
+        self._owed |= self._memory.taken().changes
+
+
+def _all_of(writes: list[Future[None]]) -> Future[None]:
+    """Resolves once all have; fails once all have ended and one has failed."""
+    both: Future[None] = Future()
+    both.set_running_or_notify_cancel()
+    left = [len(writes)]
+    lock = threading.Lock()
+
+    def end(_: Future[None] | None) -> None:
+        with lock:
+            left[0] -= 1
+            if left[0] > 0:
+                return
+        errors = [error for write in writes if (error := write.exception())]
+        if errors:
+            both.set_exception(errors[0])
+        else:
+            both.set_result(None)
+
+    for write in writes:
+        write.add_done_callback(end)
+    if not writes:
+        end(None)
+    return both
 
 
 def _ended(planned: tuple[Planned, ...]) -> str:
@@ -177,7 +265,7 @@ def _unwrap(value: Any) -> Any:
     if "data_base64" in value:
         try:
             return decode(base64.b64decode(str(value["data_base64"]), validate=True))
-        except binascii.Error:
+        except ValueError:  # binascii.Error, and what it raises of letters beyond ASCII
             raise EventError("`data_base64` is no base64") from None
     data = value.get("data")
     return decode(data) if isinstance(data, str) else data

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from structlog.typing import Processor
 
 
-def configure(stream: TextIO) -> None:
-    """Send the engine's log to the stream, and libraries' warnings with it."""
+def configure(stream: TextIO, *, text: bool = False) -> None:
+    """Send the engine's log to the stream, and libraries' warnings with it. text: also off a terminal."""
     colors = stream.isatty() and not os.environ.get("NO_COLOR")
     renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
-    if stream.isatty():
+    if text or stream.isatty():
         renderer = structlog.dev.ConsoleRenderer(colors=colors)
     processors: list[Processor] = [
         structlog.processors.add_log_level,

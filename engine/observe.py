@@ -72,23 +72,30 @@ class Observers:
             subscriber(moment)
 
 
-def log_moments(moment: Moment) -> None:
-    """Write to the log what is worth waking for, and what has been done."""
+def log_reloads(moment: Moment) -> None:
+    """Write to the log which set is in force, and why another is not."""
+    if not isinstance(moment, Reloaded):
+        return
     log = structlog.get_logger()
-    if isinstance(moment, Reloaded):
-        if moment.findings:
-            log.error("playbooks refused, the last good set stays in force", digest=moment.digest)
-            for finding in moment.findings:
-                log.error("finding", finding=str(finding))
-        else:
-            log.info("playbooks in force", digest=moment.digest, playbooks=moment.playbooks)
-    elif isinstance(moment, Settled):
-        run = moment.claim.run
-        level = log.warning if moment.outcome.state in ("failed", "waiting") else log.info
-        level(
-            "step", run=run.id, playbook=run.playbook.name, step=moment.claim.step.name,
-            state=moment.outcome.state, message=moment.outcome.message, retry_in=moment.outcome.retry_in,
-        )  # fmt: skip
+    if moment.findings:
+        log.error("playbooks refused, the last good set stays in force", digest=moment.digest)
+        for finding in moment.findings:
+            log.error("finding", finding=str(finding))
+    else:
+        log.info("playbooks in force", digest=moment.digest, playbooks=moment.playbooks)
+
+
+def log_steps(moment: Moment) -> None:
+    """Write to the log how attempts ended."""
+    if not isinstance(moment, Settled):
+        return
+    log = structlog.get_logger()
+    run = moment.claim.run
+    level = log.warning if moment.outcome.state in ("failed", "waiting") else log.info
+    level(
+        "step", run=run.id, playbook=run.playbook.name, step=moment.claim.step.name,
+        state=moment.outcome.state, message=moment.outcome.message, retry_in=moment.outcome.retry_in,
+    )  # fmt: skip
 
 
 class Audit:
@@ -180,5 +187,5 @@ def tell_story(moment: Moment) -> None:
         f"  {run.playbook.name}  {'dry run' if dry else moment.became}",
     ]
     lines += [f"    {line}" for line in reasons(run.event, run.playbook)]
-    lines += result_lines(moment.results)
+    lines += result_lines(moment.results, bodies=True)
     echo("\n".join(lines), err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -78,6 +79,7 @@ class Memory:
         else:
             since = time - throttle.within
             stamps = [*(stamp for stamp in window.get("stamps", ()) if stamp > since), time]
+            stamps = stamps[-throttle.count :]
             acts, kept = len(stamps) >= throttle.count, throttle.within
         if acts:
             slot = {"at": time, "stamps": [], "run": run, "before": stamps[:-1]}
@@ -101,13 +103,21 @@ class Memory:
         if window is None:
             self.windows.pop(key, None)
             return
+        self.windows.pop(key, None)  # the dict is in order of change
         self.windows[key] = window
         if len(self.windows) > _REMEMBERED:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Forget the windows that are over."""
-        for key in [k for k, window in self.windows.items() if window["until"] < self.clock]:
+        """Forget the windows that are over; where none is, a tenth of them, those untouched for longest.
+
+        An attacker who writes what a throttle counts by makes windows as he likes: memory is bounded.
+        """
+        gone = [k for k, window in self.windows.items() if window["until"] < self.clock]
+        if len(self.windows) - len(gone) > _REMEMBERED * 9 // 10:
+            rest = (k for k, window in self.windows.items() if window["until"] >= self.clock)
+            gone += islice(rest, _REMEMBERED // 10)
+        for key in gone:
             self._slots.pop(self.windows.pop(key).get("run", ""), None)
             self.changes[key] = None
 

@@ -79,7 +79,7 @@ class Search:
 def find_pod(event: Event, reads: Reads, search: Search) -> Pod:
     """The pod that the event means. Raises SkippedError with the reason, TemporaryError."""
     who = named(event)
-    found = _read(who, reads)
+    found = _read(who, reads, known=search.uid is not None)
     metadata = found.get("metadata") or {}
     pod = Pod(metadata.get("namespace") or "", metadata.get("name") or "", _uid(found), found)
     if search.uid is not None:
@@ -92,7 +92,8 @@ def find_pod(event: Event, reads: Reads, search: Search) -> Pod:
     return pod
 
 
-def _read(who: Named, reads: Reads) -> Object:
+def _read(who: Named, reads: Reads, *, known: bool) -> Object:
+    """The pod; where the run has found it before, one that is missing is gone."""
     if who.pod is not None and who.namespace is not None:
         if not _NAMESPACE.fullmatch(who.namespace) or not _NAME.fullmatch(who.pod):
             raise SkippedError("no pod can have the name that the event gives")
@@ -104,7 +105,8 @@ def _read(who: Named, reads: Reads) -> Object:
         for pod in reads.list(POD, node=who.hostname):
             if any(same_container(who.container_id, one) for one in container_ids(pod)):
                 return pod
-        raise SkippedError(f"no pod on {who.hostname} has the container {who.container_id}")
+        missing = GoneError if known else SkippedError
+        raise missing(f"no pod on {who.hostname} has the container {who.container_id}")
     raise SkippedError("the event names no pod")
 
 

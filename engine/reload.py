@@ -7,6 +7,7 @@ again every few seconds, because inotify does not see a mount that is replaced.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from engine.errors import PlaybookError
+from engine.journal.journal import JournalError
 from engine.language.folder import VALUES, Files, FolderError, read_files
 from engine.language.load import Loader, PlaybookSet
 from engine.match import Playbooks
@@ -95,13 +97,19 @@ class Reloader:
             self._take(files)
         except (FolderError, PlaybookError) as error:
             self._keep(error)
+        except (
+            JournalError
+        ) as error:  # a restart would not know the set: try again at the next poll
+            self._seen = None
+            self._keep(FolderError(f"the set cannot be kept: {error}"))
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
             self._rewatch()
             if self._changed.wait(POLL):
                 self._changed.clear()
-                while self._changed.wait(QUIET) and not self._stopping.is_set():
+                latest = time.monotonic() + POLL  # a file that never stands still holds up nothing
+                while self._changed.wait(QUIET) and time.monotonic() < latest:
                     self._changed.clear()
             if not self._stopping.is_set():
                 self.check()
@@ -135,8 +143,9 @@ class Reloader:
     def _take(self, files: Files) -> None:
         """Put the set in force. Raises PlaybookError, FolderError."""
         found = self._usable(files)
-        self.active = Active(Playbooks(found.playbooks), found, self._now())
+        active = Active(Playbooks(found.playbooks), found, self._now())
         self._journal.save_set(found.digest, files.files)
+        self.active = active
         self._observers.tell(Reloaded(found.digest, len(found.playbooks)))
 
     def _usable(self, files: Files) -> PlaybookSet:
@@ -155,7 +164,10 @@ class Reloader:
         last = self._journal.last_set()
         if last is None:
             raise error
-        found = self._usable(Files(str(self._folder), last[1]))
+        try:
+            found = self._usable(Files(str(self._folder), last[1]))
+        except (FolderError, PlaybookError):  # another version took it
+            raise error from None
         self.active = Active(Playbooks(found.playbooks), found, self._now(), str(error))
         self._tell(error)
 

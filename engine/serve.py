@@ -19,7 +19,7 @@ from engine.guard import Guard
 from engine.intake import Intake
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
-from engine.observe import Audit, Metrics, Observers, log_moments, tell_story
+from engine.observe import Audit, Metrics, Observers, log_reloads, log_steps, tell_story
 from engine.ports.cluster import Recorder
 from engine.ports.given import AssumedCluster
 from engine.ports.http import LiveOutside, OutsideRecorder, Secrets
@@ -31,7 +31,7 @@ from engine.sources.http import EventPort, Tokens
 from engine.worker import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from engine.run import Claim
     from engine.settings import Address, Settings
@@ -50,7 +50,8 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     tokens = _tokens(settings)
     cluster = _cluster(settings)
     metrics = Metrics()
-    observers = Observers(metrics, log_moments, tell_story if story else Audit())
+    told = (tell_story,) if story else (log_steps, Audit())
+    observers = Observers(metrics, log_reloads, *told)
     with contextlib.ExitStack() as stack:
         events = stack.enter_context(_listen(settings.listen))
         admin = stack.enter_context(_listen(settings.admin_listen))
@@ -70,16 +71,19 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             over=intake.give_back,
         )
         workers.start()
-        stack.callback(workers.stop)
+        stack.callback(workers.stop, 0)
         about = _about(settings, cluster)
-        _say(settings, about, events, admin)
         ports = [
             (EventPort(intake, observers, workers.wake, tokens), events),
-            (AdminPort(journal, reloader, metrics, about), admin),
+            (AdminPort(journal, reloader, metrics, about, time.time), admin),
         ]
         with asyncio.Runner(loop_factory=_loop) as runner:
-            runner.run(_run(ports, settings.grace))
+            runner.run(_run(ports, settings.grace, lambda: _say(settings, about, events, admin)))
+        ended = workers.stop(settings.grace)
     log.info("stopped")
+    if not ended:
+        log.warning("attempts were cut short, they are made again at the next start")
+        os._exit(0)  # their threads would hold the interpreter up
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -181,8 +185,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _run(ports: list[tuple[Any, socket.socket]], grace: float) -> None:
-    """Answer on all ports until a signal; a second one ends at once."""
+async def _run(
+    ports: list[tuple[Any, socket.socket]], grace: float, ready: Callable[[], None]
+) -> None:
+    """Answer on all ports until a signal; a second one ends at once. ready: called once one is heeded."""
     servers = [
         _Server(
             uvicorn.Config(
@@ -204,6 +210,7 @@ async def _run(ports: list[tuple[Any, socket.socket]], grace: float) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
+    ready()
     await asyncio.gather(
         *(server.serve([listener]) for server, (_, listener) in zip(servers, ports, strict=True))
     )

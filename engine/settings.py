@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,10 @@ class Address:
     @property
     def loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name, which may be anyone's
+            return False
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -62,6 +66,6 @@ def host_list(text: str | None) -> frozenset[str] | None:
 def address(text: str) -> Address:
     """The address of ``HOST:PORT`` or ``[IPv6]:PORT``. Raises SettingsError."""
     host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65535 or not host:  # noqa: PLR2004 - TCP
+    if not port.isdecimal() or int(port) > 65535 or not host:  # noqa: PLR2004 - TCP
         raise SettingsError(f"`{text}` is no HOST:PORT, like 127.0.0.1:8080")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from engine.attempt import Doors, attempt
-from engine.journal.journal import JournalError
+from engine.journal.journal import JournalError, UnwritableError
 from engine.observe import Settled
 from engine.run import after
 
@@ -72,14 +73,20 @@ class Workers:
             self._woken = True
             self._wake.notify()
 
-    def stop(self) -> None:
-        """Claim nothing more, and wait for the attempts that are under way."""
+    def stop(self, grace: float | None = None) -> bool:
+        """Claim nothing more, and wait for the attempts that are under way; whether all have ended.
+
+        grace: seconds to wait at most; what has not ended by then is made again once its lease is over.
+        """
         self._stopping.set()
         self.wake()
         if self._dispatcher.is_alive():
             self._dispatcher.join()
+        with self._wake:
+            ended = self._wake.wait_for(lambda: not any(self._busy.values()), grace)
         for pool in self._pools.values():
-            pool.shutdown(wait=True)
+            pool.shutdown(wait=ended)
+        return ended
 
     def _dispatch(self) -> None:
         while not self._stopping.is_set():
@@ -123,7 +130,7 @@ class Workers:
             with self._wake:
                 self._busy[pool] -= 1
                 self._woken = True
-                self._wake.notify()
+                self._wake.notify_all()
 
     def _keep(self, claim: Claim, facts: Mapping[str, object]) -> bool:
         try:
@@ -137,6 +144,11 @@ class Workers:
             try:
                 became = self._journal.settle(claim, outcome, self._now())
                 break
+            except UnwritableError as error:
+                if outcome.answer is None and not outcome.calls and not outcome.requests:
+                    log.error("journal", unwritable=claim.run.id, error=str(error))
+                    return
+                outcome = replace(outcome, answer=None, calls=(), requests=())
             except JournalError as error:
                 log.error("journal", writing=claim.run.id, error=str(error))
                 if self._stopping.wait(IDLE):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from engine.actions.action import Doing, Done, action
 from engine.actions.parameter import Either, Integer, Json, ListOf, MapOf, Text, header_value
@@ -14,6 +14,15 @@ from engine.ports.http import Outside, SecretName
 def escape(text: str) -> str:
     """What an event says, as one segment of a URL: it can neither leave its place nor name a host."""
     return quote(text, safe="")
+
+
+def url_fault(text: str) -> str | None:
+    """What is wrong with a URL; a segment ``..``, which ``escape`` cannot hide, would leave its place."""
+    try:
+        segments = urlsplit(text).path.split("/")
+    except ValueError:
+        return "is no URL"
+    return "has a segment . or .." if {".", ".."} & set(map(unquote, segments)) else None
 
 
 @action(
@@ -30,7 +39,7 @@ def send_request(
     outside: Outside,
     doing: Doing,
     *,
-    url: Annotated[str, Text(escape=escape)],
+    url: Annotated[str, Text(url_fault, escape)],
     method: Literal["POST", "PUT", "PATCH", "GET", "DELETE"] = "POST",
     headers: Annotated[
         dict[str, str | SecretName] | None, MapOf(Either(Text(header_value)))

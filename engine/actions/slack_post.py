@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.actions.action import Doing, Done, action
@@ -10,6 +11,13 @@ from engine.ports.http import Outside, SecretName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_CHANNEL = re.compile(r"[#@]?[\w-]{1,80}")
+
+
+def channel_fault(text: str) -> str | None:
+    """What is wrong with a channel; None if nothing is."""
+    return None if _CHANNEL.fullmatch(text) else "is no channel of Slack's"
 
 
 def escape(text: str) -> str:
@@ -40,7 +48,7 @@ def post_to_slack(
     text: Annotated[str, Text(escape=escape)],
     webhook: Annotated[SecretName | None, Secret()] = None,
     token: Annotated[SecretName | None, Secret()] = None,
-    channel: Annotated[str | None, Text()] = None,
+    channel: Annotated[str | None, Text(channel_fault)] = None,
     blocks: Annotated[list[Any] | None, Json(escape)] = None,
     thread: Literal["run", "none"] = "none",
 ) -> Done:

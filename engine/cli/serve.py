@@ -66,7 +66,7 @@ def command(*, story: bool, **given: Any) -> None:
     from engine.ports.kubernetes import ConnectionSettingsError  # noqa: PLC0415 - the same
     from engine.serve import serve  # noqa: PLC0415 - the same
 
-    configure(sys.stderr)
+    configure(sys.stderr, text=story)
     try:
         serve(_settings(given), story=story)
     except (SettingsError, ConnectionSettingsError, JournalError) as error:

@@ -28,6 +28,10 @@ class JournalError(Exception):
     """The journal cannot be written or read now: a full disk, a broken file. Nothing was accepted."""
 
 
+class UnwritableError(JournalError):
+    """What is to be written is no data that a journal can hold, whatever the state of the disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """What one body of events adds: runs, and changes to the memory that throttles keep.

@@ -11,7 +11,7 @@ import msgspec
 
 from engine.errors import PlaybookError
 from engine.event import parse
-from engine.journal.journal import JournalError
+from engine.journal.journal import JournalError, UnwritableError
 from engine.ports.cluster import Call
 from engine.ports.http import Request
 from engine.run import Result
@@ -34,7 +34,7 @@ def encode(value: Any) -> bytes:
     """JSON of a record or of plain data; what no JSON can hold (NaN, infinity) is null.
 
     Halves of a surrogate pair, which a server's answer may hold, become ``?``. Raises
-    JournalError for a value that is no data.
+    UnwritableError for a value that is no data.
     """
     try:
         try:
@@ -42,8 +42,8 @@ def encode(value: Any) -> bytes:
         except UnicodeEncodeError:
             text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
             return msgspec.json.encode(json.loads(text.encode("utf-8", "replace")))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise JournalError(f"it cannot be written as JSON: {error}") from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UnwritableError(f"it cannot be written as JSON: {error}") from error
 
 
 def decode(raw: bytes) -> Any:

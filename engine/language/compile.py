@@ -41,7 +41,7 @@ _SLOW_EFFECTS = ("notify", "observe")
 def kind_of(document: Document) -> str | None:
     """The document's kind, where it is one of ours."""
     kind = document.data.get("kind") if isinstance(document.data, dict) else None
-    return kind if kind in KINDS else None
+    return kind if isinstance(kind, str) and kind in KINDS else None
 
 
 def check_document(
@@ -79,6 +79,7 @@ def check_document(
 def _after(report: Findings, document: Document, told: list[Finding]) -> Findings:
     again = Findings(document, [*told, *report.found])
     again.found += report.found
+    again.muted = report.muted
     return again
 
 

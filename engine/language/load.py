@@ -81,7 +81,8 @@ class Loader:
         findings += not_deployed(files)
         return PlaybookSet(
             playbooks=tuple(playbook for one in loaded.values() for playbook in one.playbooks),
-            findings=tuple(sorted(findings, key=lambda f: (f.where, f.code))),
+            # what stands behind an alias is seen at each of its uses, but it is one mistake
+            findings=tuple(sorted(dict.fromkeys(findings), key=lambda f: (f.where, f.code))),
             digest=files.digest,
             sources={
                 path: (blob_id(files.files[path]), tuple(p.name for p in one.playbooks))

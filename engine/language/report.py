@@ -37,6 +37,7 @@ class Findings:
         self._document = document
         self._trapped = {f.where for f in told if f.code in ("yaml-trap", "missing-value")}
         self.found: list[Finding] = []
+        self.muted = False
 
     def __call__(
         self,
@@ -50,13 +51,15 @@ class Findings:
     ) -> None:
         """Report one finding."""
         where = self._document.at(path, key=key)
-        if where not in self._trapped:
+        if where in self._trapped:
+            self.muted = self.muted or severity == "error"
+        else:
             self.found.append(Finding(where, code, what, hint, severity))
 
     @property
     def failed(self) -> bool:
-        """Whether an error is among them."""
-        return any(finding.severity == "error" for finding in self.found)
+        """Whether an error is among them, or was told as a trap already."""
+        return self.muted or any(finding.severity == "error" for finding in self.found)
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:

@@ -91,5 +91,5 @@ def not_deployed(files: Files) -> Iterator[Finding]:
 def _is_deployable(content: bytes) -> bool:
     """Whether a file has a document that the engine loads; tests stay at home."""
     documents, _ = read(content, "")
-    kinds = {d.data.get("kind") for d in documents if isinstance(d.data, dict)}
-    return bool(kinds & {"Playbook", "Silence", "Guardrails"})
+    kinds = [d.data.get("kind") for d in documents if isinstance(d.data, dict)]
+    return any(kind in ("Playbook", "Silence", "Guardrails") for kind in kinds)

@@ -8,6 +8,7 @@ YAML 1.1 readers disagree.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,7 @@ class _Walk:
 
     def value(self, node: Any, path: Path) -> Any:
         """The node's data."""
-        self.document.values.setdefault(path, _place(node))
+        self.document.values[path] = _place(node)
         if isinstance(node, yaml.MappingNode):
             self._core(node, "map")
             return self._mapping(node, path)
@@ -193,10 +194,15 @@ class _Walk:
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         data: dict[str, Any] = {}
-        merged: list[dict[str, Any]] = []
+        # first, so that the places of the mapping's own keys are noted over theirs
+        merged = [
+            other
+            for key_node, value_node in node.value
+            if key_node.tag == _MERGE
+            for other in self._merged(value_node, path)
+        ]
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
-                merged += self._merged(value_node, path)
                 continue
             key = self._key(key_node, path)
             if key is None:
@@ -204,9 +210,8 @@ class _Walk:
             if key in data:
                 self._tell(key_node, "duplicate-key", f"`{key}` is written twice")
             self.document.keys[*path, key] = _place(key_node)
-            self.document.values[*path, key] = _place(value_node)
             data[key] = self.value(value_node, (*path, key))
-        for other in merged:
+        for other in reversed(merged):
             data = {**other, **data}
         return data
 
@@ -215,12 +220,13 @@ class _Walk:
         if not all(isinstance(one, yaml.MappingNode) for one in nodes):
             self._tell(node, "wrong-type", "`<<` takes a mapping, or a list of them")
             return []
-        return [self._mapping(one, path) for one in nodes]
+        return [self._mapping(one, path) for one in reversed(nodes)]
 
     def _key(self, node: yaml.Node, path: Path) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
             self._tell(node, "wrong-type", "a key is text")
             return None
+        self._core(node)
         key = str(node.value)
         # `on:` is a parameter of actions; elsewhere the schema knows none of these words
         known = key == "on" and len(path) > 1 and path[-1] == "with"
@@ -235,13 +241,18 @@ class _Walk:
             return text
         if node.tag == _TEXT and text not in "yYnN":  # PyYAML itself takes y and n for text
             # implicit text by YAML 1.1, where 1.2 knows a number like 1e3, or an explicit !!str
-            return float(text) if _FLOAT.fullmatch(text) and "e" in text.lower() else text
+            if not _FLOAT.fullmatch(text) or "e" not in text.lower():
+                return text
         if self._trap(node, text):
             return text
-        if len(text) > MAX_DIGITS and _INTEGER.fullmatch(text):
+        if len(text) > MAX_DIGITS and (_INTEGER.fullmatch(text) or _HEXADECIMAL.fullmatch(text)):
             self._tell(node, "bad-value", f"a number of more than {MAX_DIGITS:,} digits")
             return 0
-        return _plain(text)
+        value = _plain(text)
+        if value in (math.inf, -math.inf):
+            self._tell(node, "bad-value", "a number that is too large")
+            return 0
+        return value
 
     def _trap(self, node: yaml.Node, text: str) -> bool:
         if _TRAP_WORD.fullmatch(text):

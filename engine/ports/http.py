@@ -5,15 +5,19 @@ Every request passes an ``OutsideRecorder``, which shows secrets as ``***``; ``L
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from engine.errors import PermanentError, RefusedError, TemporaryError
+from engine.errors import RefusedError, TemporaryError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import urllib3
 
 MASK = "***"
 _LONGEST_ANSWER = 1 << 20
@@ -168,13 +172,14 @@ class LiveOutside:
         }
         payload = body if body is None or isinstance(body, str) else json.dumps(body)
         timeout = urllib3.Timeout(connect=min(_CONNECT, self._timeout), total=self._timeout)
+        deadline = time.monotonic() + self._timeout
         try:
             response = urllib3.request(
                 method, url, headers=opened, body=payload and payload.encode(), timeout=timeout,
                 retries=False, redirect=False, preload_content=False,
             )  # fmt: skip
-            content = response.read(_LONGEST_ANSWER)
-            response.close()
+            with contextlib.closing(response):
+                content = _read(response, deadline)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise TemporaryError(f"{host}: {type(error).__name__}") from None
         after = response.headers.get("Retry-After", "")
@@ -187,40 +192,25 @@ class LiveOutside:
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
     ) -> Answer:
         """Post a message."""
-        from slack_sdk.errors import SlackApiError  # noqa: PLC0415 - 100 ms that few commands need
-        from slack_sdk.web import WebClient  # noqa: PLC0415 - the same
-        from slack_sdk.webhook import WebhookClient  # noqa: PLC0415 - the same
+        from engine.ports import slack  # noqa: PLC0415 - 100 ms that few commands need
 
         timeout = max(1, int(self._timeout))
-        try:
-            if webhook:
-                url = self._secrets.read(webhook.name)
-                sent = WebhookClient(url, timeout=timeout, retry_handlers=[]).send_dict(message)
-                return _slack_answer(sent.status_code, sent.body, sent.headers)
-            opened = self._secrets.read(token.name) if token else ""
-            web = WebClient(opened, self._slack_api, timeout=timeout, retry_handlers=[])
-            answer = web.chat_postMessage(**message)
-            return Answer(200, {"ts": answer.get("ts"), "channel": answer.get("channel")})
-        except SlackApiError as error:
-            response = error.response
-            if response.status_code < 300:  # noqa: PLR2004 - HTTP
-                raise PermanentError(f"Slack says {response.get('error')}") from None
-            return _slack_answer(response.status_code, "", response.headers)
-        except (OSError, ValueError) as error:  # its text may hold the webhook's path
-            raise TemporaryError(f"Slack: {type(error).__name__}") from None
+        if webhook:
+            return slack.post_to_webhook(self._secrets.read(webhook.name), message, timeout)
+        opened = self._secrets.read(token.name) if token else ""
+        return slack.post_with_token(opened, self._slack_api, message, timeout)
 
 
-def _slack_answer(status: int, body: str, headers: dict[str, str]) -> Answer:
-    """The answer of Slack's server. Raises TemporaryError, PermanentError."""
-    if status in (429, 503):
-        after = {k.lower(): v for k, v in headers.items()}.get("retry-after", "")
-        wait = float(after) if str(after).isdigit() else None
-        raise TemporaryError(f"Slack answered {status}", after=wait)
-    if status >= 500:  # noqa: PLR2004 - HTTP
-        raise TemporaryError(f"Slack answered {status}", answered=True)
-    if status >= 300:  # noqa: PLR2004 - HTTP
-        raise PermanentError(f"Slack answered {status}: {body[:100]}")
-    return Answer(status)
+def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    """The body, cut at the longest. Raises TimeoutError where it only trickles."""
+    parts: list[bytes] = []
+    size = 0
+    while size < _LONGEST_ANSWER and (part := response.read1(_LONGEST_ANSWER - size)):
+        parts.append(part)
+        size += len(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return b"".join(parts)
 
 
 def _json(content: bytes) -> Any:

@@ -84,14 +84,16 @@ def reasons(event: Event, playbook: Playbook) -> Iterator[str]:
         yield f"condition  {short(condition.text, 100)} holds{actual}"
 
 
-def result_lines(results: Sequence[Result]) -> Iterator[str]:
-    """The steps of a run, each with its writes and messages."""
+def result_lines(results: Sequence[Result], *, bodies: bool = False) -> Iterator[str]:
+    """The steps of a run, each with its writes and messages. bodies: with what exactly is sent."""
     width = max((len(result.step) for result in results), default=0)
     for number, result in enumerate(results, 1):
         state = click.style(f"{result.state:<8}", fg=_COLOURS.get(result.state))
         yield f"    {number}  {result.step:<{width}}  {state}  {short(result.message)}"
         for call in result.calls:
             yield f"         {_call_line(call)}"
+            if bodies:
+                yield click.style(f"                  {clean(json.dumps(call.body))}", dim=True)
         for request in result.requests:
             yield f"         {_request_line(request)}"
 

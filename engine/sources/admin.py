@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
 from engine.event import time_text
 from engine.journal.journal import JournalError
+from engine.playbook import Pool
 from engine.render.plan_json import event_json, step_json
 from engine.sources.http import reply
 
@@ -27,9 +28,14 @@ class AdminPort:
     """The ASGI application of the admin port. about: what does not change: version, mode, cluster."""
 
     def __init__(
-        self, journal: Journal, reloader: Reloader, metrics: Metrics, about: dict[str, Any]
+        self,
+        journal: Journal,
+        reloader: Reloader,
+        metrics: Metrics,
+        about: dict[str, Any],
+        now: Callable[[], float],
     ) -> None:
-        self._journal, self._reloader = journal, reloader
+        self._journal, self._reloader, self._now = journal, reloader, now
         self._metrics, self._about = metrics, about
         self._pages: dict[str, Callable[[], Answer]] = {
             "/status": self._status,
@@ -85,9 +91,15 @@ class AdminPort:
             "waiting": counts.get("waiting", 0),
             "running": counts.get("running", 0),
             "held": 0,
+            "oldestDueSeconds": self._oldest_due(),
         }
         journal = {"error": self._journal.writable()}
         return 200, {**self._about, "playbooks": playbooks, "queue": queue, "journal": journal}
+
+    def _oldest_due(self) -> float:
+        """Seconds for which the earliest due run has waited for a worker; 0 where none waits."""
+        dues = [self._journal.next_due(pool) for pool in get_args(Pool)]
+        return max([0.0, *(round(self._now() - due, 3) for due in dues if due is not None)])
 
     def _run(self, run: str) -> Answer:
         record = self._journal.find(run)
