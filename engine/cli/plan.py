@@ -19,6 +19,7 @@ from engine.ports.given import GivenCluster, GivenError, read_objects
 from engine.preview import World, preview
 from engine.render.plan_json import line_json
 from engine.render.plan_text import Totals, event_lines
+from engine.render.progress import tracked
 from engine.render.text import echo
 from engine.settings import host_list
 
@@ -70,7 +71,7 @@ def command(
     memory, totals = Memory(), Totals()
     guard = Guard(os.environ.get("TIERCEL_POD_NAMESPACE"))
     wrong = 0
-    for alert in read_alerts(_read(events)):
+    for alert in tracked([*read_alerts(_read(events))], "Planning"):
         if alert.event is None:
             wrong += 1
             _tell(events, alert, output)
