@@ -1,0 +1,460 @@
+"""What is asked of every action; a new file in engine/actions is tested by being there."""
+
+from __future__ import annotations
+
+import copy
+from urllib.parse import unquote, urlsplit
+
+import jsonschema
+import pytest
+import yaml
+from engine.actions.action import load
+from engine.actions.metadata import OWNERS
+from engine.actions.parameter import Choice, Either, Json, ListOf, MapOf, Record, Text
+from engine.attempt import Doors, attempt
+from engine.event import parse
+from engine.guard import Guard
+from engine.language.folder import Files
+from engine.language.load import Loader
+from engine.playbook import Match, Playbook, Retry, Step
+from engine.ports.cluster import Recorder
+from engine.ports.http import OutsideRecorder
+from engine.run import Claim, Run, run_id
+from tests.fakes import ApiServer, Elsewhere
+
+ACTIONS = sorted(load().values(), key=lambda action: action.name)
+NOW = 1_772_359_201.0
+CONTAINER = "0a1b2c3d4e5f"
+ENGINE = {("get", "namespaces"), ("get", "nodes"), ("list", "pods")}
+"""What the engine reads before any action: guardrails, and which pod is meant."""
+
+HOSTILE = {
+    "NUL": "a\0b",
+    "newline": "a\nX-Evil: 1\r\n\r\nkind: Secret",
+    "parent": "../../../kube-system/secrets",
+    "dots": "..",
+    "dot": ".",
+    "long": "x" * 200_000,
+    "right-to-left": "safe\u202egnp.exe\u2066",
+    "rule": "%rule %{k8s.pod.name} %steps.a.state",
+    "value": "${secret} $${x}",
+    "host": "evil.example/?a=b#c@[::1]:80",
+    "mention": "<!channel> <https://evil.example|ok> &",
+    "quote": '"}}]\\"\u0085',
+    "wide": "😀" * 5000,
+    "empty": "",
+}
+
+every_action = pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.name)
+every_target = pytest.mark.parametrize(
+    "action",
+    [a for a in ACTIONS if {"pod", "subject"} & set(a.acts_with) and a.effect != "observe"],
+    ids=lambda action: action.name,
+)
+
+
+def reference(kind, name):
+    api = OWNERS[kind].api_version
+    return {"apiVersion": api, "kind": kind, "name": name, "uid": f"{name}-uid", "controller": True}
+
+
+def owner(kind, name, *above):
+    metadata = {"name": name, "namespace": "demo", "ownerReferences": list(above)}
+    status = {"readyReplicas": 3, "ready": 3, "numberReady": 3, "desiredNumberScheduled": 3}
+    return {"kind": kind, "metadata": metadata, "spec": {"replicas": 3}, "status": status}
+
+
+def a_pod(controller="ReplicaSet", **metadata):
+    owners = [reference(controller, "web")] if controller else []
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": "web-0",
+            "namespace": "demo",
+            "creationTimestamp": "2026-03-01T09:00:00Z",
+            "labels": {"app": "web"},
+            "ownerReferences": owners,
+            **metadata,
+        },
+        "spec": {"nodeName": "worker-1", "containers": [{"name": "web"}]},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{"containerID": f"containerd://{CONTAINER}{'0' * 52}"}],
+        },
+    }
+
+
+def world(controller="ReplicaSet", pod=None):
+    """A pod, the controller that owns it, what owns that, its node and its namespace."""
+    above = {"ReplicaSet": "Deployment", "Job": "CronJob"}.get(controller)
+    objects = [
+        {"kind": "Namespace", "metadata": {"name": "demo"}},
+        {"kind": "Node", "metadata": {"name": "worker-1"}},
+        {"kind": "NetworkPolicy", "metadata": {"name": "other", "namespace": "demo"}}
+        | {"spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}},
+        pod or a_pod(controller),
+    ]
+    if controller:
+        objects.append(owner(controller, "web", *([reference(above, "app")] if above else [])))
+    if above:
+        objects.append(owner(above, "app"))
+    return ApiServer(*objects)
+
+
+def alert(**fields):
+    told = {"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "proc.cmdline": "sh"}
+    return parse(
+        {
+            "rule": "Terminal shell",
+            "time": "2026-03-01T10:00:00Z",
+            "hostname": "worker-1",
+            "output_fields": {**told, **fields},
+        }
+    )
+
+
+ON_THE_NODE = alert(**{"k8s.ns.name": None, "k8s.pod.name": None})
+
+
+def compiled(action, given):
+    wrong = []
+    parameters = action.compile(given, ("with",), lambda *told, **_: wrong.append(told), ())
+    return parameters, wrong
+
+
+def claim_of(action, given=None, event=None, **of):
+    parameters, wrong = compiled(action, action.example if given is None else given)
+    assert not wrong
+    retry = Retry(unknown=of.pop("unknown", False))
+    step = Step("it", action.name, parameters, effect=action.effect, retry=retry)
+    event = event or alert()
+    run = Run(run_id("event", "p"), Playbook("p", Match(), (step,)), event, NOW, "demo/web-0")
+    return Claim(run, 0, began=NOW, **of)
+
+
+def act(server, claim, outside=None, *, guard=None, keep=None):
+    """One live attempt."""
+    cluster = server.cluster
+    doors = Doors(Recorder(cluster, cluster), OutsideRecorder(outside or Elsewhere()), dry=False)
+    kept = {} if keep is None else keep
+    return attempt(claim, doors, guard or Guard(), NOW, lambda facts: kept.update(facts) or True)
+
+
+def plan(server, claim, forward=None):
+    """One attempt that must change nothing."""
+    doors = Doors(Recorder(server.cluster, forward), OutsideRecorder(), dry=True)
+    return attempt(claim, doors, Guard(), NOW)
+
+
+def variants(action):
+    """The example, and the example with every word that a choice knows."""
+    yield dict(action.example)
+    for name, parameter in action.parameters.items():
+        if isinstance(parameter.kind, Choice):
+            for word in parameter.kind.words:
+                given = {**action.example, name: word}
+                if not compiled(action, given)[1]:
+                    yield given
+    least = {n: action.example[n] for n, p in action.parameters.items() if p.required}
+    if not compiled(action, least)[1]:
+        yield least
+
+
+def scenarios():
+    """Servers and events that between them lead an action everywhere."""
+    for controller in (*OWNERS, None):
+        yield world(controller), alert()
+    yield world(), ON_THE_NODE
+    by_container = {"k8s.ns.name": None, "k8s.pod.name": None, "container.id": CONTAINER}
+    yield world(), alert(**by_container)
+
+
+@every_action
+def test_the_example_is_a_valid_step(action):
+    spec = {
+        "match": {"everything": True},
+        "throttle": {"once": "1m"},
+        "conditions": [{"field": "k8s.ns.name", "equals": "demo"}],
+        "actions": [{"action": action.name, "with": dict(action.example)}],
+    }
+    head = {"apiVersion": "tiercel.dev/v1", "kind": "Playbook", "metadata": {"name": "p"}}
+    text = yaml.safe_dump({**head, "spec": spec}).encode()
+    found = Loader().load(Files("", {"p.yaml": text}))
+    assert not found.findings
+    assert found.playbooks[0].steps[0].action == action.name
+
+
+@every_action
+def test_the_example_fits_the_schema_that_editors_get(action):
+    validator = jsonschema.Draft202012Validator(action.schema())
+    assert not list(validator.iter_errors(dict(action.example)))
+    assert list(validator.iter_errors({**action.example, "no-such-key": 1}))
+
+
+@every_action
+def test_everything_an_author_writes_is_described(action):
+    def docs(kind):
+        if isinstance(kind, Record):
+            yield from ((key, kind.docs.get(key)) for key in kind.keys)
+
+    assert action.doc.split("\n")[0].rstrip().endswith(".")
+    for parameter in action.parameters.values():
+        assert parameter.doc, parameter.name
+        for key, doc in docs(parameter.kind):
+            assert doc, key
+
+
+@every_action
+def test_it_asks_for_exactly_the_rights_it_declares(action):
+    for given in variants(action):
+        declared = action.needs(compiled(action, given)[0])
+        asked = set()
+        for server, event in scenarios():
+            act(server, claim_of(action, given, event))
+            act(server, claim_of(action, given, event))
+            asked |= server.asked
+        assert asked - ENGINE <= declared, given
+        assert declared <= asked, given
+
+
+@every_action
+def test_a_dry_run_makes_the_calls_of_the_live_one_and_changes_nothing(action):
+    for given in variants(action):
+        for (planned_on, event), (live_on, _) in zip(scenarios(), scenarios(), strict=True):
+            before = planned_on.state()
+            planned = plan(planned_on, claim_of(action, given, event))
+            asked = plan(planned_on, claim_of(action, given, event), planned_on.cluster.asking())
+            assert planned_on.state() == before
+            assert not planned_on.wrote
+            live = act(live_on, claim_of(action, given, event))
+            assert planned.calls == asked.calls == live.calls
+            assert planned.requests == asked.requests == live.requests
+            assert planned.message == asked.message == live.message
+            assert planned.state.replace("planned", "done") == live.state
+
+
+@every_action
+def test_the_example_does_something(action):
+    server, outside = world(), Elsewhere()
+    assert act(server, claim_of(action), outside).state == "done"
+    assert server.wrote or outside.sent
+
+
+@every_action
+def test_what_is_run_twice_leaves_what_one_run_leaves(action):
+    if not action.repeatable:
+        outside = Elsewhere()
+        outcome = act(world(), claim_of(action, interrupted=True, attempt=2), outside)
+        assert (outcome.state, outside.sent) == ("failed", [])
+        assert "may have run" in outcome.message
+        again = act(world(), claim_of(action, interrupted=True, attempt=2, unknown=True), outside)
+        assert (again.state, len(outside.sent)) == ("done", 1)
+        return
+    for given in variants(action):
+        server, facts = world(), {}
+        first = act(server, claim_of(action, given), keep=facts)
+        once = server.state()
+        again = claim_of(action, given, attempt=2, interrupted=True, facts=facts)
+        second = act(server, again, keep=facts)
+        assert server.state() == once
+        assert (second.state, first.state) == ("done", "done")
+
+
+COMPANIONS = {
+    ("slack.post", "channel"): {"webhook": None, "token": {"fromSecret": "bot"}},
+    ("http.request", "url"): {"url": "https://tickets.example.com/api/pods/%proc.cmdline/close"},
+}
+"""What a parameter must be written with, where the action's check asks for it."""
+
+
+def templated(kind):
+    """A value of the kind with an event's text wherever one may stand; None where none may."""
+    if isinstance(kind, Text):
+        return "%proc.cmdline"
+    if isinstance(kind, Either):
+        return templated(kind.other)
+    if isinstance(kind, ListOf):
+        inner = templated(kind.item)
+        return None if inner is None else [inner]
+    if isinstance(kind, MapOf):
+        inner = templated(kind.item)
+        return None if inner is None else {"example.com": inner}
+    if isinstance(kind, Json):
+        return [{"type": "section", "text": "it says %proc.cmdline"}]
+    if isinstance(kind, Record):
+        return {k: v for k, inner in kind.keys.items() if (v := templated(inner))} or None
+    return None
+
+
+def with_event_text():
+    for action in ACTIONS:
+        for name, parameter in action.parameters.items():
+            value = templated(parameter.kind)
+            if value is not None:
+                more = COMPANIONS.get((action.name, name), {})
+                given = {**action.example, name: value, **more}
+                given = {k: v for k, v in given.items() if v is not None}
+                yield pytest.param(action, given, id=f"{action.name} {name}")
+
+
+def strings(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from strings(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from strings(inner)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(("action", "given"), list(with_event_text()))
+def test_hostile_text_ends_in_a_refusal_or_in_the_very_object_that_harmless_text_makes(
+    action, given, text
+):
+    harmless, hostile = world(), world()
+    harmless_outside, hostile_outside = Elsewhere(), Elsewhere()
+    act(harmless, claim_of(action, given), harmless_outside)
+    outcome = act(
+        hostile, claim_of(action, given, alert(**{"proc.cmdline": text})), hostile_outside
+    )
+    assert not hostile.refused
+    if outcome.state == "refused":
+        assert not hostile.wrote
+        assert not hostile_outside.sent
+        return
+    assert outcome.state == "done", outcome
+    assert hostile.wrote == harmless.wrote
+    assert hostile.objects.keys() == harmless.objects.keys()
+    assert len(hostile_outside.sent) == len(harmless_outside.sent)
+    for sent, meant in zip(hostile_outside.sent, harmless_outside.sent, strict=True):
+        if action.name == "http.request":
+            assert_same_place(sent, meant)
+        assert not any("<!" in part or "<http" in part for part in slack_texts(action, sent))
+    assert max(map(len, strings([call.body for call in outcome.calls])), default=0) < 5000
+
+
+def slack_texts(action, sent):
+    return strings(sent[0]) if action.name == "slack.post" else ()
+
+
+def assert_same_place(sent, meant):
+    here, there = urlsplit(sent[1]), urlsplit(meant[1])
+    assert (here.scheme, here.netloc) == (there.scheme, there.netloc)
+    assert here.path.count("/") == there.path.count("/")
+    assert not {".", ".."} & set(map(unquote, here.path.split("/")))
+    assert (here.query, here.fragment) == (there.query, there.fragment)
+    assert sent[2].keys() == meant[2].keys()
+    assert not any(set("\r\n\0") & set(v) for v in sent[2].values() if isinstance(v, str))
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@every_target
+def test_a_hostile_name_of_a_pod_is_never_asked_for(action, text):
+    for fields in ({"k8s.pod.name": text}, {"k8s.ns.name": text}):
+        server = world()
+        before = server.state()
+        outcome = act(server, claim_of(action, event=alert(**fields)))
+        if text and "subject" not in action.acts_with:
+            assert outcome.state == "skipped"
+        if outcome.state != "done":
+            assert server.state() == before
+        assert set(server.wrote) <= {k for k in server.objects if k not in before}
+
+
+@every_target
+def test_an_object_of_the_name_that_is_not_ours_is_left_alone(action):
+    tried = world()
+    there = tried.state().keys()
+    act(tried, claim_of(action))
+    made = [copy.deepcopy(v) for k, v in tried.objects.items() if k not in there]
+    for item in made:
+        item["metadata"]["labels"] = {"app": "theirs"}
+        item["metadata"]["annotations"] = {}
+        item["metadata"].pop("uid")
+        server = world()
+        server.put(item)
+        before = server.state()
+        outcome = act(server, claim_of(action))
+        assert server.state() == before
+        assert outcome.state == "failed"
+        assert "not Tiercel's" in outcome.message
+
+
+@every_action
+def test_what_it_makes_carries_our_marks_and_nobody_elses(action):
+    server = world()
+    there = server.state().keys()
+    claim = claim_of(action)
+    act(server, claim)
+    for key in server.objects.keys() - there:
+        metadata = server.objects[key]["metadata"]
+        assert metadata["labels"] == {
+            "app.kubernetes.io/managed-by": "tiercel",
+            "tiercel.dev/playbook": "p",
+        }
+        assert metadata["annotations"]["tiercel.dev/run"] == claim.run.id
+        assert metadata["annotations"]["tiercel.dev/rule"] == "Terminal shell"
+
+
+@every_target
+def test_a_pod_that_took_the_place_of_the_one_first_found_is_left_alone(action):
+    server = world()
+    before = server.state()
+    outcome = act(server, claim_of(action, facts={"uid": "the-one-before"}, attempt=2))
+    assert outcome.state == "skipped"
+    assert server.state() == before
+
+
+@every_target
+def test_a_pod_that_takes_the_place_at_the_last_moment_is_left_alone(action):
+    server = world()
+    server.interfere = lambda: server.put(a_pod(uid="another"))
+    act(server, claim_of(action))
+    assert server.find("Pod", "web-0", "demo") == {"apiVersion": "v1", **a_pod(uid="another")}
+
+
+@every_target
+def test_a_pod_that_terminates_is_left_alone(action):
+    server = world(pod=a_pod(deletionTimestamp="2026-03-01T09:59:59Z"))
+    before = server.state()
+    assert act(server, claim_of(action)).state == "skipped"
+    assert server.state() == before
+
+
+def protected():
+    label = {"tiercel.dev/protected": "true"}
+    system = a_pod()
+    system["metadata"]["namespace"] = "kube-system"
+    there = alert(**{"k8s.ns.name": "kube-system"})
+    yield "kube-system", world(pod=system), there, Guard()
+    server = world()
+    server.put({"kind": "Namespace", "metadata": {"name": "demo", "labels": label}})
+    yield "namespace by label", server, alert(), Guard()
+    server = world()
+    server.put({"kind": "Node", "metadata": {"name": "worker-1", "labels": label}})
+    yield "node by label", server, alert(), Guard()
+    mirror = a_pod(annotations={"kubernetes.io/config.mirror": "abc"})
+    yield "mirror pod", world(pod=mirror), alert(), Guard()
+    yield "our own namespace", world(), alert(), Guard(own_namespace="demo")
+
+
+@every_target
+def test_what_is_protected_is_left_alone(action):
+    for which, server, event, guard in protected():
+        before = server.state()
+        outcome = act(server, claim_of(action, event=event), guard=guard)
+        assert outcome.state == "refused", which
+        assert "protected" in outcome.message or "mirror" in outcome.message
+        assert server.state() == before
+
+
+@every_action
+def test_a_server_that_is_down_uses_no_attempt_up(action):
+    if "cluster" not in action.acts_with:
+        return
+    server = world()
+    server.answers = [(503, {"Retry-After": "7"})]
+    outcome = act(server, claim_of(action, answers=3))
+    assert (outcome.state, outcome.retry_in, outcome.answered) == ("waiting", 7.0, False)
