@@ -191,10 +191,8 @@ def _again(claim: Claim, error: TemporaryError, doors: Doors, now: float) -> Out
         message = f"gave up after {claim.attempt} attempts: {error}"
         return Outcome("failed", message, answered=error.answered, calls=calls, requests=requests)
     wait = wait_before(claim.attempt + 1, retry.delay, retry.max_delay)
-    if error.after is not None:
-        wait = error.after
-    else:
-        wait = min(wait * random.uniform(0.8, 1.2), retry.max_delay)  # noqa: S311 - spreads retries
+    jitter = random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
+    wait = min(wait * jitter, retry.max_delay) if error.after is None else error.after
     return Outcome("waiting", str(error), retry_in=wait, answered=error.answered, calls=calls)
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.playbooks import load, values_option
+from engine.cases import read_cases
+from engine.cli.playbooks import DEFAULT, load, values_option
+from engine.language.folder import read_files
 from engine.render.findings import finding_json, finding_lines, summary
 from engine.render.text import echo
 
@@ -28,13 +30,15 @@ def command(*, playbooks: tuple[str, ...], values: Path | None, strict: bool, ou
     of risks, such as deleting pods without a throttle.
     """
     found = load(playbooks, values)
+    _, of_tests = read_cases(read_files(list(playbooks) or [DEFAULT]), found.playbooks)
+    findings = sorted([*found.findings, *of_tests], key=lambda finding: finding.where)
     if output == "json":
-        echo(json.dumps([finding_json(finding) for finding in found.findings], indent=1))
+        echo(json.dumps([finding_json(finding) for finding in findings], indent=1))
     else:
-        for line in finding_lines(found.findings):
+        for line in finding_lines(findings):
             echo(line)
-        echo(summary(found.findings, len(found.playbooks)))
-    if found.errors:
+        echo(summary(findings, len(found.playbooks)))
+    if any(finding.severity == "error" for finding in findings):
         sys.exit(1)
-    if strict and found.findings:
+    if strict and findings:
         sys.exit(3)

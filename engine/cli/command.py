@@ -10,6 +10,7 @@ import click
 _COMMANDS = {
     "check": "Validate playbooks; tell every mistake at its place.",
     "plan": "Show what playbooks would do about events, changing nothing.",
+    "test": "Run the PlaybookTests that stand beside playbooks.",
     "serve": "Run the engine: take events, act as the playbooks say.",
     "actions": "The actions, their parameters and the rights that they need.",
     "schema": "The language's JSON Schema, for editors.",

@@ -177,9 +177,10 @@ def network_of(text: Any) -> Network:
 
 def _network_hint(text: Any) -> str:
     try:
-        return f"{ipaddress.ip_network(text if isinstance(text, str) else '', strict=False)}: no bits past the prefix"
+        near = ipaddress.ip_network(text if isinstance(text, str) else "", strict=False)
     except ValueError:
         return "like 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
+    return f"{near}: no bits past the prefix"
 
 
 def address_of(value: Any) -> Address | None:

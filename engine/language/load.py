@@ -26,7 +26,9 @@ UNENFORCED = ("Silence", "Guardrails")
 class PlaybookSet:
     """What a folder says.
 
-    findings: errors and warnings, by place. unenforced: places of documents that nothing enforces yet.
+    findings: errors and warnings, by place; those of PlaybookTests are not among them (see
+    engine.cases), for a broken test makes no set unusable. unenforced: places of documents that nothing
+    enforces yet.
     sources: path -> (blob id, names of playbooks).
     """
 
@@ -105,10 +107,14 @@ def _read_values(content: bytes, file: str) -> tuple[list[Finding], dict[str, An
 def _load_file(content: bytes, file: str, values: Mapping[str, Any]) -> _Loaded:
     loaded = _Loaded()
     documents, told = read(content, file)
+    if documents and all(kind_of(document) == "PlaybookTest" for document in documents):
+        return loaded  # a broken test must not keep a set out of force; engine.cases tells of it
     loaded.findings += told
     for document in documents:
+        kind = kind_of(document)
+        if kind == "PlaybookTest":
+            continue
         checked, report = check_document(document, values, told)
-        kind = kind_of(checked)
         playbook = None
         if kind == "Playbook":
             playbook = compile_playbook(checked, report, blob_id(content))

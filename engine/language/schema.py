@@ -222,9 +222,61 @@ GUARDRAILS = Key(
         "holdFor": Key("text", "how long a person may decide (4h)", check=_duration),
     },
 )
+
+
+def _one_source(value: dict[str, Any]) -> Wrong | None:
+    given = {"event", "events", "eventFile"} & value.keys()
+    if len(given) == 1:
+        return None
+    code = "bad-value" if given else "missing-key"
+    return code, "a case has one of `event`, `events` and `eventFile`", None
+
+
+def _says_something(value: dict[str, Any]) -> Wrong | None:
+    if value:
+        return None
+    return "bad-value", "a case that expects nothing in particular cannot fail", "nothing: true"
+
+
+def _steps(doc: str) -> Key:
+    return Key("list", doc, item=Key("text", "the name of a step"))
+
+
+_EXPECT = {
+    "actions": _steps("the planned steps of `actions`, in order, of all playbooks together"),
+    "finally": _steps("the planned steps of `finally`"),
+    "refused": _steps("the steps that are refused"),
+    "held": _steps("the steps that are held"),
+    "skipped": _steps("the steps that are skipped"),
+    "calls": Key("list", "each is among the planned calls", item=Key("map", "", free=True)),
+    "onlyCalls": Key("bool", "no other call is planned"),
+    "nothing": Key("bool", "nothing is planned"),
+}
+_CASE = Key(
+    "map",
+    "One case.",
+    check=_one_source,
+    keys={
+        "name": Key("text", "what holds", required=True),
+        "event": Key("map", "the alert", free=True),
+        "events": Key("list", "alerts in a row", item=Key("map", "", free=True), check=_not_empty),
+        "eventFile": Key("text", "a file of alerts, relative to this one"),
+        "expect": Key("map", "what is planned", required=True, keys=_EXPECT, check=_says_something),
+    },
+)
+PLAYBOOK_TEST = Key(
+    "map",
+    "Cases that playbooks must pass.",
+    required=True,
+    keys={
+        "playbooks": _texts("the playbooks that are tested (all)"),
+        "cluster": Key("list", "objects that exist", item=Key("map", "", free=True)),
+        "cases": Key("list", "the cases", required=True, item=_CASE, check=_not_empty),
+    },
+)
 KINDS: dict[str, Key] = {
     "Playbook": PLAYBOOK,
-    "PlaybookTest": Key("map", "Cases that playbooks must pass.", required=True, free=True),
+    "PlaybookTest": PLAYBOOK_TEST,
     "Silence": SILENCE,
     "Guardrails": GUARDRAILS,
 }
@@ -273,6 +325,8 @@ def json_schema(
         schema["items"] = json_schema(key.item, conditions, steps)
     if key.shape == "map" and not key.free:
         schema |= _object(key.keys, conditions, steps)
+    if key.free and key.item:
+        schema["additionalProperties"] = json_schema(key.item, conditions, steps)
     if key.shape == "tags":
         tags = {"type": "object", **_object(key.keys, conditions, steps)}
         schema["anyOf"] = [{"type": "array", "items": {"type": "string"}}, tags]

@@ -239,10 +239,10 @@ class _Walk:
         self._core(node)
         if node.style:  # quoted, or a block
             return text
-        if node.tag == _TEXT and text not in "yYnN":  # PyYAML itself takes y and n for text
-            # implicit text by YAML 1.1, where 1.2 knows a number like 1e3, or an explicit !!str
-            if not _FLOAT.fullmatch(text) or "e" not in text.lower():
-                return text
+        # PyYAML itself takes y and n for text; where YAML 1.1 sees text, 1.2 knows a number like 1e3
+        number = _FLOAT.fullmatch(text) and "e" in text.lower()
+        if node.tag == _TEXT and text not in "yYnN" and not number:
+            return text
         if self._trap(node, text):
             return text
         if len(text) > MAX_DIGITS and (_INTEGER.fullmatch(text) or _HEXADECIMAL.fullmatch(text)):

@@ -158,17 +158,18 @@ def read_objects(content: bytes) -> list[Object]:
             documents = list(yaml.load_all(content, _Loader))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise GivenError(f"neither JSON nor YAML: {error}") from None
-    return [item for document in documents for item in _objects(document)]
+    return [item for document in documents for item in objects_of(document)]
 
 
-def _objects(document: Any) -> Iterable[Object]:
+def objects_of(document: Any) -> Iterable[Object]:
+    """The objects of a document, of a list of them or of a ``List``. Raises GivenError."""
     if document is None:
         return
     if isinstance(document, list):
         for item in document:
-            yield from _objects(item)
+            yield from objects_of(item)
     elif isinstance(document, dict) and str(document.get("kind", "")).endswith("List"):
-        yield from _objects(document.get("items") or [])
+        yield from objects_of(document.get("items") or [])
     elif isinstance(document, dict) and isinstance(document.get("metadata"), dict):
         if not isinstance(document.get("kind"), str):
             raise GivenError("an object without a `kind`")

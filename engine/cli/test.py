@@ -1,0 +1,69 @@
+"""tiercel test."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.cases import read_cases, run_case
+from engine.cli.playbooks import DEFAULT, fail, load_usable, values_option
+from engine.guard import Guard
+from engine.language.folder import read_files
+from engine.render.cases import coverage, junit, verdict_json, verdict_lines
+from engine.render.findings import finding_lines
+from engine.render.progress import tracked
+from engine.render.text import count, echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("test")
+@click.argument("playbooks", nargs=-1)
+@values_option
+@click.option(
+    "-k", "word", default="", metavar="WORD", help="Only cases with this word in their name."
+)
+@click.option(
+    "--coverage-threshold", type=click.IntRange(0, 100), default=0, metavar="PCT",
+    help="Fail where fewer of the steps are planned by some case.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Choice(["text", "json", "junit"]), default="text")
+def command(
+    *,
+    playbooks: tuple[str, ...],
+    values: Path | None,
+    word: str,
+    coverage_threshold: int,
+    output: str,
+) -> None:
+    """Run the PlaybookTests of PLAYBOOKS, a folder or files (default: playbooks/).
+
+    A case holds where exactly the steps are planned that it expects; one that expects nothing is as
+    important as one that expects calls. Exit 1 where a case does not hold.
+    """
+    found = load_usable(playbooks, values)
+    cases, findings = read_cases(read_files(list(playbooks) or [DEFAULT]), found.playbooks)
+    if findings:
+        for line in finding_lines(findings):
+            echo(line, err=True)
+        fail(f"{count(len(findings), 'mistake')} in the tests: none was run.", 1)
+    chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
+    guard = Guard(os.environ.get("TIERCEL_POD_NAMESPACE"))
+    verdicts = [run_case(case, found.playbooks, guard) for case in tracked(chosen, "Testing")]
+    share, missed = coverage(found.playbooks, verdicts)
+    if output == "json":
+        echo(json.dumps([verdict_json(verdict) for verdict in verdicts], indent=1))
+    elif output == "junit":
+        echo(junit(verdicts))
+    else:
+        for line in verdict_lines(verdicts, share, missed):
+            echo(line)
+    if not chosen:
+        fail("No case was run: write a PlaybookTest beside the playbook.", 1)
+    if any(verdict.differences for verdict in verdicts) or share < coverage_threshold:
+        sys.exit(1)

@@ -1,0 +1,339 @@
+"""The oracle reads the contract's tables a second time, slow and plain."""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+
+import pytest
+from engine.event import parse
+from engine.language.conditions import (
+    OPERATORS,
+    OperandError,
+    check_operand,
+    compile_conditions,
+)
+from engine.language.conditions import tester as predicate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+OPERANDS = {
+    "scalar": "x", "scalars": ["x"], "text": "x", "networks": ["10.0.0.0/8"], "number": 5,
+}  # fmt: skip
+PASSING = {
+    "equals": "x", "notEquals": "y", "in": "x", "notIn": "y", "startswith": "x", "endswith": "x",
+    "contains": "x", "icontains": "X", "glob": "x", "regex": "x", "cidr": "10.1.2.3",
+    "notCidr": "11.0.0.1", "gt": 6, "gte": 5, "lt": 4, "lte": 5, "intersects": ["x"],
+}  # fmt: skip
+FAILING = {
+    "equals": "y", "notEquals": "x", "in": "y", "notIn": "x", "startswith": "y", "endswith": "y",
+    "contains": "y", "icontains": "y", "glob": "xy", "regex": "y", "cidr": "11.0.0.1",
+    "notCidr": "10.1.2.3", "gt": 5, "gte": 4, "lt": 5, "lte": 6, "intersects": ["y"],
+}  # fmt: skip
+operators = pytest.mark.parametrize("name", [n for n in OPERATORS if n != "exists"])
+
+
+def on_operand(name):
+    return predicate(name, OPERANDS[OPERATORS[name].operand])
+
+
+def compiled(*data):
+    wrong = []
+    found = compile_conditions(list(data), ("c",), lambda *told, **_: wrong.append(told))
+    return found, wrong
+
+
+def truth(data, **fields):
+    (condition,), wrong = compiled(data)
+    assert not wrong
+    return condition.holds(parse({"rule": "r", "output_fields": fields}))
+
+
+@operators
+def test_it_holds_and_does_not_hold(name):
+    assert on_operand(name)(PASSING[name]) is True
+    assert on_operand(name)(FAILING[name]) is False
+
+
+@operators
+@pytest.mark.parametrize("value", [None, "", "<NA>", []], ids=repr)
+def test_on_an_absent_value_it_is_unknown(name, value):
+    assert on_operand(name)(value) is None
+    assert truth({"field": "no.such", name: OPERANDS[OPERATORS[name].operand]}) is None
+
+
+@operators
+def test_on_a_value_of_another_type_it_is_unknown(name):
+    for value in (True, {}, {"x": 1}, {"x": "x"}):
+        assert on_operand(name)(value) is None
+    other = "5" if OPERATORS[name].operand == "number" else 5
+    assert on_operand(name)(other) is None
+    if name != "intersects":
+        assert on_operand(name)([other]) is None
+    else:
+        assert on_operand(name)("x") is None
+
+
+@operators
+def test_on_a_list_a_positive_one_needs_one_element_and_a_negative_one_all(name):
+    if name == "intersects":
+        return
+    test, good, bad = on_operand(name), PASSING[name], FAILING[name]
+    negative = OPERATORS[name].negative
+    assert test([good, good]) is True
+    assert test([good, bad]) is (not negative)
+    assert test([bad, bad]) is False
+    assert test([good, None]) is (None if negative else True)
+    assert test([bad, None]) is (False if negative else None)
+    assert test([[bad], [good]]) is (not negative)
+
+
+def test_exists_is_never_unknown():
+    for value in (None, "", "<NA>", []):
+        assert predicate("exists", True)(value) is False
+        assert predicate("exists", False)(value) is True
+    for value in (0, False, {}, " ", "<na>", [None]):
+        assert predicate("exists", True)(value) is True
+        assert predicate("exists", False)(value) is False
+
+
+def test_numbers_compare_exactly_beyond_64_bits():
+    big = 18446744073709551615
+    assert predicate("equals", big)(big) is True
+    assert predicate("equals", big)(big - 1) is False
+    assert predicate("equals", big)(float(big)) is False
+    assert predicate("gt", big)(big + 1) is True
+    assert predicate("equals", 1)(1.0) is True
+    assert predicate("equals", 1)(True) is None
+    assert predicate("in", [1, "a"])(True) is None
+    assert predicate("equals", "443")(443) is None
+
+
+def test_an_operand_list_compares_with_its_elements_of_the_same_type():
+    assert predicate("in", [1, "a"])("b") is False
+    assert predicate("in", ["a", "b"])(1) is None
+    assert predicate("notIn", ["a", 1])(2.0) is True
+    assert predicate("in", [True, "a"])(False) is False
+
+
+def test_addresses_of_both_families():
+    inside = predicate(
+        "cidr", ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7", "::ffff:198.51.100.0/120"]
+    )
+    for text in ("10.255.0.1", "2001:db8::1", "192.0.2.7", "::ffff:10.0.0.1", "198.51.100.9"):
+        assert inside(text) is True
+    for text in ("11.0.0.1", "2001:db9::1", "192.0.2.8", "::ffff:11.0.0.1"):
+        assert inside(text) is False
+    for text in (
+        "10.0.0",
+        "10.0.0.1:80",
+        "010.0.0.1",
+        "fe80::1%eth0",
+        "x",
+        "10.0.0.1/8",
+        " 10.0.0.1",
+    ):
+        assert inside(text) is None
+
+
+def test_a_regular_expression_of_an_attacker_costs_linear_time():
+    assert predicate("regex", "(a+)+$")("a" * 100_000 + "!") is False
+    assert predicate("glob", "*a" * 30)("a" * 20_000 + "b") is False
+
+
+@given(
+    st.text(alphabet="ab*?[]!^-\\/.\n", max_size=8), st.text(alphabet="ab]/!^-.\\\n", max_size=6)
+)
+@settings(max_examples=300)
+def test_globs_without_brackets_and_backslashes_are_those_of_fnmatch(glob, text):
+    if set("[]\\") & set(glob):
+        return
+    assert predicate("glob", glob)(text) is (fnmatch.fnmatchcase(text, glob) if text else None)
+
+
+def test_brackets_and_backslashes_in_globs():
+    for glob, yes, no in (
+        ("[a-c]x", "bx", "dx"), ("[!a]", "b", "a"), ("[^a]", "b", "a"), ("[]a]", "]", "b"),
+        ("[", "[", "a"), ("\\*", "*", "a"), ("a\\", "a\\", "a"), ("[a", "[a", "a"),
+    ):  # fmt: skip
+        assert predicate("glob", glob)(yes) is True
+        assert predicate("glob", glob)(no) is False
+
+
+WRONG = [
+    ("equals", ["a"], "wrong-type"), ("equals", None, "wrong-type"), ("in", "a", "wrong-type"),
+    ("in", [], "bad-value"), ("in", [{}], "wrong-type"), ("startswith", 1, "wrong-type"),
+    ("gt", "1", "wrong-type"), ("gt", True, "wrong-type"), ("exists", "true", "wrong-type"),
+    ("cidr", ["10.0.0.1/8"], "bad-cidr"), ("cidr", ["x"], "bad-cidr"), ("cidr", [5], "bad-cidr"),
+    ("regex", "(", "bad-regex"), ("regex", "(?=a)", "bad-regex"), ("regex", "(a)\\1", "bad-regex"),
+    ("glob", "[z-a]", "bad-regex"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "operand", "code"), WRONG, ids=str)
+def test_an_operand_that_the_operator_does_not_take_is_told(name, operand, code):
+    with pytest.raises(OperandError) as error:
+        predicate(name, operand)
+    assert error.value.code == code
+    assert compiled({"field": "a", name: operand})[1][0][:2] == (("c", 0, name), code)
+
+
+def test_the_hint_for_host_bits_is_the_network():
+    with pytest.raises(OperandError) as error:
+        predicate("cidr", ["10.0.0.1/8"])
+    assert error.value.hint.startswith("10.0.0.0/8")
+
+
+SHAPES = [
+    ("text", "wrong-type"), ({"field": "a"}, "missing-key"),
+    ({"equals": 1}, "missing-key"), ({"field": "a", "jsonPath": "$.a", "equals": 1}, "bad-value"),
+    ({"field": "a", "equals": 1, "in": [1]}, "bad-value"), ({"field": 1, "equals": 1}, "wrong-type"),
+    ({"field": "a", "equal": 1}, "unknown-operator"), ({"feild": "a", "equals": 1}, "unknown-key"),
+    ({"all": []}, "bad-value"), ({"any": {}}, "wrong-type"), ({"not": []}, "wrong-type"),
+    ({"not": {"field": "a", "equals": 1}, "field": "b"}, "unknown-key"),
+    ({"jsonPath": "a.b", "equals": 1}, "bad-path"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "code"), SHAPES, ids=str)
+def test_a_condition_of_the_wrong_shape_is_told_once(data, code):
+    assert [told[1] for told in compiled(data)[1]] == [code]
+
+
+def test_a_field_is_taken_verbatim():
+    assert truth({"field": "proc.aname[2]", "equals": "sh"}, **{"proc.aname[2]": "sh"}) is True
+    assert truth({"field": "a b.c", "equals": 1}, **{"a b.c": 1}) is True
+    assert truth({"field": "a.b", "exists": True}, a={"b": 1}) is False
+
+
+LEAVES = {
+    None: {"field": "nothing", "equals": 1},
+    True: {"field": "one", "equals": 1},
+    False: {"field": "one", "equals": 2},
+}
+leaves = st.sampled_from([None, True, False])
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.tuples(st.just("not"), inner),
+        st.tuples(st.sampled_from(["all", "any"]), st.lists(inner, min_size=1, max_size=4)),
+    ),
+    max_leaves=12,
+)
+
+
+def written(tree):
+    if not isinstance(tree, tuple):
+        return LEAVES[tree]
+    word, inner = tree
+    return {word: written(inner) if word == "not" else [written(one) for one in inner]}
+
+
+def sql(tree):
+    """SQL's three-valued logic, over the worlds that unknown could stand for (Kleene's tables)."""
+    if not isinstance(tree, tuple):
+        return tree
+    word, inner = tree
+    if word == "not":
+        return {True: False, False: True, None: None}[sql(inner)]
+    order = {False: 0, None: 1, True: 2}
+    pick = min if word == "all" else max
+    return pick((sql(one) for one in inner), key=order.__getitem__)
+
+
+@settings(max_examples=200)
+@given(trees)
+def test_groups_are_the_and_or_and_not_of_sql(tree):
+    assert truth(written(tree), one=1) is sql(tree)
+
+
+json_values = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=6),
+        st.sampled_from(["", "<NA>", "x", "10.1.2.3", "::1", 5, 443]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+def plainly(name, operand, value):
+    """An operator on one value or list, as the contract's words say."""
+    if (value in (None, "", "<NA>") and not isinstance(value, bool)) or value == []:
+        return None
+    if isinstance(value, list) and name != "intersects":
+        order = {False: 0, None: 1, True: 2}
+        pick = min if name in ("notEquals", "notIn", "notCidr") else max
+        return pick((plainly(name, operand, one) for one in value), key=order.__getitem__)
+
+    def kind(one):
+        if isinstance(one, bool):
+            return "boolean"
+        if isinstance(one, (int, float)):
+            return "number"
+        return "text" if isinstance(one, str) else "other"
+
+    def among(one, these):
+        same = [w for w in these if kind(w) == kind(one)]
+        return any(one == w for w in same) if same else None
+
+    def negated(one):
+        return None if one is None else not one
+
+    if name == "intersects":
+        if not isinstance(value, list):
+            return None
+        order = {False: 0, None: 1, True: 2}
+        present = [v for v in value if v not in (None, "", "<NA>") and v != []]
+        told = [among(v, operand) for v in present] + [None] * (len(value) - len(present))
+        return max(told, key=order.__getitem__)
+    if name in ("equals", "notEquals"):
+        told = among(value, [operand])
+        return told if name == "equals" else negated(told)
+    if name in ("in", "notIn"):
+        told = among(value, operand)
+        return told if name == "in" else negated(told)
+    if name in ("gt", "gte", "lt", "lte"):
+        if kind(value) != "number":
+            return None
+        return {"gt": value > operand, "gte": value >= operand, "lt": value < operand,
+                "lte": value <= operand}[name]  # fmt: skip
+    if kind(value) != "text":
+        return None
+    if name in ("cidr", "notCidr"):
+        try:
+            address = ipaddress.ip_address(value)
+        except ValueError:
+            return None
+        address = getattr(address, "ipv4_mapped", None) or address
+        inside = any(address in ipaddress.ip_network(o) for o in operand)
+        return inside if name == "cidr" else not inside
+    return {
+        "startswith": value.startswith(operand) if name == "startswith" else None,
+        "endswith": value.endswith(operand) if name == "endswith" else None,
+        "contains": operand in value if name == "contains" else None,
+        "icontains": operand.lower() in value.lower() if name == "icontains" else None,
+        "glob": value == operand, "regex": operand in value,
+    }[name]  # fmt: skip
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(sorted(set(OPERATORS) - {"exists"})), json_values)
+def test_every_operator_on_every_value_is_what_the_contract_says(name, value):
+    operand = OPERANDS[OPERATORS[name].operand]
+    assert predicate(name, operand)(value) is plainly(name, operand, value)
+
+
+def test_a_list_nested_as_deep_as_an_event_may_be_is_looked_through():
+    value = "x"
+    for _ in range(100):
+        value = [value]
+    assert predicate("equals", "x")(value) is True
+    assert predicate("notEquals", "x")(value) is False
+
+
+def test_every_operator_says_what_it_takes():
+    for name, operator in OPERATORS.items():
+        check_operand(name, {**OPERANDS, "bool": True}[operator.operand])

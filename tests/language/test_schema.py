@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import copy
+
+import cerberus
+import jsonschema
+import pytest
+from cerberus import errors as codes
+from engine.language.folder import Files
+from engine.language.json_schema import schema
+from engine.language.load import Loader
+
+from tests.language.test_load import files
+
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+GOOD = {
+    "apiVersion": "tiercel.dev/v1",
+    "kind": "Playbook",
+    "metadata": {"name": "good", "labels": {"team": "platform"}},
+    "spec": {
+        "description": "Says what it does",
+        "mode": "enforce",
+        "match": {
+            "rules": ["Terminal*"],
+            "priority": "warning",
+            "sources": ["syscall"],
+            "tags": {"any": ["shell"], "none": ["test"]},
+            "hostnames": ["worker-*"],
+        },
+        "conditions": [
+            {"field": "k8s.ns.name", "notIn": ["kube-system"]},
+            {"jsonPath": "$.tags[*]", "equals": "shell"},
+            {"any": [{"field": "fd.sip", "cidr": ["10.0.0.0/8"]}]},
+            {"not": {"all": [{"field": "proc.pname", "startswith": "apt"}]}},
+        ],
+        "throttle": {"key": ["k8s.ns.name"], "once": "10m"},
+        "actions": [
+            {"action": "pod.isolate", "with": {"ingress": "keep", "allow": {"dns": True}}},
+            {
+                "action": "pod.label",
+                "name": "mark",
+                "with": {"labels": {"quarantine": "true", "old": None}},
+                "timeout": "500ms",
+                "retry": {"attempts": 2, "delay": "1s", "maxDelay": "2h"},
+                "onFailure": "continue",
+                "when": [
+                    {"field": "proc.name", "in": ["sh"]},
+                    {"step": "pod.isolate", "is": ["done"]},
+                ],
+            },
+        ],
+        "finally": [{"action": "kubernetes.event", "with": {"message": "%rule"}}],
+    },
+}
+SILENCE = {
+    "apiVersion": "tiercel.dev/v1",
+    "kind": "Silence",
+    "metadata": {"name": "quiet"},
+    "spec": {
+        "match": {"tags": ["a"]},
+        "until": "2026-12-24T00:00:00Z",
+        "owner": "me",
+        "comment": "why",
+    },
+}
+GUARDRAILS = {
+    "apiVersion": "tiercel.dev/v1",
+    "kind": "Guardrails",
+    "metadata": {"name": "default"},
+    "spec": {
+        "protected": {"namespaces": ["kube-*"], "labels": {"a": "b"}, "trustPodsIn": []},
+        "budgets": [{"effect": "disrupt", "limit": 5, "per": "10m", "scope": "namespace"}],
+        "maxEventAge": "5m",
+    },
+}
+
+
+def set_at(document, path, value):
+    changed = copy.deepcopy(document)
+    inner = changed
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    return changed
+
+
+def codes_of(document):
+    found = Loader().load(Files("", files(a=document)))
+    return [finding.code for finding in found.errors]
+
+
+@pytest.mark.parametrize("document", [GOOD, SILENCE, GUARDRAILS], ids=lambda d: d["kind"])
+def test_a_good_document_pleases_editors_and_check(document):
+    assert not list(VALIDATOR.iter_errors(document))
+    assert not codes_of(document)
+
+
+MISTAKES = [
+    (GOOD, ("speck",), {}, "unknown-key"),
+    (GOOD, ("apiVersion",), "tiercel.dev/v2", "bad-value"),
+    (GOOD, ("kind",), "Playbok", "unknown-kind"),
+    (GOOD, ("metadata", "nam"), "x", "unknown-key"),
+    (GOOD, ("metadata", "labels", "number"), 5, "wrong-type"),
+    (GOOD, ("spec", "mode"), "dryrun", "bad-value"),
+    (GOOD, ("spec", "match"), {}, "empty-match"),
+    (GOOD, ("spec", "match", "priorty"), "Warning", "unknown-key"),
+    (GOOD, ("spec", "match", "rules"), "R", "wrong-type"),
+    (GOOD, ("spec", "match", "tags"), {"some": ["a"]}, "unknown-key"),
+    (GOOD, ("spec", "match", "tags"), 5, "wrong-type"),
+    (GOOD, ("spec", "conditions", 0, "notin"), ["a"], "unknown-operator"),
+    (GOOD, ("spec", "conditions", 0, "notIn"), "a", "wrong-type"),
+    (GOOD, ("spec", "throttle", "onze"), "10m", "unknown-key"),
+    (GOOD, ("spec", "actions", 1, "action"), "pod.lable", "unknown-action"),
+    (GOOD, ("spec", "actions", 0, "with", "egres"), "deny", "bad-parameter"),
+    (GOOD, ("spec", "actions", 0, "with", "allow", "dsn"), True, "bad-parameter"),
+    (GOOD, ("spec", "actions", 1, "retry", "attempts"), "2", "wrong-type"),
+    (GOOD, ("spec", "actions", 1, "retry", "attempts"), True, "wrong-type"),
+    (GOOD, ("spec", "actions", 1, "onFailure"), "halt", "bad-value"),
+    (GOOD, ("spec", "actions", 1, "onfailure"), "stop", "unknown-key"),
+    (SILENCE, ("spec", "untill"), "2026-12-24T00:00:00Z", "unknown-key"),
+    (GUARDRAILS, ("spec", "budgets", 0, "scope"), "galaxy", "bad-value"),
+    (GUARDRAILS, ("spec", "budgets", 0, "limits"), 5, "unknown-key"),
+]
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "value", "code"),
+    MISTAKES,
+    ids=[f"{code} {'.'.join(map(str, path))}" for _, path, _, code in MISTAKES],
+)
+def test_a_mistake_is_told_by_editors_and_once_by_check(document, path, value, code):
+    wrong = set_at(document, path, value)
+    assert list(VALIDATOR.iter_errors(wrong))
+    assert codes_of(wrong) == [code]
+
+
+@pytest.mark.parametrize("key", ["apiVersion", "metadata", "spec"])
+def test_a_missing_key_is_told_at_the_mapping_that_lacks_it(key):
+    wrong = {name: value for name, value in GOOD.items() if name != key}
+    assert list(VALIDATOR.iter_errors(wrong))
+    assert codes_of(wrong) == ["missing-key"]
+
+
+@pytest.mark.parametrize("kind", [None, [], {}, 5, True, "Nothing"], ids=repr)
+def test_a_kind_that_is_none_is_told(kind):
+    (code,) = codes_of({**GOOD, "kind": kind})
+    assert code == ("missing-key" if kind is None else "unknown-kind")
+
+
+def test_the_schema_is_one():
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+def test_the_private_tree_of_cerberus_has_the_shape_that_is_walked():
+    validator = cerberus.Validator(
+        {
+            "a": {"type": "dict", "schema": {"b": {"type": "integer"}, "c": {"required": True}}},
+            "t": {
+                "anyof": [{"type": "list", "schema": {"type": "string"}}, {"type": "dict"}],
+            },
+            "w": {"allowed": ["x"]},
+            "k": {"check_with": lambda field, _, error: error(field, "why")},
+        }
+    )
+    assert not validator.validate({"a": {"b": "x", "z": 1}, "t": [5], "w": "y", "k": 1})
+    tree = {error.document_path: error for error in validator._errors}
+    assert tree["a",].is_group_error
+    inner = {e.document_path: e.code for e in tree["a",].child_errors}
+    assert inner == {
+        ("a", "b"): codes.BAD_TYPE.code,
+        ("a", "z"): codes.UNKNOWN_FIELD.code,
+        ("a", "c"): codes.REQUIRED_FIELD.code,
+    }
+    assert tree["t",].is_logic_error
+    first, second = tree["t",].definitions_errors.values()
+    assert [e.child_errors[0].document_path for e in first] == [("t", 0)]
+    assert [e.code for e in second] == [codes.BAD_TYPE.code]
+    assert (tree["w",].code, tree["w",].value, tree["w",].constraint) == (
+        codes.UNALLOWED_VALUE.code,
+        "y",
+        ["x"],
+    )
+    assert (tree["k",].code, tree["k",].info) == (codes.CUSTOM.code, ("why",))

@@ -1,0 +1,182 @@
+"""What the tests of intake share: playbooks from text, a journal whose disk the test is, events."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from engine.intake import Intake
+from engine.journal.journal import Accepted, JournalError
+from engine.language.folder import Files
+from engine.language.load import Loader
+from engine.match import Playbooks
+from engine.observe import Observers
+from engine.sources.http import EventPort
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+NOW = 1_772_359_200.0
+"""2026-03-01T10:00:00Z."""
+
+SHELL = "Terminal shell in container"
+
+FALCO = {
+    "hostname": "worker-1",
+    "output": "2026-03-01T10:00:00.000000000+0000: Notice A shell was spawned",
+    "output_fields": {
+        "container.id": "0a1b2c3d4e5f",
+        "evt.time.iso8601": 1772359200000000000,
+        "k8s.ns.name": "demo",
+        "k8s.pod.name": "nginx",
+        "proc.aname[2]": None,
+        "proc.exe_ino.ctime_duration_proc_start": 18446744073670260079,
+    },
+    "priority": "Notice",
+    "rule": SHELL,
+    "source": "syscall",
+    "tags": ["container", "shell"],
+    "time": "2026-03-01T10:00:00.000000000Z",
+}
+"""As Falco's http_output sends it."""
+
+SIDEKICK = {
+    "uuid": "7b8f6f0e-8d0a-4d54-a6de-0c6e2f0b1c11",
+    **FALCO,
+    "time": "2026-03-01T10:00:00Z",
+}
+"""The same as Falcosidekick forwards it: a fresh uuid, the time without its zeros."""
+
+PLAYBOOK = """
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: mark-shell}
+spec:
+  match: {rules: [Terminal shell in container]}
+  actions:
+    - {action: pod.label, with: {labels: {seen: "true"}}}
+"""
+
+ONCE = PLAYBOOK.replace("  match:", "  throttle: {once: 10m}\n  match:")
+THIRD = PLAYBOOK.replace("  match:", "  throttle: {key: [rule], count: 3, within: 1m}\n  match:")
+
+
+def alert(number: int = 0, **other: Any) -> dict[str, Any]:
+    """An alert of that number, unlike every other."""
+    return FALCO | {"time": f"2026-03-01T10:00:00.{number:09d}Z"} | other
+
+
+@functools.cache
+def playbooks_of(*texts: str) -> Playbooks:
+    files = {f"{number}.yaml": text.encode() for number, text in enumerate(texts)}
+    return Playbooks(Loader().load(Files("", files)).usable().playbooks)
+
+
+class Disk:
+    """A journal that writes when the test says so.
+
+    waiting: what was accepted and is not on disk yet. runs, windows: what is. broken: whether reading fails.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Accepted, Future[None]]] = []
+        self.runs: list[str] = []
+        self.windows: dict[str, Any] = {}
+        self.broken = self.closed = False
+
+    def accept(self, accepted: Accepted, now: float) -> Future[None]:
+        del now
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+        if self.closed:
+            future.set_exception(JournalError("the journal is closed"))
+        else:
+            self.waiting.append((accepted, future))
+        return future
+
+    def write(self) -> None:
+        """Write what waits."""
+        for accepted, future in self._taken():
+            self.runs += [run.id for run in accepted.runs]
+            self.remember(accepted.memory)
+            future.set_result(None)
+
+    def fail(self) -> None:
+        """Fail to write what waits."""
+        for _, future in self._taken():
+            future.set_exception(JournalError("disk full"))
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        if self.broken:
+            raise JournalError("the journal cannot be read")
+        return set(ids) & set(self.runs)
+
+    def memory(self) -> dict[str, Any]:
+        return dict(self.windows)
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        if self.broken:
+            raise JournalError("the journal cannot be written")
+        for key, window in memory.items():
+            self.windows[key] = window
+            if window is None:
+                del self.windows[key]
+
+    def _taken(self) -> list[tuple[Accepted, Future[None]]]:
+        taken, self.waiting = self.waiting, []
+        return taken
+
+
+class Prompt(Disk):
+    """One that writes at once."""
+
+    def accept(self, accepted: Accepted, now: float) -> Future[None]:
+        future = super().accept(accepted, now)
+        self.write()
+        return future
+
+
+def intake_of(journal: Any, *texts: str, now: float = NOW) -> Intake:
+    playbooks = playbooks_of(*texts or (PLAYBOOK,))
+    return Intake(journal, lambda: playbooks, lambda: now)
+
+
+def port_of(journal: Any, *texts: str, tokens: Any = None) -> EventPort:
+    return EventPort(intake_of(journal, *texts), Observers(), lambda: None, tokens)
+
+
+async def call(
+    app: Any,
+    body: Any = b"",
+    path: str = "/events",
+    headers: Mapping[str, str] | None = None,
+    method: str = "POST",
+) -> tuple[int, dict[str, str], Any]:
+    """One request, spoken in ASGI: the status, headers and JSON. A list of bytes is sent in chunks."""
+    if isinstance(body, dict):
+        body = json.dumps(body).encode()
+    chunks = body if isinstance(body, list) else [body]
+    messages = [
+        {"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks[:-1]
+    ] + [{"type": "http.request", "body": chunks[-1], "more_body": False}]
+    sent: list[dict[str, Any]] = []
+    raw = [(k.lower().encode(), v.encode("latin-1")) for k, v in (headers or {}).items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": raw, "client": None}
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    given = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], given, json.loads(b"".join(m.get("body", b"") for m in sent[1:]))
+
+
+def ask(app: Any, body: Any = b"", **request: Any) -> tuple[int, dict[str, str], Any]:
+    """The same, for tests that have no loop of their own."""
+    return asyncio.run(call(app, body, **request))

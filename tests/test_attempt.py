@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import pytest
+from engine.attempt import Doors, attempt, wait_before
+from engine.errors import PermanentError, TemporaryError
+from engine.event import parse
+from engine.guard import Guard
+from engine.language.folder import Files
+from engine.language.load import Loader
+from engine.playbook import Retry
+from engine.ports.cluster import Recorder
+from engine.ports.http import OutsideRecorder
+from engine.run import Claim, Result, Run, after, outcome_of
+
+from tests.contracts.test_actions import NOW, a_pod, alert, world
+from tests.fakes import Elsewhere
+from tests.language.test_load import files, playbook
+
+LABEL = {"action": "pod.label", "with": {"labels": {"a": "b"}}}
+DELETE = {"action": "pod.delete"}
+SLACK = {"action": "slack.post", "with": {"webhook": {"fromSecret": "s"}, "text": "hi"}}
+
+
+def claim(*steps, at=0, event=None, **of):
+    """A claim on a step of a playbook with these."""
+    found = Loader().load(Files("", files(p=playbook("p", actions=list(steps)))))
+    assert not found.errors
+    run = Run("0" * 32, found.playbooks[0], event or alert(), NOW, "demo/web-0")
+    return Claim(run, at, **({"began": NOW} | of))
+
+
+def act(claim, server=None, *, now=NOW, outside=None, keep=lambda _: True, dry=False):
+    cluster = (server or world()).cluster
+    doors = Doors(
+        Recorder(cluster, None if dry else cluster),
+        OutsideRecorder(None if dry else outside or Elsewhere()),
+        dry=dry,
+    )
+    return attempt(claim, doors, Guard(), now, keep)
+
+
+def answering(*statuses):
+    server = world()
+    server.answers = [(status, {}) for status in statuses]
+    return server
+
+
+class Broken:
+    """A cluster, or a world outside, that raises whatever it is asked."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def _fail(self, *_, **__):
+        raise self.error
+
+    get = list = send = request = slack = _fail
+
+
+def test_the_wait_doubles_up_to_the_longest():
+    assert [wait_before(n, 1, 60) for n in (2, 3, 4, 8, 9, 10_000)] == [1, 2, 4, 60, 60, 60]
+
+
+def test_answers_use_attempts_up_and_silence_does_not():
+    busy, down = answering(500), answering(503)
+    assert act(claim(LABEL, answers=2), busy).retry_in is not None
+    outcome = act(claim(LABEL, answers=3, attempt=9), answering(500))
+    assert (outcome.state, outcome.retry_in) == ("failed", None)
+    assert "gave up after 9 attempts" in outcome.message
+    for n in (1, 1000):
+        waiting = act(claim(LABEL, answers=3, attempt=n, began=NOW - 1e6), down)
+        down.answers = [(429, {})]
+        assert (waiting.state, waiting.answered) == ("waiting", False)
+        assert waiting.retry_in <= 60
+
+
+def test_the_wait_is_the_servers_where_it_asks_for_one_and_never_over_max_delay_else():
+    server = world()
+    server.answers = [(503, {"Retry-After": "90"})]
+    assert act(claim(LABEL), server).retry_in == 90
+    step = {**LABEL, "retry": {"delay": "10s", "maxDelay": "12s"}}
+    for _ in range(50):
+        assert 8 <= act(claim(step), answering(500)).retry_in <= 12
+        assert act(claim(step, attempt=5), answering(500)).retry_in <= 12
+
+
+def test_a_notification_gives_up_after_its_time_and_a_cluster_step_never():
+    silent = Broken(TemporaryError("no answer"))
+    patient = {**SLACK, "retry": {"giveUp": "10m"}}
+    assert act(claim(patient), outside=silent, now=NOW + 599).state == "waiting"
+    assert act(claim(patient), outside=silent, now=NOW + 600).state == "failed"
+    assert act(claim(SLACK), outside=silent, now=NOW + 3599).state == "waiting"
+    assert act(claim(SLACK), outside=silent, now=NOW + 3600).state == "failed"
+
+
+@pytest.mark.parametrize(("status", "state"), [(403, "failed"), (400, "failed"), (422, "failed"),
+                                               (404, "skipped"), (500, "waiting"),
+                                               (401, "waiting")])  # fmt: skip
+def test_what_a_server_answers_decides_how_it_ends(status, state):
+    outcome = act(claim(LABEL), answering(status))
+    assert outcome.state == state
+    if status == 403:
+        assert "missing right: patch on pods" in outcome.message
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret-value"), KeyError("x"), RecursionError()])
+def test_an_internal_error_fails_the_step_and_tells_nothing(error):
+    doors = Doors(Recorder(Broken(error), Broken(error)), OutsideRecorder(Broken(error)), dry=False)
+    for step in (LABEL, DELETE, SLACK):
+        outcome = attempt(claim(step), doors, Guard(), NOW)
+        assert outcome.state == "failed"
+        assert outcome.message == f"internal error: {type(error).__name__}"
+
+
+def test_a_permanent_error_fails_the_step_at_once():
+    outcome = act(claim(SLACK), outside=Broken(PermanentError("channel_not_found")))
+    assert (outcome.state, outcome.retry_in, outcome.message) == (
+        "failed",
+        None,
+        "channel_not_found",
+    )
+
+
+def test_a_step_that_was_interrupted_is_done_again_only_where_that_is_harmless():
+    assert act(claim(LABEL, interrupted=True)).state == "done"
+    failed = act(claim(SLACK, interrupted=True))
+    assert (failed.state, "may have run" in failed.message) == ("failed", True)
+    unknown = {**SLACK, "retry": {"unknown": True}}
+    assert act(claim(unknown, interrupted=True)).state == "done"
+
+
+def test_a_pod_that_went_after_our_own_delete_is_done():
+    server, facts = world(), {}
+    first = act(claim(DELETE), server, keep=lambda kept: facts.update(kept) or True)
+    assert (first.state, facts["sent"]) == ("done", "pod.delete")
+    again = claim(DELETE, attempt=2, facts=facts, interrupted=True)
+    assert act(again, server).state == "done"
+    server.let_go()
+    assert act(again, server).state == "done"
+    server.put(a_pod(uid="a-fresh-one"))
+    assert act(again, server).state == "done"
+    assert server.find("Pod", "web-0", "demo")["metadata"]["uid"] == "a-fresh-one"
+
+
+def test_so_is_one_that_only_its_container_names():
+    event = alert(**{"k8s.ns.name": None, "k8s.pod.name": None, "container.id": "0a1b2c3d4e5f"})
+    server, facts = world(), {}
+    assert act(claim(DELETE, event=event), server).state == "done"
+    server = world()
+    act(claim(DELETE, event=event), server, keep=lambda kept: facts.update(kept) or True)
+    server.let_go()
+    again = claim(DELETE, event=event, attempt=2, facts=facts, interrupted=True)
+    assert act(again, server).state == "done"
+    assert act(claim(DELETE, event=event), server).state == "skipped"
+
+
+def test_a_pod_that_went_by_itself_is_skipped():
+    server = world()
+    server.interfere = lambda: server.objects.clear()
+    assert act(claim(DELETE), server).state == "skipped"
+    assert act(claim(DELETE, facts={"uid": "x", "sent": "another.step"}), server).state == "skipped"
+
+
+def test_nothing_is_sent_by_an_attempt_that_another_has_overtaken():
+    server = world()
+    outcome = act(claim(DELETE), server, keep=lambda _: False)
+    assert outcome.retry_in is not None
+    assert not server.wrote
+
+
+def test_the_uid_is_on_disk_before_the_call_goes_out():
+    server, log = world(), []
+    server.interfere = lambda: log.append("call")
+    act(claim(DELETE), server, keep=lambda facts: log.append(sorted(facts)) or True)
+    assert log == [["uid"], ["sent", "uid"], "call"]
+
+
+def when(*conditions, results=(), dry=False):
+    second = {**LABEL, "name": "second", "when": list(conditions)}
+    return act(claim(LABEL, second, at=1, results=results), dry=dry)
+
+
+def test_a_step_runs_when_all_conditions_hold_and_is_skipped_with_the_reason_else():
+    yes, no = {"field": "proc.cmdline", "equals": "sh"}, {"field": "proc.cmdline", "equals": "x"}
+    assert when(yes, yes).state == "done"
+    assert when(yes, no).message == "when: proc.cmdline equals x is false"
+    absent = when({"field": "no.such", "notIn": ["a"]})
+    assert (absent.state, absent.message.endswith("is unknown")) == ("skipped", True)
+
+
+def test_a_step_may_wait_for_how_an_earlier_one_ended_or_what_it_answered():
+    done = (Result("pod.label", "done", answer={"id": 7}),)
+    failed = (Result("pod.label", "failed"),)
+    ended = {"step": "pod.label", "is": ["done", "skipped"]}
+    assert when(ended, results=done).state == "done"
+    assert when(ended, results=failed).state == "skipped"
+    answered = {"step": "pod.label", "jsonPath": "$.id", "gt": 5}
+    assert when(answered, results=done).state == "done"
+    assert when(answered, results=failed).state == "skipped"
+
+
+def test_in_a_plan_an_earlier_planned_step_counts_as_done():
+    planned = (Result("pod.label", "planned"),)
+    assert when({"step": "pod.label", "is": ["done"]}, results=planned, dry=True).state == "planned"
+    assert (
+        when({"step": "pod.label", "is": ["failed"]}, results=planned, dry=True).state == "skipped"
+    )
+    told = when({"step": "pod.label", "jsonPath": "$.id", "gt": 5}, results=planned, dry=True)
+    assert (told.state, "$.id gt 5" in told.message) == ("planned", True)
+
+
+def test_a_value_that_the_parameter_does_not_allow_is_refused():
+    hostile = {"action": "pod.label", "with": {"labels": {"cmd": "%proc.cmdline"}}}
+    server = world()
+    outcome = act(claim(hostile, event=alert(**{"proc.cmdline": "a b\nc"})), server)
+    assert (outcome.state, server.wrote) == ("refused", [])
+    assert "\n" not in outcome.message
+
+
+def test_after_a_failure_the_rest_is_skipped_and_finally_runs():
+    steps = [LABEL, {**LABEL, "name": "b"}]
+    found = Loader().load(
+        Files("", files(p=playbook("p", actions=steps, **{"finally": [{**LABEL, "name": "c"}]})))
+    )
+    run = Run("0" * 32, found.playbooks[0], parse({"rule": "r"}), NOW, "t")
+    for state, position in (("failed", 2), ("refused", 2), ("skipped", 1), ("done", 1)):
+        outcome = act(claim(LABEL))
+        ended = after(Claim(run, 0), type(outcome)(state, "why"))
+        assert ended[1] == position
+        assert [r.state for r in ended[0]] == [state, *["skipped"] * (position - 1)]
+    assert after(Claim(run, 2), type(outcome)("failed", "why"))[1] is None
+
+
+def test_the_outcome_of_a_run_is_its_worst():
+    def ended(*states):
+        return outcome_of([Result(state, state) for state in states])
+
+    assert ended("done", "failed", "refused") == "failed"
+    assert ended("done", "refused", "skipped") == "refused"
+    assert ended("skipped", "done") == "done"
+    assert ended("skipped") == ended() == "skipped"
+
+
+def test_the_defaults_of_retry_are_the_contracts():
+    assert Retry() == Retry(4, 1.0, 60.0, 3600.0, unknown=False)

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from engine.cli import main
+from engine.cli.command import cli
+
+GOOD = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: mark}
+spec:
+  match: {rules: [R]}
+  actions: [{action: pod.label, with: {labels: {a: "${v}"}}}]
+"""
+RISKY = GOOD.replace('pod.label, with: {labels: {a: "${v}"}}', "pod.delete")
+EVENT = {
+    "rule": "R",
+    "time": "2026-03-01T10:00:00Z",
+    "output_fields": {"k8s.ns.name": "demo", "k8s.pod.name": "web-0"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "playbooks").mkdir()
+    (tmp_path / "playbooks" / "a.yaml").write_text(GOOD)
+    (tmp_path / "playbooks" / "values.yaml").write_text("v: b\n")
+    (tmp_path / "event.json").write_text(json.dumps(EVENT))
+    return tmp_path
+
+
+def tiercel(*arguments, stdin=None):
+    return CliRunner().invoke(cli, arguments, stdin, prog_name="tiercel", catch_exceptions=False)
+
+
+def broken(folder, text="kind: Playbok\n"):
+    (folder / "playbooks" / "broken.yaml").write_text(text)
+
+
+def test_a_good_folder_is_fine(folder):
+    result = tiercel("check")
+    assert (result.exit_code, result.stdout) == (0, "1 playbook, 0 errors, 0 warnings.\n")
+    assert tiercel("check", "playbooks/a.yaml").exit_code == 0
+
+
+def test_a_broken_folder_exits_1_with_the_findings(folder):
+    broken(folder)
+    result = tiercel("check")
+    assert result.exit_code == 1
+    assert "playbooks/broken.yaml:1:7: error:" in result.stdout
+    planned = tiercel("plan", "event.json")
+    assert (planned.exit_code, planned.stdout) == (1, "")
+    assert "playbooks/broken.yaml:1:7: error:" in planned.stderr
+
+
+def test_findings_as_json_have_the_contracts_keys(folder):
+    broken(folder)
+    (finding,) = json.loads(tiercel("check", "-o", "json").stdout)
+    assert finding == {
+        "file": "playbooks/broken.yaml", "line": 1, "column": 7, "severity": "error",
+        "code": "unknown-kind", "message": "`Playbok` is no kind of document", "hint": "Playbook",
+    }  # fmt: skip
+
+
+def test_warnings_matter_only_to_the_strict(folder):
+    (folder / "playbooks" / "a.yaml").write_text(RISKY)
+    assert tiercel("check").exit_code == 0
+    assert tiercel("check", "--strict").exit_code == 3
+    broken(folder)
+    assert tiercel("check", "--strict").exit_code == 1
+
+
+def test_a_folder_that_is_not_there_exits_1(folder):
+    for command in (("check", "no"), ("plan", "no", "event.json"), ("digest", "no")):
+        assert tiercel(*command).exit_code == 1
+
+
+def test_a_wrong_use_exits_2(folder):
+    for command in (("plan",), ("plan", "no.json"), ("check", "-o", "xml"), ("nothing",),
+                    ("actions", "pod.lable"), ("plan", "--cluster", "no", "event.json")):  # fmt: skip
+        assert tiercel(*command).exit_code == 2, command
+
+
+def test_other_values_may_stand_in(folder):
+    (folder / "other.yaml").write_text("v: c\n")
+    line = json.loads(tiercel("plan", "--values", "other.yaml", "-o", "json", "event.json").stdout)
+    (call,) = line["runs"][0]["steps"][0]["calls"]
+    assert call["body"]["metadata"]["labels"] == {"a": "c"}
+    (folder / "other.yaml").write_text("w: c\n")
+    assert tiercel("check", "--values", "other.yaml").exit_code == 1
+
+
+def test_events_may_come_from_stdin_and_lines_that_are_none_are_told(folder):
+    lines = f"{json.dumps(EVENT)}\nno event\n"
+    result = tiercel("plan", "-o", "json", "-", stdin=lines)
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["runs"][0]["steps"][0]["state"] == "planned"
+    assert first["runs"][0]["steps"][0]["phase"] == "actions"
+    assert (second["event"], second["line"], second["runs"]) == (None, 2, [])
+    assert result.exit_code == 1
+    assert "-:2:" in result.stderr
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n\u202egnp.exe\u2066\x00\x9b31m\u200b"
+
+
+def test_a_hostile_event_writes_nothing_that_a_terminal_obeys(folder):
+    tell = """
+    - {action: kubernetes.event, with: {message: "%proc.cmdline"}}
+    - {action: pod.annotate, with: {annotations: {a: "%proc.cmdline"}}}
+    - {action: pod.label, with: {labels: {a: "%proc.cmdline"}}}
+    - {action: slack.post, with: {webhook: {fromSecret: s}, text: "%rule %proc.cmdline"}}
+    - {action: http.request, with: {url: "https://h/%proc.cmdline", body: "%proc.cmdline"}}
+"""
+    head = GOOD.replace("rules: [R]", "everything: true").partition("  actions:")[0]
+    (folder / "playbooks" / "a.yaml").write_text(head + "  actions:" + tell)
+    fields = {"proc.cmdline": HOSTILE, "k8s.ns.name": "demo", "k8s.pod.name": "web-0"}
+    named = {**fields, "k8s.pod.name": HOSTILE, "k8s.ns.name": HOSTILE, "container.id": HOSTILE}
+    alerts = [
+        {
+            "rule": HOSTILE,
+            "hostname": HOSTILE,
+            "source": HOSTILE,
+            "tags": [HOSTILE],
+            "output_fields": f,
+        }
+        for f in (fields, named)
+    ]
+    alerts.append({"rule": "r", "priority": HOSTILE})
+    result = tiercel("plan", "-", stdin=json.dumps(alerts))
+    assert result.exit_code == 1
+    printed = result.stdout + result.stderr
+    assert "gnp.exe" in printed
+    assert all(line.isprintable() for line in printed.split("\n"))
+
+
+def test_help_lists_every_command_and_is_quick(folder):
+    began = time.perf_counter()
+    result = tiercel("--help")
+    assert result.exit_code == tiercel("-h").exit_code == 0
+    assert time.perf_counter() - began < 0.5
+    for name in cli.list_commands(None):
+        assert f"  {name} " in result.stdout
+        assert tiercel(name, "-h").exit_code == 0
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from engine.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'kubernetes','yaml','cerberus','msgspec','urllib3'} & set(sys.modules)))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    assert told.endswith("[]\n")
+
+
+def test_there_is_no_colour_in_a_pipe_or_with_no_color(folder, monkeypatch):
+    broken(folder)
+    assert "\x1b" not in tiercel("check").stdout
+    monkeypatch.setattr(
+        "engine.render.text.click.echo", lambda text, *, err, color: seen.append(color)
+    )
+    for value, colour in (("1", False), ("", True)):
+        seen = []
+        monkeypatch.setenv("NO_COLOR", value)
+        monkeypatch.setattr("sys.stdout", type("Terminal", (), {"isatty": lambda _: True})())
+        from engine.render.text import echo  # noqa: PLC0415 - after its stream is put in place
+
+        echo("x")
+        assert seen == [colour]
+
+
+def test_the_same_set_has_the_same_digest(folder):
+    first = tiercel("digest").stdout
+    assert len(first.strip()) == 64
+    (folder / "playbooks" / "values.yaml").write_text("v: c\n")
+    assert tiercel("digest").stdout != first
+
+
+def test_the_schema_is_json_and_every_action_is_shown(folder):
+    assert json.loads(tiercel("schema").stdout)["$defs"]["Playbook"]
+    listed = tiercel("actions").stdout
+    for line in listed.split("\n\n")[0].splitlines():
+        shown = tiercel("actions", line.split()[0])
+        assert shown.exit_code == 0
+        assert "example:" in shown.stdout
+
+
+def test_the_console_script_exits_as_the_command_does(folder):
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "no"])
+    assert stop.value.code == 1

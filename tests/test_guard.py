@@ -1,0 +1,177 @@
+"""Which pod an event means, whether it is still that pod, and whether it may be touched."""
+
+from __future__ import annotations
+
+import pytest
+from engine.errors import GoneError, RefusedError, SkippedError, TemporaryError
+from engine.event import parse
+from engine.guard import Guard
+from engine.pod import Search, find_node, find_pod
+from engine.ports.given import GivenCluster
+
+from tests.contracts.test_actions import CONTAINER, NOW, a_pod, alert
+
+NODES = [{"kind": "Node", "metadata": {"name": n}} for n in ("worker-1", "worker-2")]
+LATER = Search(now=NOW + 60, received=NOW)
+SOON = Search(now=NOW + 9.9, received=NOW)
+OTHER = "f" * 12
+
+
+def find(event, *pods, search=LATER):
+    return find_pod(event, GivenCluster([*NODES, *(pods or [a_pod(uid="u")])]), search)
+
+
+def young(**metadata):
+    return a_pod(creationTimestamp="2026-03-01T10:00:06Z", uid="u", **metadata)
+
+
+def test_the_pod_of_that_name_is_found():
+    assert (str(find(alert())), find(alert()).uid) == ("demo/web-0", "u")
+
+
+def test_the_uid_of_the_event_alone_decides():
+    same = alert(**{"k8s.pod.uid": "u", "container.id": OTHER})
+    assert find(same, young()).uid == "u"
+    with pytest.raises(GoneError):
+        find(alert(**{"k8s.pod.uid": "another", "container.id": CONTAINER}))
+
+
+@pytest.mark.parametrize("digits", [CONTAINER, CONTAINER + "0" * 52])
+def test_a_pod_with_the_container_is_the_same_whatever_the_clocks_say(digits):
+    assert find(alert(**{"container.id": digits}), young())
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"initContainerStatuses": [{"containerID": f"cri-o://{OTHER}0"}]},
+        {"ephemeralContainerStatuses": [{"containerID": f"containerd://{OTHER}0"}]},
+        {
+            "containerStatuses": [
+                {"lastState": {"terminated": {"containerID": f"docker://{OTHER}0"}}}
+            ]
+        },
+        {"containerStatuses": [{"state": {"terminated": {"containerID": f"docker://{OTHER}0"}}}]},
+    ],
+    ids=str,
+)
+def test_containers_of_every_kind_count_and_those_that_ended(status):
+    assert find(alert(**{"container.id": OTHER}), {**young(), "status": status}, search=SOON)
+
+
+def test_the_sandbox_is_the_pods_own():
+    assert find(alert(**{"container.id": OTHER, "k8s.pod.sandbox_id": OTHER}), young(), search=SOON)
+
+
+def test_a_container_in_no_status_is_waited_for_and_then_the_clocks_decide():
+    event = alert(**{"container.id": OTHER})
+    with pytest.raises(TemporaryError) as error:
+        find(event, search=SOON)
+    assert (error.value.after, error.value.answered) == (1.0, False)
+    assert find(event, search=LATER)
+    assert find(event, search=Search(now=NOW, received=NOW, patient=False))
+    with pytest.raises(SkippedError, match="younger"):
+        find(event, young(), search=LATER)
+
+
+def test_a_container_of_another_pod_is_not_this_pods():
+    other = {
+        **a_pod(name="web-1"),
+        "status": {"containerStatuses": [{"containerID": f"x://{OTHER}"}]},
+    }
+    with pytest.raises(SkippedError, match="web-1"):
+        find(alert(**{"container.id": OTHER}), a_pod(), other, search=SOON)
+
+
+def on_host(host, source="syscall"):
+    fields = {"k8s.ns.name": "demo", "k8s.pod.name": "web-0"}
+    return parse({"rule": "r", "time": "2026-03-01T10:00:00Z", "hostname": host, "source": source,
+                  "output_fields": fields})  # fmt: skip
+
+
+def test_a_hostname_contradicts_only_as_another_node_and_only_for_system_calls():
+    with pytest.raises(SkippedError, match="worker-2"):
+        find(on_host("worker-2"))
+    assert find(on_host("falco-x7k2p"))
+    assert find(on_host("worker-2", "k8s_audit"))
+    assert find(on_host("worker-1"))
+    assert find(on_host(None))
+    assert find(on_host("../worker-2"))
+
+
+def test_a_pod_must_not_be_younger_than_the_event_but_for_the_clocks():
+    with pytest.raises(SkippedError, match="younger"):
+        find(alert(), young())
+    assert find(alert(), a_pod(creationTimestamp="2026-03-01T10:00:05Z"))
+    assert find(alert(), a_pod(creationTimestamp=None))
+    untimed = parse(
+        {"rule": "r", "output_fields": {"k8s.ns.name": "demo", "k8s.pod.name": "web-0"}}
+    )
+    assert find(untimed, young())
+
+
+def test_a_pod_that_is_gone_or_goes_or_was_replaced_is_not_found():
+    with pytest.raises(GoneError, match="does not exist"):
+        find(alert(**{"k8s.pod.name": "web-7"}))
+    with pytest.raises(GoneError, match="terminating"):
+        find(alert(), a_pod(deletionTimestamp="2026-03-01T10:00:00Z"))
+    with pytest.raises(GoneError, match="replaced"):
+        find(alert(), search=Search(now=NOW, received=NOW, uid="before"))
+
+
+def test_a_pod_that_goes_will_do_where_the_run_has_found_it_before():
+    going = a_pod(uid="u", deletionTimestamp="2026-03-01T10:00:00Z")
+    assert find(alert(), going, search=Search(now=NOW, received=NOW, uid="u", leaving=True))
+    with pytest.raises(GoneError):
+        find(alert(), going, search=Search(now=NOW, received=NOW, leaving=True))
+
+
+def nameless(**fields):
+    return alert(**{"k8s.ns.name": None, "k8s.pod.name": None} | fields)
+
+
+def test_without_a_name_the_container_is_looked_up_on_its_node():
+    assert str(find(nameless(**{"container.id": CONTAINER}))) == "demo/web-0"
+    elsewhere = a_pod()
+    elsewhere["spec"]["nodeName"] = "worker-2"
+    with pytest.raises(SkippedError):
+        find(nameless(**{"container.id": CONTAINER}), elsewhere)
+    with pytest.raises(SkippedError):
+        find(nameless(**{"container.id": "host"}))
+
+
+def test_the_node_is_the_pods_and_else_the_hosts():
+    def node(event, *pods):
+        return find_node(event, GivenCluster([*NODES, *pods]), LATER)["metadata"]["name"]
+
+    assert node(on_host("falco-x7k2p"), a_pod()) == "worker-1"
+    assert node(nameless()) == "worker-1"
+    with pytest.raises(SkippedError):
+        node(parse({"rule": "r", "hostname": "nowhere"}))
+    with pytest.raises(SkippedError):
+        node(on_host("worker-1"))
+
+
+def check(pod, *objects, own=None):
+    reads = GivenCluster([*NODES, pod, *objects])
+    event = alert(**{"k8s.ns.name": pod["metadata"]["namespace"]})
+    Guard(own).check(find_pod(event, reads, LATER), reads)
+
+
+def test_what_no_guardrail_protects_may_be_touched():
+    check(a_pod(), own="tiercel")
+    check(a_pod(labels={"tiercel.dev/protected": "true"}))
+    not_so = {"name": "demo", "labels": {"tiercel.dev/protected": "false"}}
+    check(a_pod(), {"kind": "Namespace", "metadata": not_so})
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease", "own"])
+def test_pods_of_the_system_and_our_own_are_protected(namespace):
+    with pytest.raises(RefusedError, match=namespace):
+        check(a_pod(namespace=namespace), own="own")
+
+
+def test_a_node_may_protect_itself_by_its_label():
+    node = {"kind": "Node", "metadata": {"name": "n", "labels": {"tiercel.dev/protected": "true"}}}
+    with pytest.raises(RefusedError):
+        Guard().check(node, GivenCluster([]))

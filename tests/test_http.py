@@ -1,0 +1,419 @@
+"""The event port: what each sender sends, what each gets, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import pytest
+from engine.journal.sqlite import SqliteJournal
+from engine.language.compile import thaw
+from engine.sources.http import MAX_BODY, Tokens
+
+from tests.serving import engine
+from tests.taking import (
+    FALCO,
+    ONCE,
+    PLAYBOOK,
+    SHELL,
+    SIDEKICK,
+    THIRD,
+    Disk,
+    Prompt,
+    alert,
+    ask,
+    call,
+    port_of,
+)
+
+KEYS = {"accepted", "duplicates", "runs", "errors"}
+SIDEKICKS = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "Falcosidekick"}
+CE = {
+    "specversion": "1.0",
+    "id": "d2f0a4b2",
+    "source": "https://falco.org",
+    "type": "falco.rule.output.v1",
+}
+SENDERS = {
+    "Falco": (FALCO, "/", {"Content-Type": "application/json"}),
+    "Falco without json_output's header": (FALCO, "/falco?x=1", {"Content-Type": "text/plain"}),
+    "Falcosidekick webhook": (SIDEKICK, "/", SIDEKICKS),
+    "Falcosidekick Talon": (SIDEKICK, "/", SIDEKICKS),
+    "Falcosidekick kubeless": (
+        SIDEKICK,
+        "/",
+        SIDEKICKS | {"event-id": "5", "event-type": "falco", "event-namespace": "falco"},
+    ),
+    "CloudEvents binary": (
+        SIDEKICK,
+        "/",
+        {f"ce-{key}": value for key, value in CE.items()} | {"ce-rule": SHELL},
+    ),
+    "CloudEvents structured": (
+        CE | {"data": SIDEKICK},
+        "/",
+        {"Content-Type": "application/cloudevents+json"},
+    ),
+    "CloudEvents structured, base64": (
+        CE | {"data_base64": base64.b64encode(json.dumps(SIDEKICK).encode()).decode()},
+        "/",
+        {"Content-Type": "application/cloudevents+json"},
+    ),
+    "CloudEvents structured, text": (CE | {"data": json.dumps(SIDEKICK)}, "/", {}),
+    "curl": (FALCO, "/events", {"Content-Type": "application/x-www-form-urlencoded"}),
+}
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+def test_every_sender_is_understood_and_tells_the_same_event(sender):
+    body, path, headers = SENDERS[sender]
+    disk = Prompt()
+    port = port_of(disk)
+    status, given, said = ask(port, json.dumps(body).encode() + b"\n", path=path, headers=headers)
+    assert (status, given["content-type"]) == (202, "application/json")
+    assert said == {"accepted": 1, "duplicates": 0, "runs": disk.runs, "errors": []}
+    assert ask(port, FALCO)[2]["duplicates"] == 1
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("path", ["/", "/events", "/any/other", "//", "/events/"])
+def test_events_are_posted_or_put_on_any_path(method, path):
+    assert ask(port_of(Prompt()), FALCO, path=path, method=method)[0] == 202
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_told_which_are_allowed(method):
+    status, headers, said = ask(port_of(Prompt()), method=method)
+    assert (status, headers["allow"]) == (405, "POST, PUT")
+    assert said["error"]
+
+
+def test_an_array_and_ndjson_are_taken_whole():
+    alerts = [alert(number) for number in range(3)]
+    lines = "\r\n".join(map(json.dumps, alerts)).encode() + b"\n\n"
+    for body in (json.dumps(alerts).encode(), lines):
+        status, _, said = ask(port_of(Prompt()), body)
+        assert (status, said["accepted"], len(said["runs"])) == (202, 3, 3)
+
+
+def test_a_batch_of_cloudevents_is_unwrapped_one_by_one():
+    body = json.dumps([CE | {"data": alert(1)}, CE | {"data": None}]).encode()
+    status, _, said = ask(port_of(Prompt()), body)
+    assert (status, said["accepted"], [e["index"] for e in said["errors"]]) == (202, 1, [1])
+
+
+BAD_LINES = [b"{", b"7", b'{"rule": ""}', b'{"rule": "x", "priority": "loud"}', b"\xff\xfe"]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
+def test_one_bad_line_costs_the_others_nothing(bad):
+    body = b"\n".join([json.dumps(alert(1)).encode(), bad, json.dumps(alert(2)).encode()])
+    status, _, said = ask(port_of(Prompt()), body)
+    assert (status, said["accepted"], len(said["runs"])) == (202, 2, 2)
+    ((index, sentence),) = [tuple(error.values()) for error in said["errors"]]
+    assert index == 1
+    assert sentence
+    assert set(said["errors"][0]) == {"index", "error"}
+
+
+def test_a_bad_element_beside_one_that_matches_nothing_is_200_with_its_error():
+    body = json.dumps([alert(rule="Another"), {}]).encode()
+    status, _, said = ask(port_of(Prompt()), body)
+    assert (status, said["accepted"], said["runs"], len(said["errors"])) == (200, 1, [], 1)
+    assert set(said) == KEYS
+
+
+BAD = {
+    "empty": b"",
+    "blank": b"  \n ",
+    "empty array": b"[]",
+    "no JSON": b"rule=x",
+    "cut off": json.dumps(FALCO).encode()[:-1],
+    "NUL": b"\0",
+    "NUL in a string": b'{"rule": "a\0b"}',
+    "invalid UTF-8": b'{"rule": "\xff"}',
+    "half a surrogate pair": rb'{"rule": "\ud800"}',
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "no object": b'"rule"',
+    "no rule": b'{"priority": "Error"}',
+    "empty rule": b'{"rule": ""}',
+    "rule of another type": b'{"rule": ["x"]}',
+    "unknown priority": b'{"rule": "x", "priority": "warn"}',
+    "priority of another type": b'{"rule": "x", "priority": 4}',
+    "no time": b'{"rule": "x", "time": "yesterday"}',
+    "impossible time": b'{"rule": "x", "time": "2026-02-30T10:00:00Z"}',
+    "tags of another type": b'{"rule": "x", "tags": "a"}',
+    "fields of another type": b'{"rule": "x", "output_fields": []}',
+    "number without end": b'{"rule": "x", "output_fields": {"a": 1e999}}',
+    "nested too deep": b'{"rule": "x", "a": ' + b"[" * 100_000,
+    "all bad": b'[{}, 7, {"rule": 1}]',
+    "CloudEvent without data": json.dumps(CE).encode(),
+    "CloudEvent of no base64": json.dumps(CE | {"data_base64": "%"}).encode(),
+    "CloudEvent of foreign letters": json.dumps(CE | {"data_base64": "é"}).encode(),
+    "CloudEvent of no JSON": json.dumps(CE | {"data": "rule"}).encode(),
+}
+
+
+@pytest.mark.parametrize("why", BAD)
+def test_what_is_no_event_is_400_with_an_error_and_a_hint(why):
+    disk = Prompt()
+    status, _, said = ask(port_of(disk), BAD[why])
+    assert (status, set(said), disk.runs) == (400, {"error", "hint"}, [])
+    assert said["error"]
+
+
+def test_a_nul_that_is_escaped_is_a_letter_like_any_other():
+    fields = {"proc.cmdline": "a\0b", "k8s.pod.name": "\0", "k8s.ns.name": "\u202e"}
+    assert ask(port_of(Prompt()), alert(output_fields=fields))[0] == 202
+
+
+def test_no_depth_of_nesting_is_an_internal_error(tmp_path):
+    journal = SqliteJournal(tmp_path / "j.db", thaw)
+    port = port_of(journal)
+    start, end = json.dumps(FALCO)[:-1].encode() + b', "deep": ', b"}"
+    for depth in (*range(850, 1050, 3), 5_000):
+        status = ask(port, start + b"[" * depth + b"]" * depth + end)[0]
+        assert status in (202, 400), depth
+    journal.close()
+
+
+def test_nothing_matched_is_200_and_has_all_four_keys():
+    status, _, said = ask(port_of(Disk()), alert(rule="Another"))
+    assert status == 200
+    assert said == {"accepted": 1, "duplicates": 0, "runs": [], "errors": []}
+
+
+def test_a_throttle_that_only_counted_is_202_without_runs():
+    disk = Prompt()
+    status, _, said = ask(port_of(disk, THIRD), FALCO)
+    assert (status, said) == (202, {"accepted": 1, "duplicates": 0, "runs": [], "errors": []})
+    assert disk.windows
+
+
+def test_a_throttle_that_dropped_is_200():
+    port = port_of(Prompt(), ONCE)
+    assert [ask(port, alert(number))[0] for number in (1, 2)] == [202, 200]
+
+
+def test_a_disabled_playbook_is_200():
+    disabled = PLAYBOOK.replace("spec:", "spec:\n  mode: disabled")
+    status, _, said = ask(port_of(Prompt(), disabled), FALCO)
+    assert (status, said["runs"]) == (200, [])
+
+
+def test_a_repeated_event_is_202_and_carries_the_earlier_run():
+    port = port_of(Prompt())
+    first, again = ask(port, FALCO), ask(port, FALCO)
+    assert (again[0], set(again[2])) == (202, KEYS)
+    assert again[2] == first[2] | {"duplicates": 1}
+
+
+def test_a_repeated_event_that_had_been_dropped_is_200():
+    port = port_of(Prompt(), ONCE)
+    ask(port, alert(1))
+    ask(port, alert(2))
+    status, _, said = ask(port, alert(2))
+    assert (status, said["duplicates"], said["runs"]) == (200, 1, [])
+
+
+async def _turns():
+    """Let all others go as far as they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_202_comes_only_after_the_write():
+    async def scene():
+        disk = Disk()
+        asked = asyncio.ensure_future(call(port_of(disk), FALCO))
+        await _turns()
+        assert disk.waiting
+        assert not asked.done()
+        disk.write()
+        assert (await asked)[0] == 202
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("text", [PLAYBOOK, ONCE])
+def test_what_cannot_be_written_is_503_and_new_when_it_is_sent_again(text):
+    async def scene():
+        disk = Disk()
+        port = port_of(disk, text)
+        asked = asyncio.ensure_future(call(port, FALCO))
+        await _turns()
+        disk.fail()
+        status, headers, said = await asked
+        assert (status, set(said)) == (503, {"error", "hint"})
+        assert int(headers["retry-after"]) > 0
+        asked = asyncio.ensure_future(call(port, FALCO))
+        await _turns()
+        disk.write()
+        status, _, said = await asked
+        assert (status, said["duplicates"], said["runs"]) == (202, 0, disk.runs)
+
+    asyncio.run(scene())
+
+
+def test_a_closed_journal_is_503_and_a_broken_one_too():
+    disk = Disk()
+    disk.closed = True
+    assert ask(port_of(disk), FALCO)[0] == 503
+    disk.broken = True
+    assert ask(port_of(disk), FALCO)[0] == 503
+
+
+def test_the_workers_are_woken_only_once_a_run_is_written():
+    woken = []
+    port = port_of(Prompt())
+    port._wake = lambda: woken.append(True)
+    ask(port, alert(rule="Another"))
+    assert not woken
+    ask(port, FALCO)
+    assert woken
+
+
+def test_a_body_that_is_announced_too_large_is_not_read():
+    headers = {"Content-Length": str(MAX_BODY + 1)}
+    status, given, said = ask(port_of(Prompt()), b"", headers=headers)
+    assert (status, given["connection"], set(said)) == (413, "close", {"error", "hint"})
+
+
+def test_a_body_that_grows_too_large_is_cut_off():
+    assert ask(port_of(Prompt()), [b" " * (1 << 20)] * 5)[0] == 413
+
+
+def test_a_body_of_just_4_mib_in_chunks_is_taken():
+    sent = json.dumps(FALCO).encode()
+    chunks = [b" " * (1 << 20)] * 3 + [b" " * ((1 << 20) - len(sent)), sent]
+    assert ask(port_of(Prompt()), chunks)[0] == 202
+
+
+def test_1001_events_are_413_as_array_and_as_lines():
+    alerts = [json.dumps({"rule": "x"})] * 1001
+    for body in ("[" + ",".join(alerts) + "]", "\n".join(alerts)):
+        assert ask(port_of(Prompt()), body.encode())[0] == 413
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_without_one_of_the_tokens_it_is_401(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("first\n\n  second \n")
+    disk = Prompt()
+    port = port_of(disk, tokens=Tokens(file))
+    for headers in (
+        {},
+        bearer("third"),
+        bearer(""),
+        bearer("first second"),
+        {"Authorization": "Basic first"},
+        {"Authorization": "first"},
+    ):
+        status, given, said = ask(port, FALCO, headers=headers)
+        assert (status, given["www-authenticate"]) == (401, "Bearer")
+        assert set(said) == {"error", "hint"}
+        assert "first" not in json.dumps(said)
+    assert disk.runs == []
+    for headers in (bearer("first"), {"authorization": "bEARER second"}):
+        assert ask(port, FALCO, headers=headers)[0] == 202
+
+
+def test_a_wrong_method_asks_for_no_token(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("first")
+    assert ask(port_of(Prompt(), tokens=Tokens(file)), method="GET")[0] == 405
+
+
+def test_rotated_tokens_are_good_at_once_and_the_old_ones_no_more(tmp_path):
+    file, new = tmp_path / "tokens", tmp_path / "new"
+    file.write_text("old")
+    port = port_of(Prompt(), tokens=Tokens(file))
+    new.write_text("fresh")
+    new.rename(file)
+    assert [ask(port, FALCO, headers=bearer(t))[0] for t in ("old", "fresh")] == [401, 202]
+    file.write_text("third one")
+    os.utime(file, ns=(1, 1))
+    assert [ask(port, FALCO, headers=bearer(t))[0] for t in ("fresh", "third one")] == [401, 202]
+
+
+@pytest.mark.parametrize("change", ["vanish", "empty"])
+def test_a_token_file_that_is_lost_keeps_the_tokens_known_so_far(tmp_path, change):
+    file = tmp_path / "tokens"
+    file.write_text("first")
+    port = port_of(Prompt(), tokens=Tokens(file))
+    if change == "vanish":
+        file.unlink()
+    else:
+        file.write_text("")
+        os.utime(file, ns=(1, 1))
+    assert [ask(port, FALCO, headers=bearer(t))[0] for t in ("first", "", "x")] == [202, 401, 401]
+
+
+def test_a_token_file_without_tokens_is_refused_at_the_start(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("\n \n")
+    with pytest.raises(ValueError, match="no token"):
+        Tokens(file)
+
+
+@pytest.fixture
+def running(tmp_path):
+    with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as one:
+        yield one
+
+
+def test_twenty_connections_at_once_are_all_answered_and_nothing_is_lost(running):
+    def post(number):
+        return [running.post(alert(100 * number + k)) for k in range(10)]
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = [answer for each in pool.map(post, range(20)) for answer in each]
+    assert {status for status, _, _ in answers} == {202}
+    ids = {said["runs"][0] for _, _, said in answers}
+    assert len(ids) == 200
+    for run in ids:
+        running.wait_for_audit(lambda line, run=run: line.get("run") == run)
+
+
+def test_a_connection_is_kept_open_from_event_to_event(running):
+    address = urlsplit(running.events)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    connection.connect()
+    first = connection.sock
+    for number, status in ((1, 202), (1, 202)):
+        connection.request("PUT", "/", json.dumps(alert(number)))
+        response = connection.getresponse()
+        assert response.status == status
+        response.read()
+    assert connection.sock is first
+    connection.close()
+
+
+def test_a_large_body_over_a_socket_is_413_whether_announced_or_in_chunks(running):
+    address = urlsplit(running.events)
+
+    def status(**request):
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the end
+            connection.request("POST", "/", **request)
+        try:
+            return connection.getresponse().status
+        except ConnectionResetError:
+            return None
+        finally:
+            connection.close()
+
+    # the sender says what is coming and waits, as curl does
+    assert status(headers={"Content-Length": str(5 << 20), "Expect": "100-continue"}) == 413
+    assert status(body=b" " * (5 << 20)) in (413, None)
+    assert status(body=iter([b" " * (1 << 20)] * 5), encode_chunked=True) in (413, None)
+    assert running.post(FALCO)[0] == 202  # nothing else suffers

@@ -1,0 +1,276 @@
+"""From bodies to runs on disk: duplicates, throttles, and what a failing disk may not lose."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from engine.errors import EventError
+from engine.intake import TooManyError
+from engine.journal.journal import JournalError
+from engine.journal.sqlite import SqliteJournal
+from engine.language.compile import thaw
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.taking import (
+    FALCO,
+    NOW,
+    ONCE,
+    PLAYBOOK,
+    SIDEKICK,
+    THIRD,
+    Disk,
+    Prompt,
+    alert,
+    intake_of,
+)
+
+
+def body(*alerts):
+    return json.dumps(list(alerts)).encode()
+
+
+def runs(intake, *alerts):
+    return intake.take(body(*alerts)).runs
+
+
+def test_a_run_is_written_before_anything_is_answered():
+    disk = Disk()
+    taken = intake_of(disk).take(body(FALCO))
+    assert not taken.written.done()
+    disk.write()
+    assert taken.written.done()
+    assert disk.runs == taken.runs
+
+
+def test_what_matches_nothing_has_nothing_to_wait_for():
+    taken = intake_of(Disk()).take(body(alert(rule="Another rule")))
+    assert (taken.accepted, taken.runs, taken.written) == (1, [], None)
+
+
+def test_falco_and_falcosidekick_tell_the_same_event():
+    intake = intake_of(Prompt())
+    first, second = intake.take(body(FALCO)), intake.take(body(SIDEKICK))
+    assert (first.duplicates, second.duplicates) == (0, 1)
+    assert second.runs == first.runs
+
+
+def test_an_event_without_a_time_is_never_a_duplicate():
+    intake = intake_of(Prompt())
+    untimed = {"rule": FALCO["rule"]}
+    assert runs(intake, untimed) != runs(intake, untimed)
+
+
+def test_an_event_twice_in_one_body_runs_once():
+    disk = Prompt()
+    taken = intake_of(disk).take(body(FALCO, FALCO))
+    assert (taken.accepted, taken.duplicates, len(disk.runs)) == (2, 1, 1)
+
+
+def test_a_duplicate_is_told_for_each_playbook():
+    disk = Prompt()
+    first = runs(intake_of(disk), FALCO)
+    added = PLAYBOOK.replace("mark-shell", "another")
+    taken = intake_of(disk, PLAYBOOK, added).take(body(FALCO))
+    assert taken.duplicates == 0  # the added playbook has not seen it
+    assert set(first) < set(taken.runs)
+    assert len(disk.runs) == 2
+
+
+def test_a_duplicate_is_known_after_a_restart(tmp_path):
+    journal = SqliteJournal(tmp_path / "j.db", thaw)
+    taken = intake_of(journal).take(body(FALCO))
+    taken.written.result(10)
+    journal.close()
+    journal = SqliteJournal(tmp_path / "j.db", thaw)
+    again = intake_of(journal).take(body(FALCO))
+    again.written.result(10)
+    assert (again.duplicates, again.runs) == (1, taken.runs)
+    assert journal.counts()["waiting"] == 1
+    journal.close()
+
+
+def test_a_throttle_holds_over_a_restart(tmp_path):
+    journal = SqliteJournal(tmp_path / "j.db", thaw)
+    intake_of(journal, ONCE).take(body(alert(1))).written.result(10)
+    journal.close()
+    journal = SqliteJournal(tmp_path / "j.db", thaw)
+    assert intake_of(journal, ONCE).take(body(alert(2))).runs == []
+    journal.close()
+
+
+def test_a_duplicate_of_what_is_still_being_written_waits_for_it():
+    disk = Disk()
+    intake = intake_of(disk)
+    first, again = intake.take(body(FALCO)), intake.take(body(FALCO))
+    assert again.runs == first.runs
+    assert not again.written.done()
+    disk.write()
+    assert again.written.result(0) is None
+
+
+def test_a_duplicate_of_what_is_not_written_fails_with_it():
+    disk = Disk()
+    intake = intake_of(disk)
+    _, again = intake.take(body(FALCO)), intake.take(body(FALCO))
+    disk.fail()
+    with pytest.raises(JournalError):
+        again.written.result(0)
+
+
+def test_what_was_not_written_is_new_when_it_comes_again():
+    disk = Disk()
+    intake = intake_of(disk)
+    intake.take(body(FALCO))
+    disk.fail()
+    again = intake.take(body(FALCO))
+    disk.write()
+    assert (again.duplicates, again.written.result(0)) == (0, None)
+    assert disk.runs == again.runs
+
+
+def test_a_write_that_fails_at_once_is_new_when_it_comes_again():
+    disk = Disk()
+    disk.closed = True
+    intake = intake_of(disk)
+    with pytest.raises(JournalError):
+        intake.take(body(FALCO)).written.result(0)
+    disk.closed = False
+    assert intake.take(body(FALCO)).duplicates == 0
+
+
+def test_what_was_not_written_has_its_throttle_slot_back():
+    disk = Disk()
+    intake = intake_of(disk, ONCE)
+    assert runs(intake, alert(1))
+    disk.fail()
+    assert runs(intake, alert(2))
+    disk.write()
+    assert runs(intake, alert(3)) == []
+
+
+def test_what_was_not_written_was_not_counted():
+    disk = Disk()
+    intake = intake_of(disk, THIRD)
+    for _ in range(4):
+        assert runs(intake, alert(1)) == []
+        disk.fail()
+    assert [bool(runs(intake, alert(number))) for number in (1, 2, 3)] == [False, False, True]
+    disk.write()
+    assert len(disk.runs) == 1
+
+
+def test_a_failed_write_takes_nothing_from_those_that_came_after_it():
+    disk = Disk()
+    intake = intake_of(disk, THIRD)
+    intake.take(body(alert(1)))
+    lost = disk.waiting.pop()
+    intake.take(body(alert(2)))
+    disk.write()
+    lost[1].set_exception(JournalError("disk full"))
+    assert runs(intake, alert(3))  # counted with the first, which was seen before it was lost
+
+
+def test_a_journal_that_cannot_be_read_leaves_nothing_behind_in_memory():
+    disk = Prompt()
+    intake = intake_of(disk, ONCE, PLAYBOOK.replace("mark-shell", "another"))
+    disk.broken = True
+    with pytest.raises(JournalError):
+        intake.take(body(FALCO))
+    disk.broken = False
+    assert len(runs(intake, FALCO)) == len(disk.runs) == 2
+
+
+def test_a_run_that_came_to_nothing_gives_its_slot_back_on_disk_too():
+    disk = Disk()
+    intake = intake_of(disk, ONCE)
+    intake.take(body(alert(1)))
+    run = disk.waiting[0][0].runs[0]
+    disk.write()
+    intake.give_back(run)
+    assert disk.windows == {}
+    assert runs(intake, alert(2))
+
+
+def test_a_slot_given_back_while_the_disk_fails_is_written_with_the_next_event():
+    disk = Disk()
+    intake = intake_of(disk, ONCE)
+    intake.take(body(alert(1)))
+    run = disk.waiting[0][0].runs[0]
+    disk.write()
+    disk.broken = True
+    intake.give_back(run)
+    disk.broken = False
+    intake.take(body(alert(2, hostname="w", output_fields={"k8s.pod.name": "other"})))
+    assert len(disk.windows) == 1
+    disk.write()
+    assert len(disk.windows) == 1
+    assert "other" in next(iter(disk.windows))
+
+
+def test_a_slot_is_given_back_after_a_restart_too():
+    disk = Disk()
+    intake_of(disk, ONCE).take(body(alert(1)))
+    run = disk.waiting[0][0].runs[0]
+    disk.write()
+    intake = intake_of(disk, ONCE)
+    intake.give_back(run)
+    assert runs(intake, alert(2))
+
+
+def test_the_throttles_clock_is_the_receipt_where_the_events_time_is_far_off():
+    disk = Prompt()
+    old = {"time": "2020-01-01T00:00:00Z"}
+    assert runs(intake_of(disk, ONCE), alert(**old))
+    assert runs(intake_of(disk, ONCE, now=NOW + 599), alert(1, **old, hostname="w")) == []
+    assert runs(intake_of(disk, ONCE, now=NOW + 600), alert(2, **old, hostname="v"))
+
+
+@pytest.mark.parametrize("sent", [b"", b" \n", b"[]", b"{}", b"null", b"7", b'"rule"', b"[[]]"])
+def test_what_holds_no_event_is_refused_with_a_sentence(sent):
+    with pytest.raises(EventError) as caught:
+        intake_of(Disk()).take(sent)
+    assert str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_thousand_events_are_taken_and_one_more_is_too_many():
+    intake = intake_of(Prompt())
+    assert intake.take(body(*map(alert, range(1000)))).accepted == 1000
+    with pytest.raises(TooManyError):
+        intake.take(body(*map(alert, range(1001))))
+
+
+def test_a_refused_body_plans_nothing_of_itself():
+    disk = Prompt()
+    intake = intake_of(disk)
+    with pytest.raises(TooManyError):
+        intake.take(body(*map(alert, range(1001))))
+    assert disk.runs == []
+    assert intake.take(body(alert(0))).duplicates == 0
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=20,
+)
+
+
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+def test_whatever_is_sent_is_taken_or_refused_as_no_event(sent):
+    with contextlib.suppress(EventError, TooManyError):
+        intake_of(Prompt()).take(sent)
+
+
+@given(st.dictionaries(st.text(), json_values), json_values)
+def test_an_event_of_whatever_fields_is_accepted_and_known_again(fields, other):
+    intake = intake_of(Prompt())
+    sent = body(FALCO | {"output_fields": fields, "other": other})
+    assert intake.take(sent).runs == intake.take(sent).runs

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import engine.plan
+import pytest
+from engine.event import parse, time_text
+from engine.match import Playbooks
+from engine.plan import Memory, plan
+from engine.playbook import Match, Playbook, Throttle
+from engine.run import run_id
+
+START = 1_772_359_200
+
+
+class Clock:
+    """Plans events at given seconds; each is an event of its own."""
+
+    def __init__(self, throttle=None, memory=None, name="p", mode="enforce"):
+        self.memory = memory or Memory()
+        self.playbooks = Playbooks([Playbook(name, Match(), (), throttle=throttle, mode=mode)])
+        self.number = 0
+
+    def at(self, second, received=None, **fields):
+        self.number += 1
+        fields = {"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "n": self.number} | fields
+        stamp = time_text(round((START + second) * 1_000_000_000))
+        event = parse({"rule": "r", "time": stamp, "hostname": "h", "output_fields": fields})
+        when = None if received is None else START + received
+        (planned,) = plan(event, self.playbooks, self.memory, when)
+        return planned
+
+    def acts(self, *seconds, **fields):
+        return [self.at(second, **fields).suppressed is None for second in seconds]
+
+
+def once(seconds, key=None):
+    return Throttle(f"once {seconds} {key}", key=key, once=seconds)
+
+
+def count(number, within, key=None):
+    return Throttle(f"{number} in {within}", key=key, count=number, within=within)
+
+
+def test_the_first_acts_and_the_rest_are_dropped_until_exactly_once_later():
+    clock = Clock(once(10))
+    assert clock.acts(0, 1, 9.999, 10, 19.999, 20) == [True, False, False, True, False, True]
+
+
+def test_dropped_events_do_not_prolong_the_wait():
+    assert Clock(once(10)).acts(0, 5, 9, 10) == [True, False, False, True]
+
+
+def test_the_fifth_within_a_sliding_minute_acts_and_counting_begins_anew():
+    clock = Clock(count(5, 60))
+    assert clock.acts(*range(10)) == [False] * 4 + [True] + [False] * 4 + [True]
+    assert Clock(count(2, 60)).acts(0, 60, 119.999, 121) == [False, False, True, False]
+    assert Clock(count(1, 60)).acts(0, 1) == [True, True]
+
+
+def test_the_clock_never_goes_back():
+    clock = Clock(once(10))
+    assert clock.acts(100, 5, 109, 50, 110) == [True, False, False, False, True]
+    assert Clock(count(2, 10)).acts(100, 5) == [False, True]
+
+
+def test_the_clock_is_the_receipts_where_the_event_is_far_off():
+    clock = Clock(once(10))
+    assert clock.at(0, received=200).suppressed is None
+    assert clock.memory.clock == START
+    clock.at(5000, received=201)
+    assert clock.memory.clock == START + 201
+    clock.at(-5000, received=202)
+    assert clock.memory.clock == START + 202
+
+
+def test_a_run_that_did_nothing_gives_its_slot_back():
+    clock = Clock(once(10))
+    first = clock.at(0)
+    assert clock.acts(1) == [False]
+    clock.memory.give_back(first.run.id)
+    assert clock.acts(2, 3) == [True, False]
+    clock.memory.give_back(first.run.id)
+    assert clock.acts(4) == [False]
+
+
+def test_a_slot_given_back_brings_what_was_counted_back():
+    clock = Clock(count(3, 60))
+    assert clock.acts(0, 1) == [False, False]
+    acted = clock.at(2)
+    assert acted.suppressed is None
+    clock.memory.give_back(acted.run.id)
+    assert clock.acts(3) == [True]
+
+
+def test_the_default_key_is_rule_namespace_and_pod():
+    clock = Clock(once(10))
+    assert clock.acts(0, 1) == [True, False]
+    assert clock.acts(2, **{"k8s.pod.name": "web-1"}) == [True]
+    assert clock.acts(2, **{"k8s.ns.name": "other"}) == [True]
+    nobody = {"k8s.pod.name": None, "k8s.ns.name": None}
+    assert clock.acts(2, **nobody, **{"container.id": "a" * 12}) == [True]
+    assert clock.acts(2, **nobody, **{"container.id": "b" * 12}) == [True]
+    assert clock.acts(2, **nobody, **{"container.id": "host"}) == [True]
+    assert clock.acts(3, **nobody) == [False]
+
+
+def test_a_key_of_fields_counts_by_their_values():
+    clock = Clock(once(10, ("proc.name",)))
+    assert clock.acts(0, **{"proc.name": "a"}) == [True]
+    assert clock.acts(1, **{"proc.name": "b"}) == [True]
+    assert clock.acts(2, **{"proc.name": "a", "k8s.pod.name": "x"}) == [False]
+    assert clock.acts(2, **{"proc.name": None}) == [True]
+    assert clock.acts(3, **{"proc.name": "<NA>"}) == [False]
+    assert clock.acts(3, **{"proc.name": ["a", {"b": 1}]}) == [True]
+
+
+def test_a_throttle_outlives_a_restart_and_belongs_to_name_and_text():
+    clock = Clock(once(10))
+    first = clock.at(0)
+    kept = {key: window for key, window in clock.memory.changes.items() if window is not None}
+    again = Clock(once(10), Memory(kept))
+    again.number = 100
+    assert again.acts(5) == [False]
+    again.memory.give_back(first.run.id)
+    assert again.acts(6) == [True]
+    assert Clock(once(10), Memory(kept), name="other").acts(5) == [True]
+    assert Clock(once(11), Memory(kept)).acts(5) == [True]
+
+
+def test_the_same_event_is_a_duplicate_and_gets_the_earlier_run():
+    clock = Clock(once(10))
+    first = clock.at(0, n=1)
+    again = clock.at(0, n=1)
+    assert (again.suppressed, again.ran, again.run.id) == ("duplicate", True, first.run.id)
+    dropped = clock.at(1, n=2)
+    assert dropped.suppressed == "throttle"
+    assert (clock.at(1, n=2).suppressed, clock.at(1, n=2).ran) == ("duplicate", False)
+
+
+def test_a_duplicate_comes_before_disabled_and_disabled_before_throttle():
+    clock = Clock(once(10), mode="disabled")
+    assert clock.at(0, n=1).suppressed == "mode: disabled"
+    assert clock.at(0, n=1).suppressed == "duplicate"
+    assert clock.at(1).suppressed == "mode: disabled"
+    assert not clock.memory.windows
+
+
+def test_duplicates_are_told_per_playbook():
+    memory = Memory()
+    assert Clock(memory=memory, name="a").at(0).suppressed is None
+    assert Clock(memory=memory, name="b").at(0).suppressed is None
+    assert Clock(memory=memory, name="a").at(0).suppressed == "duplicate"
+
+
+def test_what_could_not_be_written_is_forgotten():
+    clock = Clock(once(10))
+    first = clock.at(0, n=1)
+    clock.memory.forget(first.run.id)
+    assert clock.at(0, n=1).suppressed is None
+
+
+def test_runs_are_sorted_by_playbook_and_named_by_event_and_playbook():
+    books = Playbooks([Playbook(name, Match(), ()) for name in ("b", "c", "a")])
+    event = parse({"rule": "r", "time": "2026-03-01T10:00:00Z"})
+    planned = plan(event, books, Memory())
+    assert [one.run.playbook.name for one in planned] == ["a", "b", "c"]
+    assert len({one.run.id for one in planned}) == 3
+    assert run_id("x", "a") == run_id("x", "a") != run_id("x", "b")
+
+
+@pytest.mark.parametrize("throttle", [once(1e6, ("n",)), count(5, 1e6, ("n",))])
+def test_memory_is_bounded_whatever_an_attacker_writes(throttle, monkeypatch):
+    monkeypatch.setattr(engine.plan, "_REMEMBERED", 200)
+    clock = Clock(throttle)
+    for second in range(1000):
+        clock.at(second)
+    memory = clock.memory
+    assert len(memory.windows) <= 200
+    assert len(memory._seen) <= 200
+    assert len(memory._slots) <= 200
+    assert sum(window is not None for window in memory.changes.values()) <= 200
+    assert clock.at(1001, n=1000).suppressed == "throttle"
+
+
+def test_windows_that_are_over_go_first(monkeypatch):
+    monkeypatch.setattr(engine.plan, "_REMEMBERED", 200)
+    clock = Clock(once(1e6, ("n",)))
+    short = Clock(once(1, ("n",)), clock.memory, name="short")
+    clock.at(0, n="kept")
+    for second in range(1000):
+        short.at(second)
+    assert clock.at(1000, n="kept", other=1).suppressed == "throttle"
+
+
+def test_stamps_are_bounded_by_the_count_though_every_run_gives_its_slot_back():
+    clock = Clock(count(3, 1e6))
+    for second in range(300):
+        planned = clock.at(second)
+        clock.at(second)
+        if planned.suppressed is None:
+            clock.memory.give_back(planned.run.id)
+    (window,) = clock.memory.windows.values()
+    assert len(window.get("stamps", [])) + len(window.get("before", [])) < 10
