@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -67,9 +68,10 @@ class Observers:
         self._subscribers = subscribers
 
     def tell(self, moment: Moment) -> None:
-        """Tell everyone."""
+        """Tell everyone; a pipe that broke (the audit's, the log's) must not stop the work."""
         for subscriber in self._subscribers:
-            subscriber(moment)
+            with contextlib.suppress(OSError):
+                subscriber(moment)
 
 
 def log_reloads(moment: Moment) -> None:

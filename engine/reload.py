@@ -71,12 +71,12 @@ class Reloader:
 
     def start(self) -> None:
         """Load the set, or the last good one, and begin to watch."""
+        self._rewatch()  # before the reading, or an edit right after it would wait for the poll
         try:
-            files = self._read()
-            self._seen = files.digest
-            self._take(files)
-        except (FolderError, PlaybookError) as error:
-            self._take_last(error)
+            self._load()
+        except BaseException:
+            self._unwatch()
+            raise
         self._thread.start()
 
     def stop(self) -> None:
@@ -102,6 +102,14 @@ class Reloader:
         ) as error:  # a restart would not know the set: try again at the next poll
             self._seen = None
             self._keep(FolderError(f"the set cannot be kept: {error}"))
+
+    def _load(self) -> None:
+        try:
+            files = self._read()
+            self._seen = files.digest
+            self._take(files)
+        except (FolderError, PlaybookError) as error:
+            self._take_last(error)
 
     def _watch(self) -> None:
         while not self._stopping.is_set():

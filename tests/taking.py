@@ -154,8 +154,9 @@ async def call(
     path: str = "/events",
     headers: Mapping[str, str] | None = None,
     method: str = "POST",
+    client: tuple[str, int] | None = None,
 ) -> tuple[int, dict[str, str], Any]:
-    """One request, spoken in ASGI: the status, headers and JSON. A list of bytes is sent in chunks."""
+    """One request, spoken in ASGI: the status, headers, JSON or text. A list of bytes is sent in chunks."""
     if isinstance(body, dict):
         body = json.dumps(body).encode()
     chunks = body if isinstance(body, list) else [body]
@@ -164,7 +165,7 @@ async def call(
     ] + [{"type": "http.request", "body": chunks[-1], "more_body": False}]
     sent: list[dict[str, Any]] = []
     raw = [(k.lower().encode(), v.encode("latin-1")) for k, v in (headers or {}).items()]
-    scope = {"type": "http", "method": method, "path": path, "headers": raw, "client": None}
+    scope = {"type": "http", "method": method, "path": path, "headers": raw, "client": client}
 
     async def receive() -> dict[str, Any]:
         return messages.pop(0)
@@ -174,7 +175,9 @@ async def call(
 
     await app(scope, receive, send)
     given = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], given, json.loads(b"".join(m.get("body", b"") for m in sent[1:]))
+    content = b"".join(message.get("body", b"") for message in sent[1:])
+    is_json = given["content-type"] == "application/json"
+    return sent[0]["status"], given, json.loads(content) if is_json else content.decode()
 
 
 def ask(app: Any, body: Any = b"", **request: Any) -> tuple[int, dict[str, str], Any]:

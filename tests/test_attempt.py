@@ -91,6 +91,8 @@ def test_a_notification_gives_up_after_its_time_and_a_cluster_step_never():
     assert act(claim(patient), outside=silent, now=NOW + 600).state == "failed"
     assert act(claim(SLACK), outside=silent, now=NOW + 3599).state == "waiting"
     assert act(claim(SLACK), outside=silent, now=NOW + 3600).state == "failed"
+    answers = Broken(TemporaryError("a 500", answered=True))
+    assert act(claim(SLACK), outside=answers, now=NOW + 3600).state == "waiting"
 
 
 @pytest.mark.parametrize(("status", "state"), [(403, "failed"), (400, "failed"), (422, "failed"),
@@ -156,7 +158,7 @@ def test_so_is_one_that_only_its_container_names():
 
 def test_a_pod_that_went_by_itself_is_skipped():
     server = world()
-    server.interfere = lambda: server.objects.clear()
+    server.interfere = server.objects.clear
     assert act(claim(DELETE), server).state == "skipped"
     assert act(claim(DELETE, facts={"uid": "x", "sent": "another.step"}), server).state == "skipped"
 

@@ -44,7 +44,8 @@ def broken(folder, text="kind: Playbok\n"):
     (folder / "playbooks" / "broken.yaml").write_text(text)
 
 
-def test_a_good_folder_is_fine(folder):
+@pytest.mark.usefixtures("folder")
+def test_a_good_folder_is_fine():
     result = tiercel("check")
     assert (result.exit_code, result.stdout) == (0, "1 playbook, 0 errors, 0 warnings.\n")
     assert tiercel("check", "playbooks/a.yaml").exit_code == 0
@@ -77,12 +78,14 @@ def test_warnings_matter_only_to_the_strict(folder):
     assert tiercel("check", "--strict").exit_code == 1
 
 
-def test_a_folder_that_is_not_there_exits_1(folder):
+@pytest.mark.usefixtures("folder")
+def test_a_folder_that_is_not_there_exits_1():
     for command in (("check", "no"), ("plan", "no", "event.json"), ("digest", "no")):
         assert tiercel(*command).exit_code == 1
 
 
-def test_a_wrong_use_exits_2(folder):
+@pytest.mark.usefixtures("folder")
+def test_a_wrong_use_exits_2():
     for command in (("plan",), ("plan", "no.json"), ("check", "-o", "xml"), ("nothing",),
                     ("actions", "pod.lable"), ("plan", "--cluster", "no", "event.json")):  # fmt: skip
         assert tiercel(*command).exit_code == 2, command
@@ -97,7 +100,8 @@ def test_other_values_may_stand_in(folder):
     assert tiercel("check", "--values", "other.yaml").exit_code == 1
 
 
-def test_events_may_come_from_stdin_and_lines_that_are_none_are_told(folder):
+@pytest.mark.usefixtures("folder")
+def test_events_may_come_from_stdin_and_lines_that_are_none_are_told():
     lines = f"{json.dumps(EVENT)}\nno event\n"
     result = tiercel("plan", "-o", "json", "-", stdin=lines)
     first, second = map(json.loads, result.stdout.splitlines())
@@ -141,7 +145,8 @@ def test_a_hostile_event_writes_nothing_that_a_terminal_obeys(folder):
     assert all(line.isprintable() for line in printed.split("\n"))
 
 
-def test_help_lists_every_command_and_is_quick(folder):
+@pytest.mark.usefixtures("folder")
+def test_help_lists_every_command_and_is_quick():
     began = time.perf_counter()
     result = tiercel("--help")
     assert result.exit_code == tiercel("-h").exit_code == 0
@@ -167,7 +172,7 @@ def test_there_is_no_colour_in_a_pipe_or_with_no_color(folder, monkeypatch):
     broken(folder)
     assert "\x1b" not in tiercel("check").stdout
     monkeypatch.setattr(
-        "engine.render.text.click.echo", lambda text, *, err, color: seen.append(color)
+        "engine.render.text.click.echo", lambda _, *, color, **__: seen.append(color)
     )
     for value, colour in (("1", False), ("", True)):
         seen = []
@@ -186,7 +191,8 @@ def test_the_same_set_has_the_same_digest(folder):
     assert tiercel("digest").stdout != first
 
 
-def test_the_schema_is_json_and_every_action_is_shown(folder):
+@pytest.mark.usefixtures("folder")
+def test_the_schema_is_json_and_every_action_is_shown():
     assert json.loads(tiercel("schema").stdout)["$defs"]["Playbook"]
     listed = tiercel("actions").stdout
     for line in listed.split("\n\n")[0].splitlines():
@@ -195,7 +201,8 @@ def test_the_schema_is_json_and_every_action_is_shown(folder):
         assert "example:" in shown.stdout
 
 
-def test_the_console_script_exits_as_the_command_does(folder):
+@pytest.mark.usefixtures("folder")
+def test_the_console_script_exits_as_the_command_does():
     with pytest.raises(SystemExit) as stop:
         main(["check", "no"])
     assert stop.value.code == 1

@@ -13,15 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 FALCO = """{"hostname":"node-7","output":"2026-05-04T10:20:30.123456789+0000: Warning Write to /tmp",
- "output_fields":{"container.id":"0a1b2c3d4e5f","container.name":"web-1","evt.time.iso8601":1777890030123456789,
- "fd.name":"/tmp/x.txt","k8s.ns.name":null,"k8s.pod.name":null,"proc.cmdline":"sh -lc echo \\"test\\"","user.loginuid":-1,
+ "output_fields":{"container.id":"0a1b2c3d4e5f",
+ "container.name":"web-1","evt.time.iso8601":1777890030123456789,
+ "fd.name":"/tmp/x.txt","k8s.ns.name":null,"k8s.pod.name":null,
+ "proc.cmdline":"sh -lc echo \\"test\\"",
+ "user.loginuid":-1,
  "proc.exe_ino.ctime_duration_proc_start":18446744073670260079,"container.privileged":false},
  "priority":"Warning","rule":"Write to /tmp by container","source":"syscall","tags":["container","drift"],
  "time":"2026-05-04T10:20:30.123456789Z"}"""
 """falco.md, 1a: as Falco 0.43 sends it."""
 
-INTERNAL = """{"hostname":"node-7","output":"18:00:00: Debug Falco internal: syscall event drop.","output_fields":
- {"n_drops":"7","n_evts":"100"},"priority":"Debug","rule":"Falco internal: syscall event drop","source":"internal",
+INTERNAL = """{"hostname":"node-7","output":"18:00:00: Debug Falco internal: syscall event drop.",
+ "output_fields":{"n_drops":"7","n_evts":"100"},"priority":"Debug",
+ "rule":"Falco internal: syscall event drop","source":"internal",
  "time":"2026-05-04T10:20:30.000000000Z"}"""
 
 BARE = {"rule": "r", "time": "2026-03-01T10:00:00Z"}

@@ -81,8 +81,13 @@ def test_modes_that_write_nothing_plan_all_the_same():
 
 def test_only_hosts_on_the_list_are_called():
     ask = {"action": "http.request", "with": {"url": "https://a.example/x"}}
-    for hosts, state in ((None, "planned"), (frozenset(), "refused"), (frozenset({"a.example"}), "planned"),
-                         (frozenset({"*.example"}), "planned"), (frozenset({"example"}), "refused")):  # fmt: skip
+    for hosts, state in (
+        (None, "planned"),
+        (frozenset(), "refused"),
+        (frozenset({"a.example"}), "planned"),
+        (frozenset({"*.example"}), "planned"),
+        (frozenset({"example"}), "refused"),
+    ):
         assert states(shown(world=World(hosts=hosts), actions=[ask])) == [("http.request", state)]
 
 
@@ -93,5 +98,13 @@ def test_secrets_are_never_opened():
 
 
 def test_objects_are_read_from_documents_and_lists():
-    text = b"kind: Pod\nmetadata: {name: a}\n---\n- {kind: Pod, metadata: {name: b}}\n---\nkind: PodList\nitems: [{kind: Pod, metadata: {name: c}}]\n"
+    text = b"""\
+kind: Pod
+metadata: {name: a}
+---
+- {kind: Pod, metadata: {name: b}}
+---
+kind: PodList
+items: [{kind: Pod, metadata: {name: c}}]
+"""
     assert [item["metadata"]["name"] for item in read_objects(text)] == ["a", "b", "c"]

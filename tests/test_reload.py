@@ -7,6 +7,7 @@ import shutil
 import threading
 
 import pytest
+from engine import reload
 from engine.errors import PlaybookError
 from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
@@ -41,6 +42,12 @@ kind: Guardrails
 metadata: {name: default}
 spec: {maxEventAge: 5m}
 """
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Polls that come at once; without it an edit within a second is the watch's doing."""
+    monkeypatch.setattr(reload, "POLL", 0.1)
 
 
 class Moments:
@@ -164,9 +171,9 @@ def test_a_broken_edit_keeps_the_last_good_set_and_names_the_place(tmp_path):
     with Folder(tmp_path) as folder:
         digest = folder.reloader.active.set.digest
         (folder.path / "a.yaml").write_text(BROKEN)
-        moment = folder.moments.refused(f"{folder.path / 'a.yaml'}:8:14", "pod.label")
+        moment = folder.moments.refused(f"{folder.path / 'a.yaml'}:8:16", "pod.label")
         assert (folder.names, moment.digest, moment.playbooks) == (["one"], digest, 1)
-        assert "a.yaml:8:14" in folder.error
+        assert "a.yaml:8:16" in folder.error
         assert folder.journal.last_set()[0] == digest
 
 
@@ -196,6 +203,7 @@ def test_an_edit_taken_back_clears_the_error_too(tmp_path):
         assert folder.error is None
 
 
+@pytest.mark.usefixtures("often")
 def test_a_half_written_file_is_no_set(tmp_path):
     text = named("two")
     with Folder(tmp_path) as folder, (folder.path / "a.yaml").open("w") as file:
@@ -217,6 +225,7 @@ def test_what_nothing_enforces_yet_refuses_the_set(tmp_path, document):
 
 
 @pytest.mark.parametrize("change", ["vanish", "empty", "only other files", "only values"])
+@pytest.mark.usefixtures("often")
 def test_a_folder_that_vanishes_or_empties_is_a_failure_and_its_return_a_repair(tmp_path, change):
     with Folder(tmp_path) as folder:
         shutil.rmtree(folder.path)
@@ -235,6 +244,7 @@ def test_a_folder_that_vanishes_or_empties_is_a_failure_and_its_return_a_repair(
         assert folder.error is None
 
 
+@pytest.mark.usefixtures("often")
 def test_a_failure_that_lasts_is_told_once(tmp_path):
     with Folder(tmp_path) as folder:
         shutil.rmtree(folder.path)
@@ -244,6 +254,7 @@ def test_a_failure_that_lasts_is_told_once(tmp_path):
         assert sum(bool(moment.findings) for moment in folder.moments.all) == 1
 
 
+@pytest.mark.usefixtures("often")
 def test_a_file_that_never_stands_still_holds_no_edit_up(tmp_path):
     with Folder(tmp_path) as folder:
         stop = threading.Event()
@@ -268,14 +279,15 @@ def test_a_configmap_is_swapped_within_a_poll(tmp_path):
     mount = Mount(tmp_path / "playbooks", {"a.yaml": named("one").encode()})
     with Folder(tmp_path, mount=mount) as folder:
         mount.write({"a.yaml": named("two").encode(), "b.yaml": named("three").encode()})
-        folder.in_force("three", "two", timeout=3)
+        folder.in_force("three", "two", timeout=SOON)
         mount.write({"b.yaml": named("three").encode()})
-        folder.in_force("three", timeout=3)
+        folder.in_force("three", timeout=SOON)
         mount.write({"b.yaml": BROKEN.encode()})
-        folder.moments.refused("b.yaml:8:14")
+        folder.moments.refused("b.yaml:8:16")
         assert folder.names == ["three"]
 
 
+@pytest.mark.usefixtures("often")
 def test_a_mount_that_is_replaced_is_noticed_and_its_later_swaps_too(tmp_path):
     first = Mount(tmp_path / "playbooks", {"a.yaml": named("one").encode()})
     with Folder(tmp_path, mount=first) as folder:
@@ -293,11 +305,11 @@ def test_a_swap_between_two_files_never_yields_half_a_set(tmp_path, monkeypatch)
         return {name: f"{name} {number}".encode() for name in ("a.yaml", "b.yaml", "c.yaml")}
 
     mount = Mount(tmp_path / "playbooks", version(0))
-    read, numbers = folders._read, itertools.count(1)
+    read, numbers, readings = folders._read, itertools.count(1), itertools.count(1)
     swaps = [2, 4, 8]  # at these readings of a file the kubelet comes in between
 
-    def interrupted(path, count=itertools.count(1)):
-        if next(count) in swaps:
+    def interrupted(path):
+        if next(readings) in swaps:
             mount.write(version(next(numbers)))
         return read(path)
 
@@ -324,14 +336,14 @@ def test_while_the_folder_is_broken_a_restart_runs_the_last_good_set_and_says_so
     with Folder(tmp_path, {"a.yaml": BROKEN}) as folder:
         assert folder.names == ["one"]
         assert folder.reloader.active.set.digest == digest
-        assert "a.yaml:8:14" in folder.error
-        folder.moments.refused("a.yaml:8:14")
+        assert "a.yaml:8:16" in folder.error
+        folder.moments.refused("a.yaml:8:16")
         (folder.path / "a.yaml").write_text(named("two"))
         folder.in_force("two", timeout=SOON)
 
 
 def test_without_a_last_good_set_a_broken_folder_is_an_error_at_the_start(tmp_path):
-    with pytest.raises(PlaybookError, match=r"a\.yaml:8:14"), Folder(tmp_path, {"a.yaml": BROKEN}):
+    with pytest.raises(PlaybookError, match=r"a\.yaml:8:16"), Folder(tmp_path, {"a.yaml": BROKEN}):
         pass
 
 
@@ -340,7 +352,7 @@ def test_where_the_last_good_set_is_not_good_any_more_the_folders_own_error_is_t
     journal.save_set("d", {"old.yaml": BROKEN.encode()})
     files = {"a.yaml": BROKEN}
     with (
-        pytest.raises(PlaybookError, match=r"a\.yaml:8:14"),
+        pytest.raises(PlaybookError, match=r"a\.yaml:8:16"),
         Folder(tmp_path, files, journal=journal),
     ):
         pass
@@ -362,6 +374,7 @@ class FullDisk:
         return getattr(self._journal, name)
 
 
+@pytest.mark.usefixtures("often")
 def test_a_set_that_cannot_be_kept_is_not_taken_until_it_can(tmp_path):
     disk = FullDisk(SqliteJournal(tmp_path / "j.db", thaw))
     with Folder(tmp_path, journal=disk) as folder:
@@ -377,9 +390,9 @@ def test_the_engine_acts_by_an_edit_without_a_restart_and_tells_a_broken_one(tmp
     with engine(tmp_path, {"a.yaml": named("one")}, "--dry-run") as running:
         file = tmp_path / "playbooks" / "a.yaml"
         file.write_text(BROKEN)
-        told = running.wait_for_log(lambda line: "a.yaml:8:14" in line.get("finding", ""))
+        told = running.wait_for_log(lambda line: "a.yaml:8:16" in line.get("finding", ""))
         assert told["level"] == "error"
-        assert "a.yaml:8:14" in running.get("/status")[2]["playbooks"]["error"]
+        assert "a.yaml:8:16" in running.get("/status")[2]["playbooks"]["error"]
         assert "tiercel_playbooks_current 0.0" in running.get("/metrics")[2]
         file.write_text(named("two"))
         running.wait_for_log(
@@ -393,10 +406,10 @@ def test_the_engine_acts_by_an_edit_without_a_restart_and_tells_a_broken_one(tmp
 def test_the_engine_does_not_start_on_a_broken_folder_unless_it_knows_a_good_set(tmp_path):
     code, said = refusal(tmp_path, {"a.yaml": BROKEN}, "--dry-run")
     assert code == 1
-    assert "a.yaml:8:14" in said
+    assert "a.yaml:8:16" in said
     with engine(tmp_path, {"a.yaml": named("one")}, "--dry-run") as running:
         (tmp_path / "playbooks" / "a.yaml").write_text(BROKEN)
         running.restart()
-        running.wait_for_log(lambda line: "a.yaml:8:14" in line.get("finding", ""))
+        running.wait_for_log(lambda line: "a.yaml:8:16" in line.get("finding", ""))
         run = running.post(FALCO)[2]["runs"][0]
         assert running.get(f"/runs/{run}")[2]["playbook"] == "one"

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from engine.cli.playbooks import DEFAULT, fail
-from engine.language.folder import FolderError, read_files
+from engine.cli.playbooks import load_usable, values_option
 from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command("digest")
 @click.argument("playbooks", nargs=-1)
-def command(playbooks: tuple[str, ...]) -> None:
+@values_option
+def command(*, playbooks: tuple[str, ...], values: Path | None) -> None:
     """Print the digest of PLAYBOOKS, a folder or files (default: playbooks/).
 
     It is the SHA-256 over the sorted lines `path NUL blob-id`, values.yaml included; /status shows that of
     the set that is in force, so that one can tell whether a commit has arrived.
     """
-    try:
-        echo(read_files(list(playbooks) or [DEFAULT]).digest)
-    except FolderError as error:
-        fail(str(error), 1)
+    echo(load_usable(playbooks, values).digest)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from engine.language.folder import FolderError, read_files
+from engine.language.folder import VALUES, FolderError, read_files
 from engine.language.load import Loader
 from engine.render.findings import finding_lines
 from engine.render.text import echo
@@ -35,8 +36,11 @@ def load(paths: Sequence[str], values: Path | None) -> PlaybookSet:
     """The set of the paths (default: playbooks/), whatever is wrong with it; exit 1 without a folder."""
     try:
         files = read_files(list(paths) or [DEFAULT])
-        instead = (str(values), values.read_bytes()) if values else None
-        return Loader().load(files, instead)
+        if values is None:
+            return Loader().load(files)
+        content = values.read_bytes()
+        instead = replace(files, files={**files.files, VALUES: content})
+        return Loader().load(instead, (str(values), content))
     except FolderError as error:
         fail(f"{error}\nName a folder of playbooks: tiercel check DIR", 1)
 

@@ -38,7 +38,8 @@ class Key:
     check: Callable[[Any], Wrong | None] | None = None
 
 
-def _duration(value: str) -> Wrong | None:
+def check_duration(value: str) -> Wrong | None:
+    """What is wrong with a text that should be a duration."""
     return (
         None
         if duration.seconds(value)
@@ -125,11 +126,13 @@ MATCH = Key(
 _RETRY = {
     "attempts": Key("integer", "answers taken before the step fails (4)", check=_attempts),
     "delay": Key(
-        "text", "before the second attempt; doubles each time, with jitter (1s)", check=_duration
+        "text",
+        "before the second attempt; doubles each time, with jitter (1s)",
+        check=check_duration,
     ),
-    "maxDelay": Key("text", "the longest wait (1m)", check=_duration),
+    "maxDelay": Key("text", "the longest wait (1m)", check=check_duration),
     "giveUp": Key(
-        "text", "after which a notification without an answer fails (1h)", check=_duration
+        "text", "after which a notification without an answer fails (1h)", check=check_duration
     ),
     "unknown": Key("bool", "do a step again that is not repeatable and may have run (false)"),
 }
@@ -140,7 +143,7 @@ STEP = Key(
         "action": Key("text", "the action's name; `tiercel actions` lists them", required=True),
         "name": Key("text", "the step's name (the action's); unique within the playbook"),
         "with": Key("any", "the action's parameters"),
-        "timeout": Key("text", "of one attempt (30s)", check=_duration),
+        "timeout": Key("text", "of one attempt (30s)", check=check_duration),
         "retry": Key("map", "how a step is tried again", keys=_RETRY),
         "onFailure": Key(
             "text", "what follows a failure or refusal (stop)", words=("stop", "continue")
@@ -150,9 +153,9 @@ STEP = Key(
 )
 _THROTTLE = {
     "key": _texts("output fields that count apart (rule, namespace and pod)"),
-    "once": Key("text", "the first acts, then none for so long", check=_duration),
+    "once": Key("text", "the first acts, then none for so long", check=check_duration),
     "count": Key("integer", "acts on the count-th event …", check=_count),
-    "within": Key("text", "… within the last so long", check=_duration),
+    "within": Key("text", "… within the last so long", check=check_duration),
 }
 PLAYBOOK = Key(
     "map",
@@ -200,7 +203,7 @@ _BUDGET = {
         "text", "what is counted", required=True, words=("notify", "observe", "mark", "disrupt")
     ),
     "limit": Key("integer", "targets", required=True, check=_count),
-    "per": Key("text", "the window", required=True, check=_duration),
+    "per": Key("text", "the window", required=True, check=check_duration),
     "scope": Key(
         "text",
         "what has a budget of its own",
@@ -217,9 +220,9 @@ GUARDRAILS = Key(
     keys={
         "protected": Key("map", "what is never touched", keys=_PROTECTED),
         "budgets": Key("list", "how much may happen", item=Key("map", "one budget", keys=_BUDGET)),
-        "maxEventAge": Key("text", "older events disrupt nothing (5m)", check=_duration),
+        "maxEventAge": Key("text", "older events disrupt nothing (5m)", check=check_duration),
         "onExceeded": Key("text", "what happens past a budget", words=("hold", "drop")),
-        "holdFor": Key("text", "how long a person may decide (4h)", check=_duration),
+        "holdFor": Key("text", "how long a person may decide (4h)", check=check_duration),
     },
 )
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import cerberus
 from cerberus import errors as codes
 
+from engine.language.duration import HINT
 from engine.language.report import nearest
-from engine.language.schema import Key, document
+from engine.language.schema import Key, check_duration, document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -135,9 +136,12 @@ def _tell(error: Any, keys: Key, report: Report) -> None:
         report(path, which, what, hint or None)
     elif code == codes.MIN_LENGTH.code:
         report(path, "bad-value", f"`{name}` is empty", "leave the key out, or name some")
+    elif _key(keys, path).check is check_duration:
+        report(path, "bad-duration", f"`{name}` takes a duration", HINT)
     else:
         wanted = _WORDS.get(_key(keys, path).shape, "another type")
-        report(path, "wrong-type", f"`{name}` takes {wanted}", _doc(keys, path))
+        about = "an item" if isinstance(name, int) else f"`{name}`"
+        report(path, "wrong-type", f"{about} takes {wanted}", _doc(keys, path))
 
 
 def _key(keys: Key, path: Path) -> Key:

@@ -91,12 +91,12 @@ class KubernetesCluster:
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
         """The object, or None where there is none."""
-        status, _, answer = self._request(
+        status, headers, answer = self._request(
             "GET", _path(kind.api_version, kind.resource, namespace, name)
         )
         if status == 404 and _names_object(answer):  # noqa: PLR2004 - HTTP
             return None
-        self._raise("get", kind.resource, f"{kind.resource}/{name}", status, answer)
+        self._raise("get", kind.resource, f"{kind.resource}/{name}", status, answer, headers)
         return answer
 
     def list(
@@ -111,8 +111,8 @@ class KubernetesCluster:
         while True:
             more = [("continue", token)] if token else []
             path = _path(kind.api_version, kind.resource, namespace, None)
-            status, _, answer = self._request("GET", path, [*query, *more])
-            self._raise("list", kind.resource, kind.resource, status, answer)
+            status, headers, answer = self._request("GET", path, [*query, *more])
+            self._raise("list", kind.resource, kind.resource, status, answer, headers)
             items += answer.get("items") or []
             token = (answer.get("metadata") or {}).get("continue") or ""
             if not token:
@@ -148,7 +148,7 @@ class KubernetesCluster:
                 raise AlreadyExistsError(f"{about} exists already")
             if _causes(answer, "reason", "FieldManagerConflict"):
                 raise PermanentError(f"{about}: {_message(answer)}")
-            if call.verb == "delete" or "eviction" in call.resource or _uid(call):
+            if call.verb == "delete" or "eviction" in call.resource or _carries_uid(call):
                 raise GoneError(f"{about} is another one by now")
             raise TemporaryError(f"{about} changed meanwhile", answered=True)
         if status == 422 and call.verb == "patch" and _causes(answer, "field", "metadata.uid"):  # noqa: PLR2004 - HTTP
@@ -238,8 +238,9 @@ def _right(verb: str) -> str:
     return {"apply": "patch and create"}.get(verb, verb)
 
 
-def _uid(call: Call) -> str | None:
-    return (call.body.get("metadata") or {}).get("uid")
+def _carries_uid(call: Call) -> bool:
+    """Whether it is an apply bound to a uid; on a patch the server says 422 of another uid."""
+    return call.verb == "apply" and "uid" in (call.body.get("metadata") or {})
 
 
 def _retry_after(headers: Any) -> float | None:

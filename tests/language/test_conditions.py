@@ -259,7 +259,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-def plainly(name, operand, value):
+def plainly(name, operand, value):  # noqa: C901 - a table told as prose
     """An operator on one value or list, as the contract's words say."""
     if (value in (None, "", "<NA>") and not isinstance(value, bool)) or value == []:
         return None

@@ -58,7 +58,7 @@ spec:
   conditions:
     - {field: a, equal: 1}
     - {field: b, cidr: [10.0.0.1/8]}
-  throttle: {once: 10}
+  throttle: {once: ten}
   actions:
     - &x {action: pod.lable, timeout: 1:30}
     - {<<: *x, name: again}
@@ -80,7 +80,7 @@ a: [
         ("a.yaml", 6, "yaml-trap"),
         ("a.yaml", 8, "unknown-operator"),
         ("a.yaml", 9, "bad-cidr"),
-        ("a.yaml", 10, "wrong-type"),
+        ("a.yaml", 10, "bad-duration"),
         ("a.yaml", 12, "unknown-action"),
         ("a.yaml", 12, "yaml-trap"),
         ("a.yaml", 14, "bad-template"),

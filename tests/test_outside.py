@@ -1,0 +1,306 @@
+"""The door to other people's servers: what is sent, what answers mean, what never shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from engine.errors import PermanentError, RefusedError, TemporaryError
+from engine.ports.http import LiveOutside, OutsideRecorder, SecretName, Secrets, allowed_host
+
+TOKEN = "xoxb-canary-token"
+PATH = "/services/T0/B0/canarysecret"
+HOOK, BOT = SecretName("hook"), SecretName("bot")
+MESSAGE = {"text": "Isolated demo/nginx"}
+
+
+class Server(ThreadingHTTPServer):
+    """Somebody's server: gives the answers (status, headers, body) in turn, the last one for ever.
+
+    asked: what came in: (method, path, headers, body).
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.answers, self.asked = [(200, {}, b"ok")], []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def _answer(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        content = self.rfile.read(length)
+        self.server.asked.append((self.command, self.path, self.headers, content))
+        answers = self.server.answers
+        status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
+        if status is None:
+            self.wfile.write(body)
+            return
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = _answer  # noqa: N815 - http.server looks for these names
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as one:
+        thread = threading.Thread(target=one.serve_forever, args=(0.01,))
+        thread.start()
+        yield one
+        one.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def outside(tmp_path, server):
+    (tmp_path / "hook").write_text(f"{server.url}{PATH}\n")
+    (tmp_path / "bot").write_text(f"{TOKEN}\n")
+    return LiveOutside(Secrets(tmp_path), timeout=5, slack_api=f"{server.url}/api/")
+
+
+def hook(outside):
+    return outside.slack(MESSAGE, HOOK, None)
+
+
+def bot(outside):
+    return outside.slack(MESSAGE | {"channel": "C1"}, None, BOT)
+
+
+def http(outside, **headers):
+    url = outside._slack_api + "tickets"
+    return outside.request("POST", url, {"Authorization": BOT, **headers}, {"a": 1})
+
+
+WAYS = {"webhook": hook, "token": bot, "http": http}
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+def test_a_webhook_gets_the_message(server, outside):
+    assert hook(outside).status == 200
+    ((method, path, headers, body),) = server.asked
+    assert (method, path, json.loads(body)) == ("POST", PATH, MESSAGE)
+    assert headers["Content-Type"].startswith("application/json")
+
+
+def test_a_token_posts_to_the_channel_and_tells_where(server, outside):
+    server.answers = [(200, {}, b'{"ok": true, "ts": "1.2", "channel": "C9"}')]
+    assert bot(outside).json == {"ts": "1.2", "channel": "C9"}
+    ((_, path, headers, body),) = server.asked
+    assert (path, headers["Authorization"]) == ("/api/chat.postMessage", f"Bearer {TOKEN}")
+    assert json.loads(body) == MESSAGE | {"channel": "C1"}
+
+
+def test_a_request_has_its_headers_opened_and_gives_the_json_of_its_answer(server, outside):
+    server.answers = [(201, {}, b'{"id": 7}')]
+    answer = http(outside, **{"Idempotency-Key": "run/step"})
+    assert (answer.status, answer.json) == (201, {"id": 7})
+    ((_, path, headers, body),) = server.asked
+    assert (path, headers["Authorization"]) == ("/api/tickets", TOKEN)
+    assert headers["Idempotency-Key"] == "run/step"
+    assert json.loads(body) == {"a": 1}
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"\xff", b"", b"[" * 100_000])
+def test_an_answer_that_is_no_json_is_an_answer_all_the_same(server, outside, body):
+    server.answers = [(200, {}, body)]
+    answer = http(outside)
+    assert (answer.status, answer.json) == (200, None)
+
+
+@each_way
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_overloaded_server_gave_no_answer_and_says_when_to_come_again(
+    server, outside, way, status
+):
+    server.answers = [(status, {"Retry-After": "37"}, b"{}")]
+    with pytest.raises(TemporaryError, match=str(status)) as caught:
+        way(outside)
+    assert (caught.value.after, caught.value.answered) == (37.0, False)
+    assert len(server.asked) == 1  # nothing tries again by itself
+
+
+@each_way
+@pytest.mark.parametrize("after", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "soon", ""])
+def test_a_retry_after_that_is_no_number_of_seconds_is_left_aside(server, outside, way, after):
+    server.answers = [(429, {"Retry-After": after}, b"{}")]
+    with pytest.raises(TemporaryError) as caught:
+        way(outside)
+    assert caught.value.after is None
+
+
+@pytest.mark.parametrize("way", [hook, bot])
+def test_a_server_error_of_slack_is_an_answer_and_temporary(server, outside, way):
+    server.answers = [(500, {}, b"oops")]
+    with pytest.raises(TemporaryError, match="500") as caught:
+        way(outside)
+    assert caught.value.answered
+
+
+@pytest.mark.parametrize("way", [hook, bot])
+@pytest.mark.parametrize("status", [400, 403, 404, 410])
+def test_what_slack_refuses_is_permanent(server, outside, way, status):
+    server.answers = [(status, {}, b"no_service")]
+    with pytest.raises(PermanentError, match=str(status)):
+        way(outside)
+
+
+def test_what_slack_refuses_with_200_is_permanent_and_named(server, outside):
+    server.answers = [(200, {}, b'{"ok": false, "error": "channel_not_found"}')]
+    with pytest.raises(PermanentError, match="channel_not_found"):
+        bot(outside)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("way", [hook, bot])
+def test_slack_is_followed_nowhere(server, outside, way, status):
+    server.answers = [(status, {"Location": f"{server.url}/elsewhere"}, b""), (200, {}, b"ok")]
+    with pytest.raises(PermanentError, match=str(status)):
+        way(outside)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_request_follows_no_redirect(server, outside, status):
+    server.answers = [(status, {"Location": f"{server.url}/elsewhere"}, b""), (200, {}, b"ok")]
+    assert http(outside).status == status
+    assert len(server.asked) == 1
+
+
+@each_way
+def test_a_server_that_is_not_there_is_temporary_and_gave_no_answer(tmp_path, way):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    (tmp_path / "hook").write_text(url + PATH)
+    (tmp_path / "bot").write_text(TOKEN)
+    with pytest.raises(TemporaryError) as caught:
+        way(LiveOutside(Secrets(tmp_path), timeout=5, slack_api=f"{url}/api/"))
+    assert not caught.value.answered
+    assert "canary" not in str(caught.value)
+
+
+@each_way
+@pytest.mark.parametrize("said", [b"garbage\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
+def test_a_server_that_speaks_no_http_is_temporary(server, outside, way, said):
+    server.answers = [(None, {}, said)]
+    with pytest.raises(TemporaryError):
+        way(outside)
+
+
+def test_a_server_that_only_trickles_is_given_up_in_time(server, tmp_path):
+    server.answers = [(200, {"Content-Length": "9"}, b"x")]
+    (tmp_path / "bot").write_text(TOKEN)
+    outside = LiveOutside(Secrets(tmp_path), slack_api=f"{server.url}/api/").within(0.2)
+    with pytest.raises(TemporaryError):
+        http(outside)
+
+
+@each_way
+def test_a_missing_secret_is_named_and_tried_again(server, outside, tmp_path, way):
+    (tmp_path / "hook").unlink()
+    (tmp_path / "bot").unlink()
+    with pytest.raises(TemporaryError, match="hook" if way is hook else "bot") as caught:
+        way(outside)
+    assert caught.value.answered
+    assert server.asked == []
+
+
+def test_without_a_folder_of_secrets_it_says_so():
+    with pytest.raises(TemporaryError, match=r"hook.*--secrets-dir"):
+        hook(LiveOutside(Secrets(None)))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "canary",
+        "file:///etc/canary",
+        "http:///canary",
+        "http://[canary/",
+        "https://canary\x01/",
+        "",
+    ],
+)
+def test_a_webhook_that_is_no_url_never_shows(tmp_path, caplog, secret):
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "hook").write_text(secret)
+    with pytest.raises(TemporaryError) as caught:
+        hook(LiveOutside(Secrets(tmp_path), timeout=2))
+    assert "canary" not in str(caught.value) + caplog.text
+    assert caught.value.__cause__ is None
+
+
+@each_way
+@pytest.mark.parametrize("status", [200, 302, 404, 429, 500, None])
+def test_a_server_that_echoes_secrets_gets_them_into_no_error_and_no_log(
+    server, outside, caplog, way, status
+):
+    caplog.set_level(logging.INFO)
+    echo = f"you sent {server.url}{PATH} and {PATH}" if way is hook else f"you sent {TOKEN}"
+    body = json.dumps({"ok": False, "error": echo}).encode()
+    server.answers = [(status, {}, body)]
+    try:
+        way(outside)
+        said = ""
+    except (TemporaryError, PermanentError) as error:
+        said = str(error)
+    assert "canary" not in said + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("https://ops.example.com/x", True),
+        ("https://OPS.example.com/x", True),
+        ("https://a.internal/x", True),
+        ("http://127.0.0.1:9000/", True),
+        ("http://127.0.0.1:9001/", False),
+        ("https://internal/", False),
+        ("https://evil.com/ops.example.com", False),
+        ("https://ops.example.com.evil.com/", False),
+        ("https://ops.example.com@evil.com/", False),
+        ("https://evil.com\\@ops.example.com/", False),
+        ("ftp://ops.example.com/", False),
+        ("//ops.example.com/", False),
+        ("https://ops.example.com/a b", False),
+        ("https://ops.example.com:x/", False),
+    ],
+)
+def test_only_hosts_on_the_list_are_called(url, allowed):
+    hosts = frozenset({"ops.example.com", "127.0.0.1:9000", "*.internal"})
+    recorder = OutsideRecorder(None, hosts)
+    if allowed:
+        assert recorder.request("GET", url, {}, None).status == 200
+        return
+    with pytest.raises(RefusedError):
+        recorder.request("GET", url, {}, None)
+    assert recorder.requests == []
+
+
+def test_an_empty_list_refuses_every_host_and_none_refuses_none():
+    with pytest.raises(RefusedError, match="--http-hosts"):
+        allowed_host("https://a.example.com/", frozenset())
+    assert allowed_host("https://a.example.com/", None) == "a.example.com"
+
+
+def test_what_is_recorded_shows_no_secret(server, outside):
+    server.answers = [(200, {}, b'{"ok": true}')]
+    recorder = OutsideRecorder(outside, None)
+    recorder.request("POST", f"{server.url}/x", {"Authorization": BOT, "X": "plain"}, None)
+    recorder.slack(MESSAGE, HOOK, None)
+    recorder.slack(MESSAGE | {"channel": "C1"}, None, BOT)
+    assert "canary" not in repr(recorder.requests)
+    assert recorder.requests[0].headers == {"Authorization": "***", "X": "plain"}
+    assert len(server.asked) == 3

@@ -1,0 +1,243 @@
+"""``tiercel serve`` as its own process: how it starts, refuses, drains and comes back."""
+
+from __future__ import annotations
+
+import json
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+from engine.cli import serve
+from engine.journal.sqlite import SqliteJournal
+from engine.language.compile import thaw
+from engine.settings import SettingsError, address
+
+from tests.serving import engine, refusal
+from tests.taking import FALCO, PLAYBOOK, alert
+
+FOLDER = {"a.yaml": PLAYBOOK}
+
+
+def test_the_first_lines_say_what_it_listens_on_loaded_and_may_do(tmp_path):
+    with engine(tmp_path, FOLDER, "--dry-run") as running:
+        loaded = running.wait_for_log(lambda line: line["event"] == "playbooks in force")
+        assert loaded["playbooks"] == 1
+        listening = running.wait_for_log(lambda line: line["event"] == "listening")
+        assert listening["events"].startswith("http://127.0.0.1:")
+        assert listening["tokens"] is False
+        running.wait_for_log(lambda line: line["event"].startswith("dry run"))
+
+
+def test_a_dry_run_shows_the_calls_it_would_make(tmp_path):
+    with engine(tmp_path, FOLDER, "--dry-run") as running:
+        status, _, said = running.post(FALCO)
+        assert status == 202
+        (run,) = said["runs"]
+        line = running.wait_for_audit(lambda line: line["run"] == run)
+        assert (line["state"], line["target"]) == ("planned", "demo/nginx")
+        status, _, shown = running.get(f"/runs/{run}")
+        assert (status, shown["outcome"]) == (200, "planned")
+        (call,) = shown["steps"][0]["calls"]
+        assert (call["verb"], call["resource"], call["name"]) == ("patch", "pods", "nginx")
+
+
+def test_a_story_tells_each_run_as_text_in_place_of_the_audit(tmp_path):
+    with engine(tmp_path, FOLDER, "--dry-run", "--story") as running:
+        running.post(FALCO)
+        running.wait_for_log(lambda line: "mark-shell  dry run" in line.get("line", ""))
+        running.wait_for_log(lambda line: "pods/nginx" in line.get("line", ""))
+        assert running.audit == []
+
+
+def test_sigterm_ends_it_with_0_and_its_journal_opens_again(tmp_path):
+    with engine(tmp_path, FOLDER, "--dry-run") as running:
+        (run,) = running.post(FALCO)[2]["runs"]
+        assert running.terminate() == 0
+        running.wait_for_log(lambda line: line["event"] == "stopped")
+    journal = SqliteJournal(tmp_path / "tiercel.db", thaw)
+    assert journal.known([run]) == {run}
+    journal.close()
+
+
+def test_sigterm_waits_for_a_step_no_longer_than_grace(tmp_path):
+    slow = """
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: slow}
+spec:
+  match: {rules: [Terminal shell in container]}
+  actions: [{action: http.request, timeout: 10m, with: {url: "http://127.0.0.1:PORT/"}}]
+"""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        text = slow.replace("PORT", str(silent.getsockname()[1]))
+        config = tmp_path / "kubeconfig"
+        config.write_text(kubeconfig("http://127.0.0.1:1"))
+        args = ("--kubeconfig", str(config), "--http-hosts", "127.0.0.1", "--grace", "100ms")
+        with engine(tmp_path, {"a.yaml": text}, *args) as running:
+            running.post(FALCO)
+            connection, _ = silent.accept()  # the step is under way, and nobody answers
+            with connection:
+                assert running.terminate() == 0
+            running.wait_for_log(lambda line: "cut short" in line["event"])
+
+
+def kubeconfig(server):
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+        }
+    )
+
+
+def test_what_was_answered_202_is_done_after_a_kill(tmp_path):
+    with engine(tmp_path, FOLDER, "--dry-run") as running:
+        runs = [running.post(alert(number))[2]["runs"][0] for number in range(5)]
+        running.kill()
+        done = {line["run"] for line in running.audit}
+        running.restart()
+        for run in set(runs) - done:
+            running.wait_for_audit(lambda line, run=run: line["run"] == run)
+        assert [running.get(f"/runs/{run}")[2]["outcome"] for run in runs] == ["planned"] * 5
+        assert running.post(alert(0))[2]["duplicates"] == 1
+
+
+def test_an_unreachable_cluster_loses_nothing_over_a_kill(tmp_path):
+    config = tmp_path / "kubeconfig"
+    config.write_text(kubeconfig("http://127.0.0.1:1"))
+    with engine(tmp_path, FOLDER, "--kubeconfig", str(config)) as running:
+        (run,) = running.post(FALCO)[2]["runs"]
+        running.wait_for_audit(lambda line: line["run"] == run and line["state"] == "waiting")
+        running.kill()
+        running.restart()
+        record = running.get(f"/runs/{run}")[2]
+        assert record["outcome"] is None
+        assert record["due"]
+
+
+def test_a_port_open_to_others_wants_tokens_or_a_word(tmp_path):
+    code, said = refusal(tmp_path, FOLDER, "--dry-run", "--listen", "0.0.0.0:0")
+    assert code == 2
+    assert "--token-file" in said
+    assert "--insecure-no-auth" in said
+    tokens = tmp_path / "tokens"
+    tokens.write_text("canary\n")
+    args = ("--dry-run", "--listen", "0.0.0.0:0", "--token-file", str(tokens))
+    with engine(tmp_path, FOLDER, *args) as running:
+        running.events = running.events.replace("0.0.0.0", "127.0.0.1")
+        assert running.post(FALCO)[0] == 401
+        assert running.post(FALCO, headers={"Authorization": "Bearer canary"})[0] == 202
+        assert "canary" not in json.dumps(running.log + running.audit)
+
+
+def test_without_a_cluster_it_acts_on_none_that_it_happens_to_find(tmp_path):
+    found = tmp_path / "config"
+    found.write_text(kubeconfig("http://127.0.0.1:1"))
+    env = {"KUBECONFIG": str(found), "HOME": str(tmp_path)}
+    code, said = refusal(tmp_path, FOLDER, env=env)
+    assert code == 2
+    assert "--kubeconfig" in said
+    assert "--dry-run" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["--listen", "nowhere"], "HOST:PORT"),
+        (["--listen", "127.0.0.1:99999"], "HOST:PORT"),
+        (["--listen", "no.such.host.invalid:1", "--insecure-no-auth"], "cannot listen"),
+        (["--grace", "soon"], "--grace"),
+        (["--workers", "0"], "--workers"),
+        (["--token-file", "missing"], "--token-file"),
+        (["--kubeconfig", "missing"], "missing"),
+        (["--playbooks", "missing"], "missing"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_in_a_sentence(tmp_path, args, word):
+    code, said = refusal(tmp_path, FOLDER, "--dry-run", *args)
+    assert code == (1 if "--playbooks" in args else 2)
+    assert word in said
+    assert "Traceback" not in said
+
+
+def test_a_port_in_use_and_a_journal_in_use_are_a_sentence_each(tmp_path):
+    with engine(tmp_path, FOLDER, "--dry-run") as running:
+        taken = f"127.0.0.1:{urlsplit(running.events).port}"
+        for args, word in (((), "tiercel.db"), (("--listen", taken), taken)):
+            code, said = refusal(tmp_path, tmp_path / "playbooks", "--dry-run", *args)
+            assert code == 2
+            assert word in said
+            assert len(said.strip().splitlines()) == 1
+        assert running.post(FALCO)[0] == 202
+
+
+def test_the_environment_says_what_flags_say(tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("t")
+    env = {
+        "TIERCEL_DRY_RUN": "true",
+        "TIERCEL_LISTEN": "127.0.0.1:0",
+        "TIERCEL_ADMIN_LISTEN": "127.0.0.1:0",
+        "TIERCEL_JOURNAL": str(tmp_path / "other.db"),
+        "TIERCEL_TOKEN_FILE": str(tokens),
+    }
+    with engine(tmp_path, FOLDER, env=env) as running:
+        assert running.post(FALCO)[0] == 401
+    assert (tmp_path / "other.db").exists()
+
+
+VARIABLES = {
+    "playbooks": "p",
+    "values": "v",
+    "listen": "127.0.0.1:1",
+    "admin_listen": "127.0.0.1:2",
+    "journal": "j",
+    "kubeconfig": "k",
+    "context": "c",
+    "secrets_dir": "s",
+    "token_file": "t",
+    "insecure_no_auth": True,
+    "workers": 3,
+    "slow_workers": 4,
+    "http_hosts": "a,b",
+    "grace": "1s",
+    "dry_run": True,
+    "story": True,
+}
+
+
+def test_every_flag_is_a_variable_too(monkeypatch):
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(f"TIERCEL_{name.upper()}", str(value).lower())
+    found = serve.command.make_context("serve", []).params
+    assert {name: str(value) for name, value in found.items() if name != "help"} == {
+        name: str(value) for name, value in VARIABLES.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("127.example.com:1", False),
+        ("10.0.0.1:1", False),
+    ],
+)
+def test_only_loopback_is_this_machine_alone(text, loopback):
+    assert address(text).loopback is loopback
+    assert str(address(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "8080", ":8080", "host:", "host:x", "host:²", "host:65536"])
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(SettingsError):
+        address(text)
