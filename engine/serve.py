@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from engine.settings import Address, Settings
 
 log = structlog.get_logger()
+ANSWERS = 5
+"""Seconds that requests under way have at the end; each is answered in milliseconds."""
 KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: Falco's curl and Falcosidekick's client reuse theirs."""
 
@@ -193,7 +195,7 @@ async def _run(
         _Server(
             uvicorn.Config(
                 app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False,
-                timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=int(grace), date_header=False,
+                timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=ANSWERS, date_header=False,
                 server_header=False,
             )
         )

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -28,7 +29,10 @@ PATIENCE = 20.0
 
 
 class Lines:
-    """The lines of a stream as records, read by a thread until its end; ``{"line": …}`` is no JSON."""
+    """The lines of a stream as records, read by a thread until its end.
+
+    A line that is no JSON is ``{"event": "", "line": …}``.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.records: list[dict[str, Any]] = []
@@ -139,11 +143,11 @@ class Running:
         assert self._process.stdout
         self._log, self._audit = Lines(self._process.stderr), Lines(self._process.stdout)
         try:
-            said = self.wait_for_log(lambda line: line.get("event") == "listening")
+            said = self.wait_for_log(_addresses)
         except BaseException:
             self.close()
             raise
-        self.events, self.admin = said["events"], said["admin"]
+        self.events, self.admin = _addresses(said)
 
     def _end(self) -> int:
         try:
@@ -252,5 +256,16 @@ def _record(line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError:
-        return {"line": line}
-    return record if isinstance(record, dict) else {"line": line}
+        record = None
+    return record if isinstance(record, dict) else {"event": "", "line": line}
+
+
+def _addresses(record: dict[str, Any]) -> tuple[str, ...]:
+    """Where the engine listens, by the line that says so, as JSON or as text; else nothing."""
+    if record.get("event") == "listening":
+        return record["events"], record["admin"]
+    text = record.get("line", "")
+    if " listening " not in text:
+        return ()
+    named = dict(re.findall(r"(events|admin)=(\S+)", text))
+    return named["events"], named["admin"]

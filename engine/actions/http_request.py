@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from engine.actions.action import Doing, Done, action
-from engine.actions.parameter import Either, Integer, Json, ListOf, MapOf, Text, header_value
+from engine.actions.parameter import Integer, Text, header_value
+from engine.actions.structure import Either, Json, ListOf, MapOf
 from engine.errors import PermanentError, TemporaryError
 from engine.ports.http import Outside, SecretName
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.actions.action import action
 from engine.actions.metadata import On, change_metadata, needs
-from engine.actions.parameter import Annotations, Ttl
+from engine.actions.structure import Annotations, Ttl
 from engine.pod import Pod
 from engine.ports.cluster import Cluster
 

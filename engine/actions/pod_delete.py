@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from engine.actions.action import Doing, action
 from engine.actions.metadata import OWNERS
-from engine.actions.parameter import Integer, ListOf, Text
+from engine.actions.parameter import Integer, Text
+from engine.actions.structure import ListOf
 from engine.errors import SkippedError
 from engine.pod import Pod
 from engine.ports.cluster import POD, Call, Cluster

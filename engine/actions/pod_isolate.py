@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.actions.action import Doing, action
 from engine.actions.objects import digest, marks, must_be_ours
-from engine.actions.parameter import (
-    Choice,
-    Integer,
-    ListOf,
-    Network,
-    Record,
-    Text,
-    Ttl,
-    dns_label,
-)
+from engine.actions.parameter import Choice, Integer, Network, Text, dns_label
+from engine.actions.structure import ListOf, Record, Ttl
 from engine.errors import PermanentError, SkippedError
 from engine.event import time_text
 from engine.language import duration

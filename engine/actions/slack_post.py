@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.actions.action import Doing, Done, action
-from engine.actions.parameter import Json, Secret, Text
+from engine.actions.parameter import Secret, Text
+from engine.actions.structure import Json
 from engine.ports.http import Outside, SecretName
 
 if TYPE_CHECKING:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.actions.action import load
-from engine.language.conditions import OPERATORS, STEP_ENDS
-from engine.language.schema import KINDS, STEP, document, json_schema
+from engine.language.conditions import STEP_ENDS
+from engine.language.operators import OPERATORS
+from engine.language.schema import CONDITIONS, KINDS, STEP, Key, check_match, document
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _CONDITION = {"$ref": "#/$defs/condition"}
@@ -37,7 +41,7 @@ def schema() -> dict[str, Any]:
 
 def _document(kind: str) -> dict[str, Any]:
     keys = document(kind)
-    properties = {name: json_schema(key, _CONDITION, _STEP) for name, key in keys.items()}
+    properties = {name: _key_schema(key, _CONDITION, _STEP) for name, key in keys.items()}
     properties["kind"] = {"const": kind}
     return {
         "type": "object",
@@ -74,7 +78,7 @@ def _condition() -> dict[str, Any]:
 
 
 def _step() -> dict[str, Any]:
-    keys = {name: json_schema(key, _CONDITION, _STEP) for name, key in STEP.keys.items()}
+    keys = {name: _key_schema(key, _CONDITION, _STEP) for name, key in STEP.keys.items()}
     keys["when"] = {**keys["when"], "items": _CONDITION}
     actions = load()
     keys["action"] = {"enum": sorted(actions), "description": STEP.keys["action"].doc}
@@ -93,3 +97,48 @@ def _step() -> dict[str, Any]:
             for name, action in sorted(actions.items())
         ],
     }
+
+
+def _key_schema(
+    key: Key, conditions: Mapping[str, Any], steps: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a key; conditions and steps are given by reference."""
+    if key is CONDITIONS:
+        return {"description": key.doc, "type": "array", "items": conditions}
+    if key is STEP:
+        return dict(steps)
+    schema: dict[str, Any] = {"description": key.doc} if key.doc else {}
+    plain = {
+        "text": "string",
+        "bool": "boolean",
+        "integer": "integer",
+        "list": "array",
+        "map": "object",
+    }
+    if key.shape in plain:
+        schema["type"] = plain[key.shape]
+    if key.words:
+        schema["enum"] = list(key.words)
+    if key.shape == "list" and key.item:
+        schema["items"] = _key_schema(key.item, conditions, steps)
+    if key.shape == "map" and not key.free:
+        schema |= _object(key.keys, conditions, steps)
+    if key.free and key.item:
+        schema["additionalProperties"] = _key_schema(key.item, conditions, steps)
+    if key.shape == "tags":
+        tags = {"type": "object", **_object(key.keys, conditions, steps)}
+        schema["anyOf"] = [{"type": "array", "items": {"type": "string"}}, tags]
+    if key.check is check_match:
+        schema["minProperties"] = 1
+    return schema
+
+
+def _object(
+    keys: Mapping[str, Key], conditions: Mapping[str, Any], steps: Mapping[str, Any]
+) -> dict[str, Any]:
+    schema: dict[str, Any] = {
+        "properties": {name: _key_schema(key, conditions, steps) for name, key in keys.items()},
+        "additionalProperties": False,
+    }
+    required = [name for name, key in keys.items() if key.required]
+    return {**schema, "required": required} if required else schema

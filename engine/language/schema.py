@@ -70,7 +70,8 @@ def _not_empty(value: list[Any]) -> Wrong | None:
     return None if value else ("bad-value", "the list is empty", "leave the key out, or name some")
 
 
-def _match(value: dict[str, Any]) -> Wrong | None:
+def check_match(value: dict[str, Any]) -> Wrong | None:
+    """What is wrong with the keys of ``match`` taken together."""
     if not value:
         return "empty-match", "an empty `match` would match everything", "everything: true says so"
     if "everything" in value and len(value) > 1:
@@ -104,7 +105,7 @@ _TAGS = {
     "all": _texts("all of these tags"),
     "none": _texts("none of these tags; holds on an event without tags, too"),
 }
-_CONDITIONS = Key(
+CONDITIONS = Key(
     "list",
     "All must hold; each is a field or jsonPath with one operator, or a group.",
     item=Key("any", ""),
@@ -113,7 +114,7 @@ MATCH = Key(
     "map",
     "Which events: every key given must hold; at least one, or everything: true alone.",
     required=True,
-    check=_match,
+    check=check_match,
     keys={
         "everything": Key("bool", "true matches every event; stands alone", check=_everything),
         "rules": _texts("names of Falco rules, exact or globs with * and ?"),
@@ -169,7 +170,7 @@ PLAYBOOK = Key(
             words=("enforce", "notify", "dryRun", "disabled"),
         ),
         "match": MATCH,
-        "conditions": _CONDITIONS,
+        "conditions": CONDITIONS,
         "throttle": Key(
             "map", "how many of the matching events act", keys=_THROTTLE, check=_throttle
         ),
@@ -183,7 +184,7 @@ SILENCE = Key(
     required=True,
     keys={
         "match": MATCH,
-        "conditions": _CONDITIONS,
+        "conditions": CONDITIONS,
         "until": Key("text", "RFC 3339; it holds for events before", required=True, check=_time),
         "owner": Key("text", "whom to ask", required=True),
         "comment": Key("text", "why", required=True),
@@ -302,48 +303,3 @@ def document(kind: str) -> dict[str, Key]:
         "metadata": METADATA,
         "spec": KINDS[kind],
     }
-
-
-def json_schema(
-    key: Key, conditions: Mapping[str, Any], steps: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a key; conditions and steps are given by reference."""
-    if key is _CONDITIONS:
-        return {"description": key.doc, "type": "array", "items": conditions}
-    if key is STEP:
-        return dict(steps)
-    schema: dict[str, Any] = {"description": key.doc} if key.doc else {}
-    plain = {
-        "text": "string",
-        "bool": "boolean",
-        "integer": "integer",
-        "list": "array",
-        "map": "object",
-    }
-    if key.shape in plain:
-        schema["type"] = plain[key.shape]
-    if key.words:
-        schema["enum"] = list(key.words)
-    if key.shape == "list" and key.item:
-        schema["items"] = json_schema(key.item, conditions, steps)
-    if key.shape == "map" and not key.free:
-        schema |= _object(key.keys, conditions, steps)
-    if key.free and key.item:
-        schema["additionalProperties"] = json_schema(key.item, conditions, steps)
-    if key.shape == "tags":
-        tags = {"type": "object", **_object(key.keys, conditions, steps)}
-        schema["anyOf"] = [{"type": "array", "items": {"type": "string"}}, tags]
-    if key.check is _match:
-        schema["minProperties"] = 1
-    return schema
-
-
-def _object(
-    keys: Mapping[str, Key], conditions: Mapping[str, Any], steps: Mapping[str, Any]
-) -> dict[str, Any]:
-    schema: dict[str, Any] = {
-        "properties": {name: json_schema(key, conditions, steps) for name, key in keys.items()},
-        "additionalProperties": False,
-    }
-    required = [name for name, key in keys.items() if key.required]
-    return {**schema, "required": required} if required else schema

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine.language.conditions import text_of
+from engine.language.operators import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -53,7 +53,8 @@ def connect(kubeconfig: str | None, context: str | None) -> KubernetesCluster:
         else:
             config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
     except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
-        raise ConnectionSettingsError(" ".join(str(error).split())) from None
+        which = f"--kubeconfig {kubeconfig}: " if kubeconfig else ""
+        raise ConnectionSettingsError(which + " ".join(str(error).split())) from None
     return KubernetesCluster(ApiClient(settings))
 
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from engine.actions.action import load
 from engine.actions.metadata import OWNERS
-from engine.actions.parameter import Choice, Either, Json, ListOf, MapOf, Record, Text
+from engine.actions.parameter import Choice, Text
+from engine.actions.structure import Either, Json, ListOf, MapOf, Record
 from engine.attempt import Doors, attempt
 from engine.event import parse
 from engine.guard import Guard

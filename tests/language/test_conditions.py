@@ -7,13 +7,9 @@ import ipaddress
 
 import pytest
 from engine.event import parse
-from engine.language.conditions import (
-    OPERATORS,
-    OperandError,
-    check_operand,
-    compile_conditions,
-)
-from engine.language.conditions import tester as predicate
+from engine.language.conditions import compile_conditions
+from engine.language.operators import OPERATORS, OperandError, check_operand
+from engine.language.operators import tester as predicate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,0 +1,287 @@
+"""The operators: a table, lowered to closures that give true, false or unknown (None).
+
+On an absent value, and on one of a type that the operator cannot compare, every operator but ``exists`` is
+unknown, so that a guard never passes because a field is missing. Nothing here raises on an event.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import re2
+
+from engine.event import present
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.playbook import Truth
+
+_SCALARS = (str, bool, int, float)
+_LONGEST_ADDRESS = 45
+
+
+class OperandError(ValueError):
+    """An operand that the operator does not take; carries the code and the hint of the finding."""
+
+    def __init__(self, code: str, what: str, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.code = code
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An operator of the language.
+
+    operand: what it takes (scalar, scalars, text, networks, number, bool). build: from the operand to a
+    predicate on one value that is there. negative: on a list all elements must pass, not any. doc: for the
+    reference and for editors.
+    """
+
+    operand: str
+    build: Callable[[Any], Callable[[Any], Truth]]
+    doc: str
+    negative: bool = False
+
+
+def kind_of(value: Any) -> str:
+    """number, boolean, text, or the name of another type: only values of one kind compare."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
+def _equals(wanted: Any) -> Callable[[Any], Truth]:
+    kind = kind_of(wanted)
+    if kind == "text":
+        return lambda value: value == wanted if type(value) is str else None
+    return lambda value: value == wanted if kind_of(value) == kind else None
+
+
+def _among(wanted: list[Any]) -> Callable[[Any], Truth]:
+    sets = {k: frozenset(v for v in wanted if kind_of(v) == k) for k in map(kind_of, wanted)}
+    texts, others = sets.get("text"), {k: s for k, s in sets.items() if k != "text"}
+
+    def holds(value: Any) -> Truth:
+        if type(value) is str:
+            return value in texts if texts is not None else None
+        mine = others.get(kind_of(value))
+        return value in mine if mine is not None else None
+
+    return holds
+
+
+def negated(test: Callable[[Any], Truth]) -> Callable[[Any], Truth]:
+    """The predicate that is true where the test is false; of unknown it is unknown."""
+
+    def holds(value: Any) -> Truth:
+        truth = test(value)
+        return None if truth is None else not truth
+
+    return holds
+
+
+def _icontains(wanted: str) -> Callable[[Any], Truth]:
+    low = wanted.lower()
+    return lambda value: low in value.lower() if type(value) is str else None
+
+
+def _compiled(expression: str) -> Callable[[Any], Truth]:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        search = re2.compile(expression, options).search
+    except re2.error as error:
+        reason = error.args[0]
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        raise OperandError("bad-regex", f"RE2 does not take this expression: {text}") from None
+    return lambda value: search(value) is not None if type(value) is str else None
+
+
+def glob_expression(glob: str) -> str:
+    """The RE2 expression of fnmatch(3)'s glob, as Falco's ``glob`` has it; its star crosses slashes."""
+    parts, at = [], 0
+    while at < len(glob):
+        letter, at = glob[at], at + 1
+        if letter == "*":
+            parts.append(".*")
+        elif letter == "?":
+            parts.append(".")
+        elif letter == "\\" and at < len(glob):
+            parts.append(re2.escape(glob[at]))
+            at += 1
+        elif letter == "[" and (end := _bracket_end(glob, at)):
+            inner = glob[at:end]
+            negated = "^" if inner[0] in "!^" else ""
+            body = inner[1:] if negated else inner
+            parts.append(f"[{negated}{_bracket_body(body)}]")
+            at = end + 1
+        else:
+            parts.append(re2.escape(letter))
+    return f"(?s)\\A(?:{''.join(parts)})\\z"
+
+
+def _bracket_end(glob: str, at: int) -> int:
+    """Where the bracket that opens before ``at`` closes; 0 where it never does and is itself."""
+    start = at + 1 if glob[at : at + 1] in ("!", "^") else at
+    return max(glob.find("]", start + 1), 0)
+
+
+def _bracket_body(body: str) -> str:
+    return "".join(c if c == "-" else re2.escape(c) for c in body)
+
+
+def _glob(wanted: str) -> Callable[[Any], Truth]:
+    return _compiled(glob_expression(wanted))
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _networks(wanted: list[str]) -> Callable[[Any], Truth]:
+    networks = [network_of(text) for text in wanted]
+    by_version = {v: [n for n in networks if n.version == v] for v in (4, 6)}
+
+    def holds(value: Any) -> Truth:
+        address = address_of(value)
+        if address is None:
+            return None
+        return any(address in network for network in by_version[address.version])
+
+    return holds
+
+
+def network_of(text: Any) -> Network:
+    """The network, or the network of one address; IPv4-mapped ones are IPv4. Raises OperandError."""
+    try:
+        network = ipaddress.ip_network(text if isinstance(text, str) else "")
+    except ValueError:
+        raise OperandError("bad-cidr", f"`{text}` is no network", _network_hint(text)) from None
+    if isinstance(network, ipaddress.IPv6Network):
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None and network.prefixlen >= 96:  # noqa: PLR2004 - ::ffff:0:0/96
+            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
+
+
+def _network_hint(text: Any) -> str:
+    try:
+        near = ipaddress.ip_network(text if isinstance(text, str) else "", strict=False)
+    except ValueError:
+        return "like 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
+    return f"{near}: no bits past the prefix"
+
+
+def address_of(value: Any) -> Address | None:
+    """The IP address that a value of an event is, or None; ``::ffff:10.0.0.1`` is 10.0.0.1."""
+    if type(value) is not str or len(value) > _LONGEST_ADDRESS or "%" in value:
+        return None
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _text(test: Callable[[str, str], bool]) -> Callable[[str], Callable[[Any], Truth]]:
+    return lambda wanted: lambda value: test(value, wanted) if type(value) is str else None
+
+
+def _number(test: Callable[[Any, Any], bool]) -> Callable[[Any], Callable[[Any], Truth]]:
+    return lambda wanted: lambda value: test(value, wanted) if type(value) in (int, float) else None
+
+
+OPERATORS: dict[str, Operator] = {
+    "equals": Operator("scalar", _equals, "is this value"),
+    "notEquals": Operator(
+        "scalar", lambda w: negated(_equals(w)), "is not this value", negative=True
+    ),
+    "in": Operator("scalars", _among, "is one of these"),
+    "notIn": Operator("scalars", lambda w: negated(_among(w)), "is none of these", negative=True),
+    "startswith": Operator("text", _text(str.startswith), "begins with this text"),
+    "endswith": Operator("text", _text(str.endswith), "ends with this text"),
+    "contains": Operator("text", _text(lambda v, w: w in v), "has this text in it"),
+    "icontains": Operator("text", _icontains, "has this text in it, in any case"),
+    "glob": Operator("text", _glob, "matches this glob as a whole; its * crosses slashes"),
+    "regex": Operator("text", _compiled, "has a match for this RE2 expression anywhere"),
+    "cidr": Operator("networks", _networks, "is an IP address inside any of these networks"),
+    "notCidr": Operator(
+        "networks",
+        lambda w: negated(_networks(w)),
+        "is an IP address outside all of these networks",
+        negative=True,
+    ),
+    "gt": Operator("number", _number(lambda v, w: v > w), "is a number greater than this"),
+    "gte": Operator("number", _number(lambda v, w: v >= w), "is a number, at least this"),
+    "lt": Operator("number", _number(lambda v, w: v < w), "is a number less than this"),
+    "lte": Operator("number", _number(lambda v, w: v <= w), "is a number, at most this"),
+    "intersects": Operator("scalars", _among, "is a list that shares an element with these"),
+    "exists": Operator(
+        "bool", lambda wanted: lambda _: wanted, "is there (true) or absent (false)"
+    ),
+}
+
+
+def lift(name: str, one: Callable[[Any], Truth]) -> Callable[[Any], Truth]:
+    """The predicate on any value, absent and lists included, from the one on a single value."""
+    negative, only_lists = OPERATORS[name].negative, name == "intersects"
+
+    def holds(value: Any) -> Truth:
+        if type(value) is list:
+            return over(value)
+        if only_lists or value is None or value == "" or value == "<NA>":
+            return None
+        return one(value)
+
+    def over(values: list[Any]) -> Truth:
+        unknown = not values
+        for value in values:
+            truth = one(value) if only_lists and present(value) else holds(value)
+            if truth is None:
+                unknown = True
+            elif truth is not negative:
+                return truth
+        return None if unknown else negative
+
+    return holds
+
+
+def tester(name: str, operand: Any) -> Callable[[Any], Truth]:
+    """The predicate of an operator and its operand on whatever value. Raises OperandError."""
+    check_operand(name, operand)
+    if name == "exists":
+        return lambda value: present(value) is operand
+    return lift(name, OPERATORS[name].build(operand))
+
+
+def check_operand(name: str, operand: Any) -> None:
+    """Raises OperandError where the operator does not take the operand."""
+    wants = OPERATORS[name].operand
+    if wants == "bool" and not isinstance(operand, bool):
+        raise OperandError("wrong-type", f"`{name}` takes true or false")
+    if wants == "text" and not isinstance(operand, str):
+        raise OperandError("wrong-type", f"`{name}` takes text", "quote it")
+    if wants == "number" and kind_of(operand) != "number":
+        raise OperandError("wrong-type", f"`{name}` takes a number")
+    if wants == "scalar" and not isinstance(operand, _SCALARS):
+        hint = {"equals": "in", "notEquals": "notIn"}[name] if isinstance(operand, list) else None
+        raise OperandError("wrong-type", f"`{name}` takes one text, number or boolean", hint)
+    if wants in ("scalars", "networks"):
+        if not isinstance(operand, list) or not all(isinstance(o, _SCALARS) for o in operand):
+            raise OperandError("wrong-type", f"`{name}` takes a list", "like [a, b]")
+        if not operand:
+            raise OperandError("bad-value", f"`{name}` of an empty list never decides anything")
+
+
+def text_of(value: Any) -> str:
+    """A value as a sentence shows it; a long one is cut."""
+    text = f"[{', '.join(map(text_of, value))}]" if isinstance(value, list) else str(value)
+    if isinstance(value, bool):
+        text = text.lower()
+    return text if len(text) <= 80 else text[:79] + "…"  # noqa: PLR2004 - a line of a terminal
