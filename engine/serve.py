@@ -80,7 +80,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             (AdminPort(journal, reloader, metrics, about, time.time), admin),
         ]
         with asyncio.Runner(loop_factory=_loop) as runner:
-            runner.run(_run(ports, settings.grace, lambda: _say(settings, about, events, admin)))
+            runner.run(_run(ports, lambda: _say(settings, about, events, admin)))
         ended = workers.stop(settings.grace)
     log.info("stopped")
     if not ended:
@@ -187,9 +187,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _run(
-    ports: list[tuple[Any, socket.socket]], grace: float, ready: Callable[[], None]
-) -> None:
+async def _run(ports: list[tuple[Any, socket.socket]], ready: Callable[[], None]) -> None:
     """Answer on all ports until a signal; a second one ends at once. ready: called once one is heeded."""
     servers = [
         _Server(
