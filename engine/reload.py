@@ -87,6 +87,10 @@ class Reloader:
             self._thread.join()
         self._unwatch()
 
+    def ended(self) -> str | None:
+        """The name of the thread that watches, where it has ended."""
+        return None if self._thread.is_alive() else self._thread.name
+
     def check(self) -> None:
         """Read the folder now, and take its set if it has changed and stands still."""
         try:

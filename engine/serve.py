@@ -75,15 +75,19 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         workers.start()
         stack.callback(workers.stop, 0)
         about = _about(settings, cluster)
+
+        def ended() -> str | None:
+            return workers.ended() or reloader.ended()
+
         ports = [
             (EventPort(intake, observers, workers.wake, tokens), events),
-            (AdminPort(journal, reloader, metrics, about, time.time), admin),
+            (AdminPort(journal, reloader, metrics, about, time.time, ended), admin),
         ]
         with asyncio.Runner(loop_factory=_loop) as runner:
             runner.run(_run(ports, lambda: _say(settings, about, events, admin)))
-        ended = workers.stop(settings.grace)
+        whole = workers.stop(settings.grace)
     log.info("stopped")
-    if not ended:
+    if not whole:
         log.warning("attempts were cut short, they are made again at the next start")
         os._exit(0)  # their threads would hold the interpreter up
 

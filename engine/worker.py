@@ -67,6 +67,10 @@ class Workers:
         """Begin to work."""
         self._dispatcher.start()
 
+    def ended(self) -> str | None:
+        """The name of the thread that claims, where it has ended."""
+        return None if self._dispatcher.is_alive() else self._dispatcher.name
+
     def wake(self) -> None:
         """Something may be due now."""
         with self._wake:

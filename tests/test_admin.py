@@ -33,7 +33,9 @@ class Admin:
         )
         self.reloader.start()
         self.intake = Intake(self.journal, lambda: self.reloader.active.playbooks, lambda: self.now)
-        self.port = AdminPort(self.journal, self.reloader, self.metrics, ABOUT, lambda: self.now)
+        self.port = AdminPort(
+            self.journal, self.reloader, self.metrics, ABOUT, lambda: self.now, self.reloader.ended
+        )
 
     def get(self, path, client=HERE, method="GET"):
         return ask(self.port, path=path, method=method, client=client)
@@ -51,6 +53,13 @@ def admin(tmp_path):
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 def test_probes_are_free_for_all(admin, path, client):
     assert admin.get(path, client)[0] == 200
+
+
+def test_an_engine_whose_thread_has_ended_is_not_alive(admin):
+    admin.reloader.stop()
+    status, _, answer = admin.get("/livez")
+    assert status == 503
+    assert "tiercel-reload" in answer["error"]
 
 
 @pytest.mark.parametrize("client", [AWAY, ("", 1), None, ("2001:db8::1", 1)])

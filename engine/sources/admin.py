@@ -25,7 +25,11 @@ Answer = tuple[int, Any]
 
 
 class AdminPort:
-    """The ASGI application of the admin port. about: what does not change: version, mode, cluster."""
+    """The ASGI application of the admin port.
+
+    about: what does not change: version, mode, cluster. ended: the name of a thread that should run and does
+    not, so that the kubelet starts the engine anew.
+    """
 
     def __init__(
         self,
@@ -34,8 +38,10 @@ class AdminPort:
         metrics: Metrics,
         about: dict[str, Any],
         now: Callable[[], float],
+        ended: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._journal, self._reloader, self._now = journal, reloader, now
+        self._ended = ended
         self._metrics, self._about = metrics, about
         self._pages: dict[str, Callable[[], Answer]] = {
             "/status": self._status,
@@ -59,7 +65,8 @@ class AdminPort:
         if scope["method"] not in ("GET", "HEAD"):
             return 405, {"error": "only GET is answered here"}
         if path == "/livez":
-            return 200, {"status": "ok"}
+            thread = self._ended()
+            return (503, {"error": f"{thread} has ended"}) if thread else (200, {"status": "ok"})
         if path == "/readyz":
             return self._ready()
         if not _is_local(scope.get("client")):
