@@ -9,6 +9,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BASE = Path(__file__).parents[2] / "kustomize" / "base"
 ENGINE = ("namespace.yaml", "serviceaccount.yaml", "rbac.yaml")
+USER = "system:serviceaccount:tiercel:tiercel"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 ACCOUNT = "/api/v1/namespaces/tiercel/serviceaccounts/tiercel"
 COLLECTIONS = {
     "Namespace": "/api/v1/namespaces",
@@ -65,6 +68,7 @@ def engine_token(admin: Api) -> str:
         for manifest in yaml.safe_load_all((BASE / file).read_text()):
             name = manifest["metadata"]["name"]
             admin.apply(f"{COLLECTIONS[manifest['kind']]}/{name}", manifest)
+    wait_for_rights(admin)
     # Two hours: longer than any run, and short enough for the API server to grant it as it is.
     asked = {"spec": {"expirationSeconds": 7200}}
     token: str = admin.create(f"{ACCOUNT}/token", asked)["status"]["token"]
@@ -78,6 +82,18 @@ def engine_kubeconfig(
     """The path of a kubeconfig with that token; exactly the rights of kustomize/base."""
     folder = tmp_path_factory.mktemp("engine")
     return control_plane.kubeconfig(engine_token, folder / "kubeconfig.json")
+
+
+def wait_for_rights(admin: Api) -> None:
+    """Return once the API server's authorizer has seen the role: it reads it through a watch."""
+    attributes = {"verb": "patch", "resource": "networkpolicies", "group": "networking.k8s.io"}
+    review = {"user": USER, "groups": ["system:authenticated"], "resourceAttributes": attributes}
+    pause = threading.Event()
+    for _ in range(200):
+        if admin.create(REVIEWS, {"spec": review})["status"]["allowed"]:
+            return
+        pause.wait(0.05)
+    raise AssertionError(f"{USER} never got its rights")
 
 
 def have_binaries() -> None:
