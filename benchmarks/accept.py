@@ -21,17 +21,9 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import alert, percentile, report
+from benchmarks.common import PLAYBOOK, alert, percentile, report
 from tests.serving import engine
 
-PLAYBOOK = """
-apiVersion: tiercel.dev/v1
-kind: Playbook
-metadata: {name: mark}
-spec:
-  match: {rules: ["Rule 7"]}
-  actions: [{action: pod.label, with: {labels: {seen: "true"}}}]
-"""
 EACH = 2_000
 
 

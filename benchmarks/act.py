@@ -17,20 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datetime import UTC, datetime
 
-from benchmarks.common import alert, percentile, report
+from benchmarks.common import PLAYBOOK, alert, percentile, report
 from tests.cluster.control_plane import ControlPlane
 from tests.serving import engine
 
 PODS = 100
 PATH = "/api/v1/namespaces/demo/pods"
-PLAYBOOK = """
-apiVersion: tiercel.dev/v1
-kind: Playbook
-metadata: {name: mark}
-spec:
-  match: {rules: ["Rule 7"]}
-  actions: [{action: pod.label, with: {labels: {seen: "true"}}}]
-"""
 
 
 def watch(admin, version: str, seen: dict[str, float], found: threading.Condition) -> None:

@@ -11,6 +11,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
+PLAYBOOK = """
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: mark}
+spec:
+  match: {rules: ["Rule 7"]}
+  actions: [{action: pod.label, with: {labels: {seen: "true"}}}]
+"""
+"""Labels the pod of every event of Rule 7."""
 TIME = "2026-03-01T10:00:00.{:09d}Z"
 
 

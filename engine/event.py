@@ -122,7 +122,7 @@ def _brackets(body: bytes) -> int:
 
 def _is_deep(value: Any) -> bool:
     """Whether lists and objects stand within one another more than MAX_DEPTH levels deep."""
-    level = [value]
+    level: list[Any] = [value] if isinstance(value, (list, dict)) else []
     for _ in range(MAX_DEPTH + 1):
         level = [
             child

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.event import parse
+from engine.journal.journal import Accepted
 from engine.journal.sqlite import SqliteJournal
 from engine.playbook import Match, Playbook, Step
-from engine.run import Run, run_id
+from engine.run import Outcome, Run, run_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,3 +59,16 @@ def open_sqlite(folder: Path) -> Journal:
 
 JOURNALS: dict[str, Callable[[Path], Journal]] = {"sqlite": open_sqlite}
 """Opens the journal that lives in a folder, anew or as it was left."""
+
+
+DONE = Outcome("done", "labelled")
+FAILED = Outcome("failed", "no such label")
+
+
+def accept(journal, *runs, memory=None, now=NOW):
+    journal.accept(Accepted(runs, memory or {}), now).result()
+
+
+def claim(journal, now=NOW, pool="cluster"):
+    (only,) = journal.claim(pool, 10, now)
+    return only

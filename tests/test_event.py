@@ -173,6 +173,11 @@ def test_what_is_no_json_is_told(body):
         decode(body)
 
 
+@pytest.mark.parametrize("body", [b'"' + b"[" * 500 + b'"', b'["' + b"{" * 500 + b'"]'])
+def test_brackets_within_a_text_are_no_nesting(body):
+    assert decode(body) == json.loads(body)
+
+
 def test_what_is_nested_deeper_than_any_alert_is_told():
     def body(depth):
         return b'{"rule":"[[[{","output_fields":{"a":' + b"[" * depth + b"]" * depth + b"}}"

@@ -7,31 +7,7 @@ import shutil
 import pytest
 from engine.journal.journal import Accepted, JournalError
 from engine.run import Outcome, Result
-from tests.journals import JOURNALS, LEASE, NOW, playbook, run, step
-
-DONE = Outcome("done", "labelled")
-FAILED = Outcome("failed", "no such label")
-
-
-@pytest.fixture(params=JOURNALS.values(), ids=JOURNALS)
-def opened(request):
-    return request.param
-
-
-@pytest.fixture
-def journal(opened, tmp_path):
-    journal = opened(tmp_path)
-    yield journal
-    journal.close()
-
-
-def accept(journal, *runs, memory=None, now=NOW):
-    journal.accept(Accepted(runs, memory or {}), now).result()
-
-
-def claim(journal, now=NOW, pool="cluster"):
-    (only,) = journal.claim(pool, 10, now)
-    return only
+from tests.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
 
 
 def targets(claims):

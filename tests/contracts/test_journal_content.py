@@ -5,37 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 from engine.event import parse
-from engine.journal.journal import Accepted
 from engine.ports.cluster import Call
 from engine.ports.http import Request
 from engine.run import Outcome, Result, Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.journals import JOURNALS, NOW, event, playbook, run, step
-
-DONE = Outcome("done", "labelled")
-FAILED = Outcome("failed", "no such label")
-
-
-@pytest.fixture(params=JOURNALS.values(), ids=JOURNALS)
-def opened(request):
-    return request.param
-
-
-@pytest.fixture
-def journal(opened, tmp_path):
-    journal = opened(tmp_path)
-    yield journal
-    journal.close()
-
-
-def accept(journal, *runs, memory=None, now=NOW):
-    journal.accept(Accepted(runs, memory or {}), now).result()
-
-
-def claim(journal, now=NOW, pool="cluster"):
-    (only,) = journal.claim(pool, 10, now)
-    return only
+from tests.journals import DONE, JOURNALS, NOW, accept, claim, event, playbook, run, step
 
 
 def test_facts_are_laid_over_those_before_and_stay_with_the_run(journal):

@@ -7,30 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from engine.journal.journal import Accepted
 from engine.run import Outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.journals import JOURNALS, LEASE, NOW, playbook, run, step
-
-DONE = Outcome("done", "labelled")
-FAILED = Outcome("failed", "no such label")
-
-
-@pytest.fixture(params=JOURNALS.values(), ids=JOURNALS)
-def opened(request):
-    return request.param
-
-
-@pytest.fixture
-def journal(opened, tmp_path):
-    journal = opened(tmp_path)
-    yield journal
-    journal.close()
-
-
-def accept(journal, *runs, memory=None, now=NOW):
-    journal.accept(Accepted(runs, memory or {}), now).result()
+from tests.journals import DONE, JOURNALS, LEASE, NOW, accept, playbook, run, step
 
 
 def _ready_first(state, pool, now):
