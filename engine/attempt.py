@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from engine.actions.action import Doing, Done, load
-from engine.errors import GoneError, PermanentError, RefusedError, SkippedError, TemporaryError
+from engine.errors import (
+    GoneError,
+    HeldError,
+    PermanentError,
+    RefusedError,
+    SkippedError,
+    TemporaryError,
+)
+from engine.language import duration
 from engine.language.template import Facts
 from engine.playbook import Condition
 from engine.pod import Pod, Search, find_node, find_pod
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.actions.action import Action
+    from engine.budget import Over
     from engine.guard import Guard
     from engine.ports.cluster import Object, Recorder
     from engine.ports.http import OutsideRecorder
@@ -56,6 +65,9 @@ def attempt(
     """
     try:
         state, message, answer = _attempt(claim, doors, guard, now, keep)
+    except HeldError as error:
+        wait = guard.guardrails.hold_for
+        return Outcome("held", str(error), retry_in=wait, calls=tuple(doors.cluster.calls))
     except GoneError as error:
         state, message, answer = _gone(claim, str(error))
     except SkippedError as error:
@@ -98,17 +110,43 @@ def _attempt(
     )  # fmt: skip
     given: dict[str, Any] = {"cluster": doors.cluster, "outside": doors.outside, "doing": doing}
     subject = _subject(claim, action, doors, now)
+    guard.check(claim, subject, doors.cluster)
     if subject is not None:
-        if action.effect in ("mark", "disrupt"):
-            guard.check(subject, doors.cluster)
         given |= {"pod": subject, "subject": subject}
         if isinstance(subject, Pod) and "uid" not in claim.facts and not doors.dry:
             doing.keep({"uid": subject.uid})
     arguments = _render(claim, action)
-    done = action.run(*(given[name] for name in action.acts_with), **arguments)
+    spent = guard.spend(claim, subject, now)
+    held = _over(spent.over, claim, doors, doing, guard) if spent.over else None
+    try:
+        done = action.run(*(given[name] for name in action.acts_with), **arguments)
+    except (SkippedError, RefusedError):
+        if not doors.cluster.calls and not doors.outside.requests:
+            guard.refund(spent)
+        raise
     done = done if isinstance(done, Done) else Done(done)
     said = f"{done.message} (when {' and '.join(conditions)})" if conditions else done.message
+    if held:
+        return "held", f"{held}; with a person's leave: {said}", done.answer
     return "planned" if doors.dry else "done", said, done.answer
+
+
+def _over(over: Over, claim: Claim, doors: Doors, doing: Doing, guard: Guard) -> str:
+    """Why the step is held, in previews, which go on as if a person gave leave.
+
+    Raises RefusedError, SkippedError (a digest tells of the message), HeldError.
+    """
+    if over.then == "digest":
+        raise SkippedError(f"{over.text}: a digest tells of it")
+    if over.then == "drop":
+        raise RefusedError(over.text)
+    if doors.dry:
+        return over.text
+    if claim.facts.get("held") == claim.step.name:
+        waited = duration.text(guard.guardrails.hold_for)
+        raise RefusedError(f"denied: nobody gave leave within {waited} ({over.text})")
+    doing.keep({"held": claim.step.name})
+    raise HeldError(over.text)
 
 
 def _subject(claim: Claim, action: Action, doors: Doors, now: float) -> Pod | Object | None:
@@ -197,4 +235,5 @@ def _again(claim: Claim, error: TemporaryError, doors: Doors, now: float) -> Out
 
 
 def _as_done(state: str) -> str:
-    return "done" if state == "planned" else state
+    """What later steps are told: previews go on as if all were done, and a person gave leave."""
+    return "done" if state in ("planned", "held") else state

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.event import Event
     from engine.guard import Guard
     from engine.language.folder import Files
+    from engine.language.load import PlaybookSet
     from engine.language.report import Findings
     from engine.language.source import Document
     from engine.playbook import Playbook
@@ -87,10 +88,10 @@ def _check_name(document: Document, report: Findings, first: dict[str, Location]
         report(("metadata", "name"), "duplicate-name", what, f"see {first[name]}")
 
 
-def run_case(case: Case, playbooks: Sequence[Playbook], guard: Guard) -> Verdict:
-    """What the playbooks plan about the case's events, held against what it expects."""
-    tested = [p for p in playbooks if case.playbooks is None or p.name in case.playbooks]
-    index, memory = Playbooks(tested), Memory()
+def run_case(case: Case, found: PlaybookSet, guard: Guard) -> Verdict:
+    """What the set plans about the case's events, with nothing spent yet, held against what it expects."""
+    tested = [p for p in found.playbooks if case.playbooks is None or p.name in case.playbooks]
+    index, memory, guard = Playbooks(tested, found.silences), Memory(), guard.fresh()
     world = World(None if case.cluster is None else GivenCluster(case.cluster))
     runs = [run for event in case.events for run in preview(event, index, memory, guard, world)]
     return Verdict(case, tuple(_differences(case.expect, runs)), tuple(_planned(runs)))

@@ -78,6 +78,10 @@ class SkippedError(Exception):
     """There is nothing to do it to: the target is gone, replaced, terminating or none at all."""
 
 
+class HeldError(Exception):
+    """It may be done only with a person's leave."""
+
+
 class GoneError(SkippedError):
     """The target is not there any more: deleted, terminating, or another of its name in its place."""
 

@@ -1,51 +1,128 @@
-"""May this step touch this target now? What is protected is neither marked nor disrupted."""
+"""May this step touch this target now? Protected targets, the event's age, budgets.
+
+What is protected is neither marked nor disrupted; age concerns what disrupts; a budget what it names.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.budget import Charge, Ledger
 from engine.errors import RefusedError
+from engine.language import duration
+from engine.match import named
+from engine.playbook import Guardrails
 from engine.pod import Pod
 from engine.ports.cluster import NAMESPACE, NODE
+from engine.target import named as named_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.budget import Spent
     from engine.ports.cluster import Object, Reads
+    from engine.run import Claim
 
-SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
-PROTECTED_LABEL = ("tiercel.dev/protected", "true")
 _MIRROR = "kubernetes.io/config.mirror"
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """Where the engine itself runs; None outside a cluster."""
+
+    namespace: str | None = None
+    node: str | None = None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Own:
+        """As the downward API tells it."""
+        node = environment.get("TIERCEL_NODE_NAME") or None
+        return cls(environment.get("TIERCEL_POD_NAMESPACE") or None, node)
+
+
 class Guard:
-    """The floor that holds before any guardrails are written.
+    """Guardrails, ready to be asked; the ledger of its budgets is its only memory."""
 
-    own_namespace: the engine's, or None outside a cluster.
-    """
+    def __init__(
+        self,
+        guardrails: Guardrails | None = None,
+        own: Own | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.guardrails = guardrails or Guardrails()
+        self._own = own or Own()
+        self._ledger = ledger or Ledger()
+        self._shut = named(self.guardrails.namespaces)
+        self._trusts = named(self.guardrails.trust_pods_in)
 
-    own_namespace: str | None = None
+    def fresh(self) -> Guard:
+        """The same, with nothing spent yet."""
+        return Guard(self.guardrails, self._own)
 
-    def check(self, subject: Pod | Object, reads: Reads) -> None:
-        """Raises RefusedError with the reason where the target (a pod, or a node) is protected."""
+    def check(self, claim: Claim, subject: Pod | Object | None, reads: Reads) -> None:
+        """Raises RefusedError where the step may not touch the target, whatever was done before."""
+        if subject is not None and claim.step.effect in ("mark", "disrupt"):
+            self._check_target(claim, subject, reads)
+        if claim.step.effect == "disrupt":
+            self._check_age(claim)
+
+    def spend(self, claim: Claim, subject: Pod | Object | None, now: float) -> Spent:
+        """Charge the budgets that the step falls under, or say which of them is used up."""
+        return self._ledger.take(self.guardrails, _charge(claim, subject), now)
+
+    def refund(self, spent: Spent) -> None:
+        """Take back what a step was charged that touched nothing."""
+        self._ledger.give_back(spent)
+
+    def _check_target(self, claim: Claim, subject: Pod | Object, reads: Reads) -> None:
         if not isinstance(subject, Pod):
             self._check_labels("node", subject)
+            name = subject["metadata"].get("name")
+            if claim.step.action.startswith("node.") and name == self._own.node:
+                raise RefusedError(f"Tiercel itself runs on node {name}, so it is protected")
             return
-        if subject.namespace in SYSTEM_NAMESPACES:
-            raise RefusedError(f"namespace {subject.namespace} is protected")
-        if subject.namespace == self.own_namespace:
+        if subject.namespace == self._own.namespace:
             raise RefusedError(f"namespace {subject.namespace} is Tiercel's own, so protected")
+        if self._shut(subject.namespace):
+            raise RefusedError(f"namespace {subject.namespace} is protected")
         if _MIRROR in (subject.metadata.get("annotations") or {}):
             raise RefusedError(f"pod {subject} is a mirror pod: its node's kubelet owns it")
         self._check_labels("namespace", reads.get(NAMESPACE, subject.namespace))
         node = subject.spec.get("nodeName")
         if node:
             self._check_labels("node", reads.get(NODE, node))
+        if self._trusts(subject.namespace):
+            self._check_labels("pod", subject.object)
+            urgency = subject.spec.get("priorityClassName") or ""
+            if urgency.startswith("system-") and urgency.endswith("-critical"):
+                raise RefusedError(f"pod {subject} is protected by its priority class {urgency}")
 
     def _check_labels(self, what: str, found: Mapping[str, Any] | None) -> None:
         metadata = (found or {}).get("metadata") or {}
-        key, value = PROTECTED_LABEL
-        if (metadata.get("labels") or {}).get(key) == value:
-            raise RefusedError(f"{what} {metadata.get('name')} is protected by its label {key}")
+        labels = metadata.get("labels") or {}
+        for key, value in self.guardrails.labels:
+            if labels.get(key) == value:
+                raise RefusedError(f"{what} {metadata.get('name')} is protected by its label {key}")
+
+    def _check_age(self, claim: Claim) -> None:
+        age, most = claim.run.received - claim.run.event.time, self.guardrails.max_event_age
+        if age > most:
+            told = f"the event was {duration.text(age)} old when it came"
+            raise RefusedError(f"{told}; maxEventAge is {duration.text(most)}")
+
+
+def _charge(claim: Claim, subject: Pod | Object | None) -> Charge:
+    """What the step would cost: of a pod or node once, of a message each time."""
+    run, step = claim.run, claim.step
+    if isinstance(subject, Pod):
+        controller = subject.controller
+        owner = str(controller.get("uid")) if controller else None
+        return Charge(
+            step.effect, step.action, run.playbook.name, subject.uid, subject.namespace, owner
+        )
+    if subject is not None:
+        name = str(subject["metadata"].get("name"))
+        return Charge(step.effect, step.action, run.playbook.name, f"node/{name}", name)
+    namespace = named_in(run.event).namespace
+    return Charge(step.effect, step.action, run.playbook.name, f"{run.id}/{step.name}", namespace)

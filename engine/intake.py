@@ -13,10 +13,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from engine.budget import PREFIX
 from engine.errors import EventError
 from engine.event import decode, parse
 from engine.journal.journal import Accepted, JournalError
 from engine.plan import Memory, plan
+from engine.recent import Got, Recent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +73,8 @@ class KnownRuns(Memory):
     """
 
     def __init__(self, journal: Journal) -> None:
-        super().__init__(journal.memory())
+        kept = journal.memory()
+        super().__init__({k: kept[k] for k in kept if not k.startswith(PREFIX)})
         self._journal = journal
         self.before: dict[str, dict[str, Any] | None] = {}
 
@@ -102,11 +105,12 @@ class KnownRuns(Memory):
 
 
 class Intake:
-    """Takes bodies of events; thread-safe."""
+    """Takes bodies of events; thread-safe. recent: the last ones, and how they ended."""
 
     def __init__(
         self, journal: Journal, playbooks: Callable[[], Playbooks], now: Callable[[], float]
     ) -> None:
+        self.recent = Recent()
         self._journal, self._playbooks, self._now = journal, playbooks, now
         self._memory = KnownRuns(journal)
         self._owed: dict[str, Any] = {}
@@ -126,8 +130,9 @@ class Intake:
             raise EventError(first["error"], first.get("hint"))
         for error in taken.errors:
             error.pop("hint", None)
+        size = len(body) // len(events)
         with self._lock:
-            self._plan(events, taken)
+            self._plan(events, taken, size)
         return taken
 
     def give_back(self, run: Run) -> None:
@@ -159,14 +164,16 @@ class Intake:
         taken.accepted = len(events)
         return events
 
-    def _plan(self, events: list[Event], taken: Taken) -> None:
+    def _plan(self, events: list[Event], taken: Taken, size: int) -> None:
         received, playbooks = self._now(), self._playbooks()
         planned: list[Planned] = []
         try:
             for event in events:
                 found = plan(event, playbooks, self._memory, received)
                 planned += found
-                taken.ended[_ended(found)] += 1
+                ended = _ended(found)
+                taken.ended[ended] += 1
+                self.recent.add(Got(event, received, ended, size))
                 taken.duplicates += bool(found) and all(p.suppressed == "duplicate" for p in found)
         except JournalError:
             self._forget(planned, self._memory.taken())

@@ -132,21 +132,28 @@ def plan(
     wanting = playbooks.wanting(event)
     if not wanting:
         return ()
-    time = event.time
-    if received is not None and abs(time - received) > SKEW:
-        time = received
-    memory.clock = max(memory.clock, time)
-    name = identity(event)
-    return tuple(
-        _plan_one(event, name, playbook, memory, event.time if received is None else received)
-        for playbook in wanting
-    )
+    time_ns = event.time_ns
+    if received is not None and abs(event.time - received) > SKEW:
+        time_ns = int(received * 1e9)
+    memory.clock = max(memory.clock, time_ns / 1e9)
+    silence = playbooks.silence(event, time_ns)
+    asked = _Asked(event, identity(event), event.time if received is None else received, silence)
+    return tuple(_plan_one(asked, playbook, memory) for playbook in wanting)
 
 
-def _plan_one(
-    event: Event, name: str, playbook: Playbook, memory: Memory, received: float
-) -> Planned:
-    made = run_id(name, playbook.name)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is the same for all playbooks that want an event. silence: the name of one that covers it."""
+
+    event: Event
+    identity: str
+    received: float
+    silence: str | None
+
+
+def _plan_one(asked: _Asked, playbook: Playbook, memory: Memory) -> Planned:
+    event, received = asked.event, asked.received
+    made = run_id(asked.identity, playbook.name)
     run = Run(made, playbook, event, received, lane(event, made))
     before = memory.seen(made)
     if before is not None:
@@ -155,6 +162,8 @@ def _plan_one(
     throttle = playbook.throttle
     if playbook.mode == "disabled":
         suppressed = "mode: disabled"
+    elif asked.silence is not None:
+        suppressed = f"silence: {asked.silence}"
     elif throttle and not memory.take(_key(event, playbook), throttle, made, memory.clock):
         suppressed = "throttle"
     memory.note(made, ran=suppressed is None)

@@ -22,10 +22,18 @@ Pool = Literal["cluster", "slow"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition on the event: its source text, for messages, and its predicate."""
+    """A condition on the event: its source text, for messages, and its predicate.
+
+    equality: a field and the only texts with which the condition can hold, where it is that plain. look:
+    the value that it looks at; a ``group`` (all, any, not) has ``parts`` instead.
+    """
 
     text: str
     holds: Callable[[Event], Truth]
+    equality: tuple[str, frozenset[str]] | None = None
+    look: Callable[[Event], Any] | None = None
+    group: str = ""
+    parts: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +131,58 @@ class Playbook:
     digest: str = ""
     blob: str = ""
     where: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Events that run nothing for a while.
+
+    until_ns: nanoseconds since the epoch; it holds for events whose time is before. owner: whom to ask.
+    """
+
+    name: str
+    match: Match
+    until_ns: int
+    owner: str
+    comment: str
+    conditions: tuple[Condition, ...] = ()
+    where: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many targets the steps of one effect may have within a sliding window.
+
+    limit: targets, from 1. per: seconds. actions: globs of actions' names, None for all of the effect.
+    on_exceeded: what becomes of the rest, None where the guardrails decide.
+    """
+
+    effect: str
+    limit: int
+    per: float
+    scope: Literal["namespace", "cluster", "owner", "playbook"]
+    actions: tuple[str, ...] | None = None
+    on_exceeded: Literal["hold", "drop", "digest"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrails:
+    """What no playbook may do. Without a document, the floor of the contract.
+
+    namespaces: exact names or globs. labels: name -> value; on the Namespace or Node they protect.
+    trust_pods_in: namespaces, exact or globs, whose pods may protect themselves. max_event_age, hold_for:
+    seconds.
+    """
+
+    namespaces: tuple[str, ...] = ("kube-system", "kube-public", "kube-node-lease")
+    labels: tuple[tuple[str, str], ...] = (("tiercel.dev/protected", "true"),)
+    trust_pods_in: tuple[str, ...] = ()
+    budgets: tuple[Budget, ...] = (
+        Budget("disrupt", 5, 600.0, "namespace"),
+        Budget("disrupt", 20, 600.0, "cluster"),
+        Budget("disrupt", 5, 600.0, "owner"),
+        Budget("notify", 20, 60.0, "playbook", on_exceeded="digest"),
+    )
+    max_event_age: float = 300.0
+    on_exceeded: Literal["hold", "drop"] = "hold"
+    hold_for: float = 14_400.0

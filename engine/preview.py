@@ -59,7 +59,7 @@ def preview(
         results: tuple[Result, ...] = ()
         if planned.suppressed is None:
             results = walk(planned.run, guard, world.doors, event.time)
-            if not any(result.state == "planned" for result in results):
+            if not any(result.state in ("planned", "held") for result in results):
                 memory.give_back(planned.run.id)
         runs.append(PreviewedRun(planned.run, planned.suppressed, results))
     return runs

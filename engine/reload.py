@@ -155,7 +155,7 @@ class Reloader:
     def _take(self, files: Files) -> None:
         """Put the set in force. Raises PlaybookError, FolderError."""
         found = self._usable(files)
-        active = Active(Playbooks(found.playbooks), found, self._now())
+        active = Active(Playbooks(found.playbooks, found.silences), found, self._now())
         self._journal.save_set(found.digest, files.files)
         self.active = active
         self._observers.tell(Reloaded(found.digest, len(found.playbooks)))
@@ -165,8 +165,6 @@ class Reloader:
         if self._values and VALUES in files.files:
             values = (str(self._values), files.files[VALUES])
         found = self._loader.load(files, values).usable()
-        if found.unenforced:
-            raise PlaybookError(replace(one, severity="error") for one in found.unenforced)
         if not found.playbooks:
             raise FolderError(f"{self._folder} has no playbooks")
         return found
@@ -180,7 +178,9 @@ class Reloader:
             found = self._usable(Files(str(self._folder), last[1]))
         except (FolderError, PlaybookError):  # another version took it
             raise error from None
-        self.active = Active(Playbooks(found.playbooks), found, self._now(), str(error))
+        self.active = Active(
+            Playbooks(found.playbooks, found.silences), found, self._now(), str(error)
+        )
         self._tell(error)
 
     def _keep(self, error: FolderError | PlaybookError) -> None:

@@ -129,9 +129,9 @@ def after(claim: Claim, outcome: Outcome) -> tuple[tuple[Result, ...], int | Non
 
 
 def outcome_of(results: Sequence[Result]) -> str:
-    """The outcome of a run with these results: failed, refused, done (or planned) or skipped."""
+    """The outcome of a run with these results: failed, refused, held, done (or planned) or skipped."""
     states = {result.state for result in results}
-    for state in ("failed", "refused", "done", "planned"):
+    for state in ("failed", "refused", "held", "done", "planned"):
         if state in states:
             return state
     return "skipped"

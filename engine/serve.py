@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -15,8 +16,11 @@ import structlog
 import uvicorn
 
 from engine.attempt import Doors
+from engine.budget import PREFIX, Ledger
+from engine.errors import TemporaryError
 from engine.guard import Guard
 from engine.intake import Intake
+from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 from engine.observe import Audit, Metrics, Observers, log_reloads, log_steps, tell_story
@@ -31,8 +35,10 @@ from engine.sources.http import EventPort, Tokens
 from engine.worker import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from engine.journal.journal import Journal
+    from engine.playbook import Guardrails
     from engine.run import Claim
     from engine.settings import Address, Settings
 
@@ -66,7 +72,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         workers = Workers(
             journal,
             _doors(settings, cluster),
-            Guard(settings.own_namespace),
+            _guard(settings, journal, reloader),
             observers,
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
             now=time.time,
@@ -81,7 +87,12 @@ def serve(settings: Settings, *, story: bool = False) -> None:
 
         ports = [
             (EventPort(intake, observers, workers.wake, tokens), events),
-            (AdminPort(journal, reloader, metrics, about, time.time, ended), admin),
+            (
+                AdminPort(
+                    journal, reloader, intake.recent, metrics, about, now=time.time, ended=ended
+                ),
+                admin,
+            ),
         ]
         with asyncio.Runner(loop_factory=_loop) as runner:
             runner.run(_run(ports, lambda: _say(settings, about, events, admin)))
@@ -90,6 +101,25 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     if not whole:
         log.warning("attempts were cut short, they are made again at the next start")
         os._exit(0)  # their threads would hold the interpreter up
+
+
+def _guard(settings: Settings, journal: Journal, reloader: Reloader) -> Callable[[], Guard]:
+    """The guard of the set in force; what its budgets have spent outlives sets, and a restart."""
+
+    def remember(windows: Mapping[str, Any]) -> None:
+        try:
+            journal.remember(windows)
+        except JournalError as error:  # what is not on disk must not be acted upon
+            raise TemporaryError(f"the journal cannot be written: {error}") from None
+
+    spent = {key: window for key, window in journal.memory().items() if key.startswith(PREFIX)}
+    ledger = Ledger(spent, remember)
+
+    @functools.lru_cache(1)
+    def made(guardrails: Guardrails) -> Guard:
+        return Guard(guardrails, settings.own, ledger)
+
+    return lambda: made(reloader.active.set.guardrails)
 
 
 def _loop() -> asyncio.AbstractEventLoop:

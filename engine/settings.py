@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from engine.guard import Own
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +55,7 @@ class Settings:
     dry_run: bool
     http_hosts: frozenset[str]
     grace: float
-    own_namespace: str | None = None
+    own: Own = field(default_factory=Own)
 
 
 def host_list(text: str | None) -> frozenset[str] | None:

@@ -35,14 +35,15 @@ IDLE = 1.0
 class Workers:
     """The threads that work runs off.
 
-    sizes: threads of each pool. over: is told of each run that ended without any step done.
+    guard: that of the set in force. sizes: threads of each pool. over: is told of each run that ended
+    without any step done.
     """
 
     def __init__(
         self,
         journal: Journal,
         doors: Callable[[Claim], Doors],
-        guard: Guard,
+        guard: Callable[[], Guard],
         observers: Observers,
         *,
         sizes: Mapping[Pool, int],
@@ -128,7 +129,7 @@ class Workers:
     def _work(self, pool: Pool, claim: Claim) -> None:
         try:
             keep = functools.partial(self._keep, claim)
-            outcome = attempt(claim, self._doors(claim), self._guard, self._now(), keep)
+            outcome = attempt(claim, self._doors(claim), self._guard(), self._now(), keep)
             self._settle(claim, outcome)
         finally:
             with self._wake:

@@ -34,8 +34,9 @@ class Admin:
         self.reloader.start()
         self.intake = Intake(self.journal, lambda: self.reloader.active.playbooks, lambda: self.now)
         self.port = AdminPort(
-            self.journal, self.reloader, self.metrics, ABOUT, lambda: self.now, self.reloader.ended
-        )
+            self.journal, self.reloader, self.intake.recent, self.metrics, ABOUT,
+            now=lambda: self.now, ended=self.reloader.ended,
+        )  # fmt: skip
 
     def get(self, path, client=HERE, method="GET"):
         return ask(self.port, path=path, method=method, client=client)
@@ -123,3 +124,14 @@ def test_without_a_journal_it_lives_but_is_not_ready(admin):
     status, _, said = admin.get("/readyz")
     assert (status, said) == (503, {"error": "the journal is closed"})
     assert admin.get("/status")[0] == 503
+
+
+def test_the_last_events_are_told_with_how_they_ended(admin):
+    admin.intake.take(json.dumps(FALCO).encode())
+    admin.intake.take(json.dumps({**FALCO, "rule": "Another"}).encode())
+    status, _, told = admin.get("/events/recent")
+    assert [(got["ended"], got["alert"]["rule"]) for got in told["events"]] == [
+        ("run", FALCO["rule"]),
+        ("unmatched", "Another"),
+    ]
+    assert (status, admin.get("/events/recent", client=AWAY)[0]) == (200, 403)

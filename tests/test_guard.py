@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from engine.errors import GoneError, RefusedError, SkippedError, TemporaryError
 from engine.event import parse
-from engine.guard import Guard
+from engine.guard import Guard, Own
+from engine.playbook import Guardrails, Match, Playbook, Step
 from engine.pod import Search, find_node, find_pod
 from engine.ports.given import GivenCluster
+from engine.run import Claim, Run
 
 from tests.contracts.test_actions import CONTAINER, NOW, a_pod, alert
 
@@ -152,10 +154,16 @@ def test_the_node_is_the_pods_and_else_the_hosts():
         node(on_host("worker-1"))
 
 
-def check(pod, *objects, own=None):
+def claim(event, action="pod.delete", effect="disrupt", received=NOW):
+    playbook = Playbook("p", Match(), (Step(action, action, {}, effect=effect),))
+    return Claim(Run("r", playbook, event, received, "t"), 0)
+
+
+def check(pod, *objects, own=None, guardrails=None, effect="disrupt"):
     reads = GivenCluster([*NODES, pod, *objects])
     event = alert(**{"k8s.ns.name": pod["metadata"]["namespace"]})
-    Guard(own).check(find_pod(event, reads, LATER), reads)
+    guard = Guard(guardrails, Own(own))
+    guard.check(claim(event, effect=effect), find_pod(event, reads, LATER), reads)
 
 
 def test_what_no_guardrail_protects_may_be_touched():
@@ -174,4 +182,47 @@ def test_pods_of_the_system_and_our_own_are_protected(namespace):
 def test_a_node_may_protect_itself_by_its_label():
     node = {"kind": "Node", "metadata": {"name": "n", "labels": {"tiercel.dev/protected": "true"}}}
     with pytest.raises(RefusedError):
-        Guard().check(node, GivenCluster([]))
+        Guard().check(claim(alert()), node, GivenCluster([]))
+
+
+def test_our_own_node_is_protected_against_steps_on_nodes_only():
+    node = {"kind": "Node", "metadata": {"name": "ours"}}
+    guard = Guard(own=Own(node="ours"))
+    guard.check(claim(alert(), "kubernetes.event", "mark"), node, GivenCluster([]))
+    guard.check(
+        claim(alert(), "node.cordon"), {**node, "metadata": {"name": "n"}}, GivenCluster([])
+    )
+    with pytest.raises(RefusedError, match="itself runs"):
+        guard.check(claim(alert(), "node.cordon"), node, GivenCluster([]))
+
+
+def test_a_document_adds_namespaces_and_labels_and_takes_none_away():
+    written = Guardrails(namespaces=(*Guardrails().namespaces, "pay-*"), labels=(("team", "bank"),))
+    check(a_pod(namespace="pay"), guardrails=written)
+    for namespace in ("pay-eu", "kube-system"):
+        with pytest.raises(RefusedError, match=namespace):
+            check(a_pod(namespace=namespace), guardrails=written)
+    labelled = {"kind": "Namespace", "metadata": {"name": "demo", "labels": {"team": "bank"}}}
+    with pytest.raises(RefusedError, match="team"):
+        check(a_pod(), labelled, guardrails=written)
+
+
+def test_where_pods_are_trusted_they_protect_themselves():
+    trusting = Guardrails(trust_pods_in=("demo",))
+    urgent = a_pod()
+    urgent["spec"]["priorityClassName"] = "system-node-critical"
+    labelled = a_pod(labels={"tiercel.dev/protected": "true"})
+    for pod in (urgent, labelled):
+        check(pod)
+        with pytest.raises(RefusedError):
+            check(pod, guardrails=trusting)
+    check(a_pod(), guardrails=trusting)
+
+
+def test_an_old_event_disrupts_nothing_and_is_marked_all_the_same():
+    guard, pod, then = Guard(), find(alert()), alert().time
+    reads = GivenCluster(NODES)
+    guard.check(claim(alert(), received=then + 300), pod, reads)
+    guard.check(claim(alert(), "pod.label", "mark", received=then + 301), pod, reads)
+    with pytest.raises(RefusedError, match="maxEventAge is 5m"):
+        guard.check(claim(alert(), received=then + 301), pod, reads)

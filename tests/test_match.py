@@ -64,4 +64,4 @@ def test_names_that_nobody_ships_do_not_fill_the_memory():
     found = Playbooks([Playbook("p", Match(rules=("a*",)), ())])
     for number in range(10_050):
         assert len(found.wanting(parse({"rule": f"a{number}"}))) == 1
-    assert len(found._candidates) <= 10_000
+    assert len(found._selects) <= 10_000

@@ -9,6 +9,7 @@ import threading
 import pytest
 from engine import reload
 from engine.errors import PlaybookError
+from engine.event import parse
 from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
 from engine.language import folder as folders
@@ -40,7 +41,7 @@ GUARDRAILS = """
 apiVersion: tiercel.dev/v1
 kind: Guardrails
 metadata: {name: default}
-spec: {maxEventAge: 5m}
+spec: {maxEventAge: 1m}
 """
 
 
@@ -216,12 +217,13 @@ def test_a_half_written_file_is_no_set(tmp_path):
         folder.in_force("two")
 
 
-@pytest.mark.parametrize("document", [SILENCE, GUARDRAILS])
-def test_what_nothing_enforces_yet_refuses_the_set(tmp_path, document):
+def test_silences_and_guardrails_come_into_force_with_their_set(tmp_path):
     with Folder(tmp_path) as folder:
-        (folder.path / "b.yaml").write_text(document)
-        folder.moments.refused("b.yaml:2:1", "not enforced yet")
-        assert folder.names == ["one"]
+        (folder.path / "a.yaml").write_text("\n---\n".join([named("two"), SILENCE, GUARDRAILS]))
+        folder.in_force("two")
+        active = folder.reloader.active
+        assert active.playbooks.silence(parse({"rule": "any"}), 0) == "quiet"
+        assert active.set.guardrails.max_event_age == 60
 
 
 @pytest.mark.parametrize("change", ["vanish", "empty", "only other files", "only values"])

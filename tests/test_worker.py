@@ -86,7 +86,7 @@ class Engine:
                 OutsideRecorder(self.ops, None),
                 dry=False,
             ),
-            Guard(),
+            Guard,
             Observers(self._note),
             sizes={"cluster": 2, "slow": 3},
             now=lambda: self.now,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 from typing import Any
 
 import click
@@ -10,10 +11,12 @@ import click
 _COMMANDS = {
     "check": "Validate playbooks; tell every mistake at its place.",
     "plan": "Show what playbooks would do about events, changing nothing.",
+    "explain": "Say why playbooks do or do not want events.",
     "test": "Run the PlaybookTests that stand beside playbooks.",
     "serve": "Run the engine: take events, act as the playbooks say.",
     "actions": "The actions, their parameters and the rights that they need.",
     "schema": "The language's JSON Schema, for editors.",
+    "import": "Turn Falco Talon's rules into playbooks.",
     "digest": "The digest of a set of playbooks, as /status shows it.",
 }
 
@@ -31,7 +34,8 @@ class _Commands(click.Group):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"engine.cli.{cmd_name}")
+        own = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f"engine.cli.{own}")
         command: click.Command = module.command
         return command
 

@@ -12,7 +12,7 @@ import click
 
 from engine.alerts import read_alerts
 from engine.cli.playbooks import fail, load_usable, values_option
-from engine.guard import Guard
+from engine.guard import Guard, Own
 from engine.match import Playbooks
 from engine.plan import Memory
 from engine.ports.given import GivenCluster, GivenError, read_objects
@@ -64,12 +64,12 @@ def command(
     """  # noqa: D301 - \b is click's mark for text to be left alone
     *paths, events = arguments
     found = load_usable(paths, values)
-    playbooks = Playbooks(found.playbooks)
+    playbooks = Playbooks(found.playbooks, found.silences)
     world = _world(
         cluster, host_list(http_hosts), server=server, kubeconfig=kubeconfig, context=context
     )
     memory, totals = Memory(), Totals()
-    guard = Guard(os.environ.get("TIERCEL_POD_NAMESPACE"))
+    guard = Guard(found.guardrails, Own.of(os.environ))
     wrong = 0
     for alert in tracked([*read_alerts(_read(events))], "Planning"):
         if alert.event is None:

@@ -52,8 +52,6 @@ def load_usable(paths: Sequence[str], values: Path | None) -> PlaybookSet:
         for line in finding_lines(found.errors):
             echo(line, err=True)
         fail(f"{len(found.errors)} errors: nothing was loaded.", 1)
-    for finding in found.unenforced:
-        echo(f"{finding.where}: {finding.what}", err=True)
     return found
 
 

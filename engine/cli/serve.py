@@ -10,6 +10,7 @@ import click
 
 from engine.cli.playbooks import fail
 from engine.errors import PlaybookError
+from engine.guard import Own
 from engine.language import duration
 from engine.language.folder import FolderError
 from engine.settings import Settings, SettingsError, address, host_list
@@ -98,5 +99,5 @@ def _settings(given: dict[str, Any]) -> Settings:
         dry_run=given["dry_run"],
         http_hosts=host_list(given["http_hosts"]) or frozenset(),
         grace=grace,
-        own_namespace=os.environ.get("TIERCEL_POD_NAMESPACE") or None,
+        own=Own.of(os.environ),
     )

@@ -11,7 +11,7 @@ import click
 
 from engine.cases import read_cases, run_case
 from engine.cli.playbooks import DEFAULT, fail, load_usable, values_option
-from engine.guard import Guard
+from engine.guard import Guard, Own
 from engine.language.folder import read_files
 from engine.render.cases import coverage, junit, verdict_json, verdict_lines
 from engine.render.findings import finding_lines
@@ -53,8 +53,8 @@ def command(
             echo(line, err=True)
         fail(f"{count(len(findings), 'mistake')} in the tests: none was run.", 1)
     chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
-    guard = Guard(os.environ.get("TIERCEL_POD_NAMESPACE"))
-    verdicts = [run_case(case, found.playbooks, guard) for case in tracked(chosen, "Testing")]
+    guard = Guard(found.guardrails, Own.of(os.environ))
+    verdicts = [run_case(case, found, guard) for case in tracked(chosen, "Testing")]
     share, missed = coverage(found.playbooks, verdicts)
     if output == "json":
         echo(json.dumps([verdict_json(verdict) for verdict in verdicts], indent=1))

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.actions.action import load
 from engine.errors import PlaybookError
-from engine.event import priority_of
+from engine.event import priority_of, time_of
 from engine.language import duration
 from engine.language.conditions import (
     compile_condition,
@@ -22,7 +22,16 @@ from engine.language.schema import API_VERSION, KINDS
 from engine.language.shape import check_shape
 from engine.language.source import Document
 from engine.language.values import put_in
-from engine.playbook import Condition, Match, Playbook, Retry, Step, StepCondition, Throttle
+from engine.playbook import (
+    Condition,
+    Match,
+    Playbook,
+    Retry,
+    Silence,
+    Step,
+    StepCondition,
+    Throttle,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,8 +80,6 @@ def check_document(
     if isinstance(name, str) and not _NAME.fullmatch(name):
         what = f"`{name[:80]}` is no name: lower-case letters, digits and -, at most 63"
         report(("metadata", "name"), "bad-value", what, "a DNS-1123 label")
-    if kind == "Silence" and isinstance(data.get("spec"), dict):
-        _conditions(data["spec"], ("spec",), report)
     return checked, report
 
 
@@ -116,6 +123,24 @@ def compile_playbook(document: Document, report: Findings, blob: str = "") -> Pl
         digest=hashlib.sha256(snapshot).hexdigest(),
         blob=blob,
         where=document.at(("metadata", "name")),
+    )
+
+
+def compile_silence(document: Document, report: Findings) -> Silence | None:
+    """The silence; None where an error was reported. The document has been through check_document."""
+    data = document.data
+    spec = data.get("spec")
+    conditions = _conditions(spec, ("spec",), report) if isinstance(spec, dict) else ()
+    if report.failed:
+        return None
+    return Silence(
+        name=data["metadata"]["name"],
+        match=_match(spec["match"]),
+        until_ns=time_of(spec["until"]),
+        owner=spec["owner"],
+        comment=spec["comment"],
+        conditions=conditions,
+        where=document.at(("spec", "until")),
     )
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.language.jsonpath import PathError, compile_path
-from engine.language.operators import OPERATORS, OperandError, negated, tester, text_of
+from engine.language.jsonpath import PathError, compile_path, field_of
+from engine.language.operators import OPERATORS, OperandError, Test, negated, tester, text_of
 from engine.language.report import Report, nearest
 from engine.playbook import Condition, StepCondition, Truth
 
@@ -39,13 +39,31 @@ def compile_condition(data: Any, path: Path, report: Report) -> Condition | None
     group = next((word for word in GROUPS if word in data), None)
     if group:
         return _group(group, data, path, report)
-    get = _getter(data, path, report)
+    look = _look(data, path, report)
     comparison = _comparison(data, path, report)
-    if get is None or comparison is None:
+    if look is None or comparison is None:
         return None
     name, test = comparison
     what = data.get("field") or data.get("jsonPath")
-    return Condition(f"{what} {name} {text_of(data[name])}", lambda event: test(get(event)))
+    text = f"{what} {name} {text_of(data[name])}"
+    if isinstance(look, str):
+        only = (look, test.only) if test.only else None
+        return Condition(text, _on_field(look, test), only, lambda event: event.fields.get(look))
+    return Condition(text, lambda event: test.on(look(event)), None, look)
+
+
+def _on_field(field: str, test: Test) -> Callable[[Event], Truth]:
+    on, on_text = test.on, test.on_text
+    if on_text is None:
+        return lambda event: on(event.fields.get(field))
+
+    def holds(event: Event) -> Truth:
+        value = event.fields.get(field)
+        if type(value) is str and value and value != "<NA>":  # most are; spelled out for speed
+            return on_text(value)
+        return on(value)
+
+    return holds
 
 
 def _group(word: str, data: dict[str, Any], path: Path, report: Report) -> Condition | None:
@@ -56,7 +74,7 @@ def _group(word: str, data: dict[str, Any], path: Path, report: Report) -> Condi
         one = compile_condition(inner, where, report)
         if one is None:
             return None
-        return Condition(f"not ({one.text})", negated(one.holds))
+        return Condition(f"not ({one.text})", negated(one.holds), group=word, parts=(one,))
     if not isinstance(inner, list) or not inner:
         code = "bad-value" if inner == [] else "wrong-type"
         report(where, code, f"`{word}` takes a list of conditions")
@@ -64,7 +82,7 @@ def _group(word: str, data: dict[str, Any], path: Path, report: Report) -> Condi
     conditions = compile_conditions(inner, where, report)
     tests = tuple(condition.holds for condition in conditions)
     joined = f" {'and' if word == 'all' else 'or'} ".join(f"({c.text})" for c in conditions)
-    return Condition(joined, _joined(tests, stops=word == "any"))
+    return Condition(joined, _joined(tests, stops=word == "any"), group=word, parts=conditions)
 
 
 def _joined(
@@ -85,7 +103,8 @@ def _joined(
     return holds
 
 
-def _getter(data: dict[str, Any], path: Path, report: Report) -> Callable[[Event], Any] | None:
+def _look(data: dict[str, Any], path: Path, report: Report) -> str | Callable[[Event], Any] | None:
+    """What a condition looks at: an output field's name, or a function of the event."""
     given = [word for word in ("field", "jsonPath") if word in data]
     if len(given) != 1:
         typo = any(k not in _WORDS and nearest(k, ("field", "jsonPath")) for k in data)
@@ -99,8 +118,11 @@ def _getter(data: dict[str, Any], path: Path, report: Report) -> Callable[[Event
         report((*path, word), "wrong-type", f"`{word}` takes text")
         return None
     if word == "field":
-        return lambda event: event.fields.get(text)
+        return text
     try:
+        field = field_of(text)
+        if field is not None:
+            return field
         find = compile_path(text)
     except PathError as error:
         report((*path, word), "bad-path", str(error))
@@ -110,7 +132,7 @@ def _getter(data: dict[str, Any], path: Path, report: Report) -> Callable[[Event
 
 def _comparison(
     data: dict[str, Any], path: Path, report: Report, own: Collection[str] = ("field", "jsonPath")
-) -> tuple[str, Callable[[Any], Truth]] | None:
+) -> tuple[str, Test] | None:
     """The one operator of a condition and its predicate."""
     wrong = [key for key in data if key not in OPERATORS and key not in own]
     for key in wrong:
@@ -155,7 +177,7 @@ def compile_step_condition(
         return None
     name, test = comparison
     text = f"{step} {data['jsonPath']} {name} {text_of(data[name])}"
-    return StepCondition(text, step, on_answer=lambda answer: test(find(answer)))
+    return StepCondition(text, step, on_answer=lambda answer: test.on(find(answer)))
 
 
 STEP_ENDS = ("done", "skipped", "refused", "failed")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from engine.event import present
@@ -35,17 +36,24 @@ class PathError(ValueError):
     """A path that is none, or that uses what is not allowed; the sentence says what."""
 
 
+def field_of(text: str) -> str | None:
+    """The output field that the path names, where it is no more than ``$.output_fields['NAME']``.
+
+    Raises PathError.
+    """
+    keys = _plain(_checked(text))
+    if keys is not None and len(keys) == 2 and keys[0] == "output_fields":  # noqa: PLR2004
+        return keys[1] if isinstance(keys[1], str) else None
+    return None
+
+
 def compile_path(text: str) -> Callable[[Any], Any]:
     """A function from a JSON value to what the path finds in it. Raises PathError.
 
     A path that names one place gives its value, or None; one with a wildcard, slice, filter, ``..`` or
     several names gives the list of what it finds.
     """
-    if not text.startswith("$"):
-        raise PathError("a JSONPath begins with `$`")
-    if len(text) > _MAX_LENGTH:
-        raise PathError(f"a JSONPath has at most {_MAX_LENGTH:,} characters")
-    tree = _parse(text)
+    tree = _checked(text)
     keys = _plain(tree)
     if keys is not None:
         return _lookup(keys)
@@ -53,6 +61,15 @@ def compile_path(text: str) -> Callable[[Any], Any]:
     return lambda value: select([value])
 
 
+def _checked(text: str) -> Any:
+    if not text.startswith("$"):
+        raise PathError("a JSONPath begins with `$`")
+    if len(text) > _MAX_LENGTH:
+        raise PathError(f"a JSONPath has at most {_MAX_LENGTH:,} characters")
+    return _parse(text)
+
+
+@lru_cache(256)  # 330 us each, and the playbooks of a folder look at the same places
 def _parse(text: str) -> Any:
     from jsonpath_ng.exceptions import JSONPathError  # noqa: PLC0415 - 40 ms that few playbooks need
     from jsonpath_ng.ext.parser import parse  # noqa: PLC0415 - the same

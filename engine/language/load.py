@@ -6,20 +6,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import Finding, Location, PlaybookError
-from engine.language.compile import check_document, compile_playbook, kind_of
+from engine.language.compile import (
+    check_document,
+    compile_playbook,
+    compile_silence,
+    kind_of,
+)
 from engine.language.folder import VALUES, Files, blob_id
+from engine.language.guardrails import compile_guardrails
 from engine.language.risks import not_deployed, risks
 from engine.language.source import read
+from engine.playbook import Guardrails, Playbook, Silence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from engine.language.report import Findings
     from engine.language.source import Document
-    from engine.playbook import Playbook
-
-UNENFORCED = ("Silence", "Guardrails")
-"""Kinds that load but hold nothing back yet; the engine refuses a folder that has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +29,16 @@ class PlaybookSet:
     """What a folder says.
 
     findings: errors and warnings, by place; those of PlaybookTests are not among them (see
-    engine.cases), for a broken test makes no set unusable. unenforced: places of documents that nothing
-    enforces yet.
-    sources: path -> (blob id, names of playbooks).
+    engine.cases), for a broken test makes no set unusable. sources: path -> (blob id, names of playbooks).
+    guardrails: the document's, else the floor.
     """
 
     playbooks: tuple[Playbook, ...]
     findings: tuple[Finding, ...]
     digest: str
     sources: Mapping[str, tuple[str, tuple[str, ...]]]
-    unenforced: tuple[Finding, ...] = ()
+    silences: tuple[Silence, ...] = ()
+    guardrails: Guardrails = field(default_factory=Guardrails)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -57,7 +59,8 @@ class _Loaded:
     findings: list[Finding] = field(default_factory=list)
     playbooks: list[Playbook] = field(default_factory=list)
     named: list[tuple[str, str, Location]] = field(default_factory=list)
-    unenforced: list[Finding] = field(default_factory=list)
+    silences: list[Silence] = field(default_factory=list)
+    guardrails: list[Guardrails] = field(default_factory=list)
 
 
 class Loader:
@@ -90,7 +93,8 @@ class Loader:
                 path: (blob_id(files.files[path]), tuple(p.name for p in one.playbooks))
                 for path, one in loaded.items()
             },
-            unenforced=tuple(finding for one in loaded.values() for finding in one.unenforced),
+            silences=tuple(silence for one in loaded.values() for silence in one.silences),
+            guardrails=next((g for one in loaded.values() for g in one.guardrails), Guardrails()),
         )
 
 
@@ -115,27 +119,27 @@ def _load_file(content: bytes, file: str, values: Mapping[str, Any]) -> _Loaded:
         if kind == "PlaybookTest":
             continue
         checked, report = check_document(document, values, told)
-        playbook = None
         if kind == "Playbook":
             playbook = compile_playbook(checked, report, blob_id(content))
             risks(checked, playbook, report)
-        if playbook:
-            loaded.playbooks.append(playbook)
+            loaded.playbooks += [playbook] if playbook else []
+        elif kind == "Silence":
+            silence = compile_silence(checked, report)
+            loaded.silences += [silence] if silence else []
+        elif kind == "Guardrails":
+            guardrails = compile_guardrails(checked, report)
+            loaded.guardrails += [guardrails] if guardrails else []
         if kind:
-            _note(kind, checked, report, loaded)
+            _note(kind, checked, loaded)
         loaded.findings += report.found
     return loaded
 
 
-def _note(kind: str, document: Document, report: Findings, loaded: _Loaded) -> None:
+def _note(kind: str, document: Document, loaded: _Loaded) -> None:
     metadata = document.data.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if isinstance(name, str):
         loaded.named.append((kind, name, document.at(("metadata", "name"))))
-    if kind in UNENFORCED:
-        what = f"a {kind} is checked but not enforced yet; `serve` refuses a folder that has one"
-        report((), "not-enforced", what, severity="warning")
-        loaded.unenforced.append(Finding(document.at(()), "not-enforced", what))
 
 
 def _clashes(loaded: Iterable[_Loaded]) -> list[Finding]:

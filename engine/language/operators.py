@@ -252,12 +252,30 @@ def lift(name: str, one: Callable[[Any], Truth]) -> Callable[[Any], Truth]:
     return holds
 
 
-def tester(name: str, operand: Any) -> Callable[[Any], Truth]:
-    """The predicate of an operator and its operand on whatever value. Raises OperandError."""
+@dataclass(frozen=True, slots=True)
+class Test:
+    """An operator with its operand.
+
+    on: the predicate on whatever value. on_text: the quicker one on a text that is there, where the
+    operator looks at single values. only: the only texts on which it can hold, where it names them.
+    """
+
+    on: Callable[[Any], Truth]
+    on_text: Callable[[Any], Truth] | None = None
+    only: frozenset[str] | None = None
+
+
+def tester(name: str, operand: Any) -> Test:
+    """The operator on its operand. Raises OperandError."""
     check_operand(name, operand)
     if name == "exists":
-        return lambda value: present(value) is operand
-    return lift(name, OPERATORS[name].build(operand))
+        return Test(lambda value: present(value) is operand)
+    one = OPERATORS[name].build(operand)
+    if name == "intersects":
+        return Test(lift(name, one))
+    named = {"equals": [operand], "in": operand}.get(name, [None])
+    texts = all(type(value) is str for value in named)
+    return Test(lift(name, one), one, frozenset(named) if texts else None)
 
 
 def check_operand(name: str, operand: Any) -> None:

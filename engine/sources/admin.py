@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from engine.journal.journal import Journal, Record
     from engine.observe import Metrics
+    from engine.recent import Recent
     from engine.reload import Reloader
     from engine.sources.http import Receive, Send
 
@@ -35,16 +36,19 @@ class AdminPort:
         self,
         journal: Journal,
         reloader: Reloader,
+        recent: Recent,
         metrics: Metrics,
         about: dict[str, Any],
+        *,
         now: Callable[[], float],
         ended: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._journal, self._reloader, self._now = journal, reloader, now
-        self._ended = ended
+        self._recent, self._ended = recent, ended
         self._metrics, self._about = metrics, about
         self._pages: dict[str, Callable[[], Answer]] = {
             "/status": self._status,
+            "/events/recent": self._events,
             "/metrics": lambda: (200, self._metrics.text()),
         }
 
@@ -75,7 +79,10 @@ class AdminPort:
             return self._pages[path]()
         if path.startswith("/runs/"):
             return self._run(path.removeprefix("/runs/"))
-        return 404, {"error": f"nothing at {path[:100]}", "hint": "/status /metrics /runs/ID"}
+        return 404, {
+            "error": f"nothing at {path[:100]}",
+            "hint": "/status /metrics /runs/ID /events/recent",
+        }
 
     def _ready(self) -> Answer:
         fault = self._journal.writable()
@@ -102,6 +109,17 @@ class AdminPort:
         }
         journal = {"error": self._journal.writable()}
         return 200, {**self._about, "playbooks": playbooks, "queue": queue, "journal": journal}
+
+    def _events(self) -> Answer:
+        events = [
+            {
+                "received": time_text(int(got.received * 1e9)),
+                "ended": got.ended,
+                "alert": got.event.sent,
+            }
+            for got in self._recent.all()
+        ]
+        return 200, {"digest": self._reloader.active.set.digest, "events": events}
 
     def _oldest_due(self) -> float:
         """Seconds for which the earliest due run has waited for a worker; 0 where none waits."""

@@ -14,7 +14,7 @@ from engine.actions.parameter import Choice, Text
 from engine.actions.structure import Either, Json, ListOf, MapOf, Record
 from engine.attempt import Doors, attempt
 from engine.event import parse
-from engine.guard import Guard
+from engine.guard import Guard, Own
 from engine.language.folder import Files
 from engine.language.load import Loader
 from engine.playbook import Match, Playbook, Retry, Step
@@ -438,7 +438,7 @@ def protected():
     yield "node by label", server, alert(), Guard()
     mirror = a_pod(annotations={"kubernetes.io/config.mirror": "abc"})
     yield "mirror pod", world(pod=mirror), alert(), Guard()
-    yield "our own namespace", world(), alert(), Guard(own_namespace="demo")
+    yield "our own namespace", world(), alert(), Guard(own=Own("demo"))
 
 
 @every_target

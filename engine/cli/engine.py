@@ -1,0 +1,78 @@
+"""What commands share that ask a running engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine.cli.playbooks import fail
+from engine.errors import EventError
+from engine.event import parse
+from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.event import Event
+
+SERVER = "http://127.0.0.1:8081"
+_SECONDS = 10.0
+
+
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --server and --token-file."""
+    token = click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="An operator's token, for an engine elsewhere.",
+    )
+    server = click.option(
+        "--server", metavar="URL", default=SERVER, show_default=True,
+        help="The running engine's admin port.",
+    )  # fmt: skip
+    decorated: Callable[..., Any] = server(token(function))
+    return decorated
+
+
+def ask(server: str, token_file: Path | None, path: str) -> Any:
+    """The JSON that the engine answers to a GET; exit 2 where it answers none."""
+    import urllib3  # noqa: PLC0415 - 30 ms that only these commands need
+
+    headers = {}
+    if token_file:
+        headers["authorization"] = f"Bearer {token_file.read_text().strip()}"
+    url = server.rstrip("/") + path
+    try:
+        answer = urllib3.request(
+            "GET", url, headers=headers, timeout=_SECONDS, retries=False, redirect=False
+        )
+        body = json.loads(answer.data)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        reason = str(error)[:200]
+        fail(f"{url}: {reason}\nIs an engine running there? tiercel serve, or --server URL", 2)
+    if answer.status != 200:  # noqa: PLR2004 - OK
+        fail(f"{url}: {answer.status} {body.get('error') if isinstance(body, dict) else ''}", 2)
+    return body
+
+
+def recent_events(server: str, token_file: Path | None, digest: str) -> list[Event]:
+    """The last events that the engine got, the oldest first.
+
+    digest: of the local set; where the engine has another one in force, that is said on stderr.
+    """
+    body = ask(server, token_file, "/events/recent")
+    if body["digest"] != digest:
+        echo(
+            "The engine has another set in force than these PLAYBOOKS; they are explained.",
+            err=True,
+        )
+    events = []
+    for number, got in enumerate(body["events"]):
+        try:
+            events.append(parse(got["alert"], salt=f"event {number}"))
+        except EventError:  # it was one to the engine: another version
+            continue
+    return events

@@ -1,0 +1,101 @@
+"""tiercel explain."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.alerts import read_alerts
+from engine.cli.engine import engine_options, recent_events
+from engine.cli.playbooks import fail, load_usable, values_option
+from engine.explain import explain
+from engine.language.report import nearest
+from engine.match import Playbooks
+from engine.plan import Memory, plan
+from engine.render.explain_text import explained
+from engine.render.text import count, echo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.event import Event
+    from engine.language.load import PlaybookSet
+
+
+@click.command("explain")
+@click.argument("arguments", nargs=-1, metavar="[PLAYBOOKS]... EVENTS")
+@values_option
+@click.option("--playbook", metavar="NAME", help="Only this one, in full.")
+@click.option(
+    "--recent", is_flag=True,
+    help="The last 1,000 events that a running engine got, instead of EVENTS.",
+)  # fmt: skip
+@click.option(
+    "--last", type=click.IntRange(1, 1000), default=20, show_default=True,
+    help="With --recent: how many, the newest last.",
+)  # fmt: skip
+@engine_options
+def command(
+    *,
+    arguments: tuple[str, ...],
+    values: Path | None,
+    playbook: str | None,
+    recent: bool,
+    last: int,
+    server: str,
+    token_file: Path | None,
+) -> None:
+    """Say why each of PLAYBOOKS (default: playbooks/) does or does not want EVENTS.
+
+    A table a playbook: what it asks for, what the event has there, and whether that holds; a value that is
+    absent or of another type makes a condition `unknown`, and only `yes` counts.
+
+    \b
+      tiercel explain playbooks/ event.json
+      tiercel explain playbooks/ event.json --playbook isolate-egress
+      tiercel explain playbooks/ --recent        why did nothing happen just now?
+    """  # noqa: D301 - \b is click's mark for text to be left alone
+    if not recent and not arguments:
+        fail("Name a file of EVENTS, or ask a running engine with --recent.", 2)
+    paths, file = (arguments, "") if recent else (arguments[:-1], arguments[-1])
+    found = load_usable(paths, values)
+    names = [one.name for one in found.playbooks]
+    if playbook is not None and playbook not in names:
+        fail(f"No playbook is called {playbook}; nearest is {nearest(playbook, names)}.", 2)
+    if recent:
+        wrong, events = 0, recent_events(server, token_file, found.digest)[-last:]
+    else:
+        wrong, events = _events(file)
+    _tell(events, found, playbook)
+    if wrong:
+        sys.exit(1)
+
+
+def _events(file: str) -> tuple[int, list[Event]]:
+    """How many lines are no event (each told on stderr), and the events."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        fail(f"{file}: {error.strerror}\ntiercel explain [PLAYBOOKS] EVENTS", 2)
+    alerts = list(read_alerts(content))
+    wrong = [alert for alert in alerts if alert.event is None]
+    for alert in wrong:
+        echo(f"{file}:{alert.line}: {alert.error}", err=True)
+    return len(wrong), [alert.event for alert in alerts if alert.event is not None]
+
+
+def _tell(events: Iterable[Event], found: PlaybookSet, playbook: str | None) -> None:
+    index, memory = Playbooks(found.playbooks, found.silences), Memory()
+    shown = [one for one in index.all if playbook in (None, one.name)]
+    told = ran = 0
+    for event in events:
+        planned = {one.run.playbook.name: one.suppressed for one in plan(event, index, memory)}
+        told += 1
+        ran += any(why is None for why in planned.values())
+        explanations = [explain(event, one) for one in shown]
+        for line in explained(event, explanations, planned, whole=playbook is not None):
+            echo(line)
+    echo(f"{count(told, 'event')}, {count(len(shown), 'playbook')}: {ran} made something run.")

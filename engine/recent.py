@@ -1,0 +1,48 @@
+"""The last events that the engine got, in memory: the answer to "why did nothing happen?"."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.event import Event
+
+EVENTS = 1_000
+"""How many are kept."""
+BYTES = 16 * 2**20
+"""How much, as JSON: an attacker may write long ones, and the newest matter most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """An event, when it came (epoch seconds), how it ended (run, unmatched, throttle …), its bytes."""
+
+    event: Event
+    received: float
+    ended: str
+    size: int
+
+
+class Recent:
+    """Keeps the last events; thread-safe."""
+
+    def __init__(self) -> None:
+        self._got: deque[Got] = deque()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def add(self, got: Got) -> None:
+        """Keep one, and forget what is too much."""
+        with self._lock:
+            self._got.append(got)
+            self._size += got.size
+            while len(self._got) > EVENTS or self._size > BYTES:
+                self._size -= self._got.popleft().size
+
+    def all(self) -> list[Got]:
+        """Those kept, the oldest first."""
+        with self._lock:
+            return list(self._got)

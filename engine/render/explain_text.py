@@ -1,0 +1,79 @@
+"""Explanations as text: a table a playbook, what failed first marked, the rest in a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.render.plan_text import headline
+from engine.render.text import clean, count, short
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from engine.event import Event
+    from engine.explain import Explanation, Row
+
+_WIDEST = (38, 52, 48)
+_SIGNS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
+
+
+def explained(
+    event: Event,
+    explanations: Sequence[Explanation],
+    suppressed: Mapping[str, str | None],
+    *,
+    whole: bool,
+) -> Iterator[str]:
+    """The text of one event.
+
+    suppressed: why a playbook that wants it runs nothing all the same; one that is not there does not want
+    it. whole: tables of those, too, that ask for other rules.
+    """
+    yield headline(event)
+    others = []
+    for explanation in explanations:
+        near = any(row.near for row in explanation.rows if row.what == "rules")
+        if whole or explanation.names_rule or near:
+            yield from _table(explanation, suppressed)
+        else:
+            others.append(explanation.name)
+    if others:
+        names = short(", ".join(others), 100)
+        verb = "asks" if len(others) == 1 else "ask"
+        yield f"  {count(len(others), 'playbook')} {verb} for other rules: {names}"
+
+
+def _table(explanation: Explanation, suppressed: Mapping[str, str | None]) -> Iterator[str]:
+    failed = explanation.failed
+    yield f"  {explanation.name}  {_verdict(explanation, suppressed)}"
+    cells = [_cells(row) for row in explanation.rows]
+    widths = [max(len(cell[n]) for cell in cells) for n in range(3)] if cells else [0, 0, 0]
+    for row, (what, wanted, actual) in zip(explanation.rows, cells, strict=True):
+        word, colour = _SIGNS[row.truth]
+        sign = click.style(f"{word:<7}", fg=colour)
+        line = f"    {sign}  {what:<{widths[0]}}  {wanted:<{widths[1]}}  {actual:<{widths[2]}}"
+        yield line.rstrip() + ("   <- failed first" if row is failed else "")
+        if row.near and row.truth is not True:
+            yield click.style(f"             {short(row.near)}", dim=True)
+
+
+def _cells(row: Row) -> tuple[str, str, str]:
+    what = "  " * row.depth + clean(row.what)
+    actual = f"is {row.actual}" if row.actual else ""
+    what, wanted, actual = (
+        short(text, width) for text, width in zip((what, row.wanted, actual), _WIDEST, strict=True)
+    )
+    return what, wanted, actual
+
+
+def _verdict(explanation: Explanation, suppressed: Mapping[str, str | None]) -> str:
+    if explanation.name not in suppressed:
+        failed = explanation.failed
+        told = "" if failed is None else f": {failed.what or failed.wanted}"
+        return click.style(f"does not want it{short(told, 60)}", fg="red")
+    why = suppressed[explanation.name]
+    if why is None:
+        return click.style("wants it and runs", fg="green")
+    return click.style(f"wants it, but runs nothing: {clean(why)}", fg="yellow")

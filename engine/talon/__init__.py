@@ -1,0 +1,1 @@
+"""Falco Talon's rules files, read and turned into playbooks."""

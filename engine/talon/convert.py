@@ -1,0 +1,57 @@
+"""Talon's rules files in, playbooks and findings out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.talon.merge import merge
+from engine.talon.notes import Notes
+from engine.talon.rules import read_rules
+from engine.talon.translate import drafts
+from engine.talon.write import playbook_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.errors import Finding
+
+LARGEST = 8 << 20
+"""Characters of playbooks; a block that thousands of rules refer to would grow without bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What an import came to.
+
+    playbooks: name -> the YAML of its document. findings: errors for what could not be carried over,
+    warnings for what means something else, by place. too_large: it was given up past LARGEST.
+    """
+
+    playbooks: Mapping[str, str]
+    findings: tuple[Finding, ...]
+    too_large: bool = False
+
+
+def convert(files: Sequence[tuple[str, bytes]]) -> Conversion:
+    """The playbooks that Talon's rules files come to, given as (path, content) in Talon's order.
+
+    Where a file is broken as YAML no playbook is made: half of an override would mean something else.
+    """
+    notes = Notes()
+    read, broken = [], []
+    for file, content in files:
+        rules, faults = read_rules(content, file, notes)
+        read.append(rules)
+        broken += faults
+    if broken:
+        return Conversion({}, tuple(sorted(broken, key=lambda f: (f.where, f.code))))
+    playbooks: dict[str, str] = {}
+    size = 0
+    blocks, rules_ = merge(read, notes)
+    for draft in drafts(rules_, blocks, notes):
+        playbooks[draft.name] = playbook_yaml(draft)
+        size += len(playbooks[draft.name])
+        if size > LARGEST:
+            return Conversion({}, (), too_large=True)
+    return Conversion(playbooks, tuple(notes.findings))

@@ -1,0 +1,102 @@
+"""What the tests of the import share: rules files, and Talon's own matching, slow and obvious."""
+
+from __future__ import annotations
+
+import json
+
+from engine.event import parse
+from engine.language.folder import Files
+from engine.language.load import Loader
+from engine.match import Playbooks
+from engine.plan import Memory, plan
+from engine.talon.convert import convert
+
+LABEL = {"action": "Mark", "actionner": "kubernetes:label", "parameters": {"labels": {"a": "b"}}}
+_ORDER = ("debug", "informational", "notice", "warning", "error", "critical", "alert", "emergency")
+
+
+def rule(name="r", **more):
+    """A rule that labels the pod."""
+    return {"rule": name, "actions": [LABEL], **more}
+
+
+def imported(*files):
+    """The conversion of rules files, each given as text or as a list of blocks (JSON is YAML)."""
+    contents = [file if isinstance(file, bytes | str) else json.dumps(file) for file in files]
+    encoded = [one if isinstance(one, bytes) else one.encode() for one in contents]
+    return convert([(f"rules{n}.yaml", one) for n, one in enumerate(encoded)])
+
+
+def loaded(conversion):
+    """The playbooks of a conversion; every one of them passes the loader."""
+    files = {f"{name}.yaml": text.encode() for name, text in conversion.playbooks.items()}
+    found = Loader().load(Files("", files))
+    assert found.errors == ()
+    return {playbook.name: playbook for playbook in found.playbooks}
+
+
+def acting(conversion, event):
+    """The names of the playbooks in force that run on an event, as `plan` has it."""
+    playbooks = Playbooks(loaded(conversion).values())
+    planned = plan(parse(event), playbooks, Memory())
+    return {
+        p.run.playbook.name
+        for p in planned
+        if not p.suppressed and p.run.playbook.mode == "enforce"
+    }
+
+
+def alert(rule="R", **more):
+    return {"rule": rule, "priority": "Warning", "source": "syscall", "output_fields": {}} | more
+
+
+def _number(word):
+    return _ORDER.index(word.lower()) + 1 if word.lower() in _ORDER else 0
+
+
+def _printed(value):
+    return (
+        {True: "true", False: "false"}.get(value, str(value)) if type(value) is bool else str(value)
+    )
+
+
+def _entry_holds(entry, fields):
+    for part in entry.split(", "):
+        name, _, value = part.partition("!=" if "!=" in part else "=")
+        same = name in fields and _printed(fields[name]) == value
+        if same is ("!=" in part):
+            return False
+    return True
+
+
+def talon_matches(match, event):
+    """Whether Talon's rule matches: rules.go, said again."""
+    rules, priority, tags = match.get("rules"), match.get("priority", ""), match.get("tags")
+    if rules and event["rule"] not in rules:
+        return False
+    entries = match.get("output_fields")
+    if entries and not any(_entry_holds(entry, event["output_fields"]) for entry in entries):
+        return False
+    word = priority.lstrip("<>=")
+    sign, least, given = (
+        priority[: len(priority) - len(word)],
+        _number(word),
+        _number(event["priority"]),
+    )
+    signs = {">": given > least, ">=": given >= least, "<": given < least, "<=": given <= least}
+    if least and not signs.get(sign, given == least):
+        return False
+    if tags and not any(set(one.split(", ")) <= set(event["tags"]) for one in tags):
+        return False
+    return not match.get("source") or match["source"] == event["source"]
+
+
+def talon_acts(rules, event):
+    """The names of the rules that Talon runs, in order; one with continue: false ends it."""
+    ran = []
+    for one in rules:
+        if talon_matches(one.get("match", {}), event):
+            ran.append(one["rule"])
+            if one.get("continue") is False:
+                break
+    return ran

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.talon.rivals import LABEL, imported, loaded, rule
+
+BLOCK = {"action": "Kill", "actionner": "kubernetes:terminate"}
+
+
+def spec(conversion, name="r"):
+    loaded(conversion)
+    return yaml.safe_load(conversion.playbooks[name])["spec"]
+
+
+def test_an_action_block_is_overridden_by_later_files_and_by_the_rule_itself():
+    first = [
+        BLOCK | {"parameters": {"grace_period_seconds": 5, "ignore_daemonsets": True}},
+        rule(match={"rules": ["R"]})
+        | {"actions": [{"action": "Kill", "parameters": {"ignore_standalone_pods": True}}]},
+    ]
+    second = [{"action": "Kill", "ignore_errors": True, "parameters": {"grace_period_seconds": 2}}]
+    conversion = imported(first, second)
+    (step,) = spec(conversion)["actions"]
+    assert step["with"] == {"grace": 2, "skipKinds": ["DaemonSet"]}
+    assert step["onFailure"] == "continue"
+    assert conversion.findings == ()
+
+
+def test_lists_of_parameters_grow_and_maps_are_joined():
+    block = {
+        "action": "Cut", "actionner": "kubernetes:networkpolicy", "parameters": {"allow_cidr": ["10.0.0.0/8"]},
+    }  # fmt: skip
+    mark = LABEL | {"parameters": {"labels": {"a": "1", "b": "1"}}}
+    own = [
+        {"action": "Cut", "parameters": {"allow_cidr": ["192.168.0.0/16"]}},
+        {"action": "Mark", "parameters": {"labels": {"b": "2"}}},
+    ]
+    cut, marked = spec(imported([block, mark, rule() | {"actions": own}]))["actions"]
+    assert cut["with"]["allow"]["cidrs"] == ["10.0.0.0/8", "192.168.0.0/16"]
+    assert marked["with"] == {"labels": {"a": "1", "b": "2"}}
+
+
+def test_a_value_of_another_type_is_ignored_as_talon_does_and_told():
+    block = BLOCK | {"parameters": {"grace_period_seconds": 5}}
+    later = [BLOCK | {"parameters": {"grace_period_seconds": "9"}}]
+    conversion = imported([block, rule() | {"actions": [{"action": "Kill"}]}], later)
+    assert spec(conversion)["actions"][0]["with"]["grace"] == 5
+    assert any("of another type" in finding.what for finding in conversion.findings)
+
+
+def test_a_rule_that_comes_again_grows_and_keeps_the_priority_that_talon_would_drop():
+    again = {"rule": "r", "match": {"rules": ["S"]}, "dry_run": True}
+    conversion = imported([rule(match={"rules": ["R"], "priority": ">=Error"})], [again])
+    found = spec(conversion)
+    assert found["match"] == {"rules": ["R", "S"], "priority": "Error"}
+    assert found["mode"] == "dryRun"
+    (finding,) = conversion.findings
+    assert finding.severity == "warning"
+    assert finding.where.file == "rules1.yaml"
+    assert "drops the rule's earlier `priority`" in finding.what
+
+
+def test_names_are_labels_and_each_is_given_once():
+    names = [
+        "Read /etc/shadow!",
+        "read etc shadow",
+        "read-etc-shadow-2",
+        "values",
+        "???",
+        "x" * 90,
+        "été",
+    ]
+    conversion = imported([rule(name) for name in names])
+    assert list(conversion.playbooks) == [
+        "read-etc-shadow", "read-etc-shadow-2", "read-etc-shadow-2-2", "values-rule", "rule", "x" * 50, "t",
+    ]  # fmt: skip
+    loaded(conversion)
+
+
+def test_keys_that_talon_does_not_know_are_told_where_they_stand():
+    text = f"- rule: r\n  mach: {{rules: [R]}}\n  actions: [{json.dumps(LABEL)}]\n- Rule: s\n"
+    found = {str(f.where): f for f in imported(text).findings}
+    assert (found["rules0.yaml:2:3"].what, found["rules0.yaml:2:3"].hint) == (
+        "Talon knows no `mach` and ignores it", "match",
+    )  # fmt: skip
+    assert found["rules0.yaml:4:3"].hint == "rule"
+
+
+def test_only_the_first_document_is_read_as_talon_does():
+    first, second = ([rule(name, match={"rules": ["R"]})] for name in "ab")
+    conversion = imported(f"{json.dumps(first)}\n---\n{json.dumps(second)}\n")
+    assert list(conversion.playbooks) == ["a"]
+    assert [str(finding.where) for finding in conversion.findings] == ["rules0.yaml:3:1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"- rule: [",
+        b"- rule: r\n  rule: s\n",
+        b"- rule: r\n  continue: yes\n",
+        b"- !!python/object:os.system x\n",
+        b"[" * 200_000,
+        b"- rule: " + b"x" * (2 << 20),
+        b"- &a [1]\n" + b"".join(b"- &a%d [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n" % n for n in range(9)),
+        b"\xff\xfe\x00",
+        b"- rule: \x07\n",
+    ],
+    ids=["syntax", "twice", "trap", "tag", "deep", "long", "aliases", "utf-16", "bell"],
+)  # fmt: skip
+def test_a_broken_or_hostile_file_ends_in_findings_at_their_places(text):
+    start = time.process_time()
+    conversion = imported(text)
+    assert conversion.playbooks == {}
+    assert conversion.findings
+    assert time.process_time() - start < 1
+
+
+def test_the_rules_of_a_broken_override_are_not_half_applied():
+    conversion = imported([rule()], "- action: Mark\n  parameters: {\n")
+    assert conversion.playbooks == {}
+    assert conversion.findings[0].where.file == "rules1.yaml"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "rules: []", "7", "[7, null, [], {}]"])
+def test_a_file_of_another_shape_makes_no_playbook(text):
+    assert imported(text).playbooks == {}
+
+
+def test_a_block_that_thousands_of_rules_refer_to_ends_in_one_sentence():
+    long = {
+        "actionner": "kubernetes:annotation",
+        "parameters": {"annotations": {"a": "x" * 200_000}},
+    }
+    rules = [rule(f"r{n}") | {"actions": [{"action": "Mark"}]} for n in range(400)]
+    conversion = imported([LABEL | long, *rules])
+    assert conversion.too_large
+
+
+def test_many_rules_that_end_the_evaluation_cost_no_square():
+    rules = [rule(f"r{n}", match={"source": f"s{n}"}, **{"continue": False}) for n in range(1_000)]
+    start = time.process_time()
+    conversion = imported(rules)
+    assert time.process_time() - start < 3
+    told = [finding for finding in conversion.findings if "no more are excluded" in finding.what]
+    assert len(told) > 500
+
+
+TEXTS = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(
+        ["${x}", "%rule", "%%", "- a", "y", "010", "1:30", "~", "a: b", "#", "\x85", "\U0001f600"]
+    ),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-5, 2**70), st.floats(), TEXTS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+MATCH = st.fixed_dictionaries(
+    {},
+    optional={
+        "rules": st.lists(TEXTS, max_size=3),
+        "output_fields": st.lists(
+            st.builds("{}{}{}".format, TEXTS, st.sampled_from(["=", "!="]), TEXTS), max_size=2
+        ),
+    },
+)
+LABELS = st.dictionaries(st.one_of(TEXTS, st.just("a")), TEXTS, min_size=1, max_size=2)
+KEYS = st.sampled_from(["match", "actions", "notifiers", "continue", "dry_run", "other"])
+
+
+@settings(max_examples=80, deadline=None)
+@given(TEXTS, MATCH, LABELS, VALUES, KEYS)
+def test_whatever_a_file_says_the_playbooks_load(text, match, labels, anything, key):
+    good = rule(text, description=text, match=match)
+    odd = good | {"rule": "odd", key: anything}
+    marked = good | {"rule": "marked", "actions": [LABEL | {"parameters": {"labels": labels}}]}
+    named = good | {"rule": "named", "actions": [LABEL | {"action": text, "description": text}]}
+    loaded(imported(yaml.safe_dump([good, odd, marked, named], allow_unicode=True)))
+    loaded(imported(yaml.safe_dump([good, anything])))
+    loaded(imported(yaml.safe_dump([rule() | {"actions": [LABEL | {"parameters": anything}]}])))

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.talon.rivals import acting, alert, imported, rule, talon_acts
+
+NAMES = st.sampled_from(["R", "S", "R*", "R?"])
+TAGS = st.sampled_from(["network", "shell", "t1059"])
+VALUES = st.sampled_from(["v", "w", "443", "1.5", "true"])
+FIELDS = st.sampled_from(["a.x", "b.y[2]"])
+PRIORITY = st.builds(
+    "{}{}".format,
+    st.sampled_from(["", "=", ">=", ">", "<=", "<"]),
+    st.sampled_from(["Emergency", "warning", "Notice", "Debug"]),
+)
+ENTRY = st.lists(
+    st.builds("{}{}{}".format, FIELDS, st.sampled_from(["=", "!="]), VALUES), min_size=1, max_size=3
+).map(", ".join)
+MATCH = st.fixed_dictionaries(
+    {},
+    optional={
+        "rules": st.lists(NAMES, min_size=1, max_size=3),
+        "priority": PRIORITY,
+        "source": st.sampled_from(["syscall", "k8s_audit"]),
+        "tags": st.lists(
+            st.lists(TAGS, min_size=1, max_size=2, unique=True).map(", ".join),
+            min_size=1,
+            max_size=3,
+        ),
+        "output_fields": st.lists(ENTRY, min_size=1, max_size=3),
+    },
+)
+RULES = st.lists(st.tuples(MATCH, st.booleans()), min_size=1, max_size=4).map(
+    lambda each: [
+        rule(f"r{n}", match=match, **({} if goes_on else {"continue": False}))
+        for n, (match, goes_on) in enumerate(each)
+    ]
+)
+
+
+def events(values, *, complete):
+    fields = {"a.x": values, "b.y[2]": values}
+    return st.builds(
+        alert,
+        rule=st.sampled_from(["R", "S", "R*", "RR"]),
+        priority=st.sampled_from(["Emergency", "Critical", "Warning", "Notice", "Debug"]),
+        source=st.sampled_from(["syscall", "k8s_audit"]),
+        tags=st.lists(TAGS, unique=True),
+        output_fields=st.fixed_dictionaries(
+            fields if complete else {}, optional={} if complete else fields
+        ),
+    )
+
+
+QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@QUICK
+@given(RULES, events(st.sampled_from(["v", "w", "443", "true"]), complete=True))
+def test_on_an_event_with_its_fields_the_playbooks_act_just_as_talon_does(rules, event):
+    assert acting(imported(rules), event) == set(talon_acts(rules, event))
+
+
+@QUICK
+@given(RULES, events(st.sampled_from(["v", "", "<NA>", 443, 1.5, True, "443"]), complete=False))
+def test_no_event_makes_them_act_where_talon_does_not(rules, event):
+    assert acting(imported(rules), event) <= set(talon_acts(rules, event))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "acts"),
+    [
+        (">=Warning", "Warning", True), (">=Warning", "Critical", True), (">=Warning", "Notice", False),
+        ("Warning", "Warning", True), ("Warning", "Critical", False), (">Warning", "Warning", False),
+        (">Warning", "Error", True), ("<=Notice", "Notice", True), ("<=Notice", "Warning", False),
+        ("<Notice", "Notice", False), ("<Notice", "Debug", True), (">Emergency", "Emergency", False),
+    ],
+)  # fmt: skip
+def test_priorities_compare_as_they_are_written(wanted, given, acts):
+    conversion = imported([rule(match={"priority": wanted})])
+    assert bool(acting(conversion, alert(priority=given))) is acts
+
+
+def test_entries_of_tags_are_alternatives_and_within_one_all_must_be_there():
+    conversion = imported([rule(match={"tags": ["network, shell", "t1059"]})])
+    assert acting(conversion, alert(tags=["network", "shell"]))
+    assert acting(conversion, alert(tags=["t1059"]))
+    assert not acting(conversion, alert(tags=["network"]))
+    assert not acting(conversion, alert())
+
+
+def test_a_number_and_its_text_are_the_same_to_talon_so_they_are_here():
+    conversion = imported([rule(match={"output_fields": ["fd.rport=443"]})])
+    assert conversion.findings == ()
+    assert acting(conversion, alert(output_fields={"fd.rport": 443}))
+    assert acting(conversion, alert(output_fields={"fd.rport": "443"}))
+    assert not acting(conversion, alert(output_fields={"fd.rport": 80}))
+    assert not acting(conversion, alert())
+
+
+def test_not_equal_on_a_missing_field_is_told_and_does_not_act():
+    rules = "- rule: r\n  match:\n    output_fields:\n      - k8s.ns.name!=kube-system, k8s.ns.name!=falco\n"
+    rules += (
+        "  actions: [{action: m, actionner: 'kubernetes:label', parameters: {labels: {a: b}}}]\n"
+    )
+    conversion = imported(rules)
+    (finding,) = conversion.findings
+    assert str(finding.where) == "rules0.yaml:4:9"
+    assert finding.severity == "warning"
+    assert "`!=` holds in Talon on an event without `k8s.ns.name`" in finding.what
+    assert "notIn: [kube-system, falco]" in conversion.playbooks["r"]
+    assert acting(conversion, alert(output_fields={"k8s.ns.name": "demo"}))
+    assert not acting(conversion, alert(output_fields={"k8s.ns.name": "falco"}))
+    assert not acting(conversion, alert())
+
+
+def test_exclusions_written_as_alternatives_are_told_to_exclude_nothing():
+    entries = ["k8s.ns.name!=a", "k8s.ns.name!=b"]
+    conversion = imported([rule(match={"output_fields": entries})])
+    (told,) = [finding for finding in conversion.findings if "exclude nothing" in finding.what]
+    assert told.hint == "k8s.ns.name!=a, k8s.ns.name!=b"
+    assert acting(conversion, alert(output_fields={"k8s.ns.name": "a"}))
+
+
+def test_a_star_in_a_rules_name_is_a_letter():
+    conversion = imported([rule(match={"rules": ["Read /etc/*"]})])
+    assert acting(conversion, alert("Read /etc/*"))
+    assert not acting(conversion, alert("Read /etc/shadow"))
+
+
+def test_a_reference_to_a_value_is_text():
+    conversion = imported(
+        [rule("${x}", match={"output_fields": ["proc.cmdline=echo ${HOME} $${x}"]})]
+    )
+    assert acting(conversion, alert(output_fields={"proc.cmdline": "echo ${HOME} $${x}"}))
+
+
+def test_a_rule_after_one_that_ends_the_evaluation_acts_on_the_other_events():
+    first = rule("first", match={"output_fields": ["a!=1"]}, **{"continue": False})
+    conversion = imported([first, rule("second", match={"rules": ["R"]})])
+    assert acting(conversion, alert(output_fields={"a": "1"})) == {"second"}
+    assert acting(conversion, alert(output_fields={"a": "2"})) == {"first"}
+    # Talon runs only the first here; the first does not act on a missing field, and the second must not
+    assert acting(conversion, alert()) == set()
+
+
+def test_an_event_without_the_field_of_the_rule_that_ends_is_for_the_next():
+    first = rule("first", match={"output_fields": ["a=1"]}, **{"continue": False})
+    conversion = imported([first, rule("second", match={"rules": ["R"]})])
+    assert acting(conversion, alert()) == {"second"}
+    assert acting(conversion, alert(output_fields={"a": 1})) == {"first"}
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"rule": ["R"]},
+        {"rules": "R"},
+        {"priority": "Wurning"},
+        {"priority": ">=Info"},
+        {"tags": ["a,,b"]},
+        {"output_fields": ["proc.cmdline=a,b"]},
+        {"output_fields": ["k8s.ns.name"]},
+        {"output_fields": ["a!=b=c"]},
+        {"output_fields": ["k8s.pod.name=<NA>"]},
+        {"output_fields": {"a": "b"}},
+        ["R"],
+    ],
+)
+def test_where_a_condition_is_lost_the_playbook_only_shows_what_it_would_do(match):
+    conversion = imported([rule(match=match)])
+    assert [f.severity for f in conversion.findings if f.severity == "error"]
+    assert "  mode: dryRun\n" in conversion.playbooks["r"]
+    assert acting(conversion, alert()) == set()
+
+
+@pytest.mark.parametrize(
+    ("match", "told"),
+    [
+        ({"output_fields": ["proc.cmdline=a=b"]}, "Talon ignores `proc.cmdline=a=b`"),
+        ({"output_fields": ["proc.cmdline!=a!b"]}, "Talon ignores `proc.cmdline!=a!b`"),
+        ({"output_fields": ["a=b , c=d"]}, "Talon takes the space in `a=b `"),
+        ({"output_fields": ["k8s.pod.name!=<NA>"]}, "became `exists: true`"),
+        ({"source": "syscalls"}, "`syscalls` is `syscall` here"),
+        ({"priority": ">="}, "names no priority"),
+        ({"rules": []}, "an empty `rules` narrows nothing"),
+        ({}, "it matches every event"),
+    ],
+)
+def test_what_means_something_else_is_told(match, told):
+    conversion = imported([rule(match=match)])
+    assert {finding.severity for finding in conversion.findings} == {"warning"}
+    assert any(told in finding.what for finding in conversion.findings)
+    assert "mode" not in conversion.playbooks["r"]
