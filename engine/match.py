@@ -165,6 +165,14 @@ def wants(item: Wanting) -> Callable[[Event], bool]:
     tests = tuple(test for _, test in key_tests(item.match))
     conditions = tuple(condition.holds for condition in item.conditions)
 
+    # most have one test and two conditions or fewer; loops over them cost as much as they do
+    if len(tests) <= 1 and len(conditions) in (1, 2):
+        test = tests[0] if tests else None
+        first, last = conditions[0], conditions[-1]
+        if test is None:
+            return lambda event: first(event) is True and last(event) is True
+        return lambda event: test(event) and first(event) is True and last(event) is True
+
     def want(event: Event) -> bool:
         for test in tests:
             if not test(event):

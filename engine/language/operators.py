@@ -193,6 +193,10 @@ def _text(test: Callable[[str, str], bool]) -> Callable[[str], Callable[[Any], T
     return lambda wanted: lambda value: test(value, wanted) if type(value) is str else None
 
 
+def _prefix(wanted: str) -> Callable[[Any], Truth]:
+    return lambda value: value.startswith(wanted) if type(value) is str else None
+
+
 def _number(test: Callable[[Any, Any], bool]) -> Callable[[Any], Callable[[Any], Truth]]:
     return lambda wanted: lambda value: test(value, wanted) if type(value) in (int, float) else None
 
@@ -204,7 +208,7 @@ OPERATORS: dict[str, Operator] = {
     ),
     "in": Operator("scalars", _among, "is one of these"),
     "notIn": Operator("scalars", lambda w: negated(_among(w)), "is none of these", negative=True),
-    "startswith": Operator("text", _text(str.startswith), "begins with this text"),
+    "startswith": Operator("text", _prefix, "begins with this text"),
     "endswith": Operator("text", _text(str.endswith), "ends with this text"),
     "contains": Operator("text", _text(lambda v, w: w in v), "has this text in it"),
     "icontains": Operator("text", _icontains, "has this text in it, in any case"),
