@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
@@ -206,3 +207,46 @@ def test_the_console_script_exits_as_the_command_does():
     with pytest.raises(SystemExit) as stop:
         main(["check", "no"])
     assert stop.value.code == 1
+
+
+def test_a_silence_that_has_run_out_is_a_warning(folder):
+    silence = "{match: {everything: true}, until: 2020-01-01T00:00:00Z, owner: me, comment: c}"
+    (folder / "playbooks" / "s.yaml").write_text(
+        f"apiVersion: tiercel.dev/v1\nkind: Silence\nmetadata: {{name: old}}\nspec: {silence}\n"
+    )
+    result = tiercel("check", "--strict")
+    assert (result.exit_code, "[silence-expired]" in result.stdout) == (3, True)
+    assert tiercel("plan", "event.json").exit_code == 0
+
+
+def test_findings_annotate_a_pull_request(folder):
+    (folder / "playbooks" / "a,b:c.yaml").write_text('kind: "100%\\nof it"\n')
+    (line,) = tiercel("check", "-o", "github").stdout.splitlines()
+    assert line.startswith("::error file=playbooks/a%2Cb%3Ac.yaml,line=1,col=7,title=tiercel ")
+    assert "100%25%0Aof it" in line
+
+
+def test_findings_as_sarif_name_their_rule_and_place(folder):
+    broken(folder)
+    log = json.loads(tiercel("check", "-o", "sarif").stdout)
+    (run,) = log["runs"]
+    (result,) = run["results"]
+    place = result["locations"][0]["physicalLocation"]
+    assert (log["version"], result["ruleId"], result["level"]) == ("2.1.0", "unknown-kind", "error")
+    assert place["artifactLocation"]["uri"] == "playbooks/broken.yaml"
+    assert place["region"] == {"startLine": 1, "startColumn": 7}
+    assert run["tool"]["driver"]["rules"] == [{"id": "unknown-kind"}]
+
+
+def test_findings_as_junit_fail_the_file_and_warnings_only_the_strict(folder):
+    (folder / "playbooks" / "r.yaml").write_text(RISKY.replace("mark", "risky"))
+
+    def failed(*options):
+        text = tiercel("check", "-o", "junit", *options).stdout
+        suite = ET.fromstring(text)[0]  # noqa: S314 - our own
+        return [case.get("name") for case in suite if case.find("failure") is not None]
+
+    assert failed() == []
+    assert failed("--strict") == ["playbooks/r.yaml"]
+    broken(folder)
+    assert failed() == ["playbooks/broken.yaml"]

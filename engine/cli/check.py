@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +13,11 @@ import click
 from engine.cases import read_cases
 from engine.cli.playbooks import DEFAULT, load, values_option
 from engine.language.folder import read_files
+from engine.language.risks import run_out
 from engine.render.findings import finding_json, finding_lines, summary
+from engine.render.github import github_lines
+from engine.render.junit import junit
+from engine.render.sarif import sarif
 from engine.render.text import echo
 
 if TYPE_CHECKING:
@@ -22,7 +28,11 @@ if TYPE_CHECKING:
 @click.argument("playbooks", nargs=-1)
 @values_option
 @click.option("--strict", is_flag=True, help="Exit 3 where there are warnings.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "-o", "--output", default="text",
+    type=click.Choice(["text", "json", "github", "sarif", "junit"]),
+    help="github annotates a pull request, sarif and junit are for those who read them.",
+)  # fmt: skip
 def command(*, playbooks: tuple[str, ...], values: Path | None, strict: bool, output: str) -> None:
     """Validate PLAYBOOKS, a folder or files (default: playbooks/).
 
@@ -30,14 +40,23 @@ def command(*, playbooks: tuple[str, ...], values: Path | None, strict: bool, ou
     of risks, such as deleting pods without a throttle.
     """
     found = load(playbooks, values)
-    _, of_tests = read_cases(read_files(list(playbooks) or [DEFAULT]), found.playbooks)
-    findings = sorted([*found.findings, *of_tests], key=lambda finding: finding.where)
-    if output == "json":
-        echo(json.dumps([finding_json(finding) for finding in findings], indent=1))
-    else:
+    files = read_files(list(playbooks) or [DEFAULT])
+    _, of_tests = read_cases(files, found.playbooks)
+    past = run_out(found.silences, time.time())
+    findings = sorted([*found.findings, *of_tests, *past], key=lambda finding: finding.where)
+    if output == "text":
         for line in finding_lines(findings):
             echo(line)
         echo(summary(findings, len(found.playbooks)))
+    elif output == "json":
+        echo(json.dumps([finding_json(finding) for finding in findings], indent=1))
+    elif output == "sarif":
+        echo(json.dumps(sarif(findings, version("tiercel")), indent=1))
+    elif output == "junit":
+        echo(junit(map(files.shown, found.sources), findings, strict=strict))
+    else:
+        for line in github_lines(findings):
+            echo(line)
     if any(finding.severity == "error" for finding in findings):
         sys.exit(1)
     if strict and findings:

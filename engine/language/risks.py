@@ -10,12 +10,12 @@ from engine.language.folder import VALUES
 from engine.language.source import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from engine.language.folder import Files
     from engine.language.report import Report
     from engine.language.source import Document
-    from engine.playbook import Playbook
+    from engine.playbook import Playbook, Silence
 
 NAMESPACE_FIELDS = ("k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace")
 
@@ -40,6 +40,15 @@ def risks(document: Document, playbook: Playbook | None, report: Report) -> None
         report(
             ("spec", "match"), "matches-everything", "it disrupts on everything", severity="warning"
         )
+
+
+def run_out(silences: Iterable[Silence], now: float) -> Iterator[Finding]:
+    """Silences that hold no more at that time (epoch seconds)."""
+    for silence in silences:
+        if silence.until_ns <= now * 1e9 and silence.where:
+            what = f"the silence `{silence.name}` has run out; it silences recorded events only"
+            hint = f"ask {silence.owner[:80]}, or remove it"
+            yield Finding(silence.where, "silence-expired", what, hint, "warning")
 
 
 def _not_enforced(spec: dict[str, Any], report: Report) -> None:

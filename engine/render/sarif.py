@@ -1,0 +1,45 @@
+"""Findings as SARIF 2.1.0, which code hosts show beside the lines of a pull request.
+
+https://docs.oasis-open.org/sarif/sarif/v2.1.0/
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.errors import Finding
+
+_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+def sarif(findings: Sequence[Finding], version: str) -> dict[str, Any]:
+    """The log of one run. version: Tiercel's own."""
+    codes = sorted({finding.code for finding in findings})
+    driver = {"name": "tiercel", "version": version, "rules": [{"id": code} for code in codes]}
+    results = [_result(finding) for finding in findings]
+    return {
+        "$schema": _SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
+        ],
+    }
+
+
+def _result(finding: Finding) -> dict[str, Any]:
+    where = finding.where
+    hint = f" ({finding.hint})" if finding.hint else ""
+    place = {
+        "artifactLocation": {"uri": quote(where.file)},
+        "region": {"startLine": where.line, "startColumn": where.column},
+    }
+    return {
+        "ruleId": finding.code,
+        "level": finding.severity,
+        "message": {"text": finding.what + hint},
+        "locations": [{"physicalLocation": place}],
+    }
