@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,7 @@ def attempt(
     try:
         state, message, answer = _attempt(claim, doors, guard, now, keep)
     except HeldError as error:
-        wait = guard.guardrails.hold_for
-        return Outcome("held", str(error), retry_in=wait, calls=tuple(doors.cluster.calls))
+        return Outcome("held", str(error), retry_in=error.wait, calls=tuple(doors.cluster.calls))
     except GoneError as error:
         state, message, answer = _gone(claim, str(error))
     except SkippedError as error:
@@ -122,7 +122,8 @@ def _attempt(
         done = action.run(*(given[name] for name in action.acts_with), **arguments)
     except (SkippedError, RefusedError):
         if not doors.cluster.calls and not doors.outside.requests:
-            guard.refund(spent)
+            with contextlib.suppress(TemporaryError):  # spent, then: the step is over all the same
+                guard.refund(spent)
         raise
     done = done if isinstance(done, Done) else Done(done)
     said = f"{done.message} (when {' and '.join(conditions)})" if conditions else done.message
@@ -142,11 +143,15 @@ def _over(over: Over, claim: Claim, doors: Doors, doing: Doing, guard: Guard) ->
         raise RefusedError(over.text)
     if doors.dry:
         return over.text
-    if claim.facts.get("held") == claim.step.name:
-        waited = duration.text(guard.guardrails.hold_for)
-        raise RefusedError(f"denied: nobody gave leave within {waited} ({over.text})")
-    doing.keep({"held": claim.step.name})
-    raise HeldError(over.text)
+    hold_for = guard.guardrails.hold_for
+    step, since = claim.facts.get("held") or (None, 0.0)
+    if step != claim.step.name:
+        doing.keep({"held": [claim.step.name, doing.now]})
+        raise HeldError(over.text, hold_for)
+    if doing.now < since + hold_for:  # claimed again after a crash
+        raise HeldError(over.text, since + hold_for - doing.now)
+    waited = duration.text(hold_for)
+    raise RefusedError(f"denied: nobody gave leave within {waited} ({over.text})")
 
 
 def _subject(claim: Claim, action: Action, doors: Doors, now: float) -> Pod | Object | None:

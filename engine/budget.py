@@ -24,7 +24,10 @@ _MANY = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One step on one target. target: a pod's uid, a node, or the step itself. owner: controller's uid."""
+    """One step on one target. target: a pod's uid, a node, or the step itself. owner: controller's uid.
+
+    mode: of the playbook; what only seems to be done must not use up what is meant for deeds.
+    """
 
     effect: str
     action: str
@@ -32,6 +35,7 @@ class Charge:
     target: str
     namespace: str | None = None
     owner: str | None = None
+    mode: str = "enforce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,10 @@ def _falls_under(budgets: tuple[Budget, ...], charge: Charge) -> Iterator[tuple[
         if budget.effect != charge.effect or value is None:
             continue
         if budget.actions is None or named(budget.actions)(charge.action):
-            yield budget, PREFIX + msgspec.json.encode([*_text(budget), value]).decode()
+            yield (
+                budget,
+                PREFIX + msgspec.json.encode([charge.mode, *_text(budget), value]).decode(),
+            )
 
 
 def _text(budget: Budget) -> list[Any]:

@@ -79,7 +79,11 @@ class SkippedError(Exception):
 
 
 class HeldError(Exception):
-    """It may be done only with a person's leave."""
+    """It may be done only with a person's leave. wait: seconds until it is denied."""
+
+    def __init__(self, what: str, wait: float) -> None:
+        super().__init__(what)
+        self.wait = wait
 
 
 class GoneError(SkippedError):

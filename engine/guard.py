@@ -115,14 +115,16 @@ class Guard:
 def _charge(claim: Claim, subject: Pod | Object | None) -> Charge:
     """What the step would cost: of a pod or node once, of a message each time."""
     run, step = claim.run, claim.step
+    owner: str | None = None
+    namespace: str | None
     if isinstance(subject, Pod):
         controller = subject.controller
         owner = str(controller.get("uid")) if controller else None
-        return Charge(
-            step.effect, step.action, run.playbook.name, subject.uid, subject.namespace, owner
-        )
-    if subject is not None:
+        target, namespace = subject.uid, subject.namespace
+    elif subject is not None:
         name = str(subject["metadata"].get("name"))
-        return Charge(step.effect, step.action, run.playbook.name, f"node/{name}", name)
-    namespace = named_in(run.event).namespace
-    return Charge(step.effect, step.action, run.playbook.name, f"{run.id}/{step.name}", namespace)
+        target = namespace = f"node/{name}"
+    else:
+        target, namespace = f"{run.id}/{step.name}", named_in(run.event).namespace
+    playbook = run.playbook
+    return Charge(step.effect, step.action, playbook.name, target, namespace, owner, playbook.mode)

@@ -113,7 +113,7 @@ def _guard(settings: Settings, journal: Journal, reloader: Reloader) -> Callable
             raise TemporaryError(f"the journal cannot be written: {error}") from None
 
     spent = {key: window for key, window in journal.memory().items() if key.startswith(PREFIX)}
-    ledger = Ledger(spent, remember)
+    ledger = Ledger() if settings.dry_run else Ledger(spent, remember)
 
     @functools.lru_cache(1)
     def made(guardrails: Guardrails) -> Guard:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 from engine.attempt import Doors, attempt, wait_before
+from engine.budget import Charge, Ledger
 from engine.errors import PermanentError, TemporaryError
 from engine.event import parse
 from engine.guard import Guard
 from engine.language.folder import Files
 from engine.language.load import Loader
-from engine.playbook import Retry
+from engine.playbook import Budget, Guardrails, Retry
 from engine.ports.cluster import Recorder
 from engine.ports.http import OutsideRecorder
 from engine.run import Claim, Result, Run, after, outcome_of
@@ -245,3 +246,25 @@ def test_the_outcome_of_a_run_is_its_worst():
 
 def test_the_defaults_of_retry_are_the_contracts():
     assert Retry() == Retry(4, 1.0, 60.0, 3600.0, unknown=False)
+
+
+def over(step, **of):
+    """An attempt at a step past the budget of its cluster, and what the run kept of it."""
+    full = Ledger()
+    rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), hold_for=60.0)
+    full.take(rails, Charge("disrupt", "pod.delete", "p", "another"), NOW)
+    kept, server, now = {}, world(), of.pop("now", NOW)
+    doors = Doors(Recorder(server.cluster, server.cluster), OutsideRecorder(Elsewhere()), dry=False)
+    guard = Guard(rails, ledger=full)
+    outcome = attempt(claim(step, **of), doors, guard, now, lambda f: kept.update(f) or True)
+    return outcome, kept, doors.cluster.calls
+
+
+def test_what_is_over_a_budget_is_held_and_denied_when_nobody_gave_leave():
+    held, kept, calls = over(DELETE)
+    assert (held.state, held.retry_in, calls) == ("held", 60.0, [])
+    again = over(DELETE, facts=kept, now=NOW + 20)[0]  # claimed again after a crash
+    assert (again.state, again.retry_in) == ("held", 40.0)
+    denied = over(DELETE, facts=kept, now=NOW + 60)[0]
+    assert (denied.state, denied.retry_in) == ("refused", None)
+    assert "denied: nobody gave leave within 1m" in denied.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import engine.budget
 import pytest
 from engine.budget import Charge, Ledger
 from engine.playbook import Budget, Guardrails
@@ -106,4 +107,48 @@ def test_what_cannot_be_written_is_not_spent():
     ledger, one = Ledger(remember=remember), rails(Budget("disrupt", 1, 60.0, "cluster"))
     with pytest.raises(OSError, match="True"):
         ledger.take(one, kill("a"), 0.0)
+    assert ledger.take(one, kill("b"), 0.0).over is None
+
+
+def test_what_cannot_be_given_back_on_disk_stays_spent():
+    full = []
+
+    def remember(_):
+        if full:
+            raise OSError(full.pop())
+
+    ledger, one = Ledger(remember=remember), rails(Budget("disrupt", 1, 60.0, "cluster"))
+    spent = ledger.take(one, kill("a"), 0.0)
+    full.append("disk full")
+    with pytest.raises(OSError, match="disk full"):
+        ledger.give_back(spent)
+    assert ledger.take(one, kill("b"), 1.0).over
+    ledger.give_back(spent)
+    assert ledger.take(one, kill("b"), 2.0).over is None
+
+
+def test_nothing_is_written_where_nothing_changes():
+    told = []
+    ledger, one = Ledger(remember=told.append), rails(Budget("disrupt", 1, 60.0, "cluster"))
+    ledger.take(one, kill("a"), 0.0)
+    for target in "ab":
+        ledger.give_back(ledger.take(one, kill(target), 1.0))
+    assert len(told) == 1
+
+
+def test_windows_that_are_over_are_forgotten_on_disk_too(monkeypatch):
+    monkeypatch.setattr(engine.budget, "_MANY", 10)
+    kept, one = {}, rails(Budget("disrupt", 1, 60.0, "namespace"))
+    ledger = Ledger(remember=kept.update)
+    for number in range(100):
+        ledger.take(one, kill("a", f"n{number}"), number * 30.0)
+    assert sum(window is not None for window in kept.values()) <= 12
+    assert ledger.take(one, kill("b", "n99"), 2970.0).over
+    assert ledger.take(one, kill("b", "n0"), 2970.0).over is None
+
+
+def test_what_a_dry_run_would_spend_is_not_missing_for_deeds():
+    ledger, one = Ledger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
+    dry = Charge("disrupt", "pod.delete", "p", "a", "demo", "rs", "dryRun")
+    assert ledger.take(one, dry, 0.0).over is None
     assert ledger.take(one, kill("b"), 0.0).over is None

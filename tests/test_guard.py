@@ -217,6 +217,28 @@ def test_where_pods_are_trusted_they_protect_themselves():
         with pytest.raises(RefusedError):
             check(pod, guardrails=trusting)
     check(a_pod(), guardrails=trusting)
+    with pytest.raises(RefusedError):
+        check(labelled, guardrails=Guardrails(trust_pods_in=("de*",)))
+
+
+def test_a_trusted_pod_is_protected_by_the_priority_classes_of_the_system_only():
+    def of_class(name):
+        pod = a_pod()
+        pod["spec"]["priorityClassName"] = name
+        check(pod, guardrails=Guardrails(trust_pods_in=("demo",)))
+
+    for name in ("system-cluster-critical", "system-node-critical"):
+        with pytest.raises(RefusedError, match=name):
+            of_class(name)
+    for name in ("business-critical", "system-low"):
+        of_class(name)
+
+
+def test_what_is_only_looked_at_or_told_of_is_not_protected():
+    for effect in ("observe", "notify"):
+        check(a_pod(namespace="kube-system"), effect=effect)
+    with pytest.raises(RefusedError):
+        check(a_pod(namespace="kube-system"), effect="mark")
 
 
 def test_an_old_event_disrupts_nothing_and_is_marked_all_the_same():

@@ -5,7 +5,7 @@ import pytest
 from engine.event import parse, time_text
 from engine.match import Playbooks
 from engine.plan import Memory, plan
-from engine.playbook import Match, Playbook, Throttle
+from engine.playbook import Condition, Match, Playbook, Silence, Throttle
 from engine.run import run_id
 
 START = 1_772_359_200
@@ -14,9 +14,10 @@ START = 1_772_359_200
 class Clock:
     """Plans events at given seconds; each is an event of its own."""
 
-    def __init__(self, throttle=None, memory=None, name="p", mode="enforce"):
+    def __init__(self, throttle=None, memory=None, name="p", mode="enforce", silences=()):
         self.memory = memory or Memory()
-        self.playbooks = Playbooks([Playbook(name, Match(), (), throttle=throttle, mode=mode)])
+        book = Playbook(name, Match(), (), throttle=throttle, mode=mode)
+        self.playbooks = Playbooks([book], silences)
         self.number = 0
 
     def at(self, second, received=None, **fields):
@@ -38,6 +39,11 @@ def once(seconds, key=None):
 
 def count(number, within, key=None):
     return Throttle(f"{number} in {within}", key=key, count=number, within=within)
+
+
+def quiet(until, *conditions, name="quiet", rules=None):
+    until_ns = (START + until) * 1_000_000_000
+    return Silence(name, Match(rules=rules), until_ns, "me", "c", conditions)
 
 
 def test_the_first_acts_and_the_rest_are_dropped_until_exactly_once_later():
@@ -142,6 +148,52 @@ def test_a_duplicate_comes_before_disabled_and_disabled_before_throttle():
     assert clock.at(0, n=1).suppressed == "duplicate"
     assert clock.at(1).suppressed == "mode: disabled"
     assert not clock.memory.windows
+
+
+def test_a_silence_comes_after_duplicate_and_disabled():
+    silences = [quiet(10)]
+    clock = Clock(silences=silences)
+    assert clock.at(0, n=1).suppressed == "silence: quiet"
+    assert (clock.at(0, n=1).suppressed, clock.at(0, n=1).ran) == ("duplicate", False)
+    assert Clock(mode="disabled", silences=silences).at(0).suppressed == "mode: disabled"
+
+
+def test_a_silenced_event_is_no_throttles_business():
+    clock = Clock(once(100), silences=[quiet(10)])
+    assert [clock.at(second).suppressed for second in (0, 9, 10, 11)] == [
+        "silence: quiet", "silence: quiet", None, "throttle",
+    ]  # fmt: skip
+    counting = Clock(count(2, 100), silences=[quiet(10)])
+    assert counting.acts(0, 1, 2, 10, 11) == [False, False, False, False, True]
+
+
+def test_a_silence_covers_what_it_matches_and_where_its_conditions_hold():
+    assert Clock(silences=[quiet(10, rules=("r",))]).at(0).suppressed == "silence: quiet"
+    assert Clock(silences=[quiet(10, rules=("another",))]).at(0).suppressed is None
+    for truth, suppressed in ((True, "silence: quiet"), (False, None), (None, None)):
+        condition = Condition("c", lambda _, truth=truth: truth)
+        assert Clock(silences=[quiet(10, condition)]).at(0).suppressed == suppressed
+
+
+def test_of_silences_that_cover_an_event_the_first_by_name_that_still_holds_is_told():
+    clock = Clock(silences=[quiet(20, name="b"), quiet(10, name="a"), quiet(30, name="c")])
+    told = [clock.at(second).suppressed for second in (0, 10, 20, 30)]
+    assert told == ["silence: a", "silence: b", "silence: c", None]
+
+
+def test_a_silence_holds_for_events_of_its_time_whatever_came_before():
+    clock = Clock(silences=[quiet(10)])
+    assert clock.at(9.999).suppressed == "silence: quiet"
+    assert clock.at(10).suppressed is None
+    assert clock.at(5).suppressed == "silence: quiet"
+
+
+def test_a_silences_clock_is_the_receipts_where_the_event_is_far_off():
+    clock = Clock(silences=[quiet(1000)])
+    assert clock.at(999, received=1299).suppressed == "silence: quiet"
+    assert clock.at(999, received=1300).suppressed is None
+    assert clock.at(1001, received=701).suppressed is None
+    assert clock.at(1001, received=700).suppressed == "silence: quiet"
 
 
 def test_duplicates_are_told_per_playbook():

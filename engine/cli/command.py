@@ -13,6 +13,7 @@ _COMMANDS = {
     "plan": "Show what playbooks would do about events, changing nothing.",
     "explain": "Say why playbooks do or do not want events.",
     "test": "Run the PlaybookTests that stand beside playbooks.",
+    "replay": "Show what playbooks would have done on recorded events.",
     "serve": "Run the engine: take events, act as the playbooks say.",
     "actions": "The actions, their parameters and the rights that they need.",
     "schema": "The language's JSON Schema, for editors.",

@@ -52,5 +52,5 @@ def _budget(data: dict[str, Any]) -> Budget:
         per=duration.seconds(data["per"]) or 0.0,
         scope=data["scope"],
         actions=tuple(data["actions"]) if "actions" in data else None,
-        on_exceeded=data.get("onExceeded"),
+        on_exceeded=data.get("onExceeded") or ("digest" if data["effect"] == "notify" else None),
     )

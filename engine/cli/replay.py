@@ -1,0 +1,163 @@
+"""tiercel replay."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from engine.cli.playbooks import DEFAULT, fail, load_usable, values_option
+from engine.compare import Comparison
+from engine.guard import Own
+from engine.language.folder import VALUES
+from engine.language.load import Loader
+from engine.recorded import Recording, opened
+from engine.render.findings import finding_lines
+from engine.render.replay_progress import progress
+from engine.render.replay_view import Replayed
+from engine.render.text import count, echo
+from engine.replay import Side, Tally
+from engine.revision import RevisionError, read_revision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from engine.language.load import PlaybookSet
+    from engine.revision import Revision
+
+_FINDINGS = 20
+
+
+@click.command("replay")
+@click.argument("arguments", nargs=-1, required=True, metavar="[PLAYBOOKS]... EVENTS")
+@values_option
+@click.option(
+    "--against", metavar="GITREF",
+    help="Compare with the playbooks of this Git revision, event by event.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json", "markdown", "html"]), default="text"
+)
+def command(
+    *, arguments: tuple[str, ...], values: Path | None, against: str | None, output: str
+) -> None:
+    """Show what PLAYBOOKS (default: playbooks/) would have done on recorded EVENTS.
+
+    EVENTS is a file of alerts, one a line (other lines of a Falco log may stand between) or a JSON array;
+    .gz and .zst too; - is stdin. Throttles and budgets start empty, and the clock is the events' own.
+    With --against, the same events are put to the playbooks of another Git revision as well; what is
+    compared with it is what stands in the folder now. Exit 1 where a line cannot be read, or where the
+    two revisions differ.
+
+    \b
+      tiercel replay playbooks/ events.ndjson.gz
+      tiercel replay playbooks/ events.ndjson --against main
+      tiercel replay playbooks/ events.ndjson -o html > replay.html
+    """  # noqa: D301 - \b is click's mark for text to be left alone
+    *paths, events = arguments
+    found = load_usable(paths, values)
+    own = Own.of(os.environ)
+    new, old, comparison = Side(found, own), None, None
+    if against is not None:
+        revision, was = _before(against, paths or [DEFAULT], values)
+        comparison = Comparison(revision.name, revision.commit)
+        # the same files mean the same runs, so that they need not be planned twice
+        old = None if was.digest == found.digest else Side(was, own)
+    with (
+        _open(events) as (file, size),
+        opened(file, size) as source,
+        progress(source) as on_chunk,
+    ):
+        recording = Recording(source, on_chunk)
+        tally = _replay(recording, new, old, comparison)
+    _tell(events, recording)
+    _render(Replayed(events, recording, tally, comparison), output)
+    if recording.unreadable or (comparison and comparison.differs):
+        sys.exit(1)
+
+
+def _replay(
+    recording: Recording, new: Side, old: Side | None, comparison: Comparison | None
+) -> Tally:
+    tally = Tally(new.playbooks)
+    for line, event in recording:
+        runs = new.judge(event)
+        tally.add(line, event, runs)
+        if comparison is not None:
+            before = old.judge(event) if old else runs
+            if runs or before:
+                comparison.add(line, event, before, runs)
+    return tally
+
+
+def _before(ref: str, paths: Sequence[str], values: Path | None) -> tuple[Revision, PlaybookSet]:
+    """The revision and its set. A file of --values is the revision's own, where it has one."""
+    try:
+        revision = read_revision(ref, paths, values)
+    except RevisionError as error:
+        fail(str(error), 1)
+    for note in revision.notes:
+        echo(note, err=True)
+    if values is None:
+        found = Loader().load(revision.files)
+    else:
+        known = revision.values is not None
+        content = revision.values if revision.values is not None else values.read_bytes()
+        files = replace(revision.files, files={**revision.files.files, VALUES: content})
+        shown = f"{revision.name}:{values}" if known else str(values)
+        found = Loader().load(files, (shown, content))
+    if found.errors:
+        for line in finding_lines(found.errors[:_FINDINGS]):
+            echo(line, err=True)
+        errors = count(len(found.errors), "error")
+        fail(f"{errors} in the playbooks of {revision.name}: nothing was compared.", 1)
+    return revision, found
+
+
+@contextmanager
+def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
+    if events == "-":
+        yield sys.stdin.buffer, None
+        return
+    try:
+        file = Path(events).open("rb")  # noqa: SIM115 - closed below; only its opening may fail so
+    except OSError as error:
+        fail(f"{events}: {error.strerror}\ntiercel replay [PLAYBOOKS] EVENTS", 2)
+    with file:
+        yield file, os.fstat(file.fileno()).st_size or None
+
+
+def _tell(events: str, recording: Recording) -> None:
+    """Name the lines that could not be read."""
+    for line, reason in recording.told:
+        echo(f"{events}:{line}: {reason}", err=True)
+    more = recording.unreadable - len(recording.told)
+    if more:
+        echo(f"{events}: and {more:,} more lines that cannot be read", err=True)
+
+
+def _render(replayed: Replayed, output: str) -> None:
+    """Each form's code is imported only where it is asked for."""
+    if output == "json":
+        from engine.render.replay_json import replay_json  # noqa: PLC0415 - see above
+
+        echo(json.dumps(replay_json(replayed), indent=1))
+    elif output == "markdown":
+        from engine.render.replay_markdown import replay_markdown  # noqa: PLC0415 - see above
+
+        echo(replay_markdown(replayed))
+    elif output == "html":
+        from engine.render.replay_html import replay_html  # noqa: PLC0415 - see above
+
+        echo(replay_html(replayed))
+    else:
+        from engine.render.replay_text import replay_lines  # noqa: PLC0415 - see above
+
+        for line in replay_lines(replayed):
+            echo(line)

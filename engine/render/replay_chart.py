@@ -1,0 +1,107 @@
+"""Charts of a replay as SVG, and the page's style sheet; light and dark."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.render.replay_view import bars
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from engine.replay import Tally
+
+_BARS = 120
+_WIDE, _HIGH, _FOOT = 960, 160, 20
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6778; --line: #d9dee6; --page: #f7f8fa;
+  --card: #fff; --runs: #2f6fde; --stopped: #e0a526; --planned: #2f6fde; --held: #7a5cd6;
+  --refused: #c2417f; --skipped: #b48a12; --failed: #d33f3f; --good: #1d8a4b; --bad: #c93a3a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ef; --soft: #98a3b5; --line: #2c3442;
+  --page: #12161d; --card: #1a202a; --runs: #6ea0ff; --stopped: #e3b04b; --planned: #6ea0ff;
+  --held: #a48cf0; --refused: #e57fb0; --skipped: #d8b34a; --failed: #f07070; --good: #58c98a;
+  --bad: #f07f7f; } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif }
+main { max-width: 1040px; margin: 0 auto; padding: 32px 20px 64px }
+h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere } h2 { font-size: 17px; margin: 36px 0 8px }
+p { color: var(--soft); margin: 4px 0; overflow-wrap: anywhere }
+p.verdict { color: var(--ink); font-weight: 600 }
+ul.tiles { list-style: none; display: flex; flex-wrap: wrap; gap: 10px; padding: 0; margin: 20px 0 0 }
+.tiles li { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: 10px 16px; color: var(--soft); min-width: 104px }
+.tiles b { display: block; font-size: 22px; color: var(--ink); font-variant-numeric: tabular-nums }
+.tiles .held b { color: var(--held) } .tiles .refused b { color: var(--refused) }
+.tiles .failed b { color: var(--failed) } .tiles .stopped b { color: var(--stopped) }
+table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px; overflow: hidden; font-size: 14px }
+th, td { text-align: left; padding: 6px 12px; border-top: 1px solid var(--line); vertical-align: top;
+  overflow-wrap: anywhere }
+th { color: var(--soft); font-weight: 500; border-top: 0; overflow-wrap: normal }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 1% }
+.o { color: var(--line) }
+svg { display: block } td svg { width: 140px; height: 10px; margin-top: 6px }
+svg.time { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px }
+svg text { fill: var(--soft); font-size: 12px } svg line { stroke: var(--line) }
+.runs, .planned { fill: var(--runs) } .stopped { fill: var(--stopped) } .held { fill: var(--held) }
+.refused { fill: var(--refused) } .skipped { fill: var(--skipped) } .failed { fill: var(--failed) }
+.newly-act { fill: var(--good) } .no-longer-act { fill: var(--bad) } .act-otherwise { fill: var(--stopped) }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 0 24px }
+details { background: var(--card); border: 1px solid var(--line); border-radius: 8px; margin: 8px 0 }
+summary { padding: 8px 14px; cursor: pointer; overflow-wrap: anywhere }
+small, .more { color: var(--soft) }
+pre { margin: 0; padding: 10px 14px; border-top: 1px solid var(--line); overflow-x: auto; font-size: 12.5px }
+ins { color: var(--good); text-decoration: none } del { color: var(--bad); text-decoration: none }
+footer { margin-top: 40px; color: var(--soft) }
+@media (max-width: 520px) { .pair { grid-template-columns: 1fr } td svg { width: 60px } }
+"""
+"""In one piece, for the page's policy names its digest."""
+
+
+def bar(parts: Sequence[tuple[str, int]], most: int) -> str:
+    """One bar of several parts, each with its class and number; ``most`` is the whole width."""
+    drawn, at = [], 0.0
+    for name, number in parts:
+        wide = 100 * number / most if most else 0.0
+        if number:
+            drawn.append(
+                f'<rect class="{name}" x="{at:.2f}" width="{wide:.2f}" height="10"></rect>'
+            )
+        at += wide
+    return f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{"".join(drawn)}</svg>'
+
+
+def time_chart(tally: Tally) -> Iterator[str]:
+    """Runs over time, those that were stopped on top; nothing where no event told its time."""
+    width, found = bars(tally, _BARS)
+    most = max((one.counts["runs"] + one.counts["stopped"] for one in found), default=0)
+    if not most:
+        return
+    each = "hour" if width == 1 else f"{width} hours"
+    step = _WIDE / len(found)
+    yield f"<h2>Runs per {each}</h2>"
+    yield f'<svg class="time" viewBox="-50 -12 {_WIDE + 64} {_HIGH + _FOOT + 20}" role="img">'
+    yield f"<title>Runs per {each}, at most {most:,}</title>"
+    for share in (0, 0.5, 1):
+        y = _HIGH * (1 - share)
+        yield f'<line x1="0" x2="{_WIDE}" y1="{y:.0f}" y2="{y:.0f}"></line>'
+        if share * most == int(share * most):
+            yield f'<text x="-8" y="{y + 4:.0f}" text-anchor="end">{int(share * most):,}</text>'
+    for number, one in enumerate(found):
+        runs, stopped = one.counts["runs"], one.counts["stopped"]
+        low = _HIGH * runs / most
+        high = _HIGH * stopped / most
+        told = f"{one.start}: {runs:,} runs, {stopped:,} stopped, {one.counts['events']:,} events"
+        place = f'x="{number * step + step * 0.1:.2f}" width="{step * 0.8:.2f}"'
+        yield f"<g><title>{told}</title>"
+        yield f'<rect class="runs" {place} y="{_HIGH - low:.2f}" height="{low:.2f}"></rect>'
+        if stopped:
+            yield f'<rect class="stopped" {place} y="{_HIGH - low - high:.2f}" height="{high:.2f}"></rect>'
+        yield "</g>"
+    yield f'<text x="0" y="{_HIGH + _FOOT}">{found[0].start}</text>'
+    if len(found) > 1:
+        yield f'<text x="{_WIDE}" y="{_HIGH + _FOOT}" text-anchor="end">{found[-1].start}</text>'
+    yield "</svg>"

@@ -1,0 +1,206 @@
+"""A replay as one HTML page that needs nothing else: no script, no font, no picture from elsewhere.
+
+Its Content-Security-Policy allows its own style sheet and nothing more, should an escape ever be forgotten;
+charts are SVG made here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from html import escape
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.render.plan_text import headline, result_lines
+from engine.render.replay_chart import STYLE, bar, time_chart
+from engine.render.replay_view import (
+    WORDS,
+    changed_lines,
+    idle,
+    read,
+    span,
+    stopped_by,
+    told,
+    totals,
+    verdict,
+)
+from engine.render.text import clean, count, short
+from engine.replay import STATES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from engine.compare import Comparison, Difference
+    from engine.render.replay_view import Replayed
+    from engine.replay import Example, Tally
+
+_RUNS = ("runs", "stopped")
+_ROWS = 20
+_EXAMPLES = 30
+_LINES = 120
+_WIDTH = 2_000
+_NAME = 120
+
+
+def replay_html(replayed: Replayed) -> str:
+    """The page."""
+    return "\n".join(_page(replayed))
+
+
+def _page(replayed: Replayed) -> Iterator[str]:
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    title = f"Tiercel replay of {_text(replayed.file)}"
+    yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield '<meta name="color-scheme" content="light dark">'
+    yield f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>"
+    yield f"<h1>{title}</h1>"
+    yield f"<p>{span(replayed.tally)}. {read(replayed)}.</p>"
+    yield from _tiles(replayed)
+    if replayed.comparison is not None:
+        yield from _compared(replayed.comparison)
+    yield from _whole(replayed.tally)
+    yield f"<footer>{_text(totals(replayed))}</footer>\n</main>\n</body>\n</html>"
+
+
+def _tiles(replayed: Replayed) -> Iterator[str]:
+    counts = replayed.tally.counts
+    numbers = {"events": replayed.recording.events} | {
+        key: counts[key] for key in ("matched", "runs", "stopped", *STATES)
+    }
+    yield '<ul class="tiles">'
+    for key, number in numbers.items():
+        if number or key in ("events", "matched", "runs"):
+            yield f'<li class="{key}"><b>{number:,}</b>{key}</li>'
+    yield "</ul>"
+
+
+def _whole(tally: Tally) -> Iterator[str]:
+    yield from time_chart(tally)
+    modes = {name: f"{name} ({mode})" for name, mode in tally.asked.items() if mode != "enforce"}
+    playbooks = [(modes.get(name, name), row) for name, row in tally.playbooks.rows()]
+    yield from _numbers("Playbooks", (*_RUNS, *STATES), playbooks)
+    unasked = idle(tally)
+    if unasked:
+        verb = "wants" if len(unasked) == 1 else "want"
+        names = short(", ".join(unasked), _WIDTH)
+        yield f"<p>{count(len(unasked), 'playbook')} {verb} none of the events: {_text(names)}</p>"
+    yield from _reasons(tally)
+    yield '<div class="pair">'
+    for title, table, columns in (
+        ("Actions", tally.actions, STATES),
+        ("Namespaces", tally.namespaces, _RUNS),
+    ):
+        yield "<div>"
+        yield from _numbers(title, columns, table.rows())
+        yield "</div>"
+    yield "</div>"
+    yield from _numbers("Busiest targets", _RUNS, tally.targets.rows())
+    if tally.examples:
+        yield "<h2>Examples</h2>"
+    for one in tally.examples[:_EXAMPLES]:
+        yield from _example(one)
+
+
+def _reasons(tally: Tally) -> Iterator[str]:
+    stopped = stopped_by(tally)
+    if stopped:
+        cells = [(f"{runs:,}", why, name) for name, why, runs in stopped]
+        yield from _table("What stopped runs", ("runs", "by", "playbook"), cells)
+    reasons = tally.reasons.rows()
+    if reasons:
+        steps = [
+            (f"{row['steps']:,}", one.state, f"{one.playbook}/{one.step}", one.why)
+            for one, row in reasons
+        ]
+        head = ("steps", "state", "step", "why")
+        yield from _table("Steps held, refused, skipped or failed", head, steps)
+
+
+def _compared(comparison: Comparison) -> Iterator[str]:
+    acting = comparison.acting
+    yield "<h2>What changes</h2>"
+    yield f'<p class="verdict">{_text(verdict(comparison))}</p>'
+    yield f"<p>{acting['old']:,} events acted on before, {acting['new']:,} now.</p>"
+    rows = [
+        (name, {WORDS[change]: row[change] for change in WORDS})
+        for name, row in comparison.playbooks.rows()
+    ]
+    yield from _numbers("Changes by playbook", tuple(WORDS.values()), rows)
+    for one in comparison.examples:
+        yield from _difference(one)
+
+
+def _numbers(
+    title: str, columns: Sequence[str], rows: Sequence[tuple[str, Mapping[str, int]]]
+) -> Iterator[str]:
+    """A table of numbers, with a bar a row for all of them together."""
+    if not rows:
+        return
+    shown = [column for column in columns if any(row[column] for _, row in rows)]
+    parts = _RUNS if "runs" in columns else columns  # steps are another measure than runs
+    most = max(sum(row[part] for part in parts) for _, row in rows)
+    head = "".join(f'<th class="n">{column}</th>' for column in shown)
+    yield f"<h2>{title}</h2>\n<table>\n<tr><th>name</th>{head}<th></th></tr>"
+    for name, row in rows[:_ROWS]:
+        numbers = "".join(
+            f'<td class="n">{row[column]:,}</td>' if row[column] else '<td class="n o">0</td>'
+            for column in shown
+        )
+        drawn = bar([(part.replace(" ", "-"), row[part]) for part in parts], most)
+        yield f"<tr><td>{_text(short(name, _NAME))}</td>{numbers}<td>{drawn}</td></tr>"
+    yield "</table>"
+    yield from _more(len(rows))
+
+
+def _table(title: str, head: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table whose first column is a number."""
+    first, *others = head
+    names = "".join(f"<th>{column}</th>" for column in others)
+    yield f'<h2>{title}</h2>\n<table>\n<tr><th class="n">{first}</th>{names}</tr>'
+    for number, *texts in cells[:_ROWS]:
+        rest = "".join(f"<td>{_text(short(text, 300))}</td>" for text in texts)
+        yield f'<tr><td class="n">{number}</td>{rest}</tr>'
+    yield "</table>"
+    yield from _more(len(cells))
+
+
+def _more(rows: int) -> Iterator[str]:
+    if rows > _ROWS:
+        yield f'<p class="more">{rows - _ROWS:,} more</p>'
+
+
+def _example(one: Example) -> Iterator[str]:
+    playbook = one.run.run.playbook
+    lines = [headline(one.event), *result_lines(one.run.results, bodies=True)]
+    yield from _details(f"{playbook.name}, line {one.line:,}", one.event.rule, lines)
+
+
+def _difference(difference: Difference) -> Iterator[str]:
+    one = difference.either
+    title = f"{difference.playbook} {told(difference)}, line {one.line:,}"
+    lines = [headline(one.event), *changed_lines(difference)]
+    yield from _details(title, one.event.rule, lines)
+
+
+def _details(title: str, rule: str, lines: Sequence[str]) -> Iterator[str]:
+    shown = [_text(short(click.unstyle(line), _WIDTH)) for line in lines[:_LINES]]
+    marked = [
+        f"<ins>{line}</ins>"
+        if line[:2] == "+ "
+        else f"<del>{line}</del>"
+        if line[:2] == "- "
+        else line
+        for line in shown
+    ]
+    yield f"<details><summary>{_text(title)} <small>{_text(short(rule, _NAME))}</small></summary>"
+    yield "<pre>" + "\n".join(marked) + "</pre></details>"
+
+
+def _text(text: str) -> str:
+    """Text that is nothing but text, in an attribute too."""
+    return escape(clean(text))

@@ -1,0 +1,131 @@
+"""A replay as one JSON document.
+
+| key | what |
+|---|---|
+| `file` | as named on the command line |
+| `events` `matched` `unmatched` `untimed` | events; those that a playbook wants, or none; those without a time |
+| `otherLines` | lines that do not begin with `{` |
+| `unreadable` | `{count, lines: [{line, reason}]}`, the first 20 |
+| `first` `last` | the earliest and latest time of an event, RFC 3339, or null |
+| `runs` `stopped` `writes` `messages` | runs; those that something stopped; planned API calls and requests |
+| `steps` | state -> how many steps |
+| `playbooks` | `[{name, mode, runs, stopped, planned, held, refused, skipped, failed}]`, idle ones too |
+| `actions` | `[{name, planned, held, refused, skipped, failed}]` |
+| `namespaces` `targets` | `[{name, runs, stopped}]`, the busiest first; `(none)` where events name none |
+| `hours` | `[{hour, events, runs, stopped}]`, in order |
+| `stoppedBy` | `[{playbook, why, runs}]`; `why` is what `plan` calls `suppressed` |
+| `reasons` | `[{state, playbook, step, why, steps}]` of steps that are held, refused, skipped or failed |
+| `examples` | `[{line, event, run}]`, as in `plan -o json` |
+| `against` | null, or `{revision, commit, events, acting, playbooks, examples}` |
+
+`against.events` is `{newly, noLonger, otherwise}`; `acting` how many events are acted on `{old, new}`;
+`playbooks` `[{name, newly, noLonger, otherwise}]`; `examples` `[{change, playbook, line, event, stopped,
+old, new}]`, where `old` and `new` are runs or null, and `stopped` says what stopped the missing one.
+Lists of names that events bring are cut to the 1,000 busiest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.compare import CHANGES
+from engine.event import PRIORITIES, time_text
+from engine.render.plan_json import run_json
+from engine.render.replay_view import idle, stopped_by
+from engine.replay import STATES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.compare import Comparison
+    from engine.render.replay_view import Replayed
+    from engine.replay import Example, Table, Tally
+
+_ROWS = 1_000
+_HOUR_NS = 3_600 * 10**9
+
+
+def replay_json(replayed: Replayed) -> dict[str, Any]:
+    """The document; see above."""
+    recording, tally, comparison = replayed.recording, replayed.tally, replayed.comparison
+    counts = tally.counts
+    return {
+        "file": replayed.file,
+        "events": recording.events,
+        **{key: counts[key] for key in ("matched", "unmatched", "untimed")},
+        "otherLines": recording.other,
+        "unreadable": {
+            "count": recording.unreadable,
+            "lines": [{"line": line, "reason": reason} for line, reason in recording.told],
+        },
+        "first": None if tally.first_ns is None else time_text(tally.first_ns),
+        "last": None if tally.last_ns is None else time_text(tally.last_ns),
+        **{key: counts[key] for key in ("runs", "stopped", "writes", "messages")},
+        "steps": {state: counts[state] for state in STATES},
+        **_tables(tally),
+        "examples": [{**_about(one), "run": run_json(one.run)} for one in tally.examples],
+        "against": None if comparison is None else _against(comparison),
+    }
+
+
+def _tables(tally: Tally) -> dict[str, Any]:
+    none = dict.fromkeys(tally.playbooks.columns, 0)
+    playbooks = [*tally.playbooks.rows(), *((name, none) for name in idle(tally))]
+    return {
+        "playbooks": [{"name": n, "mode": tally.asked[n], **row} for n, row in playbooks],
+        "actions": _named(tally.actions),
+        "namespaces": _named(tally.namespaces),
+        "hours": [
+            {"hour": time_text(hour * _HOUR_NS), **row} for hour, row in sorted(tally.hours.rows())
+        ],
+        "stoppedBy": [
+            {"playbook": playbook, "why": why, "runs": runs}
+            for playbook, why, runs in stopped_by(tally)[:_ROWS]
+        ],
+        "reasons": [
+            {
+                "state": reason.state, "playbook": reason.playbook, "step": reason.step,
+                "why": reason.why, "steps": row["steps"],
+            }
+            for reason, row in tally.reasons.rows()[:_ROWS]
+        ],
+        "targets": _named(tally.targets),
+    }  # fmt: skip
+
+
+def _named(table: Table[str]) -> list[Mapping[str, Any]]:
+    return [{"name": name, **row} for name, row in table.rows()[:_ROWS]]
+
+
+def _about(one: Example) -> dict[str, Any]:
+    event = one.event
+    priority = None if event.priority is None else PRIORITIES[event.priority]
+    return {
+        "line": one.line,
+        "event": {
+            "id": one.id, "rule": event.rule, "priority": priority,
+            "time": time_text(event.time_ns),
+        },
+    }  # fmt: skip
+
+
+def _against(comparison: Comparison) -> dict[str, Any]:
+    examples = [
+        {
+            "change": one.change,
+            "playbook": one.playbook,
+            **_about(one.either),
+            "stopped": one.stopped,
+            "old": one.old and run_json(one.old.run),
+            "new": one.new and run_json(one.new.run),
+        }
+        for one in comparison.examples
+    ]
+    return {
+        "revision": comparison.name,
+        "commit": comparison.commit,
+        "events": {change: comparison.events[change] for change in CHANGES},
+        "acting": {side: comparison.acting[side] for side in ("old", "new")},
+        "playbooks": _named(comparison.playbooks),
+        "examples": examples,
+    }

@@ -1,0 +1,176 @@
+"""A replay as Markdown for a pull request: short, at most 60,000 characters (GitHub takes 65,536).
+
+What events say is hostile: it stands in code only, with all but letters and digits as character references, so
+that it makes no table cell, tag, link, mention or reference.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.render.plan_text import headline, result_lines
+from engine.render.replay_view import (
+    WORDS,
+    changed_lines,
+    differences,
+    examples,
+    idle,
+    read,
+    span,
+    stopped_by,
+    told,
+    totals,
+    verdict,
+)
+from engine.render.text import clean, count, short
+from engine.replay import STATES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from engine.compare import Comparison, Difference
+    from engine.render.replay_view import Replayed
+    from engine.replay import Example, Tally
+
+MARK = "<!-- tiercel replay -->"
+"""The first line, by which a bot finds its own comment again."""
+_LONGEST = 60_000
+_ROWS = 12
+_EXAMPLES = 5
+_LINES = 24
+_WIDTH = 160
+_NAME = 80
+_TICKS = re.compile("`+")
+
+
+def replay_markdown(replayed: Replayed) -> str:
+    """The whole text. Examples are left out where it would become too long."""
+    comparison = replayed.comparison
+    if comparison is None:
+        lines = [*_head(replayed, "Tiercel replay"), *_whole(replayed.tally), "", totals(replayed)]
+        blocks = [_example(one) for one in examples(replayed.tally, _EXAMPLES)]
+    else:
+        lines = [*_head(replayed, "What these playbooks change"), *_compared(comparison)]
+        blocks = [_difference(one) for one in differences(comparison, _EXAMPLES)]
+    text = "\n".join(lines)
+    for one in blocks:
+        if len(text) + len(one) < _LONGEST:
+            text += "\n\n" + one
+    return text
+
+
+def code(text: str, width: int = _NAME) -> str:
+    """Text as code that nothing in it can leave."""
+    inside = re.sub(r"[^A-Za-z0-9 /,-]", lambda found: f"&#{ord(found[0])};", short(text, width))
+    return f"<code>{inside}</code>"
+
+
+def _head(replayed: Replayed, title: str) -> Iterator[str]:
+    events = count(replayed.recording.events, "event")
+    yield MARK
+    yield f"### {title}"
+    yield ""
+    yield f"{code(replayed.file)}: {events}, {span(replayed.tally) or 'without times'}; {read(replayed)}."
+
+
+def _whole(tally: Tally) -> Iterator[str]:
+    modes = {name: f"{name} ({mode})" for name, mode in tally.asked.items() if mode != "enforce"}
+    rows = [(modes.get(name, name), row) for name, row in tally.playbooks.rows()]
+    yield from _numbers("playbook", ("runs", "stopped", *STATES), rows)
+    unasked = idle(tally)
+    if unasked:
+        yield ""
+        verb = "wants" if len(unasked) == 1 else "want"
+        yield f"{count(len(unasked), 'playbook')} {verb} none of the events."
+    stopped = stopped_by(tally)
+    if stopped:
+        cells = [[f"{runs:,}", code(why), code(name)] for name, why, runs in stopped[:_ROWS]]
+        yield from _table(("stopped", "by", "playbook"), "rll", cells, len(stopped))
+    reasons = tally.reasons.rows()
+    if reasons:
+        cells = [
+            [
+                f"{row['steps']:,}",
+                one.state,
+                code(f"{one.playbook}/{one.step}"),
+                code(one.why, _WIDTH),
+            ]
+            for one, row in reasons[:_ROWS]
+        ]
+        yield from _table(("steps", "state", "step", "why"), "rlll", cells, len(reasons))
+    yield ""
+    yield "<details><summary>By action, namespace and target</summary>"
+    yield from _numbers("action", STATES, tally.actions.rows())
+    yield from _numbers("namespace", ("runs", "stopped"), tally.namespaces.rows())
+    yield from _numbers("target", ("runs", "stopped"), tally.targets.rows())
+    yield ""
+    yield "</details>"
+
+
+def _compared(comparison: Comparison) -> Iterator[str]:
+    yield ""
+    yield f"**{_plain(verdict(comparison))}**"
+    acting = comparison.acting
+    yield f"{acting['old']:,} events acted on before, {acting['new']:,} now."
+    rows = [
+        (name, {WORDS[change]: row[change] for change in WORDS})
+        for name, row in comparison.playbooks.rows()
+    ]
+    yield from _numbers("playbook", tuple(WORDS.values()), rows)
+
+
+def _plain(text: str) -> str:
+    """A revision's name may hold signs that Markdown knows."""
+    return re.sub(r"[^A-Za-z0-9 .,/():-]", lambda found: f"&#{ord(found[0])};", clean(text))
+
+
+def _numbers(
+    name: str, columns: Sequence[str], rows: Sequence[tuple[str, Mapping[str, int]]]
+) -> Iterator[str]:
+    if not rows:
+        return
+    shown = [column for column in columns if any(row[column] for _, row in rows)]
+    cells = [
+        [code(label), *(f"{row[column]:,}" if row[column] else "" for column in shown)]
+        for label, row in rows[:_ROWS]
+    ]
+    yield from _table((name, *shown), "l" + "r" * len(shown), cells, len(rows))
+
+
+def _table(
+    head: Sequence[str], sides: str, cells: Iterable[Sequence[str]], rows: int
+) -> Iterator[str]:
+    yield ""
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'|'.join('---:' if side == 'r' else '---' for side in sides)}|"
+    yield from (f"| {' | '.join(row)} |" for row in cells)
+    if rows > _ROWS:
+        yield ""
+        yield f"{rows - _ROWS:,} more."
+
+
+def _example(one: Example) -> str:
+    playbook = one.run.run.playbook
+    lines = [headline(one.event), *result_lines(one.run.results)]
+    return _details(f"{playbook.name}: {one.event.rule}", lines, "text")
+
+
+def _difference(difference: Difference) -> str:
+    one = difference.either
+    lines = [f"# {headline(one.event)}", *changed_lines(difference)]
+    title = f"{difference.playbook} {told(difference)}: {one.event.rule}"
+    return _details(title, lines, "diff")
+
+
+def _details(title: str, lines: Sequence[str], language: str) -> str:
+    """A block to be opened, with the lines in a fence that none of them can close."""
+    shown = [short(click.unstyle(line), _WIDTH) for line in lines[:_LINES]]
+    if len(lines) > _LINES:
+        shown.append(f"… {len(lines) - _LINES:,} more lines")
+    longest = max((len(found) for line in shown for found in _TICKS.findall(line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    head = f"<details><summary>{code(title, 120)}</summary>"
+    return "\n".join([head, "", f"{fence}{language}", *shown, fence, "", "</details>"])

@@ -1,0 +1,193 @@
+"""What all forms of a replay share: what is told, how time is cut into bars, how two runs are told apart."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine.event import time_text
+from engine.render.text import count, short
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+
+    from engine.compare import Change, Comparison, Difference
+    from engine.preview import PreviewedRun
+    from engine.recorded import Recording
+    from engine.replay import Example, Tally
+
+T = TypeVar("T")
+
+HOUR = 3_600
+_WIDTHS = (1, 2, 3, 6, 12, 24, 48, 96, 168)
+_LEAVES = 400
+WORDS: Mapping[Change, str] = {
+    "newly": "newly act",
+    "noLonger": "no longer act",
+    "otherwise": "act otherwise",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A replay at its end. file: as the user named it. comparison: with ``--against``."""
+
+    file: str
+    recording: Recording
+    tally: Tally
+    comparison: Comparison | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A stretch of time. start: as text. counts: events, runs, stopped."""
+
+    start: str
+    counts: Mapping[str, int]
+
+
+def bars(tally: Tally, most: int) -> tuple[int, list[Bar]]:
+    """Hours a bar, and at most so many bars without gaps; the last ones where time was made up."""
+    hours = dict(tally.hours.rows())
+    if not hours:
+        return 1, []
+    span = max(hours) - min(hours) + 1
+    width = next((hours for hours in _WIDTHS if span // hours + 1 < most), 0)
+    if not width:
+        width = _WIDTHS[-1] * (span // most // _WIDTHS[-1] + 1)
+    sums: dict[int, dict[str, int]] = {}
+    for hour, counts in hours.items():
+        row = sums.setdefault(hour // width, dict.fromkeys(counts, 0))
+        for column, number in counts.items():
+            row[column] += number
+    empty = dict.fromkeys(tally.hours.columns, 0)
+    first, last = min(sums), max(sums)
+    return width, [
+        Bar(minute(bar * width * HOUR * 10**9), sums.get(bar, empty))
+        for bar in range(max(first, last - most + 1), last + 1)
+    ]
+
+
+def minute(ns: int) -> str:
+    """A time to the minute, in UTC."""
+    return time_text(ns)[:16].replace("T", " ")
+
+
+def span(tally: Tally) -> str:
+    """From when to when; empty where no event told its time."""
+    if tally.first_ns is None or tally.last_ns is None:
+        return ""
+    return f"{minute(tally.first_ns)} to {minute(tally.last_ns)} UTC"
+
+
+def read(replayed: Replayed) -> str:
+    """What the file held, in one line."""
+    recording, counts = replayed.recording, replayed.tally.counts
+    parts = [f"{counts['matched']:,} wanted by a playbook", f"{counts['unmatched']:,} by none"]
+    if counts["untimed"]:
+        parts.append(f"{counts['untimed']:,} without a time")
+    if recording.other:
+        parts.append(f"{count(recording.other, 'line')} of other text")
+    if recording.unreadable:
+        parts.append(f"{count(recording.unreadable, 'line')} could not be read")
+    return ", ".join(parts)
+
+
+def totals(replayed: Replayed) -> str:
+    """The last line."""
+    counts = replayed.tally.counts
+    words = (("runs", "run"), ("steps", "step"), ("writes", "write"), ("messages", "message"))
+    told = [count(replayed.recording.events, "event")]
+    told += [count(counts[key], word) for key, word in words]
+    told += [f"{counts[key]:,} {key}" for key in ("held", "refused", "failed") if counts[key]]
+    return f"{', '.join(told)}; {count(counts['stopped'], 'run')} stopped. Nothing was changed."
+
+
+def stopped_by(tally: Tally) -> list[tuple[str, str, int]]:
+    """Playbook, why, how many runs; the most first."""
+    return [(playbook, why, row["runs"]) for (playbook, why), row in tally.stopped.rows()]
+
+
+def idle(tally: Tally) -> list[str]:
+    """The playbooks that wanted no event."""
+    busy = {name for name, _ in tally.playbooks.rows()}
+    return [name for name in tally.asked if name not in busy]
+
+
+def spread(items: Sequence[T], kind: Callable[[T], Hashable], most: int) -> list[T]:
+    """So many of the items, of as many kinds as there are."""
+    seen: Counter[Hashable] = Counter()
+    ranked = []
+    for number, item in enumerate(items):
+        seen[kind(item)] += 1
+        ranked.append((seen[kind(item)], number, item))
+    return [item for _, _, item in sorted(ranked, key=lambda rank: rank[:2])[:most]]
+
+
+def examples(tally: Tally, most: int) -> list[Example]:
+    """Some of the examples."""
+    return spread(tally.examples, lambda one: one.run.run.playbook.name, most)
+
+
+def differences(comparison: Comparison, most: int) -> list[Difference]:
+    """Some of the differences."""
+    return spread(comparison.examples, lambda one: (one.change, one.playbook), most)
+
+
+def told(difference: Difference) -> str:
+    """``newly acts``, and what stopped the run on the other side."""
+    words = WORDS[difference.change].replace("act", "acts")
+    side = "now" if difference.new is None else "before"
+    return f"{words} ({side}: {difference.stopped})" if difference.stopped else words
+
+
+def verdict(comparison: Comparison) -> str:
+    """What the comparison came to, in one sentence."""
+    revision = f"{comparison.name} ({comparison.commit[:10]})"
+    if not comparison.differs:
+        return f"No event is treated otherwise than by {revision}."
+    told = [
+        f"{comparison.events[change]:,} {words}"
+        for change, words in WORDS.items()
+        if comparison.events[change]
+    ]
+    return f"Against {revision}: of the events, {', '.join(told)}."
+
+
+def changed_lines(difference: Difference) -> Iterator[str]:
+    """What differs between the two runs, a line each that begins with + or -."""
+    old = [] if difference.old is None else _leaves(difference.old.run)
+    new = [] if difference.new is None else _leaves(difference.new.run)
+    for line in difflib.unified_diff(old, new, n=0, lineterm=""):
+        if line[0] in "+-" and line[:3] not in ("+++", "---"):
+            yield f"{line[0]} {line[1:]}"
+
+
+def _leaves(previewed: PreviewedRun) -> list[str]:
+    """A run as lines, each of which says by itself where it belongs."""
+    lines = [f"mode {previewed.run.playbook.mode}"]
+    for result in previewed.results:
+        lines.append(f"{result.step}  {result.state}  {short(result.message)}")
+        for call in result.calls:
+            where = f" in {call.namespace}" if call.namespace else ""
+            about = f"{result.step}  {call.verb} {call.resource}/{call.name}{where}"
+            lines += [f"{about}  {leaf}" for leaf in _flat(call.body, "")] or [about]
+        for request in result.requests:
+            about = f"{result.step}  {request.method} {request.url}"
+            lines += [f"{about}  {leaf}" for leaf in _flat(request.body, "")]
+    return [short(line, 400) for line in lines[:_LEAVES]]
+
+
+def _flat(value: Any, path: str) -> Iterator[str]:
+    """``metadata.labels.team="a"``, a line a leaf."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and value:
+        for number, item in enumerate(value):
+            yield from _flat(item, f"{path}[{number}]")
+    else:
+        yield f"{path}={json.dumps(value, ensure_ascii=False)}"

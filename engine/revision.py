@@ -1,0 +1,225 @@
+"""The playbook files of another Git revision, read from Git's objects; nothing is checked out or changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from engine.language.folder import _KUSTOMIZATION, _SUFFIXES, MAX_FILES, VALUES, Files
+from engine.language.report import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+MAX_BYTES = 64 * 2**20
+"""What all files of an old revision may come to: its history may hold anything."""
+_SECONDS = 60.0
+_BLOBS = ("100644", "100755", "100664")
+_KINDS = {"120000": "a symbolic link", "160000": "a submodule"}
+_OF_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+"""Git sets these for its hooks, as seen from its own folder and not from ours."""
+_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_RELATIVE = re.compile(r"[~^]|@\{")
+
+
+class RevisionError(Exception):
+    """A revision, or a folder in it, that cannot be read; the sentence says which, and the next command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A folder as it was.
+
+    name: as it was found, which is ``origin/main`` for a ``main`` that is only there. values: of a file that
+    stands in for values.yaml, or None where the revision has none of it. notes: what was left out.
+    """
+
+    name: str
+    commit: str
+    files: Files
+    values: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    mode: str
+    blob: str
+    size: int
+
+
+class Repository:
+    """The Git repository that a folder stands in."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._git("rev-parse", "--git-dir")
+        self.prefix = self._git("rev-parse", "--show-prefix").decode(errors="surrogateescape")[:-1]
+
+    def resolve(self, ref: str) -> tuple[str, str]:
+        """The name under which the revision was found, and its commit. Raises RevisionError."""
+        if not ref or ref.startswith("-"):
+            raise RevisionError(f"`{ref}` is no Git revision: --against main, or a tag or commit")
+        for name in (
+            ref,
+            f"origin/{ref}",
+        ):  # a clone of one branch knows the others by that name only
+            commit = self._commit(name)
+            if commit:
+                return name, commit
+        if self._git("rev-parse", "--is-shallow-repository").strip() == b"true":
+            raise RevisionError(f"`{ref}` is not in this shallow clone: {_fetch(ref)} brings it")
+        names = self._git("for-each-ref", "--format=%(refname:short)").decode(errors="replace")
+        near = nearest(ref, names.split())
+        hint = f" (nearest: {near})" if near else ""
+        raise RevisionError(f"`{ref}` is no revision of this Git repository{hint}")
+
+    def entries(self, commit: str, *, below: bool) -> dict[str, _Entry]:
+        """What the folder held, and what stood below. Raises RevisionError where it was no folder."""
+        path = self.prefix.rstrip("/")
+        options = ["-r"] if below else []
+        tree = self._git("ls-tree", *options, "-l", "-z", "--full-tree", f"{commit}:{path}")
+        found = {}
+        for line in tree.split(b"\0"):
+            if line:
+                facts, _, name = line.partition(b"\t")
+                mode, _, blob, size = facts.split()
+                bytes_ = int(size) if size != b"-" else 0
+                shown = name.decode(errors="backslashreplace")
+                found[shown] = _Entry(mode.decode(), blob.decode(), bytes_)
+        return found
+
+    def contents(self, entries: Mapping[str, _Entry]) -> dict[str, bytes]:
+        """The blobs' contents. Raises RevisionError where they are too many or too much."""
+        if len(entries) > MAX_FILES or sum(one.size for one in entries.values()) > MAX_BYTES:
+            raise RevisionError(
+                f"the old revision has more than {MAX_FILES:,} playbook files, or more than 64 MiB of them"
+            )
+        blobs = "".join(f"{one.blob}\n" for one in entries.values()).encode()
+        out = self._git("cat-file", "--batch", send=blobs)
+        found, at = {}, 0
+        for path in entries:
+            header, _, _ = out[at : at + 200].partition(b"\n")
+            size = header.split()[-1]
+            if not size.isdigit():
+                raise RevisionError(f"Git has lost {path}: {header.decode(errors='replace')}")
+            begin = at + len(header) + 1
+            at = begin + int(size) + 1
+            found[path] = out[begin : at - 1]
+        return found
+
+    def _commit(self, name: str) -> str | None:
+        try:
+            found = self._git(
+                "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+            )
+        except RevisionError:
+            return None
+        return found.decode().strip()
+
+    def _git(self, *arguments: str, send: bytes = b"") -> bytes:
+        """What git prints. Raises RevisionError with git's own first line."""
+        environment = {k: v for k, v in os.environ.items() if k not in _OF_HOOKS}
+        environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+        command = ["git", "-C", str(self._folder), *arguments]
+        try:
+            done = subprocess.run(
+                command, input=send, capture_output=True, timeout=_SECONDS, check=True,
+                env=environment,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise RevisionError(
+                "--against needs the command `git`, which is not installed"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise RevisionError(f"git {arguments[0]} took longer than {_SECONDS:.0f} s") from None
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().partition("\n")[0]
+            if "not a git repository" in said or "must be run in a work tree" in said:
+                said = (
+                    f"{self._folder} is not in a Git work tree, so there is nothing to compare with"
+                )
+            elif "dubious ownership" in said:
+                said += f": git config --global --add safe.directory {self._folder.resolve()}"
+            raise RevisionError(said or f"git {arguments[0]} failed") from None
+        return done.stdout
+
+
+def read_revision(ref: str, paths: Sequence[str], values: Path | None = None) -> Revision:
+    """The playbook files of the paths (one folder, or files) as they were in the revision.
+
+    Which names count is as in a folder on disk. Raises RevisionError.
+    """
+    if len(paths) == 1 and Path(paths[0]).is_dir():
+        return _read_folder(ref, Path(paths[0]), values)
+    repository = Repository(Path(paths[0]).parent)
+    name, commit = repository.resolve(ref)
+    files: dict[str, bytes] = {}
+    for path in paths:
+        content = _read_file(commit, Path(path))
+        if content is None:
+            raise RevisionError(f"{path} is not in {name}: there is nothing to compare with")
+        files[path] = content
+    beside = _read_file(commit, Path(paths[0]).parent / VALUES)
+    if beside is not None:
+        files.setdefault(VALUES, beside)
+    return Revision(name, commit, Files("", files), _old_values(commit, values))
+
+
+def _read_folder(ref: str, folder: Path, values: Path | None) -> Revision:
+    repository = Repository(folder)
+    name, commit = repository.resolve(ref)
+    try:
+        entries = repository.entries(commit, below=True)
+    except RevisionError:
+        raise RevisionError(
+            f"{folder} is not in {name}: there is nothing to compare with"
+        ) from None
+    counted = {path: entry for path, entry in entries.items() if _counts(path)}
+    blobs = {path: entry for path, entry in counted.items() if entry.mode in _BLOBS}
+    files = Files(f"{name}:{folder}", repository.contents(blobs))
+    return Revision(name, commit, files, _old_values(commit, values), tuple(_notes(entries, name)))
+
+
+def _counts(path: str) -> bool:
+    """Whether a file of that name is read, as in ``engine.language.folder``."""
+    parts = PurePosixPath(path).parts
+    hidden = any(part.startswith(".") for part in parts)
+    return path.endswith(_SUFFIXES) and not hidden and parts[-1] not in _KUSTOMIZATION
+
+
+def _notes(entries: Mapping[str, _Entry], name: str) -> Iterator[str]:
+    for path, entry in entries.items():
+        if entry.mode in _KINDS and (entry.mode == "160000" or _counts(path)):
+            yield f"{name}:{path} is {_KINDS[entry.mode]}, which is not followed"
+
+
+def _read_file(commit: str, path: Path) -> bytes | None:
+    """A file as it was, or None where the commit does not have it, or its folder is of no repository."""
+    try:
+        repository = Repository(path.parent)
+        entries = repository.entries(commit, below=False)
+        entry = entries.get(path.name)
+        if entry is None or entry.mode not in _BLOBS:
+            return None
+        return repository.contents({path.name: entry})[path.name]
+    except RevisionError:
+        return None
+
+
+def _old_values(commit: str, values: Path | None) -> bytes | None:
+    return None if values is None else _read_file(commit, values)
+
+
+def _fetch(ref: str) -> str:
+    """The command that brings a revision into a shallow clone."""
+    if _RELATIVE.search(ref):
+        return "`git fetch --unshallow`"
+    if _SHA.fullmatch(ref):
+        return f"`git fetch --depth=1 origin {ref}`"
+    branch = ref.removeprefix("origin/")
+    return f"`git fetch --depth=1 origin {branch}:refs/remotes/origin/{branch}`"
