@@ -24,7 +24,7 @@ PAGES = sorted(
 )
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
-OFFLINE = ("check", "plan", "explain", "test", "actions", "schema", "digest")
+OFFLINE = ("check", "plan", "explain", "replay", "test", "actions", "schema", "digest")
 
 
 def blocks(language):
