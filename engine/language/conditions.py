@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.event import PRIORITIES
 from engine.language.jsonpath import PathError, compile_path, field_of
 from engine.language.operators import OPERATORS, OperandError, Test, negated, tester, text_of
 from engine.language.report import Report, nearest
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from engine.language.source import Path
 
 GROUPS = ("all", "any", "not")
+_OF_EVENT: dict[str, Callable[[Event], Any]] = {
+    "$.rule": lambda event: event.rule,
+    "$.priority": lambda event: None if event.priority is None else PRIORITIES[event.priority],
+    "$.source": lambda event: event.source,
+    "$.hostname": lambda event: event.hostname,
+    "$.tags": lambda event: list(event.tags),
+    "$.output": lambda event: event.output,
+}
+"""Places of the alert that an event knows; for others the whole alert is made."""
 _WORDS = (*OPERATORS, "field", "jsonPath", *GROUPS)
 
 
@@ -124,6 +134,8 @@ def _look(data: dict[str, Any], path: Path, report: Report) -> str | Callable[[E
         if field is not None:
             return field
         find = compile_path(text)
+        if text in _OF_EVENT:
+            return _OF_EVENT[text]
     except PathError as error:
         report((*path, word), "bad-path", str(error))
         return None
