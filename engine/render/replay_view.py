@@ -80,7 +80,8 @@ def span(tally: Tally) -> str:
     """From when to when; empty where no event told its time."""
     if tally.first_ns is None or tally.last_ns is None:
         return ""
-    return f"{minute(tally.first_ns)} to {minute(tally.last_ns)} UTC"
+    first, last = minute(tally.first_ns), minute(tally.last_ns)
+    return f"{first} UTC" if first == last else f"{first} to {last} UTC"
 
 
 def read(replayed: Replayed) -> str:

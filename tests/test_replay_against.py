@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.test_replay import alert, tiercel
+
+PLAYBOOK = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: mark}
+spec:
+  match: {rules: [R]}
+  actions: [{action: pod.label, with: {labels: {why: "${label}"}}}]
+"""
+AUTHOR = {
+    "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.com",
+    "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@example.com",
+    "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null",
+}  # fmt: skip
+
+
+def git(*arguments, cwd="."):
+    command = ["git", "-c", "protocol.file.allow=always", *arguments]
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True, env={**os.environ, **AUTHOR})
+
+
+def commit():
+    git("add", "-A")
+    git("commit", "-qm", "change")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A repository whose ``main`` has one playbook; three events stand beside it."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in AUTHOR.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "playbooks").mkdir()
+    write(PLAYBOOK)
+    (tmp_path / "playbooks/values.yaml").write_text("label: first\n")
+    git("init", "-q", "-b", "main")
+    commit()
+    lines = [json.dumps(alert(n, f"web-{n}")) for n in range(3)]
+    (tmp_path / "events.ndjson").write_text("\n".join(lines))
+    return tmp_path / "playbooks"
+
+
+def write(text, name="a.yaml"):
+    Path("playbooks", name).write_text(text)
+
+
+def against(ref="main", *arguments):
+    return tiercel("replay", *arguments, "events.ndjson", "--against", ref, "-o", "json")
+
+
+def changes(result):
+    told = json.loads(result.stdout)["against"]
+    return tuple(told["events"][key] for key in ("newly", "noLonger", "otherwise"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_unchanged_differs_in_nothing():
+    write("# a comment\n" + PLAYBOOK)
+    result = against()
+    assert (result.exit_code, changes(result)) == (0, (0, 0, 0))
+    assert json.loads(result.stdout)["against"]["acting"] == {"old": 3, "new": 3}
+
+
+def test_uncommitted_edits_are_what_is_compared(folder):
+    write(PLAYBOOK.replace("[R]", "[S]"))
+    result = against()
+    assert (result.exit_code, changes(result)) == (1, (0, 3, 0))
+    (folder / "a.yaml").unlink()
+    assert changes(against()) == (0, 3, 0)
+    write(PLAYBOOK.replace("why", "because"))
+    assert changes(against()) == (0, 0, 3)
+
+
+@pytest.mark.usefixtures("folder")
+def test_examples_show_both_sides():
+    write(PLAYBOOK.replace("why", "because"))
+    told = json.loads(against().stdout)["against"]
+    assert told["playbooks"] == [{"name": "mark", "newly": 0, "noLonger": 0, "otherwise": 3}]
+    assert len(told["examples"]) == 2
+    first = told["examples"][0]
+    labels = [
+        first[side]["steps"][0]["calls"][0]["body"]["metadata"]["labels"] for side in ("old", "new")
+    ]
+    assert labels == [{"why": "first"}, {"because": "first"}]
+    text = tiercel("replay", "events.ndjson", "--against", "main").stdout
+    assert 'metadata.labels.why="first"' in text
+    assert 'metadata.labels.because="first"' in text
+    for output in ("markdown", "html"):
+        shown = tiercel("replay", "events.ndjson", "--against", "main", "-o", output)
+        assert shown.exit_code == 1
+        assert "metadata.labels.because" in shown.stdout
+
+
+def test_values_belong_to_the_revision(folder):
+    (folder / "values.yaml").write_text("label: second\n")
+    assert changes(against()) == (0, 0, 3)
+
+
+@pytest.mark.usefixtures("folder")
+def test_other_values_are_those_of_the_revision_where_it_has_them():
+    Path("prod.yaml").write_text("label: prod\n")
+    assert changes(against("main", "--values", "prod.yaml")) == (0, 0, 0)
+    commit()
+    Path("prod.yaml").write_text("label: other\n")
+    assert changes(against("main", "--values", "prod.yaml")) == (0, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        ("mode: disabled", (0, 3, 0)),
+        ("mode: dryRun", (0, 3, 0)),
+        ("mode: notify", (0, 3, 0)),
+        ("throttle: {key: [k8s.ns.name], once: 1h}", (0, 2, 0)),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_what_no_longer_acts_counts_however_it_is_kept_from_it(edit, expected):
+    write(PLAYBOOK.replace("  match:", f"  {edit}\n  match:"))
+    result = against()
+    assert (result.exit_code, changes(result)) == (1, expected)
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_stopped_the_other_side_is_told():
+    write(PLAYBOOK.replace("  match:", "  throttle: {key: [k8s.ns.name], once: 1h}\n  match:"))
+    assert json.loads(against().stdout)["against"]["examples"][0]["stopped"] == "throttle"
+    assert (
+        "no longer acts (now: throttle)"
+        in tiercel("replay", "events.ndjson", "--against", "main").stdout
+    )
+
+
+def test_each_side_has_its_own_guardrails_and_budgets(folder):
+    budget = "{effect: mark, limit: 1, per: 1h, scope: cluster}"
+    (folder / "guardrails.yaml").write_text(
+        "apiVersion: tiercel.dev/v1\nkind: Guardrails\nmetadata: {name: default}\n"
+        f"spec: {{onExceeded: drop, budgets: [{budget}]}}\n"
+    )
+    assert changes(against()) == (0, 2, 0)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_playbook_that_changes_its_name_acts_otherwise():
+    write(PLAYBOOK.replace("name: mark", "name: renamed"))
+    result = against()
+    assert changes(result) == (0, 0, 3)
+    rows = {row.pop("name"): row for row in json.loads(result.stdout)["against"]["playbooks"]}
+    assert rows["renamed"]["newly"] == rows["mark"]["noLonger"] == 3
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_new_playbook_that_only_is_disabled_changes_nothing():
+    more = PLAYBOOK.replace("name: mark", "name: more").replace("spec:", "spec:\n  mode: disabled")
+    write(more, "more.yaml")
+    assert against().exit_code == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_does_not_count_in_a_folder_does_not_count_in_a_revision(folder):
+    (folder / ".hidden").mkdir()
+    for name in (".hidden/a.yaml", ".b.yaml", "kustomization.yaml", "notes.txt"):
+        (folder / name).write_text("kind: Nonsense\n")
+    (folder / "sub dir").mkdir()
+    (folder / "sub dir" / "é\t\"x'.yml").write_text(PLAYBOOK.replace("name: mark", "name: odd"))
+    commit()
+    result = against("HEAD")
+    assert (result.exit_code, changes(result)) == (0, (0, 0, 0))
+    (folder / "sub dir" / "é\t\"x'.yml").unlink()
+    assert json.loads(against("HEAD").stdout)["against"]["playbooks"][0]["name"] == "odd"
+
+
+def test_links_of_the_revision_are_not_followed_and_told(folder):
+    (folder / "link.yaml").symlink_to("/etc/passwd")
+    commit()
+    (folder / "link.yaml").unlink()
+    result = against("HEAD")
+    assert result.exit_code == 0
+    assert "HEAD:link.yaml is a symbolic link, which is not followed" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_files_may_be_named_and_the_folder_reached_from_elsewhere(monkeypatch):
+    write(PLAYBOOK.replace("why", "because"))
+    assert changes(against("main", "playbooks/a.yaml")) == (0, 0, 3)
+    monkeypatch.chdir("playbooks")
+    result = tiercel("replay", ".", "../events.ndjson", "--against", "main", "-o", "json")
+    assert changes(result) == (0, 0, 3)
+
+
+@pytest.mark.usefixtures("folder")
+def test_nothing_in_the_working_tree_or_the_index_is_touched():
+    write(PLAYBOOK.replace("why", "because"))
+    git("add", "playbooks/a.yaml")
+    write(PLAYBOOK.replace("why", "third"))
+    before = subprocess.check_output(["git", "status", "--porcelain"])
+    against()
+    assert subprocess.check_output(["git", "status", "--porcelain"]) == before
+    assert "third" in Path("playbooks/a.yaml").read_text()
+
+
+@pytest.mark.usefixtures("folder")
+def test_git_s_own_variables_of_a_hook_do_not_mislead(monkeypatch):
+    monkeypatch.setenv("GIT_DIR", ".git")
+    monkeypatch.setenv("GIT_INDEX_FILE", ".git/index")
+    assert against().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("ref", "sentence"),
+    [
+        ("mian", "`mian` is no revision of this Git repository (nearest: main)"),
+        ("HEAD~5", "`HEAD~5` is no revision of this Git repository"),
+        ("--upload-pack=touch owned", "is no Git revision"),
+        ("-h", "is no Git revision"),
+        ("", "is no Git revision"),
+        ("main..HEAD", "is no revision"),
+        ("main:playbooks", "is no revision"),
+        ("\x1b[31mred", "is no revision"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_revision_that_is_none_is_told_in_one_sentence(ref, sentence):
+    result = tiercel("replay", "events.ndjson", f"--against={ref}")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_in_a_shallow_clone_the_next_command_is_named_and_helps(tmp_path, monkeypatch):
+    git("checkout", "-qb", "feature")
+    write(PLAYBOOK.replace("why", "because"))
+    commit()
+    git("clone", "-q", "--depth=1", "-b", "feature", f"file://{tmp_path}", "clone")
+    monkeypatch.chdir(tmp_path / "clone")
+    result = against()
+    assert result.exit_code == 1
+    assert "`git fetch --depth=1 origin main:refs/remotes/origin/main` brings it" in result.stderr
+    git(*result.stderr.split("`")[3].split()[1:])
+    fetched = against()
+    assert changes(fetched) == (0, 0, 3)
+    assert json.loads(fetched.stdout)["against"]["revision"] == "origin/main"
+    assert "`git fetch --unshallow`" in against("HEAD~1").stderr
+
+
+def test_a_folder_that_is_not_in_git_is_told(folder, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent.parent))
+    (folder.parent / ".git").rename(folder.parent / "no-git")
+    result = against()
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "playbooks is not in a Git work tree" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_the_command_git_that_is_told(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    result = against()
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "which is not installed" in result.stderr
+
+
+def test_playbooks_that_the_revision_did_not_have_are_told(folder):
+    folder.rename("others")
+    for paths in (["others"], ["others/a.yaml"]):
+        result = against("main", *paths)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+        assert f"{paths[0]} is not in main" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_broken_playbook_of_the_revision_is_told_at_its_place():
+    write("kind: Playbok\n", "b.yaml")
+    commit()
+    Path("playbooks/b.yaml").unlink()
+    result = against("HEAD")
+    assert (result.exit_code, result.stdout) == (1, "")
+    first, last = result.stderr.splitlines()
+    assert first.startswith("HEAD:playbooks/b.yaml:1:7: error:")
+    assert last == "1 error in the playbooks of HEAD: nothing was compared."
