@@ -6,7 +6,11 @@ import json
 import pytest
 from click.testing import CliRunner
 from engine.cli.command import cli
-from engine.replay import Table
+from engine.event import parse
+from engine.guard import Own
+from engine.language.folder import Files
+from engine.language.load import Loader
+from engine.replay import Side, Table
 
 PLAYBOOK = """\
 apiVersion: tiercel.dev/v1
@@ -200,3 +204,11 @@ def test_names_that_an_attacker_invents_cost_bounded_memory_and_hide_nobody():
     assert len(rows) <= 100
     assert rows[0] == ("real", {"runs": 10_000})
     assert sum(row["runs"] for _, row in rows) + sum(table.rest) == 20_000
+
+
+def test_what_a_journal_would_keep_does_not_pile_up():
+    found = Loader().load(Files("", {"a.yaml": PLAYBOOK.encode()})).usable()
+    side = Side(found, Own())
+    for minute in range(30):
+        assert side.judge(parse(alert(minute, f"web-{minute}")))
+    assert side._memory.changes == {}
