@@ -29,6 +29,7 @@ MAX_LINE = 4 * 2**20
 TOLD = 20
 """How many lines that cannot be read are kept, to be named."""
 _CHUNK = 2**20
+_BLOCK = 2**16
 _WINDOW = 2**27
 """Bytes that a Zstandard frame may ask for: what its own command allows without being told more."""
 _BOM = b"\xef\xbb\xbf"
@@ -71,7 +72,9 @@ def opened(file: IO[bytes], size: int | None = None) -> Iterator[Source]:
         with unpack.stream_reader(
             cast("BinaryIO", counted), read_across_frames=True, closefd=False
         ) as stream:
-            yield Source(_quietly(stream.read, zstandard.ZstdError), counted.position, size)
+            # a block at a time: an error costs what its read had unpacked before it
+            read = _quietly(lambda most: stream.read1(min(most, _BLOCK)), zstandard.ZstdError)
+            yield Source(read, counted.position, size)
     else:
         yield Source(counted.read, counted.position, size)
 

@@ -64,10 +64,8 @@ class Repository:
         """The name under which the revision was found, and its commit. Raises RevisionError."""
         if not ref or ref.startswith("-"):
             raise RevisionError(f"`{ref}` is no Git revision: --against main, or a tag or commit")
-        for name in (
-            ref,
-            f"origin/{ref}",
-        ):  # a clone of one branch knows the others by that name only
+        # a clone of one branch knows the others as the remote's only
+        for name in (ref, f"origin/{ref}"):
             commit = self._commit(name)
             if commit:
                 return name, commit

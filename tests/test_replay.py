@@ -10,6 +10,7 @@ from engine.event import parse
 from engine.guard import Own
 from engine.language.folder import Files
 from engine.language.load import Loader
+from engine.render.replay_view import spread
 from engine.replay import Side, Table
 
 PLAYBOOK = """\
@@ -130,6 +131,16 @@ def test_steps_that_guardrails_stop_are_grouped_by_reason(replayed):
     assert told["steps"]["held"] == 2
 
 
+def test_reasons_that_differ_by_the_pod_alone_are_one(replayed, tmp_path):
+    replayed(alert(0))
+    yaml = (tmp_path / "playbooks/a.yaml").read_text()
+    keep = yaml.replace("name: kill,", "name: kill, with: {skipKinds: [Deployment]},")
+    (tmp_path / "playbooks/a.yaml").write_text(keep)
+    (row,) = json.loads(replayed(alert(0, "a"), alert(1, "b", "shop")).stdout)["reasons"]
+    assert (row["state"], row["steps"]) == ("skipped", 2)
+    assert row["why"] == "pod … belongs to a Deployment (skipKinds)"
+
+
 def test_lines_that_cannot_be_read_are_named_and_exit_1(replayed):
     result = replayed("starting falco", alert(0), '{"rule": 5}', "{", alert(20))
     assert result.exit_code == 1
@@ -204,6 +215,12 @@ def test_names_that_an_attacker_invents_cost_bounded_memory_and_hide_nobody():
     assert len(rows) <= 100
     assert rows[0] == ("real", {"runs": 10_000})
     assert sum(row["runs"] for _, row in rows) + sum(table.rest) == 20_000
+
+
+def test_examples_shown_are_of_as_many_kinds_as_there_are():
+    assert spread(["a1", "a2", "a3", "b1", "c1", "b2"], lambda item: item[0], 4) == [
+        "a1", "b1", "c1", "a2",
+    ]  # fmt: skip
 
 
 def test_what_a_journal_would_keep_does_not_pile_up():
