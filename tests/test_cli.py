@@ -19,7 +19,9 @@ spec:
   match: {rules: [R]}
   actions: [{action: pod.label, with: {labels: {a: "${v}"}}}]
 """
-RISKY = GOOD.replace('pod.label, with: {labels: {a: "${v}"}}', "pod.delete")
+RISKY = GOOD.replace('{labels: {a: "${v}"}}', "{skipKinds: [DaemonSet]}").replace(
+    "pod.label", "pod.delete"
+)
 EVENT = {
     "rule": "R",
     "time": "2026-03-01T10:00:00Z",

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cases import read_cases
-from engine.cli.playbooks import DEFAULT, load, values_option
-from engine.language.folder import read_files
+from engine.cli.playbooks import DEFAULT, fail, load, values_option
+from engine.falco.join import Join
+from engine.falco.rules_file import FalcoRules, own_rules, read_rules
+from engine.language.folder import FolderError, read_files
 from engine.language.risks import run_out
 from engine.render.findings import finding_json, finding_lines, summary
 from engine.render.github import github_lines
@@ -27,23 +29,42 @@ if TYPE_CHECKING:
 @click.command("check")
 @click.argument("playbooks", nargs=-1)
 @values_option
+@click.option(
+    "--rules",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(exists=True),
+    help="Falco's rules, a folder or a file (again for more, in Falco's order); a falco.yaml among them counts.",
+)
 @click.option("--strict", is_flag=True, help="Exit 3 where there are warnings.")
 @click.option(
     "-o", "--output", default="text",
     type=click.Choice(["text", "json", "github", "sarif", "junit"]),
     help="github annotates a pull request, sarif and junit are for those who read them.",
 )  # fmt: skip
-def command(*, playbooks: tuple[str, ...], values: Path | None, strict: bool, output: str) -> None:
+def command(
+    *,
+    playbooks: tuple[str, ...],
+    values: Path | None,
+    rules: tuple[str, ...],
+    strict: bool,
+    output: str,
+) -> None:
     """Validate PLAYBOOKS, a folder or files (default: playbooks/).
 
     All mistakes are told at once, each with file:line:column, and what was probably meant. Warnings tell
-    of risks, such as deleting pods without a throttle.
+    of risks, such as deleting pods without a throttle, and of what Falco's rules never send: a rule that is
+    not there or disabled, a field that it does not print. Without --rules the rules that Falco and its
+    plugins ship are known.
     """
-    found = load(playbooks, values)
+    falco = _falco(rules)
+    found = load(playbooks, values, Join(falco).inspect)
     files = read_files(list(playbooks) or [DEFAULT])
     _, of_tests = read_cases(files, found.playbooks)
     past = run_out(found.silences, time.time())
-    findings = sorted([*found.findings, *of_tests, *past], key=lambda finding: finding.where)
+    findings = sorted(
+        [*found.findings, *of_tests, *past, *falco.findings], key=lambda finding: finding.where
+    )
     if output == "text":
         for line in finding_lines(findings):
             echo(line)
@@ -61,3 +82,10 @@ def command(*, playbooks: tuple[str, ...], values: Path | None, strict: bool, ou
         sys.exit(1)
     if strict and findings:
         sys.exit(3)
+
+
+def _falco(rules: tuple[str, ...]) -> FalcoRules:
+    try:
+        return read_rules(rules) if rules else own_rules()
+    except FolderError as error:
+        fail(f"--rules: {error}", 2)

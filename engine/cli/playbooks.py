@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from engine.language.load import PlaybookSet
+    from engine.language.load import Inspect, PlaybookSet
 
 DEFAULT = "playbooks/"
 
@@ -32,15 +32,15 @@ def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def load(paths: Sequence[str], values: Path | None) -> PlaybookSet:
+def load(paths: Sequence[str], values: Path | None, inspect: Inspect | None = None) -> PlaybookSet:
     """The set of the paths (default: playbooks/), whatever is wrong with it; exit 1 without a folder."""
     try:
         files = read_files(list(paths) or [DEFAULT])
         if values is None:
-            return Loader().load(files)
+            return Loader(inspect).load(files)
         content = values.read_bytes()
         instead = replace(files, files={**files.files, VALUES: content})
-        return Loader().load(instead, (str(values), content))
+        return Loader(inspect).load(instead, (str(values), content))
     except FolderError as error:
         fail(f"{error}\nName a folder of playbooks: tiercel check DIR", 1)
 

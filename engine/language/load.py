@@ -19,9 +19,12 @@ from engine.language.source import read
 from engine.playbook import Guardrails, Playbook, Silence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from engine.language.report import Report
     from engine.language.source import Document
+
+    Inspect = Callable[[Document, Report], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,13 @@ class _Loaded:
 
 
 class Loader:
-    """Loads sets; remembers what each file came to, so that a reload compiles only what changed."""
+    """Loads sets; remembers what each file came to, so that a reload compiles only what changed.
 
-    def __init__(self) -> None:
+    inspect: looks at each Playbook and Silence that has no error, and may warn.
+    """
+
+    def __init__(self, inspect: Inspect | None = None) -> None:
+        self._inspect = inspect
         self._cache: dict[tuple[str, str, str], _Loaded] = {}
 
     def load(self, files: Files, values: tuple[str, bytes] | None = None) -> PlaybookSet:
@@ -78,7 +85,7 @@ class Loader:
         for path in sorted(files.files.keys() - {VALUES}):
             key = (files.shown(path), blob_id(files.files[path]), state)
             loaded[path] = cache[key] = self._cache.get(key) or _load_file(
-                files.files[path], key[0], put
+                files.files[path], key[0], put, self._inspect
             )
         self._cache = cache
         findings += [finding for one in loaded.values() for finding in one.findings]
@@ -108,7 +115,9 @@ def _read_values(content: bytes, file: str) -> tuple[list[Finding], dict[str, An
     return findings, documents[0].data
 
 
-def _load_file(content: bytes, file: str, values: Mapping[str, Any]) -> _Loaded:
+def _load_file(
+    content: bytes, file: str, values: Mapping[str, Any], inspect: Inspect | None
+) -> _Loaded:
     loaded = _Loaded()
     documents, told = read(content, file)
     if documents and all(kind_of(document) == "PlaybookTest" for document in documents):
@@ -129,6 +138,8 @@ def _load_file(content: bytes, file: str, values: Mapping[str, Any]) -> _Loaded:
         elif kind == "Guardrails":
             guardrails = compile_guardrails(checked, report)
             loaded.guardrails += [guardrails] if guardrails else []
+        if inspect and kind in ("Playbook", "Silence") and not report.failed:
+            inspect(checked, report)
         if kind:
             _note(kind, checked, loaded)
         loaded.findings += report.found

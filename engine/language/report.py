@@ -69,3 +69,10 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     if close:
         return by_low[close[0]]
     return next((k for low, k in by_low.items() if low.startswith(word.lower()) and word), None)
+
+
+def mistyped(word: str, words: Iterable[str]) -> str | None:
+    """The word that this one is but for a letter or two, or None."""
+    by_low = {known.lower(): known for known in words}
+    close = difflib.get_close_matches(word.lower()[:100], by_low, n=1, cutoff=0.9)
+    return by_low[close[0]] if close else None

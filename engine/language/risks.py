@@ -36,10 +36,22 @@ def risks(document: Document, playbook: Playbook | None, report: Report) -> None
         what = "it disrupts in every namespace, for no condition asks for one"
         hint = "- {field: k8s.ns.name, notIn: [kube-system]}"
         report(("spec",), "no-namespace", what, hint, severity="warning")
+    _daemon_sets(spec, report)
     if "disrupt" in effects and "everything" in spec["match"] and not playbook.conditions:
         report(
             ("spec", "match"), "matches-everything", "it disrupts on everything", severity="warning"
         )
+
+
+def _daemon_sets(spec: dict[str, Any], report: Report) -> None:
+    for phase in ("actions", "finally"):
+        for n, step in enumerate(spec.get(phase) or ()):
+            kinds = (step.get("with") or {}).get("skipKinds") or ()
+            if step["action"] == "pod.delete" and "DaemonSet" not in kinds:
+                what = "it deletes pods of DaemonSets too, which come back on the very same node"
+                hint = "with: {skipKinds: [DaemonSet]}"
+                path = ("spec", phase, n, "action")
+                report(path, "deletes-daemonset", what, hint, severity="warning")
 
 
 def run_out(silences: Iterable[Silence], now: float) -> Iterator[Finding]:

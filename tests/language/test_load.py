@@ -170,8 +170,11 @@ def test_what_is_not_enforced_yet_is_told():
 def test_risks_are_told_as_warnings():
     kill = [{"action": "pod.delete"}]
     found = load(k=playbook("k", actions=kill, match={"everything": True}))
-    assert {f.code for f in found.findings} == {"no-throttle", "no-namespace", "matches-everything"}
+    assert {f.code for f in found.findings} == {
+        "no-throttle", "no-namespace", "matches-everything", "deletes-daemonset",
+    }  # fmt: skip
     assert not found.errors
+    kill = [{"action": "pod.delete", "with": {"skipKinds": ["DaemonSet"]}}]
     careful = [{"not": {"field": "k8s.ns.name", "in": ["x"]}}]
     assert not told(
         load(k=playbook("k", actions=kill, throttle={"once": "1m"}, conditions=careful))

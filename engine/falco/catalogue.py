@@ -1,0 +1,60 @@
+"""The rules that Falco and its plugins ship, as data: known to ``check`` without any rules file.
+
+Each file of ``catalogue/`` is a table with tabs: its first line names where the facts come from, its second
+the columns. ``rules/refresh_catalogue.py`` makes them anew from rules files.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import Location
+from engine.event import priority_of
+from engine.falco.rule import FalcoRule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+FOLDER = Path(__file__).with_name("catalogue")
+COLUMNS = ("rule", "priority", "source", "tags", "output_fields", "enabled", "file")
+OWN_FILE = "falco_rules.yaml"
+"""The rules that Falco's image and chart load whatever else is configured."""
+
+
+@cache
+def catalogue() -> Mapping[str, FalcoRule]:
+    """Name -> rule; ``where.file`` is the rules file of upstream that has it."""
+    rules: dict[str, FalcoRule] = {}
+    for file in sorted(FOLDER.glob("*.tsv")):
+        for line in file.read_text(encoding="utf-8").splitlines()[2:]:
+            rule = _rule(dict(zip(COLUMNS, line.split("\t"), strict=True)))
+            rules[rule.name] = rule
+    return rules
+
+
+def _rule(row: Mapping[str, str]) -> FalcoRule:
+    return FalcoRule(
+        name=row["rule"],
+        priority=priority_of(row["priority"]) or 0,
+        source=row["source"],
+        tags=frozenset(filter(None, row["tags"].split(","))),
+        # a name with a comma in its brackets is none that Falco ships
+        printed=frozenset(filter(None, row["output_fields"].split(","))),
+        enabled=row["enabled"] == "true",
+        where=Location(row["file"], 1, 1),
+    )
+
+
+def table(rules: Iterable[FalcoRule], origin: str) -> str:
+    """The text of a catalogue file: its origin, the columns, a line a rule in order of file and name."""
+    ordered = sorted(rules, key=lambda rule: (Path(rule.where.file).name, rule.name))
+    return "\n".join([f"# {origin}", "\t".join(COLUMNS), *map(_line, ordered), ""])
+
+
+def _line(rule: FalcoRule) -> str:
+    tags, printed = ",".join(sorted(rule.tags)), ",".join(sorted(rule.printed))
+    enabled, file = str(rule.enabled).lower(), Path(rule.where.file).name
+    cells = (rule.name, rule.priority_name, rule.source, tags, printed, enabled, file)
+    return "\t".join(cells)

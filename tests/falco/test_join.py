@@ -1,0 +1,249 @@
+"""`check` tells what a playbook waits for and Falco's rules never send."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from engine.cli.check import command
+from engine.falco.catalogue import catalogue
+
+PLAYBOOK = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: p}
+spec:
+  match: %s
+  conditions:
+    - {field: k8s.ns.name, in: [demo]}
+%s
+  throttle: {once: 10m, key: [%s]}
+  actions: [{action: pod.annotate, with: {annotations: {a: "%s"}}}]
+"""
+RULES = """\
+- rule: Shell opened
+  desc: d
+  condition: evt.type = open
+  output: a shell (%proc.name %user.uid %user.name)
+  priority: NOTICE
+  tags: [shell, container]
+- rule: File written
+  desc: d
+  condition: evt.type = write
+  output: a file (%fd.name)
+  priority: ERROR
+  tags: [filesystem]
+- rule: Audited
+  desc: d
+  condition: ka.verb = get
+  output: a call (%ka.user.name %ka.target.namespace)
+  priority: WARNING
+  source: k8s_audit
+- rule: Off
+  desc: d
+  condition: evt.type = open
+  output: off (%proc.name)
+  priority: WARNING
+  enabled: false
+- rule: Template
+  desc: d
+  condition: evt.type = open and never_true
+  output: off (%proc.name)
+  priority: WARNING
+"""
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+    """The warnings of a playbook, as (line, code, what with hint), with the rules above or without."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules/own.yaml").write_text(RULES)
+
+    def check(match, conditions="", key="k8s.pod.name", text="x", *, rules=True):
+        lines = "\n".join(f"    - {condition}" for condition in conditions.split("\n") if condition)
+        (tmp_path / "p.yaml").write_text(PLAYBOOK % (match, lines, key, text))
+        given = ["--rules", "rules"] if rules else []
+        done = CliRunner().invoke(command, ["p.yaml", *given, "-o", "json"])
+        assert done.exit_code == 0, done.output
+        return [
+            (f["line"], f["code"], f"{f['message']} ({f['hint']})") for f in json.loads(done.stdout)
+        ]
+
+    return check
+
+
+def codes(findings):
+    return [code for _, code, _ in findings]
+
+
+@pytest.mark.parametrize("rules", [True, False])
+def test_what_the_rules_send_is_no_finding(check, rules):
+    name = "Shell opened" if rules else "Terminal shell in container"
+    conditions = (
+        "{field: proc.name, equals: bash}\n{jsonPath: \"$.output_fields['user.uid']\", equals: 0}"
+    )
+    match = f'{{rules: ["{name}"], tags: [shell], sources: [syscall], priority: notice}}'
+    assert check(match, conditions, text="%proc.name %container.id %rule %%", rules=rules) == []
+
+
+def test_a_rule_that_nobody_has_is_told_with_the_nearest(check):
+    ((line, code, what),) = check('{rules: ["Shell opend", "File written"]}')
+    assert (line, code) == (5, "unknown-rule")
+    assert "`Shell opend`" in what
+    assert "(Shell opened)" in what
+
+
+def test_a_glob_that_no_rule_matches_is_told(check):
+    assert codes(check('{rules: ["Shel? *", "Zhell*"]}')) == ["unknown-rule"]
+
+
+def test_a_rule_that_falco_ships_but_was_not_given_names_its_file(check):
+    ((_, code, what),) = check('{rules: ["Create Privileged Pod"]}')
+    assert code == "unknown-rule"
+    assert "k8s_audit_rules.yaml" in what
+
+
+def test_falcos_own_file_need_not_be_given(check):
+    assert (
+        check('{rules: ["Terminal shell in container", "Falco internal: syscall event drop"]}')
+        == []
+    )
+
+
+def test_without_rules_files_only_a_near_miss_is_told(check):
+    match = '{rules: ["Terminal shel in container", "My own rule", "Terminal shell in container"]}'
+    ((_, code, what),) = check(match, "{field: my.own, equals: a}", rules=False)
+    assert code == "unknown-rule"
+    assert "Terminal shell in container" in what
+
+
+@pytest.mark.parametrize("name", ["Off", "Template"])
+def test_a_rule_that_sends_nothing_is_told(check, name):
+    assert codes(check(f'{{rules: ["{name}", "Shell opened"]}}')) == ["disabled-rule"]
+
+
+def test_a_rule_that_falco_ships_disabled_is_told_where_no_other_is_left(check):
+    off = next(
+        rule.name for rule in catalogue().values() if not rule.enabled and rule.source == "syscall"
+    )
+    assert codes(check(f'{{rules: ["{off}"]}}', rules=False)) == ["disabled-rule"]
+    both = f'{{rules: ["{off}", "Terminal shell in container"]}}'
+    assert check(both, rules=False) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "has"),
+    [
+        ("sources: [k8s_audit]", "source syscall"),
+        ("priority: error", "priority Notice"),
+        ("tags: [network]", "tags [container, shell]"),
+        ("tags: {all: [shell, network]}", "tags"),
+        ("tags: {none: [shell]}", "tags"),
+    ],
+)
+def test_a_key_that_no_rule_can_pass_is_told(check, key, has):
+    ((line, code, what),) = check(f'{{rules: ["Shell opened"], {key}}}')
+    assert (line, code) == (5, "never-matches")
+    assert has in what
+
+
+def test_a_key_that_shuts_out_one_of_the_rules_is_told_at_that_rule(check):
+    ((_, code, what),) = check('{rules: ["Shell opened", "File written"], priority: error}')
+    assert code == "never-matches"
+    assert "priority Notice" in what
+
+
+def test_a_tag_of_no_rule_at_all_is_told(check):
+    assert codes(check("{tags: [mitre_nothing]}")) == ["never-matches"]
+    assert check("{tags: [mitre_nothing]}", rules=False) == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "lines"),
+    [
+        ("{field: fd.name, equals: a}", [8]),
+        ("{jsonPath: \"$.output_fields['fd.name']\", equals: a}", [8]),
+        ("not: {field: fd.name, equals: a}", [8]),
+        ("all: [{field: proc.name, equals: a}, {field: fd.name, equals: a}]", [8]),
+        ("any: [{field: fd.sip, equals: a}, {field: fd.name, equals: a}]", [8, 8]),
+        ("any: [{field: proc.name, equals: a}, {field: fd.name, equals: a}]", []),
+        ("{field: fd.name, exists: false}", []),
+        ("{field: customer, equals: a}", []),
+    ],
+)
+def test_a_condition_on_what_the_rule_never_prints_is_told(check, condition, lines):
+    found = check('{rules: ["Shell opened"]}', condition)
+    assert [(line, code) for line, code, _ in found] == [(n, "unprinted-field") for n in lines]
+
+
+def test_a_field_that_one_of_the_rules_prints_is_fine(check):
+    assert check('{rules: ["Shell opened", "File written"]}', "{field: fd.name, equals: a}") == []
+
+
+def test_a_typo_in_a_field_names_the_right_one(check):
+    ((_, _, what),) = check('{rules: ["Shell opened"]}', "{field: proc.nam, equals: a}")
+    assert "(proc.name)" in what
+
+
+def test_what_falco_adds_to_syscall_events_is_not_in_those_of_a_plugin(check):
+    found = check('{rules: ["Audited"]}')
+    assert [(line, code) for line, code, _ in found] == [
+        (7, "unprinted-field"),
+        (9, "unprinted-field"),
+    ]
+
+
+def test_a_throttle_and_a_text_are_told_too(check):
+    found = check('{rules: ["Shell opened"]}', key="fd.name, customer", text="%fd.name %{fd.name}")
+    assert [(line, code) for line, code, _ in found] == [
+        (9, "unprinted-field"),
+        (10, "unprinted-field"),
+    ]
+    assert "<NA>" in found[1][2]
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ('{field: user.uid, equals: "0"}', True),
+        ('{field: user.uid, in: [1, "0"]}', True),
+        ("{field: user.uid, equals: 0}", False),
+        ('any: [{not: {field: fd.sport, notEquals: "443"}}]', True),
+        ('{field: container.privileged, equals: "true"}', True),
+        ("{field: container.privileged, equals: true}", False),
+        ("{field: ka.response.code, equals: 200}", True),
+        ('{field: ka.response.code, equals: "200"}', False),
+        ('{field: proc.name, equals: "7"}', False),
+    ],
+)
+def test_an_operand_of_another_type_than_the_field_is_told(check, condition, told):
+    found = check("{rules: [My own]}", condition, rules=False)
+    assert codes(found) == (["quoted-number"] if told else [])
+
+
+def test_a_broken_rules_file_is_told_at_its_place(check, tmp_path):
+    check("{everything: true}")
+    (tmp_path / "rules/broken.yaml").write_text("\n- rule: [\n")
+    done = CliRunner().invoke(command, ["p.yaml", "--rules", "rules"])
+    assert done.exit_code == 1
+    assert "rules/broken.yaml:3:1: error" in done.output
+
+
+def test_a_folder_of_rules_that_is_empty_is_a_usage_error(check, tmp_path):
+    check("{everything: true}")
+    (tmp_path / "none").mkdir()
+    done = CliRunner().invoke(command, ["p.yaml", "--rules", "none"])
+    assert done.exit_code == 2
+    assert "none" in done.output
+
+
+def test_a_silence_is_held_against_the_rules_too(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "apiVersion: tiercel.dev/v1\nkind: Silence\nmetadata: {name: s}\nspec:\n"
+        "  match: {rules: [Terminal shel in container]}\n"
+        "  until: 2100-01-01T00:00:00Z\n  owner: me\n  comment: c\n"
+    )
+    done = CliRunner().invoke(command, [str(tmp_path / "s.yaml"), "-o", "json"])
+    assert [f["code"] for f in json.loads(done.stdout)] == ["unknown-rule"]
