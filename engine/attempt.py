@@ -116,8 +116,9 @@ def _attempt(
         if isinstance(subject, Pod) and "uid" not in claim.facts and not doors.dry:
             doing.keep({"uid": subject.uid})
     arguments = _render(claim, action)
+    leave = _leave(claim)
     spent = guard.spend(claim, subject, now)
-    held = _over(spent.over, claim, doors, doing, guard) if spent.over else None
+    held = _over(spent.over, claim, doors, doing, guard) if spent.over and not leave else None
     try:
         done = action.run(*(given[name] for name in action.acts_with), **arguments)
     except (SkippedError, RefusedError):
@@ -127,9 +128,20 @@ def _attempt(
         raise
     done = done if isinstance(done, Done) else Done(done)
     said = f"{done.message} (when {' and '.join(conditions)})" if conditions else done.message
+    said = f"{said} (with the leave of {leave})" if leave and spent.over else said
     if held:
         return "held", f"{held}; with a person's leave: {said}", done.answer
     return "planned" if doors.dry else "done", said, done.answer
+
+
+def _leave(claim: Claim) -> str | None:
+    """Who gave leave to the step, if somebody did. Raises RefusedError where he denied it."""
+    step, word, by = claim.facts.get("verdict") or (None, "", "")
+    if step != claim.step.name:
+        return None
+    if word == "deny":
+        raise RefusedError(f"denied by {by}")
+    return str(by)
 
 
 def _over(over: Over, claim: Claim, doors: Doors, doing: Doing, guard: Guard) -> str:

@@ -21,7 +21,7 @@ from engine.plan import Memory, plan
 from engine.recent import Got, Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from engine.event import Event
     from engine.journal.journal import Journal
@@ -117,6 +117,7 @@ class Intake:
         self._writing: dict[str, Future[None]] = {}
         # entered again where a write fails at once: its callback then runs under the plan's lock
         self._lock = threading.RLock()
+        self.pause(journal.paused())
 
     def take(self, body: bytes) -> Taken:
         """Plan a body's events and begin to write what matched.
@@ -134,6 +135,11 @@ class Intake:
         with self._lock:
             self._plan(events, taken, size)
         return taken
+
+    def pause(self, names: Collection[str]) -> None:
+        """Suppress the runs of these playbooks from now on; ``*`` is all."""
+        with self._lock:
+            self._memory.paused = frozenset(names)
 
     def give_back(self, run: Run) -> None:
         """Give the throttle's slot back of a run that came to nothing."""

@@ -57,7 +57,19 @@ class Reloaded:
     findings: Sequence[Finding | str] = ()
 
 
-Moment = Received | Settled | Reloaded
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A person did something. what: approve, deny, retry, pause, resume. by: the operator's name."""
+
+    what: str
+    by: str
+    time: float
+    playbook: str
+    run: str | None = None
+    step: str | None = None
+
+
+Moment = Received | Settled | Reloaded | Decided
 Subscriber = "Callable[[Moment], None]"
 
 
@@ -87,6 +99,14 @@ def log_reloads(moment: Moment) -> None:
         log.info("playbooks in force", digest=moment.digest, playbooks=moment.playbooks)
 
 
+def log_decisions(moment: Moment) -> None:
+    """Write to the log what a person did."""
+    if isinstance(moment, Decided):
+        structlog.get_logger().info(
+            moment.what, by=moment.by, playbook=moment.playbook, run=moment.run, step=moment.step
+        )
+
+
 def log_steps(moment: Moment) -> None:
     """Write to the log how attempts ended."""
     if not isinstance(moment, Settled):
@@ -101,7 +121,10 @@ def log_steps(moment: Moment) -> None:
 
 
 class Audit:
-    """JSON lines of every attempt: event, playbook and its blob, target, what was sent, how it ended."""
+    """JSON lines of every attempt: event, playbook and its blob, target, what was sent, how it ended.
+
+    And of what people did: ``{time, decision, by, playbook, run, step}``.
+    """
 
     def __init__(self, stream: TextIO = sys.stdout) -> None:
         self._stream = stream
@@ -109,12 +132,27 @@ class Audit:
 
     def __call__(self, moment: Moment) -> None:
         """Write the line of an attempt."""
-        if not isinstance(moment, Settled):
+        if isinstance(moment, Settled):
+            told = self._line(moment)
+        elif isinstance(moment, Decided):
+            told = self._decision(moment)
+        else:
             return
-        line = json.dumps(self._line(moment), ensure_ascii=False)
+        line = json.dumps(told, ensure_ascii=False)
         with self._lock:
             self._stream.write(line + "\n")
             self._stream.flush()
+
+    @staticmethod
+    def _decision(moment: Decided) -> dict[str, Any]:
+        return {
+            "time": time_text(int(moment.time * 1000) * 1_000_000),
+            "decision": moment.what,
+            "by": moment.by,
+            "playbook": moment.playbook,
+            "run": moment.run,
+            "step": moment.step,
+        }
 
     @staticmethod
     def _line(moment: Settled) -> dict[str, Any]:
@@ -133,6 +171,7 @@ class Audit:
             "attempt": claim.attempt,
             "state": outcome.state,
             "message": outcome.message,
+            "leave": (claim.facts.get("verdict") or [None] * 3)[2],
             "calls": [call_json(call) for call in outcome.calls],
             "requests": [request_json(request) for request in outcome.requests],
         }
@@ -150,6 +189,7 @@ class Metrics:
             "attempts", "Attempts, by action and state.", ["action", "state"]
         )
         self._runs = self._counter("runs", "Runs that are over.", ["playbook", "outcome"])
+        self._decisions = self._counter("decisions", "What people did.", ["decision"])
         self._reloads = self._counter("reloads", "Reloads of the playbooks.", ["result"])
         self._healthy = prometheus_client.Gauge(
             "tiercel_playbooks_current", "1 while the set in force is that of the folder.",
@@ -165,6 +205,8 @@ class Metrics:
             self._attempts.labels(moment.claim.step.action, moment.outcome.state).inc()
             if moment.over:
                 self._runs.labels(moment.claim.run.playbook.name, moment.became).inc()
+        elif isinstance(moment, Decided):
+            self._decisions.labels(moment.what).inc()
         else:
             self._reloads.labels("refused" if moment.findings else "accepted").inc()
             self._healthy.set(0 if moment.findings else 1)

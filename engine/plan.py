@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SKEW = 300.0
 """Seconds by which an event's time may differ from its receipt and still be the throttles' clock."""
+ALL = "*"
+"""Among the paused: every playbook; none can have this name."""
 _REMEMBERED = 100_000
 _WORDS = ("rule", "source", "hostname")
 
@@ -39,14 +41,16 @@ class Planned:
 
 
 class Memory:
-    """What planning remembers: identities, throttle windows, a clock that never goes back.
+    """What planning remembers: identities, throttle windows, a clock that never goes back, pauses.
 
-    ``changes`` collects what the journal must keep (key -> JSON, None to forget) until it is taken.
+    paused: names of playbooks, and ``*`` for all. changes: what the journal must keep (key -> JSON, None to
+    forget) until it is taken.
     """
 
     def __init__(self, windows: Mapping[str, Any] | None = None) -> None:
         self.windows: dict[str, Any] = dict(windows or {})
         self.clock = 0.0
+        self.paused: frozenset[str] = frozenset()
         self.changes: dict[str, Any] = {}
         self._seen: OrderedDict[str, bool] = OrderedDict()
         self._slots: OrderedDict[str, str] = OrderedDict()
@@ -166,6 +170,9 @@ def _plan_one(asked: _Asked, playbook: Playbook, memory: Memory) -> Planned:
         suppressed = f"silence: {asked.silence}"
     elif throttle and not memory.take(_key(event, playbook), throttle, made, memory.clock):
         suppressed = "throttle"
+    elif memory.paused and not memory.paused.isdisjoint((playbook.name, ALL)):
+        suppressed = "paused"
+        memory.give_back(made)
     memory.note(made, ran=suppressed is None)
     return Planned(run, suppressed)
 

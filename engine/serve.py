@@ -23,7 +23,16 @@ from engine.intake import Intake
 from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
-from engine.observe import Audit, Metrics, Observers, log_reloads, log_steps, tell_story
+from engine.observe import (
+    Audit,
+    Metrics,
+    Observers,
+    log_decisions,
+    log_reloads,
+    log_steps,
+    tell_story,
+)
+from engine.operate import Operations
 from engine.ports.cluster import Recorder
 from engine.ports.given import AssumedCluster
 from engine.ports.http import LiveOutside, OutsideRecorder, Secrets
@@ -32,6 +41,8 @@ from engine.reload import Reloader
 from engine.settings import SettingsError
 from engine.sources.admin import AdminPort
 from engine.sources.http import EventPort, Tokens
+from engine.sources.operators import OnThisMachine, Operators
+from engine.sources.pages import Pages
 from engine.worker import Workers
 
 if TYPE_CHECKING:
@@ -41,6 +52,7 @@ if TYPE_CHECKING:
     from engine.playbook import Guardrails
     from engine.run import Claim
     from engine.settings import Address, Settings
+    from engine.sources.admin import Door
 
 log = structlog.get_logger()
 ANSWERS = 5
@@ -56,10 +68,11 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     ConnectionSettingsError, OSError (an address in use).
     """
     tokens = _tokens(settings)
+    operators = _operators(settings)
     cluster = _cluster(settings)
     metrics = Metrics()
     told = (tell_story,) if story else (log_steps, Audit())
-    observers = Observers(metrics, log_reloads, *told)
+    observers = Observers(metrics, log_reloads, log_decisions, *told)
     with contextlib.ExitStack() as stack:
         events = stack.enter_context(_listen(settings.listen))
         admin = stack.enter_context(_listen(settings.admin_listen))
@@ -85,14 +98,11 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         def ended() -> str | None:
             return workers.ended() or reloader.ended()
 
+        operations = Operations(journal, observers, workers.wake, intake.pause, time.time)
+        pages = Pages(journal, operations, reloader, intake.recent, metrics, about)
         ports = [
             (EventPort(intake, observers, workers.wake, tokens), events),
-            (
-                AdminPort(
-                    journal, reloader, intake.recent, metrics, about, now=time.time, ended=ended
-                ),
-                admin,
-            ),
+            (AdminPort(pages, operators, ended), admin),
         ]
         with asyncio.Runner(loop_factory=_loop) as runner:
             runner.run(_run(ports, lambda: _say(settings, about, events, admin)))
@@ -143,6 +153,16 @@ def _tokens(settings: Settings) -> Tokens | None:
     return None
 
 
+def _operators(settings: Settings) -> Door:
+    """Who may use the admin port. Raises SettingsError."""
+    if settings.operators_file is None:
+        return OnThisMachine()
+    try:
+        return Operators(settings.operators_file)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--operators-file: {error}") from None
+
+
 def _cluster(settings: Settings) -> KubernetesCluster | None:
     """The cluster to act on: named by a flag, or the one that this pod runs in; never one happened upon."""
     if settings.kubeconfig or settings.context or "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -190,7 +210,6 @@ def _about(settings: Settings, cluster: KubernetesCluster | None) -> dict[str, A
     return {
         "version": version("tiercel"),
         "mode": "dry-run" if settings.dry_run else "enforce",
-        "paused": [],
         "cluster": cluster.host if cluster else None,
     }
 

@@ -49,6 +49,7 @@ class Settings:
     context: str | None
     secrets_dir: Path | None
     token_file: Path | None
+    operators_file: Path | None
     insecure_no_auth: bool
     workers: int
     slow_workers: int

@@ -114,6 +114,9 @@ class Disk:
             raise JournalError("the journal cannot be read")
         return set(ids) & set(self.runs)
 
+    def paused(self) -> dict[str, Any]:
+        return {}
+
     def memory(self) -> dict[str, Any]:
         return dict(self.windows)
 
@@ -148,13 +151,14 @@ def port_of(journal: Any, *texts: str, tokens: Any = None) -> EventPort:
     return EventPort(intake_of(journal, *texts), Observers(), lambda: None, tokens)
 
 
-async def call(
+async def call(  # noqa: PLR0917 - a request has as many parts
     app: Any,
     body: Any = b"",
     path: str = "/events",
     headers: Mapping[str, str] | None = None,
     method: str = "POST",
     client: tuple[str, int] | None = None,
+    query: str = "",
 ) -> tuple[int, dict[str, str], Any]:
     """One request, spoken in ASGI: the status, headers, JSON or text. A list of bytes is sent in chunks."""
     if isinstance(body, dict):
@@ -165,7 +169,10 @@ async def call(
     ] + [{"type": "http.request", "body": chunks[-1], "more_body": False}]
     sent: list[dict[str, Any]] = []
     raw = [(k.lower().encode(), v.encode("latin-1")) for k, v in (headers or {}).items()]
-    scope = {"type": "http", "method": method, "path": path, "headers": raw, "client": client}
+    scope = {
+        "type": "http", "method": method, "path": path, "headers": raw, "client": client,
+        "query_string": query.encode(),
+    }  # fmt: skip
 
     async def receive() -> dict[str, Any]:
         return messages.pop(0)

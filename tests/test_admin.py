@@ -2,44 +2,82 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 
 import pytest
 from engine.intake import Intake
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
-from engine.observe import Metrics, Observers, Received
+from engine.observe import Decided, Metrics, Observers, Received
+from engine.operate import Operations
 from engine.reload import Reloader
+from engine.run import Outcome
 from engine.sources.admin import AdminPort
+from engine.sources.operators import OnThisMachine, Operators
+from engine.sources.pages import Pages
 
 from tests.taking import FALCO, NOW, PLAYBOOK, ask
 
 HERE = ("127.0.0.1", 40000)
 AWAY = ("10.1.2.3", 40000)
-ABOUT = {"version": "1.2.3", "mode": "dry-run", "paused": [], "cluster": None}
+ABOUT = {"version": "1.2.3", "mode": "dry-run", "cluster": None}
+JSON = {"content-type": "application/json"}
 
 
 class Admin:
     """An admin port over a real journal and folder, without workers; ``now`` is its clock."""
 
-    def __init__(self, tmp_path):
+    def __init__(self, tmp_path, door=None):
         (tmp_path / "playbooks").mkdir()
         (tmp_path / "playbooks" / "a.yaml").write_text(PLAYBOOK)
         self.now = NOW
+        self.woken = 0
+        self.moments = []
         self.metrics = Metrics()
+        observers = Observers(self.metrics, self.moments.append)
         self.journal = SqliteJournal(tmp_path / "j.db", thaw)
-        self.reloader = Reloader(
-            tmp_path / "playbooks", None, self.journal, Observers(self.metrics), lambda: NOW
-        )
+        self.reloader = Reloader(tmp_path / "playbooks", None, self.journal, observers, lambda: NOW)
         self.reloader.start()
         self.intake = Intake(self.journal, lambda: self.reloader.active.playbooks, lambda: self.now)
-        self.port = AdminPort(
-            self.journal, self.reloader, self.intake.recent, self.metrics, ABOUT,
-            now=lambda: self.now, ended=self.reloader.ended,
-        )  # fmt: skip
+        operations = Operations(
+            self.journal, observers, self.wake, self.intake.pause, lambda: self.now
+        )
+        pages = Pages(
+            self.journal, operations, self.reloader, self.intake.recent, self.metrics, ABOUT
+        )
+        self.port = AdminPort(pages, door or OnThisMachine(), self.reloader.ended)
 
-    def get(self, path, client=HERE, method="GET"):
-        return ask(self.port, path=path, method=method, client=client)
+    def wake(self):
+        self.woken += 1
+
+    def get(self, path, client=HERE, method="GET", headers=None):
+        return ask(self.port, path=path, method=method, client=client, headers=headers)
+
+    def post(self, path, given=None, client=HERE, headers=JSON):
+        body = json.dumps(given or {}).encode()
+        return ask(self.port, body, path=path, client=client, headers=headers)
+
+    def take(self, **other):
+        """Take an alert in: the id of its run."""
+        taken = self.intake.take(json.dumps(FALCO | other).encode())
+        taken.written.result(10)
+        return taken.runs[0]
+
+    def hold(self):
+        """Take an alert in, and have its step held: the id of its run."""
+        run = self.take()
+        (claim,) = self.journal.claim("cluster", 1, self.now)
+        self.journal.keep(claim, {"held": [claim.step.name, self.now]})
+        self.journal.settle(claim, Outcome("held", "over", retry_in=3600.0), self.now)
+        return run
+
+    def end(self, state):
+        """Claim what is due and end it so: the claim."""
+        (claim,) = self.journal.claim("cluster", 1, self.now)
+        self.journal.settle(claim, Outcome(state, f"it {state}"), self.now)
+        return claim
 
 
 @pytest.fixture
@@ -76,7 +114,7 @@ def test_callers_on_this_machine_see_it(admin, client):
 
 def test_the_status_has_every_key_of_the_contract(admin):
     status = admin.get("/status")[2]
-    assert set(status) == {*ABOUT, "playbooks", "queue", "journal"}
+    assert set(status) == {*ABOUT, "paused", "playbooks", "queue", "journal"}
     ((file),) = status["playbooks"]["files"]
     assert (file["path"], file["playbooks"]) == ("a.yaml", ["mark-shell"])
     assert status["playbooks"]["digest"] == admin.reloader.active.set.digest
@@ -105,9 +143,10 @@ def test_a_run_is_shown_as_it_stands_and_an_unknown_one_is_404(admin):
         assert admin.get(path)[0] == 404
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_nothing_is_changed_here_yet(admin, method):
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+def test_nothing_is_done_by_other_methods(admin, method):
     assert admin.get("/status", method=method)[0] == 405
+    assert admin.get("/livez", method="POST")[0] == 405
 
 
 def test_metrics_count_what_was_received(admin):
@@ -135,3 +174,163 @@ def test_the_last_events_are_told_with_how_they_ended(admin):
         ("unmatched", "Another"),
     ]
     assert (status, admin.get("/events/recent", client=AWAY)[0]) == (200, 403)
+
+
+def test_leave_lets_a_held_run_go_on_and_is_told(admin):
+    run = admin.hold()
+    assert admin.get("/status")[2]["queue"]["held"] == 1
+    (listed,) = admin.get("/runs")[2]["runs"]
+    assert (listed["state"], listed["message"]) == ("held", "over")
+    assert admin.post(f"/runs/{run[:8]}/approve")[0::2] == (200, {"run": run})
+    (claim,) = admin.journal.claim("cluster", 1, admin.now)
+    assert claim.facts["verdict"] == ["pod.label", "approve", "local"]
+    assert Decided("approve", "local", NOW, "mark-shell", run) in admin.moments
+    assert admin.woken == 1
+
+
+def test_what_is_not_held_can_be_neither_approved_nor_denied(admin):
+    run = admin.take()
+    for act in ("approve", "deny"):
+        status, _, said = admin.post(f"/runs/{run}/{act}")
+        assert (status, said) == (409, {"error": "the run is not held, it is waiting"})
+    assert admin.post(f"/runs/{'0' * 32}/approve")[0] == 404
+    assert not any(isinstance(moment, Decided) for moment in admin.moments)
+
+
+def test_a_run_that_failed_is_tried_again_from_there_or_from_a_step(admin):
+    run = admin.take()
+    assert admin.post(f"/runs/{run}/retry")[0] == 409
+    admin.end("failed")
+    assert admin.post(f"/runs/{run}/retry", {"from": "nothing"})[0] == 400
+    assert admin.post(f"/runs/{run}/retry")[0] == 200
+    admin.end("done")
+    status, _, said = admin.post(f"/runs/{run}/retry")
+    assert (status, "no step failed" in said["error"]) == (409, True)
+    assert admin.post(f"/runs/{run}/retry", {"from": "pod.label"})[0] == 200
+
+
+def test_what_is_paused_is_suppressed_and_waits_until_it_is_resumed(admin):
+    admin.take()
+    assert admin.post("/pause", {"playbook": "mark-shell"})[2] == {"paused": ["mark-shell"]}
+    assert admin.get("/status")[2]["paused"] == ["mark-shell"]
+    assert admin.journal.claim("cluster", 9, admin.now) == []
+    taken = admin.intake.take(json.dumps(FALCO | {"hostname": "other"}).encode())
+    assert (taken.runs, taken.ended) == ([], {"paused": 1, "error": 0})
+    assert admin.post("/pause")[2] == {"paused": ["*", "mark-shell"]}
+    assert admin.post("/resume", {"playbook": "mark-shell"})[2] == {"paused": ["*"]}
+    assert admin.post("/resume")[2] == {"paused": []}
+    assert admin.take(hostname="third")
+    assert len(admin.journal.claim("cluster", 9, admin.now)) == 1  # one target, one at a time
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        ("/pause", {"playbok": "a"}),
+        ("/pause", {"playbook": 5}),
+        ("/runs/abcdef/retry", {"step": "a"}),
+    ],
+)
+def test_a_body_that_says_something_else_is_refused(admin, path, given):
+    assert admin.post(path, given)[0] == 400
+    assert admin.journal.paused() == {}
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"{", b"\xff", b"[" * 3000, b" " * 5000])
+def test_a_body_that_is_no_object_is_refused(admin, body):
+    assert ask(admin.port, body, path="/pause", client=HERE, headers=JSON)[0] == 400
+    assert admin.journal.paused() == {}
+
+
+def test_a_form_that_a_web_page_posts_does_nothing(admin):
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    assert admin.post("/pause", headers=form)[0] == 415
+    assert admin.journal.paused() == {}
+
+
+@pytest.mark.parametrize("path", ["/runs/abcdef/undo", "/runs", "/status", "/nothing"])
+def test_there_is_nothing_to_do_elsewhere(admin, path):
+    assert admin.post(path)[0] == 404
+
+
+def test_runs_are_listed_by_what_is_asked_for(admin):
+    first = admin.take()
+    admin.end("failed")
+    second = admin.take(hostname="other")
+
+    def runs(query):
+        status, _, said = ask(admin.port, path="/runs", query=query, client=HERE, method="GET")
+        return [run["run"] for run in said["runs"]] if status == 200 else status
+
+    assert runs("") == [second, first]
+    assert runs("state=failed") == [first]
+    assert runs("namespace=demo&playbook=mark-shell&since=5m") == [second, first]
+    assert runs("namespace=else") == runs("playbook=x") == []
+    assert runs("since=2026-03-01T10:00:01Z") == []
+    assert runs("limit=1") == [second]
+    for wrong in ("state=x", "limit=0", "limit=x", "since=never", "pod=x"):
+        assert runs(wrong) == 400
+
+
+def test_the_first_digits_of_an_id_will_do_where_they_are_one_runs(admin):
+    run = admin.take()
+    assert admin.get(f"/runs/{run[:6]}")[2]["run"] == run
+    assert admin.get(f"/runs/{run[:5]}")[0] == 404
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    """An admin port with an operators' file: ``ada`` may act, ``vic`` may look."""
+    file = tmp_path / "operators"
+    lines = [
+        f"{name} {role} {digest(name)}" for name, role in (("ada", "operate"), ("vic", "view"))
+    ]
+    file.write_text("# who may\n\n" + "\n".join(lines) + "  # looks\n")
+    made = Admin(tmp_path, Operators(file))
+    made.file = file
+    yield made
+    made.reloader.stop()
+    made.journal.close()
+
+
+def digest(name):
+    return hashlib.sha256(f"token of {name}".encode()).hexdigest()
+
+
+def bearer(name):
+    return {"authorization": f"Bearer token of {name}"}
+
+
+def test_with_an_operators_file_a_role_opens_what_it_may(guarded):
+    assert guarded.get("/status", AWAY, headers=bearer("vic"))[0] == 200
+    assert guarded.get("/metrics", AWAY, headers=bearer("ada"))[0] == 200
+    assert guarded.get("/livez", AWAY)[0] == 200
+    assert guarded.post("/pause", client=AWAY, headers=JSON | bearer("vic"))[0] == 403
+    assert guarded.journal.paused() == {}
+    assert guarded.post("/pause", client=AWAY, headers=JSON | bearer("ada"))[0] == 200
+    assert guarded.journal.paused()["*"].by == "ada"
+
+
+@pytest.mark.parametrize("client", [HERE, AWAY])
+def test_with_an_operators_file_nobody_is_known_by_his_address(guarded, client):
+    assert guarded.get("/status", client)[0] == 403
+    assert guarded.get("/status", client, headers=bearer("eve"))[0] == 401
+    basic = {"authorization": "Basic token of ada"}
+    assert guarded.get("/status", client, headers=basic)[0] == 401
+
+
+def test_a_changed_operators_file_counts_at_once_and_a_broken_one_does_not(guarded):
+    guarded.file.write_text(f"eve view {digest('eve')}\n")
+    os.utime(guarded.file, ns=(1, 1))
+    assert guarded.get("/status", headers=bearer("ada"))[0] == 401
+    assert guarded.get("/status", headers=bearer("eve"))[0] == 200
+    guarded.file.write_text("eve root x\n")
+    os.utime(guarded.file, ns=(2, 2))
+    assert guarded.get("/status", headers=bearer("eve"))[0] == 200
+
+
+@pytest.mark.parametrize("text", ["", "# none\n", "ada operate\n", "ada root " + "0" * 64])
+def test_an_operators_file_that_cannot_be_is_refused_with_its_line(tmp_path, text):
+    (tmp_path / "operators").write_text(text)
+    with pytest.raises(ValueError, match="operators"):
+        Operators(tmp_path / "operators")

@@ -268,3 +268,25 @@ def test_what_is_over_a_budget_is_held_and_denied_when_nobody_gave_leave():
     denied = over(DELETE, facts=kept, now=NOW + 60)[0]
     assert (denied.state, denied.retry_in) == ("refused", None)
     assert "denied: nobody gave leave within 1m" in denied.message
+
+
+def test_with_a_persons_leave_a_held_step_acts_and_says_whose_it_was():
+    kept = over(DELETE)[1]
+    allowed, _, calls = over(
+        DELETE, facts={**kept, "verdict": [DELETE["action"], "approve", "alice"]}
+    )
+    assert (allowed.state, len(calls)) == ("done", 1)
+    assert "with the leave of alice" in allowed.message
+
+
+def test_a_step_that_a_person_denied_is_refused_even_if_the_budget_is_free_by_then():
+    facts = {"held": [DELETE["action"], NOW], "verdict": [DELETE["action"], "deny", "bob"]}
+    denied, _, calls = over(DELETE, facts=facts)
+    assert (denied.state, denied.message, calls) == ("refused", "denied by bob", [])
+    free = act(claim(DELETE, facts=facts))
+    assert (free.state, free.message) == ("refused", "denied by bob")
+
+
+def test_leave_for_one_step_is_none_for_another():
+    held = over(DELETE, facts={"verdict": ["another", "approve", "alice"]})[0]
+    assert held.state == "held"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -20,7 +21,7 @@ from engine.journal.journal import Accepted, JournalError
 from engine.journal.sqlite import SqliteJournal
 from engine.run import Outcome
 
-from tests.journals import LEASE, NOW, playbook, run, step, thaw
+from tests.journals import LEASE, NOW, accept, claim, playbook, run, step, thaw
 
 ROOT = Path(__file__).parent.parent
 DONE = Outcome("done", "")
@@ -152,7 +153,7 @@ def test_its_thread_has_a_name():
 
 @pytest.mark.parametrize(
     ("change", "why"),
-    [("PRAGMA user_version = 2", "has version 2"), ("PRAGMA user_version = 0", "has version 0")],
+    [("PRAGMA user_version = 99", "has version 99"), ("PRAGMA user_version = 0", "has version 0")],
 )
 def test_another_versions_file_is_refused_and_left_alone(path, change, why):
     SqliteJournal(path, thaw).close()
@@ -224,7 +225,7 @@ def test_a_run_that_this_engine_cannot_read_ends_as_failed_and_holds_up_nobody(p
         journal.accept(Accepted([old, run(2, "demo/a")]), NOW).result()
         assert journal.claim("cluster", 10, NOW) == []
         assert [c.run for c in journal.claim("cluster", 10, NOW)] == [run(2, "demo/a")]
-        assert journal.counts() == {"waiting": 0, "running": 1, "over": 1}
+        assert journal.counts() == {"waiting": 0, "running": 1, "held": 0, "over": 1}
         with pytest.raises(JournalError, match=r"pod\.melt"):
             journal.find(old.id)
     finally:
@@ -257,3 +258,22 @@ def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
     connection.close()
     assert len(steps) < 5
     assert journal.next_due("cluster") == NOW + LEASE
+
+
+def test_the_file_of_version_1_is_taken_over_with_all_its_runs(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path, thaw)
+    accept(journal, run(1))
+    journal.close()
+    with contextlib.closing(sqlite3.connect(path)) as old:  # what version 2 added is taken away again
+        old.executescript(
+            "ALTER TABLE runs DROP COLUMN namespace; ALTER TABLE runs DROP COLUMN held;"
+            "DROP TABLE paused; PRAGMA user_version = 1;"
+        )
+    journal = SqliteJournal(path, thaw)
+    try:
+        assert claim(journal).run == run(1)
+        journal.pause("p", "alice", NOW)
+        assert list(journal.paused()) == ["p"]
+    finally:
+        journal.close()

@@ -167,7 +167,7 @@ def test_no_more_than_the_pool_holds_are_under_way(tmp_path):
         for number, pod in enumerate("abcde"):
             engine.accept(number, pod)
         engine.ops.wait_for("tell a", "tell b", "tell c")
-        assert engine.journal.counts() == {"waiting": 2, "running": 3, "over": 0}
+        assert engine.journal.counts() == {"waiting": 2, "running": 3, "held": 0, "over": 0}
         engine.ops.open.set()
         engine.wait_for(*["done"] * 5)
 
@@ -221,7 +221,7 @@ def test_stopping_waits_for_what_is_under_way_and_starts_nothing_more(tmp_path):
         engine.ops.open.set()
         stopping.join(PATIENCE)
         assert ended == [True]
-        assert engine.journal.counts() == {"waiting": 1, "running": 0, "over": 3}
+        assert engine.journal.counts() == {"waiting": 1, "running": 0, "held": 0, "over": 3}
 
 
 def test_stopping_waits_no_longer_than_it_is_told(tmp_path):

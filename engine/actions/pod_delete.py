@@ -30,7 +30,12 @@ def _needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
     return frozenset(rights)
 
 
-@action("pod.delete", effect="disrupt", needs=_needs, example={"grace": 5, "minReady": 1})
+@action(
+    "pod.delete",
+    effect="disrupt",
+    needs=_needs,
+    example={"grace": 5, "minReady": 1, "skipKinds": ["DaemonSet"]},
+)
 def delete_pod(
     pod: Pod,
     cluster: Cluster,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -38,24 +39,39 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def ask(server: str, token_file: Path | None, path: str) -> Any:
-    """The JSON that the engine answers to a GET; exit 2 where it answers none."""
+    """The JSON that the engine answers to a GET; exit 2 where it answers none, 1 where it refuses."""
+    return _call("GET", server.rstrip("/") + path, token_file)
+
+
+def tell(server: str, token_file: Path | None, path: str, given: dict[str, Any]) -> Any:
+    """The JSON that the engine answers to a POST; exit 2 where it answers none, 1 where it refuses."""
+    return _call("POST", server.rstrip("/") + path, token_file, json.dumps(given).encode())
+
+
+def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = None) -> Any:
     import urllib3  # noqa: PLC0415 - 30 ms that only these commands need
 
-    headers = {}
+    headers = {"content-type": "application/json"} if sent is not None else {}
     if token_file:
         headers["authorization"] = f"Bearer {token_file.read_text().strip()}"
-    url = server.rstrip("/") + path
     try:
         answer = urllib3.request(
-            "GET", url, headers=headers, timeout=_SECONDS, retries=False, redirect=False
+            method, url, body=sent, headers=headers, timeout=_SECONDS, retries=False, redirect=False
         )
         body = json.loads(answer.data)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         reason = str(error)[:200]
         fail(f"{url}: {reason}\nIs an engine running there? tiercel serve, or --server URL", 2)
     if answer.status != 200:  # noqa: PLR2004 - OK
-        fail(f"{url}: {answer.status} {body.get('error') if isinstance(body, dict) else ''}", 2)
+        said = body if isinstance(body, dict) else {}
+        hint = f"\n{said['hint']}" if said.get("hint") else ""
+        fail(f"{said.get('error') or f'{url}: {answer.status}'}{hint}", _code(answer.status))
     return body
+
+
+def _code(status: int) -> int:
+    """The exit of a refusal: 1 where the engine will not do it to this run, 2 where it was asked wrongly."""
+    return 1 if status in (404, 409) else 2
 
 
 def recent_events(server: str, token_file: Path | None, digest: str) -> list[Event]:
@@ -76,3 +92,8 @@ def recent_events(server: str, token_file: Path | None, digest: str) -> list[Eve
         except EventError:  # it was one to the engine: another version
             continue
     return events
+
+
+def to_run(run: str, act: str) -> str:
+    """The path of an act on a run."""
+    return f"/runs/{quote(run, safe='')}/{act}"

@@ -38,6 +38,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--token-file", type=_FILE, help="Senders' bearer tokens, one a line.")
 @click.option(
+    "--operators-file",
+    type=_FILE,
+    help="Who may use the admin port: NAME view|operate SHA256-OF-TOKEN a line; else this machine alone.",
+)
+@click.option(
     "--insecure-no-auth", is_flag=True, help="Let anyone who reaches the port send events."
 )
 @click.option("--workers", type=click.IntRange(1, 256), default=16, help="Cluster steps at once.")
@@ -93,6 +98,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         context=given["context"],
         secrets_dir=given["secrets_dir"],
         token_file=given["token_file"],
+        operators_file=given["operators_file"],
         insecure_no_auth=given["insecure_no_auth"],
         workers=given["workers"],
         slow_workers=given["slow_workers"],

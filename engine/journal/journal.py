@@ -60,6 +60,28 @@ class Record:
     outcome: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which runs to list, the newest first; None is any.
+
+    since: epoch seconds of the receipt. state: waiting, running, held, or an outcome.
+    """
+
+    playbook: str | None = None
+    namespace: str | None = None
+    since: float | None = None
+    state: str | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Who paused a playbook, or all, and when (epoch seconds)."""
+
+    by: str
+    since: float
+
+
 class Journal(Protocol):
     """Where runs live from their acceptance on. Thread-safe; times are epoch seconds."""
 
@@ -110,8 +132,42 @@ class Journal(Protocol):
         """The run of that id, as it stands."""
         ...
 
+    def ids(self, prefix: str) -> list[str]:
+        """The ids of up to three runs that begin so."""
+        ...
+
     def counts(self) -> dict[str, int]:
-        """How many runs are ``waiting`` and ``running``, and how many ``over``."""
+        """How many runs are ``waiting``, ``running`` and ``held``, and how many ``over``."""
+        ...
+
+    def runs(self, wanted: Wanted) -> list[Record]:
+        """The runs that are wanted, the newest first."""
+        ...
+
+    def decide(self, run_id: str, verdict: str, by: str, now: float) -> bool:
+        """Have a held run go on now, with the verdict (``approve``, ``deny``) among its facts.
+
+        by: who decided. False, and nothing written, where the run is not held.
+        """
+        ...
+
+    def retry(self, run_id: str, position: int, now: float) -> bool:
+        """Have a run that is over go on at the step of that position, with the results before it.
+
+        False, and nothing written, where it is not over.
+        """
+        ...
+
+    def pause(self, playbook: str | None, by: str, now: float) -> None:
+        """Give no claims on the runs of a playbook (None: of any), also after a restart."""
+        ...
+
+    def resume(self, playbook: str | None) -> None:
+        """End the pause of a playbook (None: every pause)."""
+        ...
+
+    def paused(self) -> Mapping[str, Paused]:
+        """What is paused: the names of playbooks, ``*`` for all."""
         ...
 
     def memory(self) -> dict[str, Any]:

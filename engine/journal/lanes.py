@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.plan import ALL
 from engine.run import outcome_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.playbook import Playbook, Step
+    from engine.run import Outcome
 
 SLICE = 500
 """Runs that one piece of work moves at most (a few ms), so that no accept waits for thousands."""
@@ -31,6 +33,7 @@ class Entry:
     playbook: Playbook
     event: int
     target: str
+    namespace: str | None
     received: float
 
 
@@ -58,8 +61,8 @@ def enter(
         else:
             connection.execute(
                 "INSERT INTO runs"
-                " (id, playbook, digest, blob, event, target, received, outcome, settled)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " (id, playbook, digest, blob, event, target, namespace, received, outcome, settled)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*_facts(entry, events[entry.event]), outcome_of(()), now),
             )
 
@@ -67,18 +70,20 @@ def enter(
 def _facts(entry: Entry, event: int) -> tuple[Any, ...]:
     made_of = entry.playbook
     return (
-        entry.id, made_of.name, made_of.digest, made_of.blob, event, entry.target, entry.received,
+        entry.id, made_of.name, made_of.digest, made_of.blob, event, entry.target, entry.namespace,
+        entry.received,
     )  # fmt: skip
 
 
 def _insert(connection: sqlite3.Connection, entry: Entry, event: int, now: float) -> None:
     step = entry.playbook.steps[0]
     connection.execute(
-        "INSERT INTO runs (id, playbook, digest, blob, event, target, received,"
+        "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received,"
         " position, pool, timeout, due_at, state)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, iif(EXISTS ("
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, ?10, ?11, iif(EXISTS ("
         "SELECT 1 FROM runs INDEXED BY runs_lanes"
-        " WHERE target = ?6 AND state IN ('head', 'queued', 'leased')), 'queued', 'head'))",
+        " WHERE target = ?6 AND state IN ('head', 'queued', 'leased'))"
+        " OR EXISTS (SELECT 1 FROM paused WHERE playbook = ?2), 'queued', 'head'))",
         (*_facts(entry, event), step.pool, step.timeout, now),
     )
 
@@ -99,12 +104,16 @@ def promote(connection: sqlite3.Connection, now: float) -> bool:
 
 
 def refresh(connection: sqlite3.Connection, target: str) -> None:
-    """Put the earliest ready run of a lane at its head, or none while one is in flight."""
+    """Put the earliest ready run of a lane at its head, or none while one is in flight.
+
+    Those of paused playbooks let the others pass.
+    """
     (flying, head, queued) = connection.execute(
         "SELECT"
         " (SELECT 1 FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'leased'),"
         " (SELECT min(seq) FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'head'),"
-        " (SELECT min(seq) FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'queued')",
+        " (SELECT min(seq) FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'queued'"
+        "  AND playbook NOT IN (SELECT playbook FROM paused))",
         (target,),
     ).fetchone()
     ready = [seq for seq in (head, queued) if seq is not None]
@@ -123,11 +132,11 @@ def take(
     """Lease the first heads of a pool; the rows as they were before."""
     heads: list[sqlite3.Row] = connection.execute(
         "SELECT * FROM runs INDEXED BY runs_heads WHERE state = 'head' AND pool = ? AND due_at <= ?"
-        " ORDER BY seq LIMIT ?",
-        (pool, now, max(0, limit)),
+        " AND NOT EXISTS (SELECT 1 FROM paused WHERE playbook = ?) ORDER BY seq LIMIT ?",
+        (pool, now, ALL, max(0, limit)),
     ).fetchall()
     connection.executemany(
-        "UPDATE runs SET state = 'leased', leased = 1, fence = fence + 1, attempt = attempt + 1,"
+        "UPDATE runs SET state = 'leased', leased = 1, held = 0, fence = fence + 1, attempt = attempt + 1,"
         " began = coalesce(began, ?1), due_at = ?1 + timeout + ?2 WHERE seq = ?3",
         [(now, margin, row["seq"]) for row in heads],
     )
@@ -144,13 +153,14 @@ class Holder:
 
 
 def wait(
-    connection: sqlite3.Connection, holder: Holder, due_at: float, last: bytes, *, answered: bool
+    connection: sqlite3.Connection, holder: Holder, due_at: float, last: bytes, outcome: Outcome
 ) -> bool:
     """Put the run back until ``due_at``; False where the attempt is not the newest."""
+    answers, held = int(outcome.answered), int(outcome.state == "held")
     changed = connection.execute(
-        "UPDATE runs SET state = 'waiting', leased = 0, due_at = ?, last = ?, answers = answers + ?"
-        " WHERE id = ? AND fence = ? AND leased",
-        (due_at, last, int(answered), holder.id, holder.fence),
+        "UPDATE runs SET state = 'waiting', leased = 0, due_at = ?, last = ?, answers = answers + ?,"
+        " held = ? WHERE id = ? AND fence = ? AND leased",
+        (due_at, last, answers, held, holder.id, holder.fence),
     )
     return _moved(connection, holder, changed)
 

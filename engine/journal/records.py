@@ -137,5 +137,5 @@ def _standing(run: Run, row: sqlite3.Row) -> Result:
         last = Result(run.steps[row["position"]].name, "running")
     else:
         last = rows.to_result(rows.decode(row["last"]))
-    state = "running" if row["leased"] else "waiting"
+    state = "running" if row["leased"] else last.state
     return replace(last, state=state, attempts=row["attempt"])

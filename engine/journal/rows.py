@@ -98,10 +98,10 @@ def from_results(results: Sequence[Result]) -> bytes:
 
 
 def attempted(claim: Claim, outcome: Outcome) -> Result:
-    """How a step stands that will be tried again."""
+    """How a step stands that will be tried again, or waits for a person."""
     return Result(
         step=claim.step.name,
-        state="waiting",
+        state="held" if outcome.state == "held" else "waiting",
         message=outcome.message,
         attempts=claim.attempt,
         calls=outcome.calls,

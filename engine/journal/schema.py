@@ -13,15 +13,19 @@ from engine.journal.journal import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 1
+VERSION = 2
 """Kept as ``PRAGMA user_version``; grows with every change of the tables."""
 
 # `state` is where the scheduler has a run. Of the runs that are ready on one target at most one is
 # `head`, the only one that may be claimed; those behind it are `queued`. `waiting` is due later,
 # `leased` is in flight, NULL is over. The column `leased` stays 1 until the attempt is settled,
-# also when its lease ran out. `seq` is the order of acceptance. `pool` and `timeout` are those of
-# the step at `position`.
-TABLES = """
+# also when its lease ran out. `held` is 1 while a run waits for a person. `seq` is the order of
+# acceptance. `pool` and `timeout` are those of the step at `position`. `paused` names playbooks whose
+# runs nobody may claim; `*` is all of them.
+ADDED = """
+CREATE TABLE paused (playbook TEXT PRIMARY KEY, by TEXT NOT NULL, since REAL NOT NULL) WITHOUT ROWID;
+"""
+TABLES = f"""
 CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (id INTEGER PRIMARY KEY, body BLOB NOT NULL, received REAL NOT NULL);
 CREATE TABLE runs (
@@ -32,9 +36,11 @@ CREATE TABLE runs (
   blob TEXT NOT NULL,
   event INTEGER NOT NULL,
   target TEXT NOT NULL,
+  namespace TEXT,
   received REAL NOT NULL,
   state TEXT CHECK (state IN ('head', 'queued', 'waiting', 'leased')),
   leased INTEGER NOT NULL DEFAULT 0,
+  held INTEGER NOT NULL DEFAULT 0,
   fence INTEGER NOT NULL DEFAULT 0,
   position INTEGER,
   pool TEXT,
@@ -45,7 +51,7 @@ CREATE TABLE runs (
   due_at REAL,
   results BLOB NOT NULL DEFAULT '[]',
   last BLOB,
-  facts BLOB NOT NULL DEFAULT '{}',
+  facts BLOB NOT NULL DEFAULT '{{}}',
   outcome TEXT,
   settled REAL
 );
@@ -57,7 +63,12 @@ CREATE TABLE sets (
   id INTEGER PRIMARY KEY CHECK (id = 1), digest TEXT NOT NULL, files BLOB NOT NULL
 );
 CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL);
-"""
+{ADDED}"""
+_STEPS = {
+    1: "ALTER TABLE runs ADD COLUMN namespace TEXT;"
+    f"ALTER TABLE runs ADD COLUMN held INTEGER NOT NULL DEFAULT 0; {ADDED}",
+}
+"""From a version to the next one."""
 
 WAL_LIMIT = 64 * 1024 * 1024
 """Bytes to which the write-ahead log is cut back once it is empty."""
@@ -123,6 +134,11 @@ def prepare(path: Path) -> None:
                 connection.executescript(
                     f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
                 )
+            elif version in _STEPS:
+                for step in range(version, VERSION):
+                    connection.executescript(
+                        f"BEGIN IMMEDIATE; {_STEPS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
+                    )
             elif version != VERSION:
                 raise JournalError(
                     f"cannot use the journal {path}: it has version {version}, this engine knows"

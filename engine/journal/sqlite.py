@@ -5,6 +5,7 @@ The measured reasons for its shape stand in docs/design.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -13,17 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import lanes, rows, schema
-from engine.journal.journal import Accepted, JournalError, Record
+from engine.journal import hand, lanes, past, rows, schema
+from engine.journal.journal import Accepted, JournalError, Paused, Record
 from engine.journal.lanes import Entry, Holder
 from engine.journal.records import Readers, Records
 from engine.journal.rows import UnreadableError
 from engine.journal.writer import Writer
+from engine.plan import ALL
 from engine.run import Claim, Outcome, Result, after, outcome_of
+from engine.target import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from engine.journal.journal import Wanted
     from engine.playbook import Playbook, Pool
 
 
@@ -112,7 +116,7 @@ class SqliteJournal:
                 holder=holder,
                 due_at=now + outcome.retry_in,
                 last=rows.encode(rows.attempted(claim, outcome)),
-                answered=outcome.answered,
+                outcome=outcome,
             )
             return "waiting" if self._writer.submit(work).result() else None
         results, position = after(claim, outcome)
@@ -127,6 +131,8 @@ class SqliteJournal:
 
     def next_due(self, pool: Pool) -> float | None:
         """See Journal.next_due."""
+        if ALL in self.paused():
+            return None
         row = self._readers.row(
             "SELECT min(due_at) AS due FROM ("
             "SELECT min(due_at) AS due_at FROM runs INDEXED BY runs_timers"
@@ -142,15 +148,63 @@ class SqliteJournal:
         row = self._readers.row("SELECT * FROM runs WHERE id = ?", run_id)
         return None if row is None else self._records.record(row)
 
+    def ids(self, prefix: str) -> list[str]:
+        """See Journal.ids."""
+        with self._readers.lend() as connection:
+            found = connection.execute(
+                "SELECT id FROM runs WHERE id >= ? AND id < ? LIMIT 3", (prefix, prefix + "g")
+            ).fetchall()
+        return [row["id"] for row in found]
+
     def counts(self) -> dict[str, int]:
         """See Journal.counts; reads an index through, some 20 ms for a million runs."""
         with self._readers.lend() as connection:
-            live = connection.execute(
-                "SELECT count(*), coalesce(sum(state = 'leased'), 0) FROM runs"
-                " INDEXED BY runs_lanes WHERE state IS NOT NULL"
+            live, running, held = connection.execute(
+                "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(held), 0)"
+                " FROM runs INDEXED BY runs_lanes WHERE state IS NOT NULL"
             ).fetchone()
             (total,) = connection.execute("SELECT count(*) FROM runs").fetchone()
-        return {"waiting": live[0] - live[1], "running": live[1], "over": max(0, total - live[0])}
+        waiting = live - running - held
+        return {"waiting": waiting, "running": running, "held": held, "over": max(0, total - live)}
+
+    def runs(self, wanted: Wanted) -> list[Record]:
+        """See Journal.runs; what this engine cannot read is left out."""
+        with self._readers.lend() as connection:
+            found = past.select(connection, wanted)
+        records = []
+        for row in found:
+            with contextlib.suppress(UnreadableError):
+                records.append(self._records.record(row))
+        return records
+
+    def decide(self, run_id: str, verdict: str, by: str, now: float) -> bool:
+        """See Journal.decide."""
+        return self._writer.submit(
+            partial(hand.decide, run_id=run_id, verdict=(verdict, by), now=now)
+        ).result()
+
+    def retry(self, run_id: str, position: int, now: float) -> bool:
+        """See Journal.retry."""
+        record = self.find(run_id)
+        if record is None or record.outcome is None or not record.run.steps:
+            return False
+        again = hand.Again(run_id, position, record.run.steps[position], record.results[:position])
+        return self._writer.submit(partial(hand.retry, again=again, now=now)).result()
+
+    def pause(self, playbook: str | None, by: str, now: float) -> None:
+        """See Journal.pause."""
+        name = ALL if playbook is None else playbook
+        self._writer.submit(partial(hand.pause, playbook=name, by=by, now=now)).result()
+
+    def resume(self, playbook: str | None) -> None:
+        """See Journal.resume."""
+        self._writer.submit(partial(hand.resume, playbook=playbook)).result()
+
+    def paused(self) -> dict[str, Paused]:
+        """See Journal.paused."""
+        with self._readers.lend() as connection:
+            found = connection.execute("SELECT playbook, by, since FROM paused").fetchall()
+        return {row["playbook"]: Paused(row["by"], row["since"]) for row in found}
 
     def memory(self) -> dict[str, Any]:
         """See Journal.memory."""
@@ -217,7 +271,14 @@ def _entering(accepted: Accepted, now: float) -> Callable[[sqlite3.Connection], 
     places = {key: place for place, key in enumerate(events)}
     bodies = [rows.from_event(event) for event in events.values()]
     entries = [
-        Entry(run.id, run.playbook, places[id(run.event)], run.target, run.received)
+        Entry(
+            run.id,
+            run.playbook,
+            places[id(run.event)],
+            run.target,
+            named(run.event).namespace,
+            run.received,
+        )
         for run in sorted(accepted.runs, key=lambda run: run.playbook.name)
     ]
     memory = _kept(accepted.memory)

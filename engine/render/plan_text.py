@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from engine.preview import PreviewedRun
     from engine.run import Result
 
-_COLOURS = {
+COLOURS = {
     "planned": "cyan", "done": "green", "skipped": "yellow", "refused": "magenta", "failed": "red",
-    "waiting": "blue",
+    "waiting": "blue", "running": "blue", "held": "magenta",
 }  # fmt: skip
 _SIGNS = {"create": "+", "apply": "+", "patch": "~", "delete": "-"}
 _SIGN_COLOURS = {"+": "green", "~": "yellow", "-": "red"}
@@ -88,7 +88,7 @@ def result_lines(results: Sequence[Result], *, bodies: bool = False) -> Iterator
     """The steps of a run, each with its writes and messages. bodies: with what exactly is sent."""
     width = max((len(result.step) for result in results), default=0)
     for number, result in enumerate(results, 1):
-        state = click.style(f"{result.state:<8}", fg=_COLOURS.get(result.state))
+        state = click.style(f"{result.state:<8}", fg=COLOURS.get(result.state))
         yield f"    {number}  {result.step:<{width}}  {state}  {short(result.message)}"
         for call in result.calls:
             yield f"         {_call_line(call)}"

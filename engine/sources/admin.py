@@ -1,161 +1,128 @@
-"""The admin port: probes for all, the rest for people on this machine."""
+"""The admin port: probes for all, the rest for operators by their role."""
 
 from __future__ import annotations
 
-import ipaddress
-from typing import TYPE_CHECKING, Any, get_args
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qs
 
 import msgspec
+import structlog
 
-from engine.event import time_text
 from engine.journal.journal import JournalError
-from engine.playbook import Pool
-from engine.render.plan_json import event_json, step_json
+from engine.operate import OperateError
 from engine.sources.http import reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from engine.journal.journal import Journal, Record
-    from engine.observe import Metrics
-    from engine.recent import Recent
-    from engine.reload import Reloader
     from engine.sources.http import Receive, Send
+    from engine.sources.operators import Operator
+    from engine.sources.pages import Pages
 
 Answer = tuple[int, Any]
+log = structlog.get_logger()
+_LONGEST = 4096
+"""Bytes of a body; what is asked for here is a name or two."""
+
+
+class Door(Protocol):
+    """Tells who calls."""
+
+    def who(self, header: bytes, client: Any) -> Operator | None:
+        """Whose the Authorization header is, or the caller's address."""
+        ...
 
 
 class AdminPort:
     """The ASGI application of the admin port.
 
-    about: what does not change: version, mode, cluster. ended: the name of a thread that should run and does
-    not, so that the kubelet starts the engine anew.
+    ended: the name of a thread that should run and does not, so that the kubelet starts the engine anew.
     """
 
     def __init__(
-        self,
-        journal: Journal,
-        reloader: Reloader,
-        recent: Recent,
-        metrics: Metrics,
-        about: dict[str, Any],
-        *,
-        now: Callable[[], float],
-        ended: Callable[[], str | None] = lambda: None,
+        self, pages: Pages, door: Door, ended: Callable[[], str | None] = lambda: None
     ) -> None:
-        self._journal, self._reloader, self._now = journal, reloader, now
-        self._recent, self._ended = recent, ended
-        self._metrics, self._about = metrics, about
-        self._pages: dict[str, Callable[[], Answer]] = {
-            "/status": self._status,
-            "/events/recent": self._events,
-            "/metrics": lambda: (200, self._metrics.text()),
-        }
+        self._pages, self._door, self._ended = pages, door, ended
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
-        del receive
         try:
-            status, body = self._answer(scope)
+            status, body = await self._answer(scope, receive)
         except JournalError as error:
             status, body = 503, {"error": str(error)}
-        text = isinstance(body, bytes)
-        kind = b"text/plain; version=0.0.4; charset=utf-8" if text else b"application/json"
+        except OperateError as error:
+            status, body = error.status, {"error": str(error)}
+        except Exception:
+            log.exception("request")
+            status, body = 500, {"error": "internal error"}
+        kind = b"application/json"
+        if isinstance(body, bytes):
+            kind = b"text/plain; version=0.0.4; charset=utf-8"
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         await reply(send, status, content, [(b"content-type", kind)])
 
-    def _answer(self, scope: dict[str, Any]) -> Answer:
-        path = scope["path"]
-        if scope["method"] not in ("GET", "HEAD"):
-            return 405, {"error": "only GET is answered here"}
-        if path == "/livez":
-            thread = self._ended()
-            return (503, {"error": f"{thread} has ended"}) if thread else (200, {"status": "ok"})
-        if path == "/readyz":
-            return self._ready()
-        if not _is_local(scope.get("client")):
-            return 403, {"error": "only callers on this machine see more than the probes"}
-        if path in self._pages:
-            return self._pages[path]()
-        if path.startswith("/runs/"):
-            return self._run(path.removeprefix("/runs/"))
-        return 404, {
-            "error": f"nothing at {path[:100]}",
-            "hint": "/status /metrics /runs/ID /events/recent",
-        }
+    async def _answer(self, scope: dict[str, Any], receive: Receive) -> Answer:
+        path, method = scope["path"], scope["method"]
+        if path in ("/livez", "/readyz"):
+            return self._probe(path) if method in ("GET", "HEAD") else _not_allowed()
+        headers = dict(scope["headers"])
+        operator = self._door.who(headers.get(b"authorization", b""), scope.get("client"))
+        if operator is None:
+            return _nobody(headers)
+        if method in ("GET", "HEAD"):
+            query = _query(scope.get("query_string", b""))
+            return await asyncio.to_thread(self._pages.read, path, query)
+        if method != "POST":
+            return _not_allowed()
+        if operator.role != "operate":
+            return 403, {"error": f"{operator.name} may look, and not act: the role is view"}
+        # a web page that an operator looks at could post a form here, but not this type
+        if not headers.get(b"content-type", b"").startswith(b"application/json"):
+            return 415, {"error": "send JSON, as `Content-Type: application/json`"}
+        given = await _given(receive)
+        if given is None:
+            return 400, {"error": "the body is a JSON object", "hint": "{} where nothing is to say"}
+        return await asyncio.to_thread(self._pages.act, path, given, operator.name)
 
-    def _ready(self) -> Answer:
-        fault = self._journal.writable()
-        return (503, {"error": fault}) if fault else (200, {"status": "ok"})
-
-    def _status(self) -> Answer:
-        active = self._reloader.active
-        counts = self._journal.counts()
-        files = [
-            {"path": path, "blob": blob, "playbooks": names}
-            for path, (blob, names) in sorted(active.set.sources.items())
-        ]
-        playbooks = {
-            "digest": active.set.digest,
-            "loadedAt": time_text(int(active.loaded_at) * 1_000_000_000),
-            "files": files,
-            "error": active.error,
-        }
-        queue = {
-            "waiting": counts.get("waiting", 0),
-            "running": counts.get("running", 0),
-            "held": 0,
-            "oldestDueSeconds": self._oldest_due(),
-        }
-        journal = {"error": self._journal.writable()}
-        return 200, {**self._about, "playbooks": playbooks, "queue": queue, "journal": journal}
-
-    def _events(self) -> Answer:
-        events = [
-            {
-                "received": time_text(int(got.received * 1e9)),
-                "ended": got.ended,
-                "alert": got.event.sent,
-            }
-            for got in self._recent.all()
-        ]
-        return 200, {"digest": self._reloader.active.set.digest, "events": events}
-
-    def _oldest_due(self) -> float:
-        """Seconds for which the earliest due run has waited for a worker; 0 where none waits."""
-        dues = [self._journal.next_due(pool) for pool in get_args(Pool)]
-        return max([0.0, *(round(self._now() - due, 3) for due in dues if due is not None)])
-
-    def _run(self, run: str) -> Answer:
-        record = self._journal.find(run)
-        if record is None:
-            return 404, {"error": "no run has this id"}
-        return 200, record_json(record)
+    def _probe(self, path: str) -> Answer:
+        thread = self._ended() if path == "/livez" else None
+        if thread:
+            return 503, {"error": f"{thread} has ended"}
+        return (200, {"status": "ok"}) if path == "/livez" else self._pages.ready()
 
 
-def record_json(record: Record) -> dict[str, Any]:
-    """A run as it stands, steps in the shape of ``plan -o json``."""
-    run = record.run
-    steps = {step.name: step for step in run.steps}
-    return {
-        "run": run.id,
-        "playbook": run.playbook.name,
-        "blob": run.playbook.blob,
-        "event": event_json(run.event),
-        "target": run.target,
-        "received": time_text(int(run.received * 1000) * 1_000_000),
-        "outcome": record.outcome,
-        "due": None if record.due_at is None else time_text(int(record.due_at * 1000) * 1_000_000),
-        "steps": [
-            step_json(result, steps[result.step].action, steps[result.step].phase)
-            for result in record.results
-        ],
-    }
+def _nobody(headers: Mapping[bytes, bytes]) -> Answer:
+    if b"authorization" in headers:
+        return 401, {"error": "no operator has this token", "hint": "see --operators-file"}
+    hint = "send an operator's token: --token-file"
+    return 403, {"error": "callers without a token see no more than the probes", "hint": hint}
 
 
-def _is_local(client: Any) -> bool:
-    """Whether the caller is on this machine."""
+def _not_allowed() -> Answer:
+    return 405, {"error": "GET looks, POST acts"}
+
+
+def _query(raw: bytes) -> dict[str, str]:
+    """The query's parameters; of one given twice the last counts."""
+    given = parse_qs(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=20)
+    return {key: values[-1] for key, values in given.items()}
+
+
+async def _given(receive: Receive) -> dict[str, Any] | None:
+    """The body's object; None where it is none."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > _LONGEST:
+            return None
+        if not message.get("more_body"):
+            break
     try:
-        return client is not None and ipaddress.ip_address(client[0]).is_loopback
-    except ValueError:
-        return False
+        value = msgspec.json.decode(body or b"{}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

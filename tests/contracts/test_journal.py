@@ -51,7 +51,7 @@ def test_a_run_accepted_twice_is_one_run_also_after_it_is_over(journal):
     journal.settle(claim(journal), DONE, NOW)
     accept(journal, run(1))
     assert journal.claim("cluster", 10, NOW) == []
-    assert journal.counts() == {"waiting": 0, "running": 0, "over": 1}
+    assert journal.counts() == {"waiting": 0, "running": 0, "held": 0, "over": 1}
 
 
 def test_an_empty_accept_resolves_after_what_came_before_it(journal):
@@ -192,7 +192,7 @@ def test_next_due_looks_past_runs_that_are_behind_another(journal):
     assert journal.next_due("cluster") == NOW + 1 + LEASE
     journal.settle(held, Outcome("failed", "", 500.0), NOW + 2)
     claim(journal, NOW + 2)
-    assert journal.counts() == {"waiting": 1, "running": 1, "over": 0}
+    assert journal.counts() == {"waiting": 1, "running": 1, "held": 0, "over": 0}
 
 
 def test_a_closed_journal_refuses_everything(journal):

@@ -1,0 +1,52 @@
+"""tiercel history."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import click
+
+from engine.cli.engine import ask, engine_options
+from engine.render.history_text import history_lines
+from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("history")
+@click.option("--playbook", metavar="NAME", help="Only this playbook's runs.")
+@click.option("--namespace", metavar="NAME", help="Only runs about pods of this namespace.")
+@click.option("--since", metavar="WHEN", help="Only runs since: 30m, 2d or 2026-03-01T10:00:00Z.")
+@click.option("--state", metavar="STATE", help="waiting, running, held, or how it ended.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@engine_options
+def command(
+    *,
+    playbook: str | None,
+    namespace: str | None,
+    since: str | None,
+    state: str | None,
+    limit: int,
+    output: str,
+    server: str,
+    token_file: Path | None,
+) -> None:
+    """List the runs of a running engine, the newest first.
+
+    \b
+      tiercel history --since 1h
+      tiercel history --state held        what waits for a person
+      tiercel show RUN                    one of them as a story; the first digits of its id will do
+    """  # noqa: D301 - \b is click's mark for text to be left alone
+    wanted = {"playbook": playbook, "namespace": namespace, "since": since, "state": state}
+    query = {key: value for key, value in wanted.items() if value is not None}
+    runs = ask(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")["runs"]
+    if output == "json":
+        echo(json.dumps(runs, indent=1))
+        return
+    for line in history_lines(runs, more=len(runs) == limit):
+        echo(line)

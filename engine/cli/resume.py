@@ -1,0 +1,24 @@
+"""tiercel resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.cli.engine import engine_options, tell
+from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("resume")
+@click.option("--playbook", metavar="NAME", help="Only this one; else every pause ends.")
+@engine_options
+def command(*, playbook: str | None, server: str, token_file: Path | None) -> None:
+    """Act again. Runs that waited go on; events that came meanwhile were suppressed, and stay so."""
+    given = {} if playbook is None else {"playbook": playbook}
+    paused = tell(server, token_file, "/resume", given)["paused"]
+    left = ", ".join("all" if name == "*" else name for name in paused)
+    echo(f"still paused: {left}" if left else "nothing is paused")

@@ -1,0 +1,30 @@
+"""tiercel retry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.cli.engine import engine_options, tell, to_run
+from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("retry")
+@click.argument("run")
+@click.option(
+    "--from", "step", metavar="STEP", help="Begin at this step; else the first that failed."
+)
+@engine_options
+def command(*, run: str, step: str | None, server: str, token_file: Path | None) -> None:
+    """Try a RUN that is over again, from the first step that failed or was refused.
+
+    It goes on with the playbook that it was accepted with, whatever Git says by now; the pod must be the
+    one that the run found first.
+    """
+    given = {} if step is None else {"from": step}
+    done = tell(server, token_file, to_run(run, "retry"), given)
+    echo(f"tried again: tiercel show {done['run'][:12]}")

@@ -1,0 +1,83 @@
+"""Runs of a running engine as text: a line each, or one as a story."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine.errors import EventError
+from engine.event import parse
+from engine.ports.cluster import Call
+from engine.ports.http import Request
+from engine.render.plan_text import COLOURS, headline, result_lines
+from engine.render.text import clean, count, short
+from engine.run import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_ID = 12
+"""Digits of a run's id that tell it from others well enough."""
+
+
+def history_lines(runs: Sequence[Mapping[str, Any]], *, more: bool) -> Iterator[str]:
+    """A line a run: when, its id, how it stands, playbook, target, what was said last."""
+    if not runs:
+        yield "No runs. (`tiercel explain --recent` says why events came to nothing)"
+        return
+    widths = {key: max(len(short(run[key], 40)) for run in runs) for key in ("playbook", "target")}
+    for run in runs:
+        when = run["received"][:19].replace("T", " ")
+        cells = [short(run[key], 40).ljust(widths[key]) for key in ("playbook", "target")]
+        dry = "  (dry)" if run["mode"] != "enforce" else ""
+        yield (
+            f"{when}  {run['run'][:_ID]}  {_state(run['state'])}  {'  '.join(cells)}"
+            f"  {short(run['message'], 100)}{dry}"
+        )
+    yield f"{count(len(runs), 'run')}{'; there may be more: --limit, --since' if more else ''}."
+
+
+def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
+    """The event, where the run comes from, its steps with all that was sent, and what is next."""
+    try:
+        yield headline(parse(run["alert"]))
+    except EventError:  # it was one to the engine: another version
+        yield clean(json.dumps(run["event"]))
+    mode = "" if run["mode"] == "enforce" else f", {run['mode']}"
+    yield f"  {clean(run['playbook'])}{mode}  {_state(run['outcome'] or 'not over')}"
+    yield f"    run       {run['run']}"
+    yield f"    received  {run['received']}"
+    yield f"    target    {clean(run['target'])}"
+    yield f"    playbook  git show {run['blob']}" if run["blob"] else "    playbook  of no file"
+    yield from result_lines([_result(step) for step in run["steps"]], bodies=True)
+    if run["left"] and run["outcome"] is None:
+        yield f"    then      {clean(', '.join(run['left']))}"
+    if run["due"]:
+        yield f"  Next at {run['due']}."
+    yield from _next(run)
+
+
+def _next(run: Mapping[str, Any]) -> Iterator[str]:
+    """What a person may type next."""
+    id_ = run["run"][:_ID]
+    if any(step["state"] == "held" for step in run["steps"]) and run["outcome"] is None:
+        yield f"  It waits for leave: tiercel approve {id_}, or tiercel deny {id_}"
+    elif run["outcome"] in ("failed", "refused"):
+        yield f"  Once the cause is gone: tiercel retry {id_}"
+
+
+def _state(state: str) -> str:
+    return click.style(f"{state:<8}", fg=COLOURS.get(state))
+
+
+def _result(step: Mapping[str, Any]) -> Result:
+    calls = tuple(
+        Call(c["verb"], c["apiVersion"], c["resource"], c["namespace"], c["name"], c["body"])
+        for c in step["calls"]
+    )
+    requests = tuple(Request(**request) for request in step["requests"])
+    tried = f" (attempt {step['attempts']})" if step["attempts"] > 1 else ""
+    message = step["message"] + tried
+    return Result(step["name"], step["state"], message, step["attempts"], calls, requests)

@@ -1,0 +1,61 @@
+"""Runs as the admin port tells them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.event import time_text
+from engine.render.plan_json import event_json, step_json
+
+if TYPE_CHECKING:
+    from engine.journal.journal import Record
+
+
+def summary_json(record: Record) -> dict[str, Any]:
+    """A run in a line of the history. state: its outcome once it is over; message: what was said last."""
+    run, results = record.run, record.results
+    return {
+        "run": run.id,
+        "playbook": run.playbook.name,
+        "mode": run.playbook.mode,
+        "rule": run.event.rule,
+        "target": run.target,
+        "received": _at(run.received),
+        "state": record.outcome or (results[-1].state if _stands(record) else "waiting"),
+        "message": next((result.message for result in reversed(results) if result.message), ""),
+    }
+
+
+def record_json(record: Record) -> dict[str, Any]:
+    """A run as it stands, steps in the shape of ``plan -o json``."""
+    run = record.run
+    steps = {step.name: step for step in run.steps}
+    return {
+        "run": run.id,
+        "playbook": run.playbook.name,
+        "mode": run.playbook.mode,
+        "blob": run.playbook.blob,
+        "event": event_json(run.event),
+        "alert": run.event.sent,
+        "target": run.target,
+        "received": _at(run.received),
+        "outcome": record.outcome,
+        "due": None if record.due_at is None else _at(record.due_at),
+        "steps": [
+            {
+                **step_json(result, steps[result.step].action, steps[result.step].phase),
+                "attempts": result.attempts,
+            }
+            for result in record.results
+        ],
+        "left": [step.name for step in run.steps[len(record.results) :]],
+    }
+
+
+def _stands(record: Record) -> bool:
+    """Whether the last result is that of the current step."""
+    return record.position is not None and len(record.results) > record.position
+
+
+def _at(seconds: float) -> str:
+    return time_text(int(seconds * 1000) * 1_000_000)

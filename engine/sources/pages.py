@@ -1,0 +1,166 @@
+"""What the admin port shows and does, once it is known who asks."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, get_args
+
+from engine.event import time_of, time_text
+from engine.journal.journal import Wanted
+from engine.language import duration
+from engine.operate import OperateError
+from engine.playbook import Pool
+from engine.render.run_json import record_json, summary_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.journal.journal import Journal
+    from engine.observe import Metrics
+    from engine.operate import Operations
+    from engine.recent import Recent
+    from engine.reload import Reloader
+
+Answer = tuple[int, Any]
+MOST = 1_000
+"""Runs that one answer lists."""
+STATES = ("waiting", "running", "held", "done", "planned", "skipped", "refused", "failed")
+_FILTERS = {"playbook", "namespace", "since", "state", "limit"}
+_ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry)")
+
+
+class Pages:
+    """The answers. about: what does not change: version, mode, cluster."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        operations: Operations,
+        reloader: Reloader,
+        recent: Recent,
+        metrics: Metrics,
+        about: Mapping[str, Any],
+    ) -> None:
+        self._journal, self._operations, self._reloader = journal, operations, reloader
+        self._recent, self._metrics, self._about = recent, metrics, about
+        self._pages: dict[str, Callable[[], Answer]] = {
+            "/status": self._status,
+            "/events/recent": self._events,
+            "/metrics": lambda: (200, self._metrics.text()),
+        }
+
+    def ready(self) -> Answer:
+        """Whether events can be taken."""
+        fault = self._journal.writable()
+        return (503, {"error": fault}) if fault else (200, {"status": "ok"})
+
+    def read(self, path: str, query: Mapping[str, str]) -> Answer:
+        """What a GET is answered. Raises OperateError, JournalError."""
+        if path in self._pages:
+            return self._pages[path]()
+        if path == "/runs":
+            runs = self._journal.runs(self._wanted(query))
+            return 200, {"runs": [summary_json(record) for record in runs]}
+        if path.startswith("/runs/"):
+            return 200, record_json(self._operations.find(path.removeprefix("/runs/")))
+        hint = "/status /metrics /runs /runs/ID /events/recent"
+        return 404, {"error": f"nothing at {path[:100]}", "hint": hint}
+
+    def act(self, path: str, given: Mapping[str, Any], by: str) -> Answer:
+        """What a POST does. by: who sent it. Raises OperateError, JournalError."""
+        operations = self._operations
+        if path in ("/pause", "/resume"):
+            playbook = _text(given, "playbook")
+            change = operations.pause if path == "/pause" else operations.resume
+            return 200, {"paused": change(playbook, by)}
+        found = _ACT.fullmatch(path)
+        if not found:
+            hint = "/runs/ID/approve /runs/ID/deny /runs/ID/retry /pause /resume"
+            return 404, {"error": f"nothing to do at {path[:100]}", "hint": hint}
+        run, act = found.groups()
+        if act == "retry":
+            return 200, {"run": operations.retry(run, _text(given, "from"), by)}
+        return 200, {"run": operations.decide(run, act, by)}
+
+    def _wanted(self, query: Mapping[str, str]) -> Wanted:
+        """The filters of a query. Raises OperateError."""
+        unknown = query.keys() - _FILTERS
+        if unknown:
+            raise OperateError(f"no filter is called {min(unknown)[:40]}: {sorted(_FILTERS)}", 400)
+        limit, state = query.get("limit", "100"), query.get("state")
+        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST:
+            raise OperateError(f"limit is 1 to {MOST}", 400)
+        if state is not None and state not in STATES:
+            raise OperateError(f"a state is one of {', '.join(STATES)}", 400)
+        return Wanted(
+            query.get("playbook"),
+            query.get("namespace"),
+            self._since(query.get("since")),
+            state,
+            int(limit),
+        )
+
+    def _since(self, text: str | None) -> float | None:
+        """Epoch seconds of ``30m`` ago, or of an RFC 3339 time."""
+        if text is None:
+            return None
+        ago = duration.seconds(text)
+        if ago is not None:
+            return self._operations.now() - ago
+        try:
+            return time_of(text) / 1e9
+        except ValueError:
+            raise OperateError("since is like 30m, 2d or 2026-03-01T10:00:00Z", 400) from None
+
+    def _status(self) -> Answer:
+        active = self._reloader.active
+        counts = self._journal.counts()
+        files = [
+            {"path": path, "blob": blob, "playbooks": names}
+            for path, (blob, names) in sorted(active.set.sources.items())
+        ]
+        playbooks = {
+            "digest": active.set.digest,
+            "loadedAt": time_text(int(active.loaded_at) * 1_000_000_000),
+            "files": files,
+            "error": active.error,
+        }
+        queue = {
+            "waiting": counts["waiting"],
+            "running": counts["running"],
+            "held": counts["held"],
+            "oldestDueSeconds": self._oldest_due(),
+        }
+        return 200, {
+            **self._about,
+            "paused": self._operations.paused(),
+            "playbooks": playbooks,
+            "queue": queue,
+            "journal": {"error": self._journal.writable()},
+        }
+
+    def _events(self) -> Answer:
+        events = [
+            {
+                "received": time_text(int(got.received * 1e9)),
+                "ended": got.ended,
+                "alert": got.event.sent,
+            }
+            for got in self._recent.all()
+        ]
+        return 200, {"digest": self._reloader.active.set.digest, "events": events}
+
+    def _oldest_due(self) -> float:
+        """Seconds for which the earliest due run has waited for a worker; 0 where none waits."""
+        now = self._operations.now()
+        dues = [self._journal.next_due(pool) for pool in get_args(Pool)]
+        return max([0.0, *(round(now - due, 3) for due in dues if due is not None)])
+
+
+def _text(given: Mapping[str, Any], key: str) -> str | None:
+    """A text of the body, or None. Raises OperateError."""
+    value = given.get(key)
+    unknown = given.keys() - {key}
+    if unknown or not isinstance(value, str | None):
+        raise OperateError(f"the body may have `{key}`, a text", 400)
+    return value

@@ -1,0 +1,155 @@
+"""What a person may do to runs, asked of every journal: leave, another try, a pause."""
+
+from __future__ import annotations
+
+import pytest
+from engine.journal.journal import Wanted
+from engine.run import Outcome
+from tests.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
+
+HELD = Outcome("held", "over the budget", retry_in=3600.0)
+
+
+def hold(journal, number=1, of=None):
+    accept(journal, run(number, of=of))
+    held = claim(journal)
+    journal.keep(held, {"held": [held.step.name, NOW]})
+    assert journal.settle(held, HELD, NOW) == "waiting"
+    return held.run.id
+
+
+def test_a_held_run_is_told_from_those_that_wait(journal):
+    held = hold(journal)
+    accept(journal, run(2))
+    assert journal.counts() == {"waiting": 1, "running": 0, "held": 1, "over": 0}
+    (result,) = journal.find(held).results
+    assert (result.state, result.message) == ("held", "over the budget")
+    assert [r.run.id for r in journal.runs(Wanted(state="held"))] == [held]
+
+
+@pytest.mark.parametrize("verdict", ["approve", "deny"])
+def test_a_verdict_lets_a_held_run_go_on_at_once_and_tells_whose_it_is(journal, verdict):
+    held = hold(journal)
+    assert journal.claim("cluster", 9, NOW + 1) == []
+    assert journal.decide(held, verdict, "alice", NOW + 1)
+    again = claim(journal, NOW + 1)
+    assert again.facts["verdict"] == ["mark", verdict, "alice"]
+    assert journal.counts()["held"] == 0
+
+
+def test_only_a_held_run_can_be_decided_and_only_once(journal):
+    held = hold(journal)
+    accept(journal, run(2))
+    assert not journal.decide(run(2).id, "approve", "a", NOW)
+    assert not journal.decide("0" * 32, "approve", "a", NOW)
+    assert journal.decide(held, "deny", "a", NOW)
+    assert not journal.decide(held, "approve", "b", NOW)
+
+
+def test_a_hold_that_ran_out_is_claimed_without_a_verdict(journal):
+    hold(journal)
+    assert "verdict" not in claim(journal, NOW + 3600).facts
+    assert journal.counts()["held"] == 0
+
+
+def test_a_run_that_is_over_can_be_tried_again_from_any_step(journal):
+    of = playbook("p", step("one"), step("two"), step("three", phase="finally"))
+    accept(journal, run(1, of=of))
+    journal.settle(claim(journal), DONE, NOW)
+    journal.settle(claim(journal), FAILED, NOW)
+    assert journal.settle(claim(journal), DONE, NOW) == "failed"
+    assert journal.retry(run(1, of=of).id, 1, NOW + 9)
+    again = claim(journal, NOW + 9)
+    assert (again.step.name, again.attempt, again.answers) == ("two", 1, 0)
+    assert [result.step for result in again.results] == ["one"]
+    journal.settle(again, DONE, NOW + 9)
+    assert journal.settle(claim(journal, NOW + 9), DONE, NOW + 9) == "done"
+
+
+def test_a_run_that_is_not_over_cannot_be_tried_again(journal):
+    accept(journal, run(1))
+    assert not journal.retry(run(1).id, 0, NOW)
+    late = claim(journal)
+    assert not journal.retry(run(1).id, 0, NOW)
+    journal.settle(late, FAILED, NOW)
+    assert journal.retry(run(1).id, 0, NOW)
+    assert not journal.retry(run(1).id, 0, NOW)
+    assert journal.settle(late, DONE, NOW) is None  # the fence has moved on
+
+
+def test_what_is_paused_is_not_claimed_until_it_is_resumed_also_after_a_restart(
+    journal, opened, tmp_path
+):
+    accept(journal, run(1))
+    journal.pause("p", "alice", NOW)
+    assert journal.claim("cluster", 9, NOW) == []
+    journal.close()
+    again = opened(tmp_path)
+    try:
+        assert {k: (v.by, v.since) for k, v in again.paused().items()} == {"p": ("alice", NOW)}
+        assert again.claim("cluster", 9, NOW) == []
+        assert again.next_due("cluster") is None
+        again.resume("p")
+        assert claim(again).run.id == run(1).id
+        assert again.paused() == {}
+    finally:
+        again.close()
+
+
+def test_runs_of_a_paused_playbook_let_others_on_their_target_pass(journal):
+    first, second = playbook("a"), playbook("b")
+    accept(journal, run(1, "demo/x", first), run(1, "demo/x", second))
+    journal.pause("a", "alice", NOW)
+    passed = claim(journal)
+    assert passed.run.playbook.name == "b"
+    journal.settle(passed, DONE, NOW)
+    assert journal.claim("cluster", 9, NOW) == []
+    accept(journal, run(2, "demo/y", first))
+    assert journal.claim("cluster", 9, NOW) == []
+    journal.resume("a")
+    assert {c.run.target for c in journal.claim("cluster", 9, NOW)} == {"demo/x", "demo/y"}
+
+
+def test_a_pause_of_everything_holds_all_claims_and_timers_up(journal):
+    accept(journal, run(1))
+    journal.settle(claim(journal), Outcome("waiting", "busy", retry_in=5.0), NOW)
+    accept(journal, run(2))
+    journal.pause(None, "alice", NOW)
+    assert journal.claim("cluster", 9, NOW + 9) == []
+    assert journal.next_due("cluster") is None
+    journal.resume(None)
+    assert len(journal.claim("cluster", 9, NOW + 9)) == 2
+
+
+def test_an_attempt_under_way_may_end_while_its_playbook_is_paused(journal):
+    of = playbook("p", step("one"), step("two"))
+    accept(journal, run(1, of=of))
+    flying = claim(journal)
+    journal.pause("p", "alice", NOW)
+    assert journal.settle(flying, DONE, NOW) == "next"
+    assert journal.claim("cluster", 9, NOW) == []
+    journal.resume(None)
+    assert claim(journal).step.name == "two"
+
+
+def test_a_lease_that_ran_out_during_a_pause_is_given_after_it(journal):
+    accept(journal, run(1))
+    claim(journal)
+    journal.pause("p", "alice", NOW)
+    assert journal.claim("cluster", 9, NOW + LEASE) == []
+    journal.resume("p")
+    assert claim(journal, NOW + LEASE).interrupted
+
+
+def test_runs_are_listed_newest_first_by_what_is_wanted(journal):
+    a, b = playbook("a"), playbook("b")
+    accept(journal, run(1, of=a), run(1, of=b))
+    accept(journal, run(2, of=a))
+    journal.settle(journal.claim("cluster", 1, NOW)[0], FAILED, NOW)
+    names = [(r.run.playbook.name, r.outcome) for r in journal.runs(Wanted())]
+    assert names == [("a", None), ("b", None), ("a", "failed")]
+    assert len(journal.runs(Wanted(limit=2))) == 2
+    assert [r.run.playbook.name for r in journal.runs(Wanted(playbook="b"))] == ["b"]
+    assert [r.outcome for r in journal.runs(Wanted(state="failed"))] == ["failed"]
+    assert len(journal.runs(Wanted(state="waiting"))) == 2
+    assert journal.runs(Wanted(since=NOW + 1)) == journal.runs(Wanted(namespace="demo")) == []

@@ -1,0 +1,86 @@
+"""What a budget holds waits for a person, on a real API server: leave deletes the pod, a denial spares it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from click.testing import CliRunner
+from engine.cli.command import cli
+from tests.serving import engine
+
+FOLDER = {
+    "kill.yaml": """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: kill}
+spec:
+  match: {rules: [Terminal shell in container]}
+  actions: [{action: pod.delete, with: {onlyIfOwned: false, skipKinds: [DaemonSet], grace: 0}}]
+""",
+    "guardrails.yaml": """\
+apiVersion: tiercel.dev/v1
+kind: Guardrails
+metadata: {name: default}
+spec:
+  budgets: [{effect: disrupt, limit: 1, per: 10m, scope: namespace}]
+""",
+}
+
+
+@pytest.fixture
+def pods(admin, namespace):
+    """Three bare pods that run, and a way to ask which are left."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    for name in ("a", "b", "c"):
+        spec = {"containers": [{"name": "c", "image": "nginx"}], "terminationGracePeriodSeconds": 0}
+        admin.create(path, {"metadata": {"name": name}, "spec": spec})
+    admin.wait_for(
+        path, lambda it: [pod["status"].get("phase") for pod in it["items"]] == ["Running"] * 3
+    )
+    return lambda: sorted(pod["metadata"]["name"] for pod in admin.list(path))
+
+
+def alert(namespace, pod):
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    fields = {"k8s.ns.name": namespace, "k8s.pod.name": pod}
+    return {"rule": "Terminal shell in container", "time": now, "output_fields": fields}
+
+
+def test_past_its_budget_a_pod_goes_only_with_a_persons_leave(
+    tmp_path, admin, namespace, pods, engine_kubeconfig
+):
+    with engine(tmp_path, FOLDER, "--kubeconfig", str(engine_kubeconfig)) as running:
+
+        def tiercel(*arguments):
+            done = CliRunner().invoke(cli, [*arguments, "--server", running.admin])
+            assert done.exit_code == 0, done.output
+            return done.stdout
+
+        def post(pod):
+            (run,) = running.post(alert(namespace, pod))[2]["runs"]
+            return run, running.wait_for_audit(lambda line: line["run"] == run)["state"]
+
+        assert post("a")[1] == "done"
+        (second, held), (third, also) = post("b"), post("c")
+        assert held == also == "held"
+        assert running.get("/status")[2]["queue"]["held"] == 2
+        waiting = json.loads(tiercel("history", "--state", "held", "-o", "json"))
+        assert {run["run"] for run in waiting} == {second, third}
+        assert f"tiercel approve {second[:12]}" in tiercel("show", second)
+        running.restart()  # a person may take his time
+
+        tiercel("approve", second)
+        tiercel("deny", third)
+        ends = {
+            run: running.wait_for_audit(
+                lambda line, run=run: line["run"] == run and "state" in line
+            )
+            for run in (second, third)
+        }
+        assert (ends[second]["state"], ends[second]["leave"]) == ("done", "local")
+        assert (ends[third]["state"], ends[third]["message"]) == ("refused", "denied by local")
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        admin.wait_for(path, lambda it: len(it["items"]) == 1)
+        assert pods() == ["c"]

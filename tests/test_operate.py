@@ -1,0 +1,147 @@
+"""A person's commands against a running engine: history, show, pause, resume, retry, approve, deny."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from click.testing import CliRunner
+from engine.cli.command import cli
+
+from tests.serving import engine
+from tests.taking import FALCO, PLAYBOOK, alert
+
+FAILS = PLAYBOOK.replace("mark-shell", "tell").replace(
+    'pod.label, with: {labels: {seen: "true"}}',
+    'slack.post, with: {webhook: {fromSecret: gone}, text: "%rule"}, when: [{field: x, exists: true}]',
+)
+
+
+def tiercel(running, *arguments):
+    given = [*arguments, "--server", running.admin]
+    return CliRunner().invoke(cli, given, prog_name="tiercel", catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """An engine in dry run that has one run over."""
+    folder = tmp_path_factory.mktemp("engine")
+    with engine(folder, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
+        (running.run,) = running.post(FALCO)[2]["runs"]
+        running.wait_for_audit(lambda line: line.get("run") == running.run)
+        yield running
+
+
+def test_the_history_is_a_line_a_run(running):
+    done = tiercel(running, "history")
+    line = next(line for line in done.stdout.splitlines() if running.run[:12] in line)
+    assert "planned" in line
+    assert "mark-shell" in line
+    assert "demo/nginx" in line
+    assert "run" in done.stdout.splitlines()[-1]
+
+
+def test_the_history_as_json_is_what_the_port_answers(running):
+    runs = json.loads(tiercel(running, "history", "-o", "json", "--state", "planned").stdout)
+    assert runs[-1]["run"] == running.run
+    assert json.loads(tiercel(running, "history", "-o", "json", "--playbook", "x").stdout) == []
+    assert "No runs" in tiercel(running, "history", "--namespace", "nowhere").stdout
+
+
+def test_a_filter_that_cannot_be_is_a_usage_error(running):
+    done = tiercel(running, "history", "--state", "gone")
+    assert (done.exit_code, "waiting" in done.stderr) == (2, True)
+
+
+def test_one_run_is_told_as_a_story(running):
+    done = tiercel(running, "show", running.run[:8])
+    assert done.exit_code == 0
+    for part in (
+        "Terminal shell in container",
+        "demo/nginx",
+        "pod.label",
+        "pods/nginx",
+        running.run,
+    ):
+        assert part in done.stdout
+    assert '"seen": "true"' in done.stdout  # what exactly is sent
+    told = json.loads(tiercel(running, "show", running.run, "-o", "json").stdout)
+    assert told["alert"]["rule"] == FALCO["rule"]
+
+
+@pytest.mark.parametrize("act", ["show", "approve", "deny", "retry"])
+def test_a_run_that_is_not_there_is_a_sentence_and_exit_1(running, act):
+    done = tiercel(running, act, "0" * 32)
+    assert (done.exit_code, done.stderr) == (1, "no run has this id\n")
+    assert tiercel(running, act, "../status").exit_code == 1
+
+
+@pytest.mark.parametrize("act", ["approve", "deny", "retry"])
+def test_what_cannot_be_done_to_a_run_is_said(running, act):
+    done = tiercel(running, act, running.run[:12])
+    assert done.exit_code == 1
+    assert "planned" in done.stderr or "no step failed" in done.stderr
+
+
+def test_a_pause_lasts_over_a_restart_and_shows_everywhere(tmp_path):
+    with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
+        assert tiercel(running, "pause").stdout == "paused: all\n"
+        assert running.wait_for_audit(lambda line: line.get("decision") == "pause")["by"] == "local"
+        running.restart()
+        status, _, said = running.post(alert(1))
+        assert (status, said["runs"]) == (200, [])
+        assert running.get("/status")[2]["paused"] == ["*"]
+        metrics = running.get("/metrics")[2]
+        assert 'tiercel_events_total{result="paused"} 1.0' in metrics
+        assert tiercel(running, "resume").stdout == "nothing is paused\n"
+        (run,) = running.post(alert(2))[2]["runs"]
+        running.wait_for_audit(lambda line: line.get("run") == run)
+
+
+def test_one_playbook_is_paused_and_tried_again(tmp_path):
+    folder = {"a.yaml": PLAYBOOK, "b.yaml": FAILS}
+    with engine(tmp_path, folder, "--dry-run") as running:
+        assert tiercel(running, "pause", "--playbook", "tell").stdout == "paused: tell\n"
+        (run,) = running.post(alert(1))[2]["runs"]
+        assert (
+            running.wait_for_audit(lambda line: line.get("run") == run)["playbook"] == "mark-shell"
+        )
+        assert (
+            tiercel(running, "resume", "--playbook", "mark-shell").stdout == "still paused: tell\n"
+        )
+        assert tiercel(running, "resume", "--playbook", "tell").exit_code == 0
+        runs = running.post(alert(2))[2]["runs"]
+        for run in runs:
+            running.wait_for_audit(lambda line, run=run: line.get("run") == run)
+        again = tiercel(running, "retry", runs[0], "--from", "pod.label")
+        assert again.exit_code == 0
+        twice = lambda line: line.get("run") == runs[0] and line is not first  # noqa: E731
+        first = running.wait_for_audit(lambda line: line.get("run") == runs[0])
+        running.wait_for_audit(twice)
+
+
+def test_an_operator_is_asked_for_a_token_and_told_apart_by_role(tmp_path):
+    names = {"ada": "operate", "vic": "view"}
+    lines = [
+        f"{name} {role} {hashlib.sha256(name.encode()).hexdigest()}" for name, role in names.items()
+    ]
+    (tmp_path / "operators").write_text("\n".join(lines))
+    for name in names:
+        (tmp_path / name).write_text(name + "\n")
+    flags = ("--dry-run", "--operators-file", str(tmp_path / "operators"))
+    with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
+        assert tiercel(running, "history").exit_code == 2
+        vic = ("--token-file", str(tmp_path / "vic"))
+        assert tiercel(running, "history", *vic).exit_code == 0
+        denied = tiercel(running, "pause", *vic)
+        assert (denied.exit_code, "view" in denied.stderr) == (2, True)
+        assert tiercel(running, "pause", "--token-file", str(tmp_path / "ada")).exit_code == 0
+        decision = running.wait_for_audit(lambda line: line.get("decision") == "pause")
+        assert (decision["by"], decision["playbook"]) == ("ada", "*")
+
+
+def test_without_an_engine_the_next_command_is_named():
+    done = CliRunner().invoke(cli, ["history", "--server", "http://127.0.0.1:9"])
+    assert done.exit_code == 2
+    assert "tiercel serve" in done.stderr
