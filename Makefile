@@ -44,6 +44,7 @@ control-plane: $(READY) ## Build etcd and Kubernetes for the tests, once; cached
 
 bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/
 	@$(BIN)/python benchmarks/match.py
+	@$(BIN)/python benchmarks/load.py
 	@$(BIN)/python benchmarks/replay.py
 	@$(BIN)/python benchmarks/accept.py
 	@$(BIN)/python benchmarks/act.py

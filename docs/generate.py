@@ -1,22 +1,58 @@
-"""Writes docs/actions.md from the actions themselves; a test holds that it is current."""
+"""Writes what the pages of docs/ say of the code from the code itself; a test holds that it is current.
+
+docs/actions.md is made whole. On docs/language.md and other pages, what stands between
+``<!-- made by docs/generate.py: NAME -->`` and ``<!-- end -->`` is made anew, the rest is written by hand.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
+import yaml
 from engine.actions.action import load
-from engine.render.reference import action_lines
+from engine.cli.command import cli
+from engine.language import duration
+from engine.language.schema import API_VERSION, KINDS, MATCH, METADATA, STEP
+from engine.language.template import RUN_WORDS, WORDS
+from engine.playbook import Guardrails
+from engine.render.reference import action_lines, action_rows, key_rows, operator_rows
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Path(__file__).parent
+WIDTH = 100
 HEAD = """# The actions
 
 Made by `python docs/generate.py` from the actions' signatures and docstrings. *notify* tells people,
 *mark* leaves a mark on the target, *disrupt* is all else.
 """
+_REGION = re.compile(r"(<!-- made by docs/generate\.py: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def page() -> str:
-    """The page's text."""
+def pages() -> dict[Path, str]:
+    """Each page that is made, whole or in part, and its current text."""
+    found = {HERE / "actions.md": _actions_page()}
+    for page in sorted(HERE.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if page not in found and _REGION.search(text):
+            found[page] = _REGION.sub(
+                lambda region: f"{region[1]}\n{_made(region[2])}\n{region[3]}", text
+            )
+    return found
+
+
+def _made(name: str) -> str:
+    """The text of a region, ending in a newline. Raises KeyError for a name that none has."""
+    return "".join(f"{line.rstrip()}\n" for line in REGIONS[name]())
+
+
+def _actions_page() -> str:
     parts = [HEAD]
     for action in sorted(load().values(), key=lambda action: action.name):
         text = "\n".join(line.rstrip() for line in action_lines(action))
@@ -24,6 +60,63 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def _words() -> Iterator[str]:
+    yield ", ".join(f"`%{word}`" for word in (*WORDS, *RUN_WORDS))
+
+
+def _floor() -> Iterator[str]:
+    """The built-in guardrails, as a document that says the same."""
+    floor = Guardrails()
+    budgets = []
+    for budget in floor.budgets:
+        one = {"effect": budget.effect, "limit": budget.limit, "per": duration.text(budget.per)}
+        then = {"onExceeded": budget.on_exceeded} if budget.on_exceeded else {}
+        budgets.append({**one, "scope": budget.scope, **then})
+    protected = {"namespaces": list(floor.namespaces), "labels": dict(floor.labels)}
+    spec = {
+        "protected": {**protected, "trustPodsIn": list(floor.trust_pods_in)},
+        "budgets": budgets,
+        "maxEventAge": duration.text(floor.max_event_age),
+        "onExceeded": floor.on_exceeded,
+        "holdFor": duration.text(floor.hold_for),
+    }
+    head = {"apiVersion": API_VERSION, "kind": "Guardrails", "metadata": {"name": "default"}}
+    text = yaml.safe_dump(
+        {**head, "spec": spec}, sort_keys=False, default_flow_style=None, width=WIDTH
+    )
+    yield from ("```yaml", *text.splitlines(), "```")
+
+
+def _commands(group: click.Group = cli, before: str = "tiercel") -> Iterator[str]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{before} {name}")
+        elif command is not None:
+            settings = {
+                **command.context_settings,
+                "terminal_width": WIDTH,
+                "max_content_width": WIDTH,
+            }
+            context = click.Context(command, info_name=f"{before} {name}", **settings)
+            context.help_option_names = ["-h", "--help"]
+            yield from (f"### {before} {name}", "", "```text")
+            yield from (*command.get_help(context).splitlines(), "```", "")
+
+
+REGIONS: dict[str, Callable[[], Iterator[str]]] = {
+    **{kind: partial(key_rows, key.keys) for kind, key in KINDS.items()},
+    "metadata": partial(key_rows, METADATA.keys),
+    "match": partial(key_rows, MATCH.keys),
+    "step": partial(key_rows, STEP.keys),
+    "operators": operator_rows,
+    "actions": lambda: action_rows(load().values()),
+    "words": _words,
+    "floor": _floor,
+    "commands": _commands,
+}
+
 if __name__ == "__main__":
-    Path(__file__).with_name("actions.md").write_text(page(), encoding="utf-8")
-    sys.stdout.write("docs/actions.md\n")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{path.relative_to(HERE.parent)}\n")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from engine.actions.action import Doing, Done, load
+from engine.budget import Spent
 from engine.errors import (
     GoneError,
     HeldError,
     PermanentError,
+    PostponedError,
     RefusedError,
     SkippedError,
     TemporaryError,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from engine.run import Claim
 
 log = structlog.get_logger()
+LONGEST = 3600.0
+"""Seconds that a server may have us wait at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ def attempt(
         state, message, answer = _attempt(claim, doors, guard, now, keep)
     except HeldError as error:
         return Outcome("held", str(error), retry_in=error.wait, calls=tuple(doors.cluster.calls))
+    except PostponedError as error:
+        return Outcome("waiting", str(error), retry_in=error.wait)
     except GoneError as error:
         state, message, answer = _gone(claim, str(error))
     except SkippedError as error:
@@ -117,8 +123,10 @@ def _attempt(
             doing.keep({"uid": subject.uid})
     arguments = _render(claim, action)
     leave = _leave(claim)
-    spent = guard.spend(claim, subject, now)
+    carried = guard.digested(claim) if claim.facts.get("digest") == step.name else 0
+    spent = Spent("") if carried else guard.spend(claim, subject, now)
     held = _over(spent.over, claim, doors, doing, guard) if spent.over and not leave else None
+    given["doing"] = replace(doing, also=_also(claim, carried))
     try:
         done = action.run(*(given[name] for name in action.acts_with), **arguments)
     except (SkippedError, RefusedError):
@@ -126,6 +134,8 @@ def _attempt(
             with contextlib.suppress(TemporaryError):  # spent, then: the step is over all the same
                 guard.refund(spent)
         raise
+    if carried:
+        guard.told(claim, carried)
     done = done if isinstance(done, Done) else Done(done)
     said = f"{done.message} (when {' and '.join(conditions)})" if conditions else done.message
     said = f"{said} (with the leave of {leave})" if leave and spent.over else said
@@ -144,12 +154,25 @@ def _leave(claim: Claim) -> str | None:
     return str(by)
 
 
+def _also(claim: Claim, carried: int) -> str:
+    """What a message must say besides: how many it stands for, and what its playbook does not do."""
+    parts = [f"and {carried - 1:,} more like it"] if carried > 1 else []
+    if claim.run.playbook.mode == "notify":
+        would = [f"{r.step}: {r.message}" for r in claim.results if r.state == "planned"]
+        parts.append("Not done, for the playbook only notifies: " + ("; ".join(would) or "nothing"))
+    return "\n".join(parts)
+
+
 def _over(over: Over, claim: Claim, doors: Doors, doing: Doing, guard: Guard) -> str:
     """Why the step is held, in previews, which go on as if a person gave leave.
 
-    Raises RefusedError, SkippedError (a digest tells of the message), HeldError.
+    Raises RefusedError, SkippedError (a digest tells of the message), PostponedError (it is that digest),
+    HeldError.
     """
     if over.then == "digest":
+        if not doors.dry and guard.digest(claim, over.per, doing.now):
+            doing.keep({"digest": claim.step.name})
+            raise PostponedError(f"{over.text}: this one becomes the digest", over.per)
         raise SkippedError(f"{over.text}: a digest tells of it")
     if over.then == "drop":
         raise RefusedError(over.text)
@@ -248,6 +271,7 @@ def _again(claim: Claim, error: TemporaryError, doors: Doors, now: float) -> Out
     wait = wait_before(claim.attempt + 1, retry.delay, retry.max_delay)
     jitter = random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
     wait = min(wait * jitter, retry.max_delay) if error.after is None else error.after
+    wait = min(wait, LONGEST)
     return Outcome("waiting", str(error), retry_in=wait, answered=error.answered, calls=calls)
 
 

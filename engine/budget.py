@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PREFIX = "budget:"
 """How the keys of the windows begin in the journal's memory, where throttles' are, too."""
+DIGEST = PREFIX + "digest:"
 _MANY = 10_000
 """Windows from which on those that are over are looked for."""
 
@@ -40,10 +41,11 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A budget that is used up, and what then becomes of the step."""
+    """A budget that is used up, and what then becomes of the step. per: its window, in seconds."""
 
     text: str
     then: Literal["hold", "drop", "digest"]
+    per: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Ledger:
                     continue
                 if len(targets) >= budget.limit:
                     then = budget.on_exceeded or guardrails.on_exceeded
-                    return Spent(charge.target, over=Over(_told(budget), then))
+                    return Spent(charge.target, over=Over(_told(budget), then, budget.per))
                 targets[charge.target] = self._clock
                 changes[key] = {"targets": targets, "until": self._clock + budget.per}
             self._change(changes)
@@ -100,6 +102,29 @@ class Ledger:
                 left = {t: at for t, at in window["targets"].items() if t != spent.target}
                 changes[key] = {**window, "targets": left} if left else None
             self._change(changes)
+
+    def count(self, key: str, per: float, now: float) -> bool:
+        """Count one message more that is not sent; whether this one is to become the digest in ``per`` seconds.
+
+        That is the first; and one that finds a digest overdue, which died with its run.
+        """
+        with self._lock:
+            window = self._windows.get(DIGEST + key) or {"count": 0, "until": 0.0}
+            carries = bool(window["count"] == 0 or window["until"] + per < now)
+            until = now + per if carries else window["until"]
+            self._change({DIGEST + key: {"count": window["count"] + 1, "until": until}})
+        return carries
+
+    def counted(self, key: str) -> int:
+        """How many messages were not sent."""
+        return int((self._windows.get(DIGEST + key) or {"count": 0})["count"])
+
+    def told(self, key: str, count: int) -> None:
+        """A digest told of so many."""
+        with self._lock:
+            left = self.counted(key) - count
+            window = self._windows.get(DIGEST + key)
+            self._change({DIGEST + key: {**window, "count": left} if window and left > 0 else None})
 
     def _change(self, changes: dict[str, Any]) -> None:
         if len(self._windows) > _MANY:

@@ -16,7 +16,6 @@ from engine.language.source import read
 from engine.match import Playbooks
 from engine.plan import Memory
 from engine.ports.given import GivenCluster, GivenError, objects_of
-from engine.preview import World, preview
 from engine.render.plan_json import call_json
 
 if TYPE_CHECKING:
@@ -63,10 +62,18 @@ def read_cases(files: Files, playbooks: Sequence[Playbook]) -> tuple[list[Case],
     """The cases of a folder's PlaybookTests, and what is wrong with them."""
     cases: list[Case] = []
     findings: list[Finding] = []
-    names = [playbook.name for playbook in playbooks]
+    paths = sorted(files.files.keys() - {VALUES})
+    texts = {path: read(files.files[path], files.shown(path)) for path in paths}
+    # of a playbook that is wrong its own mistakes are told, and not that its tests lack it
+    written = {
+        _name(document)
+        for documents, _ in texts.values()
+        for document in documents
+        if kind_of(document) in (None, "Playbook")
+    }
+    names = sorted({playbook.name for playbook in playbooks} | written - {""})
     first: dict[str, Location] = {}
-    for path in sorted(files.files.keys() - {VALUES}):
-        documents, told = read(files.files[path], files.shown(path))
+    for path, (documents, told) in texts.items():
         tests = [document for document in documents if kind_of(document) == "PlaybookTest"]
         if tests and len(tests) == len(documents):
             findings += told  # of a file that also holds playbooks, the loader tells
@@ -79,17 +86,25 @@ def read_cases(files: Files, playbooks: Sequence[Playbook]) -> tuple[list[Case],
     return cases, findings
 
 
-def _check_name(document: Document, report: Findings, first: dict[str, Location]) -> None:
-    metadata = document.data.get("metadata")
+def _name(document: Document) -> str:
+    """The name as it is written, or nothing."""
+    metadata = document.data.get("metadata") if isinstance(document.data, dict) else None
     name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _check_name(document: Document, report: Findings, first: dict[str, Location]) -> None:
+    name = _name(document)
     where = document.at(("metadata", "name"))
-    if isinstance(name, str) and first.setdefault(name, where) is not where:
+    if name and first.setdefault(name, where) is not where:
         what = f"another PlaybookTest is called `{name[:80]}`"
         report(("metadata", "name"), "duplicate-name", what, f"see {first[name]}")
 
 
 def run_case(case: Case, found: PlaybookSet, guard: Guard) -> Verdict:
     """What the set plans about the case's events, with nothing spent yet, held against what it expects."""
+    from engine.preview import World, preview  # noqa: PLC0415 - 90 ms that `check` does not need
+
     tested = [p for p in found.playbooks if case.playbooks is None or p.name in case.playbooks]
     index, memory, guard = Playbooks(tested, found.silences), Memory(), guard.fresh()
     world = World(None if case.cluster is None else GivenCluster(case.cluster))
@@ -109,8 +124,7 @@ class _Reader:
     def cases(self) -> Iterator[Case]:
         """The cases; one with a broken event is reported and left out."""
         spec = self._document.data["spec"]
-        metadata = self._document.data.get("metadata")
-        test = str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
+        test = _name(self._document)
         for n, name in enumerate(spec.get("playbooks", [])):
             if name not in self._names:
                 what, hint = f"no playbook is called `{name[:80]}`", nearest(name, self._names)

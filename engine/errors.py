@@ -86,6 +86,14 @@ class HeldError(Exception):
         self.wait = wait
 
 
+class PostponedError(Exception):
+    """It is done later, as a digest. wait: seconds until then."""
+
+    def __init__(self, what: str, wait: float) -> None:
+        super().__init__(what)
+        self.wait = wait
+
+
 class GoneError(SkippedError):
     """The target is not there any more: deleted, terminating, or another of its name in its place."""
 

@@ -248,6 +248,6 @@ def _text(alert: dict[str, Any], key: str) -> str | None:
 def _tags(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
+    if not isinstance(value, list) or not {*map(type, value)} <= {str}:
         raise EventError("`tags` must be a list of strings")
     return tuple(value)

@@ -33,12 +33,20 @@ class Own:
 
     namespace: str | None = None
     node: str | None = None
+    service_account: str | None = None
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Own:
         """As the downward API tells it."""
-        node = environment.get("TIERCEL_NODE_NAME") or None
-        return cls(environment.get("TIERCEL_POD_NAMESPACE") or None, node)
+        names = ("TIERCEL_POD_NAMESPACE", "TIERCEL_NODE_NAME", "TIERCEL_SERVICE_ACCOUNT")
+        return cls(*(environment.get(name) or None for name in names))
+
+    @property
+    def user(self) -> str | None:
+        """The name by which the API server's audit log knows the engine."""
+        if self.namespace is None or self.service_account is None:
+            return None
+        return f"system:serviceaccount:{self.namespace}:{self.service_account}"
 
 
 class Guard:
@@ -70,6 +78,18 @@ class Guard:
     def spend(self, claim: Claim, subject: Pod | Object | None, now: float) -> Spent:
         """Charge the budgets that the step falls under, or say which of them is used up."""
         return self._ledger.take(self.guardrails, _charge(claim, subject), now)
+
+    def digest(self, claim: Claim, per: float, now: float) -> bool:
+        """Count a message that its budget holds back; whether it is to become the digest of the others."""
+        return self._ledger.count(_digest(claim), per, now)
+
+    def digested(self, claim: Claim) -> int:
+        """How many messages the step's digest stands for, itself included."""
+        return self._ledger.counted(_digest(claim))
+
+    def told(self, claim: Claim, count: int) -> None:
+        """The digest went out, and told of so many."""
+        self._ledger.told(_digest(claim), count)
 
     def refund(self, spent: Spent) -> None:
         """Take back what a step was charged that touched nothing."""
@@ -110,6 +130,11 @@ class Guard:
         if age > most:
             told = f"the event was {duration.text(age)} old when it came"
             raise RefusedError(f"{told}; maxEventAge is {duration.text(most)}")
+
+
+def _digest(claim: Claim) -> str:
+    playbook = claim.run.playbook
+    return f"{playbook.mode}/{playbook.name}/{claim.step.name}"
 
 
 def _charge(claim: Claim, subject: Pod | Object | None) -> Charge:

@@ -105,14 +105,22 @@ class KnownRuns(Memory):
 
 
 class Intake:
-    """Takes bodies of events; thread-safe. recent: the last ones, and how they ended."""
+    """Takes bodies of events; thread-safe. recent: the last ones, and how they ended.
+
+    own: the API server's name of the engine itself.
+    """
 
     def __init__(
-        self, journal: Journal, playbooks: Callable[[], Playbooks], now: Callable[[], float]
+        self,
+        journal: Journal,
+        playbooks: Callable[[], Playbooks],
+        now: Callable[[], float],
+        own: str | None = None,
     ) -> None:
         self.recent = Recent()
         self._journal, self._playbooks, self._now = journal, playbooks, now
         self._memory = KnownRuns(journal)
+        self._memory.own = own
         self._owed: dict[str, Any] = {}
         self._writing: dict[str, Future[None]] = {}
         # entered again where a write fails at once: its callback then runs under the plan's lock

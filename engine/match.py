@@ -1,26 +1,31 @@
 """Which playbooks and silences want an event: an immutable index from the rule's name.
 
 Within one rule the candidates are looked up by the equality that most of them ask for, so that a thousand
-playbooks that differ by namespace cost what those of one namespace cost.
+playbooks that differ by namespace cost what those of one namespace cost. A test that several of them share
+is asked once, and where it does not hold they all fall.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import re2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from engine.event import Event
-    from engine.playbook import Condition, Match, Playbook, Silence
+    from engine.playbook import Condition, Match, Playbook, Silence, Truth
 
 _REMEMBERED = 10_000
 """Rule names whose candidates are remembered; an attacker who can write events can invent names."""
 _WORTH = 4
-"""Candidates from which on a table of values is worth its look-up."""
+"""Candidates from which on a table of values is worth its look-up, and a shared test its branch."""
+_DEEPEST = 16
+"""Branches within one another; a set made for it could nest them by the thousand."""
 
 
 class Wanting(Protocol):
@@ -43,8 +48,23 @@ class Wanting(Protocol):
 
 
 W = TypeVar("W", bound=Wanting)
-_Candidate = tuple[W, "Callable[[Event], bool]"]
-_Select = "Callable[[Event], Sequence[_Candidate[W]]]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate(Generic[W]):
+    """What may want events of a rule. place: among the others. tests: by key; all must be true."""
+
+    place: int
+    item: W
+    tests: dict[Hashable, Callable[[Event], Truth]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree(Generic[W]):
+    """Candidates ready to be asked: those that share a test behind it, the others one by one."""
+
+    branches: tuple[tuple[Callable[[Event], Truth], _Tree[W]], ...]
+    leaves: tuple[tuple[int, W, Callable[[Event], Truth]], ...]
 
 
 class Index(Generic[W]):
@@ -57,14 +77,14 @@ class Index(Generic[W]):
         self._any: list[W] = []
         for item in self.all:
             self._add(item)
-        self._selects: dict[str, Callable[[Event], Sequence[_Candidate[W]]]] = {}
+        self._finds: dict[str, Callable[[Event], list[W]]] = {}
 
     def wanting(self, event: Event) -> list[W]:
         """Those that match the event and whose conditions hold, by name."""
-        select = self._selects.get(event.rule)
-        if select is None:
-            select = self._find(event.rule)
-        return [item for item, want in select(event) if want(event)]
+        find = self._finds.get(event.rule)
+        if find is None:
+            find = self._of_rule(event.rule)
+        return find(event)
 
     def naming(self, rule: str) -> list[W]:
         """Those whose ``rules`` have the name, or that ask for none, by name."""
@@ -84,12 +104,12 @@ class Index(Generic[W]):
             else:
                 self._exact.setdefault(rule, []).append(item)
 
-    def _find(self, rule: str) -> Callable[[Event], Sequence[_Candidate[W]]]:
-        select = _table(self.naming(rule))
-        if len(self._selects) >= _REMEMBERED:
-            self._selects = {}
-        self._selects[rule] = select
-        return select
+    def _of_rule(self, rule: str) -> Callable[[Event], list[W]]:
+        find = _finder(self.naming(rule))
+        if len(self._finds) >= _REMEMBERED:
+            self._finds = {}
+        self._finds[rule] = find
+        return find
 
 
 class Playbooks(Index["Playbook"]):
@@ -107,32 +127,75 @@ class Playbooks(Index["Playbook"]):
         return next((silence.name for silence in lasting), None)
 
 
-def _table(items: Sequence[W]) -> Callable[[Event], Sequence[_Candidate[W]]]:
-    """From an event of one rule to the candidates among them, in their order."""
-    every = tuple((item, wants(item)) for item in items)
+def _finder(items: Sequence[W]) -> Callable[[Event], list[W]]:
+    """From an event of one rule to those of the items that want it, in their order."""
+    candidates = [_Candidate(n, item, dict(_tests(item))) for n, item in enumerate(items)]
+    every = _tree(candidates)
     asked = Counter(field for item in items for field in _equalities(item))
     field, times = asked.most_common(1)[0] if asked else ("", 0)
     if times < _WORTH:
-        return lambda _: every
-    keyed = [(candidate, _equalities(candidate[0]).get(field)) for candidate in every]
-    rest = tuple(candidate for candidate, values in keyed if values is None)
-    wanted = {value for _, values in keyed for value in values or ()}
-    rows: dict[str, list[_Candidate[W]]] = {value: [] for value in wanted}
-    for candidate, values in keyed:
-        for value in wanted if values is None else values:
-            rows[value].append(candidate)
-    table = {value: tuple(row) for value, row in rows.items()}
+        return _asking(every)
+    rows: dict[str, list[_Candidate[W]]] = {}
+    rest = []
+    for candidate in candidates:
+        values = _equalities(candidate.item).get(field)
+        if values is None:
+            rest.append(candidate)
+        for value in values or ():
+            rows.setdefault(value, []).append(candidate)
+    others = _tree(rest)
+    table = {value: _asking(_tree(row), others) for value, row in rows.items()}
+    of_any, of_others = _asking(every), _asking(others)
 
-    def select(event: Event) -> Sequence[_Candidate[W]]:
+    def find(event: Event) -> list[W]:
         value: Any = event.fields.get(field)
-        # of a list any element may pass, so all are asked
-        return every if type(value) is list else _row(table, value, rest)
+        if type(value) is str:
+            return table.get(value, of_others)(event)
+        return of_any(event) if type(value) is list else of_others(event)  # any element may pass
 
-    return select
+    return find
 
 
-def _row(table: dict[str, Any], value: Any, rest: Any) -> Any:
-    return table.get(value, rest) if type(value) is str else rest
+def _tree(candidates: Sequence[_Candidate[W]], depth: int = 0) -> _Tree[W]:
+    """The candidates, grouped by the tests that most of them share."""
+    sharing: dict[Hashable, list[_Candidate[W]]] = {}
+    for candidate in candidates:
+        for key in candidate.tests:
+            sharing.setdefault(key, []).append(candidate)
+    left = {candidate.place: candidate for candidate in candidates}
+    branches = []
+    for key, sharers in sorted(sharing.items(), key=lambda shared: -len(shared[1])):
+        group = [candidate for candidate in sharers if candidate.place in left]
+        if len(group) < _WORTH or depth == _DEEPEST:
+            continue
+        inner = []
+        for candidate in group:
+            del left[candidate.place]
+            others = {k: test for k, test in candidate.tests.items() if k != key}
+            inner.append(_Candidate(candidate.place, candidate.item, others))
+        branches.append((group[0].tests[key], _tree(inner, depth + 1)))
+    leaves = tuple((c.place, c.item, _all(tuple(c.tests.values()))) for c in left.values())
+    return _Tree(tuple(branches), leaves)
+
+
+def _asking(*trees: _Tree[W]) -> Callable[[Event], list[W]]:
+    """From an event to those in the trees that want it, by their places."""
+    filled = [tree for tree in trees if tree.branches or tree.leaves]
+    if not any(tree.branches for tree in filled) and len(filled) <= 1:  # in order, as they are
+        leaves = tuple((item, want) for tree in filled for _, item, want in tree.leaves)
+        return lambda event: [item for item, want in leaves if want(event) is True]
+
+    def find(event: Event) -> list[W]:
+        found: list[tuple[int, W]] = []
+        asked = filled.copy()
+        while asked:
+            tree = asked.pop()
+            asked += [inner for test, inner in tree.branches if test(event) is True]
+            found += [(place, item) for place, item, want in tree.leaves if want(event) is True]
+        found.sort(key=itemgetter(0))
+        return [item for _, item in found]
+
+    return find
 
 
 def _equalities(item: Wanting) -> dict[str, frozenset[str]]:
@@ -160,29 +223,35 @@ def named(names: Iterable[str]) -> Callable[[str], bool]:
     return lambda name: name in exact or any(matches(name) for matches in globs)
 
 
-def wants(item: Wanting) -> Callable[[Event], bool]:
-    """Whether it wants an event of a rule that it names: the cheap tests first."""
-    tests = tuple(test for _, test in key_tests(item.match))
-    conditions = tuple(condition.holds for condition in item.conditions)
+def _tests(item: Wanting) -> Iterator[tuple[Hashable, Callable[[Event], Truth]]]:
+    """What must be true for the item to want an event of a rule that it names: the cheap tests first.
 
-    # most have one test and two conditions or fewer; loops over them cost as much as they do
-    if len(tests) <= 1 and len(conditions) in (1, 2):
-        test = tests[0] if tests else None
-        first, last = conditions[0], conditions[-1]
-        if test is None:
+    Tests of one key are the same.
+    """
+    for name, test in key_tests(item.match):
+        yield (name, getattr(item.match, name.replace(".", "_"))), test
+    for condition in item.conditions:
+        yield condition.key or condition.holds, condition.holds
+
+
+def _all(tests: tuple[Callable[[Event], Truth], ...]) -> Callable[[Event], Truth]:
+    """Whether all tests are true."""
+    if len(tests) == 1:
+        return tests[0]
+    if len(tests) in (2, 3):  # most have; loops over them cost as much as they do
+        first, *middle, last = tests
+        if not middle:
             return lambda event: first(event) is True and last(event) is True
-        return lambda event: test(event) and first(event) is True and last(event) is True
+        second = middle[0]
+        return lambda event: first(event) is True and second(event) is True and last(event) is True
 
-    def want(event: Event) -> bool:
-        for test in tests:
-            if not test(event):
-                return False
-        for holds in conditions:  # noqa: SIM110 - a generator costs a third of the match
-            if holds(event) is not True:
+    def hold(event: Event) -> Truth:
+        for test in tests:  # noqa: SIM110 - a generator costs a third of the match
+            if test(event) is not True:
                 return False
         return True
 
-    return want
+    return hold
 
 
 def key_tests(match: Match) -> list[tuple[str, Callable[[Event], bool]]]:

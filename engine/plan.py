@@ -43,7 +43,8 @@ class Planned:
 class Memory:
     """What planning remembers: identities, throttle windows, a clock that never goes back, pauses.
 
-    paused: names of playbooks, and ``*`` for all. changes: what the journal must keep (key -> JSON, None to
+    paused: names of playbooks, and ``*`` for all. own: the API server's name of the engine itself, whose
+    doings are no events to act on. changes: what the journal must keep (key -> JSON, None to
     forget) until it is taken.
     """
 
@@ -51,6 +52,7 @@ class Memory:
         self.windows: dict[str, Any] = dict(windows or {})
         self.clock = 0.0
         self.paused: frozenset[str] = frozenset()
+        self.own: str | None = None
         self.changes: dict[str, Any] = {}
         self._seen: OrderedDict[str, bool] = OrderedDict()
         self._slots: OrderedDict[str, str] = OrderedDict()
@@ -164,7 +166,9 @@ def _plan_one(asked: _Asked, playbook: Playbook, memory: Memory) -> Planned:
         return Planned(run, "duplicate", ran=before)
     suppressed = None
     throttle = playbook.throttle
-    if playbook.mode == "disabled":
+    if memory.own is not None and event.fields.get("ka.user.name") == memory.own:
+        suppressed = "self"
+    elif playbook.mode == "disabled":
         suppressed = "mode: disabled"
     elif asked.silence is not None:
         suppressed = f"silence: {asked.silence}"

@@ -25,7 +25,8 @@ class Condition:
     """A condition on the event: its source text, for messages, and its predicate.
 
     equality: a field and the only texts with which the condition can hold, where it is that plain. look:
-    the value that it looks at; a ``group`` (all, any, not) has ``parts`` instead.
+    the value that it looks at; a ``group`` (all, any, not) has ``parts`` instead. key: conditions of one
+    key have the same truth on every event; "" is unlike any other.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Condition:
     look: Callable[[Event], Any] | None = None
     group: str = ""
     parts: tuple[Condition, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
         reloader.start()
         stack.callback(reloader.stop)
-        intake = Intake(journal, lambda: reloader.active.playbooks, time.time)
+        intake = Intake(journal, lambda: reloader.active.playbooks, time.time, settings.own.user)
         workers = Workers(
             journal,
             _doors(settings, cluster),
@@ -90,6 +90,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
             now=time.time,
             over=intake.give_back,
+            room=cluster.breaker.room if cluster else lambda: None,
         )
         workers.start()
         stack.callback(workers.stop, 0)
@@ -166,7 +167,7 @@ def _operators(settings: Settings) -> Door:
 def _cluster(settings: Settings) -> KubernetesCluster | None:
     """The cluster to act on: named by a flag, or the one that this pod runs in; never one happened upon."""
     if settings.kubeconfig or settings.context or "KUBERNETES_SERVICE_HOST" in os.environ:
-        return connect(settings.kubeconfig, settings.context)
+        return connect(settings.kubeconfig, settings.context, settings.kube_qps)
     if settings.dry_run:
         return None
     raise SettingsError(
@@ -182,7 +183,7 @@ def _doors(settings: Settings, cluster: KubernetesCluster | None) -> Any:
     def doors(claim: Claim) -> Doors:
         timeout, hosts = claim.step.timeout, settings.http_hosts
         live = cluster.within(timeout) if cluster else None
-        if live is None or settings.dry_run or claim.run.playbook.mode != "enforce":
+        if live is None or settings.dry_run or not _acts(claim):
             reads = live or AssumedCluster(claim.run.event)
             return Doors(Recorder(reads), OutsideRecorder(None, hosts), dry=True)
         return Doors(
@@ -190,6 +191,12 @@ def _doors(settings: Settings, cluster: KubernetesCluster | None) -> Any:
         )
 
     return doors
+
+
+def _acts(claim: Claim) -> bool:
+    """Whether the mode of its playbook lets the step act; ``notify`` lets only its messages."""
+    mode = claim.run.playbook.mode
+    return mode == "enforce" or (mode == "notify" and claim.step.effect == "notify")
 
 
 @contextlib.contextmanager

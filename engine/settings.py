@@ -53,6 +53,7 @@ class Settings:
     insecure_no_auth: bool
     workers: int
     slow_workers: int
+    kube_qps: float
     dry_run: bool
     http_hosts: frozenset[str]
     grace: float

@@ -36,7 +36,7 @@ class Workers:
     """The threads that work runs off.
 
     guard: that of the set in force. sizes: threads of each pool. over: is told of each run that ended
-    without any step done.
+    without any step done. room: how many cluster steps may begin now, None for any number.
     """
 
     def __init__(
@@ -49,9 +49,12 @@ class Workers:
         sizes: Mapping[Pool, int],
         now: Callable[[], float],
         over: Callable[[Run], None],
+        room: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._journal, self._doors, self._guard = journal, doors, guard
         self._observers, self._sizes, self._now, self._over = observers, sizes, now, over
+        self._room = room
+        self._shut = False
         self._busy: dict[Pool, int] = dict.fromkeys(sizes, 0)
         self._wake = threading.Condition()
         self._woken = False
@@ -110,6 +113,9 @@ class Workers:
     def _claim(self, pool: Pool) -> None:
         with self._wake:
             free = self._sizes[pool] - self._busy[pool]
+        if pool == "cluster" and free > 0:
+            room = self._room()
+            free, self._shut = (free, False) if room is None else (min(free, room), True)
         if free <= 0:
             return
         for claim in self._journal.claim(pool, free, self._now()):
@@ -123,6 +129,8 @@ class Workers:
         return IDLE if first is None else min(max(first - self._now(), 0.0), IDLE)
 
     def _has_room(self, pool: Pool) -> bool:
+        if pool == "cluster" and self._shut:
+            return False  # asked again once IDLE is over, for the breaker's clock wakes nobody
         with self._wake:
             return self._busy[pool] < self._sizes[pool]
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from engine.ports.breaker import Breaker
 from engine.ports.http import Answer
-from engine.ports.kubernetes import KubernetesCluster
+from engine.ports.kubernetes import KubernetesCluster, Load
+from engine.ports.pace import Pace
 
 Key = tuple[str, str | None, str]
 """resource (with its API group), namespace, name"""
@@ -85,7 +87,7 @@ class ApiServer:
 
     @property
     def cluster(self) -> KubernetesCluster:
-        return KubernetesCluster(self)
+        return KubernetesCluster(self, Load(Breaker(lambda: 0.0), Pace(1e9)))
 
     def put(self, item: dict[str, Any]) -> dict[str, Any]:
         """Somebody else, with kubectl, makes or replaces an object."""
@@ -121,16 +123,16 @@ class ApiServer:
     def call_api(self, method: str, path: str, given: Any, **_: Any) -> SimpleNamespace:
         if self.answers and method != "GET":
             status, headers = self.answers.pop(0)
-            return _response(status, {"message": "told to"}, headers)
+            return response(status, {"message": "told to"}, headers)
         assert _PATH.fullmatch(path), f"a path that no object has: {path!r}"
         query = dict(given.get("query_params") or [])
         content = (given.get("header_params") or {}).get("Content-Type")
         body = json.loads(json.dumps(given.get("body"))) if given.get("body") is not None else None
         try:
-            return _response(200, self._answer(method, path, query, content, body))
+            return response(200, self._answer(method, path, query, content, body))
         except Failed as failed:
             details = {"name": path.rpartition("/")[2], "causes": failed.causes}
-            return _response(failed.status, {"message": str(failed), "details": details})
+            return response(failed.status, {"message": str(failed), "details": details})
 
     def _answer(
         self, method: str, path: str, query: dict[str, str], content: str | None, body: Any
@@ -264,7 +266,7 @@ class Elsewhere:
         return Answer(200, {"ts": "1.2", "channel": "C1"})
 
 
-def _response(status: int, body: Any, headers: dict[str, str] | None = None) -> SimpleNamespace:
+def response(status: int, body: Any, headers: dict[str, str] | None = None) -> SimpleNamespace:
     content = json.dumps(body).encode()
     return SimpleNamespace(status=status, headers=headers or {}, read=lambda: content)
 

@@ -17,6 +17,7 @@ EVENT = {
     "time": "2026-03-01T10:00:00Z",
     "output_fields": {"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "proc.name": "bash"},
 }
+SYSTEM = {**EVENT["output_fields"], "k8s.ns.name": "kube-system"}
 KILL = {
     "apiVersion": "tiercel.dev/v1",
     "kind": "Playbook",
@@ -39,13 +40,14 @@ ALL = {"actions": ["mark", "pod.delete"], "finally": ["kubernetes.event"]}
 def run(tmp_path):
     """Runs `tiercel test` on the playbook and the cases: the exit code, stdout, stderr."""
 
-    def run(cases, *flags, **spec):
+    def run(cases, *flags, playbook=None, **spec):
+        kill = {**KILL, "spec": {**KILL["spec"], **(playbook or {})}}
         test = {
             **{key: KILL[key] for key in ("apiVersion", "metadata")},
             "kind": "PlaybookTest",
             "spec": {"cases": cases, **spec},
         }
-        (tmp_path / "kill.yaml").write_text(yaml.safe_dump(KILL))
+        (tmp_path / "kill.yaml").write_text(yaml.safe_dump(kill))
         (tmp_path / "kill.test.yaml").write_text(yaml.safe_dump(test))
         done = CliRunner().invoke(cli, ["test", str(tmp_path), *flags])
         return done.exit_code, done.stdout, done.stderr
@@ -55,6 +57,10 @@ def run(tmp_path):
 
 def case(expect, **event):
     return {"name": "a case", "event": {**EVENT, **event}, "expect": expect}
+
+
+def field(name, value):
+    return {"field": name, "equals": value}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +101,7 @@ def test_a_case_that_is_otherwise_fails_and_says_how(run, expect, said):
 
 
 def test_what_is_left_alone_is_nothing(run):
-    system = {**EVENT["output_fields"], "k8s.ns.name": "kube-system"}
-    assert run([case({"nothing": True}, output_fields=system)])[0] == 0
+    assert run([case({"nothing": True}, output_fields=SYSTEM)])[0] == 0
 
 
 def test_events_in_a_row_share_a_throttle_and_cases_do_not(run):
@@ -124,13 +129,82 @@ def test_a_given_cluster_is_all_there_is(run):
     )
 
 
-def test_steps_that_no_case_plans_are_told_and_can_fail(run):
+def test_what_no_case_exercises_is_told_and_can_fail(run):
     quiet = [case({"nothing": True}, rule="Other")]
     code, out, _ = run(quiet)
     assert code == 0
-    assert "never planned: kill/pod.delete" in out
+    assert "kill.yaml:4:9: never run: kill" in out
+    assert "0 % covered: 0 of 5 steps" in out
     assert run(quiet, "--coverage-threshold", "1")[0] == 1
-    assert run([case(ALL)], "--coverage-threshold", "100")[0] == 0
+    assert (
+        run(
+            [case(ALL), case({"nothing": True}, output_fields=SYSTEM)],
+            "--coverage-threshold",
+            "100",
+        )[0]
+        == 0
+    )
+
+
+def test_a_condition_is_covered_where_cases_make_it_true_and_not_true(run):
+    line = "kill.yaml:14:5: never {}: kill: k8s.ns.name notIn [kube-system]"
+    taken, left = case(ALL), case({"nothing": True}, output_fields=SYSTEM)
+    unknown = case({"nothing": True}, output_fields={})
+    assert line.format("false") in run([taken])[1]
+    assert "80 % covered" in run([taken])[1]
+    assert line.format("true") in run([left])[1]
+    assert "kill.yaml:12:5: never planned: kill/pod.delete" in run([left])[1]
+    for other in (left, unknown):
+        assert " never " not in run([taken, other])[1]
+    assert run([taken], "--coverage-threshold", "81")[0] == 1
+
+
+def test_each_condition_of_a_group_and_of_a_when_counts_by_itself(run):
+    conditions = [
+        {"any": [field("proc.name", "bash"), {"not": field("user.name", "root")}]},
+        field("k8s.ns.name", "demo"),
+    ]
+    steps = [{"action": "pod.delete", "when": [field("k8s.pod.name", "web-0")]}]
+    changed = {"conditions": conditions, "actions": steps}
+    planned = {"actions": ["pod.delete"]}
+
+    def gaps(*cases):
+        told = run(list(cases), playbook=changed)[1].splitlines()
+        return [line.split(": never ")[1] for line in told if ": never " in line]
+
+    assert gaps(case(planned)) == [
+        "false: kill/pod.delete: k8s.pod.name equals web-0",
+        "false: kill: proc.name equals bash",
+        "true: kill: user.name equals root",
+        "false: kill: k8s.ns.name equals demo",
+    ]
+    # a `when` is not asked of an event that the playbook does not want
+    assert gaps(case({"nothing": True}, output_fields={"user.name": "root"})) == [
+        "planned: kill/pod.delete",
+        "true or false: kill/pod.delete: k8s.pod.name equals web-0",
+        "true: kill: proc.name equals bash",
+        "false: kill: user.name equals root",
+        "true: kill: k8s.ns.name equals demo",
+        "planned: kill/kubernetes.event",
+    ]
+
+
+def test_a_condition_is_asked_only_of_events_that_match(run):
+    other = case({"nothing": True}, rule="Other", output_fields=SYSTEM)
+    assert "never false: kill: k8s.ns.name" in run([case(ALL), other])[1]
+
+
+def test_a_case_covers_only_the_playbooks_that_it_tests(run, tmp_path):
+    (tmp_path / "twin.yaml").write_text(yaml.safe_dump({**KILL, "metadata": {"name": "twin"}}))
+    cases = [case(ALL), case({"nothing": True}, output_fields=SYSTEM)]
+    out = run(cases, playbooks=["kill"])[1]
+    assert "never run: twin" in out
+    assert "50 % covered: 5 of 10" in out
+
+
+def test_of_a_playbook_that_is_disabled_nothing_need_be_covered(run):
+    quiet = [case({"nothing": True}, rule="Other")]
+    assert "100 % covered: 0 of 0" in run(quiet, playbook={"mode": "disabled"})[1]
 
 
 def test_a_word_chooses_cases_and_none_is_a_failure(run):
@@ -139,8 +213,9 @@ def test_a_word_chooses_cases_and_none_is_a_failure(run):
 
 def test_the_outputs_for_tools_say_the_same(run):
     cases = [case(ALL), {**case({"nothing": True}), "name": "fails"}]
-    told = json.loads(run(cases, "-o", "json")[1])
-    assert [one["passed"] for one in told] == [True, False]
+    _, out, err = run(cases, "-o", "json")
+    assert [one["passed"] for one in json.loads(out)] == [True, False]
+    assert "80 % covered" in err
     suite = ET.fromstring(run(cases, "-o", "junit")[1]).find("testsuite")  # noqa: S314 - our own output
     assert [len(one) for one in suite] == [0, 1]
 

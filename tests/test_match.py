@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+
 import pytest
 from engine.event import parse
+from engine.language.conditions import compile_condition
 from engine.match import Playbooks
 from engine.playbook import Condition, Match, Playbook
 
@@ -64,4 +68,57 @@ def test_names_that_nobody_ships_do_not_fill_the_memory():
     found = Playbooks([Playbook("p", Match(rules=("a*",)), ())])
     for number in range(10_050):
         assert len(found.wanting(parse({"rule": f"a{number}"}))) == 1
-    assert len(found._selects) <= 10_000
+    assert len(found._finds) <= 10_000
+
+
+def keyed(key, truth, asked=None):
+    def holds(_):
+        if asked is not None:
+            asked.append(key)
+        return truth
+
+    return Condition(key, holds, key=key)
+
+
+@pytest.mark.parametrize("truth", [True, False, None])
+def test_a_condition_that_several_share_is_asked_once(truth):
+    asked: list[str] = []
+    shared = [keyed("shared", truth, asked) for _ in range(8)]
+    own = [keyed(f"own-{n}", truth=n != 3, asked=asked) for n in range(8)]
+    found = Playbooks(
+        Playbook(f"p{n}", Match(), (), conditions=(own[n], shared[n])) for n in range(8)
+    )
+    wanting = [playbook.name for playbook in found.wanting(parse({"rule": "r"}))]
+    assert wanting == ([f"p{n}" for n in range(8) if n != 3] if truth else [])
+    assert asked.count("shared") == 1
+    assert len(asked) == (9 if truth else 1)
+
+
+def test_groups_of_the_same_conditions_are_not_the_same_condition():
+    told = [
+        compile_condition({word: [field("a"), field("b")]}, (), lambda *_: None)
+        for word in ("any", "all")
+        for _ in range(4)
+    ]
+    found = Playbooks(
+        Playbook(f"p{n}", Match(), (), conditions=(condition,)) for n, condition in enumerate(told)
+    )
+    event = parse({"rule": "r", "output_fields": {"a": "x", "b": "y"}})
+    assert [playbook.name for playbook in found.wanting(event)] == ["p0", "p1", "p2", "p3"]
+
+
+def test_conditions_shared_by_ever_fewer_are_no_deep_recursion():
+    shared = [keyed(f"k{n}", truth=True) for n in range(200)]
+    found = Playbooks(
+        Playbook(f"p{n:03}", Match(), (), conditions=tuple(shared[:n])) for n in range(200)
+    )
+    event, before = parse({"rule": "r"}), sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+    try:
+        assert len(found.wanting(event)) == 200
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def field(name):
+    return {"field": name, "equals": "x"}

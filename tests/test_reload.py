@@ -307,7 +307,7 @@ def test_a_swap_between_two_files_never_yields_half_a_set(tmp_path, monkeypatch)
         return {name: f"{name} {number}".encode() for name in ("a.yaml", "b.yaml", "c.yaml")}
 
     mount = Mount(tmp_path / "playbooks", version(0))
-    read, numbers, readings = folders._read, itertools.count(1), itertools.count(1)
+    read, numbers, readings = folders.read_bounded, itertools.count(1), itertools.count(1)
     swaps = [2, 4, 8]  # at these readings of a file the kubelet comes in between
 
     def interrupted(path):
@@ -315,19 +315,19 @@ def test_a_swap_between_two_files_never_yields_half_a_set(tmp_path, monkeypatch)
             mount.write(version(next(numbers)))
         return read(path)
 
-    monkeypatch.setattr(folders, "_read", interrupted)
+    monkeypatch.setattr(folders, "read_bounded", interrupted)
     assert read_files([mount.folder]).files == version(3)
 
 
 def test_a_link_that_never_stands_still_is_an_error_and_no_half_set(tmp_path, monkeypatch):
     mount = Mount(tmp_path / "playbooks", {"a.yaml": b"0"})
-    read = folders._read
+    read = folders.read_bounded
 
     def interrupted(path):
         mount.write({"a.yaml": b"1"})
         return read(path)
 
-    monkeypatch.setattr(folders, "_read", interrupted)
+    monkeypatch.setattr(folders, "read_bounded", interrupted)
     with pytest.raises(FolderError, match="never stood still"):
         read_files([mount.folder])
 

@@ -205,6 +205,7 @@ VARIABLES = {
     "insecure_no_auth": True,
     "workers": 3,
     "slow_workers": 4,
+    "kube_qps": 5.0,
     "http_hosts": "a,b",
     "grace": "1s",
     "dry_run": True,

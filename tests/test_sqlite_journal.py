@@ -265,7 +265,9 @@ def test_the_file_of_version_1_is_taken_over_with_all_its_runs(tmp_path):
     journal = SqliteJournal(path, thaw)
     accept(journal, run(1))
     journal.close()
-    with contextlib.closing(sqlite3.connect(path)) as old:  # what version 2 added is taken away again
+    with contextlib.closing(
+        sqlite3.connect(path)
+    ) as old:  # what version 2 added is taken away again
         old.executescript(
             "ALTER TABLE runs DROP COLUMN namespace; ALTER TABLE runs DROP COLUMN held;"
             "DROP TABLE paused; PRAGMA user_version = 1;"

@@ -32,6 +32,8 @@ Effect = Literal["notify", "observe", "mark", "disrupt"]
 Right = tuple[str, str]
 """A verb and a resource with its API group, as RBAC has them: ("patch", "networkpolicies.networking.k8s.io")."""
 
+_MOST = 200
+"""Unknown parameters of one step that are told; each is compared with all that are known."""
 ACTS_WITH = ("pod", "subject", "cluster", "outside", "doing")
 
 
@@ -60,7 +62,8 @@ class Doing:
     """What an action knows of the step that it is.
 
     now: epoch seconds. event: the alert. sent: an earlier attempt's call may have gone out already.
-    keep: writes facts of the run to the journal before it returns. kept: the facts so far.
+    keep: writes facts of the run to the journal before it returns. kept: the facts so far. also: what a
+    message must say besides: what its playbook would have done, and how many messages it stands for.
     """
 
     run: str
@@ -71,6 +74,7 @@ class Doing:
     sent: bool = False
     keep: Callable[[Mapping[str, Any]], None] = lambda _: None
     kept: Mapping[str, Any] = field(default_factory=dict)
+    also: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +106,17 @@ class Action:
         if not isinstance(data, dict):
             report(path, "wrong-type", "`with` takes a mapping of parameters")
             return {}
-        for key in data.keys() - self.parameters.keys():
-            hint = nearest(key, self.parameters) or ", ".join(self.parameters)
+        unknown = [key for key in data if key not in self.parameters][:_MOST]
+        meant = {key: nearest(key, self.parameters) for key in unknown}
+        for key, near in meant.items():
+            hint = near or ", ".join(self.parameters)
             report((*path, key), "bad-parameter", f"{self.name} has no `{key}`", hint, key=True)
-        for name in self.parameters.keys() - data.keys():
+        for name in self.parameters.keys() - data.keys() - set(meant.values()):
             if self.parameters[name].required:
                 report(
                     path, "missing-key", f"{self.name} needs `{name}`", self.parameters[name].doc
                 )
-        fault = self.check(data) if self.check else None
+        fault = self.check(data) if self.check and not any(meant.values()) else None
         if fault:
             report(path, "bad-parameter", fault)
         return {

@@ -62,9 +62,12 @@ def post_to_slack(
     blocks: Block Kit blocks.
     thread: with a token, run puts a run's messages into one thread.
     """
+    if doing.also:
+        text = f"{text}\n{escape(doing.also)}"
     message: dict[str, Any] = {"text": text}
     if blocks:
-        message["blocks"] = blocks
+        also = {"type": "context", "elements": [{"type": "plain_text", "text": doing.also[:2000]}]}
+        message["blocks"] = [*blocks, also] if doing.also else blocks
     if webhook is not None:
         outside.slack(message, webhook, None)
         return Done(f"to {webhook.name}: {text[:200]}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from engine.language.folder import VALUES, FolderError, read_files
+from engine.language.folder import VALUES, FolderError, read_bounded, read_files
 from engine.language.load import Loader
 from engine.render.findings import finding_lines
 from engine.render.text import echo
@@ -38,7 +38,7 @@ def load(paths: Sequence[str], values: Path | None, inspect: Inspect | None = No
         files = read_files(list(paths) or [DEFAULT])
         if values is None:
             return Loader(inspect).load(files)
-        content = values.read_bytes()
+        content = read_bounded(values)
         instead = replace(files, files={**files.files, VALUES: content})
         return Loader(inspect).load(instead, (str(values), content))
     except FolderError as error:

@@ -49,6 +49,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--slow-workers", type=click.IntRange(1, 256), default=16, help="Messages and requests at once."
 )
+@click.option(
+    "--kube-qps",
+    type=click.FloatRange(1, 10_000),
+    default=100,
+    help="Calls a second to the API server.",
+)
 @click.option("--http-hosts", default="", help="Hosts that http.request may call, with commas.")
 @click.option("--grace", default="30s", help="How long SIGTERM waits for what is under way.")
 @click.option(
@@ -102,6 +108,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         insecure_no_auth=given["insecure_no_auth"],
         workers=given["workers"],
         slow_workers=given["slow_workers"],
+        kube_qps=given["kube_qps"],
         dry_run=given["dry_run"],
         http_hosts=host_list(given["http_hosts"]) or frozenset(),
         grace=grace,

@@ -11,9 +11,10 @@ import click
 
 from engine.cases import read_cases, run_case
 from engine.cli.playbooks import DEFAULT, fail, load_usable, values_option
+from engine.coverage import coverage
 from engine.guard import Guard, Own
 from engine.language.folder import read_files
-from engine.render.cases import coverage, junit, verdict_json, verdict_lines
+from engine.render.cases import junit, summary_lines, verdict_json, verdict_lines
 from engine.render.findings import finding_lines
 from engine.render.progress import tracked
 from engine.render.text import count, echo
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--coverage-threshold", type=click.IntRange(0, 100), default=0, metavar="PCT",
-    help="Fail where fewer of the steps are planned by some case.",
+    help="Fail where less of the steps and conditions is covered.",
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(["text", "json", "junit"]), default="text")
 def command(
@@ -45,9 +46,13 @@ def command(
 
     A case holds where exactly the steps are planned that it expects; one that expects nothing is as
     important as one that expects calls. Exit 1 where a case does not hold.
+
+    Coverage counts the steps that some case plans, and of each condition whether some case makes it
+    true and some case false (or unknown); what is missing is told at its place.
     """
     found = load_usable(playbooks, values)
-    cases, findings = read_cases(read_files(list(playbooks) or [DEFAULT]), found.playbooks)
+    files = read_files(list(playbooks) or [DEFAULT])
+    cases, findings = read_cases(files, found.playbooks)
     if findings:
         for line in finding_lines(findings):
             echo(line, err=True)
@@ -55,15 +60,17 @@ def command(
     chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
     guard = Guard(found.guardrails, Own.of(os.environ))
     verdicts = [run_case(case, found, guard) for case in tracked(chosen, "Testing")]
-    share, missed = coverage(found.playbooks, verdicts)
+    covered = coverage(found.playbooks, verdicts, files)
     if output == "json":
         echo(json.dumps([verdict_json(verdict) for verdict in verdicts], indent=1))
     elif output == "junit":
         echo(junit(verdicts))
     else:
-        for line in verdict_lines(verdicts, share, missed):
+        for line in verdict_lines(verdicts):
             echo(line)
+    for line in summary_lines(verdicts, covered):
+        echo(line, err=output != "text")
     if not chosen:
         fail("No case was run: write a PlaybookTest beside the playbook.", 1)
-    if any(verdict.differences for verdict in verdicts) or share < coverage_threshold:
+    if any(verdict.differences for verdict in verdicts) or covered.share < coverage_threshold:
         sys.exit(1)

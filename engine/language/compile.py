@@ -18,7 +18,7 @@ from engine.language.conditions import (
     compile_step_condition,
 )
 from engine.language.report import Findings, nearest
-from engine.language.schema import API_VERSION, KINDS
+from engine.language.schema import API_VERSION, KINDS, MAX_STEPS
 from engine.language.shape import check_shape
 from engine.language.source import Document
 from engine.language.values import put_in
@@ -71,6 +71,8 @@ def check_document(
         return document, report
     if kind != "PlaybookTest":
         data = put_in(data, values, (), report)
+        if data is None:
+            return Document(document.file, {}), report
         # what stands at the place of a missing value is not wrong once more
         report = _after(report, document, told)
     checked = Document(document.file, data, document.values, document.keys)
@@ -201,7 +203,7 @@ def _steps(spec: dict[str, Any], report: Report) -> tuple[Step, ...]:
     phases: tuple[Phase, ...] = ("actions", "finally")
     for phase in phases:
         data = spec.get(phase)
-        for n, item in enumerate(data if isinstance(data, list) else []):
+        for n, item in enumerate(data[:MAX_STEPS] if isinstance(data, list) else []):
             if isinstance(item, dict) and isinstance(item.get("action"), str):
                 found.append((("spec", phase, n), item, phase))
     names: list[str] = []
@@ -286,7 +288,7 @@ def _when(
     found: list[Condition | StepCondition | None] = []
     for n, item in enumerate(data):
         where = (*path, n)
-        if not isinstance(item, dict) or "step" not in item:
+        if not isinstance(item, dict) or not item.keys() & {"step", "is"}:
             found.append(compile_condition(item, where, report))
             continue
         condition = compile_step_condition(item, where, report)

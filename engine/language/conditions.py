@@ -29,7 +29,10 @@ _OF_EVENT: dict[str, Callable[[Event], Any]] = {
     "$.output": lambda event: event.output,
 }
 """Places of the alert that an event knows; for others the whole alert is made."""
-_WORDS = (*OPERATORS, "field", "jsonPath", *GROUPS)
+_MOST = 200
+"""Unknown words of one condition that are told; each is compared with all that are known."""
+_LOOKS = ("field", "jsonPath", *GROUPS)
+_WORDS = (*OPERATORS, *_LOOKS)
 
 
 def compile_conditions(data: Any, path: Path, report: Report) -> tuple[Condition, ...]:
@@ -46,6 +49,10 @@ def compile_condition(data: Any, path: Path, report: Report) -> Condition | None
     if not isinstance(data, dict):
         report(path, "wrong-type", "a condition is a mapping", "{field: NAME, equals: VALUE}")
         return None
+    if "step" in data:
+        place = "a condition on a step stands in `when`, outside of groups"
+        report((*path, "step"), "unknown-key", place, key=True)
+        return None
     group = next((word for word in GROUPS if word in data), None)
     if group:
         return _group(group, data, path, report)
@@ -56,10 +63,12 @@ def compile_condition(data: Any, path: Path, report: Report) -> Condition | None
     name, test = comparison
     what = data.get("field") or data.get("jsonPath")
     text = f"{what} {name} {text_of(data[name])}"
+    key = repr(sorted(data.items()))  # not as JSON, which has no words for infinity and NaN
     if isinstance(look, str):
         only = (look, test.only) if test.only else None
-        return Condition(text, _on_field(look, test), only, lambda event: event.fields.get(look))
-    return Condition(text, lambda event: test.on(look(event)), None, look)
+        on_field = _on_field(look, test)
+        return Condition(text, on_field, only, lambda event: event.fields.get(look), key=key)
+    return Condition(text, lambda event: test.on(look(event)), None, look, key=key)
 
 
 def _on_field(field: str, test: Test) -> Callable[[Event], Truth]:
@@ -84,7 +93,8 @@ def _group(word: str, data: dict[str, Any], path: Path, report: Report) -> Condi
         one = compile_condition(inner, where, report)
         if one is None:
             return None
-        return Condition(f"not ({one.text})", negated(one.holds), group=word, parts=(one,))
+        text, holds = f"not ({one.text})", negated(one.holds)
+        return Condition(text, holds, group=word, parts=(one,), key=repr(data))
     if not isinstance(inner, list) or not inner:
         code = "bad-value" if inner == [] else "wrong-type"
         report(where, code, f"`{word}` takes a list of conditions")
@@ -92,7 +102,8 @@ def _group(word: str, data: dict[str, Any], path: Path, report: Report) -> Condi
     conditions = compile_conditions(inner, where, report)
     tests = tuple(condition.holds for condition in conditions)
     joined = f" {'and' if word == 'all' else 'or'} ".join(f"({c.text})" for c in conditions)
-    return Condition(joined, _joined(tests, stops=word == "any"), group=word, parts=conditions)
+    holds = _joined(tests, stops=word == "any")
+    return Condition(joined, holds, group=word, parts=conditions, key=repr(data))
 
 
 def _joined(
@@ -117,7 +128,7 @@ def _look(data: dict[str, Any], path: Path, report: Report) -> str | Callable[[E
     """What a condition looks at: an output field's name, or a function of the event."""
     given = [word for word in ("field", "jsonPath") if word in data]
     if len(given) != 1:
-        typo = any(k not in _WORDS and nearest(k, ("field", "jsonPath")) for k in data)
+        typo = any(k not in _WORDS and nearest(k, _WORDS) in _LOOKS for k in data)
         if not typo:
             code = "bad-value" if given else "missing-key"
             report(path, code, "a condition has one of `field` and `jsonPath`")
@@ -146,10 +157,10 @@ def _comparison(
     data: dict[str, Any], path: Path, report: Report, own: Collection[str] = ("field", "jsonPath")
 ) -> tuple[str, Test] | None:
     """The one operator of a condition and its predicate."""
-    wrong = [key for key in data if key not in OPERATORS and key not in own]
+    wrong = [key for key in data if key not in OPERATORS and key not in own][:_MOST]
     for key in wrong:
         hint = nearest(key, _WORDS)
-        code = "unknown-key" if hint in ("field", "jsonPath", *GROUPS) else "unknown-operator"
+        code = "unknown-key" if hint in _LOOKS else "unknown-operator"
         what = "key" if code == "unknown-key" else "operator"
         report((*path, key), code, f"`{key}` is no {what} of a condition", hint, key=True)
     given = [key for key in data if key in OPERATORS]
@@ -170,16 +181,24 @@ def compile_step_condition(
     data: dict[str, Any], path: Path, report: Report
 ) -> StepCondition | None:
     """A condition on an earlier step: ``{step, is}`` or ``{step, jsonPath, OPERATOR}``."""
+    if "step" not in data:
+        report(
+            path,
+            "missing-key",
+            "`is` needs the `step` that it is about",
+            "{step: NAME, is: [done]}",
+        )
+        return None
     step = data["step"]
     if not isinstance(step, str):
         report((*path, "step"), "wrong-type", "`step` takes the name of an earlier step")
         return None
     if "is" in data:
         return _step_state(step, data, path, report)
-    comparison = _comparison(data, path, report, ("step", "jsonPath"))
     if "jsonPath" not in data:
         report(path, "missing-key", "a condition on a step has `is` or `jsonPath`")
         return None
+    comparison = _comparison(data, path, report, ("step", "jsonPath"))
     try:
         find = compile_path(data["jsonPath"] if isinstance(data["jsonPath"], str) else "")
     except PathError as error:

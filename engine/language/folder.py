@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.language.source import MAX_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -58,10 +60,10 @@ def read_files(paths: Sequence[str | Path]) -> Files:
     for path in map(Path, paths):
         if path.is_dir():
             raise FolderError(f"{path} is a folder: name one folder, or files")
-        files[str(path)] = _read(path)
+        files[str(path)] = read_bounded(path)
     values = Path(paths[0]).parent / VALUES
     if values.is_file():
-        files.setdefault(VALUES, _read(values))
+        files.setdefault(VALUES, read_bounded(values))
     return Files("", files)
 
 
@@ -71,9 +73,13 @@ def _read_folder(root: Path) -> Files:
         target = _link(link)
         base = link if target else root
         try:
-            files = {str(path): _read(base / path) for path in sorted(_names(base))}
+            files = {str(path): read_bounded(base / path) for path in sorted(_names(base))}
             kustomization = next(
-                ((name, _read(base / name)) for name in _KUSTOMIZATION if (base / name).is_file()),
+                (
+                    (name, read_bounded(base / name))
+                    for name in _KUSTOMIZATION
+                    if (base / name).is_file()
+                ),
                 None,
             )
         except FolderError:
@@ -110,8 +116,10 @@ def _fail(error: OSError) -> None:
     raise FolderError(f"{error.filename}: {error.strerror}") from error
 
 
-def _read(path: Path) -> bytes:
+def read_bounded(path: Path) -> bytes:
+    """The content, cut past the size that is refused: a huge file is never read whole. Raises FolderError."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}") from None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SCALARS = (str, bool, int, float)
 _LONGEST_ADDRESS = 45
+_LONGEST_GLOB = 10_000
 
 
 class OperandError(ValueError):
@@ -137,6 +138,8 @@ def _bracket_body(body: str) -> str:
 
 
 def _glob(wanted: str) -> Callable[[Any], Truth]:
+    if len(wanted) > _LONGEST_GLOB:
+        raise OperandError("bad-value", f"a glob has at most {_LONGEST_GLOB:,} characters")
     return _compiled(glob_expression(wanted))
 
 

@@ -64,9 +64,6 @@ def run_out(silences: Iterable[Silence], now: float) -> Iterator[Finding]:
 
 
 def _not_enforced(spec: dict[str, Any], report: Report) -> None:
-    if spec.get("mode") == "notify":
-        what = "`mode: notify` is not enforced yet: the playbook acts as dryRun"
-        report(("spec", "mode"), "not-enforced", what, severity="warning")
     for phase in ("actions", "finally"):
         steps = spec.get(phase)
         for n, step in enumerate(steps if isinstance(steps, list) else []):

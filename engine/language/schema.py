@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 API_VERSION = "tiercel.dev/v1"
+MAX_STEPS = 1_000
+_LONGEST_NAME = 1_000
+"""Characters; a name may be a glob, which is compiled."""
 Shape = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
 Wrong = tuple[str, str, str | None]
 """A finding's code, what is wrong, and a hint."""
@@ -70,6 +73,24 @@ def _not_empty(value: list[Any]) -> Wrong | None:
     return None if value else ("bad-value", "the list is empty", "leave the key out, or name some")
 
 
+def _short(value: list[Any]) -> Wrong | None:
+    if all(len(name) <= _LONGEST_NAME for name in value if isinstance(name, str)):
+        return None
+    return "bad-value", f"a name has at most {_LONGEST_NAME:,} characters", None
+
+
+def _few(value: list[Any]) -> Wrong | None:
+    return ("bad-value", f"more than {MAX_STEPS:,} steps", None) if value[MAX_STEPS:] else None
+
+
+def _some(value: list[Any]) -> Wrong | None:
+    return _not_empty(value) or _few(value)
+
+
+def _names(value: list[Any]) -> Wrong | None:
+    return _not_empty(value) or _short(value)
+
+
 def check_match(value: dict[str, Any]) -> Wrong | None:
     """What is wrong with the keys of ``match`` taken together."""
     if not value:
@@ -97,7 +118,7 @@ def _time(value: str) -> Wrong | None:
 
 
 def _texts(doc: str, **more: Any) -> Key:
-    return Key("list", doc, item=Key("text", "a name"), check=_not_empty, **more)
+    return Key("list", doc, item=Key("text", "a name"), check=_names, **more)
 
 
 _TAGS = {
@@ -174,8 +195,8 @@ PLAYBOOK = Key(
         "throttle": Key(
             "map", "how many of the matching events act", keys=_THROTTLE, check=_throttle
         ),
-        "actions": Key("list", "the steps, in order", required=True, item=STEP, check=_not_empty),
-        "finally": Key("list", "steps that always run, after the actions", item=STEP),
+        "actions": Key("list", "the steps, in order", required=True, item=STEP, check=_some),
+        "finally": Key("list", "steps that always run, after the actions", item=STEP, check=_few),
     },
 )
 SILENCE = Key(
@@ -196,7 +217,10 @@ _PROTECTED = {
         "map", "labels of Namespaces or Nodes that protect them", free=True, item=Key("text", "")
     ),
     "trustPodsIn": Key(
-        "list", "namespaces whose pods may protect themselves", item=Key("text", "")
+        "list",
+        "namespaces whose pods may protect themselves",
+        item=Key("text", ""),
+        check=_short,
     ),
 }
 _BUDGET = {

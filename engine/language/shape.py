@@ -31,15 +31,21 @@ _WORDS = {
     "map": "a mapping",
 }
 _SEPARATOR = "\0"
+_MOST = 200
+"""Mistakes told of one mapping or list: cerberus sorts them all anew for each, minutes for 50,000."""
 
 
 class _Validator(cerberus.Validator):  # type: ignore[misc]  # cerberus ships no types
-    """Cerberus' own, but true is no integer."""
+    """Cerberus' own, but true is no integer, and it stops counting at a number of mistakes."""
 
     types_mapping = {  # noqa: RUF012 - cerberus' own way
         **cerberus.Validator.types_mapping,
         "integer": cerberus.TypeDefinition("integer", (int,), (bool,)),
     }
+
+    def _error(self, *args: Any) -> None:
+        if len(self._errors) < _MOST:
+            super()._error(*args)
 
 
 def check_shape(data: dict[str, Any], kind: str, report: Report) -> None:
@@ -47,8 +53,25 @@ def check_shape(data: dict[str, Any], kind: str, report: Report) -> None:
     validator = _validator(kind)
     validator.validate(data)
     keys = Key("map", "", keys=document(kind))
-    for error in _leaves(validator._errors):  # noqa: SLF001 - see above
-        _tell(error, keys, report)
+    errors = list(_leaves(validator._errors))  # noqa: SLF001 - see above
+    misspelt = {_meant(error, keys) for error in errors if error.code == codes.UNKNOWN_FIELD.code}
+    for error in errors:
+        if not _is_told_as(misspelt, error):
+            _tell(error, keys, report)
+
+
+def _meant(error: Any, keys: Key) -> Path:
+    """The path that an unknown key was probably meant to have."""
+    path: Path = tuple(error.document_path)
+    return (*path[:-1], nearest(str(path[-1]), _at(keys, path[:-1])) or "")
+
+
+def _is_told_as(misspelt: set[Path], error: Any) -> bool:
+    """Whether what is missing is there, misspelt: one mistake, which is told at the key."""
+    path: Path = tuple(error.document_path)
+    if error.code == codes.CUSTOM.code and str(error.info[0]).startswith("missing-key"):
+        return any(m[:-1] == path and f"`{m[-1]}`" in error.info[0] for m in misspelt)
+    return error.code == codes.REQUIRED_FIELD.code and path in misspelt
 
 
 @functools.cache
@@ -84,6 +107,8 @@ def _rule(key: Key) -> dict[str, Any]:
 
 def _check(check: Callable[[Any], tuple[str, str, str | None] | None]) -> Callable[..., None]:
     def run(field: str, value: Any, error: Callable[[str, str], None]) -> None:
+        if value is None:
+            return  # the wrong type, which is told already
         try:
             wrong = check(value)
         except (TypeError, AttributeError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.language.operators import text_of
+from engine.language.source import MAX_BYTES, MAX_NODES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from engine.language.report import Report
     from engine.language.source import Path
 
-_REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}|\$\{")
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _MISSING = object()
 
 
@@ -21,37 +23,82 @@ def put_in(data: Any, values: Mapping[str, Any], path: Path, report: Report) -> 
     """The data with every ``${name}`` in a string replaced, and ``$${`` made ``${``.
 
     A string that is only ``${name}`` takes the value's type. What is missing is reported at its string.
+    None where the values that are put in would come to more than a file may hold.
     """
-    if isinstance(data, dict):
-        return {key: put_in(item, values, (*path, key), report) for key, item in data.items()}
-    if isinstance(data, list):
-        return [put_in(item, values, (*path, n), report) for n, item in enumerate(data)]
-    if not isinstance(data, str) or "${" not in data:
-        return data
-    whole = _REFERENCE.fullmatch(data)
-    if whole and whole[1] is not None:
-        return _value(whole[1], values, path, report)
-    return _REFERENCE.sub(lambda found: _text(found, values, path, report), data)
+    try:
+        return _Filling(values, report).fill(data, path)
+    except _TooMuchError as error:
+        what = "the values that are put in come to more than a file may hold"
+        report(error.path, "yaml-limit", what)
+        return None
 
 
-def _text(found: re.Match[str], values: Mapping[str, Any], path: Path, report: Report) -> str:
-    if found[0] == "$${":
-        return "${"
-    if found[1] is None:
-        report(path, "missing-value", "a `${` without its `}`", "write $${ for a literal ${")
-        return ""
-    value = _value(found[1], values, path, report)
-    if isinstance(value, (dict, list)):
-        report(path, "wrong-type", f"`${{{found[1]}}}` is no text, so it must stand alone")
-        return ""
-    return text_of(value) if isinstance(value, bool) else str(value)
+class _TooMuchError(Exception):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
 
 
-def _value(name: str, values: Mapping[str, Any], path: Path, report: Report) -> Any:
-    value: Any = values
-    for part in name.split("."):
-        value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
-    if value is _MISSING:
-        report(path, "missing-value", f"`{name}` has no value", "add it to values.yaml")
-        return ""
-    return value
+@dataclass(slots=True)
+class _Filling:
+    """One document being filled. letters, nodes: what there is still room for."""
+
+    values: Mapping[str, Any]
+    report: Report
+    letters: int = MAX_BYTES
+    nodes: int = MAX_NODES
+
+    def fill(self, data: Any, path: Path) -> Any:
+        """The data, filled. Raises _TooMuchError."""
+        if isinstance(data, dict):
+            return {key: self.fill(item, (*path, key)) for key, item in data.items()}
+        if isinstance(data, list):
+            return [self.fill(item, (*path, n)) for n, item in enumerate(data)]
+        if not isinstance(data, str) or "${" not in data:
+            return data
+        whole = _REFERENCE.fullmatch(data)
+        if whole and whole[1] is not None:
+            value = self._value(whole[1], path)
+            self._take(value, path)
+            return value
+        return _REFERENCE.sub(lambda found: self._text(found, path), data)
+
+    def _text(self, found: re.Match[str], path: Path) -> str:
+        if found[0] == "$${":
+            return "${"
+        if found[1] is None:
+            self._take("", path)
+            self.report(
+                path, "missing-value", "a `${` without its `}`", "write $${ for a literal ${"
+            )
+            return ""
+        value = self._value(found[1], path)
+        self._take(value, path)
+        if isinstance(value, (dict, list)):
+            what = f"`${{{found[1]}}}` is no text, so it must stand alone"
+            self.report(path, "wrong-type", what)
+            return ""
+        return text_of(value) if isinstance(value, bool) else str(value)
+
+    def _value(self, name: str, path: Path) -> Any:
+        value: Any = self.values
+        for part in name.split("."):
+            value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
+        if value is _MISSING:
+            what = f"`{name[:80]}` has no value"
+            self.report(path, "missing-value", what, "add it to values.yaml")
+            return ""
+        return value
+
+    def _take(self, value: Any, path: Path) -> None:
+        """Count what a value holds. Raises _TooMuchError."""
+        waiting = [value]
+        while waiting:
+            one = waiting.pop()
+            self.nodes -= 1
+            if isinstance(one, str):
+                self.letters -= len(one)
+            elif isinstance(one, (dict, list)):
+                waiting += one.values() if isinstance(one, dict) else one
+            if self.nodes < 0 or self.letters < 0:
+                raise _TooMuchError(path)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from engine.errors import GoneError, PermanentError, TemporaryError
+from engine.ports.breaker import Breaker
 from engine.ports.cluster import FIELD_MANAGER, AlreadyExistsError
+from engine.ports.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 CONNECT = 5.0
 """Seconds to connect; a server that does not even accept is down."""
 PAGE = 500
+QPS = 100.0
+"""Calls a second at most, unless told otherwise; client-go's own default is 5, controllers take 20 to 100."""
+OVERLOADED = (429, 503)
 _METHODS = {"create": "POST", "apply": "PATCH", "patch": "PATCH", "delete": "DELETE"}
 _TYPES = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
 
@@ -33,10 +39,18 @@ class ConnectionSettingsError(Exception):
     """No usable credentials: a kubeconfig that is missing or broken, or no ServiceAccount mounted."""
 
 
-def connect(kubeconfig: str | None, context: str | None) -> KubernetesCluster:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What all calls to one API server share: whether it answers, and how fast it may be asked."""
+
+    breaker: Breaker
+    pace: Pace
+
+
+def connect(kubeconfig: str | None, context: str | None, qps: float = QPS) -> KubernetesCluster:
     """The cluster of a kubeconfig's context, or with neither the one that this pod runs in.
 
-    Raises ConnectionSettingsError.
+    qps: calls a second at most. Raises ConnectionSettingsError.
     """
     import urllib3  # noqa: PLC0415 - 250 ms that check and plan don't need
     import yaml  # noqa: PLC0415 - the same
@@ -55,7 +69,7 @@ def connect(kubeconfig: str | None, context: str | None) -> KubernetesCluster:
     except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
         which = f"--kubeconfig {kubeconfig}: " if kubeconfig else ""
         raise ConnectionSettingsError(which + " ".join(str(error).split())) from None
-    return KubernetesCluster(ApiClient(settings))
+    return KubernetesCluster(ApiClient(settings), Load(Breaker(time.monotonic), Pace(qps)))
 
 
 def default_kubeconfig() -> str | None:
@@ -69,9 +83,10 @@ class KubernetesCluster:
     """Reads and writes through the API server; every call within the time that ``within`` set."""
 
     def __init__(
-        self, client: Any, *, dry_run: bool = False, deadline: float | None = None
+        self, client: Any, load: Load, *, dry_run: bool = False, deadline: float | None = None
     ) -> None:
         self._client = client
+        self._load = load
         self._dry_run = dry_run
         self._deadline = deadline
 
@@ -80,15 +95,20 @@ class KubernetesCluster:
         """The API server's URL."""
         return str(self._client.configuration.host)
 
+    @property
+    def breaker(self) -> Breaker:
+        """Whether the server answers."""
+        return self._load.breaker
+
     def within(self, seconds: float) -> KubernetesCluster:
         """The same cluster, whose calls must all be over in so many seconds."""
         return KubernetesCluster(
-            self._client, dry_run=self._dry_run, deadline=time.monotonic() + seconds
+            self._client, self._load, dry_run=self._dry_run, deadline=time.monotonic() + seconds
         )
 
     def asking(self) -> KubernetesCluster:
         """The same cluster, asked with ``dryRun=All``: RBAC, admission and quota answer, nothing changes."""
-        return KubernetesCluster(self._client, dry_run=True, deadline=self._deadline)
+        return KubernetesCluster(self._client, self._load, dry_run=True, deadline=self._deadline)
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
         """The object, or None where there is none."""
@@ -165,8 +185,11 @@ class KubernetesCluster:
         said = f"{about}: {status} {_message(answer)}"
         if status == 403:  # noqa: PLR2004 - HTTP
             raise PermanentError(f"{said} (missing right: {_right(verb)} on {resource})")
-        if status in (429, 503):
+        if status in OVERLOADED:
             budget = _causes(answer, "reason", "DisruptionBudget")
+            if not budget:
+                self._load.breaker.failed(said)
+                self._load.pace.slower()
             raise TemporaryError(said, after=_retry_after(headers), answered=budget)
         if status >= 500 or status in (401, 409):  # noqa: PLR2004 - HTTP
             raise TemporaryError(said, after=_retry_after(headers), answered=True)
@@ -186,6 +209,9 @@ class KubernetesCluster:
         left = 30.0 if self._deadline is None else self._deadline - time.monotonic()
         if left <= 0:
             raise TemporaryError("the attempt ran out of time", answered=False)
+        if not self._load.pace.wait(left):
+            rate = f"{self._load.pace.rate:.0f} calls a second (--kube-qps)"
+            raise TemporaryError(f"too much to do for {rate}", answered=False)
         header = {"Accept": "application/json"}
         if content:
             header["Content-Type"] = content
@@ -197,14 +223,22 @@ class KubernetesCluster:
             response = self._client.call_api(*request, _request_timeout=(min(CONNECT, left), left))
             data = response.read()
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise TemporaryError(f"API server: {_reason(error)}") from None
+            raise self._silent(_reason(error)) from None
         except self._client_errors() as error:
-            raise TemporaryError(f"API server: {str(error)[:200]}") from None
+            raise self._silent(str(error)[:200]) from None
+        if response.status not in OVERLOADED:
+            self._load.breaker.answered()
+            self._load.pace.faster()
         try:
             answer = msgspec.json.decode(data) if data else {}
         except msgspec.DecodeError:
             answer = {"message": data[:200].decode("utf-8", "replace")}
         return response.status, response.headers, answer if isinstance(answer, dict) else {}
+
+    def _silent(self, why: str) -> TemporaryError:
+        """The server gave no answer."""
+        self._load.breaker.failed(why)
+        return TemporaryError(f"API server: {why}")
 
     @staticmethod
     def _client_errors() -> type[Exception]:

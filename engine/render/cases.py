@@ -1,4 +1,4 @@
-"""How the cases of PlaybookTests went, as text, JSON or JUnit, and which steps no case plans."""
+"""How the cases of PlaybookTests went, as text, JSON or JUnit, and what none of them exercises."""
 
 from __future__ import annotations
 
@@ -13,24 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from engine.cases import Verdict
-    from engine.playbook import Playbook
+    from engine.coverage import Coverage
 
 
-def coverage(playbooks: Sequence[Playbook], verdicts: Sequence[Verdict]) -> tuple[int, list[str]]:
-    """Per cent of the steps that some case plans, rounded down, and those that none does."""
-    steps = [
-        (playbook.name, step.name)
-        for playbook in playbooks
-        if playbook.mode != "disabled"
-        for step in playbook.steps
-    ]
-    planned = {step for verdict in verdicts for step in verdict.planned}
-    missed = [f"{playbook}/{step}" for playbook, step in steps if (playbook, step) not in planned]
-    return (100 * (len(steps) - len(missed)) // len(steps) if steps else 100), missed
-
-
-def verdict_lines(verdicts: Sequence[Verdict], share: int, missed: Sequence[str]) -> Iterator[str]:
-    """A line a case, what differs below it, and what no case plans."""
+def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """A line a case, and what differs below it."""
     for verdict in verdicts:
         state = (
             click.style("FAIL", fg="red") if verdict.differences else click.style("ok", fg="green")
@@ -39,11 +26,16 @@ def verdict_lines(verdicts: Sequence[Verdict], share: int, missed: Sequence[str]
         if verdict.differences:
             yield f"     {verdict.case.where}"
             yield from (f"     {clean(difference)}" for difference in verdict.differences)
-    for step in missed:
-        yield click.style(f"never planned: {step}", dim=True)
+
+
+def summary_lines(verdicts: Sequence[Verdict], covered: Coverage) -> Iterator[str]:
+    """A line for each gap in the coverage, and one for it all."""
+    for missed in covered.missed:
+        yield click.style(f"{missed.where}: {clean(missed.what)}", dim=True)
     failed = sum(bool(verdict.differences) for verdict in verdicts)
-    passed = len(verdicts) - failed
-    yield f"{count(passed, 'case')} passed, {failed} failed; {share} % of the steps are planned by some case."
+    cases = f"{count(len(verdicts) - failed, 'case')} passed, {failed} failed"
+    of_all = f"{covered.seen:,} of {covered.all:,} steps and outcomes of conditions"
+    yield f"{cases}; {covered.share} % covered: {of_all}"
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An action's documentation, made from its signature and docstring."""
+"""The reference, made from what the code itself goes by: actions as text, tables of the language as Markdown."""
 
 from __future__ import annotations
 
@@ -7,10 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from engine.language.operators import OPERATORS
+from engine.language.schema import MATCH, STEP, check_duration
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from engine.actions.action import Action
+    from engine.language.schema import Key
+
+_OPERANDS = {
+    "scalar": "one text, number or boolean",
+    "scalars": "a list of texts, numbers, booleans",
+    "text": "text",
+    "networks": "a list of networks or addresses",
+    "number": "a number",
+    "bool": "`true` or `false`",
+}
+_SHAPES = {
+    "bool": "`true` or `false`",
+    "integer": "a whole number",
+    "any": "a mapping",
+    "map": "a mapping",
+    "tags": "a list of texts, or a mapping",
+    "text": "text",
+}
 
 
 def action_lines(action: Action) -> Iterator[str]:
@@ -40,3 +61,51 @@ def action_lines(action: Action) -> Iterator[str]:
 
 def _default(value: Any) -> str:
     return "" if value is None else f"default: {json.dumps(value)}"
+
+
+def key_rows(keys: Mapping[str, Key]) -> Iterator[str]:
+    """A table of the keys and those within them; ``match`` and steps have tables of their own."""
+    yield "| key | takes | |"
+    yield "|---|---|---|"
+    yield from _key_rows(keys, "")
+
+
+def _key_rows(keys: Mapping[str, Key], before: str) -> Iterator[str]:
+    for name, key in keys.items():
+        needed = "**required**; " if key.required else ""
+        yield f"| `{before}{name}` | {_takes(key)} | {needed}{key.doc} |"
+        item = key.item if key.shape == "list" else None
+        if key is not MATCH and item is not STEP:
+            inner, mark = (item, "[]") if item else (key, "")
+            yield from _key_rows(inner.keys, f"{before}{name}{mark}.")
+
+
+def _takes(key: Key) -> str:
+    """What may stand behind a key, in a word or two."""
+    if key.words:
+        return ", ".join(f"`{word}`" for word in key.words)
+    if key.check is check_duration:
+        return "a duration"
+    if key.shape == "list" and key.item:
+        return {"text": "a list of texts", "map": "a list of mappings"}.get(
+            key.item.shape, "a list"
+        )
+    return "a mapping of your own" if key.free else _SHAPES[key.shape]
+
+
+def operator_rows() -> Iterator[str]:
+    """A table of the operators of conditions."""
+    yield "| operator | takes | holds when the value |"
+    yield "|---|---|---|"
+    for name, operator in OPERATORS.items():
+        yield f"| `{name}` | {_OPERANDS[operator.operand]} | {operator.doc} |"
+
+
+def action_rows(actions: Iterable[Action]) -> Iterator[str]:
+    """A table of the actions by name, with links to the page that docs/generate.py makes of them."""
+    yield "| action | effect | |"
+    yield "|---|---|---|"
+    for action in sorted(actions, key=lambda action: action.name):
+        anchor = action.name.replace(".", "").lower()
+        summary = action.doc.splitlines()[0].replace("``", "`")
+        yield f"| [`{action.name}`](actions.md#{anchor}) | {action.effect} | {summary} |"

@@ -84,3 +84,30 @@ def test_past_its_budget_a_pod_goes_only_with_a_persons_leave(
         path = f"/api/v1/namespaces/{namespace}/pods"
         admin.wait_for(path, lambda it: len(it["items"]) == 1)
         assert pods() == ["c"]
+
+
+NOTIFY = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: tell}
+spec:
+  mode: notify
+  match: {rules: [Terminal shell in container]}
+  actions:
+    - {action: pod.delete, with: {onlyIfOwned: false, skipKinds: [DaemonSet]}}
+    - action: http.request
+      with: {url: "http://127.0.0.1:1/", body: "%steps.pod.delete.message"}
+      retry: {giveUp: 1ms}
+"""
+
+
+def test_a_playbook_that_only_notifies_touches_no_pod(tmp_path, namespace, pods, engine_kubeconfig):
+    flags = ("--kubeconfig", str(engine_kubeconfig), "--http-hosts", "127.0.0.1")
+    with engine(tmp_path, {"a.yaml": NOTIFY}, *flags) as running:
+        running.post(alert(namespace, "a"))
+        delete = running.wait_for_audit(lambda line: line.get("step") == "pod.delete")
+        assert delete["state"] == "planned"
+        # nobody listens there, but it was tried
+        sent = running.wait_for_audit(lambda line: line.get("state") == "failed")
+        assert sent["requests"][0]["body"] == f"delete {namespace}/a"
+        assert pods() == ["a", "b", "c"]

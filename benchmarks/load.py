@@ -1,0 +1,94 @@
+"""How long it takes to load 1,000 playbook files, to load them again with one changed, and to start.
+
+    python benchmarks/load.py
+
+The files are loaded as ``serve`` loads them: read from disk and compiled, then once more after each of some
+edits of a file. The commands run in processes of their own, the median of some runs; on the disk's cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import PLAYBOOK, ROOT, alert, percentile, report
+from benchmarks.match import playbook
+from engine.language.folder import read_files
+from engine.language.load import Loader
+
+FILES = 1_000
+EDITS = 10
+STARTS = 10
+
+
+def write_playbook(folder: Path, number: int, description: str = "") -> None:
+    document = playbook(number)
+    document["spec"] = {"description": description, **document["spec"]}  # type: ignore[dict-item]
+    (folder / f"{number}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def loading(folder: Path) -> dict[str, float]:
+    """Milliseconds."""
+    for number in range(FILES):
+        write_playbook(folder, number)
+    loader = Loader()
+
+    def load() -> float:
+        began = time.perf_counter()
+        loaded = loader.load(read_files([folder])).usable()
+        seconds = time.perf_counter() - began
+        assert len(loaded.playbooks) == FILES
+        return seconds * 1000
+
+    cold = load()
+    changed = []
+    for number in range(EDITS):
+        write_playbook(folder, number, "edited")
+        changed.append(load())
+    return {
+        "files": FILES,
+        "cold_ms": round(cold),
+        "one_changed_p50_ms": round(percentile(changed, 0.5)),
+        "one_changed_worst_ms": round(max(changed)),
+    }
+
+
+def starting(folder: Path) -> dict[str, float]:
+    """Milliseconds of whole commands, process and all."""
+    (folder / "mark.yaml").write_text(PLAYBOOK)
+    (folder / "event.json").write_text(json.dumps(alert()))
+    commands = {
+        "help": ["--help"],
+        "check": ["check", "mark.yaml"],
+        "plan": ["plan", "mark.yaml", "event.json"],
+    }
+    return {f"{name}_ms": round(median(folder, words)) for name, words in commands.items()}
+
+
+def median(folder: Path, words: list[str]) -> float:
+    times = []
+    for _ in range(STARTS + 1):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "engine", *words],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        times.append((time.perf_counter() - began) * 1000)
+    return percentile(times[1:], 0.5)  # the first writes what Python compiles
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as files, tempfile.TemporaryDirectory() as one:
+        report("load", {"load": loading(Path(files)), "start": starting(Path(one))})

@@ -1,0 +1,159 @@
+"""What is made to hurt is refused by ``check`` with one clear finding; nothing raises, nothing is run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from engine.cli.command import cli
+
+HEAD = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: a}
+spec:
+  match: {rules: [R]}
+"""
+GOOD = HEAD + "  actions: [{action: pod.label, with: {labels: {a: b}}}]\n"
+BODY = (
+    "  actions:\n    - action: http.request\n      with:\n        url: https://h\n        body:\n"
+)
+TEST = "apiVersion: tiercel.dev/v1\nkind: PlaybookTest\nmetadata: {name: t}\nspec:\n"
+
+
+def bomb(indent=""):
+    """A billion laughs: nine lists of nine, one within the other."""
+    lines = [f"{indent}l0: &l0 [x, x]"]
+    lines += [f"{indent}l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 9)]
+    return "\n".join(lines) + "\n"
+
+
+def check(folder, **files):
+    """The findings of a folder with these files (`.yaml` is added to their names)."""
+    for name, content in files.items():
+        raw = content if isinstance(content, bytes) else content.encode()
+        (folder / f"{name}.yaml").write_bytes(raw)
+    result = CliRunner().invoke(cli, ["check", "-o", "json", str(folder)], catch_exceptions=False)
+    found = [(f["file"].rpartition("/")[2], f["code"]) for f in json.loads(result.stdout)]
+    assert result.exit_code == (1 if found else 0)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a", bomb()),
+        ("a", HEAD + BODY + bomb(" " * 10)),
+        ("values", bomb()),
+        ("t", TEST + bomb("  ")),
+        ("a", "l0: &l0 {a: 1}\n" + "l1: &l1 {<<: [" + "*l0, " * 60_000 + "]}\n"),
+    ],
+    ids=["document", "with", "values", "test", "merge"],
+)
+def test_a_bomb_of_aliases_goes_off_nowhere(tmp_path, name, text):
+    found = check(tmp_path, **({"ok": GOOD} | {name: text}))
+    assert found == [(f"{name}.yaml", "yaml-limit")]
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? ", "a: ["])
+@pytest.mark.parametrize("name", ["a", "values"])
+def test_two_hundred_kilobytes_of_openings_are_too_deep(tmp_path, name, opening):
+    text = opening * (200_000 // len(opening))
+    ((file, code),) = check(tmp_path, **({"ok": GOOD} | {name: text}))
+    assert (file, code) in ((f"{name}.yaml", "yaml-limit"), (f"{name}.yaml", "yaml-syntax"))
+
+
+@pytest.mark.parametrize("name", ["a", "values", "kustomization"])
+def test_a_file_that_is_huge_is_not_read(tmp_path, name):
+    with (tmp_path / f"{name}.yaml").open("wb") as file:
+        file.truncate(1 << 40)  # of holes: more than any memory
+    found = check(tmp_path, ok=GOOD)
+    limit = [(f"{name}.yaml", "yaml-limit")]
+    assert found == ([] if name == "kustomization" else limit)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['!!python/object/apply:os.system "touch owned"', "!!binary aGk=", "!secret x"],
+)
+def test_a_tag_makes_no_object(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    assert check(tmp_path, a=GOOD + f"  description: {value}\n") == [("a.yaml", "yaml-syntax")]
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_file_of_a_hundred_thousand_documents_is_too_much(tmp_path):
+    assert check(tmp_path, a="---\na\n" * 100_001) == [("a.yaml", "yaml-limit")]
+
+
+def test_a_hundred_thousand_keys_are_too_many(tmp_path):
+    text = "".join(f"k{n}: \n" for n in range(100_000))
+    assert check(tmp_path, a=text) == [("a.yaml", "yaml-limit")]
+
+
+def test_of_a_mapping_with_thousands_of_unknown_keys_the_first_are_told(tmp_path):
+    text = GOOD + "".join(f"  k{n}: \n" for n in range(20_000))
+    assert check(tmp_path, a=text) == [("a.yaml", "unknown-key")] * 200
+
+
+def test_thousands_of_steps_are_too_many(tmp_path):
+    text = HEAD + "  actions:\n" + "    - action: pod.lable\n" * 10_000
+    found = check(tmp_path, a=text)
+    assert ("a.yaml", "bad-value") in found
+    assert found.count(("a.yaml", "unknown-action")) == 1_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD.encode() + b"\0",
+        GOOD.encode() + b"# \xff\n",
+        GOOD.encode() + b"# \xed\xa0\x80\n",
+        GOOD.encode("utf-16"),
+        GOOD.encode("utf-16-le"),
+        GOOD.encode("utf-32"),
+        GOOD.encode() + b"# \x1b[2J\n",
+    ],
+    ids=["NUL", "not UTF-8", "surrogate", "UTF-16", "UTF-16 without BOM", "UTF-32", "escape"],
+)
+def test_bytes_that_are_no_text_are_told(tmp_path, content):
+    assert check(tmp_path, a=content) == [("a.yaml", "yaml-syntax")]
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    assert check(tmp_path, a="\ufeff" + GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ("v: " + "x" * 900_000, '  description: "' + "${v}" * 1_000 + '"\n'),
+        (
+            "v: [" + "x, " * 90_000 + "]",
+            "  conditions:\n" + '    - {field: a, in: "${v}"}\n' * 1_000,
+        ),
+    ],
+    ids=["text", "list"],
+)
+def test_values_do_not_grow_by_being_named_often(tmp_path, values, line):
+    assert check(tmp_path, a=GOOD + line, values=values) == [("a.yaml", "yaml-limit")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '  conditions: [{field: a, glob: "' + "[" * 500_000 + '"}]\n',
+        '  conditions: [{field: a, regex: "' + "(" * 500_000 + '"}]\n',
+        '  finally: [{action: kubernetes.event, with: {message: "' + "%{" * 400_000 + '"}}]\n',
+        '  throttle: {once: 1m, key: ["' + "?*" * 400_000 + '"]}\n',
+    ],
+    ids=["glob", "regex", "template", "name"],
+)
+def test_what_is_long_is_refused_in_one_sentence(tmp_path, line):
+    assert len(check(tmp_path, a=GOOD + line)) == 1
+
+
+def test_a_rules_name_that_no_engine_of_globs_takes_is_refused(tmp_path):
+    text = GOOD.replace("[R]", '["' + "?*" * 400_000 + '"]')
+    assert check(tmp_path, a=text) == [("a.yaml", "bad-value")]

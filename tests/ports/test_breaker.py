@@ -1,0 +1,130 @@
+"""The breaker and the pace before the API server, with clocks that tests move."""
+
+from __future__ import annotations
+
+import pytest
+from engine.errors import TemporaryError
+from engine.ports.breaker import Breaker
+from engine.ports.cluster import POD, Call
+from engine.ports.kubernetes import KubernetesCluster, Load
+from engine.ports.pace import Pace
+from tests.fakes import ApiServer, response
+
+
+class Clock:
+    def __init__(self):
+        self.time = 100.0
+        self.slept = []
+
+    def __call__(self):
+        return self.time
+
+    def sleep(self, seconds):
+        self.slept.append(round(seconds, 6))
+        self.time += seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_it_opens_after_five_silences_in_a_row_and_not_before(clock):
+    breaker = Breaker(clock)
+    for _ in range(4):
+        breaker.failed("refused")
+    breaker.answered()
+    for _ in range(4):
+        breaker.failed("refused")
+    assert breaker.room() is None
+    breaker.failed("refused")
+    assert (breaker.open, breaker.room(), breaker.error) == (True, 0, "refused")
+
+
+def test_while_it_is_open_one_probe_passes_ever_more_rarely(clock):
+    breaker = Breaker(clock)
+    for _ in range(5):
+        breaker.failed("refused")
+    probes = []
+    for _ in range(120):
+        if breaker.room():
+            probes.append(clock.time - 100)
+            breaker.failed("still refused")
+        clock.time += 1
+    assert probes == [1, 2, 4, 8, 16, 32, 62, 92]
+
+
+def test_the_first_answer_closes_it(clock):
+    breaker = Breaker(clock)
+    for _ in range(9):
+        breaker.failed("refused")
+    clock.time += 1
+    assert breaker.room() == 1
+    breaker.answered()
+    assert (breaker.open, breaker.room(), breaker.error) == (False, None, None)
+
+
+def test_calls_pass_at_the_rate_after_a_seconds_worth_at_once(clock):
+    pace = Pace(10, clock, clock.sleep)
+    assert all(pace.wait(9) for _ in range(13))
+    assert clock.slept == [0.1, 0.1]
+    clock.time += 60
+    clock.slept.clear()
+    assert all(pace.wait(9) for _ in range(12))
+    assert clock.slept == [0.1]
+
+
+def test_a_turn_that_is_too_far_off_is_not_taken(clock):
+    pace = Pace(1, clock, clock.sleep)
+    assert [pace.wait(0.5) for _ in range(4)] == [True, True, False, False]
+    assert clock.slept == []
+
+
+def test_a_rate_that_is_too_much_is_halved_and_comes_back_step_by_step(clock):
+    pace = Pace(100, clock, clock.sleep)
+    for _ in range(20):
+        pace.slower()
+    assert pace.rate == 1
+    pace.faster()
+    assert pace.rate == 2
+    for _ in range(200):
+        pace.faster()
+    assert pace.rate == 100
+
+
+class Overloaded(ApiServer):
+    """Answers 429 to every call, as a server does that sheds load; or the PodDisruptionBudget's 429."""
+
+    details = None
+
+    def call_api(self, *_, **__):
+        return response(429, {"message": "too many", "details": self.details or {}})
+
+
+def cluster_of(server, clock):
+    load = Load(Breaker(clock), Pace(100, clock, clock.sleep))
+    return KubernetesCluster(server, load), load
+
+
+@pytest.mark.parametrize(
+    ("details", "counts"), [(None, True), ({"causes": [{"reason": "DisruptionBudget"}]}, False)]
+)
+def test_429_slows_down_and_counts_as_silence_unless_a_budget_said_it(clock, details, counts):
+    server = Overloaded()
+    server.details = details
+    cluster, load = cluster_of(server, clock)
+    for _ in range(5):
+        with pytest.raises(TemporaryError):
+            cluster.send(Call("create", "v1", "pods/eviction", "demo", "a", {}))
+    assert (load.breaker.open, load.pace.rate < 100) == (counts, counts)
+
+
+def test_a_call_that_would_wait_for_its_turn_too_long_is_tried_again_later(clock):
+    cluster, load = cluster_of(ApiServer(), clock)
+    for _ in range(20):
+        load.pace.slower()
+    short = cluster.within(0.5)
+    for _ in range(2):
+        short.get(POD, "a", "demo")
+    with pytest.raises(TemporaryError, match="--kube-qps"):
+        short.get(POD, "a", "demo")

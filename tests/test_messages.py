@@ -1,0 +1,173 @@
+"""What messages say besides their text: a digest of those held back, and what `mode: notify` spares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.attempt import Doors, attempt
+from engine.budget import Ledger
+from engine.errors import TemporaryError
+from engine.event import parse
+from engine.guard import Guard
+from engine.language.folder import Files
+from engine.language.load import Loader
+from engine.match import Playbooks
+from engine.plan import Memory, plan
+from engine.playbook import Budget, Guardrails
+from engine.ports.cluster import Recorder
+from engine.ports.given import AssumedCluster
+from engine.ports.http import Answer, OutsideRecorder
+from engine.run import Claim, Result
+
+NOW = 1_772_359_200.0
+PLAYBOOK = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: tell}
+spec:
+  mode: %s
+  match: {rules: [R]}
+  actions:
+    - {action: pod.label, name: mark, with: {labels: {a: b}}}
+    - {action: slack.post, with: {webhook: {fromSecret: hook}, text: "it was %%proc.name"}}
+"""
+RAILS = Guardrails(budgets=(Budget("notify", 2, 60.0, "playbook", on_exceeded="digest"),))
+
+
+class Slack:
+    """Takes messages, or answers what it is told to first."""
+
+    def __init__(self):
+        self.messages, self.fails = [], []
+
+    def slack(self, message, webhook, token):
+        del webhook, token
+        if self.fails:
+            raise self.fails.pop()
+        self.messages.append(message["text"])
+        return Answer(200)
+
+
+class Messages:
+    """Runs of one playbook at their message; ``now`` moves as the test says."""
+
+    def __init__(self, ledger=None, mode="enforce"):
+        text = (PLAYBOOK % mode).encode()
+        self.playbook = Loader().load(Files("", {"a.yaml": text})).usable().playbooks[0]
+        self.slack, self.now, self.facts = Slack(), NOW, {}
+        self.guard = Guard(RAILS, ledger=ledger or Ledger())
+
+    def tell(self, number, results=()):
+        """Attempt the message of the run of that number: its outcome."""
+        event = parse(
+            {"rule": "R", "output_fields": {"proc.name": f"<{number}>"}}, salt=str(number)
+        )
+        (planned,) = plan(event, Playbooks([self.playbook]), Memory())
+        facts = self.facts.setdefault(number, {})
+        claim = Claim(planned.run, 1, began=NOW, facts=facts, results=results)
+        doors = Doors(Recorder(AssumedCluster(event)), OutsideRecorder(self.slack), dry=False)
+        return attempt(claim, doors, self.guard, self.now, lambda new: facts.update(new) or True)
+
+
+def test_past_a_budget_the_first_message_becomes_the_digest_of_the_others():
+    told = Messages()
+    ended = [told.tell(number) for number in range(6)]
+    assert [outcome.state for outcome in ended] == ["done", "done", "waiting", *["skipped"] * 3]
+    assert ended[2].retry_in == 60.0
+    assert "a digest tells of it" in ended[3].message
+    told.now += 60.0
+    assert told.tell(2).state == "done"
+    assert told.slack.messages[2:] == ["it was &lt;2&gt;\nand 3 more like it"]
+
+
+def test_after_a_digest_the_next_excess_becomes_one_again():
+    told = Messages()
+    for number in range(4):
+        told.tell(number)
+    told.now += 60.0
+    told.tell(2)
+    assert [told.tell(n).state for n in range(10, 14)] == ["done", "done", "waiting", "skipped"]
+
+
+def test_a_digest_of_one_message_is_that_message():
+    told = Messages()
+    for number in range(3):
+        told.tell(number)
+    told.now += 60.0
+    told.tell(2)
+    assert told.slack.messages[-1] == "it was &lt;2&gt;"
+
+
+def test_a_digest_that_could_not_be_sent_is_tried_again_and_counts_on():
+    told = Messages()
+    for number in range(4):
+        told.tell(number)
+    told.now += 60.0
+    told.slack.fails = [TemporaryError("down")]
+    assert told.tell(2).state == "waiting"
+    told.now += 1.0
+    told.tell(2)
+    assert told.slack.messages[-1].endswith("and 1 more like it")
+
+
+def test_the_count_is_on_disk_and_a_digest_that_died_with_its_run_is_taken_over():
+    kept = {}
+    told = Messages(Ledger(remember=kept.update))
+    for number in range(5):
+        told.tell(number)
+    again = Messages(Ledger({k: v for k, v in kept.items() if v is not None}))
+    again.now += 30.0
+    assert again.tell(7).state == "skipped"  # the digest is still to come
+    again.now += 100.0
+    for number in (8, 9):
+        again.tell(number)
+    assert again.tell(10).state == "waiting"
+    again.now += 60.0
+    again.tell(10)
+    assert again.slack.messages[-1].endswith("and 4 more like it")
+
+
+def test_in_a_preview_nothing_becomes_a_digest():
+    told = Messages()
+    preview = Messages(told.guard._ledger)
+    event = parse({"rule": "R"})
+    (planned,) = plan(event, Playbooks([preview.playbook]), Memory())
+    for number in range(2):
+        told.tell(number)
+    doors = Doors(Recorder(AssumedCluster(event)), OutsideRecorder(None))
+    outcome = attempt(Claim(planned.run, 1), doors, told.guard, NOW)
+    assert outcome.state == "skipped"
+
+
+def test_a_playbook_that_only_notifies_says_what_it_did_not_do():
+    told = Messages(mode="notify")
+    marked = Result("mark", "planned", "label a=<b>")
+    assert told.tell(1, (marked,)).state == "done"
+    (message,) = told.slack.messages
+    assert message.endswith("Not done, for the playbook only notifies: mark: label a=&lt;b&gt;")
+
+
+def test_blocks_say_it_too():
+    told = Messages(mode="notify")
+    step = told.playbook.steps[1]
+    blocks = [{"type": "divider"}]
+    told.playbook = replace(
+        told.playbook,
+        steps=(
+            told.playbook.steps[0],
+            replace(step, parameters={**step.parameters, "blocks": blocks}),
+        ),
+    )
+    outcome = told.tell(1)
+    assert outcome.state == "done"
+    assert outcome.requests[0].body["blocks"][-1]["elements"][0]["text"].startswith("Not done")
+
+
+def test_what_the_engine_itself_does_is_suppressed():
+    (playbook,) = Loader().load(Files("", {"a.yaml": (PLAYBOOK % "enforce").encode()})).playbooks
+    memory = Memory()
+    memory.own = "system:serviceaccount:tiercel:tiercel"
+    for user, suppressed in ((memory.own, "self"), ("system:serviceaccount:demo:x", None)):
+        event = parse({"rule": "R", "output_fields": {"ka.user.name": user}}, salt=user)
+        (planned,) = plan(event, Playbooks([playbook]), memory)
+        assert planned.suppressed == suppressed
