@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -45,9 +44,10 @@ ABSENT = (None, "", "<NA>")
 """How Falco and its plugins spell a value that is not there (an empty list is absent, too)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An alert.
+class Event(msgspec.Struct, frozen=True, eq=False):  # noqa: PLW1641 - its fields are a dict
+    """An alert. It is a struct, because a frozen dataclass takes eight times as long to make.
+
+    Two are equal that say the same, however each was spelled.
 
     priority: index into PRIORITIES, 0 the most severe, or None. time_ns: nanoseconds since the epoch.
     timed: whether the alert gave its time; one without is never a duplicate. fields: ``output_fields``.
@@ -63,8 +63,12 @@ class Event:
     tags: tuple[str, ...]
     output: str
     fields: dict[str, Any]
-    sent: dict[str, Any] = field(compare=False)
+    sent: dict[str, Any]
     salt: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, in however different an alert."""
+        return isinstance(other, Event) and _said(self) == _said(other)
 
     @property
     def alert(self) -> dict[str, Any]:
@@ -83,6 +87,10 @@ class Event:
     def time(self) -> float:
         """Seconds since the epoch."""
         return self.time_ns / _SECOND
+
+
+def _said(event: Event) -> tuple[Any, ...]:
+    return tuple(getattr(event, name) for name in Event.__struct_fields__ if name != "sent")
 
 
 def priority_of(word: str) -> int | None:
@@ -175,18 +183,22 @@ def parse(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> 
     """
     if not isinstance(value, dict):
         raise EventError("an event is a JSON object", "send Falco's JSON (json_output: true)")
-    alert = value if value.keys() <= _KEYS else _lowered(value)
-    rule = alert.get("rule")
+    alert = value if _KEYS.issuperset(value) else _lowered(value)
+    get = alert.get
+    rule = get("rule")
     if not isinstance(rule, str) or not rule:
         raise EventError(
             "`rule` must be a non-empty string", "send Falco's JSON (json_output: true)"
         )
-    fields = alert.get("output_fields")
+    fields = get("output_fields")
     if fields is None:
         fields = {}
     elif not isinstance(fields, dict):
         raise EventError("`output_fields` must be an object")
-    priority = _priority(alert.get("priority"))
+    word = get("priority")
+    priority = _SPELLINGS.get(word) if type(word) is str else None
+    if priority is None:
+        priority = _priority(word)
     stamp = _text(alert, "time")
     time_ns, timed = received_ns, stamp is not None
     if stamp is not None:
@@ -194,12 +206,14 @@ def parse(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> 
             time_ns = time_of(stamp)
         except ValueError:
             raise EventError("`time` is no RFC 3339 time", "like 2026-03-01T10:00:00.5Z") from None
-    source = _text(alert, "source") or "syscall"
-    if source == "syscalls":  # Falcosidekick's spelling where Falco gave none
+    source, hostname, output = get("source"), get("hostname"), get("output")
+    if type(source) is not str or type(hostname) is not str or type(output) is not str:
+        source, hostname, output = (_text(alert, key) for key in ("source", "hostname", "output"))
+    if not source or source == "syscalls":  # Falcosidekick's spelling where Falco gave none
         source = "syscall"
     return Event(
-        rule, priority, time_ns, timed, source, _text(alert, "hostname") or None,
-        _tags(alert.get("tags")), _text(alert, "output") or "", fields, alert, "" if timed else salt,
+        rule, priority, time_ns, timed, source, hostname or None, _tags(get("tags")), output or "",
+        fields, alert, "" if timed else salt,
     )  # fmt: skip
 
 
@@ -230,9 +244,7 @@ def _lowered(value: dict[str, Any]) -> dict[str, Any]:
 def _priority(word: Any) -> int | None:
     if word is None:
         return None
-    number = _SPELLINGS.get(word) if isinstance(word, str) else None
-    if number is None and isinstance(word, str):
-        number = priority_of(word)
+    number = priority_of(word) if isinstance(word, str) else None
     if number is None:
         raise EventError("`priority` is none of Falco's", ", ".join(PRIORITIES))
     return number

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import msgspec
+
 from engine.event import identity
 from engine.guard import Guard
 from engine.match import Playbooks
@@ -197,7 +199,7 @@ def example(line: int, event: Event, previewed: PreviewedRun) -> Example:
 def _slim(event: Event) -> Event:
     who = named(event)
     fields = {"k8s.ns.name": who.namespace, "k8s.pod.name": who.pod}
-    return replace(
+    slim: Event = msgspec.structs.replace(
         event,
         rule=event.rule[:_LONGEST],
         hostname=event.hostname and event.hostname[:_LONGEST],
@@ -206,6 +208,7 @@ def _slim(event: Event) -> Event:
         tags=(),
         fields={key: value[:_LONGEST] for key, value in fields.items() if value},
     )
+    return slim
 
 
 def _name(text: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -74,7 +73,11 @@ def to_event(raw: bytes) -> Event:
     """The event of a row, equal to the one that was written."""
     row = decode(raw)
     event = parse(row["alert"], received_ns=row["time_ns"], salt=row["salt"])
-    return event if event.time_ns == row["time_ns"] else replace(event, time_ns=row["time_ns"])
+    return (
+        event
+        if event.time_ns == row["time_ns"]
+        else msgspec.structs.replace(event, time_ns=row["time_ns"])
+    )
 
 
 def to_result(row: dict[str, Any]) -> Result:

@@ -26,6 +26,9 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 MAX_DIGITS = 1_000
+MAX_DOCUMENTS = 1_000
+MAX_MISTAKES = 1_000
+"""Mistakes of a file's YAML that are told; nobody reads so many, and to tell them takes time."""
 
 _TRAP_WORD = re.compile(r"(?i:y|n|yes|no|on|off)")
 _TRAP_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
@@ -83,6 +86,8 @@ def read(content: bytes, file: str) -> tuple[list[Document], list[Finding]]:
                 documents.append(document)
     except yaml.YAMLError as error:
         findings.append(_syntax(error, file))
+    except _LimitError as error:
+        findings.append(Finding(Location(file, *error.place), error.code, str(error)))
     return documents, findings
 
 
@@ -128,6 +133,8 @@ class _Census:
         """Count one event. Raises _LimitError."""
         if isinstance(event, yaml.DocumentEndEvent):
             self.documents += 1
+            if self.documents > MAX_DOCUMENTS:
+                raise _LimitError(f"more than {MAX_DOCUMENTS:,} documents", _place(event))
             self._sizes = {}
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._sizes:
@@ -273,6 +280,10 @@ class _Walk:
             self._tell(node, "yaml-syntax", f"the tag {node.tag[:80]} is not allowed")
 
     def _tell(self, node: yaml.Node, code: str, what: str, hint: str | None = None) -> None:
+        """Note a mistake. Raises _LimitError."""
+        if len(self.findings) >= MAX_MISTAKES:
+            what = f"more than {MAX_MISTAKES:,} mistakes: the rest of the file is not told"
+            raise _LimitError(what, _place(node))
         self.findings.append(Finding(Location(self.document.file, *_place(node)), code, what, hint))
 
 

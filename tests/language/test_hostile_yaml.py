@@ -157,3 +157,13 @@ def test_what_is_long_is_refused_in_one_sentence(tmp_path, line):
 def test_a_rules_name_that_no_engine_of_globs_takes_is_refused(tmp_path):
     text = GOOD.replace("[R]", '["' + "?*" * 400_000 + '"]')
     assert check(tmp_path, a=text) == [("a.yaml", "bad-value")]
+
+
+def test_of_countless_mistakes_a_thousand_are_told(tmp_path):
+    told = check(tmp_path, a="a: [" + ", ".join(["!x 1"] * 2_000) + "]\n")
+    assert len(told) == 1_001
+    assert told[-1] == ("a.yaml", "yaml-limit")
+
+
+def test_a_file_of_more_than_a_thousand_documents_is_too_much(tmp_path):
+    assert check(tmp_path, a="a\n---\n" * 1_001) == [("a.yaml", "yaml-limit")]
