@@ -5,32 +5,36 @@ What matched is on disk before anything is answered, because no sender of Falco'
 
 from __future__ import annotations
 
-import base64
 import secrets
 import threading
 from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.budget import PREFIX
+import msgspec
+
+from engine.bodies import HINT, elements, unwrap
 from engine.errors import EventError
 from engine.event import decode, parse
-from engine.journal.journal import Accepted, JournalError
-from engine.plan import Memory, plan
+from engine.journal.journal import Accepted, Dead, JournalError
+from engine.known import KnownRuns
+from engine.notes import LONGEST, Notes
+from engine.plan import plan, window_of
 from engine.recent import Got, Recent
+from engine.redact import Redaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from engine.event import Event
     from engine.journal.journal import Journal
+    from engine.known import Changed
     from engine.match import Playbooks
     from engine.plan import Planned
     from engine.run import Run
 
 MAX_EVENTS = 1_000
-_HINT = "send one alert, an array, or one alert a line, as JSON"
 
 
 class TooManyError(Exception):
@@ -58,56 +62,12 @@ class Taken:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """Windows that changed: what the journal must keep of them, and what they were."""
-
-    changes: dict[str, Any]
-    before: dict[str, dict[str, Any] | None]
-
-
-class KnownRuns(Memory):
-    """A memory that also knows the runs on disk, from before a restart.
-
-    before: the windows that changed since it was last emptied, as they were then.
-    """
-
-    def __init__(self, journal: Journal) -> None:
-        kept = journal.memory()
-        super().__init__({k: kept[k] for k in kept if not k.startswith(PREFIX)})
-        self._journal = journal
-        self.before: dict[str, dict[str, Any] | None] = {}
-
-    def seen(self, run: str) -> bool | None:
-        """Whether the run was planned before, by this process or an earlier one."""
-        before = super().seen(run)
-        return before if before is not None or not self._journal.known({run}) else True
-
-    def taken(self) -> Changed:
-        """What changed since it was last taken."""
-        changed = Changed(self.changes, self.before)
-        self.changes, self.before = {}, {}
-        return changed
-
-    def restore(self, changed: Changed) -> None:
-        """Put the windows back that nobody has changed since."""
-        for key, was in changed.before.items():
-            if self.windows.get(key) is not changed.changes[key]:
-                continue
-            if was is None:
-                self.windows.pop(key, None)
-            else:
-                self.windows[key] = was
-
-    def _change(self, key: str, window: dict[str, Any] | None) -> None:
-        self.before.setdefault(key, self.windows.get(key))
-        super()._change(key, window)
-
-
 class Intake:
     """Takes bodies of events; thread-safe. recent: the last ones, and how they ended.
 
-    own: the API server's name of the engine itself.
+    own: the API server's name of the engine itself. redaction: takes out what nobody may read. notes: of
+    every event, of what was dropped, and of what was no event. least: the least severe priority that is
+    taken now, None for any.
     """
 
     def __init__(
@@ -116,8 +76,15 @@ class Intake:
         playbooks: Callable[[], Playbooks],
         now: Callable[[], float],
         own: str | None = None,
+        *,
+        redaction: Redaction | None = None,
+        notes: Notes | None = None,
+        least: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.recent = Recent()
+        self._notes = notes or Notes()
+        self._redaction = redaction or Redaction(())
+        self._least = least
         self._journal, self._playbooks, self._now = journal, playbooks, now
         self._memory = KnownRuns(journal)
         self._memory.own = own
@@ -127,15 +94,19 @@ class Intake:
         self._lock = threading.RLock()
         self.pause(journal.paused())
 
-    def take(self, body: bytes) -> Taken:
-        """Plan a body's events and begin to write what matched.
+    def take(self, body: bytes, source: str = "http") -> Taken:
+        """Plan a body's events and begin to write what matched. source: where it came from.
 
         Raises EventError where none is an event, TooManyError, JournalError where nothing can be written.
         """
         taken = Taken()
-        events = self._parse(body, taken)
+        try:
+            events = self._parse(body, taken, source)
+        except EventError as wrong:
+            self._bury(body, str(wrong), source)
+            raise
         if not events:
-            first = taken.errors[0] if taken.errors else {"error": "an empty array", "hint": _HINT}
+            first = taken.errors[0] if taken.errors else {"error": "an empty array", "hint": HINT}
             raise EventError(first["error"], first.get("hint"))
         for error in taken.errors:
             error.pop("hint", None)
@@ -163,17 +134,24 @@ class Intake:
             with self._lock:
                 self._owed = changes | self._owed
 
-    def _parse(self, body: bytes, taken: Taken) -> list[Event]:
+    def _bury(self, content: Any, error: str, source: str) -> None:
+        """Keep what was no event, so that somebody may find out who sent it."""
+        raw = content if isinstance(content, bytes) else msgspec.json.encode(content)
+        text = self._redaction.text(raw[:LONGEST].decode("utf-8", "replace"))
+        self._notes.bury(Dead(self._now(), source, error, text.encode("utf-8", "replace")))
+
+    def _parse(self, body: bytes, taken: Taken, source: str) -> list[Event]:
         received = int(self._now() * 1e9)
         events = []
-        for index, item in enumerate(_elements(body)):
+        for index, item in enumerate(elements(body)):
             if index >= MAX_EVENTS:
                 raise TooManyError
             try:
-                value = _unwrap(item if not isinstance(item, bytes) else decode(item))
+                value = unwrap(item if not isinstance(item, bytes) else decode(item))
                 events.append(parse(value, received_ns=received, salt=secrets.token_hex(8)))
             except EventError as error:
                 taken.errors.append({"index": index, "error": str(error), "hint": error.hint})
+                self._bury(item, str(error), source)
         taken.ended["error"] += len(taken.errors)
         taken.accepted = len(events)
         return events
@@ -183,11 +161,13 @@ class Intake:
         planned: list[Planned] = []
         try:
             for event in events:
-                found = plan(event, playbooks, self._memory, received)
+                found = self._one(event, playbooks, received)
                 planned += found
                 ended = _ended(found)
                 taken.ended[ended] += 1
-                self.recent.add(Got(event, received, ended, size))
+                told = found[0].run.event if found else self._redaction.event(event)
+                self.recent.add(Got(told, received, ended, size))
+                self._notes.event(told)
                 taken.duplicates += bool(found) and all(p.suppressed == "duplicate" for p in found)
         except JournalError:
             self._forget(planned, self._memory.taken())
@@ -202,6 +182,25 @@ class Intake:
             waits.append(self._write(new, changed, planned, received))
         if waits or again:
             taken.written = _all_of(waits)
+
+    def _one(self, event: Event, playbooks: Playbooks, received: float) -> Sequence[Planned]:
+        """What each playbook does about an event, which from here on says only what may be read."""
+        least = self._least()
+        if least is not None and (event.priority is None or event.priority > least):
+            wanting = playbooks.wanting(event)
+            for playbook in wanting:
+                self._notes.drop(playbook.name, "journal full", "", received)
+            return ()
+        found = plan(event, playbooks, self._memory, received)
+        for one in found:
+            if one.suppressed is not None and one.suppressed != "duplicate":
+                throttled = one.suppressed == "throttle"
+                key = window_of(event, one.run.playbook) if throttled else ""
+                self._notes.drop(one.run.playbook.name, one.suppressed, key, received)
+        left = self._redaction.event(event)
+        if left is event:
+            return found
+        return [replace(one, run=replace(one.run, event=left)) for one in found]
 
     def _write(
         self, new: list[Run], changed: Changed, planned: list[Planned], received: float
@@ -256,37 +255,10 @@ def _all_of(writes: list[Future[None]]) -> Future[None]:
     return both
 
 
-def _ended(planned: tuple[Planned, ...]) -> str:
+def _ended(planned: Sequence[Planned]) -> str:
     """How an event ended, for the metrics."""
     if not planned:
         return "unmatched"
     if any(one.suppressed is None for one in planned):
         return "run"
     return next(one.suppressed.partition(":")[0] for one in planned if one.suppressed)
-
-
-def _elements(body: bytes) -> list[Any]:
-    """The elements of a body: decoded ones, or the lines of NDJSON as bytes. Raises EventError."""
-    if not body.strip():
-        raise EventError("the body is empty", _HINT)
-    try:
-        value = decode(body)
-    except EventError:
-        lines = [line for line in body.split(b"\n") if line.strip()]
-        if len(lines) < 2:  # noqa: PLR2004 - one line is no NDJSON
-            raise
-        return list(lines)
-    return value if isinstance(value, list) else [value]
-
-
-def _unwrap(value: Any) -> Any:
-    """The alert within a CloudEvent in structured mode; anything else as it is. Raises EventError."""
-    if not isinstance(value, dict) or "specversion" not in value or "rule" in value:
-        return value
-    if "data_base64" in value:
-        try:
-            return decode(base64.b64decode(str(value["data_base64"]), validate=True))
-        except ValueError:  # binascii.Error, and what it raises of letters beyond ASCII
-            raise EventError("`data_base64` is no base64") from None
-    data = value.get("data")
-    return decode(data) if isinstance(data, str) else data

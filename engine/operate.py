@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.journal.rows import UnreadableError
 from engine.observe import Decided
 from engine.plan import ALL
 
@@ -48,7 +49,10 @@ class Operations:
             raise OperateError("no run has this id", 404)
         if len(ids) > 1:
             raise OperateError(f"several runs begin so: {', '.join(ids)}")
-        record = self.journal.find(ids[0])
+        try:
+            record = self.journal.find(ids[0])
+        except UnreadableError as error:
+            raise OperateError(str(error), 410) from None
         if record is None:
             raise OperateError("no run has this id", 404)
         return record

@@ -172,7 +172,7 @@ def _plan_one(asked: _Asked, playbook: Playbook, memory: Memory) -> Planned:
         suppressed = "mode: disabled"
     elif asked.silence is not None:
         suppressed = f"silence: {asked.silence}"
-    elif throttle and not memory.take(_key(event, playbook), throttle, made, memory.clock):
+    elif throttle and not memory.take(window_of(event, playbook), throttle, made, memory.clock):
         suppressed = "throttle"
     elif memory.paused and not memory.paused.isdisjoint((playbook.name, ALL)):
         suppressed = "paused"
@@ -181,8 +181,8 @@ def _plan_one(asked: _Asked, playbook: Playbook, memory: Memory) -> Planned:
     return Planned(run, suppressed)
 
 
-def _key(event: Event, playbook: Playbook) -> str:
-    """What a throttle counts by: playbook name, throttle text and the key's values."""
+def window_of(event: Event, playbook: Playbook) -> str:
+    """What a throttle counts by: playbook name, throttle text and the key's values, as JSON."""
     throttle = playbook.throttle
     text = throttle.text if throttle else ""
     values: list[Any]

@@ -23,6 +23,7 @@ from engine.intake import Intake
 from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
+from engine.notes import Notes
 from engine.observe import (
     Audit,
     Metrics,
@@ -37,12 +38,14 @@ from engine.ports.cluster import Recorder
 from engine.ports.given import AssumedCluster
 from engine.ports.http import LiveOutside, OutsideRecorder, Secrets
 from engine.ports.kubernetes import KubernetesCluster, connect
+from engine.record import EventRecord
 from engine.reload import Reloader
 from engine.settings import SettingsError
 from engine.sources.admin import AdminPort
 from engine.sources.http import EventPort, Tokens
 from engine.sources.operators import OnThisMachine, Operators
 from engine.sources.pages import Pages
+from engine.upkeep import Upkeep
 from engine.worker import Workers
 
 if TYPE_CHECKING:
@@ -81,7 +84,19 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
         reloader.start()
         stack.callback(reloader.stop)
-        intake = Intake(journal, lambda: reloader.active.playbooks, time.time, settings.own.user)
+        notes = Notes(EventRecord(settings.record) if settings.record else None)
+        upkeep = Upkeep(journal, notes, settings.retention, time.time)
+        upkeep.start()
+        stack.callback(upkeep.stop)
+        intake = Intake(
+            journal,
+            lambda: reloader.active.playbooks,
+            time.time,
+            settings.own.user,
+            redaction=settings.redaction,
+            notes=notes,
+            least=upkeep.least,
+        )
         workers = Workers(
             journal,
             _doors(settings, cluster),
@@ -97,7 +112,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         about = _about(settings, cluster)
 
         def ended() -> str | None:
-            return workers.ended() or reloader.ended()
+            return workers.ended() or reloader.ended() or upkeep.ended()
 
         operations = Operations(journal, observers, workers.wake, intake.pause, time.time)
         pages = Pages(journal, operations, reloader, intake.recent, metrics, about)

@@ -11,6 +11,8 @@ from engine.guard import Own
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from engine.redact import Redaction
+
 
 class SettingsError(ValueError):
     """A setting that cannot be; the sentence names it and what to do."""
@@ -38,7 +40,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``tiercel serve`` was told. grace: seconds; the rest as the flags' help says."""
+    """What ``tiercel serve`` was told. grace, retention: seconds; the rest as the flags' help says."""
 
     playbooks: Path
     values: Path | None
@@ -57,6 +59,9 @@ class Settings:
     dry_run: bool
     http_hosts: frozenset[str]
     grace: float
+    retention: float
+    record: Path | None
+    redaction: Redaction
     own: Own = field(default_factory=Own)
 
 

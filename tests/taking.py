@@ -142,9 +142,9 @@ class Prompt(Disk):
         return future
 
 
-def intake_of(journal: Any, *texts: str, now: float = NOW) -> Intake:
+def intake_of(journal: Any, *texts: str, now: float = NOW, **of: Any) -> Intake:
     playbooks = playbooks_of(*texts or (PLAYBOOK,))
-    return Intake(journal, lambda: playbooks, lambda: now)
+    return Intake(journal, lambda: playbooks, lambda: now, **of)
 
 
 def port_of(journal: Any, *texts: str, tokens: Any = None) -> EventPort:

@@ -43,9 +43,10 @@ def test_the_history_is_a_line_a_run(running):
 
 
 def test_the_history_as_json_is_what_the_port_answers(running):
-    runs = json.loads(tiercel(running, "history", "-o", "json", "--state", "planned").stdout)
-    assert runs[-1]["run"] == running.run
-    assert json.loads(tiercel(running, "history", "-o", "json", "--playbook", "x").stdout) == []
+    told = json.loads(tiercel(running, "history", "-o", "json", "--state", "planned").stdout)
+    assert told["runs"][-1]["run"] == running.run
+    none = json.loads(tiercel(running, "history", "-o", "json", "--playbook", "x").stdout)
+    assert none == {"runs": [], "drops": []}
     assert "No runs" in tiercel(running, "history", "--namespace", "nowhere").stdout
 
 
@@ -68,6 +69,22 @@ def test_one_run_is_told_as_a_story(running):
     assert '"seen": "true"' in done.stdout  # what exactly is sent
     told = json.loads(tiercel(running, "show", running.run, "-o", "json").stdout)
     assert told["alert"]["rule"] == FALCO["rule"]
+
+
+def test_what_was_no_event_and_what_was_dropped_is_told(tmp_path):
+    once = PLAYBOOK.replace("  match:", "  throttle: {once: 10m}\n  match:")
+    with engine(tmp_path, {"a.yaml": once}, "--dry-run") as running:
+        for body in ("no event\x1b", alert(1), alert(2), alert(3)):
+            running.post(body)
+        running.restart()  # what waits to be noted is written at the end
+        history = tiercel(running, "history").stdout
+        assert "2 times  mark-shell  throttle" in history
+        dead = tiercel(running, "history", "--dead").stdout
+        assert "not JSON" in dead
+        assert "no event" in dead
+        assert "\x1b" not in dead
+        letters = json.loads(tiercel(running, "history", "--dead", "-o", "json").stdout)
+        assert [(one["source"], one["body"]) for one in letters] == [("http", "no event\x1b")]
 
 
 @pytest.mark.parametrize("act", ["show", "approve", "deny", "retry"])

@@ -208,6 +208,9 @@ VARIABLES = {
     "kube_qps": 5.0,
     "http_hosts": "a,b",
     "grace": "1s",
+    "redact": ("x=y",),
+    "record": "r",
+    "retention": "1d",
     "dry_run": True,
     "story": True,
 }
@@ -215,7 +218,8 @@ VARIABLES = {
 
 def test_every_flag_is_a_variable_too(monkeypatch):
     for name, value in VARIABLES.items():
-        monkeypatch.setenv(f"TIERCEL_{name.upper()}", str(value).lower())
+        text = " ".join(value) if isinstance(value, tuple) else str(value).lower()
+        monkeypatch.setenv(f"TIERCEL_{name.upper()}", text)
     found = serve.command.make_context("serve", []).params
     assert {name: str(value) for name, value in found.items() if name != "help"} == {
         name: str(value) for name, value in VARIABLES.items()

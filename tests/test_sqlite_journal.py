@@ -270,12 +270,35 @@ def test_the_file_of_version_1_is_taken_over_with_all_its_runs(tmp_path):
     ) as old:  # what version 2 added is taken away again
         old.executescript(
             "ALTER TABLE runs DROP COLUMN namespace; ALTER TABLE runs DROP COLUMN held;"
-            "DROP TABLE paused; PRAGMA user_version = 1;"
+            "DROP TABLE paused; DROP TABLE dead; DROP TABLE drops; DROP INDEX runs_settled;"
+            "DROP INDEX runs_events; PRAGMA user_version = 1;"
         )
     journal = SqliteJournal(path, thaw)
     try:
         assert claim(journal).run == run(1)
         journal.pause("p", "alice", NOW)
         assert list(journal.paused()) == ["p"]
+    finally:
+        journal.close()
+
+
+def fill(journal):
+    """Accept and end runs until it takes no more."""
+    for number in range(1000):
+        accept(journal, run(number))
+        journal.settle(claim(journal), DONE, NOW)
+
+
+def test_a_journal_that_has_all_it_may_have_takes_no_more_and_recovers_once_there_is_room(tmp_path):
+    journal = SqliteJournal(tmp_path / "journal.db", thaw, most=400 * 1024)
+    try:
+        with pytest.raises(JournalError, match="full"):
+            fill(journal)
+        assert journal.fill() > 0.9
+        while journal.forget(NOW + 1):
+            pass
+        assert journal.fill() < 0.5
+        accept(journal, run(9999))
+        assert journal.known([run(9999).id])
     finally:
         journal.close()

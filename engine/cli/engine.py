@@ -71,7 +71,7 @@ def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = N
 
 def _code(status: int) -> int:
     """The exit of a refusal: 1 where the engine will not do it to this run, 2 where it was asked wrongly."""
-    return 1 if status in (404, 409) else 2
+    return 1 if status in (404, 409, 410) else 2
 
 
 def recent_events(server: str, token_file: Path | None, digest: str) -> list[Event]:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import click
 
 from engine.cli.engine import ask, engine_options
-from engine.render.history_text import history_lines
+from engine.render.history_text import dead_lines, history_lines
 from engine.render.text import echo
 
 if TYPE_CHECKING:
@@ -21,32 +21,35 @@ if TYPE_CHECKING:
 @click.option("--namespace", metavar="NAME", help="Only runs about pods of this namespace.")
 @click.option("--since", metavar="WHEN", help="Only runs since: 30m, 2d or 2026-03-01T10:00:00Z.")
 @click.option("--state", metavar="STATE", help="waiting, running, held, or how it ended.")
+@click.option("--dead", is_flag=True, help="What came and was no event, instead of runs.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @engine_options
 def command(
     *,
-    playbook: str | None,
-    namespace: str | None,
-    since: str | None,
-    state: str | None,
+    dead: bool,
     limit: int,
     output: str,
     server: str,
     token_file: Path | None,
+    **wanted: str | None,
 ) -> None:
-    """List the runs of a running engine, the newest first.
+    """List the runs of a running engine, the newest first, and how many events it dropped and why.
 
     \b
       tiercel history --since 1h
       tiercel history --state held        what waits for a person
       tiercel show RUN                    one of them as a story; the first digits of its id will do
     """  # noqa: D301 - \b is click's mark for text to be left alone
-    wanted = {"playbook": playbook, "namespace": namespace, "since": since, "state": state}
-    query = {key: value for key, value in wanted.items() if value is not None}
-    runs = ask(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")["runs"]
-    if output == "json":
-        echo(json.dumps(runs, indent=1))
+    if dead:
+        letters = ask(server, token_file, "/dead")["dead"][:limit]
+        for line in [json.dumps(letters, indent=1)] if output == "json" else dead_lines(letters):
+            echo(line)
         return
-    for line in history_lines(runs, more=len(runs) == limit):
+    query = {key: value for key, value in wanted.items() if value is not None}
+    found = ask(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")
+    if output == "json":
+        echo(json.dumps(found, indent=1))
+        return
+    for line in history_lines(found["runs"], found["drops"], more=len(found["runs"]) == limit):
         echo(line)

@@ -13,6 +13,7 @@ from engine.errors import PlaybookError
 from engine.guard import Own
 from engine.language import duration
 from engine.language.folder import FolderError
+from engine.redact import RedactError, Redaction
 from engine.settings import Settings, SettingsError, address, host_list
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -56,6 +57,14 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Calls a second to the API server.",
 )
 @click.option("--http-hosts", default="", help="Hosts that http.request may call, with commas.")
+@click.option(
+    "--redact",
+    multiple=True,
+    metavar="FIELD=REGEX",
+    help="What the RE2 expression finds in the field (*: in any) is kept, shown and sent as ***.",
+)
+@click.option("--record", type=_FILE, help="Write every event to this file, for tiercel replay.")
+@click.option("--retention", default="30d", help="How long runs are kept once they are over.")
 @click.option("--grace", default="30s", help="How long SIGTERM waits for what is under way.")
 @click.option(
     "--dry-run", is_flag=True, help="Do all but act; without a cluster, pods are assumed."
@@ -91,9 +100,16 @@ def _settings(given: dict[str, Any]) -> Settings:
     """Raises SettingsError."""
     import os  # noqa: PLC0415 - the only reading of the environment that is no flag
 
-    grace = duration.seconds(given["grace"])
-    if grace is None:
-        raise SettingsError(f"--grace {given['grace']}: {duration.HINT}")
+    seconds = {}
+    for name in ("grace", "retention"):
+        given_seconds = duration.seconds(given[name])
+        if given_seconds is None:
+            raise SettingsError(f"--{name} {given[name]}: {duration.HINT}")
+        seconds[name] = given_seconds
+    try:
+        redaction = Redaction(given["redact"])
+    except RedactError as error:
+        raise SettingsError(f"--redact: {error}") from None
     return Settings(
         playbooks=given["playbooks"],
         values=given["values"],
@@ -111,6 +127,9 @@ def _settings(given: dict[str, Any]) -> Settings:
         kube_qps=given["kube_qps"],
         dry_run=given["dry_run"],
         http_hosts=host_list(given["http_hosts"]) or frozenset(),
-        grace=grace,
+        grace=seconds["grace"],
+        retention=seconds["retention"],
+        record=given["record"],
+        redaction=redaction,
         own=Own.of(os.environ),
     )

@@ -82,6 +82,31 @@ class Paused:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """What came and was no event: when (epoch seconds), from which source, why, its first bytes."""
+
+    received: float
+    source: str
+    error: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """How often a playbook's runs were suppressed for a reason, within an hour of the clock.
+
+    key: what the throttle counts by, else empty. first, last: epoch seconds.
+    """
+
+    playbook: str
+    reason: str
+    key: str
+    count: int
+    first: float
+    last: float
+
+
 class Journal(Protocol):
     """Where runs live from their acceptance on. Thread-safe; times are epoch seconds."""
 
@@ -168,6 +193,30 @@ class Journal(Protocol):
 
     def paused(self) -> Mapping[str, Paused]:
         """What is paused: the names of playbooks, ``*`` for all."""
+        ...
+
+    def note(self, dead: Sequence[Dead], drops: Sequence[Drop]) -> None:
+        """Write dead letters, and add to the counters of drops; both are bounded, the oldest make way."""
+        ...
+
+    def dead(self, limit: int) -> list[Dead]:
+        """The dead letters, the newest first."""
+        ...
+
+    def drops(self, wanted: Wanted) -> list[Drop]:
+        """The counters of a playbook and a time, the last changed first."""
+        ...
+
+    def forget(self, before: float) -> int:
+        """Remove some of the runs that were over before, and notes of before; how many runs that was."""
+        ...
+
+    def strip(self, before: float) -> int:
+        """Take the bodies from some of the runs that were over before; their ids stay ``known``."""
+        ...
+
+    def fill(self) -> float:
+        """How much of what it may have is in use, 0 to 1."""
         ...
 
     def memory(self) -> dict[str, Any]:

@@ -21,9 +21,21 @@ VERSION = 2
 # `leased` is in flight, NULL is over. The column `leased` stays 1 until the attempt is settled,
 # also when its lease ran out. `held` is 1 while a run waits for a person. `seq` is the order of
 # acceptance. `pool` and `timeout` are those of the step at `position`. `paused` names playbooks whose
-# runs nobody may claim; `*` is all of them.
+# runs nobody may claim; `*` is all of them. `dead` has bodies that are no events, `drops` counts what
+# throttles and silences suppressed, by the hour; both are bounded (see upkeep).
 ADDED = """
 CREATE TABLE paused (playbook TEXT PRIMARY KEY, by TEXT NOT NULL, since REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE dead (
+  id INTEGER PRIMARY KEY, received REAL NOT NULL, source TEXT NOT NULL, error TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE TABLE drops (
+  playbook TEXT NOT NULL, reason TEXT NOT NULL, key TEXT NOT NULL, hour INTEGER NOT NULL,
+  count INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
+  PRIMARY KEY (playbook, reason, key, hour)
+) WITHOUT ROWID;
+CREATE INDEX drops_last ON drops (last);
+CREATE INDEX runs_settled ON runs (settled) WHERE settled IS NOT NULL;
+CREATE INDEX runs_events ON runs (event);
 """
 TABLES = f"""
 CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
@@ -70,6 +82,8 @@ _STEPS = {
 }
 """From a version to the next one."""
 
+MAX_BYTES = 4 << 30
+"""Bytes of the file at most: about a million runs with their events of 1.5 KB."""
 WAL_LIMIT = 64 * 1024 * 1024
 """Bytes to which the write-ahead log is cut back once it is empty."""
 
@@ -101,8 +115,8 @@ def own(path: Path) -> int:
     return descriptor
 
 
-def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
-    """A connection without transactions of its own. Raises sqlite3.Error."""
+def connect(path: Path, *, writes: bool, most: int = MAX_BYTES) -> sqlite3.Connection:
+    """A connection without transactions of its own. most: bytes of the file. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:
@@ -110,6 +124,8 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+            (page,) = connection.execute("PRAGMA page_size").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {most // page}")
         else:
             connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error:

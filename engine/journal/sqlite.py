@@ -14,20 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import hand, lanes, past, rows, schema
+from engine.journal import hand, lanes, past, rows, schema, upkeep
+from engine.journal.entering import entering, kept, remember
 from engine.journal.journal import Accepted, JournalError, Paused, Record
-from engine.journal.lanes import Entry, Holder
+from engine.journal.lanes import Holder
 from engine.journal.records import Readers, Records
 from engine.journal.rows import UnreadableError
 from engine.journal.writer import Writer
 from engine.plan import ALL
 from engine.run import Claim, Outcome, Result, after, outcome_of
-from engine.target import named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from engine.journal.journal import Wanted
+    from engine.journal.journal import Dead, Drop, Wanted
     from engine.playbook import Playbook, Pool
 
 
@@ -35,12 +35,16 @@ class SqliteJournal:
     """A journal in a SQLite file.
 
     thaw: makes a playbook of its snapshot; raises PlaybookError where this engine cannot read it.
-    lease_margin: seconds that a lease lasts beyond its step's timeout. Raises JournalError where
-    the file cannot be opened or another process owns it.
+    lease_margin: seconds that a lease lasts beyond its step's timeout. most: bytes of the file.
+    Raises JournalError where the file cannot be opened or another process owns it.
     """
 
     def __init__(
-        self, path: Path | str, thaw: Callable[[bytes], Playbook], lease_margin: float = 10.0
+        self,
+        path: Path | str,
+        thaw: Callable[[bytes], Playbook],
+        lease_margin: float = 10.0,
+        most: int = schema.MAX_BYTES,
     ) -> None:
         path = Path(path).resolve()
         self._margin = lease_margin
@@ -52,13 +56,15 @@ class SqliteJournal:
             os.close(self._lock)
             raise JournalError(str(error)) from error
         self._records = Records(self._readers, thaw)
-        self._writer = Writer(partial(schema.connect, path, writes=True), f"journal {path.name}")
+        self._writer = Writer(
+            partial(schema.connect, path, writes=True, most=most), f"journal {path.name}"
+        )
         self._ending = threading.Lock()
 
     def accept(self, accepted: Accepted, now: float) -> Future[None]:
         """See Journal.accept; the records are turned into JSON here, in the caller's thread."""
         try:
-            work = _entering(accepted, now)
+            work = entering(accepted, now)
         except JournalError as error:
             failed: Future[None] = Future()
             failed.set_exception(error)
@@ -206,6 +212,32 @@ class SqliteJournal:
             found = connection.execute("SELECT playbook, by, since FROM paused").fetchall()
         return {row["playbook"]: Paused(row["by"], row["since"]) for row in found}
 
+    def note(self, dead: Sequence[Dead], drops: Sequence[Drop]) -> None:
+        """See Journal.note."""
+        self._writer.submit(partial(upkeep.note, dead=dead, drops=drops)).result()
+
+    def dead(self, limit: int) -> list[Dead]:
+        """See Journal.dead."""
+        with self._readers.lend() as connection:
+            return upkeep.dead(connection, limit)
+
+    def drops(self, wanted: Wanted) -> list[Drop]:
+        """See Journal.drops."""
+        with self._readers.lend() as connection:
+            return upkeep.drops(connection, wanted.playbook, wanted.since, wanted.limit)
+
+    def forget(self, before: float) -> int:
+        """See Journal.forget."""
+        return self._writer.submit(partial(upkeep.forget, before=before)).result()
+
+    def strip(self, before: float) -> int:
+        """See Journal.strip."""
+        return self._writer.submit(partial(upkeep.strip, before=before)).result()
+
+    def fill(self) -> float:
+        """See Journal.fill."""
+        return self._writer.submit(upkeep.fill).result()
+
     def memory(self) -> dict[str, Any]:
         """See Journal.memory."""
         with self._readers.lend() as connection:
@@ -214,7 +246,7 @@ class SqliteJournal:
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """See Journal.remember."""
-        self._writer.submit(partial(_remember, memory=_kept(memory))).result()
+        self._writer.submit(partial(remember, memory=kept(memory))).result()
 
     def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
         """See Journal.save_set."""
@@ -263,43 +295,3 @@ class SqliteJournal:
 
 def _holder(claim: Claim) -> Holder:
     return Holder(claim.run.id, claim.fence, claim.run.target)
-
-
-def _entering(accepted: Accepted, now: float) -> Callable[[sqlite3.Connection], None]:
-    """The work that writes what was accepted; runs of one event share its body."""
-    events = {id(run.event): run.event for run in accepted.runs}
-    places = {key: place for place, key in enumerate(events)}
-    bodies = [rows.from_event(event) for event in events.values()]
-    entries = [
-        Entry(
-            run.id,
-            run.playbook,
-            places[id(run.event)],
-            run.target,
-            named(run.event).namespace,
-            run.received,
-        )
-        for run in sorted(accepted.runs, key=lambda run: run.playbook.name)
-    ]
-    memory = _kept(accepted.memory)
-
-    def work(connection: sqlite3.Connection) -> None:
-        lanes.enter(connection, entries, bodies, now)
-        _remember(connection, memory)
-
-    return work
-
-
-def _kept(memory: Mapping[str, Any]) -> list[tuple[str, bytes | None]]:
-    return [(key, None if value is None else rows.encode(value)) for key, value in memory.items()]
-
-
-def _remember(connection: sqlite3.Connection, memory: list[tuple[str, bytes | None]]) -> None:
-    for key, value in memory:
-        if value is None:
-            connection.execute("DELETE FROM memory WHERE key = ?", (key,))
-        else:
-            connection.execute(
-                "INSERT INTO memory VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-                (key, value),
-            )

@@ -22,8 +22,33 @@ _ID = 12
 """Digits of a run's id that tell it from others well enough."""
 
 
-def history_lines(runs: Sequence[Mapping[str, Any]], *, more: bool) -> Iterator[str]:
-    """A line a run: when, its id, how it stands, playbook, target, what was said last."""
+def history_lines(
+    runs: Sequence[Mapping[str, Any]], drops: Sequence[Mapping[str, Any]], *, more: bool
+) -> Iterator[str]:
+    """A line a run: when, its id, how it stands, playbook, target, what was said last; then what was dropped."""
+    yield from _runs(runs, more=more)
+    if drops:
+        yield "Dropped, by the hour:"
+    for drop in drops:
+        first, last = (drop[key][:19].replace("T", " ") for key in ("first", "last"))
+        key = f"  {short(drop['key'], 80)}" if drop["key"] else ""
+        yield (
+            f"{last}  {drop['count']:>7,} times  {clean(drop['playbook'])}  {clean(drop['reason'])}"
+            f"  since {first}{key}"
+        )
+
+
+def dead_lines(letters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What came and was no event: when, from where, why, and how it begins."""
+    if not letters:
+        yield "Nothing came that was no event."
+    for letter in letters:
+        when = letter["received"][:19].replace("T", " ")
+        yield f"{when}  {letter['source']}  {short(letter['error'], 80)}"
+        yield click.style(f"    {short(letter['body'], 160)}", dim=True)
+
+
+def _runs(runs: Sequence[Mapping[str, Any]], *, more: bool) -> Iterator[str]:
     if not runs:
         yield "No runs. (`tiercel explain --recent` says why events came to nothing)"
         return

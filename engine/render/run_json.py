@@ -8,7 +8,7 @@ from engine.event import time_text
 from engine.render.plan_json import event_json, step_json
 
 if TYPE_CHECKING:
-    from engine.journal.journal import Record
+    from engine.journal.journal import Dead, Drop, Record
 
 
 def summary_json(record: Record) -> dict[str, Any]:
@@ -49,6 +49,28 @@ def record_json(record: Record) -> dict[str, Any]:
             for result in record.results
         ],
         "left": [step.name for step in run.steps[len(record.results) :]],
+    }
+
+
+def drop_json(drop: Drop) -> dict[str, Any]:
+    """How often a playbook's runs were suppressed for a reason, within an hour."""
+    return {
+        "playbook": drop.playbook,
+        "reason": drop.reason,
+        "key": drop.key,
+        "count": drop.count,
+        "first": _at(drop.first),
+        "last": _at(drop.last),
+    }
+
+
+def dead_json(dead: Dead) -> dict[str, Any]:
+    """What came and was no event."""
+    return {
+        "received": _at(dead.received),
+        "source": dead.source,
+        "error": dead.error,
+        "body": dead.body.decode("utf-8", "replace"),
     }
 
 

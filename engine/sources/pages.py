@@ -10,7 +10,7 @@ from engine.journal.journal import Wanted
 from engine.language import duration
 from engine.operate import OperateError
 from engine.playbook import Pool
-from engine.render.run_json import record_json, summary_json
+from engine.render.run_json import dead_json, drop_json, record_json, summary_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,11 +59,17 @@ class Pages:
         if path in self._pages:
             return self._pages[path]()
         if path == "/runs":
-            runs = self._journal.runs(self._wanted(query))
-            return 200, {"runs": [summary_json(record) for record in runs]}
+            wanted = self._wanted(query)
+            runs = [summary_json(record) for record in self._journal.runs(wanted)]
+            # what was dropped is nobody's run, so that a filter of runs leaves it out
+            every = wanted.state is None and wanted.namespace is None
+            drops = self._journal.drops(wanted) if every else []
+            return 200, {"runs": runs, "drops": [drop_json(drop) for drop in drops]}
+        if path == "/dead":
+            return 200, {"dead": [dead_json(one) for one in self._journal.dead(MOST)]}
         if path.startswith("/runs/"):
             return 200, record_json(self._operations.find(path.removeprefix("/runs/")))
-        hint = "/status /metrics /runs /runs/ID /events/recent"
+        hint = "/status /metrics /runs /runs/ID /dead /events/recent"
         return 404, {"error": f"nothing at {path[:100]}", "hint": hint}
 
     def act(self, path: str, given: Mapping[str, Any], by: str) -> Answer:

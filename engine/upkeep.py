@@ -1,0 +1,104 @@
+"""The thread that keeps house: writes notes and the record, ends what is old, and watches the journal's size."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import structlog
+
+from engine.journal.journal import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.journal.journal import Journal
+    from engine.notes import Notes
+
+EVERY = 1.0
+"""Seconds between two rounds."""
+_PRUNED_EVERY = 60
+"""Rounds between two looks for what is old."""
+_SLICES = 20
+"""Slices that one look removes at most; the rest waits for the next round."""
+IDENTITIES = 7 * 86_400.0
+"""Seconds for which the id of a run stays known at least, so that a repeated event runs nothing."""
+_EARLY = 3_600.0
+"""Seconds after which, in a journal that is nearly full, bodies go before their time."""
+_FULL = 0.9
+SHED = ((0.98, 2), (0.95, 4), (0.9, 5))
+"""From how full a journal only events down to which priority are taken (2 Critical, 4 Warning, 5 Notice)."""
+
+log = structlog.get_logger()
+
+
+class Upkeep:
+    """Keeps house every second. retention: seconds that runs are kept once they are over."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        notes: Notes,
+        retention: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._journal, self._notes = journal, notes
+        self._retention, self._now = retention, now
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tiercel-upkeep", daemon=True)
+        self._rounds = 0
+        self._fill = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, after a last round."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def ended(self) -> str | None:
+        """The name of the thread, where it has ended."""
+        return None if self._thread.is_alive() else self._thread.name
+
+    def least(self) -> int | None:
+        """The least severe priority that is taken while the journal is nearly full; None is any."""
+        return next((priority for fill, priority in SHED if self._fill >= fill), None)
+
+    def round(self) -> None:
+        """Write what waits; now and then remove what is old."""
+        if self._notes.record:
+            self._notes.record.flush()
+        dead, drops = self._notes.take()
+        try:
+            if dead or drops:
+                self._journal.note(dead, drops)
+                dead, drops = [], []
+            if self._rounds % _PRUNED_EVERY == 0:
+                self._prune()
+        except JournalError as error:
+            self._notes.give_back(dead, drops)
+            if self._rounds % _PRUNED_EVERY == 0:
+                log.error("journal", writing="notes", error=str(error))
+        self._rounds += 1
+
+    def _prune(self) -> None:
+        now, was = self._now(), self.least()
+        self._fill = self._journal.fill()
+        kept = min(self._retention, _EARLY) if self._fill >= _FULL else self._retention
+        for _ in range(_SLICES):
+            gone = self._journal.forget(now - max(self._retention, IDENTITIES))
+            if kept < IDENTITIES:
+                gone += self._journal.strip(now - kept)
+            if not gone:
+                break
+        self._fill = self._journal.fill()
+        if self.least() != was:
+            log.warning("journal", full=f"{self._fill:.0%}", least_priority=self.least())
+
+    def _run(self) -> None:
+        while not self._stopping.wait(EVERY):
+            self.round()
+        self.round()
