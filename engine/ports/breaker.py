@@ -12,6 +12,9 @@ _OPENS = 5
 """Calls in a row without an answer after which it opens."""
 _FIRST, _LONGEST = 1.0, 30.0
 """Seconds between probes: the first, doubled up to the longest."""
+_SHAKEN = 60.0
+"""Seconds after a silence in which a 403 is not believed: an API server that has just started answers before
+its authorizer has read the roles."""
 
 
 class Breaker:
@@ -21,6 +24,7 @@ class Breaker:
         self._now = now
         self._lock = threading.Lock()
         self._failures = 0
+        self._silent_at: float | None = None
         self._probe_at = 0.0
         self._wait = _FIRST
         self.error: str | None = None
@@ -35,9 +39,15 @@ class Breaker:
         """A call got none: refused, reset, timed out, or the server said that it is overloaded."""
         with self._lock:
             self._failures += 1
+            self._silent_at = self._now()
             self.error = why
             if self._failures == _OPENS:
                 self._probe_at = self._now() + self._wait
+
+    @property
+    def shaken(self) -> bool:
+        """Whether the server was silent a moment ago, so that it may not know everything again yet."""
+        return self._silent_at is not None and self._now() - self._silent_at < _SHAKEN
 
     @property
     def open(self) -> bool:

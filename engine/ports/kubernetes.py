@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import msgspec
 
 from engine.errors import GoneError, PermanentError, TemporaryError
 from engine.ports.breaker import Breaker
-from engine.ports.cluster import FIELD_MANAGER, AlreadyExistsError
+from engine.ports.cluster import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
 from engine.ports.pace import Pace
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ PAGE = 500
 QPS = 100.0
 """Calls a second at most, unless told otherwise; client-go's own default is 5, controllers take 20 to 100."""
 OVERLOADED = (429, 503)
+LABELS_FOR = 10.0
+"""Seconds; every step asks for the labels of its target's namespace and node, which hardly ever change."""
+MANY = 10_000
+"""Namespaces and nodes that are remembered."""
 _METHODS = {"create": "POST", "apply": "PATCH", "patch": "PATCH", "delete": "DELETE"}
 _TYPES = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
 
@@ -41,10 +45,15 @@ class ConnectionSettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What all calls to one API server share: whether it answers, and how fast it may be asked."""
+    """What all calls to one API server share: whether it answers, how fast it may be asked, what is known.
+
+    labels_for: seconds for which a Namespace or Node that was read is taken to be as it was. Pods never are.
+    """
 
     breaker: Breaker
     pace: Pace
+    labels_for: float = 0.0
+    known: dict[tuple[str, str], tuple[float, Object]] = field(default_factory=dict)
 
 
 def connect(kubeconfig: str | None, context: str | None, qps: float = QPS) -> KubernetesCluster:
@@ -69,7 +78,9 @@ def connect(kubeconfig: str | None, context: str | None, qps: float = QPS) -> Ku
     except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
         which = f"--kubeconfig {kubeconfig}: " if kubeconfig else ""
         raise ConnectionSettingsError(which + " ".join(str(error).split())) from None
-    return KubernetesCluster(ApiClient(settings), Load(Breaker(time.monotonic), Pace(qps)))
+    return KubernetesCluster(
+        ApiClient(settings), Load(Breaker(time.monotonic), Pace(qps), LABELS_FOR)
+    )
 
 
 def default_kubeconfig() -> str | None:
@@ -112,6 +123,20 @@ class KubernetesCluster:
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
         """The object, or None where there is none."""
+        if kind not in (NAMESPACE, NODE) or not self._load.labels_for:
+            return self._get(kind, name, namespace)
+        known, now = self._load.known, time.monotonic()
+        until, found = known.get((kind.resource, name), (0.0, None))
+        if found is not None and now < until:
+            return found
+        found = self._get(kind, name, namespace)
+        if found is not None:
+            if len(known) >= MANY:
+                known.clear()
+            known[kind.resource, name] = (now + self._load.labels_for, found)
+        return found
+
+    def _get(self, kind: Kind, name: str, namespace: str | None) -> Object | None:
         status, headers, answer = self._request(
             "GET", _path(kind.api_version, kind.resource, namespace, name)
         )
@@ -183,6 +208,8 @@ class KubernetesCluster:
         if status < 300:  # noqa: PLR2004 - HTTP
             return
         said = f"{about}: {status} {_message(answer)}"
+        if status == 403 and self._load.breaker.shaken:  # noqa: PLR2004 - HTTP
+            raise TemporaryError(f"{said} (it was away a moment ago)", after=_retry_after(headers))
         if status == 403:  # noqa: PLR2004 - HTTP
             raise PermanentError(f"{said} (missing right: {_right(verb)} on {resource})")
         if status in OVERLOADED:

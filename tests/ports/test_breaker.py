@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from engine.errors import TemporaryError
+from engine.errors import PermanentError, TemporaryError
 from engine.ports.breaker import Breaker
-from engine.ports.cluster import POD, Call
+from engine.ports.cluster import NAMESPACE, POD, Call
 from engine.ports.kubernetes import KubernetesCluster, Load
 from engine.ports.pace import Pace
 from tests.fakes import ApiServer, response
+
+KEY = ("namespaces", None, "demo")
 
 
 class Clock:
@@ -128,3 +130,45 @@ def test_a_call_that_would_wait_for_its_turn_too_long_is_tried_again_later(clock
         short.get(POD, "a", "demo")
     with pytest.raises(TemporaryError, match="--kube-qps"):
         short.get(POD, "a", "demo")
+
+
+def test_labels_of_namespaces_are_asked_for_again_only_after_a_while_and_pods_always(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("engine.ports.kubernetes.time.monotonic", lambda: now[0])
+    server = ApiServer({"kind": "Namespace", "metadata": {"name": "demo", "labels": {"a": "1"}}})
+    server.put({"kind": "Pod", "metadata": {"name": "web", "namespace": "demo", "labels": {}}})
+    cluster = KubernetesCluster(server, Load(Breaker(lambda: 0.0), Pace(1e9), labels_for=10.0))
+    cluster.get(NAMESPACE, "demo")
+    cluster.get(POD, "web", "demo")
+    server.objects[KEY]["metadata"]["labels"] = {"a": "2"}
+    server.find("Pod", "web", "demo")["metadata"]["labels"]["b"] = "new"
+    assert cluster.get(NAMESPACE, "demo")["metadata"]["labels"] == {"a": "1"}
+    assert cluster.get(POD, "web", "demo")["metadata"]["labels"] == {"b": "new"}
+    now[0] += 11
+    assert cluster.get(NAMESPACE, "demo")["metadata"]["labels"] == {"a": "2"}
+
+
+def test_a_namespace_that_is_not_there_is_asked_for_each_time():
+    server = ApiServer()
+    cluster = KubernetesCluster(server, Load(Breaker(lambda: 0.0), Pace(1e9), labels_for=10.0))
+    assert cluster.get(NAMESPACE, "demo") is None
+    server.put({"kind": "Namespace", "metadata": {"name": "demo"}})
+    assert cluster.get(NAMESPACE, "demo") is not None
+
+
+class Forbidding(ApiServer):
+    """Answers 403 to every call."""
+
+    def call_api(self, *_, **__):
+        return response(403, {"message": "forbidden"})
+
+
+def test_a_403_is_not_believed_right_after_an_outage(clock):
+    cluster, load = cluster_of(Forbidding(), clock)
+    load.breaker.failed("refused")
+    clock.time += 59
+    with pytest.raises(TemporaryError, match="away a moment ago"):
+        cluster.get(POD, "a", "demo")
+    clock.time += 2
+    with pytest.raises(PermanentError, match="missing right: get on pods"):
+        cluster.get(POD, "a", "demo")

@@ -1,0 +1,51 @@
+"""Torture, small in the suite and large in `make soak`: the same code with one size parameter.
+
+`TIERCEL_SOAK` says how large: 1 is the full size, without it a small part. Figures go into
+benchmarks/results/soak.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+FIGURES = Path(__file__).parents[2] / "benchmarks" / "results" / "soak.json"
+
+
+class Size:
+    """How much of each torture; ``of`` chooses, ``tell`` keeps a figure."""
+
+    def __init__(self, full):
+        self.full = full
+        self.figures = {}
+
+    def of(self, small, full):
+        """The number for this run."""
+        return full if self.full else small
+
+    def tell(self, **figures):
+        """Keep figures of a full run."""
+        self.figures.update(figures)
+
+
+@pytest.fixture(scope="session")
+def sizes():
+    full = os.environ.get("TIERCEL_SOAK") == "1"
+    figures = {}
+    yield full, figures
+    if full and figures:
+        machine = {"machine": f"{os.cpu_count()} cores, {platform.platform()}"}
+        FIGURES.write_text(json.dumps(machine | figures, indent=1) + "\n")
+
+
+@pytest.fixture
+def size(sizes, request):
+    full, figures = sizes
+    size = Size(full)
+    yield size
+    if size.figures:
+        figures[request.node.name] = size.figures

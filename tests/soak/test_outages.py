@@ -1,0 +1,251 @@
+"""Whatever falls over, what was acknowledged is done: kills, an API server that is away, a full disk."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from engine.journal.sqlite import SqliteJournal
+from engine.language.compile import thaw
+from tests.serving import PATIENCE, engine
+
+NOTE = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: note}
+spec:
+  match: {rules: [Burst]}
+  actions:
+    - {action: kubernetes.event, with: {message: "soak %proc.pid"}}
+"""
+PODS = 10
+
+
+@pytest.fixture
+def pods(admin, namespace):
+    """The namespace of pods that run."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    names = [f"pod-{number}" for number in range(PODS)]
+    for name in names:
+        spec = {"nodeName": "worker-1", "containers": [{"name": "c", "image": "nginx"}]}
+        admin.create(path, {"metadata": {"name": name}, "spec": spec})
+    admin.wait_for(path, lambda it: all(p["status"].get("phase") == "Running" for p in it["items"]))
+    return namespace
+
+
+def alert(namespace, number):
+    """The event of that number, about one of the pods."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    fields = {
+        "k8s.ns.name": namespace,
+        "k8s.pod.name": f"pod-{number % PODS}",
+        "proc.pid": number,
+    }
+    return {"rule": "Burst", "time": now, "hostname": "worker-1", "output_fields": fields}
+
+
+def noted(admin, namespace):
+    """How often each number stands in the events of the namespace."""
+    found = admin.list(f"/api/v1/namespaces/{namespace}/events")
+    messages = [event["message"] for event in found if event["message"].startswith("soak ")]
+    return Counter(int(message.removeprefix("soak ")) for message in messages)
+
+
+class Burst:
+    """A sender that goes on through restarts; ``acknowledged`` are the numbers that got a 202.
+
+    most: how many it sends at once; then it waits until somebody waits for more.
+    """
+
+    def __init__(self, running, namespace, most=10**9):
+        self._running, self._namespace, self._most = running, namespace, most
+        self.acknowledged, self.sent = [], 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._send, name="burst", daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopping.set()
+        self._thread.join()
+
+    def _send(self):
+        while not self._stopping.is_set():
+            if self.sent >= self._most:
+                self._stopping.wait(0.01)
+                continue
+            number, self.sent = self.sent, self.sent + 1
+            try:
+                status, _, _ = self._running.post(alert(self._namespace, number))
+            except (OSError, ValueError, http.client.HTTPException):
+                continue  # no answer: it may be done or not
+            if status == 202:
+                self.acknowledged.append(number)
+
+    def has_sent(self, number):
+        """Wait until so many were acknowledged."""
+        self._most = max(self._most, number + 20)
+        pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+        while len(self.acknowledged) < number:
+            assert time.monotonic() < deadline, "the burst does not come on"
+            pause.wait(0.01)
+
+
+def drained(running):
+    """Wait until no run waits or is under way."""
+    pause, deadline = threading.Event(), time.monotonic() + 120
+    while True:
+        queue = running.get("/status")[2]["queue"]
+        if queue["waiting"] == queue["running"] == 0:
+            return
+        assert time.monotonic() < deadline, queue
+        pause.wait(0.05)
+
+
+def test_killed_at_random_moments_of_a_burst_it_does_all_that_it_acknowledged(
+    tmp_path, admin, pods, engine_kubeconfig, size
+):
+    namespace, seed = pods, time.time_ns() % 10**6
+    kills, chance = size.of(2, 60), random.Random(seed)  # noqa: S311 - moments, no secrets
+    flags = ("--kubeconfig", str(engine_kubeconfig), "--kube-qps", "1000")
+    with engine(tmp_path, {"a.yaml": NOTE}, *flags) as running:
+        with Burst(running, namespace) as burst:
+            for _ in range(kills):
+                burst.has_sent(len(burst.acknowledged) + chance.randrange(1, 60))
+                running.kill()
+                running.restart()
+            burst.has_sent(len(burst.acknowledged) + 5)
+        drained(running)
+        done = noted(admin, namespace)
+        lost = [n for n in burst.acknowledged if n not in done]
+        assert lost == [], f"seed {seed}"
+        assert set(done.values()) == {1}, "an effect is doubled"
+        size.tell(kills=kills, acknowledged=len(burst.acknowledged), lost=0, seed=seed)
+
+
+def test_while_the_api_server_is_away_everything_is_taken_and_done_afterwards(
+    tmp_path, pods, engine_kubeconfig, control_plane, size
+):
+    namespace, admin, away = pods, control_plane.admin, size.of(1.0, 60.0)
+    flags = ("--kubeconfig", str(engine_kubeconfig), "--kube-qps", "1000")
+    with engine(tmp_path, {"a.yaml": NOTE}, *flags) as running:
+        with Burst(running, namespace, size.of(300, 10_000)) as burst:
+            burst.has_sent(20)
+            control_plane.stop_api()
+            try:
+                began = time.monotonic()
+                pause = threading.Event()
+                while time.monotonic() - began < away:  # the outage is the torture
+                    pause.wait(0.05)
+                taken = len(burst.acknowledged)
+            finally:
+                control_plane.start_api()
+            burst.has_sent(taken + 5)
+        began = time.monotonic()
+        drained(running)
+        done = noted(admin, namespace)
+        lost = [n for n in burst.acknowledged if n not in done]
+        ends = [
+            (line["state"], line["message"], line["attempt"])
+            for line in running.audit
+            if line.get("state") not in ("done", "waiting")
+        ]
+        assert (lost, ends) == ([], [])
+        assert set(done.values()) == {1}, "an effect is doubled"
+        size.tell(
+            away_s=away, acknowledged=len(burst.acknowledged), lost=0,
+            drained_s=round(time.monotonic() - began, 1),
+        )  # fmt: skip
+
+
+def test_a_full_disk_is_answered_503_and_recovers_by_itself(tmp_path, size):
+    rounds = size.of(1, 10)
+    dry = NOTE.replace("rules: [Burst]", "everything: true")
+    with engine(tmp_path, {"a.yaml": dry}, "--dry-run") as running:
+        number, accepted = 0, []
+        for _ in range(rounds):
+            # less than one page of the log: whatever is written from now on fails
+            resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+            while True:
+                status, headers, said = running.post(alert("demo", number))
+                number += 1
+                if status == 503:
+                    break
+                accepted += said["runs"]
+            assert "retry-after" in headers
+            assert running.get("/readyz")[0] == 503
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(running.pid, resource.RLIMIT_FSIZE, unlimited)
+            assert running.get("/readyz")[0] == 200
+            status, _, said = running.post(alert("demo", number))
+            number += 1
+            assert status == 202
+            accepted += said["runs"]
+        drained(running)
+        for run in accepted[:: max(1, len(accepted) // 50)]:
+            assert running.get(f"/runs/{run}")[2]["outcome"] == "planned"
+        size.tell(rounds=rounds, accepted=len(accepted), refused_then_taken=rounds)
+
+
+NOWHERE = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "current-context": "none",
+    "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
+    "users": [{"name": "none", "user": {}}],
+    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+}
+"""A kubeconfig of a server that is not there."""
+
+
+def test_with_many_runs_waiting_it_ends_and_is_ready_again_within_seconds(tmp_path, size):
+    many = size.of(1_000, 20_000)
+    (tmp_path / "kubeconfig").write_text(json.dumps(NOWHERE))
+    flags = ("--kubeconfig", str(tmp_path / "kubeconfig"))
+    with engine(tmp_path, {"a.yaml": NOTE}, *flags) as running:
+        for first in range(0, many, 1_000):
+            alerts = [alert("demo", n) for n in range(first, min(first + 1_000, many))]
+            assert running.post(alerts)[0] == 202
+        began = time.monotonic()
+        assert running.terminate() == 0
+        running.restart()
+        assert running.get("/readyz")[0] == 200
+        took = time.monotonic() - began
+        queue = running.get("/status")[2]["queue"]
+        assert queue["waiting"] + queue["running"] == many
+        assert running.post(alert("demo", many))[0] == 202
+    size.tell(waiting=many, sigterm_to_ready_s=round(took, 2))
+
+
+def test_the_journal_as_it_is_at_any_moment_of_a_burst_opens(tmp_path, size):
+    copies = size.of(3, 60)
+    dry = NOTE.replace("rules: [Burst]", "everything: true")
+    with engine(tmp_path, {"a.yaml": dry}, "--dry-run") as running, Burst(running, "demo") as burst:
+        for number in range(copies):
+            burst.has_sent(len(burst.acknowledged) + 10)
+            copy = tmp_path / f"copy-{number}"
+            copy.mkdir()
+            os.kill(
+                running.pid, signal.SIGSTOP
+            )  # what is on disk now is what a power cut would leave
+            acknowledged = len(burst.acknowledged)
+            for file in tmp_path.glob("tiercel.db*"):
+                shutil.copy(file, copy / file.name)
+            os.kill(running.pid, signal.SIGCONT)
+            journal = SqliteJournal(copy / "tiercel.db", thaw)
+            assert sum(journal.counts().values()) >= acknowledged
+            journal.close()
+            shutil.rmtree(copy)
+    size.tell(copies=copies)
