@@ -8,6 +8,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
+from engine.journal.disk import untrusted
 from engine.journal.journal import JournalError
 
 if TYPE_CHECKING:
@@ -91,8 +92,14 @@ WAL_LIMIT = 64 * 1024 * 1024
 def own(path: Path) -> int:
     """The descriptor of the lock beside the journal; the lock lasts until it is closed.
 
-    Raises JournalError where another process holds it, naming its pid.
+    Raises JournalError where another process holds it, naming its pid; and on a disk of another machine.
     """
+    kind = untrusted(path.parent)
+    if kind:
+        raise JournalError(
+            f"cannot keep the journal {path} on {kind}: there neither locks nor fsync can be trusted;"
+            " give it a local disk (a PersistentVolume of a block device)"
+        )
     lock = path.with_name(f"{path.name}.lock")
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)

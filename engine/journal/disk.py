@@ -1,0 +1,39 @@
+"""Whether a file stands on a disk that SQLite's locks and fsync can trust."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mountinfo")
+_SHARED = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "glusterfs", "lustre", "afs")
+"""File systems of other machines, where locks may be nobody's and an fsync may promise nothing."""
+
+
+def untrusted(folder: Path, mounts: str | None = None) -> str | None:
+    """The kind of file system that the folder stands on, where a journal must not; None where it may.
+
+    mounts: in the format of /proc/self/mountinfo (proc(5)); where there is none, every disk is trusted.
+    """
+    if mounts is None:
+        try:
+            mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return None
+    kind = _kind(os.path.realpath(folder), mounts)
+    return kind if kind in _SHARED or kind == "fuse" or kind.startswith("fuse.") else None
+
+
+def _kind(folder: str, mounts: str) -> str:
+    """The type of the innermost mount that has the folder; of two on one place the later is on top."""
+    inner, kind = "", ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        if len(fields) < 5 or not after:  # noqa: PLR2004 - the fifth is the mount point
+            continue
+        point = fields[4].encode().decode("unicode_escape")
+        within = folder == point or folder.startswith(point.rstrip("/") + "/")
+        if within and len(point) >= len(inner):
+            inner, kind = point, after.split(" ")[0]
+    return kind
