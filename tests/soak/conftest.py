@@ -39,7 +39,8 @@ def sizes():
     yield full, figures
     if full and figures:
         machine = {"machine": f"{os.cpu_count()} cores, {platform.platform()}"}
-        FIGURES.write_text(json.dumps(machine | figures, indent=1) + "\n")
+        before = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+        FIGURES.write_text(json.dumps(before | machine | figures, indent=1) + "\n")
 
 
 @pytest.fixture

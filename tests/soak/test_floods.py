@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.server
 import json
 import random
@@ -125,7 +126,7 @@ def mutated(chance):
         if chance.random() < 0.2:
             where.pop(key, None)
         else:
-            where[key] = chance.choice(VALUES)
+            where[key] = copy.deepcopy(chance.choice(VALUES))
     body = json.dumps(value).encode()
     for _ in range(chance.choice((0, 0, 0, 1, 3))):
         place = chance.randrange(len(body))
