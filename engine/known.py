@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from engine.journal.journal import Journal
 
 
+FOLLOWED = "follow:"
+"""How the keys of a followed file's offset begin in the journal's memory, where throttles' are, too."""
+_OTHERS = (PREFIX, FOLLOWED)
+
+
 @dataclass(frozen=True, slots=True)
 class Changed:
     """Windows that changed: what the journal must keep of them, and what they were."""
@@ -28,7 +33,7 @@ class KnownRuns(Memory):
 
     def __init__(self, journal: Journal) -> None:
         kept = journal.memory()
-        super().__init__({k: kept[k] for k in kept if not k.startswith(PREFIX)})
+        super().__init__({k: kept[k] for k in kept if not k.startswith(_OTHERS)})
         self._journal = journal
         self.before: dict[str, dict[str, Any] | None] = {}
 

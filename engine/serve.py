@@ -42,9 +42,13 @@ from engine.record import EventRecord
 from engine.reload import Reloader
 from engine.settings import SettingsError
 from engine.sources.admin import AdminPort
+from engine.sources.file import Follow
 from engine.sources.http import EventPort, Tokens
+from engine.sources.nats import JetStream
 from engine.sources.operators import OnThisMachine, Operators
 from engine.sources.pages import Pages
+from engine.sources.redis import RedisList
+from engine.sources.source import Source, Taker
 from engine.upkeep import Upkeep
 from engine.worker import Workers
 
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
     from engine.run import Claim
     from engine.settings import Address, Settings
     from engine.sources.admin import Door
+    from engine.sources.source import Fetching
 
 log = structlog.get_logger()
 ANSWERS = 5
@@ -115,18 +120,47 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             return workers.ended() or reloader.ended() or upkeep.ended()
 
         operations = Operations(journal, observers, workers.wake, intake.pause, time.time)
-        pages = Pages(journal, operations, reloader, intake.recent, metrics, about)
+        sources = [
+            Source(fetching, Taker(fetching.kind, intake, observers, workers.wake))
+            for fetching in _fetched(settings, journal)
+        ]
+        pages = Pages(
+            journal,
+            operations,
+            reloader,
+            intake.recent,
+            metrics,
+            lambda: {**about, "sources": [source.state() for source in sources]},
+        )
         ports = [
             (EventPort(intake, observers, workers.wake, tokens), events),
             (AdminPort(pages, operators, ended), admin),
         ]
+
+        def ready() -> None:
+            _say(settings, about, events, admin)
+            for source in sources:
+                source.start()
+
         with asyncio.Runner(loop_factory=_loop) as runner:
-            runner.run(_run(ports, lambda: _say(settings, about, events, admin)))
+            runner.run(_run(ports, ready))
+        for source in sources:
+            source.stop(settings.grace)
         whole = workers.stop(settings.grace)
     log.info("stopped")
     if not whole:
         log.warning("attempts were cut short, they are made again at the next start")
         os._exit(0)  # their threads would hold the interpreter up
+
+
+def _fetched(settings: Settings, journal: Journal) -> Iterator[Fetching]:
+    """The sources besides HTTP."""
+    if settings.nats:
+        yield JetStream(settings.nats)
+    if settings.redis:
+        yield RedisList(settings.redis)
+    if settings.follow:
+        yield Follow(settings.follow, journal)
 
 
 def _guard(settings: Settings, journal: Journal, reloader: Reloader) -> Callable[[], Guard]:

@@ -61,6 +61,9 @@ class Settings:
     grace: float
     retention: float
     record: Path | None
+    nats: str | None
+    redis: str | None
+    follow: Path | None
     redaction: Redaction
     own: Own = field(default_factory=Own)
 

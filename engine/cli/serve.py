@@ -63,6 +63,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="FIELD=REGEX",
     help="What the RE2 expression finds in the field (*: in any) is kept, shown and sent as ***.",
 )
+@click.option("--nats", metavar="URL", help="Also take events from a NATS JetStream on falco.>.")
+@click.option("--redis", metavar="URL", help="Also take events from a Redis list (?key=falco).")
+@click.option("--follow", type=_FILE, help="Also follow a file that Falco writes (file_output).")
 @click.option("--record", type=_FILE, help="Write every event to this file, for tiercel replay.")
 @click.option("--retention", default="30d", help="How long runs are kept once they are over.")
 @click.option("--grace", default="30s", help="How long SIGTERM waits for what is under way.")
@@ -130,6 +133,9 @@ def _settings(given: dict[str, Any]) -> Settings:
         grace=seconds["grace"],
         retention=seconds["retention"],
         record=given["record"],
+        nats=given["nats"],
+        redis=given["redis"],
+        follow=given["follow"],
         redaction=redaction,
         own=Own.of(os.environ),
     )

@@ -30,7 +30,7 @@ _ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry)")
 
 
 class Pages:
-    """The answers. about: what does not change: version, mode, cluster."""
+    """The answers. about: version, mode, cluster and sources."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Pages:
         reloader: Reloader,
         recent: Recent,
         metrics: Metrics,
-        about: Mapping[str, Any],
+        about: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._journal, self._operations, self._reloader = journal, operations, reloader
         self._recent, self._metrics, self._about = recent, metrics, about
@@ -138,7 +138,7 @@ class Pages:
             "oldestDueSeconds": self._oldest_due(),
         }
         return 200, {
-            **self._about,
+            **self._about(),
             "paused": self._operations.paused(),
             "playbooks": playbooks,
             "queue": queue,

@@ -1,0 +1,96 @@
+"""A durable consumer of a NATS JetStream that captures what Falcosidekick publishes on ``falco.>``.
+
+A message is acknowledged once its event is on our disk; one that is not comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from engine.sources.source import SourceError, Taker
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+SUBJECT = "falco.>"
+"""Falcosidekick's subjects are ``falco.<priority>.<rule>`` (``nats.subjecttemplate``)."""
+STREAM = "falco"
+DURABLE = "tiercel"
+BATCH = 100
+_WAITS = 1.0
+"""Seconds for which messages are waited upon, so that stopping is noticed."""
+_TIMEOUT = 10.0
+_ACK_WAIT = 60.0
+"""Seconds after which a message that was not acknowledged comes again."""
+
+
+class JetStream:
+    """Works a stream off. url: ``nats://[user:password@]host[:port]``."""
+
+    kind = "nats"
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._url = url
+        self.target = f"{parts.hostname}:{parts.port or 4222} {SUBJECT}"
+
+    def work(self, taker: Taker) -> None:
+        """See Fetching.work."""
+        import nats.errors  # noqa: PLC0415 - only where it is asked for
+        import nats.js.errors  # noqa: PLC0415 - the same
+
+        try:
+            asyncio.run(self._work(taker))
+        except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
+            said = str(error).removeprefix("nats: ")[:200]
+            raise SourceError(f"{self.target}: {said or type(error).__name__}") from None
+
+    async def _work(self, taker: Taker) -> None:
+        import nats  # noqa: PLC0415 - only where it is asked for
+
+        async def quiet(_: Exception) -> None:
+            """Errors are raised where they matter; the client's own printing says nothing more."""
+
+        client = await nats.connect(
+            self._url, allow_reconnect=False, connect_timeout=_TIMEOUT, error_cb=quiet
+        )
+        try:
+            subscription = await self._subscribe(client.jetstream(timeout=_TIMEOUT))
+            taker.connected()
+            while not taker.stopping.is_set():
+                try:
+                    messages = await subscription.fetch(BATCH, timeout=_WAITS)
+                except TimeoutError:
+                    if client.is_closed:
+                        raise SourceError(f"{self.target}: the connection is lost") from None
+                    continue
+                await self._take(messages, taker)
+        finally:
+            await client.close()
+
+    async def _subscribe(self, stream: Any) -> Any:
+        """The durable consumer, of the stream that has the subjects; one is made where there is none."""
+        from nats.js import api  # noqa: PLC0415 - only where it is asked for
+        from nats.js.errors import NotFoundError  # noqa: PLC0415 - the same
+
+        try:
+            name = await stream.find_stream_name_by_subject(SUBJECT)
+        except NotFoundError:
+            name = STREAM
+            await stream.add_stream(name=name, subjects=[SUBJECT], storage=api.StorageType.FILE)
+        settings = api.ConsumerConfig(ack_wait=_ACK_WAIT, max_ack_pending=10 * BATCH)
+        return await stream.pull_subscribe(SUBJECT, DURABLE, stream=name, config=settings)
+
+    async def _take(self, messages: list[Msg], taker: Taker) -> None:
+        """Have messages written, and only then acknowledge them."""
+        body = b"\n".join(message.data.replace(b"\n", b" ") for message in messages)
+        try:
+            await asyncio.to_thread(taker.take, body)
+        except SourceError:
+            for message in messages:  # so that they come again at once, and not after the wait
+                await message.nak()
+            raise
+        for message in messages:
+            await message.ack()

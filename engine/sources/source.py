@@ -1,0 +1,128 @@
+"""What every source besides HTTP shares: events are fetched, and taken off only once they are on our disk.
+
+Each has a thread that connects, fetches and takes off; whatever goes wrong, it begins again after a while.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from engine.errors import EventError
+from engine.intake import TooManyError
+from engine.journal.journal import JournalError
+from engine.observe import Received
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.intake import Intake
+    from engine.observe import Observers
+
+log = structlog.get_logger()
+_FIRST, _LONGEST = 0.5, 30.0
+"""Seconds before it begins again after a fault; doubled each time, up to the longest."""
+
+
+class SourceError(Exception):
+    """A source that cannot go on now: its server is away, or our journal takes no writes."""
+
+
+class Fetching(Protocol):
+    """How one kind of source is worked off.
+
+    kind: its flag's name. target: where it comes from, without credentials.
+    """
+
+    kind: str
+    target: str
+
+    def work(self, taker: Taker) -> None:
+        """Fetch, hand over and take off until the taker is told to stop. Raises SourceError."""
+        ...
+
+
+class Taker:
+    """Hands bodies to the intake; ``stopping`` is set once the engine ends.
+
+    error: why nothing comes, None while all is well.
+    """
+
+    def __init__(
+        self, kind: str, intake: Intake, observers: Observers, wake: Callable[[], None]
+    ) -> None:
+        self._kind, self._intake, self._observers, self._wake = kind, intake, observers, wake
+        self.stopping = threading.Event()
+        self.error: str | None = None
+
+    def connected(self) -> None:
+        """Nothing is wrong any more."""
+        if self.error is not None:
+            log.info("source is back", kind=self._kind)
+        self.error = None
+
+    def take(self, body: bytes) -> None:
+        """Return once a body is on disk, or is known to be no event. Raises SourceError: keep it."""
+        try:
+            taken = self._intake.take(body, self._kind)
+            if taken.written is not None:
+                taken.written.result()
+                self._wake()
+        except EventError:
+            self._observers.tell(Received(400, Counter(error=1)))
+        except TooManyError:
+            self._intake.bury(body, "more than 1,000 events in one message", self._kind)
+            self._observers.tell(Received(413, Counter(error=1)))
+        except JournalError as error:
+            self._observers.tell(Received(503, Counter(refused=1)))
+            raise SourceError(f"nothing is taken off: {error}") from None
+        else:
+            self._observers.tell(Received(202, taken.ended))
+
+
+class Source:
+    """A thread that works one source off, again and again."""
+
+    def __init__(self, fetching: Fetching, taker: Taker) -> None:
+        self._fetching, self._taker = fetching, taker
+        self._thread = threading.Thread(
+            target=self._run, name=f"tiercel-{fetching.kind}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, grace: float | None = None) -> None:
+        """End after what is at hand; what is not on disk by then stays where it comes from."""
+        self._taker.stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(grace)
+
+    def state(self) -> dict[str, str | None]:
+        """As ``/status`` shows it."""
+        fetching = self._fetching
+        return {"kind": fetching.kind, "target": fetching.target, "error": self._taker.error}
+
+    def _run(self) -> None:
+        wait = _FIRST
+        while not self._taker.stopping.is_set():
+            try:
+                self._fetching.work(self._taker)
+            except SourceError as error:
+                wait = self._fault(str(error), wait)
+            # a source's door: whatever its client raises, it begins again
+            except Exception as error:  # noqa: BLE001 - told once, with its type
+                wait = self._fault(f"{type(error).__name__}: {error}", wait)
+
+    def _fault(self, why: str, wait: float) -> float:
+        """Tell a fault once, wait, and give how long to wait the next time."""
+        if self._taker.error is None:
+            log.error("source", kind=self._fetching.kind, error=why)
+            wait = _FIRST
+        self._taker.error = why
+        self._taker.stopping.wait(wait)
+        return min(wait * 2, _LONGEST)

@@ -1,0 +1,83 @@
+"""Real servers of sources, each on a free port of loopback with its data in a folder; started and stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PATIENCE = 10.0
+
+
+def have(name: str) -> str:
+    """The path of a program; without it the test is left out, but never in CI."""
+    found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
+    if found is None and not os.environ.get("CI"):
+        pytest.skip(f"{name} is missing: make components")
+    assert found, f"{name} is missing: make components"
+    return found
+
+
+class Server:
+    """A program that listens; it keeps its port and data over ``stop`` and ``start``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """What is run."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it; return once it listens."""
+        self._process = subprocess.Popen(
+            self.command(), cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                assert self._process.poll() is None, f"{self.command()[0]} has ended"
+                assert time.monotonic() < deadline
+            else:
+                return
+
+    def stop(self) -> None:
+        """End it as a fault would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class RedisServer(Server):
+    """Redis, with every write on disk."""
+
+    def command(self) -> list[str]:
+        """What is run."""
+        return [
+            have("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--appendonly", "yes",
+            "--appendfsync", "always", "--save", "",
+        ]  # fmt: skip
+
+
+class NatsServer(Server):
+    """NATS with a JetStream."""
+
+    def command(self) -> list[str]:
+        """What is run."""
+        return [
+            have("nats-server"), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.folder),
+        ]  # fmt: skip

@@ -1,0 +1,298 @@
+"""The law of sources, asked of every one: an event is taken off only once it is on our disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from concurrent.futures import Future
+
+import nats
+import pytest
+import redis
+from engine.journal.journal import JournalError
+from engine.journal.sqlite import SqliteJournal
+from engine.language.compile import thaw
+from engine.notes import Notes
+from engine.observe import Observers
+from engine.sources.file import Follow
+from engine.sources.nats import DURABLE, STREAM, JetStream
+from engine.sources.redis import RedisList
+from engine.sources.source import Source, Taker
+from tests.components import NatsServer, RedisServer
+from tests.taking import PLAYBOOK, alert, intake_of
+
+PATIENCE = 20.0
+
+
+class FollowedFile:
+    """What Falco writes with ``file_output``."""
+
+    def __init__(self, folder):
+        self.path = folder / "events.log"
+
+    def fetching(self, journal):
+        return Follow(self.path, journal)
+
+    def send(self, *bodies):
+        with self.path.open("ab") as file:
+            file.write(b"".join(body + b"\n" for body in bodies))
+
+    def left(self):
+        return None
+
+    def start(self):
+        pass
+
+    def stop(self):
+        pass
+
+
+class PushedList(RedisServer):
+    """What Falcosidekick's Redis output pushes."""
+
+    def fetching(self, journal):
+        del journal
+        return RedisList(f"redis://127.0.0.1:{self.port}/0")
+
+    def send(self, *bodies):
+        with redis.Redis(port=self.port) as client:
+            for body in bodies:
+                client.rpush("falco", body)
+
+    def left(self):
+        with redis.Redis(port=self.port) as client:
+            return client.llen("falco") + client.llen("falco:tiercel")
+
+
+class Published(NatsServer):
+    """What Falcosidekick's NATS output publishes, captured by a stream."""
+
+    def fetching(self, journal):
+        del journal
+        return JetStream(f"nats://127.0.0.1:{self.port}")
+
+    async def _do(self, what):
+        client = await nats.connect(f"nats://127.0.0.1:{self.port}")
+        try:
+            return await what(client)
+        finally:
+            await client.close()
+
+    def send(self, *bodies):
+        async def publish(client):
+            stream = client.jetstream()
+            await stream.add_stream(name=STREAM, subjects=["falco.>"])
+            for body in bodies:
+                await stream.publish("falco.notice.terminal_shell", body)
+
+        asyncio.run(self._do(publish))
+
+    def left(self):
+        async def pending(client):
+            found = await client.jetstream().consumer_info(STREAM, DURABLE)
+            return found.num_pending + found.num_ack_pending
+
+        return asyncio.run(self._do(pending))
+
+
+@pytest.fixture(params=[FollowedFile, PushedList, Published], ids=["file", "redis", "nats"])
+def origin(request, tmp_path):
+    folder = tmp_path / "origin"
+    folder.mkdir()
+    origin = request.param(folder)
+    origin.start()
+    yield origin
+    origin.stop()
+
+
+class Moody:
+    """A journal in front of the real one that takes no writes while it is ``full``."""
+
+    def __init__(self, journal):
+        self.full, self.refused = False, threading.Event()
+        self._journal = journal
+
+    def __getattr__(self, name):
+        return getattr(self._journal, name)
+
+    def accept(self, accepted, now):
+        if not self.full:
+            return self._journal.accept(accepted, now)
+        self.refused.set()
+        failed = Future()
+        failed.set_exception(JournalError("disk full"))
+        return failed
+
+
+class Engine:
+    """A source on its intake; what was accepted is in the journal of ``folder``."""
+
+    def __init__(self, folder, origin):
+        self.origin, self.moments = origin, []
+        self.real = SqliteJournal(folder / "j.db", thaw)
+        self.journal, self.notes = Moody(self.real), Notes()
+        intake = intake_of(self.journal, PLAYBOOK, notes=self.notes)
+        fetching = origin.fetching(self.journal)
+        taker = Taker(fetching.kind, intake, Observers(self.moments.append), lambda: None)
+        self.source = Source(fetching, taker)
+
+    def __enter__(self):
+        self.source.start()
+        return self
+
+    def __exit__(self, *_):
+        self.source.stop()
+        self.real.close()
+
+    def count(self):
+        return sum(self.real.counts().values())
+
+    def wait_until(self, true):
+        pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+        while not true():
+            assert time.monotonic() < deadline, (self.count(), self.source.state())
+            pause.wait(0.02)
+
+    def nothing_is_left(self):
+        return self.origin.left() in (0, None)
+
+
+def bodies(first, last):
+    return [json.dumps(alert(number)).encode() for number in range(first, last)]
+
+
+def test_what_is_sent_is_taken_once_in_order_and_taken_off(tmp_path, origin):
+    origin.send(*bodies(0, 3))
+    with Engine(tmp_path, origin) as engine:
+        engine.wait_until(lambda: engine.count() == 3)
+        origin.send(*bodies(3, 250))
+        engine.wait_until(lambda: engine.count() == 250)
+        engine.wait_until(engine.nothing_is_left)
+        assert sum(m.ended.get("duplicate", 0) for m in engine.moments) == 0
+        started = [engine.journal.claim("cluster", 1, 2e9)[0] for _ in range(1)]
+        assert started[0].run.event.time_ns % 1_000_000_000 == 0
+
+
+def test_while_the_journal_takes_no_writes_nothing_is_taken_off(tmp_path, origin):
+    with Engine(tmp_path, origin) as engine:
+        engine.journal.full = True
+        origin.send(*bodies(0, 5))
+        assert engine.journal.refused.wait(PATIENCE)
+        engine.wait_until(lambda: engine.source.state()["error"])
+        assert origin.left() in (5, None)
+        engine.journal.full = False
+        engine.wait_until(lambda: engine.count() == 5)
+        engine.wait_until(engine.nothing_is_left)
+        engine.wait_until(lambda: engine.source.state()["error"] is None)
+
+
+def test_an_engine_that_died_in_between_repeats_and_runs_nothing_twice(tmp_path, origin):
+    with Engine(tmp_path, origin) as engine:
+        engine.journal.full = True
+        origin.send(*bodies(0, 5))
+        assert engine.journal.refused.wait(PATIENCE)
+    with Engine(tmp_path, origin) as engine:
+        engine.wait_until(lambda: engine.count() == 5)
+        origin.send(*bodies(0, 7))
+        engine.wait_until(lambda: engine.count() == 7)
+        engine.wait_until(engine.nothing_is_left)
+
+
+def test_what_is_no_event_is_told_and_taken_off(tmp_path, origin):
+    origin.send(b'{"no": "event"}', *bodies(0, 1), b"{broken")
+    with Engine(tmp_path, origin) as engine:
+        engine.wait_until(lambda: engine.count() == 1)
+        engine.wait_until(engine.nothing_is_left)
+        dead = []
+        engine.wait_until(lambda: dead.extend(engine.notes.take()[0]) or len(dead) == 2)
+        assert {one.source for one in dead} == {engine.source.state()["kind"]}
+
+
+def test_a_server_that_goes_away_is_waited_for(tmp_path, origin):
+    if isinstance(origin, FollowedFile):
+        pytest.skip("a file is not away")
+    origin.send(*bodies(0, 2))
+    with Engine(tmp_path, origin) as engine:
+        engine.wait_until(lambda: engine.count() == 2)
+        engine.wait_until(engine.nothing_is_left)
+        origin.stop()
+        engine.wait_until(lambda: engine.source.state()["error"])
+        origin.start()
+        origin.send(*bodies(2, 4))
+        engine.wait_until(lambda: engine.count() == 4)
+        assert engine.source.state()["error"] is None
+
+
+def test_what_is_shown_of_a_source_has_no_password():
+    for fetching in (RedisList("redis://u:canary@h:1/0?key=k"), JetStream("nats://u:canary@h:1")):
+        assert "canary" not in fetching.target
+        assert fetching.target.startswith("h:1")
+
+
+def test_a_server_that_refuses_a_password_does_not_have_it_told(tmp_path):
+    origin = PushedList(tmp_path)
+    origin.start()
+    try:
+        origin.fetching = lambda _: RedisList(f"redis://u:canary@127.0.0.1:{origin.port}/0")
+        with Engine(tmp_path, origin) as engine:
+            engine.wait_until(lambda: engine.source.state()["error"])
+            assert "canary" not in json.dumps(engine.source.state())
+    finally:
+        origin.stop()
+
+
+@pytest.fixture
+def followed(tmp_path):
+    folder = tmp_path / "origin"
+    folder.mkdir()
+    return FollowedFile(folder)
+
+
+def test_a_file_that_is_renamed_is_read_to_its_end_before_the_new_one(tmp_path, followed):
+    followed.send(*bodies(0, 2))
+    with Engine(tmp_path, followed) as engine:
+        engine.wait_until(lambda: engine.count() == 2)
+        with followed.path.open("ab") as old:
+            followed.path.rename(followed.path.with_suffix(".1"))
+            old.write(bodies(2, 3)[0] + b"\n")
+        followed.send(*bodies(3, 5))
+        engine.wait_until(lambda: engine.count() == 5)
+
+
+def test_a_file_that_is_cut_off_is_begun_anew(tmp_path, followed):
+    followed.send(*bodies(0, 9))
+    with Engine(tmp_path, followed) as engine:
+        engine.wait_until(lambda: engine.count() == 9)
+        followed.path.write_bytes(b"")
+        followed.send(*bodies(9, 10))
+        engine.wait_until(lambda: engine.count() == 10)
+
+
+def test_it_goes_on_where_it_was_and_another_file_of_that_name_is_read_whole(tmp_path, followed):
+    followed.send(*bodies(0, 3))
+    with Engine(tmp_path, followed) as engine:
+        engine.wait_until(lambda: engine.count() == 3)
+        engine.wait_until(engine.real.memory)
+    followed.send(*bodies(3, 4))
+    with Engine(tmp_path, followed) as engine:
+        engine.wait_until(lambda: engine.count() == 4)
+        assert sum(m.ended.get("duplicate", 0) for m in engine.moments) == 0
+    followed.path.unlink()
+    followed.send(*bodies(10, 30))
+    with Engine(tmp_path, followed) as engine:
+        engine.wait_until(lambda: engine.count() == 24)
+
+
+def test_a_line_that_is_not_finished_waits_and_other_log_is_left_out(tmp_path, followed):
+    half = bodies(1, 2)[0]
+    with Engine(tmp_path, followed) as engine:
+        followed.send(b"Fri: Falco version 0.44", *bodies(0, 1))
+        with followed.path.open("ab") as file:
+            file.write(half[:50])
+        engine.wait_until(lambda: engine.count() == 1)
+        with followed.path.open("ab") as file:
+            file.write(half[50:] + b"\n")
+        engine.wait_until(lambda: engine.count() == 2)
+        assert engine.notes.take()[0] == []
