@@ -1,0 +1,61 @@
+"""A roll-out under load, with a Redis or a JetStream between: of all events sent, none is lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from engine.journal.sqlite import SqliteJournal
+from engine.language.compile import thaw
+from tests.contracts.test_sources import Published, PushedList
+from tests.serving import engine
+from tests.taking import PLAYBOOK, alert
+
+FLAGS = {
+    PushedList: lambda origin: ("--redis", f"redis://127.0.0.1:{origin.port}/0"),
+    Published: lambda origin: ("--nats", f"nats://127.0.0.1:{origin.port}"),
+}
+
+
+@pytest.mark.parametrize("kind", FLAGS, ids=["redis", "nats"])
+def test_of_all_events_sent_during_a_roll_out_none_is_lost(tmp_path, kind, size):
+    rounds, batch = size.of(2, 40), size.of(30, 100)
+    folder = tmp_path / "origin"
+    folder.mkdir()
+    origin = kind(folder)
+    origin.start()
+    stopping, sent = threading.Event(), []
+
+    def send():
+        while not stopping.is_set():
+            numbers = range(len(sent), len(sent) + batch)
+            origin.send(*(json.dumps(alert(number)).encode() for number in numbers))
+            sent.extend(numbers)
+
+    thread = threading.Thread(target=send)
+    try:
+        with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run", *FLAGS[kind](origin)) as running:
+            thread.start()
+            for number in range(rounds):
+                while len(sent) < (number + 1) * batch:
+                    stopping.wait(0.01)
+                (running.kill if number % 2 else running.terminate)()
+                running.restart()
+            stopping.set()
+            thread.join()
+            deadline, pause = time.monotonic() + 120, threading.Event()
+            while origin.left():
+                assert time.monotonic() < deadline, origin.left()
+                pause.wait(0.05)
+            running.terminate()
+        journal = SqliteJournal(tmp_path / "tiercel.db", thaw)
+        assert sum(journal.counts().values()) == len(sent)
+        journal.close()
+        size.tell(rounds=rounds, sent=len(sent), lost=0)
+    finally:
+        stopping.set()
+        if thread.is_alive():
+            thread.join()
+        origin.stop()
