@@ -103,6 +103,20 @@ class Ledger:
                 changes[key] = {**window, "targets": left} if left else None
             self._change(changes)
 
+    def left(self, guardrails: Guardrails) -> Iterator[tuple[Budget, int]]:
+        """Of each budget, how many targets its fullest window has left; for those who enforce."""
+        with self._lock:
+            windows = {k: v for k, v in self._windows.items() if "targets" in v}
+        for budget in guardrails.budgets:
+            begins = PREFIX + msgspec.json.encode(["enforce", *_text(budget)]).decode()[:-1] + ","
+            since = self._clock - budget.per
+            used = [
+                sum(at > since for at in window["targets"].values())
+                for key, window in windows.items()
+                if key.startswith(begins)
+            ]
+            yield budget, budget.limit - max(used, default=0)
+
     def count(self, key: str, per: float, now: float) -> bool:
         """Count one message more that is not sent; whether this one is to become the digest in ``per`` seconds.
 

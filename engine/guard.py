@@ -18,9 +18,10 @@ from engine.ports.cluster import NAMESPACE, NODE
 from engine.target import named as named_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from engine.budget import Spent
+    from engine.playbook import Budget
     from engine.ports.cluster import Object, Reads
     from engine.run import Claim
 
@@ -90,6 +91,10 @@ class Guard:
     def told(self, claim: Claim, count: int) -> None:
         """The digest went out, and told of so many."""
         self._ledger.told(_digest(claim), count)
+
+    def left(self) -> Iterator[tuple[Budget, int]]:
+        """Of each budget, how many targets its fullest window has left."""
+        return self._ledger.left(self.guardrails)
 
     def refund(self, spent: Spent) -> None:
         """Take back what a step was charged that touched nothing."""

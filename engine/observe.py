@@ -1,4 +1,4 @@
-"""What happens, as moments, and who is told: the log, the audit, Prometheus, a story for people."""
+"""What happens, as moments, and who is told: the log, the audit, a story for people; metrics are apart."""
 
 from __future__ import annotations
 
@@ -9,38 +9,49 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-import prometheus_client
 import structlog
 
-from engine.event import time_text
+from engine.event import identity, time_text
 from engine.render.plan_json import call_json, request_json
 from engine.render.plan_text import headline, reasons, result_lines
 from engine.render.text import echo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from engine.errors import Finding
+    from engine.playbook import Condition
     from engine.run import Claim, Outcome, Result, Run
+
+_LONGEST = 1_000
+"""Characters of a value in the audit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A body was answered. ended: how often its elements ended how (run, duplicate, unmatched…)."""
+    """A body was answered. ended: how often its elements ended how (run, duplicate, unmatched…).
+
+    seconds: from its first byte to the answer, where that is known.
+    """
 
     status: int
     ended: dict[str, int]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """An attempt ended. became: ``waiting``, ``next`` or the run's outcome. results: once it is over."""
+    """An attempt ended. became: ``waiting``, ``next`` or the run's outcome. results: once it is over.
+
+    time: epoch seconds. seconds: that the attempt took.
+    """
 
     claim: Claim
     outcome: Outcome
     became: str
     time: float
     results: tuple[Result, ...] = ()
+    seconds: float = 0.0
 
     @property
     def over(self) -> bool:
@@ -165,58 +176,46 @@ class Audit:
             "blob": run.playbook.blob,
             "rule": run.event.rule,
             "target": run.target,
+            "event": identity(run.event),
+            "digest": run.playbook.digest,
             "uid": claim.facts.get("uid"),
             "step": claim.step.name,
             "action": claim.step.action,
             "attempt": claim.attempt,
             "state": outcome.state,
             "message": outcome.message,
+            "seconds": round(moment.seconds, 4),
+            "conditions": _values(claim),
             "leave": (claim.facts.get("verdict") or [None] * 3)[2],
             "calls": [call_json(call) for call in outcome.calls],
             "requests": [request_json(request) for request in outcome.requests],
+            "answer": outcome.answer,
         }
 
 
-class Metrics:
-    """Prometheus metrics, of low cardinality: never a pod, a command line or an output."""
+def _values(claim: Claim) -> list[dict[str, Any]]:
+    """The playbook's conditions with what the event had there; told once a run, with its first attempt."""
+    if claim.position or claim.attempt > 1:
+        return []
+    return [
+        {"condition": one.text, "value": _short(one.look(claim.run.event))}
+        for condition in claim.run.playbook.conditions
+        for one in _leaves(condition)
+        if one.look
+    ]
 
-    def __init__(self) -> None:
-        self.registry = prometheus_client.CollectorRegistry()
-        self._received = self._counter(
-            "events", "Elements of bodies, by how they ended.", ["result"]
-        )
-        self._attempts = self._counter(
-            "attempts", "Attempts, by action and state.", ["action", "state"]
-        )
-        self._runs = self._counter("runs", "Runs that are over.", ["playbook", "outcome"])
-        self._decisions = self._counter("decisions", "What people did.", ["decision"])
-        self._reloads = self._counter("reloads", "Reloads of the playbooks.", ["result"])
-        self._healthy = prometheus_client.Gauge(
-            "tiercel_playbooks_current", "1 while the set in force is that of the folder.",
-            registry=self.registry,
-        )  # fmt: skip
 
-    def __call__(self, moment: Moment) -> None:
-        """Count the moment."""
-        if isinstance(moment, Received):
-            for result, number in moment.ended.items():
-                self._received.labels(result).inc(number)
-        elif isinstance(moment, Settled):
-            self._attempts.labels(moment.claim.step.action, moment.outcome.state).inc()
-            if moment.over:
-                self._runs.labels(moment.claim.run.playbook.name, moment.became).inc()
-        elif isinstance(moment, Decided):
-            self._decisions.labels(moment.what).inc()
-        else:
-            self._reloads.labels("refused" if moment.findings else "accepted").inc()
-            self._healthy.set(0 if moment.findings else 1)
+def _leaves(condition: Condition) -> Iterator[Condition]:
+    if not condition.parts:
+        yield condition
+    for part in condition.parts:
+        yield from _leaves(part)
 
-    def text(self) -> bytes:
-        """The exposition format."""
-        return prometheus_client.generate_latest(self.registry)
 
-    def _counter(self, name: str, what: str, labels: list[str]) -> prometheus_client.Counter:
-        return prometheus_client.Counter(f"tiercel_{name}", what, labels, registry=self.registry)
+def _short(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return value[: _LONGEST - 1] + "…"
+    return value
 
 
 def tell_story(moment: Moment) -> None:

@@ -22,11 +22,12 @@ from engine.guard import Guard
 from engine.intake import Intake
 from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
+from engine.language import duration
 from engine.language.compile import thaw
+from engine.metrics import Metrics
 from engine.notes import Notes
 from engine.observe import (
     Audit,
-    Metrics,
     Observers,
     log_decisions,
     log_reloads,
@@ -102,10 +103,11 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             notes=notes,
             least=upkeep.least,
         )
+        guard = _guard(settings, journal, reloader)
         workers = Workers(
             journal,
             _doors(settings, cluster),
-            _guard(settings, journal, reloader),
+            guard,
             observers,
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
             now=time.time,
@@ -132,6 +134,8 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             metrics,
             lambda: {**about, "sources": [source.state() for source in sources]},
         )
+        metrics.ask(pages.gauges)
+        metrics.ask(lambda: _gauges(guard(), cluster))
         ports = [
             (EventPort(intake, observers, workers.wake, tokens), events),
             (AdminPort(pages, operators, ended), admin),
@@ -151,6 +155,18 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     if not whole:
         log.warning("attempts were cut short, they are made again at the next start")
         os._exit(0)  # their threads would hold the interpreter up
+
+
+def _gauges(
+    guard: Guard, cluster: KubernetesCluster | None
+) -> Iterator[tuple[str, str, dict[str, str], float]]:
+    """What a scrape asks of the budgets and of the cluster."""
+    for budget, left in guard.left():
+        labels = {"effect": budget.effect, "scope": budget.scope, "per": duration.text(budget.per)}
+        yield "budget_left", "Targets left in a budget's fullest window.", labels, left
+    if cluster:
+        answers = float(not cluster.breaker.open)
+        yield "cluster_answers", "1 while the API server gives answers.", {}, answers
 
 
 def _fetched(settings: Settings, journal: Journal) -> Iterator[Fetching]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -137,8 +138,9 @@ class Workers:
     def _work(self, pool: Pool, claim: Claim) -> None:
         try:
             keep = functools.partial(self._keep, claim)
+            began = time.monotonic()
             outcome = attempt(claim, self._doors(claim), self._guard(), self._now(), keep)
-            self._settle(claim, outcome)
+            self._settle(claim, outcome, time.monotonic() - began)
         finally:
             with self._wake:
                 self._busy[pool] -= 1
@@ -151,8 +153,8 @@ class Workers:
         except JournalError:
             return False  # what is not on disk must not be acted upon
 
-    def _settle(self, claim: Claim, outcome: Outcome) -> None:
-        """Write how it ended; while the journal takes no writes, try until the engine stops."""
+    def _settle(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
+        """Write how it ended, in how many seconds; while the journal takes none, try until the engine stops."""
         while True:
             try:
                 became = self._journal.settle(claim, outcome, self._now())
@@ -173,6 +175,6 @@ class Workers:
             return
         over = became not in ("waiting", "next")
         results = after(claim, outcome)[0] if over else ()
-        self._observers.tell(Settled(claim, outcome, became, self._now(), results))
+        self._observers.tell(Settled(claim, outcome, became, self._now(), results, seconds))
         if over and not any(result.state in ("done", "planned") for result in results):
             self._over(claim.run)

@@ -10,7 +10,8 @@ import pytest
 from engine.intake import Intake
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
-from engine.observe import Decided, Metrics, Observers, Received
+from engine.metrics import Metrics
+from engine.observe import Decided, Observers, Received
 from engine.operate import Operations
 from engine.reload import Reloader
 from engine.run import Outcome

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,7 @@ class EventPort:
         await reply(send, status, msgspec.json.encode(body), [_JSON, *headers])
 
     async def _answer(self, scope: dict[str, Any], receive: Receive) -> Answer:
+        began = time.monotonic()
         headers = dict(scope["headers"])
         if scope["method"] not in ("POST", "PUT"):
             allow = (b"allow", b"POST, PUT")
@@ -110,9 +112,9 @@ class EventPort:
         body = await _read(receive, headers)
         if body is None:
             return _too_large(f"a body has at most {MAX_BODY >> 20} MiB")
-        return await self._take(body)
+        return await self._take(body, began)
 
-    async def _take(self, body: bytes) -> Answer:
+    async def _take(self, body: bytes, began: float) -> Answer:
         try:
             taken = self._intake.take(body)
         except EventError as error:
@@ -123,16 +125,16 @@ class EventPort:
         except JournalError as error:
             return self._unavailable(error)
         if taken.written is None:
-            return self._accepted(200, taken)
+            return self._accepted(200, taken, began)
         try:
             await asyncio.wrap_future(taken.written)
         except JournalError as error:
             return self._unavailable(error)
         self._wake()
-        return self._accepted(202, taken)
+        return self._accepted(202, taken, began)
 
-    def _accepted(self, status: int, taken: Taken) -> Answer:
-        self._observers.tell(Received(status, taken.ended))
+    def _accepted(self, status: int, taken: Taken, began: float) -> Answer:
+        self._observers.tell(Received(status, taken.ended, time.monotonic() - began))
         return status, taken.body(), []
 
     def _unavailable(self, error: JournalError) -> Answer:

@@ -6,17 +6,17 @@ import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from engine.event import time_of, time_text
-from engine.journal.journal import Wanted
+from engine.journal.journal import JournalError, Wanted
 from engine.language import duration
 from engine.operate import OperateError
 from engine.playbook import Pool
 from engine.render.run_json import dead_json, drop_json, record_json, summary_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from engine.journal.journal import Journal
-    from engine.observe import Metrics
+    from engine.metrics import Metrics
     from engine.operate import Operations
     from engine.recent import Recent
     from engine.reload import Reloader
@@ -144,6 +144,21 @@ class Pages:
             "queue": queue,
             "journal": {"error": self._journal.writable()},
         }
+
+    def gauges(self) -> Iterator[tuple[str, str, Mapping[str, str], float]]:
+        """What a scrape asks of the journal."""
+        try:
+            counts, oldest = self._journal.counts(), self._oldest_due()
+            paused = len(self._operations.paused())
+        except JournalError:
+            yield "journal_writable", "1 while the journal takes writes.", {}, 0.0
+            return
+        for state in ("waiting", "running", "held"):
+            yield "queue_runs", "Runs that are not over.", {"state": state}, counts[state]
+        yield "queue_oldest_due_seconds", "For how long the oldest due run has waited.", {}, oldest
+        yield "paused", "Pauses in force.", {}, paused
+        writable = float(self._journal.writable() is None)
+        yield "journal_writable", "1 while the journal takes writes.", {}, writable
 
     def _events(self) -> Answer:
         events = [
