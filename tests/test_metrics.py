@@ -1,4 +1,4 @@
-"""What a scrape shows: counters of every end, histograms, gauges asked for at the scrape; nothing an event says."""
+"""What a scrape shows: a counter of every end, histograms, gauges; nothing that an event says."""
 
 from __future__ import annotations
 
