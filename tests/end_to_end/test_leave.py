@@ -67,7 +67,7 @@ def test_past_its_budget_a_pod_goes_only_with_a_persons_leave(
         assert held == also == "held"
         assert running.get("/status")[2]["queue"]["held"] == 2
         waiting = json.loads(tiercel("history", "--state", "held", "-o", "json"))
-        assert {run["run"] for run in waiting} == {second, third}
+        assert {run["run"] for run in waiting["runs"]} == {second, third}
         assert f"tiercel approve {second[:12]}" in tiercel("show", second)
         running.restart()  # a person may take his time
 

@@ -1,0 +1,105 @@
+"""How many events a second the front door takes from `wrk`, beside the least that any server could do.
+
+    python benchmarks/front.py            # needs wrk, from Debian's package of that name
+
+Two limits are measured in the same run: a bare ASGI callable under the same uvicorn that only answers, and
+one that writes each body in the same group commit and answers then. Events have 27 fields and 1.5 KB.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import PLAYBOOK, alert, report
+from tests.serving import engine
+
+SECONDS = 8
+BARE = Path(__file__).with_name("bare.py")
+LUA = """\
+local body = [==[%s]==]
+local n = 0
+local base = %d
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+request = function()
+  n = n + 1
+  local own = body:gsub("NUMBER", string.format("%%09d", base + n), 1):gsub("POD", "web-" .. n %% 100, 1)
+  return wrk.format(nil, "/events", nil, own)
+end
+"""
+
+
+def wrk(url: str, connections: int, body: str, base: int, folder: Path) -> dict[str, float]:
+    """Events a second and milliseconds of one run of wrk; each event has a time of its own."""
+    script = folder / "post.lua"
+    script.write_text(LUA % (body, base))
+    said = subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", "-s", str(script), url],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
+    times = {
+        f"p{part}_ms": round(_ms(*re.search(rf"{part}%\s+([\d.]+)(us|ms|s)", said).groups()), 3)
+        for part in (50, 99)
+    }
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
+    assert not bad, said
+    return {"connections": connections, "events_per_s": round(rate), **times}
+
+
+def _ms(value: str, unit: str) -> float:
+    return float(value) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
+
+
+def bare(mode: str, connections: int, body: str, folder: Path) -> dict[str, float]:
+    """The same load on a server that does next to nothing. mode: ``answer`` or ``commit``."""
+    command = [sys.executable, str(BARE), mode, str(folder / f"{mode}-{connections}.db")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        port = int(server.stdout.readline())
+        try:
+            return wrk(f"http://127.0.0.1:{port}", connections, body, 0, folder)
+        finally:
+            server.kill()
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return round(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024, 1)
+
+
+def many(count: int) -> dict[str, str]:
+    """So many playbooks, of which one wants the events."""
+    return {
+        f"{n}.yaml": PLAYBOOK.replace("name: mark", f"name: p{n}").replace("Rule 7", f"Rule {n}")
+        for n in range(count)
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        text = json.dumps(alert(0, "Rule 7", **{"k8s.pod.name": "POD"}))
+        matched = re.sub(r"\.\d{9}Z", ".NUMBERZ", text, count=1)
+        other = matched.replace("Rule 7", "Another")
+        figures: dict[str, object] = {"answers only": bare("answer", 16, matched, folder)}
+        for connections in (1, 16, 64):
+            figures[f"group commit only, {connections}"] = bare(
+                "commit", connections, matched, folder
+            )
+        with engine(folder, many(100), "--dry-run") as running:
+            figures["idle_mb"] = memory_mb(running.pid)
+            figures["nothing matches, 16"] = wrk(running.events, 16, other, 0, folder)
+            for n, connections in enumerate((1, 16, 64), 1):
+                told = wrk(running.events, connections, matched, n * 10**7, folder)
+                figures[f"a run each, {connections}"] = told
+            figures["after_flood_mb"] = memory_mb(running.pid)
+        report("front", figures)
