@@ -320,6 +320,8 @@ async def _run(ports: list[tuple[Any, socket.socket]], ready: Callable[[], None]
                 app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False,
                 timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=ANSWERS, date_header=False,
                 server_header=False,
+                # nobody is believed who says for whom he asks
+                proxy_headers=False,
             )
         )
         for app, _ in ports

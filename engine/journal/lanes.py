@@ -112,8 +112,9 @@ def refresh(connection: sqlite3.Connection, target: str) -> None:
         "SELECT"
         " (SELECT 1 FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'leased'),"
         " (SELECT min(seq) FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'head'),"
-        " (SELECT min(seq) FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'queued'"
-        "  AND playbook NOT IN (SELECT playbook FROM paused))",
+        # the first by the index, since min() would look at every row that is queued
+        " (SELECT seq FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'queued'"
+        "  AND playbook NOT IN (SELECT playbook FROM paused) ORDER BY seq LIMIT 1)",
         (target,),
     ).fetchone()
     ready = [seq for seq in (head, queued) if seq is not None]
