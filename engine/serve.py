@@ -43,8 +43,9 @@ from engine.record import EventRecord
 from engine.reload import Reloader
 from engine.settings import SettingsError
 from engine.sources.admin import AdminPort
+from engine.sources.credentials import Credentials
 from engine.sources.file import Follow
-from engine.sources.http import EventPort, Tokens
+from engine.sources.http import EventPort
 from engine.sources.nats import JetStream
 from engine.sources.operators import OnThisMachine, Operators
 from engine.sources.pages import Pages
@@ -76,7 +77,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     story: tell each run as text on stderr. Raises SettingsError, PlaybookError, FolderError, JournalError,
     ConnectionSettingsError, OSError (an address in use).
     """
-    tokens = _tokens(settings)
+    credentials = _credentials(settings)
     operators = _operators(settings)
     cluster = _cluster(settings)
     metrics = Metrics()
@@ -137,7 +138,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         metrics.ask(pages.gauges)
         metrics.ask(lambda: _gauges(guard(), cluster))
         ports = [
-            (EventPort(intake, observers, workers.wake, tokens), events),
+            (EventPort(intake, observers, workers.wake, credentials), events),
             (AdminPort(pages, operators, ended), admin),
         ]
 
@@ -204,17 +205,17 @@ def _loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _tokens(settings: Settings) -> Tokens | None:
-    """The senders' tokens. Raises SettingsError where others could reach the port without any."""
-    if settings.token_file:
+def _credentials(settings: Settings) -> Credentials | None:
+    """What senders show. Raises SettingsError where others could reach the port without any."""
+    if settings.token_file or settings.path_secret_file:
         try:
-            return Tokens(settings.token_file)
+            return Credentials(settings.token_file, settings.path_secret_file)
         except (OSError, ValueError) as error:
-            raise SettingsError(f"--token-file: {error}") from None
+            raise SettingsError(f"--token-file, --path-secret-file: {error}") from None
     if not settings.listen.loopback and not settings.insecure_no_auth:
         raise SettingsError(
             f"--listen {settings.listen} is open to others and nobody would be asked for a token: "
-            "give --token-file FILE, or --insecure-no-auth where a mesh guards it"
+            "give --token-file FILE or --path-secret-file FILE, or --insecure-no-auth where a mesh guards it"
         )
     return None
 
@@ -290,7 +291,12 @@ def _say(
     settings: Settings, about: dict[str, Any], events: socket.socket, admin: socket.socket
 ) -> None:
     """The first lines: what it listens on, loaded and may do."""
-    log.info("listening", events=_url(events), admin=_url(admin), tokens=bool(settings.token_file))
+    log.info(
+        "listening",
+        events=_url(events),
+        admin=_url(admin),
+        tokens=bool(settings.token_file or settings.path_secret_file),
+    )
     if settings.dry_run:
         seen = about["cluster"] or "assuming that every pod an event names exists"
         log.info("dry run: nothing is changed, nobody is told", cluster=seen)

@@ -51,6 +51,7 @@ class Settings:
     context: str | None
     secrets_dir: Path | None
     token_file: Path | None
+    path_secret_file: Path | None
     operators_file: Path | None
     insecure_no_auth: bool
     workers: int

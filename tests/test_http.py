@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
-from engine.sources.http import MAX_BODY, Tokens
+from engine.sources.credentials import Credentials
+from engine.sources.http import MAX_BODY
 
 from tests.serving import engine
 from tests.taking import (
@@ -309,7 +310,7 @@ def test_without_one_of_the_tokens_it_is_401(tmp_path):
     file = tmp_path / "tokens"
     file.write_text("first\n\n  second \n")
     disk = Prompt()
-    port = port_of(disk, tokens=Tokens(file))
+    port = port_of(disk, tokens=Credentials(file))
     for headers in (
         {},
         bearer("third"),
@@ -330,13 +331,13 @@ def test_without_one_of_the_tokens_it_is_401(tmp_path):
 def test_a_wrong_method_asks_for_no_token(tmp_path):
     file = tmp_path / "tokens"
     file.write_text("first")
-    assert ask(port_of(Prompt(), tokens=Tokens(file)), method="GET")[0] == 405
+    assert ask(port_of(Prompt(), tokens=Credentials(file)), method="GET")[0] == 405
 
 
 def test_rotated_tokens_are_good_at_once_and_the_old_ones_no_more(tmp_path):
     file, new = tmp_path / "tokens", tmp_path / "new"
     file.write_text("old")
-    port = port_of(Prompt(), tokens=Tokens(file))
+    port = port_of(Prompt(), tokens=Credentials(file))
     new.write_text("fresh")
     new.rename(file)
     assert [ask(port, FALCO, headers=bearer(t))[0] for t in ("old", "fresh")] == [401, 202]
@@ -349,7 +350,7 @@ def test_rotated_tokens_are_good_at_once_and_the_old_ones_no_more(tmp_path):
 def test_a_token_file_that_is_lost_keeps_the_tokens_known_so_far(tmp_path, change):
     file = tmp_path / "tokens"
     file.write_text("first")
-    port = port_of(Prompt(), tokens=Tokens(file))
+    port = port_of(Prompt(), tokens=Credentials(file))
     if change == "vanish":
         file.unlink()
     else:
@@ -362,7 +363,7 @@ def test_a_token_file_without_tokens_is_refused_at_the_start(tmp_path):
     file = tmp_path / "tokens"
     file.write_text("\n \n")
     with pytest.raises(ValueError, match="no token"):
-        Tokens(file)
+        Credentials(file)
 
 
 @pytest.fixture
@@ -417,3 +418,58 @@ def test_a_large_body_over_a_socket_is_413_whether_announced_or_in_chunks(runnin
     assert status(body=b" " * (5 << 20)) in (413, None)
     assert status(body=iter([b" " * (1 << 20)] * 5), encode_chunked=True) in (413, None)
     assert running.post(FALCO)[0] == 202  # nothing else suffers
+
+
+SECRET = "5b7d0f3a9c1e4826b7d0f3a9"
+
+
+@pytest.fixture
+def shut(tmp_path):
+    """A port that lets in whom a token or a path secret names."""
+    (tmp_path / "tokens").write_text("one-token\n")
+    (tmp_path / "paths").write_text(f"{SECRET}\n{SECRET[::-1]}\n")
+    return port_of(Prompt(), tokens=Credentials(tmp_path / "tokens", tmp_path / "paths"))
+
+
+@pytest.mark.parametrize("path", [f"/{SECRET}", f"/events/{SECRET}", f"/a/b/{SECRET[::-1]}/"])
+def test_a_secret_at_the_end_of_the_path_lets_falco_in(shut, path):
+    assert ask(shut, FALCO, path=path)[0] == 202
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/events", f"/{SECRET[:-1]}", f"/{SECRET}/events", f"/{SECRET.upper()}", f"/x{SECRET}"],
+)
+def test_any_other_path_does_not_and_the_secret_is_not_said(shut, path):
+    status, headers, said = ask(shut, FALCO, path=path)
+    assert status == 401
+    assert SECRET not in json.dumps([headers, said])
+
+
+def test_a_token_as_the_password_of_basic_lets_in_what_can_send_no_header(shut):
+    pair = base64.b64encode(b"falco:one-token").decode()
+    assert ask(shut, FALCO, headers={"authorization": f"Basic {pair}"})[0] == 202
+    for wrong in ("falco:", "one-token:falco", "falco:two", "one-token"):
+        pair = base64.b64encode(wrong.encode()).decode()
+        assert ask(shut, FALCO, headers={"authorization": f"Basic {pair}"})[0] == 401
+    assert ask(shut, FALCO, headers={"authorization": "Basic ~"})[0] == 401
+
+
+def test_a_path_secret_is_rotated_like_a_token(tmp_path):
+    file = tmp_path / "paths"
+    file.write_text(SECRET)
+    port = port_of(Prompt(), tokens=Credentials(None, file))
+    assert ask(port, FALCO, path=f"/{SECRET}")[0] == 202
+    file.write_text(SECRET[::-1])
+    os.utime(file, ns=(1, 1))
+    assert ask(port, FALCO, path=f"/{SECRET}")[0] == 401
+    assert ask(port, alert(1), path=f"/{SECRET[::-1]}")[0] == 202
+
+
+@pytest.mark.parametrize(
+    "text", ["", "short", "a secret with blanks in it", "per%2Fcent/and/slashes/x"]
+)
+def test_a_path_secret_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "paths").write_text(text)
+    with pytest.raises(ValueError, match="secret"):
+        Credentials(None, tmp_path / "paths")

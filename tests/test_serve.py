@@ -201,6 +201,7 @@ VARIABLES = {
     "context": "c",
     "secrets_dir": "s",
     "token_file": "t",
+    "path_secret_file": "ps",
     "operators_file": "o",
     "insecure_no_auth": True,
     "workers": 3,

@@ -37,7 +37,16 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--secrets-dir", type=click.Path(path_type=Path), help="Where fromSecret reads, a file each."
 )
-@click.option("--token-file", type=_FILE, help="Senders' bearer tokens, one a line.")
+@click.option(
+    "--token-file",
+    type=_FILE,
+    help="Senders' bearer tokens, one a line; also the password of Basic.",
+)
+@click.option(
+    "--path-secret-file",
+    type=_FILE,
+    help="Secrets, one a line; one ends the path of Falco's own URL.",
+)
 @click.option(
     "--operators-file",
     type=_FILE,
@@ -123,6 +132,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         context=given["context"],
         secrets_dir=given["secrets_dir"],
         token_file=given["token_file"],
+        path_secret_file=given["path_secret_file"],
         operators_file=given["operators_file"],
         insecure_no_auth=given["insecure_no_auth"],
         workers=given["workers"],

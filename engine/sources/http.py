@@ -8,8 +8,6 @@ retries, so the answer is for people and proxies; what counts is that it comes a
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -24,10 +22,10 @@ from engine.observe import Received
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from engine.intake import Intake
     from engine.observe import Observers
+    from engine.sources.credentials import Credentials
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -41,40 +39,6 @@ log = structlog.get_logger()
 Answer = tuple[int, dict[str, Any], list[tuple[bytes, bytes]]]
 
 
-class Tokens:
-    """The senders' bearer tokens, one a line; read again when the file changes."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._stamp: tuple[int, int] | None = None
-        self._digests: list[bytes] = []
-        self.read()
-
-    def read(self) -> None:
-        """Read the file where it has changed. Raises OSError, ValueError where it has no token."""
-        stat = self._file.stat()
-        stamp = (stat.st_mtime_ns, stat.st_ino)
-        if stamp == self._stamp:
-            return
-        lines = self._file.read_bytes().splitlines()
-        digests = [hashlib.sha256(line.strip()).digest() for line in lines if line.strip()]
-        if not digests:
-            raise ValueError(f"{self._file} has no token")
-        self._stamp, self._digests = stamp, digests
-
-    def allow(self, header: bytes) -> bool:
-        """Whether an Authorization header has one of the tokens; compared in constant time."""
-        try:
-            self.read()
-        except (OSError, ValueError) as error:  # the tokens known so far stay good
-            log.warning("token file", error=str(error))
-        scheme, _, token = header.partition(b" ")
-        if scheme.lower() != b"bearer":
-            return False
-        given = hashlib.sha256(token.strip()).digest()
-        return any([hmac.compare_digest(given, known) for known in self._digests])  # noqa: C419 - all of them, always
-
-
 class EventPort:
     """The ASGI application of the event port."""
 
@@ -83,9 +47,10 @@ class EventPort:
         intake: Intake,
         observers: Observers,
         wake: Callable[[], None],
-        tokens: Tokens | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
-        self._intake, self._observers, self._wake, self._tokens = intake, observers, wake, tokens
+        self._intake, self._observers, self._wake = intake, observers, wake
+        self._credentials = credentials
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -102,13 +67,10 @@ class EventPort:
         if scope["method"] not in ("POST", "PUT"):
             allow = (b"allow", b"POST, PUT")
             return 405, {"error": "events are posted", "hint": "POST /events"}, [allow]
-        if self._tokens and not self._tokens.allow(headers.get(b"authorization", b"")):
-            hint = "send one of the tokens of --token-file as `Authorization: Bearer …`"
-            return (
-                401,
-                {"error": "no valid token", "hint": hint},
-                [(b"www-authenticate", b"Bearer")],
-            )
+        known = self._credentials
+        if known and not known.allow(headers.get(b"authorization", b""), scope["path"]):
+            challenge = (b"www-authenticate", b"Bearer")
+            return 401, {"error": "no valid token", "hint": known.hint}, [challenge]
         body = await _read(receive, headers)
         if body is None:
             return _too_large(f"a body has at most {MAX_BODY >> 20} MiB")
