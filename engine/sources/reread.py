@@ -36,7 +36,9 @@ class Reread(Generic[T]):
             try:
                 self._value = self._read()
             except (OSError, ValueError) as error:
-                log.warning("not read again, the last good one stays", what=self._name, error=str(error))
+                log.warning(
+                    "not read again, the last good one stays", what=self._name, error=str(error)
+                )
             else:
                 log.info("read again", what=self._name)
         return self._value
