@@ -97,7 +97,10 @@ class Published(NatsServer):
         return asyncio.run(self._do(pending))
 
 
-@pytest.fixture(params=[FollowedFile, PushedList, Published], ids=["file", "redis", "nats"])
+SERVERS = [PushedList, Published]
+
+
+@pytest.fixture(params=[FollowedFile, *SERVERS], ids=["file", "redis", "nats"])
 def origin(request, tmp_path):
     folder = tmp_path / "origin"
     folder.mkdir()
@@ -210,9 +213,8 @@ def test_what_is_no_event_is_told_and_taken_off(tmp_path, origin):
         assert {one.source for one in dead} == {engine.source.state()["kind"]}
 
 
+@pytest.mark.parametrize("origin", SERVERS, ids=["redis", "nats"], indirect=True)
 def test_a_server_that_goes_away_is_waited_for(tmp_path, origin):
-    if isinstance(origin, FollowedFile):
-        pytest.skip("a file is not away")
     origin.send(*bodies(0, 2))
     with Engine(tmp_path, origin) as engine:
         engine.wait_until(lambda: engine.count() == 2)
