@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from engine.errors import (
     SkippedError,
     TemporaryError,
 )
+from engine.keeper import NOWHERE, hold, undo, whole
 from engine.language import duration
 from engine.language.template import Facts
 from engine.playbook import Condition
@@ -28,11 +30,10 @@ from engine.run import Outcome, outcome_of
 from engine.target import names_pod
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from engine.actions.action import Action
     from engine.budget import Over
     from engine.guard import Guard
+    from engine.keeper import Keeper
     from engine.ports.cluster import Object, Recorder
     from engine.ports.http import OutsideRecorder
     from engine.run import Claim
@@ -51,25 +52,19 @@ class Doors:
     dry: bool = True
 
 
-def nothing_kept(_: Mapping[str, Any]) -> bool:
-    """Where previews keep the facts of a run: nowhere."""
-    return True
-
-
 def attempt(
     claim: Claim,
     doors: Doors,
     guard: Guard,
     now: float,
-    keep: Callable[[Mapping[str, Any]], bool] = nothing_kept,
+    keeper: Keeper = NOWHERE,
 ) -> Outcome:
-    """How the attempt ended.
-
-    now: epoch seconds. keep: writes facts of the run to the journal, on disk when it returns; False where
-    another attempt has taken over.
-    """
+    """How the attempt ended. now: epoch seconds."""
     try:
-        state, message, answer = _attempt(claim, doors, guard, now, keep)
+        if claim.undo:
+            state, message, answer = "undone", _undo(claim, doors, keeper), None
+        else:
+            state, message, answer = _attempt(claim, doors, guard, now, keeper)
     except HeldError as error:
         return Outcome("held", str(error), retry_in=error.wait, calls=tuple(doors.cluster.calls))
     except PostponedError as error:
@@ -103,7 +98,7 @@ def _attempt(
     doors: Doors,
     guard: Guard,
     now: float,
-    keep: Callable[[Mapping[str, Any]], bool],
+    keeper: Keeper,
 ) -> tuple[str, str, Any]:
     step, event = claim.step, claim.run.event
     action = load()[step.action]
@@ -112,21 +107,26 @@ def _attempt(
         raise PermanentError("interrupted, may have run (retry.unknown: true does it again)")
     doing = Doing(
         run=claim.run.id, playbook=claim.run.playbook.name, step=step.name, event=event, now=now,
-        sent=_sent(claim), keep=lambda facts: _keep(keep, facts), kept=claim.facts,
+        sent=_sent(claim), keep=lambda facts: whole(keeper.keep(claim, facts)), kept=claim.facts,
     )  # fmt: skip
     given: dict[str, Any] = {"cluster": doors.cluster, "outside": doors.outside, "doing": doing}
     subject = _subject(claim, action, doors, now)
     guard.check(claim, subject, doors.cluster)
     if subject is not None:
         given |= {"pod": subject, "subject": subject}
-        if isinstance(subject, Pod) and "uid" not in claim.facts and not doors.dry:
-            doing.keep({"uid": subject.uid})
+    found = {"uid": subject.uid} if isinstance(subject, Pod) and "uid" not in claim.facts else {}
+    if found and not doors.dry and not action.undoable:  # else it is kept with what is held
+        doing.keep(found)
     arguments = _render(claim, action)
     leave = _leave(claim)
     carried = guard.digested(claim) if claim.facts.get("digest") == step.name else 0
     spent = Spent("") if carried else guard.spend(claim, subject, now)
     held = _over(spent.over, claim, doors, doing, guard) if spent.over and not leave else None
-    given["doing"] = replace(doing, also=_also(claim, carried))
+    given["doing"] = replace(
+        doing,
+        also=_also(claim, carried),
+        hold=functools.partial(hold, claim, NOWHERE if doors.dry else keeper, (now, found)),
+    )
     try:
         done = action.run(*(given[name] for name in action.acts_with), **arguments)
     except (SkippedError, RefusedError):
@@ -142,6 +142,13 @@ def _attempt(
     if held:
         return "held", f"{held}; with a person's leave: {said}", done.answer
     return "planned" if doors.dry else "done", said, done.answer
+
+
+def _undo(claim: Claim, doors: Doors, keeper: Keeper) -> str:
+    """Put back what the step has changed. Raises PostponedError in a dry run, TemporaryError, PermanentError."""
+    if doors.dry:
+        raise PostponedError("a dry run undoes nothing", LONGEST)
+    return undo(claim, doors.cluster, keeper)
 
 
 def _leave(claim: Claim) -> str | None:
@@ -254,18 +261,14 @@ def _sent(claim: Claim) -> bool:
     return bool(claim.facts.get("sent") == claim.step.name)
 
 
-def _keep(keep: Callable[[Mapping[str, Any]], bool], facts: Mapping[str, Any]) -> None:
-    if not keep(facts):
-        raise TemporaryError("another attempt has taken over")
-
-
 def _again(claim: Claim, error: TemporaryError, doors: Doors, now: float) -> Outcome:
     """The outcome of an attempt that may work later: a retry, or the end of patience."""
     step, retry = claim.step, claim.step.retry
     calls, requests = tuple(doors.cluster.calls), tuple(doors.outside.requests)
     answers = claim.answers + error.answered
     out_of_time = step.effect == "notify" and now - claim.began >= retry.give_up and claim.began > 0
-    if answers >= retry.attempts or (out_of_time and not error.answered):
+    gives_up = answers >= retry.attempts or (out_of_time and not error.answered)
+    if gives_up and not claim.undo:  # what is cut off must not stay so
         message = f"gave up after {claim.attempt} attempts: {error}"
         return Outcome("failed", message, answered=error.answered, calls=calls, requests=requests)
     wait = wait_before(claim.attempt + 1, retry.delay, retry.max_delay)

@@ -79,7 +79,7 @@ class Metrics:
         claim, run = moment.claim, moment.claim.run
         self._attempts.labels(claim.step.action, moment.outcome.state).inc()
         self._attempt.labels(claim.step.action).observe(moment.seconds)
-        if not claim.position and claim.attempt == 1:
+        if not claim.position and claim.attempt == 1 and not claim.undo:
             self._wait.observe(max(0.0, moment.time - moment.seconds - run.received))
         if moment.over:
             self._runs.labels(run.playbook.name, moment.became).inc()

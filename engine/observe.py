@@ -55,8 +55,8 @@ class Settled:
 
     @property
     def over(self) -> bool:
-        """Whether the run is over."""
-        return self.became not in ("waiting", "next")
+        """Whether the run is over, with this; an undoing ends no run."""
+        return self.became not in ("waiting", "next") and not self.claim.undo
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class Audit:
 
 def _values(claim: Claim) -> list[dict[str, Any]]:
     """The playbook's conditions with what the event had there; told once a run, with its first attempt."""
-    if claim.position or claim.attempt > 1:
+    if claim.position or claim.attempt > 1 or claim.undo:
         return []
     return [
         {"condition": one.text, "value": _short(one.look(claim.run.event))}

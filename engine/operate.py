@@ -75,6 +75,16 @@ class Operations:
             raise OperateError("the run is not over yet")
         return self._done("retry", by, record, record.run.steps[position].name)
 
+    def undo(self, run: str, by: str) -> tuple[str, list[str]]:
+        """Have what a run that is over has done be undone now; its id, and the steps."""
+        record = self.find(run)
+        if record.outcome is None:
+            raise OperateError("the run is not over yet")
+        steps = self.journal.undo(record.run.id, self.now()) if record.undo else []
+        if not steps:
+            raise OperateError("nothing is left of this run that can be undone")
+        return self._done("undo", by, record, ", ".join(steps)), steps
+
     def pause(self, playbook: str | None, by: str) -> list[str]:
         """Pause a playbook, or all; gives what is paused now."""
         self.journal.pause(playbook, by, self.now())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from engine.event import Event
     from engine.playbook import Playbook, Step
+    from engine.ports.change import Change
     from engine.ports.cluster import Call
     from engine.ports.http import Request
 
@@ -23,6 +24,11 @@ ENDED = frozenset({"done", "skipped", "refused", "failed", "planned"})
 def run_id(identity: str, playbook: str) -> str:
     """The id of the run of that playbook on the event of that identity: 32 hex digits."""
     return hashlib.sha256(f"{identity}\0{playbook}".encode()).hexdigest()[:32]
+
+
+def undo_id(run: str, step: str) -> str:
+    """The id of the undoing of a run's step: 32 hex digits."""
+    return hashlib.sha256(f"undo\0{run}\0{step}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ class Claim:
     began: epoch seconds of the step's first attempt. interrupted: the attempt before this one never
     reported its end. facts: what earlier attempts of the run kept (``uid``: of the target; ``sent``:
     the steps whose call may have gone out). results: of the steps before this one. fence: grows with
-    every claim of the run, so that a late attempt is told from the newest.
+    every claim of the run, so that a late attempt is told from the newest. undo: where the step is to be
+    undone, the id of the undoing; changes: what it puts back.
     """
 
     run: Run
@@ -95,6 +102,8 @@ class Claim:
     facts: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[Result, ...] = ()
     fence: int = 0
+    undo: str | None = None
+    changes: tuple[Change, ...] = ()
 
     @property
     def step(self) -> Step:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvicorn
 
+from engine.adopt import Adoption
 from engine.attempt import Doors
 from engine.budget import PREFIX, Ledger
 from engine.errors import TemporaryError
@@ -117,6 +118,10 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         )
         workers.start()
         stack.callback(workers.stop, 0)
+        if cluster and not settings.dry_run:
+            adoption = Adoption(cluster, journal, workers.wake)
+            adoption.start()
+            stack.callback(adoption.stop)
         about = _about(settings, cluster)
 
         def ended() -> str | None:

@@ -5,7 +5,6 @@ Cluster writes have a pool of their own, so that nothing slow (messages, request
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,17 +19,46 @@ from engine.observe import Settled
 from engine.run import after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.guard import Guard
     from engine.journal.journal import Journal
     from engine.observe import Observers
     from engine.playbook import Pool
+    from engine.ports.change import Change
     from engine.run import Claim, Outcome, Run
 
 log = structlog.get_logger()
 IDLE = 1.0
 """Seconds after which the journal is asked again, whatever was due."""
+
+
+class _Kept:
+    """Keeps what attempts write down in the journal; what that does not take is as good as taken over."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.ends = journal.ends
+
+    def keep(self, claim: Claim, facts: Mapping[str, object]) -> bool:
+        """See Keeper.keep."""
+        try:
+            return self._journal.keep(claim, facts)
+        except JournalError:
+            return False
+
+    def hold(
+        self,
+        claim: Claim,
+        changes: Sequence[Change],
+        until: float | None,
+        facts: Mapping[str, object],
+    ) -> bool:
+        """See Keeper.hold."""
+        try:
+            return self._journal.hold(claim, changes, until, facts)
+        except JournalError:
+            return False
 
 
 class Workers:
@@ -55,6 +83,7 @@ class Workers:
         self._journal, self._doors, self._guard = journal, doors, guard
         self._observers, self._sizes, self._now, self._over = observers, sizes, now, over
         self._room = room
+        self._keeper = _Kept(journal)
         self._shut = False
         self._busy: dict[Pool, int] = dict.fromkeys(sizes, 0)
         self._wake = threading.Condition()
@@ -137,21 +166,14 @@ class Workers:
 
     def _work(self, pool: Pool, claim: Claim) -> None:
         try:
-            keep = functools.partial(self._keep, claim)
             began = time.monotonic()
-            outcome = attempt(claim, self._doors(claim), self._guard(), self._now(), keep)
+            outcome = attempt(claim, self._doors(claim), self._guard(), self._now(), self._keeper)
             self._settle(claim, outcome, time.monotonic() - began)
         finally:
             with self._wake:
                 self._busy[pool] -= 1
                 self._woken = True
                 self._wake.notify_all()
-
-    def _keep(self, claim: Claim, facts: Mapping[str, object]) -> bool:
-        try:
-            return self._journal.keep(claim, facts)
-        except JournalError:
-            return False  # what is not on disk must not be acted upon
 
     def _settle(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
         """Write how it ended, in how many seconds; while the journal takes none, try until the engine stops."""
@@ -173,7 +195,7 @@ class Workers:
                 "late attempt, its end is not written", run=claim.run.id, step=claim.step.name
             )
             return
-        over = became not in ("waiting", "next")
+        over = became not in ("waiting", "next") and not claim.undo
         results = after(claim, outcome)[0] if over else ()
         self._observers.tell(Settled(claim, outcome, became, self._now(), results, seconds))
         if over and not any(result.state in ("done", "planned") for result in results):

@@ -11,14 +11,19 @@ import ipaddress
 import json
 import re
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.ports.breaker import Breaker
 from engine.ports.http import Answer
 from engine.ports.kubernetes import KubernetesCluster, Load
 from engine.ports.pace import Pace
+from engine.run import undo_id
+
+if TYPE_CHECKING:
+    from engine.ports.change import Change
+    from engine.run import Claim
 
 Key = tuple[str, str | None, str]
 """resource (with its API group), namespace, name"""
@@ -104,6 +109,9 @@ class ApiServer:
         found = copy.deepcopy(self.objects)
         for item in found.values():
             item["metadata"].pop("resourceVersion", None)
+            for part in ("labels", "annotations"):
+                if not item["metadata"].get(part, True):  # the server shows no empty map
+                    del item["metadata"][part]
         return found
 
     def find(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
@@ -202,6 +210,9 @@ class ApiServer:
         if patched["metadata"].get("uid") != found["metadata"].get("uid"):
             cause = {"field": "metadata.uid", "reason": "FieldValueInvalid"}
             raise Failed(422, "metadata.uid: field is immutable", cause)
+        version = (body.get("metadata") or {}).get("resourceVersion")
+        if version not in (None, found["metadata"].get("resourceVersion")):
+            raise Failed(409, "the object has been modified")
         assert patched["metadata"]["name"] == found["metadata"]["name"]
         owners = self._owners[key] | dict.fromkeys(_leaves(body), "tiercel")
         return self._store(key, patched, owners)
@@ -264,6 +275,41 @@ class Elsewhere:
     def slack(self, message: dict[str, Any], webhook: Any, token: Any) -> Answer:
         self.sent.append((message, webhook, token))
         return Answer(200, {"ts": "1.2", "channel": "C1"})
+
+
+@dataclass
+class Notebook:
+    """Keeps what attempts write down. holds: undoing -> when it is due and what it puts back."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    holds: dict[str, tuple[float | None, list[Change]]] = field(default_factory=dict)
+    open: bool = True
+
+    def keep(self, claim: Claim, facts: dict[str, Any]) -> bool:
+        del claim  # one notebook has one claim's facts
+        self.facts.update(facts if self.open else {})
+        return self.open
+
+    def hold(self, claim: Claim, changes: Any, until: float | None, facts: dict[str, Any]) -> bool:
+        if not self.keep(claim, facts):
+            return False
+        first = {c.key: c.before for _, held in self.holds.values() for c in held}
+        held = [replace(c, before=first.get(c.key, c.before)) for c in changes]
+        self.holds[undo_id(claim.run.id, claim.step.name)] = (until, held)
+        return True
+
+    def ends(self, key: str, but: str | None = None) -> list[float | None]:
+        held = self.holds.items()
+        return [end for id_, (end, all_) in held if id_ != but for c in all_ if c.key == key]
+
+    def undoing(self, claim: Claim) -> Claim:
+        """The claim to undo what the step of that claim has changed."""
+        id_ = undo_id(claim.run.id, claim.step.name)
+        changes = self.holds[id_][1] if id_ in self.holds else ()
+        return replace(claim, undo=id_, changes=tuple(changes))
+
+    def let_go(self, claim: Claim) -> None:
+        self.holds.pop(claim.undo, None)
 
 
 def response(status: int, body: Any, headers: dict[str, str] | None = None) -> SimpleNamespace:

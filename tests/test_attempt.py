@@ -6,6 +6,7 @@ from engine.budget import Charge, Ledger
 from engine.errors import PermanentError, TemporaryError
 from engine.event import parse
 from engine.guard import Guard
+from engine.keeper import NOWHERE
 from engine.language.folder import Files
 from engine.language.load import Loader
 from engine.playbook import Budget, Guardrails, Retry
@@ -14,7 +15,7 @@ from engine.ports.http import OutsideRecorder
 from engine.run import Claim, Result, Run, after, outcome_of
 
 from tests.contracts.test_actions import NOW, a_pod, alert, world
-from tests.fakes import Elsewhere
+from tests.fakes import Elsewhere, Notebook
 from tests.language.test_load import files, playbook
 
 LABEL = {"action": "pod.label", "with": {"labels": {"a": "b"}}}
@@ -30,14 +31,14 @@ def claim(*steps, at=0, event=None, **of):
     return Claim(run, at, **({"began": NOW} | of))
 
 
-def act(claim, server=None, *, now=NOW, outside=None, keep=lambda _: True, dry=False):
+def act(claim, server=None, *, now=NOW, outside=None, keeper=NOWHERE, dry=False):
     cluster = (server or world()).cluster
     doors = Doors(
         Recorder(cluster, None if dry else cluster),
         OutsideRecorder(None if dry else outside or Elsewhere()),
         dry=dry,
     )
-    return attempt(claim, doors, Guard(), now, keep)
+    return attempt(claim, doors, Guard(), now, keeper)
 
 
 def answering(*statuses):
@@ -134,7 +135,7 @@ def test_a_step_that_was_interrupted_is_done_again_only_where_that_is_harmless()
 
 def test_a_pod_that_went_after_our_own_delete_is_done():
     server, facts = world(), {}
-    first = act(claim(DELETE), server, keep=lambda kept: facts.update(kept) or True)
+    first = act(claim(DELETE), server, keeper=Notebook(facts))
     assert (first.state, facts["sent"]) == ("done", "pod.delete")
     again = claim(DELETE, attempt=2, facts=facts, interrupted=True)
     assert act(again, server).state == "done"
@@ -150,7 +151,7 @@ def test_so_is_one_that_only_its_container_names():
     server, facts = world(), {}
     assert act(claim(DELETE, event=event), server).state == "done"
     server = world()
-    act(claim(DELETE, event=event), server, keep=lambda kept: facts.update(kept) or True)
+    act(claim(DELETE, event=event), server, keeper=Notebook(facts))
     server.let_go()
     again = claim(DELETE, event=event, attempt=2, facts=facts, interrupted=True)
     assert act(again, server).state == "done"
@@ -166,15 +167,27 @@ def test_a_pod_that_went_by_itself_is_skipped():
 
 def test_nothing_is_sent_by_an_attempt_that_another_has_overtaken():
     server = world()
-    outcome = act(claim(DELETE), server, keep=lambda _: False)
+    outcome = act(claim(DELETE), server, keeper=Notebook(open=False))
     assert outcome.retry_in is not None
     assert not server.wrote
+
+
+class Noting(Notebook):
+    """Writes to a list when it keeps what."""
+
+    def __init__(self, log):
+        super().__init__()
+        self.log = log
+
+    def keep(self, claim, facts):
+        self.log.append(sorted(facts))
+        return super().keep(claim, facts)
 
 
 def test_the_uid_is_on_disk_before_the_call_goes_out():
     server, log = world(), []
     server.interfere = lambda: log.append("call")
-    act(claim(DELETE), server, keep=lambda facts: log.append(sorted(facts)) or True)
+    act(claim(DELETE), server, keeper=Noting(log))
     assert log == [["uid"], ["sent", "uid"], "call"]
 
 
@@ -256,7 +269,7 @@ def over(step, **of):
     kept, server, now = {}, world(), of.pop("now", NOW)
     doors = Doors(Recorder(server.cluster, server.cluster), OutsideRecorder(Elsewhere()), dry=False)
     guard = Guard(rails, ledger=full)
-    outcome = attempt(claim(step, **of), doors, guard, now, lambda f: kept.update(f) or True)
+    outcome = attempt(claim(step, **of), doors, guard, now, Notebook(kept))
     return outcome, kept, doors.cluster.calls
 
 

@@ -27,7 +27,7 @@ RIGHTS = {
     "namespaces": {"get"},
     "nodes": {"get"},
     "events": {"get", "create"},
-    "networkpolicies.networking.k8s.io": {"get", "list", "create", "patch"},
+    "networkpolicies.networking.k8s.io": {"get", "list", "create", "patch", "delete"},
     "replicasets.apps": {"get"},
     "deployments.apps": {"get"},
     "statefulsets.apps": {"get"},

@@ -19,6 +19,8 @@ from engine.ports.given import AssumedCluster
 from engine.ports.http import Answer, OutsideRecorder
 from engine.run import Claim, Result
 
+from tests.fakes import Notebook
+
 NOW = 1_772_359_200.0
 PLAYBOOK = """\
 apiVersion: tiercel.dev/v1
@@ -66,7 +68,7 @@ class Messages:
         facts = self.facts.setdefault(number, {})
         claim = Claim(planned.run, 1, began=NOW, facts=facts, results=results)
         doors = Doors(Recorder(AssumedCluster(event)), OutsideRecorder(self.slack), dry=False)
-        return attempt(claim, doors, self.guard, self.now, lambda new: facts.update(new) or True)
+        return attempt(claim, doors, self.guard, self.now, Notebook(facts))
 
 
 def test_past_a_budget_the_first_message_becomes_the_digest_of_the_others():

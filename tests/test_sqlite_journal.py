@@ -260,22 +260,34 @@ def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
     assert journal.next_due("cluster") == NOW + LEASE
 
 
-def test_the_file_of_version_1_is_taken_over_with_all_its_runs(tmp_path):
+WITHOUT_UNDOING = """
+DROP INDEX runs_timers; DROP INDEX runs_undos; DROP INDEX runs_undoes; DROP TABLE holds;
+ALTER TABLE runs DROP COLUMN undoes;
+CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leased');
+"""
+WITHOUT_HAND = """
+ALTER TABLE runs DROP COLUMN namespace; ALTER TABLE runs DROP COLUMN held;
+DROP TABLE paused; DROP TABLE dead; DROP TABLE drops; DROP INDEX runs_settled; DROP INDEX runs_events;
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "taken_away"), [(2, WITHOUT_UNDOING), (1, WITHOUT_UNDOING + WITHOUT_HAND)]
+)
+def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
+    tmp_path, version, taken_away
+):
     path = tmp_path / "journal.db"
     journal = SqliteJournal(path, thaw)
     accept(journal, run(1))
     journal.close()
-    with contextlib.closing(
-        sqlite3.connect(path)
-    ) as old:  # what version 2 added is taken away again
-        old.executescript(
-            "ALTER TABLE runs DROP COLUMN namespace; ALTER TABLE runs DROP COLUMN held;"
-            "DROP TABLE paused; DROP TABLE dead; DROP TABLE drops; DROP INDEX runs_settled;"
-            "DROP INDEX runs_events; PRAGMA user_version = 1;"
-        )
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(f"{taken_away} PRAGMA user_version = {version};")
     journal = SqliteJournal(path, thaw)
     try:
-        assert claim(journal).run == run(1)
+        taken = claim(journal)
+        assert taken.run == run(1)
+        assert journal.hold(taken, (), NOW + 1, {})
         journal.pause("p", "alice", NOW)
         assert list(journal.paused()) == ["p"]
     finally:

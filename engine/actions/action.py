@@ -21,12 +21,13 @@ from engine.actions import parameter
 from engine.language.report import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.actions.parameter import Kind
     from engine.event import Event
     from engine.language.report import Report
     from engine.language.source import Path
+    from engine.ports.change import Change
 
 Effect = Literal["notify", "observe", "mark", "disrupt"]
 Right = tuple[str, str]
@@ -64,6 +65,8 @@ class Doing:
     now: epoch seconds. event: the alert. sent: an earlier attempt's call may have gone out already.
     keep: writes facts of the run to the journal before it returns. kept: the facts so far. also: what a
     message must say besides: what its playbook would have done, and how many messages it stands for.
+    hold: writes to the journal what is about to be changed, to be undone after so many seconds (None: when
+    somebody asks); gives the end of the last hold on the first of the changes, None for no end.
     """
 
     run: str
@@ -75,6 +78,7 @@ class Doing:
     keep: Callable[[Mapping[str, Any]], None] = lambda _: None
     kept: Mapping[str, Any] = field(default_factory=dict)
     also: str = ""
+    hold: Callable[[Sequence[Change], float | None], float | None] = lambda _, ttl: ttl
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,11 @@ class Action:
     repeatable: bool
     acts_with: tuple[str, ...]
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+
+    @property
+    def undoable(self) -> bool:
+        """Whether what it does can be undone, and so have an end."""
+        return "ttl" in self.parameters
 
     def compile(
         self, data: Any, path: Path, report: Report, steps: tuple[str, ...]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.errors import RefusedError, SkippedError
+from engine.language import duration
+from engine.ports.change import Change
 from engine.ports.cluster import (
     CRON_JOB,
     DAEMON_SET,
@@ -21,7 +24,7 @@ from engine.ports.cluster import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.actions.action import Right
+    from engine.actions.action import Doing, Right
     from engine.pod import Pod
     from engine.ports.cluster import Cluster, Kind, Object
 
@@ -56,40 +59,22 @@ def needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
     return frozenset(rights if resources else rights | {("patch", "pods")})
 
 
-def change_metadata(
-    pod: Pod,
-    cluster: Cluster,
-    part: Literal["labels", "annotations"],
-    changes: dict[str, str | None],
-    on: On,
-    *,
-    even_if_managed: bool,
-) -> str:
-    """Patch ``part`` of the metadata of what the step is on; null removes. Gives the sentence.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a step is on, as it was found, and what to call it."""
 
-    Raises SkippedError where it is gone or another one by now, RefusedError for an owner that Argo CD or
-    Flux manages, PermanentError.
+    kind: Kind
+    found: Object
+    about: str
+
+
+def find_subject(pod: Pod, cluster: Cluster, on: On, *, even_if_managed: bool) -> Subject:
+    """What the step is on: the pod, or what it belongs to.
+
+    Raises SkippedError where that is gone, RefusedError for an owner that Argo CD or Flux manages.
     """
-    kind, found = _subject(pod, cluster, on)
-    metadata = found["metadata"]
-    name, namespace = metadata["name"], metadata.get("namespace")
-    if on == "owner" and not even_if_managed and _is_managed(metadata):
-        raise RefusedError(
-            f"{kind.kind} {name} is managed from Git (evenIfManaged: true overrides)"
-        )
-    body: Object = {"metadata": {part: changes}}
-    if metadata.get("uid"):
-        body["metadata"]["uid"] = metadata["uid"]
-    place = namespace if kind.namespaced else None
-    cluster.send(Call("patch", kind.api_version, kind.resource, place, name, body))
-    told = ", ".join(k if v is None else f"{k}={v[:60]}" for k, v in changes.items())
-    about = str(pod) if on == "pod" else f"{kind.kind.lower()} {name}"
-    return f"{part.removesuffix('s')} {told} on {about}"
-
-
-def _subject(pod: Pod, cluster: Cluster, on: On) -> tuple[Kind, Object]:
     if on == "pod":
-        return POD, {"metadata": {**pod.metadata, "uid": pod.uid}}
+        return Subject(POD, {"metadata": {**pod.metadata, "uid": pod.uid}}, str(pod))
     if on == "node":
         kind, name = NODE, pod.spec.get("nodeName") or ""
     elif on == "namespace":
@@ -102,7 +87,45 @@ def _subject(pod: Pod, cluster: Cluster, on: On) -> tuple[Kind, Object]:
     found = cluster.get(kind, name, pod.namespace if kind.namespaced else None) if name else None
     if found is None:
         raise SkippedError(f"pod {pod}: its {on} does not exist")
-    return kind, found
+    if on == "owner" and not even_if_managed and _is_managed(found["metadata"]):
+        raise RefusedError(
+            f"{kind.kind} {name} is managed from Git (evenIfManaged: true overrides)"
+        )
+    return Subject(kind, found, f"{kind.kind.lower()} {name}")
+
+
+def change_metadata(
+    subject: Subject,
+    cluster: Cluster,
+    doing: Doing,
+    wanted: tuple[Literal["labels", "annotations"], Mapping[str, str | None]],
+    ttl: float | None,
+) -> str:
+    """Patch a part of the subject's metadata, to be undone after the ttl; null removes. Gives the sentence.
+
+    Raises SkippedError where the subject is another one by now, PermanentError.
+    """
+    part, values = wanted
+    kind, metadata = subject.kind, subject.found["metadata"]
+    name, uid = metadata["name"], metadata.get("uid")
+    place = metadata.get("namespace") if kind.namespaced else None
+    had = metadata.get(part) or {}
+    doing.hold(
+        [
+            Change(kind, place, name, uid, ("metadata", part, key), value, had.get(key))
+            for key, value in values.items()
+        ],
+        ttl,
+    )
+    body: Object = {"metadata": {part: values} | ({"uid": uid} if uid else {})}
+    cluster.send(Call("patch", kind.api_version, kind.resource, place, name, body))
+    told = ", ".join(k if v is None else f"{k}={v[:60]}" for k, v in values.items())
+    return f"{part.removesuffix('s')} {told} on {subject.about}{lasting(ttl)}"
+
+
+def lasting(ttl: float | None) -> str:
+    """For how long, as the sentence of a step says it."""
+    return f" for {duration.text(ttl)}" if ttl else ""
 
 
 def _is_managed(metadata: Mapping[str, Any]) -> bool:

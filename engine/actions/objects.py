@@ -6,12 +6,12 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import PermanentError
+from engine.ports.change import EXPIRES_AT, MANAGED_BY, stamp
 
 if TYPE_CHECKING:
     from engine.actions.action import Doing
     from engine.ports.cluster import Object
 
-MANAGED_BY = {"app.kubernetes.io/managed-by": "tiercel"}
 _LONGEST_ANNOTATION = 1024
 
 
@@ -20,14 +20,20 @@ def digest(length: int, *parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:length]
 
 
-def marks(doing: Doing, expires_at: str | None = None) -> dict[str, Any]:
-    """The labels and annotations of an object that a step makes."""
+def marks(doing: Doing, until: float | None = None, found: Object | None = None) -> dict[str, Any]:
+    """The labels and annotations of an object that a step makes.
+
+    until: when it goes, epoch seconds; never earlier than the one that was found already says.
+    """
     annotations = {
         "tiercel.dev/run": doing.run,
         "tiercel.dev/rule": doing.event.rule[:_LONGEST_ANNOTATION],
     }
-    if expires_at:
-        annotations["tiercel.dev/expires-at"] = expires_at
+    if until is not None:
+        ours = stamp(until)
+        before = (((found or {}).get("metadata") or {}).get("annotations") or {}).get(EXPIRES_AT)
+        later = before and len(before) == len(ours) and before > ours
+        annotations[EXPIRES_AT] = str(before) if later else ours
     return {
         "labels": {**MANAGED_BY, "tiercel.dev/playbook": doing.playbook},
         "annotations": annotations,

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.actions.action import Doing, action
+from engine.actions.metadata import lasting
 from engine.actions.objects import digest, marks, must_be_ours
 from engine.actions.parameter import Choice, Integer, Network, Text, dns_label
 from engine.actions.structure import ListOf, Record, Ttl
 from engine.errors import PermanentError, SkippedError
-from engine.event import time_text
-from engine.language import duration
 from engine.network_policy import wider
 from engine.pod import Pod
+from engine.ports.change import Change
 from engine.ports.cluster import NETWORK_POLICY, POD, Call, Cluster
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def _check(given: Mapping[str, Any]) -> str | None:
         ("list", "networkpolicies.networking.k8s.io"),
         ("create", "networkpolicies.networking.k8s.io"),
         ("patch", "networkpolicies.networking.k8s.io"),
+        ("delete", "networkpolicies.networking.k8s.io"),
     },
     example={"egress": "deny", "ingress": "keep", "allow": {"cidrs": ["192.0.2.0/24"]}},
     check=_check,
@@ -91,7 +92,7 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     allow: what stays open.
     selector: what the policy selects; the pod.
     detach: whether the pod is taken out of its controller and Services.
-    ttl: after which the isolation ends.
+    ttl: after which the isolation ends; without one it lasts until `tiercel undo`.
     """
     del selector, detach
     if pod.spec.get("hostNetwork"):
@@ -103,14 +104,18 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     label = digest(16, pod.uid)
     found = cluster.get(NETWORK_POLICY, name, pod.namespace)
     must_be_ours(found, f"networkpolicy {pod.namespace}/{name}")
-    expires = _expires(doing.now, ttl, found)
+    made = Change(NETWORK_POLICY, pod.namespace, name)
+    before = (pod.metadata.get("labels") or {}).get(QUARANTINE)
+    path = ("metadata", "labels", QUARANTINE)
+    labelled = Change(POD, pod.namespace, pod.name, pod.uid, path, label, before)
+    until = doing.hold((made, labelled), ttl)
     policy = {
         "apiVersion": NETWORK_POLICY.api_version,
         "kind": NETWORK_POLICY.kind,
         "metadata": {
             "name": name,
             "namespace": pod.namespace,
-            **marks(doing, expires),
+            **marks(doing, until, found),
             "ownerReferences": [
                 {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}
             ],
@@ -122,20 +127,9 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     api, resource = NETWORK_POLICY.api_version, NETWORK_POLICY.resource
     cluster.send(Call("apply", api, resource, pod.namespace, name, policy))
     _check_shut(pod, label, policy, cluster, directions)
-    for_how_long = f" for {duration.text(ttl)}" if ttl else ""
     dns = "Egress" in directions and (allow or {}).get("dns", True)
     which = " and ".join(direction.lower() for direction in directions)
-    return f"cut {which} of {pod}{for_how_long}{', DNS stays open' if dns else ''}"
-
-
-def _expires(now: float, ttl: float | None, found: Object | None) -> str | None:
-    """When the isolation ends, RFC 3339: never earlier than an earlier run of the step has said."""
-    if ttl is None:
-        return None
-    ours = time_text(int((now + ttl) * 1_000_000_000) // 1_000_000_000 * 1_000_000_000)
-    annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
-    before = annotations.get("tiercel.dev/expires-at") or ""
-    return max(ours, before) if len(before) == len(ours) else ours
+    return f"cut {which} of {pod}{lasting(ttl)}{', DNS stays open' if dns else ''}"
 
 
 def _spec(label: str, directions: list[Direction], allow: Mapping[str, Any]) -> Object:

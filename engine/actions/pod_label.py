@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.actions.action import action
-from engine.actions.metadata import On, change_metadata, needs
+from engine.actions.action import Doing, action
+from engine.actions.metadata import On, change_metadata, find_subject, needs
 from engine.actions.structure import Labels, Ttl
 from engine.pod import Pod
 from engine.ports.cluster import Cluster
@@ -18,6 +18,7 @@ from engine.ports.cluster import Cluster
 def label_pod(
     pod: Pod,
     cluster: Cluster,
+    doing: Doing,
     *,
     labels: Labels,
     on: On = "pod",
@@ -29,7 +30,7 @@ def label_pod(
     labels: name -> value; null removes the label.
     on: whose labels: the pod's, its controller's own (not its template's), its node's, its namespace's.
     even_if_managed: with on owner, change it even where Argo CD or Flux manages it.
-    ttl: how long the labels stay.
+    ttl: how long the labels stay; then what was there before is, unless it was changed since.
     """
-    del ttl
-    return change_metadata(pod, cluster, "labels", labels, on, even_if_managed=even_if_managed)
+    subject = find_subject(pod, cluster, on, even_if_managed=even_if_managed)
+    return change_metadata(subject, cluster, doing, ("labels", labels), ttl)

@@ -20,6 +20,7 @@ _COMMANDS = {
     "approve": "Give a held run leave to go on.",
     "deny": "Refuse it to a held run.",
     "retry": "Try a run that is over again.",
+    "undo": "Put back what a run has changed.",
     "pause": "Stop acting: all playbooks, or one.",
     "resume": "Act again.",
     "actions": "The actions, their parameters and the rights that they need.",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from engine.playbook import Pool
+    from engine.ports.change import Change
     from engine.run import Claim, Outcome, Result, Run
 
 
@@ -58,6 +59,7 @@ class Record:
     attempt: int
     due_at: float | None
     outcome: str | None
+    undo: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,38 @@ class Journal(Protocol):
         """
         ...
 
+    def hold(
+        self, claim: Claim, changes: Sequence[Change], until: float | None, facts: Mapping[str, Any]
+    ) -> bool:
+        """Keep facts, and what the step is about to change, to be undone at ``until`` (None: when asked).
+
+        On disk when this returns. What others hold already keeps the value that was there before the first.
+        False, and nothing written, where ``keep`` would.
+        """
+        ...
+
+    def ends(self, key: str, but: str | None = None) -> list[float | None]:
+        """When the holds on a changed thing end, but that of one undoing; None is when asked."""
+        ...
+
+    def undo(self, run_id: str, now: float) -> list[str]:
+        """Have every step of a run that can be undone be undone now; their names."""
+        ...
+
+    def adopt(self, run: Run, step: str, changes: Sequence[Change], until: float | None) -> bool:
+        """Take over what was found in the cluster: these changes are a step's of the run.
+
+        A run that is not there is written as over. False, and nothing written, where the first of the
+        changes is held already.
+        """
+        ...
+
     def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
         """Write how the attempt ended and what is next: a retry, the next step, the end of the run.
 
-        Gives ``waiting``, ``next`` or the run's outcome, on disk when this returns; None where the claim
-        is no longer the newest, and then nothing is written.
+        Gives ``waiting``, ``next`` or the run's outcome (of an undoing: ``waiting``, ``undone`` or
+        ``failed``), on disk when this returns; None where the claim is no longer the newest, and then
+        nothing is written.
         """
         ...
 

@@ -92,7 +92,7 @@ def promote(connection: sqlite3.Connection, now: float) -> bool:
     """Make ready what has come due, a slice at most; whether that was all."""
     due = connection.execute(
         "SELECT seq, target FROM runs INDEXED BY runs_timers WHERE state IN ('waiting', 'leased')"
-        " AND pool IN ('cluster', 'slow') AND due_at <= ? LIMIT ?",
+        " AND undoes IS NULL AND pool IN ('cluster', 'slow') AND due_at <= ? LIMIT ?",
         (now, SLICE),
     ).fetchall()
     connection.executemany(
@@ -136,12 +136,17 @@ def take(
         " AND NOT EXISTS (SELECT 1 FROM paused WHERE playbook = ?) ORDER BY seq LIMIT ?",
         (pool, now, ALL, max(0, limit)),
     ).fetchall()
+    lease(connection, [row["seq"] for row in heads], now, margin)
+    return heads
+
+
+def lease(connection: sqlite3.Connection, seqs: Sequence[int], now: float, margin: float) -> None:
+    """Begin an attempt at each of these."""
     connection.executemany(
         "UPDATE runs SET state = 'leased', leased = 1, held = 0, fence = fence + 1, attempt = attempt + 1,"
         " began = coalesce(began, ?1), due_at = ?1 + timeout + ?2 WHERE seq = ?3",
-        [(now, margin, row["seq"]) for row in heads],
+        [(now, margin, seq) for seq in seqs],
     )
-    return heads
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
-"""The runs as a list: what has been, and what is under way."""
+"""The runs read: what has been, what is under way, and what is due next."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from engine.journal import undoing
+from engine.plan import ALL
 
 if TYPE_CHECKING:
     import sqlite3
@@ -18,7 +21,7 @@ _STATES = {
 
 def select(connection: sqlite3.Connection, wanted: Wanted) -> list[sqlite3.Row]:
     """The rows, the newest first."""
-    tests: list[str] = []
+    tests = ["undoes IS NULL"]
     values: list[Any] = []
     for column, value in (("playbook", wanted.playbook), ("namespace", wanted.namespace)):
         if value is not None:
@@ -32,9 +35,48 @@ def select(connection: sqlite3.Connection, wanted: Wanted) -> list[sqlite3.Row]:
     elif wanted.state is not None:
         tests.append("outcome = ?")
         values.append(wanted.state)
-    where = f"WHERE {' AND '.join(tests)}" if tests else ""
     found: list[sqlite3.Row] = connection.execute(
-        f"SELECT * FROM runs {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - made of our own words
+        f"SELECT * FROM runs WHERE {' AND '.join(tests)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - made of our own words
         (*values, wanted.limit),
     ).fetchall()
     return found
+
+
+def undoings(connection: sqlite3.Connection, run: str) -> dict[int, float | None]:
+    """The positions of the steps of a run that can be undone, with when that is due."""
+    found = connection.execute(
+        "SELECT position, due_at FROM runs INDEXED BY runs_undoes WHERE undoes = ? ORDER BY position",
+        (run,),
+    )
+    return {row["position"]: row["due_at"] for row in found}
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many runs are ``waiting``, ``running``, ``held`` and ``over``; undoings are none."""
+    live, running, held = connection.execute(
+        "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(held), 0)"
+        " FROM runs INDEXED BY runs_lanes WHERE state IS NOT NULL"
+    ).fetchone()
+    undone, undoing, scheduled = connection.execute(
+        "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(state IS NOT NULL), 0)"
+        " FROM runs INDEXED BY runs_undoes WHERE undoes IS NOT NULL"
+    ).fetchone()
+    (total,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+    live, running, total = live - scheduled, running - undoing, total - undone
+    over = max(0, total - live)
+    return {"waiting": live - running - held, "running": running, "held": held, "over": over}
+
+
+def next_due(connection: sqlite3.Connection, pool: str) -> float | None:
+    """When the earliest run of the pool, or undoing, may be claimed; while all is paused, only undoings."""
+    paused = connection.execute("SELECT 1 FROM paused WHERE playbook = ?", (ALL,)).fetchone()
+    due = [undoing.next_due(connection) if pool == "cluster" else None]
+    if not paused:
+        found = connection.execute(
+            "SELECT min(due_at) FROM runs INDEXED BY runs_timers"
+            " WHERE state IN ('waiting', 'leased') AND undoes IS NULL AND pool = ?1 UNION ALL "
+            "SELECT min(due_at) FROM runs INDEXED BY runs_heads WHERE state = 'head' AND pool = ?1",
+            (pool,),
+        )
+        due += [row[0] for row in found]
+    return min((at for at in due if at is not None), default=None)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import rows
+from engine.journal import past, rows, undoing
 from engine.journal.journal import JournalError, Record
 from engine.journal.rows import UnreadableError
 from engine.run import Claim, Result, Run
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from engine.playbook import Playbook
+    from engine.ports.change import Change
 
 THAWED = 256
 """Playbooks that are kept thawed."""
@@ -100,6 +101,8 @@ class Records:
                 facts=rows.decode(row["facts"]),
                 results=rows.to_results(row["results"]),
                 fence=row["fence"] + 1,
+                undo=row["id"] if row["undoes"] else None,
+                changes=self._changes(row["id"]) if row["undoes"] else (),
             )
 
     def record(self, row: sqlite3.Row) -> Record:
@@ -109,7 +112,14 @@ class Records:
             results = rows.to_results(row["results"])
             if row["leased"] or row["last"] is not None:
                 results += (_standing(run, row),)
-        return Record(run, results, row["position"], row["attempt"], row["due_at"], row["outcome"])
+            with self._readers.lend() as connection:
+                undo = {
+                    run.steps[position].name: due
+                    for position, due in past.undoings(connection, run.id).items()
+                }
+        return Record(
+            run, results, row["position"], row["attempt"], row["due_at"], row["outcome"], undo
+        )
 
     def run(self, row: sqlite3.Row) -> Run:
         """The run, with the playbook and the event that it was accepted with."""
@@ -117,12 +127,16 @@ class Records:
         if found is None:
             raise UnreadableError("its event is gone")
         return Run(
-            id=row["id"],
+            id=row["undoes"] or row["id"],
             playbook=self._playbook(row["digest"], row["blob"]),
             event=rows.to_event(found["body"]),
             received=row["received"],
             target=row["target"],
         )
+
+    def _changes(self, undo: str) -> tuple[Change, ...]:
+        with self._readers.lend() as connection:
+            return undoing.changes(connection, undo)
 
     def _thawed(self, digest: str, blob: str) -> Playbook:
         found = self._readers.row("SELECT snapshot FROM snapshots WHERE digest = ?", digest)

@@ -14,7 +14,7 @@ from engine.journal.journal import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 2
+VERSION = 3
 """Kept as ``PRAGMA user_version``; grows with every change of the tables."""
 
 # `state` is where the scheduler has a run. Of the runs that are ready on one target at most one is
@@ -24,6 +24,8 @@ VERSION = 2
 # acceptance. `pool` and `timeout` are those of the step at `position`. `paused` names playbooks whose
 # runs nobody may claim; `*` is all of them. `dead` has bodies that are no events, `drops` counts what
 # throttles and silences suppressed, by the hour; both are bounded (see upkeep).
+# A row with `undoes` is no run of its own but the undoing of a step of that run, at its hour; `holds` has
+# what such a row would put back, with the same `until` as its hour.
 ADDED = """
 CREATE TABLE paused (playbook TEXT PRIMARY KEY, by TEXT NOT NULL, since REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead (
@@ -37,6 +39,16 @@ CREATE TABLE drops (
 CREATE INDEX drops_last ON drops (last);
 CREATE INDEX runs_settled ON runs (settled) WHERE settled IS NOT NULL;
 CREATE INDEX runs_events ON runs (event);
+"""
+UNDOING = """
+CREATE TABLE holds (
+  undo TEXT NOT NULL, place INTEGER NOT NULL, key TEXT NOT NULL, until REAL, change BLOB NOT NULL,
+  PRIMARY KEY (undo, place)
+) WITHOUT ROWID;
+CREATE INDEX holds_key ON holds (key);
+CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NULL;
+CREATE INDEX runs_undos ON runs (due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NOT NULL;
+CREATE INDEX runs_undoes ON runs (undoes) WHERE undoes IS NOT NULL;
 """
 TABLES = f"""
 CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
@@ -66,20 +78,21 @@ CREATE TABLE runs (
   last BLOB,
   facts BLOB NOT NULL DEFAULT '{{}}',
   outcome TEXT,
-  settled REAL
+  settled REAL,
+  undoes TEXT
 );
 CREATE INDEX runs_lanes ON runs (target, state) WHERE state IS NOT NULL;
 CREATE INDEX runs_heads ON runs (pool, seq, due_at) WHERE state = 'head';
-CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leased');
 CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sets (
   id INTEGER PRIMARY KEY CHECK (id = 1), digest TEXT NOT NULL, files BLOB NOT NULL
 );
 CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), count INTEGER NOT NULL);
-{ADDED}"""
+{ADDED}{UNDOING}"""
 _STEPS = {
     1: "ALTER TABLE runs ADD COLUMN namespace TEXT;"
     f"ALTER TABLE runs ADD COLUMN held INTEGER NOT NULL DEFAULT 0; {ADDED}",
+    2: f"ALTER TABLE runs ADD COLUMN undoes TEXT; DROP INDEX runs_timers; {UNDOING}",
 }
 """From a version to the next one."""
 

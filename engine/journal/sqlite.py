@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import hand, lanes, past, rows, schema, upkeep
+from engine.journal import hand, lanes, past, rows, schema, undoing, upkeep
 from engine.journal.entering import entering, kept, remember
 from engine.journal.journal import Accepted, JournalError, Paused, Record
 from engine.journal.lanes import Holder
 from engine.journal.records import Readers, Records
 from engine.journal.rows import UnreadableError
+from engine.journal.undoing import Held
 from engine.journal.writer import Writer
 from engine.plan import ALL
 from engine.run import Claim, Outcome, Result, after, outcome_of
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from engine.journal.journal import Dead, Drop, Wanted
     from engine.playbook import Playbook, Pool
+    from engine.ports.change import Change
+    from engine.run import Run
 
 
 class SqliteJournal:
@@ -86,7 +89,9 @@ class SqliteJournal:
         def work(connection: sqlite3.Connection) -> list[sqlite3.Row] | None:
             if not lanes.promote(connection, now):
                 return None
-            return lanes.take(connection, pool, limit, now, self._margin)
+            undo = pool == "cluster"
+            taken = undoing.take(connection, limit, now, self._margin) if undo else []
+            return taken + lanes.take(connection, pool, limit - len(taken), now, self._margin)
 
         while (taken := self._writer.submit(work).result()) is None:
             pass  # much came due at once: other work goes in between
@@ -113,6 +118,43 @@ class SqliteJournal:
 
         return self._writer.submit(work).result()
 
+    def hold(
+        self, claim: Claim, changes: Sequence[Change], until: float | None, facts: Mapping[str, Any]
+    ) -> bool:
+        """See Journal.hold."""
+        held = Held(claim.run.id, claim.step.name, claim.position, changes, until)
+        return self._writer.submit(
+            partial(
+                undoing.hold, holder=_holder(claim), held=held, facts=facts, now=claim.run.received
+            )
+        ).result()
+
+    def ends(self, key: str, but: str | None = None) -> list[float | None]:
+        """See Journal.ends."""
+        with self._readers.lend() as connection:
+            return undoing.ends(connection, key, but)
+
+    def undo(self, run_id: str, now: float) -> list[str]:
+        """See Journal.undo."""
+        record = self.find(run_id)
+        asked = self._writer.submit(partial(undoing.ask, run=run_id, now=now)).result()
+        return [record.run.steps[position].name for position in asked] if record else []
+
+    def adopt(self, run: Run, step: str, changes: Sequence[Change], until: float | None) -> bool:
+        """See Journal.adopt."""
+        position = [one.name for one in run.steps].index(step)
+        held = Held(run.id, step, position, changes, until)
+        done = Result(step, "done", "found in the cluster, and taken over")
+        return self._writer.submit(
+            partial(
+                undoing.adopt,
+                held=held,
+                enter=entering(Accepted([run]), run.received),
+                done=rows.from_results([done]),
+                now=run.received,
+            )
+        ).result()
+
     def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
         """See Journal.settle."""
         holder = _holder(claim)
@@ -125,6 +167,10 @@ class SqliteJournal:
                 outcome=outcome,
             )
             return "waiting" if self._writer.submit(work).result() else None
+        if claim.undo:
+            said = (outcome.state, outcome.message)
+            work = partial(undoing.end, holder=holder, step=claim.step.name, said=said, now=now)
+            return outcome.state if self._writer.submit(work).result() else None
         results, position = after(claim, outcome)
         raw = rows.from_results(results)
         if position is None:
@@ -137,17 +183,8 @@ class SqliteJournal:
 
     def next_due(self, pool: Pool) -> float | None:
         """See Journal.next_due."""
-        if ALL in self.paused():
-            return None
-        row = self._readers.row(
-            "SELECT min(due_at) AS due FROM ("
-            "SELECT min(due_at) AS due_at FROM runs INDEXED BY runs_timers"
-            " WHERE state IN ('waiting', 'leased') AND pool = ?1 UNION ALL "
-            "SELECT min(due_at) FROM runs INDEXED BY runs_heads"
-            " WHERE state = 'head' AND pool = ?1)",
-            pool,
-        )
-        return row["due"] if row else None
+        with self._readers.lend() as connection:
+            return past.next_due(connection, pool)
 
     def find(self, run_id: str) -> Record | None:
         """See Journal.find. Raises JournalError where this engine cannot read the run."""
@@ -158,20 +195,15 @@ class SqliteJournal:
         """See Journal.ids."""
         with self._readers.lend() as connection:
             found = connection.execute(
-                "SELECT id FROM runs WHERE id >= ? AND id < ? LIMIT 3", (prefix, prefix + "g")
+                "SELECT id FROM runs WHERE id >= ? AND id < ? AND undoes IS NULL LIMIT 3",
+                (prefix, prefix + "g"),
             ).fetchall()
         return [row["id"] for row in found]
 
     def counts(self) -> dict[str, int]:
-        """See Journal.counts; reads an index through, some 20 ms for a million runs."""
+        """See Journal.counts; reads indexes through, some 20 ms for a million runs."""
         with self._readers.lend() as connection:
-            live, running, held = connection.execute(
-                "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(held), 0)"
-                " FROM runs INDEXED BY runs_lanes WHERE state IS NOT NULL"
-            ).fetchone()
-            (total,) = connection.execute("SELECT count(*) FROM runs").fetchone()
-        waiting = live - running - held
-        return {"waiting": waiting, "running": running, "held": held, "over": max(0, total - live)}
+            return past.counts(connection)
 
     def runs(self, wanted: Wanted) -> list[Record]:
         """See Journal.runs; what this engine cannot read is left out."""
@@ -294,4 +326,4 @@ class SqliteJournal:
 
 
 def _holder(claim: Claim) -> Holder:
-    return Holder(claim.run.id, claim.fence, claim.run.target)
+    return Holder(claim.undo or claim.run.id, claim.fence, claim.run.target)

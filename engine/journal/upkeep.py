@@ -45,11 +45,12 @@ def note(connection: sqlite3.Connection, dead: Sequence[Dead], drops: Sequence[D
 def forget(connection: sqlite3.Connection, before: float) -> int:
     """Remove a slice of the runs that were over before, whole; how many that was."""
     rows = connection.execute(
-        "SELECT seq, event FROM runs INDEXED BY runs_settled WHERE settled < ? LIMIT ?",
+        "SELECT seq, id, event FROM runs INDEXED BY runs_settled WHERE settled < ? LIMIT ?",
         (before, SLICE),
     ).fetchall()
+    connection.executemany("DELETE FROM holds WHERE undo = ?", [(row["id"],) for row in rows])
     connection.executemany("DELETE FROM runs WHERE seq = ?", [(row["seq"],) for row in rows])
-    _let_go(connection, {row["event"] for row in rows})
+    let_go(connection, {row["event"] for row in rows})
     connection.execute("DELETE FROM drops WHERE last < ?", (before,))
     connection.execute("DELETE FROM dead WHERE received < ?", (before,))
     return len(rows)
@@ -59,18 +60,18 @@ def strip(connection: sqlite3.Connection, before: float) -> int:
     """Take the bodies from a slice of the runs that were over before; their ids stay known."""
     rows = connection.execute(
         "SELECT seq, event FROM runs INDEXED BY runs_settled"
-        " WHERE settled < ? AND event != 0 LIMIT ?",
+        " WHERE settled < ? AND event != 0 AND undoes IS NULL LIMIT ?",
         (before, SLICE),
     ).fetchall()
     connection.executemany(
         "UPDATE runs SET event = 0, results = '[]', facts = '{}' WHERE seq = ?",
         [(row["seq"],) for row in rows],
     )
-    _let_go(connection, {row["event"] for row in rows})
+    let_go(connection, {row["event"] for row in rows})
     return len(rows)
 
 
-def _let_go(connection: sqlite3.Connection, events: set[int]) -> None:
+def let_go(connection: sqlite3.Connection, events: set[int]) -> None:
     """Remove the bodies that no run needs any more."""
     connection.executemany(
         "DELETE FROM events WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE event = ?1)",

@@ -21,12 +21,9 @@ NAMESPACE_FIELDS = ("k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace")
 
 
 def risks(document: Document, playbook: Playbook | None, report: Report) -> None:
-    """Warn of what the playbook risks, and of what it asks for that is not enforced yet."""
+    """Warn of what the playbook risks."""
     spec = document.data.get("spec")
-    if not isinstance(spec, dict):
-        return
-    _not_enforced(spec, report)
-    if playbook is None or playbook.mode == "disabled":
+    if not isinstance(spec, dict) or playbook is None or playbook.mode == "disabled":
         return
     effects = {step.effect for step in playbook.steps}
     if effects & {"disrupt", "notify"} and playbook.throttle is None:
@@ -61,17 +58,6 @@ def run_out(silences: Iterable[Silence], now: float) -> Iterator[Finding]:
             what = f"the silence `{silence.name}` has run out; it silences recorded events only"
             hint = f"ask {silence.owner[:80]}, or remove it"
             yield Finding(silence.where, "silence-expired", what, hint, "warning")
-
-
-def _not_enforced(spec: dict[str, Any], report: Report) -> None:
-    for phase in ("actions", "finally"):
-        steps = spec.get(phase)
-        for n, step in enumerate(steps if isinstance(steps, list) else []):
-            given = step.get("with") if isinstance(step, dict) else None
-            if isinstance(given, dict) and "ttl" in given:
-                what = "`ttl` is not enforced yet: nothing is taken back by itself"
-                path = ("spec", phase, n, "with", "ttl")
-                report(path, "not-enforced", what, severity="warning")
 
 
 def _asks_for_namespace(conditions: Any) -> bool:

@@ -81,6 +81,9 @@ def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"    then      {clean(', '.join(run['left']))}"
     if run["due"]:
         yield f"  Next at {run['due']}."
+    for undo in run["undo"]:
+        when = f"at {undo['due']}" if undo["due"] else "when asked"
+        yield f"  {clean(undo['step'])} is undone {when}."
     yield from _next(run)
 
 
@@ -91,6 +94,8 @@ def _next(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"  It waits for leave: tiercel approve {id_}, or tiercel deny {id_}"
     elif run["outcome"] in ("failed", "refused"):
         yield f"  Once the cause is gone: tiercel retry {id_}"
+    if run["undo"] and run["outcome"] is not None:
+        yield f"  To undo it now: tiercel undo {id_}"
 
 
 def _state(state: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "planned": "cyan", "done": "green", "skipped": "yellow", "refused": "magenta", "failed": "red",
-    "waiting": "blue", "running": "blue", "held": "magenta",
+    "waiting": "blue", "running": "blue", "held": "magenta", "undone": "yellow",
 }  # fmt: skip
 _SIGNS = {"create": "+", "apply": "+", "patch": "~", "delete": "-"}
 _SIGN_COLOURS = {"+": "green", "~": "yellow", "-": "red"}

@@ -48,6 +48,10 @@ def record_json(record: Record) -> dict[str, Any]:
             }
             for result in record.results
         ],
+        "undo": [
+            {"step": step, "due": None if due is None else _at(due)}
+            for step, due in record.undo.items()
+        ],
         "left": [step.name for step in run.steps[len(record.results) :]],
     }
 

@@ -26,7 +26,7 @@ MOST = 1_000
 """Runs that one answer lists."""
 STATES = ("waiting", "running", "held", "done", "planned", "skipped", "refused", "failed")
 _FILTERS = {"playbook", "namespace", "since", "state", "limit"}
-_ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry)")
+_ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry|undo)")
 
 
 class Pages:
@@ -81,11 +81,14 @@ class Pages:
             return 200, {"paused": change(playbook, by)}
         found = _ACT.fullmatch(path)
         if not found:
-            hint = "/runs/ID/approve /runs/ID/deny /runs/ID/retry /pause /resume"
+            hint = "/runs/ID/approve /runs/ID/deny /runs/ID/retry /runs/ID/undo /pause /resume"
             return 404, {"error": f"nothing to do at {path[:100]}", "hint": hint}
         run, act = found.groups()
         if act == "retry":
             return 200, {"run": operations.retry(run, _text(given, "from"), by)}
+        if act == "undo":
+            id_, steps = operations.undo(run, by)
+            return 200, {"run": id_, "steps": steps}
         return 200, {"run": operations.decide(run, act, by)}
 
     def _wanted(self, query: Mapping[str, str]) -> Wanted:

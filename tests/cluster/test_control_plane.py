@@ -28,7 +28,7 @@ REFUSED = [
     ("POST", "/api/v1/namespaces/default/pods", "cannot create resource"),
     ("POST", "/api/v1/namespaces/default/pods/none/eviction", 'resource "pods/eviction"'),
     ("GET", "/api/v1/namespaces/default/pods/none/log", 'resource "pods/log"'),
-    ("DELETE", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/none", "delete"),
+    ("DELETE", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", "deletecollection"),
     ("GET", "/apis/apps/v1/deployments", "cannot list resource"),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 import jsonschema
@@ -21,7 +22,7 @@ from engine.playbook import Match, Playbook, Retry, Step
 from engine.ports.cluster import Recorder
 from engine.ports.http import OutsideRecorder
 from engine.run import Claim, Run, run_id
-from tests.fakes import ApiServer, Elsewhere
+from tests.fakes import ApiServer, Elsewhere, Notebook
 
 ACTIONS = sorted(load().values(), key=lambda action: action.name)
 NOW = 1_772_359_201.0
@@ -51,6 +52,9 @@ every_target = pytest.mark.parametrize(
     "action",
     [a for a in ACTIONS if {"pod", "subject"} & set(a.acts_with) and a.effect != "observe"],
     ids=lambda action: action.name,
+)
+every_undoable = pytest.mark.parametrize(
+    "action", [a for a in ACTIONS if a.undoable], ids=lambda action: action.name
 )
 
 
@@ -129,16 +133,30 @@ def claim_of(action, given=None, event=None, **of):
     retry = Retry(unknown=of.pop("unknown", False))
     step = Step("it", action.name, parameters, effect=action.effect, retry=retry)
     event = event or alert()
-    run = Run(run_id("event", "p"), Playbook("p", Match(), (step,)), event, NOW, "demo/web-0")
+    run = Run(
+        run_id(of.pop("run", "event"), "p"),
+        Playbook("p", Match(), (step,)),
+        event,
+        NOW,
+        "demo/web-0",
+    )
     return Claim(run, 0, began=NOW, **of)
 
 
-def act(server, claim, outside=None, *, guard=None, keep=None):
+def act(server, claim, outside=None, *, guard=None, keeper=None):
     """One live attempt."""
     cluster = server.cluster
     doors = Doors(Recorder(cluster, cluster), OutsideRecorder(outside or Elsewhere()), dry=False)
-    kept = {} if keep is None else keep
-    return attempt(claim, doors, guard or Guard(), NOW, lambda facts: kept.update(facts) or True)
+    return attempt(claim, doors, guard or Guard(), NOW, keeper or Notebook())
+
+
+def undo(server, claim, keeper):
+    """One attempt to undo what the step of the claim has changed."""
+    undoing = keeper.undoing(claim)
+    outcome = act(server, undoing, keeper=keeper)
+    if outcome.state == "undone":
+        keeper.let_go(undoing)
+    return outcome
 
 
 def plan(server, claim, forward=None):
@@ -211,8 +229,10 @@ def test_it_asks_for_exactly_the_rights_it_declares(action):
         declared = action.needs(compiled(action, given)[0])
         asked = set()
         for server, event in scenarios():
-            act(server, claim_of(action, given, event))
-            act(server, claim_of(action, given, event))
+            claim, keeper = claim_of(action, given, event), Notebook()
+            act(server, claim, keeper=keeper)
+            act(server, claim, keeper=keeper)
+            undo(server, claim, keeper)
             asked |= server.asked
         assert asked - ENGINE <= declared, given
         assert declared <= asked, given
@@ -252,13 +272,63 @@ def test_what_is_run_twice_leaves_what_one_run_leaves(action):
         assert (again.state, len(outside.sent)) == ("done", 1)
         return
     for given in variants(action):
-        server, facts = world(), {}
-        first = act(server, claim_of(action, given), keep=facts)
+        server, keeper = world(), Notebook()
+        first = act(server, claim_of(action, given), keeper=keeper)
         once = server.state()
-        again = claim_of(action, given, attempt=2, interrupted=True, facts=facts)
-        second = act(server, again, keep=facts)
+        again = claim_of(action, given, attempt=2, interrupted=True, facts=keeper.facts)
+        second = act(server, again, keeper=keeper)
         assert server.state() == once
         assert (second.state, first.state) == ("done", "done")
+
+
+@every_undoable
+def test_undone_leaves_what_was_there_before(action):
+    for given in variants(action):
+        server, keeper = world(), Notebook()
+        before = server.state()
+        claim = claim_of(action, given)
+        act(server, claim, keeper=keeper)
+        assert server.state() != before
+        assert undo(server, claim, keeper).state == "undone"
+        assert server.state() == before
+        # and once more, after a crash: nothing is left to do
+        assert undo(server, claim, keeper).state == "undone"
+        assert server.state() == before
+
+
+@every_undoable
+def test_of_two_that_hold_a_thing_the_last_to_let_go_undoes_it(action):
+    server, keeper = world(), Notebook()
+    before = server.state()
+    claims = [claim_of(action, event=alert(**{"proc.pid": n}), run=str(n)) for n in (1, 2)]
+    for claim in claims:
+        act(server, claim, keeper=keeper)
+    both = server.state()
+    undo(server, claims[0], keeper)
+    assert server.state() == both
+    undo(server, claims[1], keeper)
+    assert server.state() == before
+
+
+@every_undoable
+def test_a_pod_that_took_the_place_of_the_one_that_was_changed_is_not_changed_back(action):
+    server, keeper = world(), Notebook()
+    claim = claim_of(action)
+    act(server, claim, keeper=keeper)
+    server.put(a_pod(uid="another", labels={"tiercel.dev/quarantine": "theirs"}))
+    pod = copy.deepcopy(server.find("Pod", "web-0", "demo"))
+    assert undo(server, claim, keeper).state == "undone"
+    assert server.find("Pod", "web-0", "demo") == pod
+
+
+@every_undoable
+def test_undoing_waits_for_the_server_and_never_gives_up(action):
+    server, keeper = world(), Notebook()
+    claim = claim_of(action)
+    act(server, claim, keeper=keeper)
+    server.answers = [(500, {})]
+    outcome = act(server, replace(keeper.undoing(claim), attempt=99, answers=98), keeper=keeper)
+    assert (outcome.state, outcome.retry_in is not None) == ("waiting", True)
 
 
 COMPANIONS = {

@@ -156,17 +156,6 @@ def test_there_is_one_guardrails_document():
     assert [(f.where.file, f.code) for f in found.errors] == [("b.yaml", "bad-value")]
 
 
-def test_what_is_not_enforced_yet_is_told():
-    until = {"until": "2026-12-24T00:00:00Z", "owner": "o", "comment": "c"}
-    silence = {**playbook("s", "Silence"), "spec": {"match": {"rules": ["R"]}, **until}}
-    label = {"action": "pod.label", "with": {"labels": {"a": "b"}, "ttl": "1h"}}
-    notify = playbook("p", mode="notify", actions=[label])
-    found = load(s=silence, p=notify)
-    assert not found.errors
-    assert [f.code for f in found.findings] == ["not-enforced"]
-    assert [one.name for one in found.silences] == ["s"]
-
-
 def test_risks_are_told_as_warnings():
     kill = [{"action": "pod.delete"}]
     found = load(k=playbook("k", actions=kill, match={"everything": True}))

@@ -1,0 +1,26 @@
+"""tiercel undo."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from engine.cli.engine import engine_options, tell, to_run
+from engine.render.text import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("undo")
+@click.argument("run")
+@engine_options
+def command(*, run: str, server: str, token_file: Path | None) -> None:
+    """Put back what a RUN has changed, now and not at the end of its ttl: isolation, labels, annotations.
+
+    What another run still wants stays, and so does what somebody has changed since. A pod that was deleted
+    stays so. `tiercel show RUN` says what can be undone, and then what became of it.
+    """
+    done = tell(server, token_file, to_run(run, "undo"), {})
+    echo(f"undoing {', '.join(done['steps'])}: tiercel show {done['run'][:12]}")

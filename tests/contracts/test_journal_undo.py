@@ -1,0 +1,217 @@
+"""What is undone at its hour, asked of every journal: holds, their ends, and a person who does not wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from engine.journal.journal import Accepted, Wanted
+from engine.ports.change import Change
+from engine.ports.cluster import NETWORK_POLICY, POD
+from engine.run import Outcome
+from tests.journals import DONE, LEASE, NOW, accept, claim, playbook, run, step
+
+LABEL = Change(POD, "demo", "web", "u1", ("metadata", "labels", "seen"), "true", None)
+POLICY = Change(NETWORK_POLICY, "demo", "tiercel-1")
+UNDONE = Outcome("undone", "seen of pod web removed")
+
+
+def held(journal, number=1, *, until=None, changes=(LABEL,), of=None, target="demo/web"):
+    """A run that is over, whose first step holds these changes; its claim."""
+    accept(journal, run(number, target, of))
+    taken = claim(journal)
+    assert journal.hold(taken, changes, until, {"uid": "u1"})
+    journal.settle(taken, DONE, NOW)
+    return taken
+
+
+def test_what_is_held_is_undone_at_its_hour_by_a_claim_of_its_own(journal):
+    first = held(journal, until=NOW + 60, changes=(POLICY, LABEL))
+    assert journal.find(first.run.id).undo == {"mark": NOW + 60}
+    assert journal.next_due("cluster") == NOW + 60
+    assert journal.claim("cluster", 9, NOW + 59) == []
+    undoing = claim(journal, NOW + 60)
+    assert (undoing.run, undoing.step.name) == (first.run, "mark")
+    assert undoing.undo
+    assert undoing.changes == (POLICY, LABEL)
+    assert journal.settle(undoing, UNDONE, NOW + 60) == "undone"
+    record = journal.find(first.run.id)
+    assert [(r.state, r.message) for r in record.results] == [("undone", UNDONE.message)]
+    assert (record.outcome, record.undo) == ("done", {})
+    assert journal.ends(LABEL.key) == []
+    assert journal.next_due("cluster") is None
+
+
+def test_without_an_end_it_waits_for_a_person(journal):
+    first = held(journal)
+    assert journal.next_due("cluster") is None
+    assert journal.undo(first.run.id, NOW + 5) == ["mark"]
+    assert claim(journal, NOW + 5).undo
+    assert journal.undo("0" * 32, NOW) == []
+
+
+def test_a_run_that_holds_nothing_cannot_be_undone(journal):
+    accept(journal, run(1))
+    journal.settle(claim(journal), DONE, NOW)
+    assert journal.undo(run(1).id, NOW) == []
+
+
+def test_no_run_and_no_count_is_an_undoing(journal):
+    first = held(journal, until=NOW + 60)
+    assert journal.counts() == {"waiting": 0, "running": 0, "held": 0, "over": 1}
+    assert [r.run.id for r in journal.runs(Wanted())] == [first.run.id]
+    claim(journal, NOW + 60)
+    assert journal.counts() == {"waiting": 0, "running": 0, "held": 0, "over": 1}
+    assert [r.run.id for r in journal.runs(Wanted(state="running"))] == []
+
+
+def test_what_others_hold_is_told_and_what_was_there_first_stays_known(journal):
+    first = held(journal, 1, until=NOW + 60)
+    second = held(journal, 2, until=NOW + 90, changes=(replace(LABEL, put="later", before="true"),))
+    assert sorted(journal.ends(LABEL.key)) == [NOW + 60, NOW + 90]
+    one = claim(journal, NOW + 60)
+    assert (one.run.id, one.changes[0].put) == (first.run.id, "later")
+    assert journal.ends(LABEL.key, but=one.undo) == [NOW + 90]
+    journal.settle(one, UNDONE, NOW + 60)
+    other = claim(journal, NOW + 90)
+    assert other.run.id == second.run.id
+    assert other.changes[0].before is None
+    assert journal.ends(LABEL.key, but=other.undo) == []
+
+
+def test_a_hold_without_an_end_is_told_as_none(journal):
+    held(journal)
+    assert journal.ends(LABEL.key) == [None]
+
+
+def test_an_undoing_waits_while_its_target_is_in_flight_and_goes_before_what_is_ready(journal):
+    held(journal, until=NOW + 60)
+    accept(journal, run(2, "demo/web"), run(3, "demo/web"), now=NOW + 50)
+    flying = claim(journal, NOW + 59)
+    assert journal.claim("cluster", 9, NOW + 61) == []
+    assert journal.next_due("cluster") == NOW + 59 + LEASE
+    journal.settle(flying, DONE, NOW + 62)
+    undoing = claim(journal, NOW + 62)
+    assert undoing.undo
+    journal.settle(undoing, UNDONE, NOW + 63)
+    assert claim(journal, NOW + 63).run.id in (run(2).id, run(3).id)
+
+
+def test_of_one_target_one_thing_is_undone_at_a_time(journal):
+    held(journal, 1, until=NOW + 60)
+    held(journal, 2, until=NOW + 60, changes=(POLICY,))
+    one = claim(journal, NOW + 60)
+    journal.settle(one, UNDONE, NOW + 60)
+    assert claim(journal, NOW + 60).run.id != one.run.id
+
+
+def test_a_crash_in_the_middle_is_tried_again_and_the_late_one_is_fenced(journal):
+    held(journal, until=NOW + 60)
+    late = claim(journal, NOW + 60)
+    again = claim(journal, NOW + 60 + LEASE)
+    assert (again.interrupted, again.attempt) == (True, 2)
+    assert journal.settle(late, UNDONE, NOW + 100) is None
+    assert journal.settle(again, UNDONE, NOW + 100) == "undone"
+
+
+def test_a_retry_waits_and_a_failure_stays_to_be_undone_by_a_person(journal):
+    first = held(journal, until=NOW + 60)
+    wait = Outcome("waiting", "500", retry_in=5.0)
+    assert journal.settle(claim(journal, NOW + 60), wait, NOW + 60) == "waiting"
+    assert journal.next_due("cluster") == NOW + 65
+    failed = Outcome("failed", "missing right")
+    assert journal.settle(claim(journal, NOW + 65), failed, NOW + 65) == "failed"
+    record = journal.find(first.run.id)
+    assert record.results[0].state == "done"
+    assert "not undone: missing right" in record.results[0].message
+    assert record.undo == {"mark": None}
+    assert journal.ends(LABEL.key) == [NOW + 60]
+    assert journal.undo(first.run.id, NOW + 99) == ["mark"]
+    assert journal.settle(claim(journal, NOW + 99), UNDONE, NOW + 99) == "undone"
+
+
+@pytest.mark.parametrize("which", ["p", None])
+def test_no_pause_stops_an_undoing(journal, which):
+    held(journal, until=NOW + 60)
+    accept(journal, run(2, "demo/web"), run(3, "demo/other"))
+    journal.pause(which, "alice", NOW)
+    assert journal.next_due("cluster") == NOW + 60
+    undoing = claim(journal, NOW + 60)
+    assert undoing.undo
+    journal.resume(None)
+    assert claim(journal, NOW + 60).run.id == run(3).id
+    journal.settle(undoing, UNDONE, NOW + 60)
+    assert claim(journal, NOW + 60).run.id == run(2).id
+
+
+def test_only_the_newest_attempt_holds(journal):
+    accept(journal, run(1))
+    late = claim(journal)
+    claim(journal, NOW + LEASE)
+    assert not journal.hold(late, (LABEL,), NOW + 60, {})
+    assert journal.ends(LABEL.key) == []
+
+
+def test_a_second_attempt_at_a_step_holds_the_same_thing_once(journal):
+    accept(journal, run(1))
+    journal.hold(claim(journal), (LABEL,), NOW + 60, {})
+    again = claim(journal, NOW + LEASE)
+    assert journal.hold(again, (replace(LABEL, before="true"),), NOW + 90, {})
+    journal.settle(again, DONE, NOW + LEASE)
+    assert journal.ends(LABEL.key) == [NOW + 90]
+    assert claim(journal, NOW + 90).changes == (LABEL,)
+
+
+def test_holds_survive_a_restart(opened, tmp_path):
+    journal = opened(tmp_path)
+    held(journal, until=NOW + 60)
+    claim(journal, NOW + 60)
+    journal.close()
+    journal = opened(tmp_path)
+    undoing = claim(journal, NOW + 61)
+    assert (undoing.changes, undoing.interrupted) == ((LABEL,), True)
+    journal.close()
+
+
+def test_what_is_to_be_undone_outlives_its_run(journal):
+    first = held(journal, until=NOW + 999)
+    assert journal.forget(NOW + 500) == 1
+    assert journal.strip(NOW + 500) == 0
+    assert journal.find(first.run.id) is None
+    undoing = claim(journal, NOW + 999)
+    assert (undoing.run.id, undoing.changes) == (first.run.id, (LABEL,))
+    assert journal.settle(undoing, UNDONE, NOW + 999) == "undone"
+
+
+def test_what_nobody_undid_is_forgotten_with_its_run(journal):
+    first = held(journal)
+    journal.forget(NOW + 500)
+    assert journal.ends(LABEL.key) == []
+    assert journal.undo(first.run.id, NOW + 600) == []
+
+
+def test_what_is_found_in_the_cluster_is_taken_over_once(journal):
+    found = run(7, "demo/web")
+    assert journal.adopt(found, "mark", (POLICY, LABEL), NOW + 60)
+    assert not journal.adopt(found, "mark", (POLICY, LABEL), NOW + 60)
+    record = journal.find(found.id)
+    assert (record.outcome, record.undo) == ("done", {"mark": NOW + 60})
+    assert journal.claim("cluster", 9, NOW + 59) == []
+    assert claim(journal, NOW + 60).changes == (POLICY, LABEL)
+
+
+def test_of_a_run_that_is_known_only_the_hold_is_taken_over(journal):
+    of = playbook("p", step("one"), step("two"))
+    accept(journal, run(1, of=of))
+    journal.settle(claim(journal), DONE, NOW)
+    journal.settle(claim(journal), DONE, NOW)
+    before = journal.find(run(1, of=of).id)
+    assert journal.adopt(run(1, of=of), "two", (POLICY,), NOW + 60)
+    after = journal.find(run(1, of=of).id)
+    assert after == replace(before, undo={"two": NOW + 60})
+
+
+def test_an_accept_of_a_run_that_was_taken_over_runs_nothing(journal):
+    journal.adopt(run(7), "mark", (POLICY,), NOW + 60)
+    journal.accept(Accepted([run(7)]), NOW).result()
+    assert journal.claim("cluster", 9, NOW) == []

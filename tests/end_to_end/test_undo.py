@@ -1,0 +1,98 @@
+"""What a run has changed is put back on a real API server: at its end, when asked, and after a lost journal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from click.testing import CliRunner
+from engine.cli.command import cli
+from tests.serving import engine
+
+FOLDER = {
+    "isolate.yaml": """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: isolate}
+spec:
+  match: {rules: [Exfiltration]}
+  actions: [{action: pod.isolate, with: {ttl: 1h}}]
+""",
+    "mark.yaml": """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: mark}
+spec:
+  match: {rules: [Terminal shell in container]}
+  actions: [{action: pod.label, with: {labels: {seen: "true", app: null}, ttl: 500ms}}]
+""",
+}
+QUARANTINE = "tiercel.dev/quarantine"
+
+
+@pytest.fixture
+def pods(admin, namespace):
+    """Two bare pods; their labels by name."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    for name in ("a", "b"):
+        spec = {"containers": [{"name": "c", "image": "nginx"}]}
+        admin.create(path, {"metadata": {"name": name, "labels": {"app": "web"}}, "spec": spec})
+    return lambda: {p["metadata"]["name"]: p["metadata"]["labels"] for p in admin.list(path)}
+
+
+def alert(namespace, pod, rule="Exfiltration"):
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return {
+        "rule": rule,
+        "time": now,
+        "output_fields": {"k8s.ns.name": namespace, "k8s.pod.name": pod},
+    }
+
+
+def test_labels_go_back_to_what_they_were_when_their_time_is_over(
+    tmp_path, namespace, pods, engine_kubeconfig
+):
+    with engine(tmp_path, FOLDER, "--kubeconfig", str(engine_kubeconfig)) as running:
+        (run,) = running.post(alert(namespace, "a", "Terminal shell in container"))[2]["runs"]
+        done, undone = (
+            running.wait_for_audit(lambda line, state=state: line.get("state") == state)
+            for state in ("done", "undone")
+        )
+        assert (done["run"], undone["run"], undone["step"]) == (run, run, "pod.label")
+        assert done["calls"][0]["body"]["metadata"]["labels"] == {"seen": "true", "app": None}
+        assert pods()["a"] == {"app": "web"}
+        (step,) = running.get(f"/runs/{run}")[2]["steps"]
+        assert step["state"] == "undone"
+        assert "app of pod a restored" in step["message"]
+
+
+def test_after_a_lost_journal_an_isolation_is_still_known_and_a_person_ends_it(
+    tmp_path, admin, namespace, pods, engine_kubeconfig
+):
+    policies = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
+
+    with engine(tmp_path, FOLDER, "--kubeconfig", str(engine_kubeconfig)) as running:
+
+        def tiercel(*arguments):
+            return CliRunner().invoke(cli, [*arguments, "--server", running.admin])
+
+        runs = [running.post(alert(namespace, pod))[2]["runs"][0] for pod in ("a", "b")]
+        for run in runs:
+            running.wait_for_audit(lambda line, run=run: line.get("run") == run)
+        running.terminate()
+        for file in tmp_path.glob("tiercel.db*"):
+            file.unlink()
+        running.restart()
+        for run in runs:
+            running.wait_for_log(
+                lambda line, run=run: line.get("event") == "taken over" and line["run"] == run
+            )
+        assert f"tiercel undo {runs[0][:12]}" in tiercel("show", runs[0]).stdout
+        assert tiercel("pause").exit_code == 0  # which stops no undoing
+        assert "undoing pod.isolate" in tiercel("undo", runs[0][:12]).stdout
+        running.wait_for_audit(lambda line: line.get("state") == "undone")
+        (left,) = admin.list(policies)
+        assert left["metadata"]["annotations"]["tiercel.dev/run"] == runs[1]
+        assert (QUARANTINE in pods()["a"], QUARANTINE in pods()["b"]) == (False, True)
+        again = tiercel("undo", runs[0])
+        assert (again.exit_code, "nothing is left" in again.stderr) == (1, True)
