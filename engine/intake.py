@@ -5,9 +5,9 @@ What matched is on disk before anything is answered, because no sender of Falco'
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
-from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ class Taken:
     runs: list[str] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
     written: Future[None] | None = None
-    ended: Counter[str] = field(default_factory=Counter)
+    ended: dict[str, int] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         """The answer's JSON."""
@@ -90,6 +90,8 @@ class Intake:
         self._memory.own = own
         self._owed: dict[str, Any] = {}
         self._writing: dict[str, Future[None]] = {}
+        # tells untimed events apart, also from those of before a restart; one call of the system for all
+        self._salt, self._number = secrets.token_hex(8), itertools.count()
         # entered again where a write fails at once: its callback then runs under the plan's lock
         self._lock = threading.RLock()
         self.pause(journal.paused())
@@ -148,11 +150,13 @@ class Intake:
                 raise TooManyError
             try:
                 value = unwrap(item if not isinstance(item, bytes) else decode(item))
-                events.append(parse(value, received_ns=received, salt=secrets.token_hex(8)))
+                salt = f"{self._salt}{next(self._number)}"
+                events.append(parse(value, received_ns=received, salt=salt))
             except EventError as error:
                 taken.errors.append({"index": index, "error": str(error), "hint": error.hint})
                 self.bury(item, str(error), source)
-        taken.ended["error"] += len(taken.errors)
+        if taken.errors:
+            taken.ended["error"] = len(taken.errors)
         taken.accepted = len(events)
         return events
 
@@ -164,7 +168,7 @@ class Intake:
                 found = self._one(event, playbooks, received)
                 planned += found
                 ended = _ended(found)
-                taken.ended[ended] += 1
+                taken.ended[ended] = taken.ended.get(ended, 0) + 1
                 told = found[0].run.event if found else self._redaction.event(event)
                 self.recent.add(Got(told, received, ended, size))
                 self._notes.event(told)

@@ -30,6 +30,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = prometheus_client.CollectorRegistry()
+        self._known: dict[tuple[prometheus_client.Counter, str], prometheus_client.Counter] = {}
         self._received = self._counter(
             "events", "Elements of bodies, by how they ended.", ["result"]
         )
@@ -63,9 +64,9 @@ class Metrics:
     def __call__(self, moment: Moment) -> None:
         """Count the moment."""
         if isinstance(moment, Received):
-            self._bodies.labels(str(moment.status)).inc()
+            self._of(self._bodies, str(moment.status)).inc()
             for result, number in moment.ended.items():
-                self._received.labels(result).inc(number)
+                self._of(self._received, result).inc(number)
             if moment.seconds is not None:
                 self._accept.observe(moment.seconds)
         elif isinstance(moment, Settled):
@@ -74,6 +75,13 @@ class Metrics:
             self._decisions.labels(moment.what).inc()
         else:
             self._reloaded(moment)
+
+    def _of(self, counter: prometheus_client.Counter, label: str) -> prometheus_client.Counter:
+        """The counter of a label, remembered: the library looks it up for 2 us, at every event."""
+        known = self._known.get((counter, label))
+        if known is None:
+            known = self._known[counter, label] = counter.labels(label)
+        return known
 
     def _settled(self, moment: Settled) -> None:
         claim, run = moment.claim, moment.claim.run

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
-import signal
-import socket
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import structlog
-import uvicorn
 
+from engine import entrance, loop
 from engine.adopt import Adoption
 from engine.attempt import Doors
 from engine.budget import PREFIX, Ledger
@@ -44,11 +41,10 @@ from engine.record import EventRecord
 from engine.reload import Reloader
 from engine.settings import SettingsError
 from engine.sources.admin import AdminPort
-from engine.sources.credentials import Credentials
 from engine.sources.file import Follow
 from engine.sources.http import EventPort
+from engine.sources.listener import LIMITS, Listener, allow_files
 from engine.sources.nats import JetStream
-from engine.sources.operators import OnThisMachine, Operators
 from engine.sources.pages import Pages
 from engine.sources.redis import RedisList
 from engine.sources.source import Source, Taker
@@ -56,20 +52,16 @@ from engine.upkeep import Upkeep
 from engine.worker import Workers
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Mapping
 
     from engine.journal.journal import Journal
     from engine.playbook import Guardrails
     from engine.run import Claim
-    from engine.settings import Address, Settings
-    from engine.sources.admin import Door
+    from engine.settings import Settings
     from engine.sources.source import Fetching
 
 log = structlog.get_logger()
-ANSWERS = 5
-"""Seconds that requests under way have at the end; each is answered in milliseconds."""
-KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: Falco's curl and Falcosidekick's client reuse theirs."""
 
 
 def serve(settings: Settings, *, story: bool = False) -> None:
@@ -78,15 +70,15 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     story: tell each run as text on stderr. Raises SettingsError, PlaybookError, FolderError, JournalError,
     ConnectionSettingsError, OSError (an address in use).
     """
-    credentials = _credentials(settings)
-    operators = _operators(settings)
+    credentials, certificates = entrance.credentials(settings), entrance.certificates(settings)
+    operators = entrance.operators(settings)
     cluster = _cluster(settings)
     metrics = Metrics()
     told = (tell_story,) if story else (log_steps, Audit())
     observers = Observers(metrics, log_reloads, log_decisions, *told)
     with contextlib.ExitStack() as stack:
-        events = stack.enter_context(_listen(settings.listen))
-        admin = stack.enter_context(_listen(settings.admin_listen))
+        events = stack.enter_context(entrance.listening(settings.listen))
+        admin = stack.enter_context(entrance.listening(settings.admin_listen))
         journal = SqliteJournal(settings.journal, thaw)
         stack.callback(journal.close)
         reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
@@ -142,18 +134,18 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         )
         metrics.ask(pages.gauges)
         metrics.ask(lambda: _gauges(guard(), cluster))
-        ports = [
-            (EventPort(intake, observers, workers.wake, credentials), events),
-            (AdminPort(pages, operators, ended), admin),
-        ]
+        event_port = EventPort(intake, observers, workers.wake, credentials)
+        front = Listener(event_port, events, certificates)
+        metrics.ask(front.gauges)
+        back = Listener(AdminPort(pages, operators, ended), admin)
+        allow_files(2 * LIMITS.connections)
 
         def ready() -> None:
             _say(settings, about, events, admin)
             for source in sources:
                 source.start()
 
-        with asyncio.Runner(loop_factory=_loop) as runner:
-            runner.run(_run(ports, ready))
+        loop.run([front, back], ready)
         for source in sources:
             source.stop(settings.grace)
         whole = workers.stop(settings.grace)
@@ -204,37 +196,6 @@ def _guard(settings: Settings, journal: Journal, reloader: Reloader) -> Callable
     return lambda: made(reloader.active.set.guardrails)
 
 
-def _loop() -> asyncio.AbstractEventLoop:
-    import uvloop  # noqa: PLC0415 - only the engine needs it
-
-    return uvloop.new_event_loop()
-
-
-def _credentials(settings: Settings) -> Credentials | None:
-    """What senders show. Raises SettingsError where others could reach the port without any."""
-    if settings.token_file or settings.path_secret_file:
-        try:
-            return Credentials(settings.token_file, settings.path_secret_file)
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"--token-file, --path-secret-file: {error}") from None
-    if not settings.listen.loopback and not settings.insecure_no_auth:
-        raise SettingsError(
-            f"--listen {settings.listen} is open to others and nobody would be asked for a token: "
-            "give --token-file FILE or --path-secret-file FILE, or --insecure-no-auth where a mesh guards it"
-        )
-    return None
-
-
-def _operators(settings: Settings) -> Door:
-    """Who may use the admin port. Raises SettingsError."""
-    if settings.operators_file is None:
-        return OnThisMachine()
-    try:
-        return Operators(settings.operators_file)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"--operators-file: {error}") from None
-
-
 def _cluster(settings: Settings) -> KubernetesCluster | None:
     """The cluster to act on: named by a flag, or the one that this pod runs in; never one happened upon."""
     if settings.kubeconfig or settings.context or "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -270,20 +231,6 @@ def _acts(claim: Claim) -> bool:
     return mode == "enforce" or (mode == "notify" and claim.step.effect == "notify")
 
 
-@contextlib.contextmanager
-def _listen(address: Address) -> Iterator[socket.socket]:
-    """A listening socket; port 0 takes a free one."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        listener = socket.create_server(
-            (address.host, address.port), family=family, backlog=2048, reuse_port=False
-        )
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {address}: {error.strerror}") from None
-    with listener:
-        yield listener
-
-
 def _about(settings: Settings, cluster: KubernetesCluster | None) -> dict[str, Any]:
     return {
         "version": version("tiercel"),
@@ -298,57 +245,13 @@ def _say(
     """The first lines: what it listens on, loaded and may do."""
     log.info(
         "listening",
-        events=_url(events),
-        admin=_url(admin),
+        events=entrance.url(events, tls=settings.tls_cert is not None),
+        admin=entrance.url(admin),
         tokens=bool(settings.token_file or settings.path_secret_file),
+        client_certificates=settings.client_ca is not None,
     )
     if settings.dry_run:
         seen = about["cluster"] or "assuming that every pod an event names exists"
         log.info("dry run: nothing is changed, nobody is told", cluster=seen)
     else:
         log.info("acting", cluster=about["cluster"], http_hosts=sorted(settings.http_hosts))
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to us: there are two servers."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-async def _run(ports: list[tuple[Any, socket.socket]], ready: Callable[[], None]) -> None:
-    """Answer on all ports until a signal; a second one ends at once. ready: called once one is heeded."""
-    servers = [
-        _Server(
-            uvicorn.Config(
-                app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False,
-                timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=ANSWERS, date_header=False,
-                server_header=False,
-                # nobody is believed who says for whom he asks
-                proxy_headers=False,
-            )
-        )
-        for app, _ in ports
-    ]  # fmt: skip
-    loop = asyncio.get_running_loop()
-
-    def stop(number: int) -> None:
-        if servers[0].should_exit:
-            os._exit(128 + number)
-        log.info("stopping", signal=signal.Signals(number).name)
-        for server in servers:
-            server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    ready()
-    await asyncio.gather(
-        *(server.serve([listener]) for server, (_, listener) in zip(servers, ports, strict=True))
-    )

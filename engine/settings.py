@@ -52,6 +52,9 @@ class Settings:
     secrets_dir: Path | None
     token_file: Path | None
     path_secret_file: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    client_ca: Path | None
     operators_file: Path | None
     insecure_no_auth: bool
     workers: int

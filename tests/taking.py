@@ -7,6 +7,7 @@ import functools
 import json
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from engine.intake import Intake
 from engine.journal.journal import Accepted, JournalError
@@ -14,6 +15,7 @@ from engine.language.folder import Files
 from engine.language.load import Loader
 from engine.match import Playbooks
 from engine.observe import Observers
+from engine.sources.connection import Connection, House, Limits
 from engine.sources.http import EventPort
 
 if TYPE_CHECKING:
@@ -151,6 +153,50 @@ def port_of(journal: Any, *texts: str, tokens: Any = None) -> EventPort:
     return EventPort(intake_of(journal, *texts), Observers(), lambda: None, tokens)
 
 
+class Pipe(asyncio.Transport):
+    """The other end of a connection: what is written to it is kept."""
+
+    def __init__(self, client: tuple[str, int] | None = None) -> None:
+        super().__init__({"peername": client})
+        self.sent = b""
+        self.closed = False
+        self.wrote = asyncio.Event()
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+        self.wrote.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self.wrote.set()
+
+    abort = write_eof = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def pause_reading(self) -> None:
+        """Nobody reads ahead here."""
+
+    resume_reading = pause_reading
+
+    async def reply(self, *, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
+        """The first whole reply: its status, headers, body."""
+        while True:
+            head, whole, body = self.sent.partition(b"\r\n\r\n")
+            lines = head.decode("latin-1").split("\r\n")
+            given = [line.split(": ", 1) for line in lines[1:]]
+            headers = {name.lower(): value for name, value in given} if whole else {}
+            if whole and (head_only or len(body) >= int(headers["content-length"])):
+                return int(lines[0].split()[1]), headers, body
+            assert not self.closed, self.sent
+            self.wrote.clear()
+            await self.wrote.wait()
+
+
 async def call(  # noqa: PLR0917 - a request has as many parts
     app: Any,
     body: Any = b"",
@@ -160,31 +206,30 @@ async def call(  # noqa: PLR0917 - a request has as many parts
     client: tuple[str, int] | None = None,
     query: str = "",
 ) -> tuple[int, dict[str, str], Any]:
-    """One request, spoken in ASGI: the status, headers, JSON or text. A list of bytes is sent in chunks."""
+    """One request on a connection of its own: the status, headers, JSON or text.
+
+    A list of bytes is sent in chunks.
+    """
     if isinstance(body, dict):
         body = json.dumps(body).encode()
-    chunks = body if isinstance(body, list) else [body]
-    messages = [
-        {"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks[:-1]
-    ] + [{"type": "http.request", "body": chunks[-1], "more_body": False}]
-    sent: list[dict[str, Any]] = []
-    raw = [(k.lower().encode(), v.encode("latin-1")) for k, v in (headers or {}).items()]
-    scope = {
-        "type": "http", "method": method, "path": path, "headers": raw, "client": client,
-        "query_string": query.encode(),
-    }  # fmt: skip
-
-    async def receive() -> dict[str, Any]:
-        return messages.pop(0)
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    given = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    content = b"".join(message.get("body", b"") for message in sent[1:])
-    is_json = given["content-type"] == "application/json"
-    return sent[0]["status"], given, json.loads(content) if is_json else content.decode()
+    given = {name.lower(): value for name, value in (headers or {}).items()}
+    if isinstance(body, list):
+        given["transfer-encoding"] = "chunked"
+        parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in [*body, b""]]
+    else:
+        given.setdefault("content-length", str(len(body)))
+        parts = [body]
+    target = quote(path, safe="/?=&%:") + (f"?{query}" if query else "")
+    lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in given.items()), "", ""]
+    pipe, connection = Pipe(client), Connection(House(app, Limits()))
+    connection.connection_made(pipe)
+    for part in ("\r\n".join(lines).encode("latin-1"), *parts):
+        if part:
+            connection.data_received(part)
+    status, told, content = await pipe.reply(head_only=method == "HEAD")
+    connection.connection_lost(None)
+    is_json = told["content-type"] == "application/json"
+    return status, told, json.loads(content) if is_json and content else content.decode()
 
 
 def ask(app: Any, body: Any = b"", **request: Any) -> tuple[int, dict[str, str], Any]:

@@ -92,7 +92,7 @@ def test_events_are_posted_or_put_on_any_path(method, path):
 def test_other_methods_are_told_which_are_allowed(method):
     status, headers, said = ask(port_of(Prompt()), method=method)
     assert (status, headers["allow"]) == (405, "POST, PUT")
-    assert said["error"]
+    assert not said if method == "HEAD" else said["error"]
 
 
 def test_an_array_and_ndjson_are_taken_whole():

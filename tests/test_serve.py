@@ -7,6 +7,7 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
+import urllib3
 from engine.cli import serve
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
@@ -14,6 +15,7 @@ from engine.settings import SettingsError, address
 
 from tests.serving import engine, refusal
 from tests.taking import FALCO, PLAYBOOK, alert
+from tests.test_listener import Authority, trusting
 
 FOLDER = {"a.yaml": PLAYBOOK}
 
@@ -135,6 +137,26 @@ def test_a_port_open_to_others_wants_tokens_or_a_word(tmp_path):
         assert "canary" not in json.dumps(running.log + running.audit)
 
 
+def test_a_certificate_of_the_authority_is_as_good_as_a_token(tmp_path):
+    authority = Authority(tmp_path, "ca")
+    (cert, key), pair = authority.pair("tiercel"), authority.pair("falcosidekick")
+    tls = ("--tls-cert", str(cert), "--tls-key", str(key))
+    args = ("--dry-run", "--listen", "0.0.0.0:0", *tls)
+    assert "--client-ca" in refusal(tmp_path, FOLDER, *args)[1]
+    with engine(tmp_path, FOLDER, *args, "--client-ca", str(authority.file)) as running:
+        assert running.events.startswith("https://")
+        url = running.events.replace("0.0.0.0", "127.0.0.1") + "/events"
+        context = trusting(authority, pair)
+        with urllib3.PoolManager(ssl_context=context, retries=False) as falcosidekick:
+            assert falcosidekick.request("POST", url, body=json.dumps(FALCO)).status == 202
+        refused = (urllib3.exceptions.SSLError, urllib3.exceptions.ProtocolError)
+        with (
+            urllib3.PoolManager(ssl_context=trusting(authority), retries=False) as stranger,
+            pytest.raises(refused),
+        ):
+            stranger.request("POST", url, body="{}")
+
+
 def test_without_a_cluster_it_acts_on_none_that_it_happens_to_find(tmp_path):
     found = tmp_path / "config"
     found.write_text(kubeconfig("http://127.0.0.1:1"))
@@ -154,6 +176,9 @@ def test_without_a_cluster_it_acts_on_none_that_it_happens_to_find(tmp_path):
         (["--grace", "soon"], "--grace"),
         (["--workers", "0"], "--workers"),
         (["--token-file", "missing"], "--token-file"),
+        (["--tls-cert", "missing"], "both"),
+        (["--client-ca", "missing"], "both"),
+        (["--tls-cert", "missing", "--tls-key", "missing"], "missing"),
         (["--kubeconfig", "missing"], "missing"),
         (["--playbooks", "missing"], "missing"),
     ],
@@ -201,6 +226,9 @@ VARIABLES = {
     "context": "c",
     "secrets_dir": "s",
     "token_file": "t",
+    "tls_cert": "/c/tls.crt",
+    "tls_key": "/c/tls.key",
+    "client_ca": "/c/ca.crt",
     "path_secret_file": "ps",
     "operators_file": "o",
     "insecure_no_auth": True,

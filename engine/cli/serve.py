@@ -47,6 +47,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=_FILE,
     help="Secrets, one a line; one ends the path of Falco's own URL.",
 )
+@click.option("--tls-cert", type=_FILE, help="The event port's certificate chain, PEM; read again.")
+@click.option("--tls-key", type=_FILE, help="Its key.")
+@click.option(
+    "--client-ca", type=_FILE, help="Senders must show a certificate that this authority signed."
+)
 @click.option(
     "--operators-file",
     type=_FILE,
@@ -133,6 +138,9 @@ def _settings(given: dict[str, Any]) -> Settings:
         secrets_dir=given["secrets_dir"],
         token_file=given["token_file"],
         path_secret_file=given["path_secret_file"],
+        tls_cert=given["tls_cert"],
+        tls_key=given["tls_key"],
+        client_ca=given["client_ca"],
         operators_file=given["operators_file"],
         insecure_no_auth=given["insecure_no_auth"],
         workers=given["workers"],

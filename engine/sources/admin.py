@@ -11,19 +11,20 @@ import structlog
 
 from engine.journal.journal import JournalError
 from engine.operate import OperateError
-from engine.sources.http import reply
+from engine.sources.request import JSON, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.sources.http import Receive, Send
     from engine.sources.operators import Operator
     from engine.sources.pages import Pages
+    from engine.sources.request import Request
 
 Answer = tuple[int, Any]
 log = structlog.get_logger()
 _LONGEST = 4096
 """Bytes of a body; what is asked for here is a name or two."""
+_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Door(Protocol):
@@ -35,20 +36,33 @@ class Door(Protocol):
 
 
 class AdminPort:
-    """The ASGI application of the admin port.
+    """Answers operators, and the kubelet's probes.
 
     ended: the name of a thread that should run and does not, so that the kubelet starts the engine anew.
     """
+
+    most = _LONGEST
 
     def __init__(
         self, pages: Pages, door: Door, ended: Callable[[], str | None] = lambda: None
     ) -> None:
         self._pages, self._door, self._ended = pages, door, ended
+        self._asked: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    def refuse(self, request: Request) -> Reply | None:
+        """Nothing by its head alone: bodies are small, and who asks is judged with the rest."""
+        del request
+        return None
+
+    def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
+        """Answer in a thread, for what is asked for is read from the journal."""
+        task = asyncio.create_task(self._replied(request, reply))
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def _replied(self, request: Request, reply: Callable[[Reply], None]) -> None:
         try:
-            status, body = await self._answer(scope, receive)
+            status, body = await self._answer(request)
         except JournalError as error:
             status, body = 503, {"error": str(error)}
         except OperateError as error:
@@ -56,31 +70,28 @@ class AdminPort:
         except Exception:
             log.exception("request")
             status, body = 500, {"error": "internal error"}
-        kind = b"application/json"
         if isinstance(body, bytes):
-            kind = b"text/plain; version=0.0.4; charset=utf-8"
-        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        await reply(send, status, content, [(b"content-type", kind)])
+            reply(Reply(status, body, _TEXT))
+        else:
+            reply(Reply(status, msgspec.json.encode(body), JSON))
 
-    async def _answer(self, scope: dict[str, Any], receive: Receive) -> Answer:
-        path, method = scope["path"], scope["method"]
+    async def _answer(self, request: Request) -> Answer:
+        path, method, headers = request.path, request.method, request.headers
         if path in ("/livez", "/readyz"):
-            return self._probe(path) if method in ("GET", "HEAD") else _not_allowed()
-        headers = dict(scope["headers"])
-        operator = self._door.who(headers.get(b"authorization", b""), scope.get("client"))
+            return self._probe(path) if method in (b"GET", b"HEAD") else _not_allowed()
+        operator = self._door.who(headers.get(b"authorization", b""), request.client)
         if operator is None:
             return _nobody(headers)
-        if method in ("GET", "HEAD"):
-            query = _query(scope.get("query_string", b""))
-            return await asyncio.to_thread(self._pages.read, path, query)
-        if method != "POST":
+        if method in (b"GET", b"HEAD"):
+            return await asyncio.to_thread(self._pages.read, path, _query(request.query))
+        if method != b"POST":
             return _not_allowed()
         if operator.role != "operate":
             return 403, {"error": f"{operator.name} may look, and not act: the role is view"}
         # a web page that an operator looks at could post a form here, but not this type
         if not headers.get(b"content-type", b"").startswith(b"application/json"):
             return 415, {"error": "send JSON, as `Content-Type: application/json`"}
-        given = await _given(receive)
+        given = _given(request.body)
         if given is None:
             return 400, {"error": "the body is a JSON object", "hint": "{} where nothing is to say"}
         return await asyncio.to_thread(self._pages.act, path, given, operator.name)
@@ -103,24 +114,14 @@ def _not_allowed() -> Answer:
     return 405, {"error": "GET looks, POST acts"}
 
 
-def _query(raw: bytes) -> dict[str, str]:
+def _query(text: str) -> dict[str, str]:
     """The query's parameters; of one given twice the last counts."""
-    given = parse_qs(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=20)
+    given = parse_qs(text, keep_blank_values=True, max_num_fields=20)
     return {key: values[-1] for key, values in given.items()}
 
 
-async def _given(receive: Receive) -> dict[str, Any] | None:
+def _given(body: bytes) -> dict[str, Any] | None:
     """The body's object; None where it is none."""
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > _LONGEST:
-            return None
-        if not message.get("more_body"):
-            break
     try:
         value = msgspec.json.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
