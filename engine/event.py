@@ -134,11 +134,16 @@ def _seconds(head: str) -> int | None:
 def time_text(ns: int) -> str:
     """RFC 3339 in UTC of nanoseconds since the epoch, without trailing zeros, as Go prints it."""
     seconds, rest = divmod(ns, _SECOND)
+    return f"{_day_and_clock(seconds)}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+@lru_cache(1024)  # as above
+def _day_and_clock(seconds: int) -> str:
     try:
         text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
     except OverflowError:  # an offset can push the first or last day out of the calendar
         text = "0001-01-01T00:00:00" if seconds < 0 else "9999-12-31T23:59:59"
-    return f"{text.zfill(19)}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
+    return text.zfill(19)
 
 
 def decode(body: bytes | str) -> Any:

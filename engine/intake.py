@@ -236,6 +236,8 @@ class Intake:
 
 def _all_of(writes: list[Future[None]]) -> Future[None]:
     """Resolves once all have; fails once all have ended and one has failed."""
+    if len(writes) == 1:
+        return writes[0]
     both: Future[None] = Future()
     both.set_running_or_notify_cancel()
     left = [len(writes)]

@@ -1,22 +1,22 @@
-"""What was accepted, as the work that writes it: JSON is made in the caller's thread, not in the writer's."""
+"""What was accepted, as rows: JSON is made in the caller's thread, not in the writer's."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import lanes, rows
-from engine.journal.lanes import Entry
+from engine.journal import rows
+from engine.journal.lanes import Entering, Entry
 from engine.target import named
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from engine.journal.journal import Accepted
 
 
-def entering(accepted: Accepted, now: float) -> Callable[[sqlite3.Connection], None]:
-    """The work that writes what was accepted; runs of one event share its body."""
+def entering(accepted: Accepted, now: float) -> Entering:
+    """The rows of what was accepted; runs of one event share its body."""
     events = {id(run.event): run.event for run in accepted.runs}
     places = {key: place for place, key in enumerate(events)}
     bodies = [rows.from_event(event) for event in events.values()]
@@ -31,13 +31,7 @@ def entering(accepted: Accepted, now: float) -> Callable[[sqlite3.Connection], N
         )
         for run in sorted(accepted.runs, key=lambda run: run.playbook.name)
     ]
-    memory = kept(accepted.memory)
-
-    def work(connection: sqlite3.Connection) -> None:
-        lanes.enter(connection, entries, bodies, now)
-        remember(connection, memory)
-
-    return work
+    return Entering(entries, bodies, now)
 
 
 def kept(memory: Mapping[str, Any]) -> list[tuple[str, bytes | None]]:

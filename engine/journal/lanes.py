@@ -9,18 +9,41 @@ are what may start: one index is read as far as the limit, however long the lane
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.plan import ALL
 from engine.run import outcome_of
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from engine.playbook import Playbook, Step
-    from engine.run import Outcome
+    from engine.playbook import Playbook
 
+T = TypeVar("T")
+AT_ONCE = 50
+"""Rows of one statement; SQLite takes 32,766 values, and the time is in the statements before that."""
+# what stands at the heads of these lanes makes way for what is earlier, or for what is in flight
+_BEHIND = (
+    "UPDATE runs SET state = 'queued' WHERE state = 'head' AND target IN (SELECT target FROM given)"
+    " AND (EXISTS (SELECT 1 FROM runs AS other INDEXED BY runs_lanes"
+    " WHERE other.target = runs.target AND other.state = 'leased')"
+    # the first by the index, since min() would look at every row that is queued
+    " OR seq > (SELECT seq FROM runs AS other INDEXED BY runs_lanes"
+    " WHERE other.target = runs.target AND other.state = 'queued'"
+    " AND other.playbook NOT IN (SELECT playbook FROM paused) ORDER BY seq LIMIT 1))"
+)
+_AHEAD = (
+    "UPDATE runs SET state = 'head' WHERE seq IN (SELECT (SELECT seq FROM runs INDEXED BY runs_lanes"
+    " WHERE runs.target = given.target AND state = 'queued'"
+    " AND playbook NOT IN (SELECT playbook FROM paused) ORDER BY seq LIMIT 1) FROM given"
+    " WHERE NOT EXISTS (SELECT 1 FROM runs INDEXED BY runs_lanes"
+    " WHERE runs.target = given.target AND state IN ('leased', 'head')))"
+)
+_LEASE = (
+    "UPDATE runs SET state = 'leased', leased = 1, held = 0, fence = fence + 1, attempt = attempt + 1,"
+    " began = coalesce(began, ?), due_at = ? + timeout + ? WHERE seq IN "
+)
 SLICE = 500
 """Runs that one piece of work moves at most (a few ms), so that no accept waits for thousands."""
 
@@ -37,55 +60,105 @@ class Entry:
     received: float
 
 
-def enter(
-    connection: sqlite3.Connection, entries: Sequence[Entry], bodies: Sequence[bytes], now: float
-) -> None:
-    """Write runs that are not there yet, due at once, with what they need to be made again."""
-    events: dict[int, int] = {}
-    for entry in entries:
-        if connection.execute("SELECT 1 FROM runs WHERE id = ?", (entry.id,)).fetchone():
-            continue
-        if entry.event not in events:
-            made = connection.execute(
-                "INSERT INTO events (body, received) VALUES (?, ?)",
-                (bodies[entry.event], entry.received),
-            )
-            events[entry.event] = made.lastrowid or 0
-        playbook = entry.playbook
-        connection.execute(
-            "INSERT INTO snapshots VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (playbook.digest, playbook.snapshot),
-        )
-        if playbook.steps:
-            _insert(connection, entry, events[entry.event], now)
-        else:
-            connection.execute(
-                "INSERT INTO runs"
-                " (id, playbook, digest, blob, event, target, namespace, received, outcome, settled)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*_facts(entry, events[entry.event]), outcome_of(()), now),
-            )
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """The runs of one body of events, the events, and when they are due."""
+
+    entries: Sequence[Entry]
+    bodies: Sequence[bytes]
+    now: float
 
 
-def _facts(entry: Entry, event: int) -> tuple[Any, ...]:
+def enter(connection: sqlite3.Connection, entering: Sequence[Entering]) -> None:
+    """Write the runs of some bodies that are not there yet, due at once, with what they are made again of."""
+    known = _known(connection, [entry.id for one in entering for entry in one.entries])
+    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
+    events: list[tuple[Any, ...]] = []
+    runs: dict[str, tuple[Any, ...]] = {}
+    snapshots: dict[str, bytes] = {}
+    lanes: set[str] = set()
+    for one in entering:
+        places_of: dict[int, int] = {}
+        for entry in one.entries:
+            if entry.id in known or entry.id in runs:
+                continue
+            if entry.event not in places_of:
+                places_of[entry.event] = last + len(events) + 1
+                events.append((places_of[entry.event], one.bodies[entry.event], entry.received))
+            snapshots[entry.playbook.digest] = entry.playbook.snapshot
+            first = entry.target not in lanes
+            runs[entry.id] = _row(entry, places_of[entry.event], one.now, first=first)
+            lanes.add(entry.target)
+    _insert(connection, "INSERT INTO events (id, body, received) VALUES ", events)
+    _insert(connection, "INSERT OR IGNORE INTO snapshots VALUES ", [*snapshots.items()])
+    _insert(connection, _RUNS, [*runs.values()])
+
+
+def _known(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
+    """Which of these runs are there."""
+    found: set[str] = set()
+    for some in in_slices(ids):
+        marks = ", ".join("?" * len(some))
+        rows = connection.execute(f"SELECT id FROM runs WHERE id IN ({marks})", some)  # noqa: S608 - marks
+        found |= {row["id"] for row in rows}
+    return found
+
+
+_RUNS = (
+    "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received, position,"
+    " pool, timeout, due_at, outcome, results, settled, state) VALUES "
+)
+_HEAD = (
+    "iif(EXISTS (SELECT 1 FROM runs INDEXED BY runs_lanes"
+    " WHERE target = ? AND state IN ('head', 'queued', 'leased'))"
+    " OR EXISTS (SELECT 1 FROM paused WHERE playbook = ?), 'queued', 'head')"
+)
+"""Where a run begins that is the first of its target in a batch; those after it are queued."""
+
+
+def _row(entry: Entry, event: int, now: float, *, first: bool) -> tuple[Any, ...]:
+    """The values of a run; one without steps is over."""
     made_of = entry.playbook
-    return (
+    row = (
         entry.id, made_of.name, made_of.digest, made_of.blob, event, entry.target, entry.namespace,
         entry.received,
     )  # fmt: skip
+    if not made_of.steps:
+        return (*row, None, None, None, None, outcome_of(()), b"[]", now, None)
+    step = made_of.steps[0]
+    state = Sql(_HEAD, (entry.target, made_of.name)) if first else "queued"
+    return (*row, 0, step.pool, step.timeout, now, None, b"[]", None, state)
 
 
-def _insert(connection: sqlite3.Connection, entry: Entry, event: int, now: float) -> None:
-    step = entry.playbook.steps[0]
-    connection.execute(
-        "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received,"
-        " position, pool, timeout, due_at, state)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, ?10, ?11, iif(EXISTS ("
-        "SELECT 1 FROM runs INDEXED BY runs_lanes"
-        " WHERE target = ?6 AND state IN ('head', 'queued', 'leased'))"
-        " OR EXISTS (SELECT 1 FROM paused WHERE playbook = ?2), 'queued', 'head'))",
-        (*_facts(entry, event), step.pool, step.timeout, now),
-    )
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """A value that the database finds."""
+
+    text: str
+    parameters: tuple[Any, ...]
+
+
+def _insert(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert rows in as few statements as can be."""
+    for some in in_slices(rows):
+        marks, given = [], []
+        for row in some:
+            marks.append(", ".join(v.text if isinstance(v, Sql) else "?" for v in row))
+            given += [p for v in row for p in (v.parameters if isinstance(v, Sql) else (v,))]
+        connection.execute(statement + ", ".join(f"({mark})" for mark in marks), given)
+
+
+def in_slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """So many at a time as one statement takes."""
+    for start in range(0, len(rows), AT_ONCE):
+        yield rows[start : start + AT_ONCE]
+
+
+def places(rows: int, columns: int) -> str:
+    """The marks of so many rows."""
+    return ", ".join([f"({', '.join('?' * columns)})"] * rows)
 
 
 def promote(connection: sqlite3.Connection, now: float) -> bool:
@@ -95,36 +168,20 @@ def promote(connection: sqlite3.Connection, now: float) -> bool:
         " AND undoes IS NULL AND pool IN ('cluster', 'slow') AND due_at <= ? LIMIT ?",
         (now, SLICE),
     ).fetchall()
-    connection.executemany(
-        "UPDATE runs SET state = 'queued' WHERE seq = ?", [row[:1] for row in due]
-    )
-    for target in {target for _, target in due}:
-        refresh(connection, target)
+    connection.executemany("UPDATE runs SET state = 'queued' WHERE seq = ?", [r[:1] for r in due])
+    refresh(connection, *{target for _, target in due})
     return len(due) < SLICE
 
 
-def refresh(connection: sqlite3.Connection, target: str) -> None:
-    """Put the earliest ready run of a lane at its head, or none while one is in flight.
+def refresh(connection: sqlite3.Connection, *targets: str) -> None:
+    """Put the earliest ready run of each lane at its head, or none while one is in flight.
 
     Those of paused playbooks let the others pass.
     """
-    (flying, head, queued) = connection.execute(
-        "SELECT"
-        " (SELECT 1 FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'leased'),"
-        " (SELECT min(seq) FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'head'),"
-        # the first by the index, since min() would look at every row that is queued
-        " (SELECT seq FROM runs INDEXED BY runs_lanes WHERE target = ?1 AND state = 'queued'"
-        "  AND playbook NOT IN (SELECT playbook FROM paused) ORDER BY seq LIMIT 1)",
-        (target,),
-    ).fetchone()
-    ready = [seq for seq in (head, queued) if seq is not None]
-    first = min(ready) if ready and not flying else None
-    if head == first:
-        return
-    if head is not None:
-        connection.execute("UPDATE runs SET state = 'queued' WHERE seq = ?", (head,))
-    if first is not None:
-        connection.execute("UPDATE runs SET state = 'head' WHERE seq = ?", (first,))
+    for some in in_slices(targets):
+        given = f"WITH given (target) AS (VALUES {places(len(some), 1)})"
+        for statement in (_BEHIND, _AHEAD):
+            connection.execute(f"{given} {statement}", some)
 
 
 def take(
@@ -142,11 +199,8 @@ def take(
 
 def lease(connection: sqlite3.Connection, seqs: Sequence[int], now: float, margin: float) -> None:
     """Begin an attempt at each of these."""
-    connection.executemany(
-        "UPDATE runs SET state = 'leased', leased = 1, held = 0, fence = fence + 1, attempt = attempt + 1,"
-        " began = coalesce(began, ?1), due_at = ?1 + timeout + ?2 WHERE seq = ?3",
-        [(now, margin, seq) for seq in seqs],
-    )
+    for some in in_slices(seqs):
+        connection.execute(_LEASE + f"({', '.join('?' * len(some))})", (now, now, margin, *some))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,46 +212,6 @@ class Holder:
     target: str
 
 
-def wait(
-    connection: sqlite3.Connection, holder: Holder, due_at: float, last: bytes, outcome: Outcome
-) -> bool:
-    """Put the run back until ``due_at``; False where the attempt is not the newest."""
-    answers, held = int(outcome.answered), int(outcome.state == "held")
-    changed = connection.execute(
-        "UPDATE runs SET state = 'waiting', leased = 0, due_at = ?, last = ?, answers = answers + ?,"
-        " held = ? WHERE id = ? AND fence = ? AND leased",
-        (due_at, last, answers, held, holder.id, holder.fence),
-    )
-    return _moved(connection, holder, changed)
-
-
-def advance(
-    connection: sqlite3.Connection, holder: Holder, to: tuple[int, Step], results: bytes, now: float
-) -> bool:
-    """Go on to the step at that position, due now; False where the attempt is not the newest."""
-    position, step = to
-    changed = connection.execute(
-        "UPDATE runs SET state = 'queued', leased = 0, due_at = ?, last = NULL, results = ?,"
-        " position = ?, pool = ?, timeout = ?, attempt = 0, answers = 0, began = NULL"
-        " WHERE id = ? AND fence = ? AND leased",
-        (now, results, position, step.pool, step.timeout, holder.id, holder.fence),
-    )
-    return _moved(connection, holder, changed)
-
-
-def end(
-    connection: sqlite3.Connection, holder: Holder, outcome: str, results: bytes, now: float
-) -> bool:
-    """Take the run out of the queue; False where the attempt is not the newest."""
-    changed = connection.execute(
-        "UPDATE runs SET state = NULL, leased = 0, due_at = NULL, last = NULL, results = ?,"
-        " position = NULL, pool = NULL, outcome = ?, settled = ?"
-        " WHERE id = ? AND fence = ? AND leased",
-        (results, outcome, now, holder.id, holder.fence),
-    )
-    return _moved(connection, holder, changed)
-
-
 def keep(connection: sqlite3.Connection, holder: Holder, facts: bytes) -> bool:
     """Write the facts of a run; False where the attempt is not in flight any more."""
     changed = connection.execute(
@@ -205,10 +219,3 @@ def keep(connection: sqlite3.Connection, holder: Holder, facts: bytes) -> bool:
         (facts, holder.id, holder.fence),
     )
     return changed.rowcount == 1
-
-
-def _moved(connection: sqlite3.Connection, holder: Holder, changed: sqlite3.Cursor) -> bool:
-    if changed.rowcount != 1:
-        return False
-    refresh(connection, holder.target)
-    return True

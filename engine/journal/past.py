@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.journal import undoing
+from engine.journal.sieve import Sieve
 from engine.plan import ALL
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
     from engine.journal.journal import Wanted
 
+SIEVED = 100_000
+"""Runs of which a sieve is made at the start, in 0.3 s."""
 _STATES = {
     "waiting": "state IN ('head', 'queued', 'waiting') AND NOT held",
     "running": "state = 'leased'",
@@ -40,6 +43,16 @@ def select(connection: sqlite3.Connection, wanted: Wanted) -> list[sqlite3.Row]:
         (*values, wanted.limit),
     ).fetchall()
     return found
+
+
+def sieve(connection: sqlite3.Connection) -> Sieve | None:
+    """A sieve of the ids of all runs; None where they are so many that a start would wait for it."""
+    (many,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+    if many > SIEVED:
+        return None
+    made = Sieve(max(SIEVED, 2 * many))
+    made.add(*(row["id"] for row in connection.execute("SELECT id FROM runs")))
+    return made
 
 
 def undoings(connection: sqlite3.Connection, run: str) -> dict[int, float | None]:

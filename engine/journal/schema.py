@@ -137,7 +137,9 @@ def own(path: Path) -> int:
 
 def connect(path: Path, *, writes: bool, most: int = MAX_BYTES) -> sqlite3.Connection:
     """A connection without transactions of its own. most: bytes of the file. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
     connection.row_factory = sqlite3.Row
     try:
         if writes:

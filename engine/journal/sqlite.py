@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import hand, lanes, past, rows, schema, undoing, upkeep
+from engine.journal import hand, lanes, past, rows, schema, settling, undoing, upkeep
 from engine.journal.entering import entering, kept, remember
 from engine.journal.journal import Accepted, JournalError, Paused, Record
 from engine.journal.lanes import Holder
 from engine.journal.records import Readers, Records
 from engine.journal.rows import UnreadableError
 from engine.journal.undoing import Held
-from engine.journal.writer import Writer
+from engine.journal.writer import Together, Writer
 from engine.plan import ALL
 from engine.run import Claim, Outcome, Result, after, outcome_of
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from engine.journal.journal import Dead, Drop, Wanted
+    from engine.journal.settling import Ended
     from engine.playbook import Playbook, Pool
     from engine.ports.change import Change
     from engine.run import Run
@@ -58,6 +59,8 @@ class SqliteJournal:
         except (JournalError, sqlite3.Error) as error:
             os.close(self._lock)
             raise JournalError(str(error)) from error
+        with self._readers.lend() as connection:
+            self._sieve = past.sieve(connection)
         self._records = Records(self._readers, thaw)
         self._writer = Writer(
             partial(schema.connect, path, writes=True, most=most), f"journal {path.name}"
@@ -67,19 +70,26 @@ class SqliteJournal:
     def accept(self, accepted: Accepted, now: float) -> Future[None]:
         """See Journal.accept; the records are turned into JSON here, in the caller's thread."""
         try:
-            work = entering(accepted, now)
+            together = Together(lanes.enter, entering(accepted, now))
+            memory = kept(accepted.memory)
+            if self._sieve:
+                self._sieve.add(*(run.id for run in accepted.runs))
         except JournalError as error:
             failed: Future[None] = Future()
             failed.set_exception(error)
             return failed
-        return self._writer.submit(work)
+        return self._writer.join(together, partial(remember, memory=memory) if memory else None)
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """See Journal.known; about 10 us an id."""
+        """See Journal.known; about 2 us for an id that is new, and 50 us for one that may not be."""
+        sieve = self._sieve
+        asked = [id_ for id_ in ids if not sieve.new(id_)] if sieve else ids
+        if not asked:
+            return set()
         with self._readers.lend() as connection:
             return {
                 id_
-                for id_ in ids
+                for id_ in asked
                 if connection.execute("SELECT 1 FROM runs WHERE id = ?", (id_,)).fetchone()
             }
 
@@ -149,7 +159,7 @@ class SqliteJournal:
             partial(
                 undoing.adopt,
                 held=held,
-                enter=entering(Accepted([run]), run.received),
+                entering=entering(Accepted([run]), run.received),
                 done=rows.from_results([done]),
                 now=run.received,
             )
@@ -159,14 +169,9 @@ class SqliteJournal:
         """See Journal.settle."""
         holder = _holder(claim)
         if outcome.retry_in is not None:
-            work = partial(
-                lanes.wait,
-                holder=holder,
-                due_at=now + outcome.retry_in,
-                last=rows.encode(rows.attempted(claim, outcome)),
-                outcome=outcome,
-            )
-            return "waiting" if self._writer.submit(work).result() else None
+            last = rows.encode(rows.attempted(claim, outcome))
+            waits = settling.wait(holder, now + outcome.retry_in, last, outcome)
+            return "waiting" if self._settled(waits) else None
         if claim.undo:
             said = (outcome.state, outcome.message)
             work = partial(undoing.end, holder=holder, step=claim.step.name, said=said, now=now)
@@ -175,11 +180,9 @@ class SqliteJournal:
         raw = rows.from_results(results)
         if position is None:
             over = outcome_of(results)
-            work = partial(lanes.end, holder=holder, outcome=over, results=raw, now=now)
-            return over if self._writer.submit(work).result() else None
+            return over if self._settled(settling.end(holder, over, raw, now)) else None
         to = (position, claim.run.steps[position])
-        work = partial(lanes.advance, holder=holder, to=to, results=raw, now=now)
-        return "next" if self._writer.submit(work).result() else None
+        return "next" if self._settled(settling.advance(holder, to, raw, now)) else None
 
     def next_due(self, pool: Pool) -> float | None:
         """See Journal.next_due."""
@@ -321,8 +324,10 @@ class SqliteJournal:
         results += (Result(f"step {row['position'] + 1}", "failed", why),)
         holder = Holder(row["id"], row["fence"] + 1, row["target"])
         raw = rows.from_results(results)
-        work = partial(lanes.end, holder=holder, outcome="failed", results=raw, now=now)
-        self._writer.submit(work).result()
+        self._settled(settling.end(holder, "failed", raw, now))
+
+    def _settled(self, ended: Ended) -> bool:
+        return bool(self._writer.join(Together(settling.settle, ended)).result())
 
 
 def _holder(claim: Claim) -> Holder:

@@ -17,9 +17,9 @@ from engine.run import undo_id
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from engine.journal.lanes import Holder
+    from engine.journal.lanes import Entering, Holder
 
 _DUE = (
     "FROM runs INDEXED BY runs_undos"
@@ -81,7 +81,7 @@ def write(connection: sqlite3.Connection, held: Held, now: float) -> None:
 def adopt(
     connection: sqlite3.Connection,
     held: Held,
-    enter: Callable[[sqlite3.Connection], None],
+    entering: Entering,
     done: bytes,
     now: float,
 ) -> bool:
@@ -89,7 +89,7 @@ def adopt(
     if ends(connection, held.changes[0].key, None):
         return False
     if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (held.run,)).fetchone():
-        enter(connection)
+        lanes.enter(connection, [entering])
         connection.execute(
             "UPDATE runs SET state = NULL, due_at = NULL, position = NULL, outcome = 'done',"
             " results = ?, settled = ? WHERE id = ?",

@@ -5,24 +5,36 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from engine.journal.journal import JournalError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 T = TypeVar("T")
+Write = Callable[[sqlite3.Connection, list[Any]], Sequence[Any] | None]
+"""Writes items of a kind; gives a value for each, or None where there is nothing to give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """An item that is written together with others of its kind.
+
+    write: gives a value for each item; the same function for all that go together.
+    """
+
+    write: Write
+    item: Any
 
 
 @dataclass(slots=True)
 class Job(Generic[T]):
     """Work on the connection, its future and, until the commit, what it gave or raised."""
 
-    work: Callable[[sqlite3.Connection], T]
+    work: Callable[[sqlite3.Connection], T] | None
+    together: Together | None = None
     future: Future[T] = field(default_factory=Future)
     value: T | None = None
     error: Exception | None = None
@@ -51,7 +63,15 @@ class Writer:
 
         It cannot be cancelled: a sender who hangs up must not take his event with him.
         """
-        job = Job(work)
+        return self._submit(Job(work))
+
+    def join(
+        self, together: Together, work: Callable[[sqlite3.Connection], Any] | None = None
+    ) -> Future[Any]:
+        """The same, for what is written together with others before all single work. work: done besides."""
+        return self._submit(Job(work, together))
+
+    def _submit(self, job: Job[T]) -> Future[T]:
         job.future.set_running_or_notify_cancel()
         with self._closing:
             if not self._closed:
@@ -95,6 +115,8 @@ class Writer:
             connection = self._connection
             before = connection.total_changes
             connection.execute("BEGIN IMMEDIATE")
+            for write, group in _groups(jobs).items():
+                _do_together(connection, write, group)
             for job in jobs:
                 _do(connection, job)
             connection.execute("COMMIT")
@@ -126,21 +148,60 @@ class Writer:
         self._connection = None
 
 
+def _groups(jobs: list[Job[Any]]) -> dict[Write, list[Job[Any]]]:
+    """The jobs that are written together, by what writes them."""
+    groups: dict[Write, list[Job[Any]]] = {}
+    for job in jobs:
+        if job.together:
+            groups.setdefault(job.together.write, []).append(job)
+    return groups
+
+
+def _do_together(connection: sqlite3.Connection, write: Write, group: list[Job[Any]]) -> None:
+    """Write what goes together; where that fails, one by one, so that each fails alone."""
+    items = [job.together.item for job in group if job.together]
+    error = _alone(connection, lambda: _give(group, write(connection, items)))
+    if error is None:
+        return
+    if len(group) == 1:
+        group[0].error = error
+        return
+    for job in group:
+        _do_together(connection, write, [job])
+
+
+def _give(group: list[Job[Any]], values: Sequence[Any] | None) -> None:
+    for job, value in zip(group, values or [None] * len(group), strict=True):
+        job.value = value
+
+
 def _do(connection: sqlite3.Connection, job: Job[Any]) -> None:
     """Do one job so that its failure undoes it alone. Raises where all jobs are undone."""
+    work = job.work
+    if work is None or job.error is not None:
+        return
+
+    def do() -> None:
+        job.value = work(connection)
+
+    job.error = _alone(connection, do)
+
+
+def _alone(connection: sqlite3.Connection, do: Callable[[], None]) -> Exception | None:
+    """Do something so that its failure undoes it alone; the failure. Raises where all jobs are undone."""
     connection.execute("SAVEPOINT job")
+    error = None
     try:
-        job.value = job.work(connection)
-    except (
-        Exception
-    ) as error:  # the thread must outlive any job; whoever waits for it gets the error
+        do()
+    except Exception as raised:  # the thread must outlive any job; whoever waits gets the error
         if not connection.in_transaction:
-            if isinstance(error, sqlite3.Error):
+            if isinstance(raised, sqlite3.Error):
                 raise
-            raise sqlite3.OperationalError(f"the transaction is lost: {error}") from error
-        job.error = error
+            raise sqlite3.OperationalError(f"the transaction is lost: {raised}") from raised
+        error = raised
         connection.execute("ROLLBACK TO job")
     connection.execute("RELEASE job")
+    return error
 
 
 def _touch(connection: sqlite3.Connection) -> None:
