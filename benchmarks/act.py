@@ -1,8 +1,9 @@
-"""From a posted event to the label on the pod, seen by a watch on a real API server.
+"""From a posted event to the label on the pod, seen by a watch on a real API server; and a burst of them.
 
     python benchmarks/act.py        (needs `make control-plane`)
 
 One at a time, each on a pod of its own, beside a bare GET and PATCH on the same server in the same run.
+Then 2,000 events over 1,000 pods at once, beside bare pairs from 16 threads.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,6 +24,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.serving import engine
 
 PODS = 100
+MANY, BURST = 1_000, 2_000
 PATH = "/api/v1/namespaces/demo/pods"
 
 
@@ -72,19 +75,62 @@ def told(times: list[float]) -> dict[str, float]:
     return {"p50_ms": round(percentile(times, 0.5), 2), "p99_ms": round(percentile(times, 0.99), 2)}
 
 
+def make_pods(admin) -> None:
+    """A node and so many pods on it."""
+    admin.create("/api/v1/nodes", {"metadata": {"name": "none"}})
+    spec = {"nodeName": "none", "containers": [{"name": "web", "image": "web"}]}
+    with ThreadPoolExecutor(16) as pool:
+        made = [{"metadata": {"name": f"web-{n}"}, "spec": spec} for n in range(MANY)]
+        list(pool.map(lambda pod: admin.create(PATH, pod), made))
+
+
+def bare_pairs(admin) -> float:
+    """GET and PATCH pairs a second, from 16 threads."""
+
+    def pair(number: int) -> None:
+        admin.get(f"{PATH}/web-{number % MANY}")
+        patch = {"metadata": {"labels": {"pair": str(number)}}}
+        admin.patch(f"{PATH}/web-{number % MANY}", patch)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(pair, range(BURST)))
+    return BURST / (time.perf_counter() - began)
+
+
+def burst(running) -> float:
+    """Actions done a second, from the first of the events to the last one's label."""
+    now = datetime.now(UTC).isoformat()
+    bodies = []
+    for number in range(BURST):
+        fields = {"k8s.pod.name": f"web-{number % MANY}", "container.id": "host"}
+        bodies.append({**alert(10_000 + number, **fields), "time": f"{now[:19]}.{number:09d}Z"})
+    began = time.perf_counter()
+    runs: set[str] = set()
+    for start in range(0, BURST, 100):
+        runs |= set(running.post(bodies[start : start + 100])[2]["runs"])
+    assert len(runs) == BURST
+    over: set[str] = set()
+
+    def last(line: dict[str, str]) -> bool:
+        if line.get("run") in runs and line.get("state") == "done":
+            over.add(line["run"])
+        return len(over) == BURST
+
+    running.wait_for_audit(last, 120)
+    return BURST / (time.perf_counter() - began)
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name, ControlPlane(Path(name)) as plane:
         admin = plane.admin
         admin.create("/api/v1/namespaces", {"metadata": {"name": "demo"}})
-        for number in range(PODS):
-            spec = {"nodeName": "none", "containers": [{"name": "web", "image": "web"}]}
-            admin.create(PATH, {"metadata": {"name": f"web-{number}"}, "spec": spec})
+        make_pods(admin)
         kubeconfig = plane.kubeconfig(plane.admin_token, Path(name) / "kubeconfig.json")
-        direct = bare(admin)
-        with engine(
-            Path(name), {"mark.yaml": PLAYBOOK}, "--kubeconfig", str(kubeconfig)
-        ) as running:
-            whole = through_engine(admin, running)
+        direct, pairs = bare(admin), bare_pairs(admin)
+        flags = ("--kubeconfig", str(kubeconfig), "--kube-qps", "10000")
+        with engine(Path(name), {"mark.yaml": PLAYBOOK}, *flags) as running:
+            whole, done = through_engine(admin, running), burst(running)
         ratio = percentile(whole, 0.5) / percentile(direct, 0.5)
         report(
             "act",
@@ -92,5 +138,8 @@ if __name__ == "__main__":
                 "bare_get_and_patch": told(direct),
                 "event_to_label": told(whole),
                 "p50_ratio": round(ratio, 2),
+                "bare_pairs_per_s": round(pairs),
+                "actions_per_s": round(done),
+                "burst_ratio": round(done / pairs, 2),
             },
         )

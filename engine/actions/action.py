@@ -8,6 +8,7 @@ or PermanentError.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -192,6 +193,7 @@ def action(
     return register
 
 
+@functools.cache
 def load() -> Mapping[str, Action]:
     """Every action there is: all modules of this package named ``thing_verb``."""
     package = importlib.import_module("engine.actions")

@@ -47,13 +47,14 @@ class ConnectionSettingsError(Exception):
 class Load:
     """What all calls to one API server share: whether it answers, how fast it may be asked, what is known.
 
-    labels_for: seconds for which a Namespace or Node that was read is taken to be as it was. Pods never are.
+    labels_for: seconds for which a Namespace or Node that was read, or a Node that was not there, is taken to
+    be so still. Pods never are.
     """
 
     breaker: Breaker
     pace: Pace
     labels_for: float = 0.0
-    known: dict[tuple[str, str], tuple[float, Object]] = field(default_factory=dict)
+    known: dict[tuple[str, str], tuple[float, Object | None]] = field(default_factory=dict)
 
 
 def connect(kubeconfig: str | None, context: str | None, qps: float = QPS) -> KubernetesCluster:
@@ -127,10 +128,12 @@ class KubernetesCluster:
             return self._get(kind, name, namespace)
         known, now = self._load.known, time.monotonic()
         until, found = known.get((kind.resource, name), (0.0, None))
-        if found is not None and now < until:
+        if now < until:
             return found
         found = self._get(kind, name, namespace)
-        if found is not None:
+        if (
+            found is not None or kind == NODE
+        ):  # Falco's hostname is its pod's name unless told: no Node
             if len(known) >= MANY:
                 known.clear()
             known[kind.resource, name] = (now + self._load.labels_for, found)
