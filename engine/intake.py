@@ -96,8 +96,10 @@ class Intake:
         self._lock = threading.RLock()
         self.pause(journal.paused())
 
-    def take(self, body: bytes, source: str = "http") -> Taken:
-        """Plan a body's events and begin to write what matched. source: where it came from.
+    def take(self, body: bytes, source: str = "http", trace: str = "") -> Taken:
+        """Plan a body's events and begin to write what matched.
+
+        source: where it came from. trace: what its runs belong to.
 
         Raises EventError where none is an event, TooManyError, JournalError where nothing can be written.
         """
@@ -114,7 +116,7 @@ class Intake:
             error.pop("hint", None)
         size = len(body) // len(events)
         with self._lock:
-            self._plan(events, taken, size)
+            self._plan(events, taken, size, trace)
         return taken
 
     def pause(self, names: Collection[str]) -> None:
@@ -160,7 +162,7 @@ class Intake:
         taken.accepted = len(events)
         return events
 
-    def _plan(self, events: list[Event], taken: Taken, size: int) -> None:
+    def _plan(self, events: list[Event], taken: Taken, size: int, trace: str) -> None:
         received, playbooks = self._now(), self._playbooks()
         planned: list[Planned] = []
         try:
@@ -177,6 +179,8 @@ class Intake:
             self._forget(planned, self._memory.taken())
             raise
         new = [p.run for p in planned if p.suppressed is None]
+        if trace:
+            new = [replace(run, trace=trace) for run in new]
         again = [p.run for p in planned if p.suppressed == "duplicate" and p.ran]
         taken.runs = [run.id for run in (*new, *again)]
         changed = self._memory.taken()

@@ -67,6 +67,7 @@ class Run:
     """One playbook's work on one event.
 
     target: what no two attempts may touch at once. received: epoch seconds of the event's receipt.
+    trace: the ``traceparent`` of the span that it came with, where there is one.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Run:
     event: Event
     received: float
     target: str
+    trace: str = ""
 
     @property
     def steps(self) -> tuple[Step, ...]:

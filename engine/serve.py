@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from engine.sources.nats import JetStream
 from engine.sources.pages import Pages
 from engine.sources.redis import RedisList
 from engine.sources.source import Source, Taker
+from engine.tracing import tracing
 from engine.upkeep import Upkeep
 from engine.worker import Workers
 
@@ -64,6 +66,22 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What takes events and works them off."""
+
+    journal: Journal
+    reloader: Reloader
+    upkeep: Upkeep
+    intake: Intake
+    guard: Callable[[], Guard]
+    workers: Workers
+
+    def ended(self) -> str | None:
+        """The name of a thread that should run and does not."""
+        return self.workers.ended() or self.reloader.ended() or self.upkeep.ended()
+
+
 def serve(settings: Settings, *, story: bool = False) -> None:
     """Run the engine until SIGTERM or SIGINT.
 
@@ -73,71 +91,30 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     credentials, certificates = entrance.credentials(settings), entrance.certificates(settings)
     operators = entrance.operators(settings)
     cluster = _cluster(settings)
-    metrics = Metrics()
-    told = (tell_story,) if story else (log_steps, Audit())
-    observers = Observers(metrics, log_reloads, log_decisions, *told)
+    metrics, traces = Metrics(), tracing(os.environ)
+    told = [tell_story] if story else [log_steps, Audit()]
+    observers = Observers(metrics, log_reloads, log_decisions, *told, *([traces] if traces else []))
     with contextlib.ExitStack() as stack:
+        if traces:
+            stack.callback(traces.stop)
         events = stack.enter_context(entrance.listening(settings.listen))
         admin = stack.enter_context(entrance.listening(settings.admin_listen))
-        journal = SqliteJournal(settings.journal, thaw)
-        stack.callback(journal.close)
-        reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
-        reloader.start()
-        stack.callback(reloader.stop)
-        notes = Notes(EventRecord(settings.record) if settings.record else None)
-        upkeep = Upkeep(journal, notes, settings.retention, time.time)
-        upkeep.start()
-        stack.callback(upkeep.stop)
-        intake = Intake(
-            journal,
-            lambda: reloader.active.playbooks,
-            time.time,
-            settings.own.user,
-            redaction=settings.redaction,
-            notes=notes,
-            least=upkeep.least,
-        )
-        guard = _guard(settings, journal, reloader)
-        workers = Workers(
-            journal,
-            _doors(settings, cluster),
-            guard,
-            observers,
-            sizes={"cluster": settings.workers, "slow": settings.slow_workers},
-            now=time.time,
-            over=intake.give_back,
-            room=cluster.breaker.room if cluster else lambda: None,
-        )
-        workers.start()
-        stack.callback(workers.stop, 0)
-        if cluster and not settings.dry_run:
-            adoption = Adoption(cluster, journal, workers.wake)
-            adoption.start()
-            stack.callback(adoption.stop)
-        about = _about(settings, cluster)
-
-        def ended() -> str | None:
-            return workers.ended() or reloader.ended() or upkeep.ended()
-
-        operations = Operations(journal, observers, workers.wake, intake.pause, time.time)
+        core = _core(settings, cluster, observers, stack)
+        wake, about = core.workers.wake, _about(settings, cluster)
         sources = [
-            Source(fetching, Taker(fetching.kind, intake, observers, workers.wake))
-            for fetching in _fetched(settings, journal)
+            Source(fetching, Taker(fetching.kind, core.intake, observers, wake))
+            for fetching in _fetched(settings, core.journal)
         ]
-        pages = Pages(
-            journal,
-            operations,
-            reloader,
-            intake.recent,
-            metrics,
-            lambda: {**about, "sources": [source.state() for source in sources]},
-        )
-        metrics.ask(pages.gauges)
-        metrics.ask(lambda: _gauges(guard(), cluster))
-        event_port = EventPort(intake, observers, workers.wake, credentials)
+
+        def shown() -> dict[str, Any]:
+            return {**about, "sources": [source.state() for source in sources]}
+
+        pages = _pages(core, observers, metrics, shown)
+        event_port = EventPort(core.intake, observers, wake, credentials, traces)
         front = Listener(event_port, events, certificates)
-        metrics.ask(front.gauges)
-        back = Listener(AdminPort(pages, operators, ended), admin)
+        back = Listener(AdminPort(pages, operators, core.ended), admin)
+        for gauges in (pages.gauges, front.gauges, lambda: _gauges(core.guard(), cluster)):
+            metrics.ask(gauges)
         allow_files(2 * LIMITS.connections)
 
         def ready() -> None:
@@ -148,11 +125,66 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         loop.run([front, back], ready)
         for source in sources:
             source.stop(settings.grace)
-        whole = workers.stop(settings.grace)
+        whole = core.workers.stop(settings.grace)
     log.info("stopped")
     if not whole:
         log.warning("attempts were cut short, they are made again at the next start")
         os._exit(0)  # their threads would hold the interpreter up
+
+
+def _core(
+    settings: Settings,
+    cluster: KubernetesCluster | None,
+    observers: Observers,
+    stack: contextlib.ExitStack,
+) -> _Core:
+    """Everything between the ports and the cluster, at work; the stack ends it."""
+    journal = SqliteJournal(settings.journal, thaw)
+    stack.callback(journal.close)
+    reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
+    reloader.start()
+    stack.callback(reloader.stop)
+    notes = Notes(EventRecord(settings.record) if settings.record else None)
+    upkeep = Upkeep(journal, notes, settings.retention, time.time)
+    upkeep.start()
+    stack.callback(upkeep.stop)
+    intake = Intake(
+        journal,
+        lambda: reloader.active.playbooks,
+        time.time,
+        settings.own.user,
+        redaction=settings.redaction,
+        notes=notes,
+        least=upkeep.least,
+    )
+    guard = _guard(settings, journal, reloader)
+    workers = Workers(
+        journal,
+        _doors(settings, cluster),
+        guard,
+        observers,
+        sizes={"cluster": settings.workers, "slow": settings.slow_workers},
+        now=time.time,
+        over=intake.give_back,
+        room=cluster.breaker.room if cluster else lambda: None,
+    )
+    workers.start()
+    stack.callback(workers.stop, 0)
+    if cluster and not settings.dry_run:
+        adoption = Adoption(cluster, journal, workers.wake)
+        adoption.start()
+        stack.callback(adoption.stop)
+    return _Core(journal, reloader, upkeep, intake, guard, workers)
+
+
+def _pages(
+    core: _Core, observers: Observers, metrics: Metrics, about: Callable[[], Mapping[str, Any]]
+) -> Pages:
+    """What operators see and do."""
+    operations = Operations(
+        core.journal, observers, core.workers.wake, core.intake.pause, time.time
+    )
+    return Pages(core.journal, operations, core.reloader, core.intake.recent, metrics, about)
 
 
 def _gauges(

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def entering(accepted: Accepted, now: float) -> Entering:
     """The rows of what was accepted; runs of one event share its body."""
-    events = {id(run.event): run.event for run in accepted.runs}
+    events = {id(run.event): (run.event, run.trace) for run in accepted.runs}
     places = {key: place for place, key in enumerate(events)}
-    bodies = [rows.from_event(event) for event in events.values()]
+    bodies = [rows.from_event(*event) for event in events.values()]
     entries = [
         Entry(
             run.id,

@@ -126,12 +126,14 @@ class Records:
         found = self._readers.row("SELECT body FROM events WHERE id = ?", row["event"])
         if found is None:
             raise UnreadableError("its event is gone")
+        event, trace = rows.to_event(found["body"])
         return Run(
             id=row["undoes"] or row["id"],
             playbook=self._playbook(row["digest"], row["blob"]),
-            event=rows.to_event(found["body"]),
+            event=event,
             received=row["received"],
             target=row["target"],
+            trace=trace,
         )
 
     def _changes(self, undo: str) -> tuple[Change, ...]:

@@ -59,25 +59,24 @@ def readable(run: str) -> Iterator[None]:
         raise UnreadableError(f"run {run} cannot be read by this engine: {error}") from error
 
 
-def from_event(event: Event) -> bytes:
+def from_event(event: Event, trace: str = "") -> bytes:
     """An event as its row.
 
     The time stands beside the alert: it may be past what the alert's RFC 3339 text can tell, and an
     alert that gave none must not get one.
     """
     alert = event.alert if event.timed else {k: v for k, v in event.alert.items() if k != "time"}
-    return encode({"alert": alert, "time_ns": event.time_ns, "salt": event.salt})
+    row = {"alert": alert, "time_ns": event.time_ns, "salt": event.salt}
+    return encode(row | {"trace": trace} if trace else row)
 
 
-def to_event(raw: bytes) -> Event:
-    """The event of a row, equal to the one that was written."""
+def to_event(raw: bytes) -> tuple[Event, str]:
+    """The event of a row, equal to the one that was written, and the trace that it belongs to."""
     row = decode(raw)
     event = parse(row["alert"], received_ns=row["time_ns"], salt=row["salt"])
-    return (
-        event
-        if event.time_ns == row["time_ns"]
-        else msgspec.structs.replace(event, time_ns=row["time_ns"])
-    )
+    if event.time_ns != row["time_ns"]:
+        event = msgspec.structs.replace(event, time_ns=row["time_ns"])
+    return event, row.get("trace", "")
 
 
 def to_result(row: dict[str, Any]) -> Result:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.observe import Observers
     from engine.sources.credentials import Credentials
     from engine.sources.request import Reply, Request
+    from engine.tracing import Tracing
 
 MAX_BODY = 4 << 20
 """Bytes of a body: Falco sets no limit, Falcosidekick none either; Kubernetes objects end at 1.5 MiB."""
@@ -38,7 +39,7 @@ log = structlog.get_logger()
 
 
 class EventPort:
-    """Takes events. credentials: what senders must show, None where anyone may post."""
+    """Takes events. credentials: what senders must show, None where anyone may post. tracing: makes spans."""
 
     most = MAX_BODY
 
@@ -48,9 +49,10 @@ class EventPort:
         observers: Observers,
         wake: Callable[[], None],
         credentials: Credentials | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._intake, self._observers, self._wake = intake, observers, wake
-        self._credentials = credentials
+        self._credentials, self._tracing = credentials, tracing
 
     def refuse(self, request: Request) -> Reply | None:
         """405 and 401, before any of a stranger's body is read."""
@@ -65,8 +67,12 @@ class EventPort:
 
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """Take the events of a body; what matched is on disk before the reply."""
+        trace = ""
+        if self._tracing:
+            span = self._tracing.begin(request.headers.get(b"traceparent", b""))
+            trace, reply = span.text, span.closing(reply)
         try:
-            taken = self._intake.take(request.body)
+            taken = self._intake.take(request.body, trace=trace)
         except EventError as error:
             self._observers.tell(Received(400, Counter(error=1)))
             reply(said(400, {"error": str(error), "hint": error.hint}))
