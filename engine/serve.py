@@ -16,6 +16,7 @@ from engine import entrance, loop
 from engine.adopt import Adoption
 from engine.attempt import Doors
 from engine.budget import PREFIX, Ledger
+from engine.clock import SteadyClock
 from engine.errors import TemporaryError
 from engine.guard import Guard
 from engine.intake import Intake
@@ -164,7 +165,7 @@ def _core(
         guard,
         observers,
         sizes={"cluster": settings.workers, "slow": settings.slow_workers},
-        now=time.time,
+        now=SteadyClock(),
         over=intake.give_back,
         room=cluster.breaker.room if cluster else lambda: None,
     )

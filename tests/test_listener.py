@@ -11,13 +11,12 @@ import ssl
 import pytest
 import uvloop
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from engine.sources.connection import Limits
 from engine.sources.listener import Listener, allow_files
 from engine.sources.tls import Certificates
 
-from tests.cluster.keys import LOOPBACK, pem, unsigned
+from tests.cluster.keys import LOOPBACK, pem, unsigned, write_certificate
 from tests.test_connection import Echo, post
 
 QUICK = Limits(sweep=0.01)
@@ -33,9 +32,8 @@ class Authority:
         self.file = self.write(f"{name}.crt", ca)
 
     def write(self, name, builder):
-        certificate = builder.sign(self.key, hashes.SHA256())
         file = self.folder / name
-        file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        write_certificate(file, builder, self.key)
         return file
 
     def pair(self, name):

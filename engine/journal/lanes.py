@@ -187,11 +187,14 @@ def refresh(connection: sqlite3.Connection, *targets: str) -> None:
 def take(
     connection: sqlite3.Connection, pool: str, limit: int, now: float, margin: float
 ) -> list[sqlite3.Row]:
-    """Lease the first heads of a pool; the rows as they were before."""
+    """Lease the first heads of a pool; the rows as they were before.
+
+    A head is ready whatever the clock says, which may have been stepped back since.
+    """
     heads: list[sqlite3.Row] = connection.execute(
-        "SELECT * FROM runs INDEXED BY runs_heads WHERE state = 'head' AND pool = ? AND due_at <= ?"
+        "SELECT * FROM runs INDEXED BY runs_heads WHERE state = 'head' AND pool = ?"
         " AND NOT EXISTS (SELECT 1 FROM paused WHERE playbook = ?) ORDER BY seq LIMIT ?",
-        (pool, now, ALL, max(0, limit)),
+        (pool, ALL, max(0, limit)),
     ).fetchall()
     lease(connection, [row["seq"] for row in heads], now, margin)
     return heads

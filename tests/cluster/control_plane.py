@@ -17,7 +17,7 @@ import urllib3
 
 from tests.cluster import build
 from tests.cluster.api import Api, ApiError
-from tests.cluster.keys import make_keys
+from tests.cluster.keys import make_keys, make_server_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,6 +117,10 @@ class ControlPlane:
     def stop_api(self) -> None:
         """End the API server at once, as an outage would; etcd and the controllers go on."""
         self._stop("kube-apiserver")
+
+    def renew(self) -> None:
+        """Another certificate and key for the API server, in force once it is started again."""
+        make_server_pair(self.folder)
 
     def stop(self) -> None:
         """End every process; nothing is left to wait for."""

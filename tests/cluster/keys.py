@@ -22,16 +22,29 @@ LOOPBACK = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("12
 
 
 def make_keys(folder: Path) -> None:
-    """Write ca.crt, the API server's server.crt and server.key, and accounts.key for tokens."""
-    authority, server, accounts = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    """Write ca.crt, ca.key, the API server's server.crt and server.key, and accounts.key for tokens."""
+    authority, accounts = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca = unsigned(AUTHORITY, authority, authority, is_authority=True)
-    own = unsigned(SERVER, server, authority, is_authority=False)
-    own = own.add_extension(LOOPBACK, critical=False)
-    for name, builder in (("ca.crt", ca), ("server.crt", own)):
-        certificate = builder.sign(authority, hashes.SHA256())
-        (folder / name).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    for name, key in (("server.key", server), ("accounts.key", accounts)):
+    write_certificate(folder / "ca.crt", ca, authority)
+    for name, key in (("ca.key", authority), ("accounts.key", accounts)):
         (folder / name).write_bytes(pem(key))
+    make_server_pair(folder)
+
+
+def make_server_pair(folder: Path) -> None:
+    """Write server.crt and server.key anew, signed by the authority of the folder."""
+    authority = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    assert isinstance(authority, Key)
+    server = ec.generate_private_key(ec.SECP256R1())
+    own = unsigned(SERVER, server, authority, is_authority=False)
+    write_certificate(folder / "server.crt", own.add_extension(LOOPBACK, critical=False), authority)
+    (folder / "server.key").write_bytes(pem(server))
+
+
+def write_certificate(file: Path, builder: x509.CertificateBuilder, signer: Key) -> None:
+    """Sign and write a certificate."""
+    certificate = builder.sign(signer, hashes.SHA256())
+    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def unsigned(

@@ -12,6 +12,7 @@ import platform
 from pathlib import Path
 
 import pytest
+from tests.soak.burst import PODS
 
 FIGURES = Path(__file__).parents[2] / "benchmarks" / "results" / "soak.json"
 
@@ -50,3 +51,15 @@ def size(sizes, request):
     yield size
     if size.figures:
         figures[request.node.name] = size.figures
+
+
+@pytest.fixture
+def pods(admin, namespace):
+    """The namespace of pods that run."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    names = [f"pod-{number}" for number in range(PODS)]
+    for name in names:
+        spec = {"nodeName": "worker-1", "containers": [{"name": "c", "image": "nginx"}]}
+        admin.create(path, {"metadata": {"name": name}, "spec": spec})
+    admin.wait_for(path, lambda it: all(p["status"].get("phase") == "Running" for p in it["items"]))
+    return namespace

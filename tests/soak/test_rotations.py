@@ -1,0 +1,96 @@
+"""What changes under a running engine: senders' tokens, the API server's certificate; and who half comes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+
+from tests.serving import engine
+from tests.soak.burst import NOTE, Burst, drained, noted
+from tests.taking import PLAYBOOK, alert
+
+
+def test_half_open_connections_hold_up_nobody(tmp_path, size):
+    many = size.of(100, 2_000)
+    with (
+        contextlib.ExitStack() as stack,
+        engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running,
+    ):
+        address = urlsplit(running.events)
+        for number in range(many):
+            half = stack.enter_context(socket.create_connection((address.hostname, address.port)))
+            if number % 2:  # a head without end; the others say nothing at all
+                half.sendall(b"POST /events HTTP/1.1\r\nhost: t\r\n")
+        times = []
+        for number in range(200):
+            began = time.perf_counter()
+            assert running.post(alert(number))[0] == 202
+            times.append(time.perf_counter() - began)
+        assert f"tiercel_connections {many}" in running.get("/metrics")[2].replace(".0", "")
+        assert running.terminate() == 0
+    size.tell(half_open=many, post_p99_ms=round(sorted(times)[-2] * 1000, 1))
+
+
+def test_tokens_are_rotated_under_load_and_no_event_is_refused(tmp_path, size):
+    rounds = size.of(3, 30)
+    tokens = tmp_path / "tokens"
+
+    def give(*names):
+        (tmp_path / "new").write_text("".join(f"{name}\n" for name in names))
+        (tmp_path / "new").replace(tokens)
+
+    give("token-0")
+    stopping, shown, answers = threading.Event(), ["token-0"], []
+
+    def send():
+        number = 0
+        while not stopping.is_set():
+            number += 1
+            headers = {"Authorization": f"Bearer {shown[0]}"}
+            answers.append(running.post(alert(number), headers=headers)[0])
+
+    flags = ("--dry-run", "--token-file", str(tokens))
+    with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            for number in range(1, rounds + 1):
+                for names in ((f"token-{number - 1}", f"token-{number}"), (f"token-{number}",)):
+                    give(*names)
+                    shown[0] = f"token-{number}"
+                    goal = len(answers) + 10
+                    while len(answers) < goal:
+                        stopping.wait(0.005)
+        finally:
+            stopping.set()
+            thread.join()
+        old = {"Authorization": f"Bearer token-{rounds - 1}"}
+        assert running.post(alert(0), headers=old)[0] == 401
+    assert set(answers) == {202}
+    size.tell(rotations=rounds, posted=len(answers), refused=0)
+
+
+def test_the_api_servers_certificate_is_renewed_in_a_burst(
+    tmp_path, control_plane, pods, engine_kubeconfig, size
+):
+    rounds, namespace = size.of(1, 5), pods
+    certificate = control_plane.folder / "server.crt"
+    flags = ("--kubeconfig", str(engine_kubeconfig), "--kube-qps", "1000")
+    with engine(tmp_path, {"a.yaml": NOTE}, *flags) as running:
+        with Burst(running, namespace, size.of(200, 3_000)) as burst:
+            for _ in range(rounds):
+                burst.has_sent(len(burst.acknowledged) + 20)
+                before = certificate.read_bytes()
+                control_plane.stop_api()
+                control_plane.renew()
+                control_plane.start_api()
+                assert certificate.read_bytes() != before
+                burst.has_sent(len(burst.acknowledged) + 20)
+        drained(running)
+        done = noted(control_plane.admin, namespace)
+        assert [n for n in burst.acknowledged if n not in done] == []
+        assert set(done.values()) == {1}
+    size.tell(renewals=rounds, acknowledged=len(burst.acknowledged), lost=0)
