@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def leave(self) -> None:
-        """The listener ends: so does every connection that has not sent a head yet, and others after their reply."""
+        """The listener ends: so does a connection without a whole head, and any other after its reply."""
         if not self._busy and not self._waiting and self._reading is None:
             self._done = True
             self._transport.close()
