@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from engine.errors import RefusedError, TemporaryError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     import urllib3
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 MASK = "***"
 _LONGEST_ANSWER = 1 << 20
 _CONNECT = 5.0
+_SHORT = 6
+"""Letters that a part of a secret has at least to be looked for; `Bearer` is found, and nobody's loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +170,10 @@ class LiveOutside:
         import urllib3  # noqa: PLC0415 - check and plan don't need it
 
         host = urlsplit(url).hostname
-        opened = {
-            k: v if isinstance(v, str) else self._secrets.read(v.name) for k, v in headers.items()
+        secrets = {
+            k: self._secrets.read(v.name) for k, v in headers.items() if isinstance(v, SecretName)
         }
+        opened = {k: v for k, v in headers.items() if isinstance(v, str)} | secrets
         payload = body if body is None or isinstance(body, str) else json.dumps(body)
         timeout = urllib3.Timeout(connect=min(_CONNECT, self._timeout), total=self._timeout)
         deadline = time.monotonic() + self._timeout
@@ -186,7 +190,7 @@ class LiveOutside:
         if response.status in (429, 503):
             wait = float(after) if after.isdigit() else None
             raise TemporaryError(f"{host} answered {response.status}", after=wait)
-        return Answer(response.status, _json(content))
+        return Answer(response.status, masked(_json(content), secrets.values()))
 
     def slack(
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
@@ -211,6 +215,17 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise TimeoutError
     return b"".join(parts)
+
+
+def masked(value: Any, secrets: Collection[str]) -> Any:
+    """JSON without secrets, which a server may say again: it is kept, shown, and asked by later steps."""
+    said = {part for secret in secrets for part in (secret, *secret.split()) if len(part) >= _SHORT}
+    if not said:
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    for secret in sorted(said, key=len, reverse=True):
+        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], MASK)
+    return json.loads(text)
 
 
 def _json(content: bytes) -> Any:

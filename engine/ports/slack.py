@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from urllib.request import Request
 
 _LONGEST_ANSWER = 1 << 20
+_SHORT = 6
+"""Letters of a webhook's path that are looked for in an answer; its secret part has 24."""
 _TROUBLE = (OSError, ValueError, http.client.HTTPException, SlackClientError)
 # the SDK logs errors with the webhook's URL in them, which is the secret
 _SILENT = logging.Logger("slack", logging.CRITICAL + 1)  # noqa: LOG001 - no logger of the tree's
@@ -60,7 +62,9 @@ def post_to_webhook(url: str, message: dict[str, Any], timeout: int) -> Answer:
         sent = webhook.send_dict(message)
     except _TROUBLE as error:  # its text may hold the webhook's path
         raise TemporaryError(f"Slack: {type(error).__name__}") from None
-    said = sent.body.replace(url, MASK).replace(parts.path, MASK) if parts.path > "/" else ""
+    said = sent.body.replace(url, MASK)
+    for secret in (parts.path, *sorted(parts.path.split("/"), key=len, reverse=True)):
+        said = said.replace(secret, MASK) if len(secret) >= _SHORT else said
     return _checked(sent.status_code, said, sent.headers)
 
 

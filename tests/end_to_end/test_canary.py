@@ -1,0 +1,192 @@
+"""Secrets and what is redacted: whatever goes wrong, no channel tells them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import http.server
+import json
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+from tests.serving import call, engine
+
+SECRETS = {
+    "webhook": "canaryhook1234567890",
+    "ticket": "canary-ticket-4711",
+    "bot": "xoxb-canary-bot",
+    "sender": "canary-sender-token",
+    "path": "canary-path-secret-16",
+    "operator": "canary-operator-token",
+}
+REDACTED = "canary-password"
+EVERY = (*SECRETS.values(), REDACTED)
+
+PLAYBOOK = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {{name: tell}}
+spec:
+  match: {{rules: [R]}}
+  actions:
+    - &echo
+      action: http.request
+      name: echo
+      with: {{url: "{url}/200", headers: {{Authorization: {{fromSecret: ticket}}}}, body: "%proc.cmdline"}}
+      onFailure: continue
+      retry: {{attempts: 1, giveUp: 1ms}}
+    - action: http.request
+      name: broken
+      with: {{url: "{url}/500", headers: {{Authorization: {{fromSecret: ticket}}}}}}
+      onFailure: continue
+      retry: {{attempts: 1, giveUp: 1ms}}
+    - action: http.request
+      name: redirected
+      with: {{url: "{url}/302", headers: {{Authorization: {{fromSecret: ticket}}}}}}
+      onFailure: continue
+    - action: http.request
+      name: refused
+      with: {{url: "http://127.0.0.1:1/x", headers: {{Authorization: {{fromSecret: ticket}}}}}}
+      onFailure: continue
+      retry: {{attempts: 1, giveUp: 1ms}}
+    - action: slack.post
+      name: said-no
+      with: {{webhook: {{fromSecret: hook}}, text: "%proc.cmdline %steps.echo.message %output"}}
+      onFailure: continue
+      retry: {{attempts: 1, giveUp: 1ms}}
+    - action: slack.post
+      name: no-url
+      with: {{webhook: {{fromSecret: bot}}, text: x}}
+      onFailure: continue
+      retry: {{attempts: 1, giveUp: 1ms}}
+    - action: slack.post
+      name: missing
+      with: {{webhook: {{fromSecret: gone}}, text: x}}
+      onFailure: continue
+      retry: {{attempts: 1, giveUp: 1ms}}
+"""
+STEPS = ("echo", "broken", "redirected", "refused", "said-no", "no-url", "missing")
+
+
+class Echo(http.server.BaseHTTPRequestHandler):
+    """Says all that it was told, in every place of its answer."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        said = {
+            "headers": dict(self.headers),
+            "path": self.path,
+            self.path: ["x", self.headers["Authorization"]],
+        }
+        body = json.dumps(said).encode()
+        word = self.path.strip("/").split("/")[0]
+        self.send_response(int(word) if word.isdigit() else 400)
+        self.send_header("Location", f"http://127.0.0.1:1/{self.headers['Authorization']}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@pytest.fixture
+def echo():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def flags(tmp_path, echo):
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "hook").write_text(f"{echo}/services/{SECRETS['webhook']}\n")
+    (folder / "ticket").write_text(f"Bearer {SECRETS['ticket']}\n")
+    (folder / "bot").write_text(SECRETS["bot"])
+    (tmp_path / "tokens").write_text(SECRETS["sender"])
+    (tmp_path / "paths").write_text(SECRETS["path"])
+    digest = hashlib.sha256(SECRETS["operator"].encode()).hexdigest()
+    (tmp_path / "operators").write_text(f"alice operate {digest}\n")
+    nowhere = {"server": "http://127.0.0.1:1"}
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "x", "cluster": nowhere}], "users": [{"name": "x", "user": {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+    }  # fmt: skip
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    given = {
+        "--secrets-dir": folder, "--token-file": tmp_path / "tokens", "--kubeconfig": tmp_path / "kubeconfig",
+        "--path-secret-file": tmp_path / "paths", "--operators-file": tmp_path / "operators",
+        "--record": tmp_path / "record.ndjson", "--http-hosts": "127.0.0.1",
+        "--redact": rf"*={REDACTED}\S*",
+    }  # fmt: skip
+    return [str(part) for pair in given.items() for part in pair]
+
+
+def ask_wrongly(running):
+    """Show secrets where they don't belong, in requests that are refused."""
+    path, sender = SECRETS["path"], SECRETS["sender"]
+    bad = {"Authorization": f"Bearer {sender}x"}
+    assert running.post({"rule": "R"}, headers=bad)[0] == 401
+    assert running.post("{", path=f"/{path}")[0] == 400
+    assert running.post({"rule": ""}, headers={"Authorization": f"Bearer {sender}"})[0] == 400
+    assert call(running.events, "GET", f"/{path}?token={sender}")[0] == 405
+    assert (
+        call(running.admin, "GET", "/status", headers={"Authorization": f"Bearer {sender}"})[0]
+        == 401
+    )
+    address = urlsplit(running.events)
+    for junk in (
+        f"GET /{path}",
+        f"{sender} / HTTP/1.1\r\n\r\n",
+        "POST / HTTP/1.1\r\n" + f"x: {sender}" * 9000,
+    ):
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        with contextlib.closing(connection):
+            connection.connect()
+            connection.sock.sendall(junk.encode() + b"\r\n\r\n")
+            assert connection.sock.recv(100)
+
+
+def test_no_channel_tells_a_secret_or_what_is_redacted(tmp_path, echo, flags):
+    with engine(
+        tmp_path, {"tell.yaml": PLAYBOOK.format(url=echo).replace("&echo", "")}, *flags
+    ) as running:
+        event = {
+            "rule": "R",
+            "output": f"it ran mysql -p {REDACTED}1",
+            "output_fields": {"proc.cmdline": f"mysql -p {REDACTED}1", "fd.name": f"/{REDACTED}/x"},
+        }
+        status, _, said = running.post(event, path=f"/events/{SECRETS['path']}")
+        assert status == 202
+        (run,) = said["runs"]
+        for step in STEPS:
+            running.wait_for_audit(lambda line, step=step: line.get("step") == step)
+        ask_wrongly(running)
+        operator = {"Authorization": f"Bearer {SECRETS['operator']}"}
+        pages = ("/status", "/metrics", "/runs", f"/runs/{run}", "/dead", "/events/recent")
+        shown = {page: call(running.admin, "GET", page, headers=operator) for page in pages}
+        assert {answer[0] for answer in shown.values()} == {200}
+        states = {step["name"]: step["state"] for step in shown[f"/runs/{run}"][2]["steps"]}
+        assert states == dict.fromkeys(STEPS, "failed") | {"echo": "done"}
+        assert running.terminate() == 0
+        channels = {page: json.dumps(answer[2]) for page, answer in shown.items()}
+        channels |= {
+            "log": json.dumps(running.log),
+            "audit": json.dumps(running.audit),
+            "answer": json.dumps(said),
+        }
+        for file in (*tmp_path.glob("tiercel.db*"), tmp_path / "record.ndjson"):
+            channels[file.name] = file.read_bytes().decode("latin-1")
+    assert "***" in channels["audit"]
+    assert "mysql" in channels["record.ndjson"]
+    told = [(name, canary) for name, text in channels.items() for canary in EVERY if canary in text]
+    assert told == []
