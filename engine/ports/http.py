@@ -222,10 +222,13 @@ def masked(value: Any, secrets: Collection[str]) -> Any:
     said = {part for secret in secrets for part in (secret, *secret.split()) if len(part) >= _SHORT}
     if not said:
         return value
-    text = json.dumps(value, ensure_ascii=False)
-    for secret in sorted(said, key=len, reverse=True):
-        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], MASK)
-    return json.loads(text)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+        for secret in sorted(said, key=len, reverse=True):
+            text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], MASK)
+        return json.loads(text)
+    except RecursionError:
+        return None
 
 
 def _json(content: bytes) -> Any:
