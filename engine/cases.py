@@ -11,7 +11,7 @@ from engine.errors import EventError, Finding
 from engine.event import parse
 from engine.language.compile import check_document, kind_of
 from engine.language.folder import VALUES
-from engine.language.report import nearest
+from engine.language.report import TooManyMistakesError, nearest
 from engine.language.source import read
 from engine.match import Playbooks
 from engine.plan import Memory
@@ -63,6 +63,8 @@ def read_cases(files: Files, playbooks: Sequence[Playbook]) -> tuple[list[Case],
     cases: list[Case] = []
     findings: list[Finding] = []
     paths = sorted(files.files.keys() - {VALUES})
+    if not any(b"PlaybookTest" in files.files[path] for path in paths):
+        return cases, findings  # and nothing is read a second time
     texts = {path: read(files.files[path], files.shown(path)) for path in paths}
     # of a playbook that is wrong its own mistakes are told, and not that its tests lack it
     written = {
@@ -78,11 +80,15 @@ def read_cases(files: Files, playbooks: Sequence[Playbook]) -> tuple[list[Case],
         if tests and len(tests) == len(documents):
             findings += told  # of a file that also holds playbooks, the loader tells
         for document in tests:
-            checked, report = check_document(document, {}, told)
-            _check_name(checked, report, first)
-            if not report.failed:
-                cases += _Reader(checked, report, files, path, names).cases()
-            findings += report.found
+            try:
+                checked, report = check_document(document, {}, told)
+                _check_name(checked, report, first)
+                if not report.failed:
+                    cases += _Reader(checked, report, files, path, names).cases()
+            except TooManyMistakesError as error:
+                findings += error.found
+            else:
+                findings += report.found
     return cases, findings
 
 

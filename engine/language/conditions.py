@@ -29,6 +29,8 @@ _OF_EVENT: dict[str, Callable[[Event], Any]] = {
     "$.output": lambda event: event.output,
 }
 """Places of the alert that an event knows; for others the whole alert is made."""
+MOST_CONDITIONS = 1_000
+"""Conditions of one list; a list of operands has no such bound."""
 _MOST = 200
 """Unknown words of one condition that are told; each is compared with all that are known."""
 _LOOKS = ("field", "jsonPath", *GROUPS)
@@ -39,6 +41,9 @@ def compile_conditions(data: Any, path: Path, report: Report) -> tuple[Condition
     """The conditions of a list, what is wrong with them reported at its place."""
     if not isinstance(data, list):
         report(path, "wrong-type", "conditions are a list", "begin each with `- `")
+        return ()
+    if len(data) > MOST_CONDITIONS:
+        report(path, "bad-value", f"more than {MOST_CONDITIONS:,} conditions")
         return ()
     found = [compile_condition(item, (*path, n), report) for n, item in enumerate(data)]
     return tuple(condition for condition in found if condition)

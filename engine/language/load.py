@@ -14,6 +14,7 @@ from engine.language.compile import (
 )
 from engine.language.folder import VALUES, Files, blob_id
 from engine.language.guardrails import compile_guardrails
+from engine.language.report import TooManyMistakesError
 from engine.language.risks import not_deployed, risks
 from engine.language.source import read
 from engine.playbook import Guardrails, Playbook, Silence
@@ -124,26 +125,42 @@ def _load_file(
         return loaded  # a broken test must not keep a set out of force; engine.cases tells of it
     loaded.findings += told
     for document in documents:
-        kind = kind_of(document)
-        if kind == "PlaybookTest":
+        if kind_of(document) == "PlaybookTest":
             continue
-        checked, report = check_document(document, values, told)
-        if kind == "Playbook":
-            playbook = compile_playbook(checked, report, blob_id(content))
-            risks(checked, playbook, report)
-            loaded.playbooks += [playbook] if playbook else []
-        elif kind == "Silence":
-            silence = compile_silence(checked, report)
-            loaded.silences += [silence] if silence else []
-        elif kind == "Guardrails":
-            guardrails = compile_guardrails(checked, report)
-            loaded.guardrails += [guardrails] if guardrails else []
-        if inspect and kind in ("Playbook", "Silence") and not report.failed:
-            inspect(checked, report)
-        if kind:
-            _note(kind, checked, loaded)
-        loaded.findings += report.found
+        try:
+            loaded.findings += _load_document(
+                document, (values, told), blob_id(content), loaded, inspect
+            )
+        except TooManyMistakesError as error:
+            loaded.findings += error.found
     return loaded
+
+
+def _load_document(
+    document: Document,
+    given: tuple[Mapping[str, Any], list[Finding]],
+    blob: str,
+    loaded: _Loaded,
+    inspect: Inspect | None,
+) -> list[Finding]:
+    """Add what a document says; its findings. given: values, and what is wrong with the file as YAML."""
+    kind = kind_of(document)
+    checked, report = check_document(document, *given)
+    if kind:
+        _note(kind, checked, loaded)
+    if kind == "Playbook":
+        playbook = compile_playbook(checked, report, blob)
+        risks(checked, playbook, report)
+        loaded.playbooks += [playbook] if playbook else []
+    elif kind == "Silence":
+        silence = compile_silence(checked, report)
+        loaded.silences += [silence] if silence else []
+    elif kind == "Guardrails":
+        guardrails = compile_guardrails(checked, report)
+        loaded.guardrails += [guardrails] if guardrails else []
+    if inspect and kind in ("Playbook", "Silence") and not report.failed:
+        inspect(checked, report)
+    return report.found
 
 
 def _note(kind: str, document: Document, loaded: _Loaded) -> None:

@@ -65,7 +65,9 @@ def _equals(wanted: Any) -> Callable[[Any], Truth]:
 
 
 def _among(wanted: list[Any]) -> Callable[[Any], Truth]:
-    sets = {k: frozenset(v for v in wanted if kind_of(v) == k) for k in map(kind_of, wanted)}
+    sets: dict[str, set[Any]] = {}
+    for value in wanted:
+        sets.setdefault(kind_of(value), set()).add(value)
     texts, others = sets.get("text"), {k: s for k, s in sets.items() if k != "text"}
 
     def holds(value: Any) -> Truth:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from engine.language.source import Document, Path
 
 
+MOST = 200
+"""Mistakes of one document that are told: nobody reads more at once, and finding 9,000 takes seconds."""
+
+
 class Report(Protocol):
     """Takes a finding about the value at a path of the document, or about the key there."""
 
@@ -30,14 +34,26 @@ class Report(Protocol):
         ...
 
 
+class TooManyMistakesError(Exception):
+    """A document has more mistakes than are told; the rest of it is not worth the time. found: those told."""
+
+    def __init__(self, found: list[Finding]) -> None:
+        super().__init__("too many mistakes")
+        self.found = found
+
+
 class Findings:
-    """Collects findings of a document at their places; a place with a YAML trap keeps only that."""
+    """Collects findings of a document at their places; a place with a YAML trap keeps only that.
+
+    Raises TooManyMistakesError at the first error past MOST.
+    """
 
     def __init__(self, document: Document, told: Iterable[Finding] = ()) -> None:
         self._document = document
         self._trapped = {f.where for f in told if f.code in ("yaml-trap", "missing-value")}
         self.found: list[Finding] = []
         self.muted = False
+        self._errors = 0
 
     def __call__(
         self,
@@ -55,6 +71,11 @@ class Findings:
             self.muted = self.muted or severity == "error"
         else:
             self.found.append(Finding(where, code, what, hint, severity))
+            self._errors += severity == "error"
+            if self._errors > MOST:
+                what = f"the document has more than {MOST} mistakes; what follows is not looked at"
+                self.found[-1] = Finding(where, "too-many-mistakes", what)
+                raise TooManyMistakesError(self.found)
 
     @property
     def failed(self) -> bool:

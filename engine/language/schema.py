@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 API_VERSION = "tiercel.dev/v1"
 MAX_STEPS = 1_000
+MAX_NAMES = 1_000
 _LONGEST_NAME = 1_000
 """Characters; a name may be a glob, which is compiled."""
 Shape = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
@@ -88,7 +89,11 @@ def _some(value: list[Any]) -> Wrong | None:
 
 
 def _names(value: list[Any]) -> Wrong | None:
-    return _not_empty(value) or _short(value)
+    return _not_empty(value) or _few_names(value) or _short(value)
+
+
+def _few_names(value: list[Any]) -> Wrong | None:
+    return ("bad-value", f"more than {MAX_NAMES:,} names", None) if value[MAX_NAMES:] else None
 
 
 def check_match(value: dict[str, Any]) -> Wrong | None:
