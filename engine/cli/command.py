@@ -24,6 +24,7 @@ _COMMANDS = {
     "pause": "Stop acting: all playbooks, or one.",
     "resume": "Act again.",
     "actions": "The actions, their parameters and the rights that they need.",
+    "rbac": "The least role that playbooks need.",
     "schema": "The language's JSON Schema, for editors.",
     "import": "Turn Falco Talon's rules into playbooks.",
     "digest": "The digest of a set of playbooks, as /status shows it.",
