@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from engine.errors import PermanentError, RefusedError, TemporaryError
+from engine.ports.hosts import Hosts
 from engine.ports.http import LiveOutside, OutsideRecorder, SecretName, Secrets, allowed_host
 
 TOKEN = "xoxb-canary-token"
@@ -304,3 +305,32 @@ def test_what_is_recorded_shows_no_secret(server, outside):
     assert "canary" not in repr(recorder.requests)
     assert recorder.requests[0].headers == {"Authorization": "***", "X": "plain"}
     assert len(server.asked) == 3
+
+
+def test_of_one_host_only_so_many_are_asked_at_once_and_others_go_on(tmp_path, server):
+    hosts = Hosts(2)
+    outside = LiveOutside(Secrets(tmp_path), hosts=hosts).within(5)
+    with hosts.one("127.0.0.1"), hosts.one("elsewhere.example"):
+        assert outside.request("GET", server.url, {}, None).status == 200
+        with hosts.one("127.0.0.1"), pytest.raises(TemporaryError) as caught:
+            outside.request("GET", server.url, {}, None)
+        assert (caught.value.answered, caught.value.after) == (False, 1.0)
+        assert outside.request("GET", server.url, {}, None).status == 200
+
+
+def test_a_request_that_fails_makes_room(tmp_path):
+    hosts = Hosts(1)
+    for _ in range(3):
+        with pytest.raises(TemporaryError, match="Error"):
+            LiveOutside(Secrets(tmp_path), hosts=hosts).request(
+                "GET", "http://127.0.0.1:1/", {}, None
+            )
+
+
+def test_slack_is_one_host_whatever_the_webhook(tmp_path, server):
+    (tmp_path / "hook").write_text(f"{server.url}{PATH}\n")
+    hosts = Hosts(1)
+    outside = LiveOutside(Secrets(tmp_path), hosts=hosts)
+    with hosts.one("Slack"), pytest.raises(TemporaryError, match="under way"):
+        hook(outside)
+    assert hook(outside).status == 200

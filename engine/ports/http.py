@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from engine.errors import RefusedError, TemporaryError
+from engine.ports.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -150,14 +151,18 @@ class LiveOutside:
         *,
         timeout: float = 30.0,
         slack_api: str = "https://slack.com/api/",
+        hosts: Hosts | None = None,
     ) -> None:
         self._secrets = secrets
         self._timeout = timeout
         self._slack_api = slack_api
+        self._hosts = hosts or Hosts()
 
     def within(self, seconds: float) -> LiveOutside:
         """The same door, whose calls must be over in so many seconds."""
-        return LiveOutside(self._secrets, timeout=seconds, slack_api=self._slack_api)
+        return LiveOutside(
+            self._secrets, timeout=seconds, slack_api=self._slack_api, hosts=self._hosts
+        )
 
     def request(
         self,
@@ -178,12 +183,13 @@ class LiveOutside:
         timeout = urllib3.Timeout(connect=min(_CONNECT, self._timeout), total=self._timeout)
         deadline = time.monotonic() + self._timeout
         try:
-            response = urllib3.request(
-                method, url, headers=opened, body=payload and payload.encode(), timeout=timeout,
-                retries=False, redirect=False, preload_content=False,
-            )  # fmt: skip
-            with contextlib.closing(response):
-                content = _read(response, deadline)
+            with self._hosts.one(host or ""):
+                response = urllib3.request(
+                    method, url, headers=opened, body=payload and payload.encode(), timeout=timeout,
+                    retries=False, redirect=False, preload_content=False,
+                )  # fmt: skip
+                with contextlib.closing(response):
+                    content = _read(response, deadline)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise TemporaryError(f"{host}: {type(error).__name__}") from None
         after = response.headers.get("Retry-After", "")
@@ -200,9 +206,12 @@ class LiveOutside:
 
         timeout = max(1, int(self._timeout))
         if webhook:
-            return slack.post_to_webhook(self._secrets.read(webhook.name), message, timeout)
+            url = self._secrets.read(webhook.name)
+            with self._hosts.one("Slack"):
+                return slack.post_to_webhook(url, message, timeout)
         opened = self._secrets.read(token.name) if token else ""
-        return slack.post_with_token(opened, self._slack_api, message, timeout)
+        with self._hosts.one("Slack"):
+            return slack.post_with_token(opened, self._slack_api, message, timeout)
 
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
