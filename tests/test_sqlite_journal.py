@@ -262,7 +262,7 @@ def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
 
 WITHOUT_UNDOING = """
 DROP INDEX runs_timers; DROP INDEX runs_undos; DROP INDEX runs_undoes; DROP TABLE holds;
-ALTER TABLE runs DROP COLUMN undoes;
+ALTER TABLE runs DROP COLUMN undoes; CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER);
 CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leased');
 """
 WITHOUT_HAND = """

@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 from engine.journal.journal import JournalError
 
 T = TypeVar("T")
+_PROBE = 65_536
+"""Bytes: some forty events, or a large one."""
 Write = Callable[[sqlite3.Connection, list[Any]], Sequence[Any] | None]
 """Writes items of a kind; gives a value for each, or None where there is nothing to give."""
 
@@ -205,9 +207,9 @@ def _alone(connection: sqlite3.Connection, do: Callable[[], None]) -> Exception 
 
 
 def _touch(connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "INSERT INTO probe VALUES (1, 1) ON CONFLICT DO UPDATE SET count = count + 1"
-    )
+    """Write as much as a body of events may be, for a disk may have room for a page and no more."""
+    connection.execute("INSERT OR REPLACE INTO memory VALUES ('probe', zeroblob(?))", (_PROBE,))
+    connection.execute("DELETE FROM memory WHERE key = 'probe'")
 
 
 def _journal_error(error: Exception) -> JournalError:
