@@ -13,12 +13,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import PLAYBOOK, alert, report
-from tests.serving import engine
+from tests.serving import engine, write_playbooks
 
 SECONDS = 8
 BARE = Path(__file__).with_name("bare.py")
@@ -84,6 +85,32 @@ def many(count: int) -> dict[str, str]:
     }
 
 
+def reloading(body: str, folder: Path) -> dict[str, float]:
+    """Events that match nothing, while 1,000 playbooks are written anew every two seconds."""
+    playbooks, stopping = folder / "thousand", threading.Event()
+    write_playbooks(playbooks, many(1_000))
+
+    def edit() -> None:
+        round_ = 0
+        while not stopping.wait(2):
+            round_ += 1
+            for file in playbooks.iterdir():
+                file.write_text(file.read_text().partition("#")[0] + f"# {round_}\n")
+
+    thread = threading.Thread(target=edit)
+    with engine(
+        folder, playbooks, "--dry-run", "--journal", str(folder / "thousand.db")
+    ) as running:
+        thread.start()
+        try:
+            told = wrk(running.events, 16, body, 0, folder)
+        finally:
+            stopping.set()
+            thread.join()
+        told["reloads"] = sum(line.get("event") == "playbooks in force" for line in running.log) - 1
+    return told
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -102,4 +129,5 @@ if __name__ == "__main__":
                 told = wrk(running.events, connections, matched, n * 10**7, folder)
                 figures[f"a run each, {connections}"] = told
             figures["after_flood_mb"] = memory_mb(running.pid)
+        figures["nothing matches, 16, while 1,000 playbooks reload"] = reloading(other, folder)
         report("front", figures)
