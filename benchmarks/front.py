@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from datetime import datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -86,29 +88,29 @@ def many(count: int) -> dict[str, str]:
 
 
 def reloading(body: str, folder: Path) -> dict[str, float]:
-    """Events that match nothing, while 1,000 playbooks are written anew every two seconds."""
-    playbooks, stopping = folder / "thousand", threading.Event()
+    """Events that match nothing, while 1,000 playbooks are written anew and come into force."""
+    playbooks, edited = folder / "thousand", threading.Event()
     write_playbooks(playbooks, many(1_000))
+    times: list[float] = []
 
     def edit() -> None:
-        round_ = 0
-        while not stopping.wait(2):
-            round_ += 1
-            for file in playbooks.iterdir():
-                file.write_text(file.read_text().partition("#")[0] + f"# {round_}\n")
+        edited.wait(0.5)
+        for file in playbooks.iterdir():
+            file.write_text(file.read_text() + "# another\n")
+        times.append(time.time())
 
     thread = threading.Thread(target=edit)
-    with engine(
-        folder, playbooks, "--dry-run", "--journal", str(folder / "thousand.db")
-    ) as running:
+    flags = ("--dry-run", "--journal", str(folder / "thousand.db"))
+    with engine(folder, playbooks, *flags) as running:
+        digest = running.get("/status")[2]["playbooks"]["digest"]
         thread.start()
-        try:
-            told = wrk(running.events, 16, body, 0, folder)
-        finally:
-            stopping.set()
-            thread.join()
-        told["reloads"] = sum(line.get("event") == "playbooks in force" for line in running.log) - 1
-    return told
+        told = wrk(running.events, 16, body, 0, folder)
+        thread.join()
+        said = running.wait_for_log(
+            lambda line: line.get("event") == "playbooks in force" and line["digest"] != digest
+        )
+    in_force = datetime.fromisoformat(said["timestamp"]).timestamp() - times[0]
+    return {**told, "in_force_s": round(in_force, 1)}
 
 
 if __name__ == "__main__":
