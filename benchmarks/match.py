@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import msgspec
 from benchmarks.common import alert, report
 from engine.event import decode, parse
 from engine.language.folder import Files
@@ -80,6 +81,28 @@ def measure(playbooks: int) -> dict[str, float]:
         "match_events_per_s": round(EVENTS / matching),
         "decode_and_match_events_per_s": round(EVENTS / whole),
         "decode_us_per_event": round((whole - matching) / EVENTS * 1e6, 2),
+    }
+
+
+def decoding() -> dict[str, float]:
+    """Microseconds of decoding one event: to plain data by msgspec alone, and to an Event; the best of nine."""
+    bodies = [json.dumps(alert(n)).encode() for n in range(1_000)]
+    bare = msgspec.json.Decoder().decode
+
+    def best(work: Callable[[bytes], object]) -> float:
+        times = []
+        for _ in range(9):
+            began = time.perf_counter()
+            for body in bodies:
+                work(body)
+            times.append((time.perf_counter() - began) / len(bodies) * 1e6)
+        return min(times)
+
+    plain, whole = best(bare), best(lambda body: parse(decode(body)))
+    return {
+        "msgspec_us": round(plain, 2),
+        "event_us": round(whole, 2),
+        "more_us": round(whole - plain, 2),
     }
 
 
@@ -161,6 +184,7 @@ if __name__ == "__main__":
     report(
         "match",
         {
+            "decoding": decoding(),
             "sets": [measure(number) for number in (100, 1_000, 10_000)],
             "one_rule": one_rule(),
             "one_condition": paths(),
