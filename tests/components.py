@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import shutil
 import socket
@@ -26,7 +27,7 @@ def have(name: str) -> str:
     return found
 
 
-class Server:
+class Server(abc.ABC):
     """A program that listens; it keeps its port and data over ``stop`` and ``start``."""
 
     def __init__(self, folder: Path) -> None:
@@ -35,9 +36,9 @@ class Server:
             self.port = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abc.abstractmethod
     def command(self) -> list[str]:
         """What is run."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Start it; return once it listens."""
