@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine.attempt import Doors, attempt
+from engine.errors import TemporaryError
 from engine.journal.journal import JournalError, UnwritableError
 from engine.observe import Settled
 from engine.run import after
@@ -38,7 +39,13 @@ class _Kept:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self.ends = journal.ends
+
+    def ends(self, key: str, but: str | None = None) -> list[float | None]:
+        """See Keeper.ends. Raises TemporaryError while the journal cannot be read."""
+        try:
+            return self._journal.ends(key, but)
+        except JournalError as error:
+            raise TemporaryError(str(error)) from None
 
     def keep(self, claim: Claim, facts: Mapping[str, object]) -> bool:
         """See Keeper.keep."""

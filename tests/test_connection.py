@@ -269,3 +269,16 @@ def test_escapes_of_a_path_are_taken_back_and_its_query_is_apart():
 
     asked = asyncio.run(scene())
     assert (asked.path, asked.query, asked.method) == ("/a b/é", "c=d%20e", b"GET")
+
+
+@pytest.mark.parametrize("how", [b"content-length: 90", b"transfer-encoding: chunked"])
+def test_bodies_that_grow_together_past_the_bound_are_refused(how):
+    head = b"POST / HTTP/1.1\r\n" + how + b"\r\n\r\n"
+    part = b"x" * 80 if how.startswith(b"content") else b"50\r\n" + b"x" * 80 + b"\r\n"
+    one = Talk(buffered=120).say(head)
+    other, pipe = Connection(one.house), Pipe()
+    other.connection_made(pipe)
+    other.data_received(head)  # announced while nothing was there yet
+    one.say(part)
+    other.data_received(part)
+    assert (pipe.sent[:12], one.house.buffered) == (b"HTTP/1.1 503", 80)

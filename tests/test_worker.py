@@ -17,7 +17,7 @@ from engine.observe import Observers
 from engine.ports.cluster import Recorder
 from engine.ports.given import AssumedCluster
 from engine.ports.http import Answer, OutsideRecorder
-from engine.worker import Workers
+from engine.worker import Workers, _Kept
 
 from tests.serving import PATIENCE
 from tests.taking import NOW, SHELL, alert, intake_of
@@ -311,3 +311,12 @@ def test_an_audit_whose_pipe_is_broken_stops_nothing(tmp_path):
         engine.wait_for("failed")
         engine.workers.stop()
         assert engine.over == [run]
+
+
+def test_a_journal_that_cannot_be_read_is_waited_for():
+    class Unread:
+        def ends(self, *_):
+            raise JournalError("closed")
+
+    with pytest.raises(TemporaryError, match="closed"):
+        _Kept(Unread()).ends("key")

@@ -86,12 +86,12 @@ def enter(connection: sqlite3.Connection, entering: Sequence[Entering]) -> None:
                 places_of[entry.event] = last + len(events) + 1
                 events.append((places_of[entry.event], one.bodies[entry.event], entry.received))
             snapshots[entry.playbook.digest] = entry.playbook.snapshot
-            first = entry.target not in lanes
-            runs[entry.id] = _row(entry, places_of[entry.event], one.now, first=first)
+            runs[entry.id] = _row(entry, places_of[entry.event], one.now)
             lanes.add(entry.target)
     _insert(connection, "INSERT INTO events (id, body, received) VALUES ", events)
     _insert(connection, "INSERT OR IGNORE INTO snapshots VALUES ", [*snapshots.items()])
     _insert(connection, _RUNS, [*runs.values()])
+    refresh(connection, *lanes)
 
 
 def _known(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
@@ -108,15 +108,9 @@ _RUNS = (
     "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received, position,"
     " pool, timeout, due_at, outcome, results, settled, state) VALUES "
 )
-_HEAD = (
-    "iif(EXISTS (SELECT 1 FROM runs INDEXED BY runs_lanes"
-    " WHERE target = ? AND state IN ('head', 'queued', 'leased'))"
-    " OR EXISTS (SELECT 1 FROM paused WHERE playbook = ?), 'queued', 'head')"
-)
-"""Where a run begins that is the first of its target in a batch; those after it are queued."""
 
 
-def _row(entry: Entry, event: int, now: float, *, first: bool) -> tuple[Any, ...]:
+def _row(entry: Entry, event: int, now: float) -> tuple[Any, ...]:
     """The values of a run; one without steps is over."""
     made_of = entry.playbook
     row = (
@@ -126,16 +120,7 @@ def _row(entry: Entry, event: int, now: float, *, first: bool) -> tuple[Any, ...
     if not made_of.steps:
         return (*row, None, None, None, None, outcome_of(()), b"[]", now, None)
     step = made_of.steps[0]
-    state = Sql(_HEAD, (entry.target, made_of.name)) if first else "queued"
-    return (*row, 0, step.pool, step.timeout, now, None, b"[]", None, state)
-
-
-@dataclass(frozen=True, slots=True)
-class Sql:
-    """A value that the database finds."""
-
-    text: str
-    parameters: tuple[Any, ...]
+    return (*row, 0, step.pool, step.timeout, now, None, b"[]", None, "queued")
 
 
 def _insert(
@@ -143,11 +128,8 @@ def _insert(
 ) -> None:
     """Insert rows in as few statements as can be."""
     for some in in_slices(rows):
-        marks, given = [], []
-        for row in some:
-            marks.append(", ".join(v.text if isinstance(v, Sql) else "?" for v in row))
-            given += [p for v in row for p in (v.parameters if isinstance(v, Sql) else (v,))]
-        connection.execute(statement + ", ".join(f"({mark})" for mark in marks), given)
+        given = [value for row in some for value in row]
+        connection.execute(statement + places(len(some), len(some[0])), given)
 
 
 def in_slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -177,8 +177,7 @@ class Connection(asyncio.Protocol):
         else:
             self._early = house.port.refuse(request)
         if self._early is None and house.buffered + size > house.limits.buffered:
-            full = {"error": "too much is being sent at once"}
-            self._early = said(503, full, (b"retry-after", b"5"))
+            self._early = _too_much()
         if self._early is not None:
             self._proceed()
             return
@@ -196,6 +195,10 @@ class Connection(asyncio.Protocol):
         self._house.buffered += len(body)
         if self._size > self._house.port.most:
             self._early = _too_large(self._house.port.most)
+        elif self._house.buffered > self._house.limits.buffered:  # others came since its head did
+            self._early = _too_much()
+        if self._early is not None:
+            self._let_go()
             self._proceed()
 
     def on_message_complete(self) -> None:
@@ -289,6 +292,11 @@ class Connection(asyncio.Protocol):
         self._house.buffered -= self._size
         parts, self._parts, self._size = self._parts, [], 0
         return parts
+
+
+def _too_much() -> Reply:
+    full = {"error": "too much is being sent at once"}
+    return said(503, full, (b"retry-after", b"5"))
 
 
 def _too_large(most: int) -> Reply:

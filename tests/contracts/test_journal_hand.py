@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from engine.journal.journal import Wanted
 from engine.run import Outcome
@@ -153,3 +155,16 @@ def test_runs_are_listed_newest_first_by_what_is_wanted(journal):
     assert [r.outcome for r in journal.runs(Wanted(state="failed"))] == ["failed"]
     assert len(journal.runs(Wanted(state="waiting"))) == 2
     assert journal.runs(Wanted(since=NOW + 1)) == journal.runs(Wanted(namespace="demo")) == []
+
+
+def test_what_comes_behind_a_run_of_a_paused_playbook_passes_it(journal):
+    accept(journal, run(1, "demo/a", playbook("sleeps")))
+    journal.pause("sleeps", "alice", NOW)
+    accept(journal, run(2, "demo/a", playbook("acts")))
+    assert claim(journal).run.id == run(2, of=playbook("acts")).id
+
+
+def test_a_run_without_steps_holds_up_nobody_that_is_accepted_with_it(journal):
+    none = replace(playbook("none"), steps=())
+    accept(journal, run(1, "demo/a", none), run(1, "demo/a", playbook("then")))
+    assert claim(journal).run.id == run(1, of=playbook("then")).id
