@@ -9,7 +9,7 @@ import itertools
 import secrets
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,16 +41,18 @@ class TooManyError(Exception):
     """A body of more than MAX_EVENTS elements."""
 
 
-@dataclass(slots=True)
-class Taken:
-    """What a body came to. written: resolves once all of it is on disk; None where nothing is to wait for."""
+class Taken(msgspec.Struct, eq=False):
+    """What a body came to. written: resolves once all of it is on disk; None where nothing is to wait for.
+
+    A struct, for there is one at every body, and a dataclass takes longer to make.
+    """
 
     accepted: int = 0
     duplicates: int = 0
-    runs: list[str] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[str] = msgspec.field(default_factory=list)
+    errors: list[dict[str, Any]] = msgspec.field(default_factory=list)
     written: Future[None] | None = None
-    ended: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, int] = msgspec.field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         """The answer's JSON."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from bisect import bisect_left
+from collections import Counter
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import prometheus_client
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 
 from engine.observe import Decided, Received, Reloaded, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from prometheus_client.core import Metric
 
     from engine.observe import Moment
 
@@ -30,20 +40,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = prometheus_client.CollectorRegistry()
-        self._known: dict[tuple[prometheus_client.Counter, str], prometheus_client.Counter] = {}
-        self._received = self._counter(
-            "events", "Elements of bodies, by how they ended.", ["result"]
-        )
-        self._bodies = self._counter(
-            "bodies", "Bodies, by the status that answered them.", ["status"]
-        )
+        self._arrivals = _Arrivals()
+        self.registry.register(self._arrivals)
         self._attempts = self._counter(
             "attempts", "Attempts, by action and state.", ["action", "state"]
         )
         self._runs = self._counter("runs", "Runs that are over.", ["playbook", "outcome"])
         self._decisions = self._counter("decisions", "What people did.", ["decision"])
         self._reloads = self._counter("reloads", "Reloads of the playbooks.", ["result"])
-        self._accept = self._histogram("accept", "From a body's arrival to its answer.", _ACCEPT)
         self._attempt = self._histogram("attempt", "Of an attempt.", _ATTEMPT, ["action"])
         self._wait = self._histogram("wait", "From a run's receipt to its first attempt.", _DONE)
         self._done = self._histogram("done", "From a run's receipt to its end.", _DONE, ["outcome"])
@@ -64,24 +68,13 @@ class Metrics:
     def __call__(self, moment: Moment) -> None:
         """Count the moment."""
         if isinstance(moment, Received):
-            self._of(self._bodies, str(moment.status)).inc()
-            for result, number in moment.ended.items():
-                self._of(self._received, result).inc(number)
-            if moment.seconds is not None:
-                self._accept.observe(moment.seconds)
+            self._arrivals.add(moment)
         elif isinstance(moment, Settled):
             self._settled(moment)
         elif isinstance(moment, Decided):
             self._decisions.labels(moment.what).inc()
         else:
             self._reloaded(moment)
-
-    def _of(self, counter: prometheus_client.Counter, label: str) -> prometheus_client.Counter:
-        """The counter of a label, remembered: the library looks it up for 2 us, at every event."""
-        known = self._known.get((counter, label))
-        if known is None:
-            known = self._known[counter, label] = counter.labels(label)
-        return known
 
     def _settled(self, moment: Settled) -> None:
         claim, run = moment.claim, moment.claim.run
@@ -116,6 +109,48 @@ class Metrics:
         return prometheus_client.Histogram(
             f"tiercel_{name}_seconds", what, labels, buckets=buckets, registry=self.registry
         )
+
+
+class _Arrivals:
+    """A collector of what is counted at every body, in a third of the time of the library's own counters."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended: Counter[str] = Counter()
+        self._statuses: Counter[int] = Counter()
+        self._within = [0] * (len(_ACCEPT) + 1)
+        self._seconds = 0.0
+
+    def add(self, moment: Received) -> None:
+        """Count a body."""
+        with self._lock:
+            self._statuses[moment.status] += 1
+            for result, number in moment.ended.items():
+                self._ended[result] += number
+            if moment.seconds is not None:
+                self._within[bisect_left(_ACCEPT, moment.seconds)] += 1
+                self._seconds += moment.seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """The two counters and the histogram, as they stand."""
+        events = CounterMetricFamily(
+            "tiercel_events", "Elements of bodies, by how they ended.", labels=["result"]
+        )
+        bodies = CounterMetricFamily(
+            "tiercel_bodies", "Bodies, by the status that answered them.", labels=["status"]
+        )
+        accept = HistogramMetricFamily(
+            "tiercel_accept_seconds", "From a body's arrival to its answer."
+        )
+        with self._lock:
+            for result, number in self._ended.items():
+                events.add_metric([result], number)
+            for status, number in self._statuses.items():
+                bodies.add_metric([str(status)], number)
+            bounds = [*map(str, _ACCEPT), "+Inf"]
+            within = zip(bounds, accumulate(self._within), strict=True)
+            accept.add_metric([], [*within], self._seconds)
+        yield from (events, bodies, accept)
 
 
 class _Asked:

@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+import msgspec
 import structlog
 
 from engine.event import identity, time_text
@@ -26,11 +27,11 @@ _LONGEST = 1_000
 """Characters of a value in the audit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A body was answered. ended: how often its elements ended how (run, duplicate, unmatched…).
 
-    seconds: from its first byte to the answer, where that is known.
+    seconds: from its first byte to the answer, where that is known. A struct, for there is one at every
+    body, and a frozen dataclass takes longer to make.
     """
 
     status: int

@@ -17,8 +17,7 @@ JSON = b"application/json"
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One request. target: as it stands in the first line. headers: by name in lower case, the last of each.
 
     client: the caller's address and port. began: when its first byte came, by the monotonic clock. body:
