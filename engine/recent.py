@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.event import Event  # noqa: TC001 - a struct reads its annotations when it is asked for them
+if TYPE_CHECKING:
+    from engine.event import Event
 
 EVENTS = 1_000
 """How many are kept."""

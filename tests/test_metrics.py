@@ -91,6 +91,19 @@ def test_a_refused_reload_shows_until_the_folder_is_good_again():
     assert value(text, "tiercel_reloads_total", result="refused") == 1
 
 
+def test_each_bucket_holds_what_took_no_longer_than_its_bound():
+    metrics = Metrics()
+    for seconds in (0.001, 0.0015, 0.0025, 7.0, None):
+        metrics(Received(202, {"run": 1, "duplicate": 2}, seconds))
+    text = metrics.text().decode()
+    bounds = ("0.0005", "0.001", "0.002", "0.003", "1.0", "+Inf")
+    held = [value(text, "tiercel_accept_seconds_bucket", le=bound) for bound in bounds]
+    assert held == [0, 1, 2, 3, 3, 4]
+    assert value(text, "tiercel_accept_seconds_sum") == pytest.approx(7.005)
+    assert value(text, "tiercel_events_total", result="duplicate") == 10
+    assert value(text, "tiercel_bodies_total", status="202") == 5
+
+
 def test_the_names_are_prometheus_conventions():
     metrics = Metrics()
     metrics(Received(202, {"run": 1}, 0.001))
