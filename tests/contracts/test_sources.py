@@ -80,14 +80,27 @@ class Published(NatsServer):
         finally:
             await client.close()
 
+    def start(self):
+        """The stream is there before an engine looks for it; two that make it at once hinder each other."""
+
+        async def make(client):
+            await client.jetstream().add_stream(name=STREAM, subjects=["falco.>"])
+
+        super().start()
+        asyncio.run(self._do(make))
+
     def send(self, *bodies):
         async def publish(client):
-            stream = client.jetstream()
-            await stream.add_stream(name=STREAM, subjects=["falco.>"])
             for body in bodies:
-                await stream.publish("falco.notice.terminal_shell", body)
+                await client.jetstream().publish("falco.notice.terminal_shell", body)
 
         asyncio.run(self._do(publish))
+
+    def is_captured(self):
+        async def count(client):
+            return (await client.jetstream().account_info()).streams
+
+        return asyncio.run(self._do(count)) == 1
 
     def left(self):
         async def pending(client):
@@ -225,6 +238,18 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path, origin):
         origin.send(*bodies(2, 4))
         engine.wait_until(lambda: engine.count() == 4)
         assert engine.source.state()["error"] is None
+
+
+def test_a_stream_is_made_where_there_is_none(tmp_path):
+    origin = Published(tmp_path)
+    NatsServer.start(origin)
+    try:
+        with Engine(tmp_path, origin) as engine:
+            engine.wait_until(origin.is_captured)
+            origin.send(*bodies(0, 2))
+            engine.wait_until(lambda: engine.count() == 2)
+    finally:
+        origin.stop()
 
 
 def test_what_is_shown_of_a_source_has_no_password():
