@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -42,11 +43,16 @@ class Lines:
 
     def wait_for(self, predicate: Predicate, timeout: float) -> dict[str, Any]:
         """The first record, of all so far and to come, that the predicate holds for."""
+        until, seen = time.monotonic() + timeout, 0
         with self._grown:
-            self._grown.wait_for(lambda: self._ended or any(map(predicate, self.records)), timeout)
-            for record in self.records:
-                if predicate(record):
-                    return record
+            while True:
+                for record in self.records[seen:]:
+                    if predicate(record):
+                        return record
+                seen, left = len(self.records), until - time.monotonic()
+                if self._ended or left <= 0:
+                    break
+                self._grown.wait(left)
             said = "\n".join(json.dumps(record, ensure_ascii=False) for record in self.records)
             raise AssertionError(f"{'it ended' if self._ended else 'too late'}; it said:\n{said}")
 
