@@ -260,7 +260,10 @@ def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
     assert journal.next_due("cluster") == NOW + LEASE
 
 
-WITHOUT_UNDOING = """
+WITHOUT_ARRIVING = """
+DROP TABLE arrived;
+"""
+WITHOUT_UNDOING = f"""{WITHOUT_ARRIVING}
 DROP INDEX runs_timers; DROP INDEX runs_undos; DROP INDEX runs_undoes; DROP TABLE holds;
 ALTER TABLE runs DROP COLUMN undoes; CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER);
 CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leased');
@@ -272,7 +275,8 @@ DROP TABLE paused; DROP TABLE dead; DROP TABLE drops; DROP INDEX runs_settled; D
 
 
 @pytest.mark.parametrize(
-    ("version", "taken_away"), [(2, WITHOUT_UNDOING), (1, WITHOUT_UNDOING + WITHOUT_HAND)]
+    ("version", "taken_away"),
+    [(3, WITHOUT_ARRIVING), (2, WITHOUT_UNDOING), (1, WITHOUT_UNDOING + WITHOUT_HAND)],
 )
 def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
     tmp_path, version, taken_away
@@ -280,6 +284,7 @@ def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
     path = tmp_path / "journal.db"
     journal = SqliteJournal(path, thaw)
     accept(journal, run(1))
+    assert journal.find(run(1).id)  # it has entered the lanes
     journal.close()
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(f"{taken_away} PRAGMA user_version = {version};")

@@ -9,16 +9,13 @@ are what may start: one index is read as far as the limit, however long the lane
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.plan import ALL
-from engine.run import outcome_of
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
-
-    from engine.playbook import Playbook
 
 T = TypeVar("T")
 AT_ONCE = 50
@@ -46,90 +43,6 @@ _LEASE = (
 )
 SLICE = 500
 """Runs that one piece of work moves at most (a few ms), so that no accept waits for thousands."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A run to be written; event: which of the bodies beside it."""
-
-    id: str
-    playbook: Playbook
-    event: int
-    target: str
-    namespace: str | None
-    received: float
-
-
-@dataclass(frozen=True, slots=True)
-class Entering:
-    """The runs of one body of events, the events, and when they are due."""
-
-    entries: Sequence[Entry]
-    bodies: Sequence[bytes]
-    now: float
-
-
-def enter(connection: sqlite3.Connection, entering: Sequence[Entering]) -> None:
-    """Write the runs of some bodies that are not there yet, due at once, with what they are made again of."""
-    known = _known(connection, [entry.id for one in entering for entry in one.entries])
-    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
-    events: list[tuple[Any, ...]] = []
-    runs: dict[str, tuple[Any, ...]] = {}
-    snapshots: dict[str, bytes] = {}
-    lanes: set[str] = set()
-    for one in entering:
-        places_of: dict[int, int] = {}
-        for entry in one.entries:
-            if entry.id in known or entry.id in runs:
-                continue
-            if entry.event not in places_of:
-                places_of[entry.event] = last + len(events) + 1
-                events.append((places_of[entry.event], one.bodies[entry.event], entry.received))
-            snapshots[entry.playbook.digest] = entry.playbook.snapshot
-            runs[entry.id] = _row(entry, places_of[entry.event], one.now)
-            lanes.add(entry.target)
-    _insert(connection, "INSERT INTO events (id, body, received) VALUES ", events)
-    _insert(connection, "INSERT OR IGNORE INTO snapshots VALUES ", [*snapshots.items()])
-    _insert(connection, _RUNS, [*runs.values()])
-    refresh(connection, *lanes)
-
-
-def _known(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
-    """Which of these runs are there."""
-    found: set[str] = set()
-    for some in in_slices(ids):
-        marks = ", ".join("?" * len(some))
-        rows = connection.execute(f"SELECT id FROM runs WHERE id IN ({marks})", some)  # noqa: S608 - marks
-        found |= {row["id"] for row in rows}
-    return found
-
-
-_RUNS = (
-    "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received, position,"
-    " pool, timeout, due_at, outcome, results, settled, state) VALUES "
-)
-
-
-def _row(entry: Entry, event: int, now: float) -> tuple[Any, ...]:
-    """The values of a run; one without steps is over."""
-    made_of = entry.playbook
-    row = (
-        entry.id, made_of.name, made_of.digest, made_of.blob, event, entry.target, entry.namespace,
-        entry.received,
-    )  # fmt: skip
-    if not made_of.steps:
-        return (*row, None, None, None, None, outcome_of(()), b"[]", now, None)
-    step = made_of.steps[0]
-    return (*row, 0, step.pool, step.timeout, now, None, b"[]", None, "queued")
-
-
-def _insert(
-    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
-) -> None:
-    """Insert rows in as few statements as can be."""
-    for some in in_slices(rows):
-        given = [value for row in some for value in row]
-        connection.execute(statement + places(len(some), len(some[0])), given)
 
 
 def in_slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import undoing
+from engine.journal import arriving, undoing
 from engine.journal.sieve import Sieve
 from engine.plan import ALL
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Collection
 
     from engine.journal.journal import Wanted
 
@@ -45,13 +46,17 @@ def select(connection: sqlite3.Connection, wanted: Wanted) -> list[sqlite3.Row]:
     return found
 
 
-def sieve(connection: sqlite3.Connection) -> Sieve | None:
-    """A sieve of the ids of all runs; None where they are so many that a start would wait for it."""
+def sieve(connection: sqlite3.Connection, waiting: Collection[str]) -> Sieve | None:
+    """A sieve of the ids of all runs; None where they are so many that a start would wait for it.
+
+    waiting: the ids of those that are not in the lanes yet.
+    """
     (many,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+    many += len(waiting)
     if many > SIEVED:
         return None
     made = Sieve(max(SIEVED, 2 * many))
-    made.add(*(row["id"] for row in connection.execute("SELECT id FROM runs")))
+    made.add(*waiting, *(row["id"] for row in connection.execute("SELECT id FROM runs")))
     return made
 
 
@@ -66,6 +71,14 @@ def undoings(connection: sqlite3.Connection, run: str) -> dict[int, float | None
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
     """How many runs are ``waiting``, ``running``, ``held`` and ``over``; undoings are none."""
+    connection.execute("BEGIN")  # all of it as of one moment, for runs go from there to here
+    try:
+        return _counts(connection)
+    finally:
+        connection.execute("COMMIT")
+
+
+def _counts(connection: sqlite3.Connection) -> dict[str, int]:
     live, running, held = connection.execute(
         "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(held), 0)"
         " FROM runs INDEXED BY runs_lanes WHERE state IS NOT NULL"
@@ -77,7 +90,8 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
     (total,) = connection.execute("SELECT count(*) FROM runs").fetchone()
     live, running, total = live - scheduled, running - undoing, total - undone
     over = max(0, total - live)
-    return {"waiting": live - running - held, "running": running, "held": held, "over": over}
+    waiting = live - running - held + arriving.count(connection)
+    return {"waiting": waiting, "running": running, "held": held, "over": over}
 
 
 def next_due(connection: sqlite3.Connection, pool: str) -> float | None:
@@ -85,6 +99,7 @@ def next_due(connection: sqlite3.Connection, pool: str) -> float | None:
     paused = connection.execute("SELECT 1 FROM paused WHERE playbook = ?", (ALL,)).fetchone()
     due = [undoing.next_due(connection) if pool == "cluster" else None]
     if not paused:
+        due.append(arriving.first(connection, pool))
         found = connection.execute(
             "SELECT min(due_at) FROM runs INDEXED BY runs_timers"
             " WHERE state IN ('waiting', 'leased') AND undoes IS NULL AND pool = ?1 UNION ALL "

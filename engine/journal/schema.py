@@ -14,7 +14,7 @@ from engine.journal.journal import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 3
+VERSION = 4
 """Kept as ``PRAGMA user_version``; grows with every change of the tables."""
 
 # `state` is where the scheduler has a run. Of the runs that are ready on one target at most one is
@@ -25,7 +25,9 @@ VERSION = 3
 # runs nobody may claim; `*` is all of them. `dead` has bodies that are no events, `drops` counts what
 # throttles and silences suppressed, by the hour; both are bounded (see upkeep).
 # A row with `undoes` is no run of its own but the undoing of a step of that run, at its hour; `holds` has
-# what such a row would put back, with the same `until` as its hour.
+# what such a row would put back, with the same `until` as its hour. `arrived` has runs that were accepted
+# and are no rows of `runs` yet (see arriving), `many` of them; `event` is the first of the body's, `slow` is
+# 1 where one of them is of that pool.
 ADDED = """
 CREATE TABLE paused (playbook TEXT PRIMARY KEY, by TEXT NOT NULL, since REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead (
@@ -49,6 +51,13 @@ CREATE INDEX holds_key ON holds (key);
 CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NULL;
 CREATE INDEX runs_undos ON runs (due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NOT NULL;
 CREATE INDEX runs_undoes ON runs (undoes) WHERE undoes IS NOT NULL;
+"""
+ARRIVING = """
+CREATE TABLE arrived (
+  id INTEGER PRIMARY KEY, event INTEGER NOT NULL, runs BLOB NOT NULL, many INTEGER NOT NULL,
+  slow INTEGER NOT NULL
+);
+CREATE INDEX arrived_slow ON arrived (id) WHERE slow;
 """
 TABLES = f"""
 CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
@@ -87,11 +96,12 @@ CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sets (
   id INTEGER PRIMARY KEY CHECK (id = 1), digest TEXT NOT NULL, files BLOB NOT NULL
 );
-{ADDED}{UNDOING}"""
+{ADDED}{UNDOING}{ARRIVING}"""
 _STEPS = {
     1: "ALTER TABLE runs ADD COLUMN namespace TEXT;"
     f"ALTER TABLE runs ADD COLUMN held INTEGER NOT NULL DEFAULT 0; {ADDED}",
     2: f"ALTER TABLE runs ADD COLUMN undoes TEXT; DROP INDEX runs_timers; DROP TABLE probe; {UNDOING}",
+    3: ARRIVING,
 }
 """From a version to the next one."""
 

@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import hand, lanes, past, rows, schema, settling, undoing, upkeep
-from engine.journal.entering import entering, kept, remember
+from engine.journal import arriving, hand, lanes, past, rows, schema, settling, undoing, upkeep
+from engine.journal.arriving import Arriving, arrival
 from engine.journal.journal import Accepted, JournalError, Paused, Record
 from engine.journal.lanes import Holder
+from engine.journal.memory import kept, remember
 from engine.journal.records import Readers, Records
 from engine.journal.rows import UnreadableError
 from engine.journal.undoing import Held
@@ -60,17 +61,22 @@ class SqliteJournal:
             os.close(self._lock)
             raise JournalError(str(error)) from error
         with self._readers.lend() as connection:
-            self._sieve = past.sieve(connection)
+            self._arriving = Arriving()
+            self._arriving.remember(connection)
+            self._sieve = past.sieve(connection, self._arriving.ids)
+        self._arrive = self._arriving.write
         self._records = Records(self._readers, thaw)
         self._writer = Writer(
-            partial(schema.connect, path, writes=True, most=most), f"journal {path.name}"
+            partial(schema.connect, path, writes=True, most=most),
+            f"journal {path.name}",
+            self._arriving.ended,
         )
         self._ending = threading.Lock()
 
     def accept(self, accepted: Accepted, now: float) -> Future[None]:
         """See Journal.accept; the records are turned into JSON here, in the caller's thread."""
         try:
-            together = Together(lanes.enter, entering(accepted, now))
+            together = Together(self._arrive, arrival(accepted, now))
             memory = kept(accepted.memory)
             if self._sieve:
                 self._sieve.add(*(run.id for run in accepted.runs))
@@ -86,12 +92,16 @@ class SqliteJournal:
         asked = [id_ for id_ in ids if not sieve.new(id_)] if sieve else ids
         if not asked:
             return set()
+        waiting = self._arriving.ids  # asked first, for an id goes from there to the runs
+        known = {id_ for id_ in asked if id_ in waiting}
         with self._readers.lend() as connection:
-            return {
+            known |= {
                 id_
                 for id_ in asked
-                if connection.execute("SELECT 1 FROM runs WHERE id = ?", (id_,)).fetchone()
+                if id_ not in known
+                and connection.execute("SELECT 1 FROM runs WHERE id = ?", (id_,)).fetchone()
             }
+        return known
 
     def claim(self, pool: Pool, limit: int, now: float) -> list[Claim]:
         """See Journal.claim. A run whose row cannot be read is ended as failed, and not given."""
@@ -101,7 +111,11 @@ class SqliteJournal:
                 return None
             undo = pool == "cluster"
             taken = undoing.take(connection, limit, now, self._margin) if undo else []
-            return taken + lanes.take(connection, pool, limit - len(taken), now, self._margin)
+            taken += lanes.take(connection, pool, limit - len(taken), now, self._margin)
+            if len(taken) < limit and arriving.first(connection, pool) is not None:
+                self._arriving.enter(connection)
+                taken += lanes.take(connection, pool, limit - len(taken), now, self._margin)
+            return taken
 
         while (taken := self._writer.submit(work).result()) is None:
             pass  # much came due at once: other work goes in between
@@ -159,7 +173,7 @@ class SqliteJournal:
             partial(
                 undoing.adopt,
                 held=held,
-                entering=entering(Accepted([run]), run.received),
+                arrival=arrival(Accepted([run]), run.received),
                 done=rows.from_results([done]),
                 now=run.received,
             )
@@ -187,15 +201,21 @@ class SqliteJournal:
     def next_due(self, pool: Pool) -> float | None:
         """See Journal.next_due."""
         with self._readers.lend() as connection:
+            more = arriving.first(connection, pool) is not None
+        if more:
+            self._writer.submit(self._arriving.enter).result()
+        with self._readers.lend() as connection:
             return past.next_due(connection, pool)
 
     def find(self, run_id: str) -> Record | None:
         """See Journal.find. Raises JournalError where this engine cannot read the run."""
+        self._enter_all()
         row = self._readers.row("SELECT * FROM runs WHERE id = ?", run_id)
         return None if row is None else self._records.record(row)
 
     def ids(self, prefix: str) -> list[str]:
         """See Journal.ids."""
+        self._enter_all()
         with self._readers.lend() as connection:
             found = connection.execute(
                 "SELECT id FROM runs WHERE id >= ? AND id < ? AND undoes IS NULL LIMIT 3",
@@ -210,6 +230,7 @@ class SqliteJournal:
 
     def runs(self, wanted: Wanted) -> list[Record]:
         """See Journal.runs; what this engine cannot read is left out."""
+        self._enter_all()
         with self._readers.lend() as connection:
             found = past.select(connection, wanted)
         records = []
@@ -314,6 +335,17 @@ class SqliteJournal:
             if self._lock >= 0:
                 os.close(self._lock)
                 self._lock = -1
+
+    def _enter_all(self) -> None:
+        """Have all that was accepted be in the lanes, for whoever looks for a run there.
+
+        A journal that cannot be written is read as it stands.
+        """
+        with self._readers.lend() as connection:
+            more = arriving.first(connection) is not None
+        with contextlib.suppress(JournalError):
+            while more:
+                more = self._writer.submit(self._arriving.enter).result()
 
     def _bury(self, row: sqlite3.Row, why: str, now: float) -> None:
         """End a run that nobody can attempt, or it would be claimed and fail again forever."""

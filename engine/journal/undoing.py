@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.journal import lanes, rows, upkeep
+from engine.journal import arriving, lanes, rows, upkeep
 from engine.ports.change import Change
 from engine.run import undo_id
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
-    from engine.journal.lanes import Entering, Holder
+    from engine.journal.arriving import Arrival
+    from engine.journal.lanes import Holder
 
 _DUE = (
     "FROM runs INDEXED BY runs_undos"
@@ -81,7 +82,7 @@ def write(connection: sqlite3.Connection, held: Held, now: float) -> None:
 def adopt(
     connection: sqlite3.Connection,
     held: Held,
-    entering: Entering,
+    arrival: Arrival,
     done: bytes,
     now: float,
 ) -> bool:
@@ -89,7 +90,8 @@ def adopt(
     if ends(connection, held.changes[0].key, None):
         return False
     if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (held.run,)).fetchone():
-        lanes.enter(connection, [entering])
+        (event,) = arriving.insert_events(connection, [arrival])
+        arriving.insert_runs(connection, [(event, arrival.rows[0][0])])
         connection.execute(
             "UPDATE runs SET state = NULL, due_at = NULL, position = NULL, outcome = 'done',"
             " results = ?, settled = ? WHERE id = ?",

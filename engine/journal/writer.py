@@ -45,11 +45,17 @@ class Job(Generic[T]):
 class Writer:
     """Takes jobs from any thread and does them in order, each whole or not at all.
 
-    connect: opens a connection that may write; called in the thread, again after every failure.
+    connect: opens a connection that may write; called in the thread, again after every failure. ended: is
+    told in the thread of every transaction, before those whose jobs it did are.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
-        self._connect = connect
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        name: str,
+        ended: Callable[[bool], None] = lambda _committed: None,
+    ) -> None:
+        self._connect, self._ended = connect, ended
         self._connection: sqlite3.Connection | None = None
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._closing = threading.Lock()
@@ -125,10 +131,12 @@ class Writer:
         except sqlite3.Error as error:
             # reopened before the next write: after a failed fsync nothing cached can be trusted
             self._drop()
+            self._ended(False)
             self.trouble = _sentence(error)
             for job in jobs:
                 job.future.set_exception(JournalError(self.trouble))
             return
+        self._ended(True)
         self._judge(jobs, wrote=connection.total_changes != before)
         for job in jobs:
             if job.error is None:

@@ -69,6 +69,7 @@ def connect(kubeconfig: str | None, context: str | None, qps: float = QPS) -> Ku
 
     settings = Configuration()
     settings.retries = urllib3.Retry(0, redirect=0, respect_retry_after_header=False)
+    settings.connection_pool_maxsize = 64
     try:
         if kubeconfig or context:
             config.load_kube_config(  # type: ignore[no-untyped-call]

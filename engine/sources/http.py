@@ -85,9 +85,11 @@ class EventPort:
             if taken.written is None:
                 reply(self._accepted(200, taken, request.began))
                 return
+            # taken out, or the future would hold itself by what it calls, and be the collector's business
+            written, taken.written = taken.written, None
             loop = asyncio.get_running_loop()
             finish = partial(self._written, taken, request.began, reply)
-            taken.written.add_done_callback(partial(_in_the_loop, loop, finish))
+            written.add_done_callback(partial(_in_the_loop, loop, finish))
 
     def _written(
         self, taken: Taken, began: float, reply: Callable[[Reply], None], done: Future[None]

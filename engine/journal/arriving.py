@@ -1,0 +1,238 @@
+"""What was accepted, from its acceptance until it is in the lanes.
+
+A run among ``runs`` stands in four indexes, at places that its digests choose: each is a page to be written
+before a sender is answered. So what is accepted is only appended, its runs beside its body, and enters
+the lanes when somebody asks for it: a claim that finds too few, a reader. In a flood the disk takes
+half as many bytes before the answer, and what cannot be worked off yet costs nothing yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.journal import rows, upkeep
+from engine.journal.lanes import in_slices, places, refresh
+from engine.run import outcome_of
+from engine.target import named
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from engine.journal.journal import Accepted
+    from engine.playbook import Playbook
+
+TOGETHER = 50
+"""Runs of a row; a body may have thousands."""
+SLICE = 200
+"""Rows that enter at once at most (some 6 ms where each has one run), so that no accept waits for thousands."""
+BEHIND = 100_000
+"""Rows that may wait to enter; past that each accept takes others along, for a restart reads them all."""
+_RUNS = (
+    "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received, position,"
+    " pool, timeout, due_at, outcome, results, settled, state) VALUES "
+)
+
+_FIRST = (
+    "SELECT received FROM arrived JOIN events ON events.id = arrived.event"
+    " WHERE arrived.id = (SELECT min(id) FROM arrived)"
+)
+_FIRST_SLOW = _FIRST.replace("arrived)", "arrived INDEXED BY arrived_slow WHERE slow)")
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """A run as it waits to enter the lanes.
+
+    event: which of its body's. pool, timeout: of its first step, None where it has none.
+    """
+
+    id: str
+    event: int
+    playbook: str
+    digest: str
+    blob: str
+    target: str
+    namespace: str | None
+    received: float
+    due_at: float
+    pool: str | None
+    timeout: float | None
+
+
+class Arrival(msgspec.Struct, frozen=True, eq=False):
+    """The runs of one body of events, by playbook name. bodies: the events, as rows; rows: of the runs.
+
+    A struct, for there is one at every body, and a frozen dataclass takes longer to make.
+    """
+
+    bodies: list[tuple[bytes, float]]
+    ids: list[str]
+    rows: list[tuple[bytes, int, int]]
+    snapshots: dict[str, bytes]
+
+
+_entries = msgspec.json.Decoder(list[Entry])
+
+
+def arrival(accepted: Accepted, now: float) -> Arrival:
+    """What was accepted, as rows; made in the caller's thread, not in the writer's."""
+    places: dict[int, int] = {}
+    bodies: list[tuple[bytes, float]] = []
+    snapshots = {}
+    entries = []
+    for run in sorted(accepted.runs, key=lambda run: run.playbook.name):
+        place = places.setdefault(id(run.event), len(bodies))
+        if place == len(bodies):
+            bodies.append((rows.from_event(run.event, run.trace), run.received))
+        playbook = run.playbook
+        snapshots[playbook.digest] = playbook.snapshot
+        pool, timeout = _first(playbook)
+        namespace = named(run.event).namespace
+        entries.append(
+            Entry(
+                run.id, place, playbook.name, playbook.digest, playbook.blob, run.target, namespace,
+                run.received, now, pool, timeout,
+            )
+        )  # fmt: skip
+    parts = [entries[at : at + TOGETHER] for at in range(0, len(entries), TOGETHER)]
+    return Arrival(
+        bodies,
+        [entry.id for entry in entries],
+        [(rows.encode(p), len(p), int(any(e.pool == "slow" for e in p))) for p in parts],
+        snapshots,
+    )
+
+
+def _first(playbook: Playbook) -> tuple[str | None, float | None]:
+    step = playbook.steps[0] if playbook.steps else None
+    return (step.pool, step.timeout) if step else (None, None)
+
+
+class Arriving:
+    """The statements, each a function of the connection that writes, and the ids that may wait to enter.
+
+    The ids change in the writer's thread, once a commit says that it is so; anybody may ask for them. An id
+    stays among them until the next commit that finds it entered, by whichever process.
+    """
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self._order: deque[tuple[int, list[str]]] = deque()
+        self._came: list[tuple[int, list[str]]] = []
+        self._least: int | None = None
+
+    def remember(self, connection: sqlite3.Connection) -> None:
+        """Know the ids that the file has from before."""
+        for row in connection.execute("SELECT event, runs FROM arrived ORDER BY id"):
+            self._came.append((row["event"], [one.id for one in _entries.decode(row["runs"])]))
+            self._least = self._came[0][0]
+        self.ended(True)
+
+    def ended(self, committed: bool) -> None:  # noqa: FBT001 - what a writer tells
+        """What was written since the last time is on disk, or none of it."""
+        came, self._came = self._came, []
+        if not committed:
+            return
+        for event, ids in came:
+            self._order.append((event, ids))
+            self.ids.update(ids)
+        while self._order and (self._least is None or self._order[0][0] < self._least):
+            self.ids.difference_update(self._order.popleft()[1])
+
+    def write(self, connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> None:
+        """Append what some bodies came to."""
+        waiting: list[tuple[int, bytes, int, int]] = []
+        for event, body in zip(insert_events(connection, bodies), bodies, strict=True):
+            waiting += [(event, *row) for row in body.rows]
+            self._came.append((event, body.ids))
+        insert(connection, "INSERT INTO arrived (event, runs, many, slow) VALUES ", waiting)
+        behind, self._least = connection.execute(
+            "SELECT max(id) - min(id), (SELECT event FROM arrived ORDER BY id LIMIT 1) FROM arrived"
+        ).fetchone()
+        if behind is not None and behind > BEHIND:
+            self.enter(connection, 2 * len(waiting))
+
+    def enter(self, connection: sqlite3.Connection, most: int = SLICE) -> bool:
+        """Let some enter the lanes, the first ones first; whether there may be more."""
+        found = connection.execute(
+            "SELECT id, event, runs FROM arrived ORDER BY id LIMIT ?", (most,)
+        ).fetchall()
+        if found:
+            given = [(row["event"], row["runs"]) for row in found]
+            insert_runs(connection, given)
+            connection.execute("DELETE FROM arrived WHERE id <= ?", (found[-1]["id"],))
+        return len(found) == most
+
+
+def first(connection: sqlite3.Connection, pool: str | None = None) -> float | None:
+    """When the first of what waits was received; None where nothing does that may be of the pool."""
+    row = connection.execute(_FIRST_SLOW if pool == "slow" else _FIRST).fetchone()
+    return float(row["received"]) if row else None
+
+
+def count(connection: sqlite3.Connection) -> int:
+    """How many runs wait to enter."""
+    (many,) = connection.execute("SELECT coalesce(sum(many), 0) FROM arrived").fetchone()
+    return int(many)
+
+
+def insert_events(connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> list[int]:
+    """Write events, and the playbooks that runs are made again of; the number of each body's first event."""
+    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
+    firsts: list[int] = []
+    events: list[tuple[int, bytes, float]] = []
+    snapshots: dict[str, bytes] = {}
+    for body in bodies:
+        firsts.append(last + len(events) + 1)
+        events += [(firsts[-1] + place, *event) for place, event in enumerate(body.bodies)]
+        snapshots |= body.snapshots
+    insert(connection, "INSERT INTO events (id, body, received) VALUES ", events)
+    insert(connection, "INSERT OR IGNORE INTO snapshots VALUES ", [*snapshots.items()])
+    return firsts
+
+
+def insert_runs(connection: sqlite3.Connection, given: Sequence[tuple[int, bytes]]) -> None:
+    """Put runs into the lanes, but for those that are there. given: the body's first event, its Entries."""
+    entries = [(event, entry) for event, runs in given for entry in _entries.decode(runs)]
+    known = _known(connection, [entry.id for _, entry in entries])
+    made: dict[str, tuple[Any, ...]] = {}
+    again = set()
+    for event, entry in entries:
+        if entry.id in known or entry.id in made:
+            again.add(event + entry.event)
+        else:
+            made[entry.id] = _row(entry, event + entry.event)
+    insert(connection, _RUNS, [*made.values()])
+    upkeep.let_go(connection, again)
+    refresh(connection, *{entry.target for _, entry in entries})
+
+
+def _known(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
+    """Which of these runs are in the lanes."""
+    found: set[str] = set()
+    for some in in_slices(ids):
+        marks = ", ".join("?" * len(some))
+        known = connection.execute(f"SELECT id FROM runs WHERE id IN ({marks})", some)  # noqa: S608 - marks
+        found |= {row["id"] for row in known}
+    return found
+
+
+def _row(entry: Entry, event: int) -> tuple[Any, ...]:
+    """The values of a run; one without steps is over."""
+    row = (
+        entry.id, entry.playbook, entry.digest, entry.blob, event, entry.target, entry.namespace,
+        entry.received,
+    )  # fmt: skip
+    if entry.pool is None:
+        return (*row, None, None, None, None, outcome_of(()), b"[]", entry.due_at, None)
+    return (*row, 0, entry.pool, entry.timeout, entry.due_at, None, b"[]", None, "queued")
+
+
+def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows in as few statements as can be."""
+    for some in in_slices(rows):
+        given = [value for row in some for value in row]
+        connection.execute(statement + places(len(some), len(some[0])), given)
