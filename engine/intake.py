@@ -126,10 +126,10 @@ class Intake:
         with self._lock:
             self._memory.paused = frozenset(names)
 
-    def give_back(self, run: Run) -> None:
-        """Give the throttle's slot back of a run that came to nothing."""
+    def give_back(self, run: str) -> None:
+        """Give the throttle's slot back of a run, by its id, that came to nothing."""
         with self._lock:
-            self._memory.give_back(run.id)
+            self._memory.give_back(run)
             changes = self._owed | self._memory.taken().changes
             self._owed = {}
         if not changes:

@@ -35,63 +35,17 @@ Gauges = "Callable[[], Iterable[tuple[str, str, Mapping[str, str], float]]]"
 """Name without prefix, help, labels and value of what is asked for at each scrape."""
 
 
-class Metrics:
-    """Counts moments; what stands is asked for when somebody scrapes."""
+class _Registry:
+    """What the two processes' metrics share: how they are made, asked for and told."""
 
     def __init__(self) -> None:
         self.registry = prometheus_client.CollectorRegistry()
-        self._arrivals = _Arrivals()
-        self.registry.register(self._arrivals)
-        self._attempts = self._counter(
-            "attempts", "Attempts, by action and state.", ["action", "state"]
-        )
-        self._runs = self._counter("runs", "Runs that are over.", ["playbook", "outcome"])
-        self._decisions = self._counter("decisions", "What people did.", ["decision"])
-        self._reloads = self._counter("reloads", "Reloads of the playbooks.", ["result"])
-        self._attempt = self._histogram("attempt", "Of an attempt.", _ATTEMPT, ["action"])
-        self._wait = self._histogram("wait", "From a run's receipt to its first attempt.", _DONE)
-        self._done = self._histogram("done", "From a run's receipt to its end.", _DONE, ["outcome"])
-        self._healthy = self._gauge(
-            "playbooks_current", "1 while the set in force is that of the folder."
-        )
-        self._loaded = self._gauge(
-            "playbooks_loaded_timestamp_seconds", "When the folder was last taken over."
-        )
-        self._playbooks = self._gauge("playbooks", "Playbooks in force.")
 
     def ask(
         self, gauges: Callable[[], Iterable[tuple[str, str, Mapping[str, str], float]]]
     ) -> None:
         """Ask for these at each scrape: name, help, labels, value."""
         self.registry.register(_Asked(gauges))
-
-    def __call__(self, moment: Moment) -> None:
-        """Count the moment."""
-        if isinstance(moment, Received):
-            self._arrivals.add(moment)
-        elif isinstance(moment, Settled):
-            self._settled(moment)
-        elif isinstance(moment, Decided):
-            self._decisions.labels(moment.what).inc()
-        else:
-            self._reloaded(moment)
-
-    def _settled(self, moment: Settled) -> None:
-        claim, run = moment.claim, moment.claim.run
-        self._attempts.labels(claim.step.action, moment.outcome.state).inc()
-        self._attempt.labels(claim.step.action).observe(moment.seconds)
-        if not claim.position and claim.attempt == 1 and not claim.undo:
-            self._wait.observe(max(0.0, moment.time - moment.seconds - run.received))
-        if moment.over:
-            self._runs.labels(run.playbook.name, moment.became).inc()
-            self._done.labels(moment.became).observe(max(0.0, moment.time - run.received))
-
-    def _reloaded(self, moment: Reloaded) -> None:
-        self._reloads.labels("refused" if moment.findings else "accepted").inc()
-        self._healthy.set(0 if moment.findings else 1)
-        self._playbooks.set(moment.playbooks)
-        if not moment.findings:
-            self._loaded.set_to_current_time()
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -109,6 +63,67 @@ class Metrics:
         return prometheus_client.Histogram(
             f"tiercel_{name}_seconds", what, labels, buckets=buckets, registry=self.registry
         )
+
+
+class Metrics(_Registry):
+    """Counts what comes in, reloads and what people do; what stands is asked for when somebody scrapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arrivals = _Arrivals()
+        self.registry.register(self._arrivals)
+        self._decisions = self._counter("decisions", "What people did.", ["decision"])
+        self._reloads = self._counter("reloads", "Reloads of the playbooks.", ["result"])
+        self._healthy = self._gauge(
+            "playbooks_current", "1 while the set in force is that of the folder."
+        )
+        self._loaded = self._gauge(
+            "playbooks_loaded_timestamp_seconds", "When the folder was last taken over."
+        )
+        self._playbooks = self._gauge("playbooks", "Playbooks in force.")
+
+    def __call__(self, moment: Moment) -> None:
+        """Count the moment."""
+        if isinstance(moment, Received):
+            self._arrivals.add(moment)
+        elif isinstance(moment, Decided):
+            self._decisions.labels(moment.what).inc()
+        elif isinstance(moment, Reloaded):
+            self._reloaded(moment)
+
+    def _reloaded(self, moment: Reloaded) -> None:
+        self._reloads.labels("refused" if moment.findings else "accepted").inc()
+        self._healthy.set(0 if moment.findings else 1)
+        self._playbooks.set(moment.playbooks)
+        if not moment.findings:
+            self._loaded.set_to_current_time()
+
+
+class WorkMetrics(_Registry):
+    """Counts attempts and runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._attempts = self._counter(
+            "attempts", "Attempts, by action and state.", ["action", "state"]
+        )
+        self._runs = self._counter("runs", "Runs that are over.", ["playbook", "outcome"])
+        self._attempt = self._histogram("attempt", "Of an attempt.", _ATTEMPT, ["action"])
+        self._wait = self._histogram("wait", "From a run's receipt to its first attempt.", _DONE)
+        self._done = self._histogram("done", "From a run's receipt to its end.", _DONE, ["outcome"])
+
+    def __call__(self, moment: Moment) -> None:
+        """Count the moment."""
+        if not isinstance(moment, Settled):
+            return
+        claim, run = moment.claim, moment.claim.run
+        self._attempts.labels(claim.step.action, moment.outcome.state).inc()
+        self._attempt.labels(claim.step.action).observe(moment.seconds)
+        if not claim.position and claim.attempt == 1 and not claim.undo:
+            self._wait.observe(max(0.0, moment.time - moment.seconds - run.received))
+        if moment.over:
+            self._runs.labels(run.playbook.name, moment.became).inc()
+            self._done.labels(moment.became).observe(max(0.0, moment.time - run.received))
 
 
 class _Arrivals:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from engine.errors import Finding
-    from engine.playbook import Condition
+    from engine.playbook import Condition, Guardrails
     from engine.run import Claim, Outcome, Result, Run
 
 _LONGEST = 1_000
@@ -61,11 +61,15 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """The folder was read: its set is in force (no findings), or the last good one still is."""
+    """The folder was read: its set is in force (no findings), or the last good one still is.
+
+    guardrails: of a set that came into force.
+    """
 
     digest: str
     playbooks: int
     findings: Sequence[Finding | str] = ()
+    guardrails: Guardrails | None = None
 
 
 @dataclass(frozen=True, slots=True)

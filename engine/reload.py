@@ -158,7 +158,8 @@ class Reloader:
         active = Active(Playbooks(found.playbooks, found.silences), found, self._now())
         self._journal.save_set(found.digest, files.files)
         self.active = active
-        self._observers.tell(Reloaded(found.digest, len(found.playbooks)))
+        told = Reloaded(found.digest, len(found.playbooks), guardrails=found.guardrails)
+        self._observers.tell(told)
 
     def _usable(self, files: Files) -> PlaybookSet:
         values = None

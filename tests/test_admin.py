@@ -46,7 +46,12 @@ class Admin:
             self.journal, observers, self.wake, self.intake.pause, lambda: self.now
         )
         pages = Pages(
-            self.journal, operations, self.reloader, self.intake.recent, self.metrics, lambda: ABOUT
+            self.journal,
+            operations,
+            self.reloader,
+            self.intake.recent,
+            self.metrics.text,
+            lambda: ABOUT,
         )
         self.port = AdminPort(pages, door or OnThisMachine(), self.reloader.ended)
 

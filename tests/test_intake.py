@@ -189,7 +189,7 @@ def test_a_run_that_came_to_nothing_gives_its_slot_back_on_disk_too():
     intake.take(body(alert(1)))
     run = disk.waiting[0][0].runs[0]
     disk.write()
-    intake.give_back(run)
+    intake.give_back(run.id)
     assert disk.windows == {}
     assert runs(intake, alert(2))
 
@@ -201,7 +201,7 @@ def test_a_slot_given_back_while_the_disk_fails_is_written_with_the_next_event()
     run = disk.waiting[0][0].runs[0]
     disk.write()
     disk.broken = True
-    intake.give_back(run)
+    intake.give_back(run.id)
     disk.broken = False
     intake.take(body(alert(2, hostname="w", output_fields={"k8s.pod.name": "other"})))
     assert len(disk.windows) == 1
@@ -216,7 +216,7 @@ def test_a_slot_is_given_back_after_a_restart_too():
     run = disk.waiting[0][0].runs[0]
     disk.write()
     intake = intake_of(disk, ONCE)
-    intake.give_back(run)
+    intake.give_back(run.id)
     assert runs(intake, alert(2))
 
 

@@ -246,7 +246,7 @@ def test_a_run_that_did_nothing_is_told_of_and_one_that_did_is_not(tmp_path):
 
 def test_a_throttled_playbook_whose_run_failed_acts_on_the_next_event(tmp_path):
     with Engine(tmp_path, TELL.replace("  match:", "  throttle: {once: 1h}\n  match:")) as engine:
-        engine.workers._over = engine.intake.give_back
+        engine.workers._over = lambda run: engine.intake.give_back(run.id)
         engine.ops.answers = [PermanentError("no")]
         engine.accept(1)
         engine.wait_for("failed")

@@ -99,7 +99,8 @@ def command(*, story: bool, **given: Any) -> None:
       tiercel serve --dry-run
       curl -d @event.json http://127.0.0.1:8080/events
     """  # noqa: D301 - \b is click's mark for text to be left alone
-    from engine.journal.journal import JournalError  # noqa: PLC0415 - --help must be quick
+    from engine.crew import CrewError  # noqa: PLC0415 - --help must be quick
+    from engine.journal.journal import JournalError  # noqa: PLC0415 - the same
     from engine.log import configure  # noqa: PLC0415 - the same
     from engine.ports.kubernetes import ConnectionSettingsError  # noqa: PLC0415 - the same
     from engine.serve import serve  # noqa: PLC0415 - the same
@@ -107,7 +108,7 @@ def command(*, story: bool, **given: Any) -> None:
     configure(sys.stderr, text=story)
     try:
         serve(_settings(given), story=story)
-    except (SettingsError, ConnectionSettingsError, JournalError) as error:
+    except (SettingsError, ConnectionSettingsError, JournalError, CrewError) as error:
         fail(f"tiercel serve: {error}", 2)
     except (PlaybookError, FolderError) as error:
         fail(f"{error}\nNothing was loaded: tiercel check {given['playbooks']}", 1)

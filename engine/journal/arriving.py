@@ -120,14 +120,15 @@ class Arriving:
 
     def __init__(self) -> None:
         self.ids: set[str] = set()
-        self._order: deque[tuple[int, list[str]]] = deque()
-        self._came: list[tuple[int, list[str]]] = []
+        # flat tuples of plain values, in which the garbage collector loses interest
+        self._order: deque[tuple[Any, ...]] = deque()
+        self._came: list[tuple[Any, ...]] = []
         self._least: int | None = None
 
     def remember(self, connection: sqlite3.Connection) -> None:
         """Know the ids that the file has from before."""
         for row in connection.execute("SELECT event, runs FROM arrived ORDER BY id"):
-            self._came.append((row["event"], [one.id for one in _entries.decode(row["runs"])]))
+            self._came.append((row["event"], *(one.id for one in _entries.decode(row["runs"]))))
             self._least = self._came[0][0]
         self.ended(True)
 
@@ -136,18 +137,19 @@ class Arriving:
         came, self._came = self._came, []
         if not committed:
             return
-        for event, ids in came:
-            self._order.append((event, ids))
+        self._order += came
+        for _, *ids in came:
             self.ids.update(ids)
         while self._order and (self._least is None or self._order[0][0] < self._least):
-            self.ids.difference_update(self._order.popleft()[1])
+            _, *ids = self._order.popleft()
+            self.ids.difference_update(ids)
 
     def write(self, connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> None:
         """Append what some bodies came to."""
         waiting: list[tuple[int, bytes, int, int]] = []
         for event, body in zip(insert_events(connection, bodies), bodies, strict=True):
             waiting += [(event, *row) for row in body.rows]
-            self._came.append((event, body.ids))
+            self._came.append((event, *body.ids))
         insert(connection, "INSERT INTO arrived (event, runs, many, slow) VALUES ", waiting)
         behind, self._least = connection.execute(
             "SELECT max(id) - min(id), (SELECT event FROM arrived ORDER BY id LIMIT 1) FROM arrived"

@@ -144,6 +144,39 @@ def own(path: Path) -> int:
     return descriptor
 
 
+_TURN, _PARTNER = 0, 1
+"""Bytes of the lock's file that stand for the right to write, and for being the partner. They are locked as
+POSIX locks, which know nothing of the owner's."""
+
+
+def partner(path: Path) -> int:
+    """The descriptor of the lock that the owner's workers hold as long as they live.
+
+    It waits for those of an owner that was killed, whom the kernel kills a moment later: what they have in
+    flight must be over before anybody does it again.
+    """
+    descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, _PARTNER)
+    return descriptor
+
+
+class Turn:
+    """The right to write, which the processes that share a journal have in turn.
+
+    SQLite would let them sleep and ask again, up to 100 ms at a time; a lock of the kernel wakes the next.
+    lock: the descriptor of the journal's lock.
+    """
+
+    def __init__(self, lock: int) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, _TURN)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, _TURN)
+
+
 def connect(path: Path, *, writes: bool, most: int = MAX_BYTES) -> sqlite3.Connection:
     """A connection without transactions of its own. most: bytes of the file. Raises sqlite3.Error."""
     connection = sqlite3.connect(

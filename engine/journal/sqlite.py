@@ -1,6 +1,6 @@
-"""The embedded journal: one SQLite file, owned by one process, that survives a power cut.
+"""The embedded journal: one SQLite file, owned by one engine, that survives a power cut.
 
-The measured reasons for its shape stand in docs/design.md.
+The process that takes events owns it, the one that works them off is its partner (see engine.crew).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class SqliteJournal:
     """A journal in a SQLite file.
 
     thaw: makes a playbook of its snapshot; raises PlaybookError where this engine cannot read it.
-    lease_margin: seconds that a lease lasts beyond its step's timeout. most: bytes of the file.
+    lease_margin: seconds that a lease lasts beyond its step's timeout. most: bytes of the file. partner: of
+    a process that owns it and has it open; it waits for an earlier partner to end.
     Raises JournalError where the file cannot be opened or another process owns it.
     """
 
@@ -50,26 +51,32 @@ class SqliteJournal:
         thaw: Callable[[bytes], Playbook],
         lease_margin: float = 10.0,
         most: int = schema.MAX_BYTES,
+        *,
+        partner: bool = False,
     ) -> None:
         path = Path(path).resolve()
         self._margin = lease_margin
-        self._lock = schema.own(path)
+        self._lock = schema.partner(path) if partner else schema.own(path)
         try:
-            schema.prepare(path)
+            if not partner:
+                schema.prepare(path)
             self._readers = Readers(partial(schema.connect, path, writes=False))
         except (JournalError, sqlite3.Error) as error:
             os.close(self._lock)
             raise JournalError(str(error)) from error
-        with self._readers.lend() as connection:
-            self._arriving = Arriving()
-            self._arriving.remember(connection)
-            self._sieve = past.sieve(connection, self._arriving.ids)
+        self._arriving = Arriving()
+        self._sieve = None
+        if not partner:
+            with self._readers.lend() as connection:
+                self._arriving.remember(connection)
+                self._sieve = past.sieve(connection, self._arriving.ids)
         self._arrive = self._arriving.write
         self._records = Records(self._readers, thaw)
         self._writer = Writer(
             partial(schema.connect, path, writes=True, most=most),
             f"journal {path.name}",
             self._arriving.ended,
+            schema.Turn(self._lock),
         )
         self._ending = threading.Lock()
 

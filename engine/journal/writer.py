@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -46,7 +47,7 @@ class Writer:
     """Takes jobs from any thread and does them in order, each whole or not at all.
 
     connect: opens a connection that may write; called in the thread, again after every failure. ended: is
-    told in the thread of every transaction, before those whose jobs it did are.
+    told in the thread of every transaction, before those whose jobs it did are. turn: entered for each.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Writer:
         connect: Callable[[], sqlite3.Connection],
         name: str,
         ended: Callable[[bool], None] = lambda _committed: None,
+        turn: AbstractContextManager[None] | None = None,
     ) -> None:
         self._connect, self._ended = connect, ended
+        self._turn = turn or contextlib.nullcontext()
         self._connection: sqlite3.Connection | None = None
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._closing = threading.Lock()
@@ -122,12 +125,13 @@ class Writer:
                 self._connection = self._connect()
             connection = self._connection
             before = connection.total_changes
-            connection.execute("BEGIN IMMEDIATE")
-            for write, group in _groups(jobs).items():
-                _do_together(connection, write, group)
-            for job in jobs:
-                _do(connection, job)
-            connection.execute("COMMIT")
+            with self._turn:
+                connection.execute("BEGIN IMMEDIATE")
+                for write, group in _groups(jobs).items():
+                    _do_together(connection, write, group)
+                for job in jobs:
+                    _do(connection, job)
+                connection.execute("COMMIT")
         except sqlite3.Error as error:
             # reopened before the next write: after a failed fsync nothing cached can be trusted
             self._drop()

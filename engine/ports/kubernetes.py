@@ -57,10 +57,12 @@ class Load:
     known: dict[tuple[str, str], tuple[float, Object | None]] = field(default_factory=dict)
 
 
-def connect(kubeconfig: str | None, context: str | None, qps: float = QPS) -> KubernetesCluster:
+def connect(
+    kubeconfig: str | None, context: str | None, qps: float = QPS, at_once: int = 1
+) -> KubernetesCluster:
     """The cluster of a kubeconfig's context, or with neither the one that this pod runs in.
 
-    qps: calls a second at most. Raises ConnectionSettingsError.
+    qps: calls a second at most. at_once: connections that are kept. Raises ConnectionSettingsError.
     """
     import urllib3  # noqa: PLC0415 - 250 ms that check and plan don't need
     import yaml  # noqa: PLC0415 - the same
@@ -69,7 +71,9 @@ def connect(kubeconfig: str | None, context: str | None, qps: float = QPS) -> Ku
 
     settings = Configuration()
     settings.retries = urllib3.Retry(0, redirect=0, respect_retry_after_header=False)
-    settings.connection_pool_maxsize = 64
+    settings.connection_pool_maxsize = (
+        at_once  # one that is over is closed, at a TLS handshake each
+    )
     try:
         if kubeconfig or context:
             config.load_kube_config(  # type: ignore[no-untyped-call]

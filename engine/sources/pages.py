@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from engine.journal.journal import Journal
-    from engine.metrics import Metrics
     from engine.operate import Operations
     from engine.recent import Recent
     from engine.reload import Reloader
@@ -30,7 +29,7 @@ _ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry|undo)")
 
 
 class Pages:
-    """The answers. about: version, mode, cluster and sources."""
+    """The answers. metrics: in the exposition format. about: version, mode, cluster and sources."""
 
     def __init__(
         self,
@@ -38,7 +37,7 @@ class Pages:
         operations: Operations,
         reloader: Reloader,
         recent: Recent,
-        metrics: Metrics,
+        metrics: Callable[[], bytes],
         about: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._journal, self._operations, self._reloader = journal, operations, reloader
@@ -46,7 +45,7 @@ class Pages:
         self._pages: dict[str, Callable[[], Answer]] = {
             "/status": self._status,
             "/events/recent": self._events,
-            "/metrics": lambda: (200, self._metrics.text()),
+            "/metrics": lambda: (200, self._metrics()),
         }
 
     def ready(self) -> Answer:

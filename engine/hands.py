@@ -1,0 +1,199 @@
+"""The workers' process: what stands between the journal and the cluster is put together here."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from engine.adopt import Adoption
+from engine.attempt import Doors
+from engine.budget import PREFIX, Ledger
+from engine.clock import SteadyClock
+from engine.crew import Connected, Over, Scrape, Scraped, Stop, Stopped, Unusable, settle_down
+from engine.errors import TemporaryError
+from engine.guard import Guard
+from engine.journal.journal import JournalError
+from engine.journal.sqlite import SqliteJournal
+from engine.language import duration
+from engine.language.compile import thaw
+from engine.metrics import WorkMetrics
+from engine.observe import Audit, Decided, Observers, log_steps, tell_story
+from engine.playbook import Guardrails
+from engine.ports.cluster import Recorder
+from engine.ports.given import AssumedCluster
+from engine.ports.http import LiveOutside, OutsideRecorder, Secrets
+from engine.ports.kubernetes import ConnectionSettingsError, connect
+from engine.settings import SettingsError
+from engine.tracing import tracing
+from engine.worker import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from engine.crew import Line
+    from engine.journal.journal import Journal
+    from engine.ports.kubernetes import KubernetesCluster
+    from engine.run import Claim
+    from engine.settings import Settings
+
+log = structlog.get_logger()
+LOOK = 1.0
+"""Seconds between looks whether the thread that claims is still there."""
+
+
+def work(settings: Settings, line: Line, *, story: bool) -> int:
+    """Claim and attempt until told to stop; the exit code. Raises EOFError once the other process is gone."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # a terminal sends them to both; the other one decides
+    try:
+        cluster, traces = _cluster(settings), tracing(os.environ)
+    except (SettingsError, ConnectionSettingsError) as error:
+        line.say(Unusable(error))
+        return 2
+    line.say(Connected(cluster.host if cluster else None))
+    guardrails = None
+    while not isinstance(guardrails, Guardrails):  # the journal is there from then on
+        guardrails = line.hear()
+    metrics = WorkMetrics()
+    told = [tell_story] if story else [log_steps, Audit()]
+    observers = Observers(metrics, *told, *([traces] if traces else []))
+    with contextlib.ExitStack() as stack:
+        if traces:
+            stack.callback(traces.stop)
+        journal = SqliteJournal(settings.journal, thaw, partner=True)
+        stack.callback(journal.close)
+        shift = _Shift(settings, cluster, journal, guardrails)
+        workers = shift.workers(observers, lambda run: line.say(Over(run.id)))
+        metrics.ask(shift.gauges)
+        workers.start()
+        threading.Thread(target=_listen, args=(line.bell, workers.wake), daemon=True).start()
+        if cluster and not settings.dry_run:
+            adoption = Adoption(cluster, journal, workers.wake)
+            adoption.start()
+            stack.callback(adoption.stop)
+        settle_down()
+        grace = _obey(line, shift, workers, observers, metrics)
+        whole = workers.stop(grace)
+        line.say(Stopped(whole))
+        if not whole:
+            os._exit(0)  # the threads of what is under way would hold the journal up
+    return 0
+
+
+def _obey(
+    line: Line, shift: _Shift, workers: Workers, observers: Observers, metrics: WorkMetrics
+) -> float:
+    """Do as told until it is to stop; the grace. Raises EOFError."""
+    while True:
+        order = line.hear(LOOK)
+        if isinstance(order, Guardrails):
+            shift.guardrails = order
+        elif isinstance(order, Decided):
+            observers.tell(order)
+        elif isinstance(order, Scrape):
+            line.say(Scraped(metrics.text()))
+        elif isinstance(order, Stop):
+            return order.grace
+        ended = workers.ended()
+        if ended:
+            log.error("a thread has ended, so the workers do", thread=ended)
+            raise EOFError
+
+
+def _listen(bell: int, wake: Callable[[], None]) -> None:
+    """Wake the workers whenever the bell rings."""
+    while True:
+        os.eventfd_read(bell)
+        wake()
+
+
+class _Shift:
+    """What the workers work with. guardrails: of the set in force."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: KubernetesCluster | None,
+        journal: Journal,
+        guardrails: Guardrails,
+    ) -> None:
+        self._settings, self._cluster, self._journal = settings, cluster, journal
+        self._outside = LiveOutside(Secrets(settings.secrets_dir))
+        self.guardrails = guardrails
+        spent = {key: window for key, window in journal.memory().items() if key.startswith(PREFIX)}
+        ledger = Ledger() if settings.dry_run else Ledger(spent, self._remember)
+        self._made = functools.lru_cache(1)(
+            lambda guardrails: Guard(guardrails, settings.own, ledger)
+        )
+
+    def workers(self, observers: Observers, over: Callable[[Any], None]) -> Workers:
+        """The threads."""
+        settings, cluster = self._settings, self._cluster
+        return Workers(
+            self._journal,
+            self.doors,
+            self.guard,
+            observers,
+            sizes={"cluster": settings.workers, "slow": settings.slow_workers},
+            now=SteadyClock(),
+            over=over,
+            room=cluster.breaker.room if cluster else lambda: None,
+        )
+
+    def guard(self) -> Guard:
+        """The guard of the set in force; what its budgets have spent outlives sets, and a restart."""
+        return self._made(self.guardrails)
+
+    def doors(self, claim: Claim) -> Doors:
+        """The doors for one attempt: dry in a dry run, and for playbooks that do not enforce."""
+        timeout, hosts = claim.step.timeout, self._settings.http_hosts
+        live = self._cluster.within(timeout) if self._cluster else None
+        if live is None or self._settings.dry_run or not _acts(claim):
+            reads = live or AssumedCluster(claim.run.event)
+            return Doors(Recorder(reads), OutsideRecorder(None, hosts), dry=True)
+        return Doors(
+            Recorder(live, live), OutsideRecorder(self._outside.within(timeout), hosts), dry=False
+        )
+
+    def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """What a scrape asks of the budgets and of the cluster."""
+        for budget, left in self.guard().left():
+            per = duration.text(budget.per)
+            labels = {"effect": budget.effect, "scope": budget.scope, "per": per}
+            yield "budget_left", "Targets left in a budget's fullest window.", labels, left
+        if self._cluster:
+            answers = float(not self._cluster.breaker.open)
+            yield "cluster_answers", "1 while the API server gives answers.", {}, answers
+
+    def _remember(self, windows: Mapping[str, Any]) -> None:
+        try:
+            self._journal.remember(windows)
+        except JournalError as error:  # what is not on disk must not be acted upon
+            raise TemporaryError(f"the journal cannot be written: {error}") from None
+
+
+def _cluster(settings: Settings) -> KubernetesCluster | None:
+    """The cluster to act on: named by a flag, or the one that this pod runs in; never one happened upon."""
+    if settings.kubeconfig or settings.context or "KUBERNETES_SERVICE_HOST" in os.environ:
+        at_once = settings.workers + settings.slow_workers + 1
+        return connect(settings.kubeconfig, settings.context, settings.kube_qps, at_once)
+    if settings.dry_run:
+        return None
+    raise SettingsError(
+        "no cluster to act on: give --kubeconfig FILE (and --context NAME), or run in a pod; "
+        "--dry-run shows what would be done without one"
+    )
+
+
+def _acts(claim: Claim) -> bool:
+    """Whether the mode of its playbook lets the step act; ``notify`` lets only its messages."""
+    mode = claim.run.playbook.mode
+    return mode == "enforce" or (mode == "notify" and claim.step.effect == "notify")
