@@ -51,7 +51,8 @@ class Event(msgspec.Struct, frozen=True, eq=False):  # noqa: PLW1641 - its field
 
     priority: index into PRIORITIES, 0 the most severe, or None. time_ns: nanoseconds since the epoch.
     timed: whether the alert gave its time; one without is never a duplicate. fields: ``output_fields``.
-    alert: the whole alert, normalised, for jsonPath. salt: tells untimed events apart.
+    alert: the whole alert, normalised, for jsonPath. salt: tells untimed events apart. original: the
+    identity of the event as it came, where something was taken out of it since.
     """
 
     rule: str
@@ -65,6 +66,7 @@ class Event(msgspec.Struct, frozen=True, eq=False):  # noqa: PLW1641 - its field
     fields: dict[str, Any]
     sent: dict[str, Any]
     salt: str = ""
+    original: str = ""
 
     def __eq__(self, other: object) -> bool:
         """Whether both say the same, in however different an alert."""
@@ -225,6 +227,8 @@ def identity(event: Event) -> str:
     Falcosidekick's ``uuid`` and the ``evt.time*`` fields, which tell the same time in formats that depend
     on Falco's settings, are left out.
     """
+    if event.original:
+        return event.original
     fields = {k: v for k, v in event.fields.items() if not k.startswith("evt.time")}
     time: int | str = event.time_ns if event.timed else event.salt
     told = _canonical([event.hostname, event.rule, event.source, time, fields])

@@ -20,7 +20,7 @@ from engine.event import decode, parse
 from engine.journal.journal import Accepted, Dead, JournalError
 from engine.known import KnownRuns
 from engine.notes import LONGEST, Notes
-from engine.plan import plan, window_of
+from engine.plan import counted, plan
 from engine.recent import Got, Recent
 from engine.redact import Redaction
 
@@ -90,6 +90,7 @@ class Intake:
         self._journal, self._playbooks, self._now = journal, playbooks, now
         self._memory = KnownRuns(journal)
         self._memory.own = own
+        self._memory.hidden = self._redaction.finds
         self._owed: dict[str, Any] = {}
         self._writing: dict[str, Future[None]] = {}
         # tells untimed events apart, also from those of before a restart; one call of the system for all
@@ -142,9 +143,8 @@ class Intake:
 
     def bury(self, content: Any, error: str, source: str) -> None:
         """Keep what was no event, so that somebody may find out who sent it."""
-        raw = content if isinstance(content, bytes) else msgspec.json.encode(content)
-        text = self._redaction.text(raw[:LONGEST].decode("utf-8", "replace"))
-        self._notes.bury(Dead(self._now(), source, error, text.encode("utf-8", "replace")))
+        left = self._redaction.letter(content)[:LONGEST].decode("utf-8", "replace")
+        self._notes.bury(Dead(self._now(), source, error, left.encode("utf-8", "replace")))
 
     def _parse(self, body: bytes, taken: Taken, source: str) -> list[Event]:
         received = int(self._now() * 1e9)
@@ -201,16 +201,18 @@ class Intake:
             for playbook in wanting:
                 self._notes.drop(playbook.name, "journal full", "", received)
             return ()
-        found = plan(event, playbooks, self._memory, received)
+        found: Sequence[Planned] = plan(event, playbooks, self._memory, received)
+        left = self._redaction.event(event)
+        if left is not event:
+            found = [replace(one, run=self._readable(one.run, left)) for one in found]
         for one in found:
             if one.suppressed is not None and one.suppressed != "duplicate":
-                throttled = one.suppressed == "throttle"
-                key = window_of(event, one.run.playbook) if throttled else ""
+                key = _key(one.run) if one.suppressed == "throttle" else ""
                 self._notes.drop(one.run.playbook.name, one.suppressed, key, received)
-        left = self._redaction.event(event)
-        if left is event:
-            return found
-        return [replace(one, run=replace(one.run, event=left)) for one in found]
+        return found
+
+    def _readable(self, run: Run, left: Event) -> Run:
+        return replace(run, event=left, target=self._redaction.lane(run.event, run.target))
 
     def _write(
         self, new: list[Run], changed: Changed, planned: list[Planned], received: float
@@ -265,6 +267,19 @@ def _all_of(writes: list[Future[None]]) -> Future[None]:
     if not writes:
         end(None)
     return both
+
+
+def _key(run: Run) -> str:
+    """What a throttle counts by, as far as it may be read."""
+    throttle = run.playbook.throttle
+    pairs = counted(run.event, throttle) if throttle else ()
+    return ", ".join(f"{name}={_text(value)}" for name, value in pairs)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "<NA>"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _ended(planned: Sequence[Planned]) -> str:

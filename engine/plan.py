@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +15,7 @@ from engine.run import Run, run_id
 from engine.target import lane, named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from engine.event import Event
     from engine.match import Playbooks
@@ -44,8 +45,8 @@ class Memory:
     """What planning remembers: identities, throttle windows, a clock that never goes back, pauses.
 
     paused: names of playbooks, and ``*`` for all. own: the API server's name of the engine itself, whose
-    doings are no events to act on. changes: what the journal must keep (key -> JSON, None to
-    forget) until it is taken.
+    doings are no events to act on. hidden: whether a value must not be kept as it is. changes: what the
+    journal must keep (key -> JSON, None to forget) until it is taken.
     """
 
     def __init__(self, windows: Mapping[str, Any] | None = None) -> None:
@@ -53,6 +54,7 @@ class Memory:
         self.clock = 0.0
         self.paused: frozenset[str] = frozenset()
         self.own: str | None = None
+        self.hidden: Callable[[Any], bool] | None = None
         self.changes: dict[str, Any] = {}
         self._seen: OrderedDict[str, bool] = OrderedDict()
         self._slots: OrderedDict[str, str] = OrderedDict()
@@ -172,7 +174,9 @@ def _plan_one(asked: _Asked, playbook: Playbook, memory: Memory) -> Planned:
         suppressed = "mode: disabled"
     elif asked.silence is not None:
         suppressed = f"silence: {asked.silence}"
-    elif throttle and not memory.take(window_of(event, playbook), throttle, made, memory.clock):
+    elif throttle and not memory.take(
+        _window(event, playbook, throttle, memory.hidden), throttle, made, memory.clock
+    ):
         suppressed = "throttle"
     elif memory.paused and not memory.paused.isdisjoint((playbook.name, ALL)):
         suppressed = "paused"
@@ -181,18 +185,29 @@ def _plan_one(asked: _Asked, playbook: Playbook, memory: Memory) -> Planned:
     return Planned(run, suppressed)
 
 
-def window_of(event: Event, playbook: Playbook) -> str:
-    """What a throttle counts by: playbook name, throttle text and the key's values, as JSON."""
-    throttle = playbook.throttle
-    text = throttle.text if throttle else ""
-    values: list[Any]
-    if throttle is None or throttle.key is None:
-        who = named(event)
-        pod = who.pod or who.container_id or event.hostname
-        values = [event.rule, who.namespace or event.hostname, pod]
-    else:
-        values = [_value(event, field) for field in throttle.key]
-    return msgspec.json.encode([playbook.name, text, values]).decode()
+def _window(
+    event: Event,
+    playbook: Playbook,
+    throttle: Throttle,
+    hidden: Callable[[Any], bool] | None,
+) -> str:
+    """The key of a throttle's window: playbook name, throttle text and what it counts by, as JSON.
+
+    Values that must not be kept are a digest there, which tells them apart as well.
+    """
+    values: Any = [value for _, value in counted(event, throttle)]
+    if hidden is not None and hidden(values):
+        values = hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:32]
+    return msgspec.json.encode([playbook.name, throttle.text, values]).decode()
+
+
+def counted(event: Event, throttle: Throttle) -> list[tuple[str, Any]]:
+    """What a throttle counts by: names, and their values in the event (None: absent)."""
+    if throttle.key is not None:
+        return [(field, _value(event, field)) for field in throttle.key]
+    who = named(event)
+    pod = who.pod or who.container_id or event.hostname
+    return [("rule", event.rule), ("namespace", who.namespace or event.hostname), ("pod", pod)]
 
 
 def _value(event: Event, field: str) -> Any:

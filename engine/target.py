@@ -62,9 +62,15 @@ def first(event: Event, *fields: str) -> str | None:
 
 def lane(event: Event, run: str) -> str:
     """What no two attempts may touch at once: the pod, else the container, else the run itself."""
+    names = place(event)
+    return "/".join(names) if names else run
+
+
+def place(event: Event) -> list[str] | None:
+    """The names that tell the event's pod from others: namespace and pod, else host and container."""
     who = named(event)
     if who.pod and who.namespace:
-        return f"{who.namespace}/{who.pod}"
+        return [who.namespace, who.pod]
     if who.container_id and who.hostname:
-        return f"{who.hostname}/{who.container_id}"
-    return run
+        return [who.hostname, who.container_id]
+    return None

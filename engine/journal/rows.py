@@ -67,6 +67,8 @@ def from_event(event: Event, trace: str = "") -> bytes:
     """
     alert = event.alert if event.timed else {k: v for k, v in event.alert.items() if k != "time"}
     row = {"alert": alert, "time_ns": event.time_ns, "salt": event.salt}
+    if event.original:
+        row["original"] = event.original
     return encode(row | {"trace": trace} if trace else row)
 
 
@@ -76,6 +78,8 @@ def to_event(raw: bytes) -> tuple[Event, str]:
     event = parse(row["alert"], received_ns=row["time_ns"], salt=row["salt"])
     if event.time_ns != row["time_ns"]:
         event = msgspec.structs.replace(event, time_ns=row["time_ns"])
+    if "original" in row:
+        event = msgspec.structs.replace(event, original=row["original"])
     return event, row.get("trace", "")
 
 

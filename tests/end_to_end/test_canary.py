@@ -11,6 +11,7 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
+from engine.event import identity, parse
 from tests.serving import call, engine
 
 SECRETS = {
@@ -24,12 +25,32 @@ SECRETS = {
 REDACTED = "canary-password"
 EVERY = (*SECRETS.values(), REDACTED)
 
+EVENT = {
+    "rule": "R",
+    "time": "2026-03-01T10:00:00Z",
+    "hostname": f"{REDACTED}-host",
+    "tags": ["t", f"{REDACTED}-tag"],
+    "output": f"it ran mysql -p {REDACTED}1",
+    "extra": {"of": [f"{REDACTED}2"]},
+    "output_fields": {
+        "k8s.ns.name": "demo",
+        "k8s.pod.name": f"{REDACTED}-pod",
+        "proc.cmdline": f"mysql -p {REDACTED}1",
+        "fd.name": f"/{REDACTED}/x",
+        "ka.req": {"body": [{REDACTED: f"{REDACTED}3"}]},
+    },
+}
+
 PLAYBOOK = """\
 apiVersion: tiercel.dev/v1
 kind: Playbook
 metadata: {{name: tell}}
 spec:
   match: {{rules: [R]}}
+  conditions:
+    - {{jsonPath: $.extra, exists: true}}
+    - {{jsonPath: $.hostname, contains: canary}}
+  throttle: {{key: [proc.cmdline], once: 10m}}
   actions:
     - &echo
       action: http.request
@@ -137,7 +158,10 @@ def ask_wrongly(running):
     bad = {"Authorization": f"Bearer {sender}x"}
     assert running.post({"rule": "R"}, headers=bad)[0] == 401
     assert running.post("{", path=f"/{path}")[0] == 400
-    assert running.post({"rule": ""}, headers={"Authorization": f"Bearer {sender}"})[0] == 400
+    known = {"Authorization": f"Bearer {sender}"}
+    escaped = f'"\\u0063{REDACTED[1:]}'
+    for no_event in (f'{{"rule": "", "x": {escaped}"}}', f'{{"rule": {escaped} ', {"rule": ""}):
+        assert running.post(no_event, headers=known)[0] == 400
     assert call(running.events, "GET", f"/{path}?token={sender}")[0] == 405
     assert (
         call(running.admin, "GET", "/status", headers={"Authorization": f"Bearer {sender}"})[0]
@@ -160,14 +184,11 @@ def test_no_channel_tells_a_secret_or_what_is_redacted(tmp_path, echo, flags):
     with engine(
         tmp_path, {"tell.yaml": PLAYBOOK.format(url=echo).replace("&echo", "")}, *flags
     ) as running:
-        event = {
-            "rule": "R",
-            "output": f"it ran mysql -p {REDACTED}1",
-            "output_fields": {"proc.cmdline": f"mysql -p {REDACTED}1", "fd.name": f"/{REDACTED}/x"},
-        }
-        status, _, said = running.post(event, path=f"/events/{SECRETS['path']}")
+        status, _, said = running.post(EVENT, path=f"/events/{SECRETS['path']}")
         assert status == 202
         (run,) = said["runs"]
+        throttled = EVENT | {"time": "2026-03-01T10:00:01Z"}
+        assert running.post(throttled, path=f"/events/{SECRETS['path']}")[2]["runs"] == []
         for step in STEPS:
             running.wait_for_audit(lambda line, step=step: line.get("step") == step)
         ask_wrongly(running)
@@ -177,6 +198,9 @@ def test_no_channel_tells_a_secret_or_what_is_redacted(tmp_path, echo, flags):
         assert {answer[0] for answer in shown.values()} == {200}
         states = {step["name"]: step["state"] for step in shown[f"/runs/{run}"][2]["steps"]}
         assert states == dict.fromkeys(STEPS, "failed") | {"echo": "done"}
+        known = identity(parse(EVENT))  # as it came
+        assert shown[f"/runs/{run}"][2]["event"]["id"] == known
+        assert {line["event"] for line in running.audit if "event" in line} == {known}
         assert running.terminate() == 0
         channels = {page: json.dumps(answer[2]) for page, answer in shown.items()}
         channels |= {
@@ -188,5 +212,10 @@ def test_no_channel_tells_a_secret_or_what_is_redacted(tmp_path, echo, flags):
             channels[file.name] = file.read_bytes().decode("latin-1")
     assert "***" in channels["audit"]
     assert "mysql" in channels["record.ndjson"]
-    told = [(name, canary) for name, text in channels.items() for canary in EVERY if canary in text]
+    told = [
+        (name, canary)
+        for name, text in channels.items()
+        for canary in (*EVERY, f"u0063{REDACTED[1:]}")
+        if canary in text
+    ]
     assert told == []
