@@ -7,6 +7,9 @@ journal's business.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -18,10 +21,11 @@ import msgspec
 from engine.errors import GoneError, PermanentError, TemporaryError
 from engine.ports.breaker import Breaker
 from engine.ports.cluster import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
+from engine.ports.http import masked
 from engine.ports.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.ports.cluster import Call, Kind, Object
 
@@ -238,7 +242,10 @@ class KubernetesCluster:
         body: Object | None = None,
         content: str | None = None,
     ) -> tuple[int, Any, Object]:
-        """Status, headers and JSON of the answer. Raises TemporaryError where there is none."""
+        """Status, headers and JSON of the answer. Raises TemporaryError where there is none.
+
+        What a server that refuses says again of our credentials is masked: its sentence is kept and shown.
+        """
         import urllib3  # noqa: PLC0415 - loaded with the client
 
         left = 30.0 if self._deadline is None else self._deadline - time.monotonic()
@@ -254,20 +261,23 @@ class KubernetesCluster:
             method, path, query_params=[*query], header_params=header, body=body,
             auth_settings=["BearerToken"],
         )  # fmt: skip
+        shown = _credentials(request[2])
         try:
             response = self._client.call_api(*request, _request_timeout=(min(CONNECT, left), left))
             data = response.read()
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise self._silent(_reason(error)) from None
+            raise self._silent(masked(_reason(error), shown)[:200]) from None
         except self._client_errors() as error:
-            raise self._silent(str(error)[:200]) from None
+            raise self._silent(masked(str(error), shown)[:200]) from None
         if response.status not in OVERLOADED:
             self._load.breaker.answered()
             self._load.pace.faster()
         try:
             answer = msgspec.json.decode(data) if data else {}
         except msgspec.DecodeError:
-            answer = {"message": data[:200].decode("utf-8", "replace")}
+            answer = {"message": masked(data.decode("utf-8", "replace"), shown)[:200]}
+        if response.status >= 300:  # noqa: PLR2004 - HTTP
+            answer = masked(answer, shown)
         return response.status, response.headers, answer if isinstance(answer, dict) else {}
 
     def _silent(self, why: str) -> TemporaryError:
@@ -304,6 +314,17 @@ def _message(answer: Object) -> str:
     return str(answer.get("message") or "no reason given")[:500]
 
 
+def _credentials(headers: Mapping[str, str]) -> list[str]:
+    """What a request's headers show of ours: a token, or a password as Basic and as it is."""
+    shown = headers.get("authorization") or ""
+    scheme, _, secret = shown.partition(" ")
+    told = [shown]
+    if scheme.lower() == "basic":
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+            told.append(base64.b64decode(secret).decode().partition(":")[2])
+    return told
+
+
 def _right(verb: str) -> str:
     return {"apply": "patch and create"}.get(verb, verb)
 
@@ -321,4 +342,4 @@ def _retry_after(headers: Any) -> float | None:
 def _reason(error: Exception) -> str:
     """The innermost cause; urllib3's own text holds the whole URL."""
     inner = getattr(error, "reason", None) or error
-    return f"{type(inner).__name__}: {str(inner).rpartition(': ')[2][:200]}"
+    return f"{type(inner).__name__}: {str(inner).rpartition(': ')[2]}"
