@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from engine.guard import Own
 
@@ -12,6 +14,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.redact import Redaction
+
+
+REDIS = "redis[s]://[user:password@]host[:port][/db][?key=NAME]"
+NATS = "nats://[user:password@]host[:port] (or tls://…)"
+_SCHEMES = {REDIS: ("redis", "rediss"), NATS: ("nats", "tls")}
+_PATHS = {REDIS: re.compile(r"/?[0-9]*"), NATS: re.compile(r"/?")}
 
 
 class SettingsError(ValueError):
@@ -85,3 +93,23 @@ def address(text: str) -> Address:
     if not port.isdecimal() or int(port) > 65535 or not host:  # noqa: PLR2004 - TCP
         raise SettingsError(f"`{text}` is no HOST:PORT, like 127.0.0.1:8080")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def server(flag: str, text: str | None, form: str) -> str | None:
+    """The URL of a server, of the form REDIS or NATS; None where there is none.
+
+    Raises SettingsError, which says nothing of the text: what is wrong may be its password, with a ``#`` or
+    ``/`` in it that nobody wrote as ``%23`` or ``%2F``.
+    """
+    if text is None:
+        return None
+    try:
+        parts = urlsplit(text)
+        fits = parts.hostname and parts.port != 0 and parts.scheme in _SCHEMES[form]
+    except ValueError:
+        fits = False
+    if not fits or not _PATHS[form].fullmatch(parts.path) or "@" in parts.query or "#" in text:
+        raise SettingsError(
+            f"{flag} is no {form}; in a password %23 is #, %2F is /, %3F is ?, %40 is @"
+        )
+    return text

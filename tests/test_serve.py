@@ -190,6 +190,55 @@ def test_a_setting_that_cannot_be_is_named_in_a_sentence(tmp_path, args, word):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("flag", "url"),
+    [
+        ("--redis", "redis://:canary#x@h/0"),
+        ("--redis", "redis://:canary/x@h/0"),
+        ("--redis", "redis://:12?canary@h/0"),
+        ("--redis", "redis://:canary[x@h/0"),
+        ("--redis", "redis://u:canary@h:99999/0"),
+        ("--redis", "redis://u:canary@h/canary"),
+        ("--redis", "http://u:canary@h/0"),
+        ("--redis", "u:canary@h"),
+        ("--nats", "nats://u:canary/pw@h"),
+        ("--nats", "nats://u:12/canary@h"),
+        ("--nats", "nats://u:canary#pw@h"),
+        ("--nats", "nats://u:canary@"),
+        ("--nats", "redis://u:canary@h"),
+    ],
+)
+def test_a_servers_url_that_cannot_be_is_refused_without_its_password(flag, url):
+    with pytest.raises(SettingsError) as caught:
+        serve._settings(settings_of(flag, url))
+    assert flag in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "url"),
+    [
+        ("--redis", "redis://:p%23w@redis:6379/0?key=falco"),
+        ("--redis", "rediss://u:p@[::1]"),
+        ("--nats", "nats://token@nats"),
+        ("--nats", "tls://u:p%2Fw@nats:4222/"),
+    ],
+)
+def test_a_servers_url_may_have_what_is_said_of_it(flag, url):
+    assert getattr(serve._settings(settings_of(flag, url)), flag.removeprefix("--")) == url
+
+
+def settings_of(*args):
+    return serve.command.make_context("serve", list(args)).params
+
+
+def test_a_wrong_url_is_one_line_and_no_traceback(tmp_path):
+    code, said = refusal(tmp_path, FOLDER, "--dry-run", "--nats", "nats://u:canary/pw@h")
+    assert code == 2
+    assert len(said.strip().splitlines()) == 1
+    assert "canary" not in said
+
+
 def test_a_port_in_use_and_a_journal_in_use_are_a_sentence_each(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run") as running:
         taken = f"127.0.0.1:{urlsplit(running.events).port}"

@@ -14,7 +14,7 @@ from engine.guard import Own
 from engine.language import duration
 from engine.language.folder import FolderError
 from engine.redact import RedactError, Redaction
-from engine.settings import Settings, SettingsError, address, host_list
+from engine.settings import NATS, REDIS, Settings, SettingsError, address, host_list, server
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -152,8 +152,8 @@ def _settings(given: dict[str, Any]) -> Settings:
         grace=seconds["grace"],
         retention=seconds["retention"],
         record=given["record"],
-        nats=given["nats"],
-        redis=given["redis"],
+        nats=server("--nats", given["nats"], NATS),
+        redis=server("--redis", given["redis"], REDIS),
         follow=given["follow"],
         redaction=redaction,
         own=Own.of(os.environ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from engine.sources.source import SourceError, Taker
 
@@ -27,13 +27,16 @@ _ACK_WAIT = 60.0
 
 
 class JetStream:
-    """Works a stream off. url: ``nats://[user:password@]host[:port]``."""
+    """Works a stream off. url: ``nats://[user:password@]host[:port]``, or with a token in place of both."""
 
     kind = "nats"
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._url = url
+        self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        # the client would send the escapes as they are
+        user, password = (part and unquote(part) for part in (parts.username, parts.password))
+        self._login = {"token": user} if password is None else {"user": user, "password": password}
         self.target = f"{parts.hostname}:{parts.port or 4222} {SUBJECT}"
 
     def work(self, taker: Taker) -> None:
@@ -54,7 +57,11 @@ class JetStream:
             """Errors are raised where they matter; the client's own printing says nothing more."""
 
         client = await nats.connect(
-            self._url, allow_reconnect=False, connect_timeout=_TIMEOUT, error_cb=quiet
+            self._url,
+            allow_reconnect=False,
+            connect_timeout=_TIMEOUT,
+            error_cb=quiet,
+            **self._login,
         )
         try:
             subscription = await self._subscribe(client.jetstream(timeout=_TIMEOUT))

@@ -73,8 +73,11 @@ class Published(NatsServer):
         del journal
         return JetStream(f"nats://127.0.0.1:{self.port}")
 
+    def login(self):
+        return {}
+
     async def _do(self, what):
-        client = await nats.connect(f"nats://127.0.0.1:{self.port}")
+        client = await nats.connect(f"nats://127.0.0.1:{self.port}", **self.login())
         try:
             return await what(client)
         finally:
@@ -266,6 +269,31 @@ def test_a_server_that_refuses_a_password_does_not_have_it_told(tmp_path):
         with Engine(tmp_path, origin) as engine:
             engine.wait_until(lambda: engine.source.state()["error"])
             assert "canary" not in json.dumps(engine.source.state())
+    finally:
+        origin.stop()
+
+
+class Guarded(Published):
+    """One that asks for a password which no URL can have as it is."""
+
+    def login(self):
+        return {"user": "u", "password": "p/w#?"}
+
+    def command(self):
+        return [*super().command(), "--user", "u", "--pass", "p/w#?"]
+
+    def fetching(self, journal):
+        del journal
+        return JetStream(f"nats://u:p%2Fw%23%3F@127.0.0.1:{self.port}")
+
+
+def test_a_password_is_written_in_a_url_with_escapes(tmp_path):
+    origin = Guarded(tmp_path)
+    origin.start()
+    try:
+        origin.send(*bodies(0, 2))
+        with Engine(tmp_path, origin) as engine:
+            engine.wait_until(lambda: engine.count() == 2)
     finally:
         origin.stop()
 
