@@ -43,6 +43,12 @@ LONGEST = 3600.0
 """Seconds that a server may have us wait at most."""
 
 
+_ENDS: dict[type[Exception], str] = {
+    HeldError: "held", PostponedError: "waiting", SkippedError: "skipped", RefusedError: "refused",
+    PermanentError: "failed",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Doors:
     """What an attempt acts through. dry: nothing is passed on, so that steps end ``planned``."""
@@ -60,32 +66,22 @@ def attempt(
     keeper: Keeper = NOWHERE,
 ) -> Outcome:
     """How the attempt ended. now: epoch seconds."""
+    subject = None
     try:
         if claim.undo:
-            state, message, answer = "undone", _undo(claim, doors, keeper), None
+            outcome = Outcome("undone", _undo(claim, doors, keeper))
         else:
-            state, message, answer = _attempt(claim, doors, guard, now, keeper)
-    except HeldError as error:
-        return Outcome("held", str(error), retry_in=error.wait, calls=tuple(doors.cluster.calls))
-    except PostponedError as error:
-        return Outcome("waiting", str(error), retry_in=error.wait)
-    except GoneError as error:
-        state, message, answer = _gone(claim, str(error))
-    except SkippedError as error:
-        state, message, answer = "skipped", str(error), None
-    except RefusedError as error:
-        state, message, answer = "refused", str(error), None
-    except PermanentError as error:
-        state, message, answer = "failed", str(error), None
-    except TemporaryError as error:
-        return _again(claim, error, doors, now)
-    except Exception as error:
-        log.exception("attempt", run=claim.run.id, step=claim.step.name)
-        state, message, answer = "failed", f"internal error: {type(error).__name__}", None
-    return Outcome(
-        state, message, calls=tuple(doors.cluster.calls), requests=tuple(doors.outside.requests),
-        answer=answer,
-    )  # fmt: skip
+            begun = _begin(claim, doors, now)
+            subject = begun.subject
+            outcome = _act(begun, guard, keeper)
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged where it is judged
+        outcome = _judged(claim, error, now)
+    return replace(
+        outcome,
+        calls=tuple(doors.cluster.calls),
+        requests=tuple(doors.outside.requests),
+        uid=_uid(claim, subject),
+    )
 
 
 def wait_before(attempt: int, first: float, most: float) -> float:
@@ -93,24 +89,35 @@ def wait_before(attempt: int, first: float, most: float) -> float:
     return float(min(first * 2 ** min(attempt - 2, 60), most))
 
 
-def _attempt(
-    claim: Claim,
-    doors: Doors,
-    guard: Guard,
-    now: float,
-    keeper: Keeper,
-) -> tuple[str, str, Any]:
-    step, event = claim.step, claim.run.event
-    action = load()[step.action]
-    conditions = _check_when(claim, doors)
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An attempt whose target is found. untold: the conditions that only an answer could tell."""
+
+    claim: Claim
+    doors: Doors
+    now: float
+    action: Action
+    untold: list[str]
+    subject: Pod | Object | None
+
+
+def _begin(claim: Claim, doors: Doors, now: float) -> _Begun:
+    """Raises SkippedError where there is nothing to do, PermanentError where it may be done already."""
+    step, action = claim.step, load()[claim.step.action]
+    untold = _check_when(claim, doors)
     if claim.interrupted and not action.repeatable and not step.retry.unknown:
         raise PermanentError("interrupted, may have run (retry.unknown: true does it again)")
+    return _Begun(claim, doors, now, action, untold, _subject(claim, action, doors, now))
+
+
+def _act(begun: _Begun, guard: Guard, keeper: Keeper) -> Outcome:
+    claim, doors, now, subject = begun.claim, begun.doors, begun.now, begun.subject
+    step, event, action = claim.step, claim.run.event, begun.action
     doing = Doing(
         run=claim.run.id, playbook=claim.run.playbook.name, step=step.name, event=event, now=now,
         sent=_sent(claim), keep=lambda facts: whole(keeper.keep(claim, facts)), kept=claim.facts,
     )  # fmt: skip
     given: dict[str, Any] = {"cluster": doors.cluster, "outside": doors.outside, "doing": doing}
-    subject = _subject(claim, action, doors, now)
     guard.check(claim, subject, doors.cluster)
     if subject is not None:
         given |= {"pod": subject, "subject": subject}
@@ -137,11 +144,36 @@ def _attempt(
     if carried:
         guard.told(claim, carried)
     done = done if isinstance(done, Done) else Done(done)
-    said = f"{done.message} (when {' and '.join(conditions)})" if conditions else done.message
+    when = f" (when {' and '.join(begun.untold)})" if begun.untold else ""
+    said = f"{done.message}{when}"
     said = f"{said} (with the leave of {leave})" if leave and spent.over else said
     if held:
-        return "held", f"{held}; with a person's leave: {said}", done.answer
-    return "planned" if doors.dry else "done", said, done.answer
+        return Outcome("held", f"{held}; with a person's leave: {said}", answer=done.answer)
+    return Outcome("planned" if doors.dry else "done", said, answer=done.answer)
+
+
+def _judged(claim: Claim, error: Exception, now: float) -> Outcome:
+    """How an attempt ended that raised."""
+    if isinstance(error, TemporaryError):
+        return _again(claim, error, now)
+    if isinstance(error, GoneError) and _sent(claim) and "uid" in claim.facts:
+        return Outcome("done", f"{error}; our own call had been sent")
+    for kind, state in _ENDS.items():
+        if isinstance(error, kind):
+            return Outcome(state, str(error), retry_in=getattr(error, "wait", None))
+    log.error("attempt", run=claim.run.id, step=claim.step.name, exc_info=error)
+    return Outcome("failed", f"internal error: {type(error).__name__}")
+
+
+def _uid(claim: Claim, subject: Pod | Object | None) -> str | None:
+    """The uid of what the attempt was about; of a pod that is not there any more, as it was found before."""
+    if subject is not None:
+        uid = subject.uid if isinstance(subject, Pod) else subject["metadata"].get("uid")
+    else:
+        action = load().get(claim.step.action)
+        about_pod = action is not None and not {"pod", "subject"}.isdisjoint(action.acts_with)
+        uid = claim.facts.get("uid") if about_pod else None
+    return None if uid is None else str(uid)
 
 
 def _undo(claim: Claim, doors: Doors, keeper: Keeper) -> str:
@@ -250,32 +282,24 @@ def _check_when(claim: Claim, doors: Doors) -> list[str]:
     return untold
 
 
-def _gone(claim: Claim, reason: str) -> tuple[str, str, Any]:
-    """Skipped; but a target that is gone after our own delete went out is done."""
-    if _sent(claim) and "uid" in claim.facts:
-        return "done", f"{reason}; our own call had been sent", None
-    return "skipped", reason, None
-
-
 def _sent(claim: Claim) -> bool:
     return bool(claim.facts.get("sent") == claim.step.name)
 
 
-def _again(claim: Claim, error: TemporaryError, doors: Doors, now: float) -> Outcome:
+def _again(claim: Claim, error: TemporaryError, now: float) -> Outcome:
     """The outcome of an attempt that may work later: a retry, or the end of patience."""
     step, retry = claim.step, claim.step.retry
-    calls, requests = tuple(doors.cluster.calls), tuple(doors.outside.requests)
     answers = claim.answers + error.answered
     out_of_time = step.effect == "notify" and now - claim.began >= retry.give_up and claim.began > 0
     gives_up = answers >= retry.attempts or (out_of_time and not error.answered)
     if gives_up and not claim.undo:  # what is cut off must not stay so
         message = f"gave up after {claim.attempt} attempts: {error}"
-        return Outcome("failed", message, answered=error.answered, calls=calls, requests=requests)
+        return Outcome("failed", message, answered=error.answered)
     wait = wait_before(claim.attempt + 1, retry.delay, retry.max_delay)
     jitter = random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
     wait = min(wait * jitter, retry.max_delay) if error.after is None else error.after
     wait = min(wait, LONGEST)
-    return Outcome("waiting", str(error), retry_in=wait, answered=error.answered, calls=calls)
+    return Outcome("waiting", str(error), retry_in=wait, answered=error.answered)
 
 
 def _as_done(state: str) -> str:

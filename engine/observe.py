@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 import threading
 from dataclasses import dataclass
@@ -12,17 +12,22 @@ import msgspec
 import structlog
 
 from engine.event import identity, time_text
+from engine.journal.rows import encode
+from engine.playbook import Condition
 from engine.render.plan_json import call_json, request_json
 from engine.render.plan_text import headline, reasons, result_lines
 from engine.render.text import echo
+from engine.run import after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from engine.errors import Finding
-    from engine.playbook import Condition, Guardrails
+    from engine.playbook import Guardrails
     from engine.run import Claim, Outcome, Result, Run
 
+log = structlog.get_logger()
+UNWRITTEN = "unwritten"
 _LONGEST = 1_000
 """Characters of a value in the audit."""
 
@@ -43,7 +48,8 @@ class Received(msgspec.Struct, frozen=True):
 class Settled:
     """An attempt ended. became: ``waiting``, ``next`` or the run's outcome. results: once it is over.
 
-    time: epoch seconds. seconds: that the attempt took.
+    became is UNWRITTEN where the journal knows nothing of this end: another attempt had taken over, or it
+    took no writes until the engine stopped. time: epoch seconds. seconds: that the attempt took.
     """
 
     claim: Claim
@@ -56,7 +62,7 @@ class Settled:
     @property
     def over(self) -> bool:
         """Whether the run is over, with this; an undoing ends no run."""
-        return self.became not in ("waiting", "next") and not self.claim.undo
+        return self.became not in ("waiting", "next", UNWRITTEN) and not self.claim.undo
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +101,22 @@ class Observers:
         self._subscribers = subscribers
 
     def tell(self, moment: Moment) -> None:
-        """Tell everyone; a pipe that broke (the audit's, the log's) must not stop the work."""
+        """Tell everyone; one that fails keeps it from nobody else, and stops no work."""
         for subscriber in self._subscribers:
             try:
                 subscriber(moment)
-            except OSError:  # not by contextlib.suppress, which costs more than most are told
+            except OSError:  # a pipe broke, the audit's or the log's
                 continue
+            except Exception:
+                name = getattr(subscriber, "__name__", type(subscriber).__name__)
+                with contextlib.suppress(Exception):  # the log may be what fails
+                    log.exception("not told", of=type(moment).__name__, subscriber=name)
 
 
 def log_reloads(moment: Moment) -> None:
     """Write to the log which set is in force, and why another is not."""
     if not isinstance(moment, Reloaded):
         return
-    log = structlog.get_logger()
     if moment.findings:
         log.error("playbooks refused, the last good set stays in force", digest=moment.digest)
         for finding in moment.findings:
@@ -119,16 +128,15 @@ def log_reloads(moment: Moment) -> None:
 def log_decisions(moment: Moment) -> None:
     """Write to the log what a person did."""
     if isinstance(moment, Decided):
-        structlog.get_logger().info(
+        log.info(
             moment.what, by=moment.by, playbook=moment.playbook, run=moment.run, step=moment.step
         )
 
 
 def log_steps(moment: Moment) -> None:
-    """Write to the log how attempts ended."""
-    if not isinstance(moment, Settled):
+    """Write to the log how attempts ended; of those whose end is not written the workers tell why."""
+    if not isinstance(moment, Settled) or moment.became == UNWRITTEN:
         return
-    log = structlog.get_logger()
     run = moment.claim.run
     level = log.warning if moment.outcome.state in ("failed", "waiting") else log.info
     level(
@@ -155,7 +163,8 @@ class Audit:
             told = self._decision(moment)
         else:
             return
-        line = json.dumps(told, ensure_ascii=False)
+        coding = self._stream.encoding or "utf-8"  # a terminal's own, which may know few letters
+        line = encode(told).decode().encode(coding, "replace").decode(coding)
         with self._lock:
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -184,28 +193,35 @@ class Audit:
             "target": run.target,
             "event": identity(run.event),
             "digest": run.playbook.digest,
-            "uid": claim.facts.get("uid"),
+            "uid": outcome.uid,
             "step": claim.step.name,
             "action": claim.step.action,
             "attempt": claim.attempt,
             "state": outcome.state,
+            "written": moment.became != UNWRITTEN,
             "message": outcome.message,
             "seconds": round(moment.seconds, 4),
             "conditions": _values(claim),
-            "leave": (claim.facts.get("verdict") or [None] * 3)[2],
+            "leave": _leave(claim),
             "calls": [call_json(call) for call in outcome.calls],
             "requests": [request_json(request) for request in outcome.requests],
             "answer": outcome.answer,
+            "skips": _skips(moment),
         }
 
 
 def _values(claim: Claim) -> list[dict[str, Any]]:
-    """The playbook's conditions with what the event had there; told once a run, with its first attempt."""
-    if claim.position or claim.attempt > 1 or claim.undo:
+    """The conditions on the event, each with what it had there.
+
+    Those of the playbook are told with the run's first attempt, those of a ``when`` with its step's first; one
+    whose forerunner never reported counts as that.
+    """
+    if claim.undo or (claim.attempt > 1 and not claim.interrupted):
         return []
+    when = [one for one in claim.step.when if isinstance(one, Condition)]
     return [
         {"condition": one.text, "value": _short(one.look(claim.run.event))}
-        for condition in claim.run.playbook.conditions
+        for condition in (*(() if claim.position else claim.run.playbook.conditions), *when)
         for one in _leaves(condition)
         if one.look
     ]
@@ -219,9 +235,23 @@ def _leaves(condition: Condition) -> Iterator[Condition]:
 
 
 def _short(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > _LONGEST:
-        return value[: _LONGEST - 1] + "…"
-    return value
+    """The value; of one that is too long the beginning, as text, of a list or an object as JSON."""
+    text = value if isinstance(value, str) else encode(value).decode()
+    return value if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _leave(claim: Claim) -> dict[str, str] | None:
+    """Who approved or denied the step, where somebody did."""
+    step, verdict, by = claim.facts.get("verdict") or (None, "", "")
+    return {"verdict": verdict, "by": by} if step == claim.step.name else None
+
+
+def _skips(moment: Settled) -> list[str]:
+    """The steps that are skipped because this one ended so; they have no attempt to be told of."""
+    claim, outcome = moment.claim, moment.outcome
+    if claim.undo or moment.became in ("waiting", UNWRITTEN):
+        return []
+    return [result.step for result in after(claim, outcome)[0][len(claim.results) + 1 :]]
 
 
 def tell_story(moment: Moment) -> None:

@@ -63,7 +63,8 @@ class Operations:
         if not self.journal.decide(record.run.id, verdict, by, self.now()):
             stands = record.outcome or (record.results[-1].state if record.results else "waiting")
             raise OperateError(f"the run is not held, it is {stands}")
-        return self._done(verdict, by, record)
+        step = record.run.steps[record.position].name if record.position is not None else None
+        return self._done(verdict, by, record, step)
 
     def retry(self, run: str, step: str | None, by: str) -> str:
         """Try a run that is over again, from a step (None: the first that failed or was refused)."""

@@ -37,7 +37,7 @@ class Outcome:
 
     retry_in: seconds until the next attempt, or None where this was the last. answered: whether it used one
     of the step's attempts up. calls, requests: what was sent, or would have been. answer: what a later
-    step's ``when`` may look at; JSON. facts: what the run must remember (the uid of its target).
+    step's ``when`` may look at; JSON. uid: of the pod or node that was found to be the target.
     """
 
     state: str
@@ -47,6 +47,7 @@ class Outcome:
     calls: tuple[Call, ...] = ()
     requests: tuple[Request, ...] = ()
     answer: Any = None
+    uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

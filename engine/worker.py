@@ -16,7 +16,7 @@ import structlog
 from engine.attempt import Doors, attempt
 from engine.errors import TemporaryError
 from engine.journal.journal import JournalError, UnwritableError
-from engine.observe import Settled
+from engine.observe import UNWRITTEN, Settled
 from engine.run import after
 
 if TYPE_CHECKING:
@@ -184,25 +184,25 @@ class Workers:
 
     def _settle(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
         """Write how it ended, in how many seconds; while the journal takes none, try until the engine stops."""
+        became: str | None = None
         while True:
             try:
                 became = self._journal.settle(claim, outcome, self._now())
+                if became is None:
+                    late = "late attempt, its end is not written"
+                    log.warning(late, run=claim.run.id, step=claim.step.name)
                 break
             except UnwritableError as error:
                 if outcome.answer is None and not outcome.calls and not outcome.requests:
                     log.error("journal", unwritable=claim.run.id, error=str(error))
-                    return
+                    break
                 outcome = replace(outcome, answer=None, calls=(), requests=())
             except JournalError as error:
                 log.error("journal", writing=claim.run.id, error=str(error))
                 if self._stopping.wait(IDLE):
-                    return
-        if became is None:
-            log.warning(
-                "late attempt, its end is not written", run=claim.run.id, step=claim.step.name
-            )
-            return
-        over = became not in ("waiting", "next") and not claim.undo
+                    break
+        became = became or UNWRITTEN
+        over = became not in ("waiting", "next", UNWRITTEN) and not claim.undo
         results = after(claim, outcome)[0] if over else ()
         self._observers.tell(Settled(claim, outcome, became, self._now(), results, seconds))
         if over and not any(result.state in ("done", "planned") for result in results):

@@ -190,7 +190,7 @@ def test_leave_lets_a_held_run_go_on_and_is_told(admin):
     assert admin.post(f"/runs/{run[:8]}/approve")[0::2] == (200, {"run": run})
     (claim,) = admin.journal.claim("cluster", 1, admin.now)
     assert claim.facts["verdict"] == ["pod.label", "approve", "local"]
-    assert Decided("approve", "local", NOW, "mark-shell", run) in admin.moments
+    assert Decided("approve", "local", NOW, "mark-shell", run, "pod.label") in admin.moments
     assert admin.woken == 1
 
 

@@ -62,6 +62,8 @@ def test_past_its_budget_a_pod_goes_only_with_a_persons_leave(
             (run,) = running.post(alert(namespace, pod))[2]["runs"]
             return run, running.wait_for_audit(lambda line: line["run"] == run)["state"]
 
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        uids = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in admin.list(path)}
         assert post("a")[1] == "done"
         (second, held), (third, also) = post("b"), post("c")
         assert held == also == "held"
@@ -79,9 +81,15 @@ def test_past_its_budget_a_pod_goes_only_with_a_persons_leave(
             )
             for run in (second, third)
         }
-        assert (ends[second]["state"], ends[second]["leave"]) == ("done", "local")
+        assert (ends[second]["state"], ends[second]["uid"]) == ("done", uids["b"])
+        assert ends[second]["leave"] == {"verdict": "approve", "by": "local"}
         assert (ends[third]["state"], ends[third]["message"]) == ("refused", "denied by local")
-        path = f"/api/v1/namespaces/{namespace}/pods"
+        assert ends[third]["leave"] == {"verdict": "deny", "by": "local"}
+        decided = [line for line in running.audit if "decision" in line]
+        assert [(line["run"], line["step"]) for line in decided] == [
+            (second, "pod.delete"),
+            (third, "pod.delete"),
+        ]
         admin.wait_for(path, lambda it: len(it["items"]) == 1)
         assert pods() == ["c"]
 
