@@ -188,6 +188,7 @@ class Audit:
             "time": time_text(int(moment.time * 1000) * 1_000_000),
             "run": run.id,
             "playbook": run.playbook.name,
+            "labels": run.playbook.labels,
             "blob": run.playbook.blob,
             "rule": run.event.rule,
             "target": run.target,

@@ -13,7 +13,7 @@ from engine.run import Outcome, after
 
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.test_attempt import DELETE, LABEL, SLACK, Broken, act, answering, claim
-from tests.test_worker import Engine, Failing
+from tests.test_worker import TELL, Engine, Failing
 
 UID = world().find("Pod", "web-0", "demo")["metadata"]["uid"]
 
@@ -104,6 +104,15 @@ def test_one_who_cannot_be_told_keeps_it_from_nobody_else():
     told = []
     Observers(broken, told.append).tell(Settled(claim(LABEL), Outcome("done", ""), "done", NOW))
     assert len(told) == 1
+
+
+def test_a_line_carries_the_labels_of_its_playbook(tmp_path):
+    labelled = TELL.replace("{name: tell}", "{name: tell, labels: {team: red}}")
+    with Engine(tmp_path, labelled) as engine:
+        engine.accept()
+        engine.wait_for("done")
+        (end,) = engine.ends
+    assert line(end.claim, end.outcome)["labels"] == {"team": "red"}
 
 
 def test_an_attempt_that_was_overtaken_is_told_and_ends_no_run(tmp_path):
