@@ -299,12 +299,18 @@ VARIABLES = {
 
 def test_every_flag_is_a_variable_too(monkeypatch):
     for name, value in VARIABLES.items():
-        text = " ".join(value) if isinstance(value, tuple) else str(value).lower()
+        text = "\n".join(value) if isinstance(value, tuple) else str(value).lower()
         monkeypatch.setenv(f"TIERCEL_{name.upper()}", text)
     found = serve.command.make_context("serve", []).params
     assert {name: str(value) for name, value in found.items() if name != "help"} == {
         name: str(value) for name, value in VARIABLES.items()
     }
+
+
+def test_a_variable_of_several_expressions_has_one_a_line_and_blanks_belong_to_them(monkeypatch):
+    monkeypatch.setenv("TIERCEL_REDACT", "proc.cmdline=password: \\S+\r\n*=-p canary key=x\n\n")
+    found = serve.command.make_context("serve", []).params
+    assert found["redact"] == ("proc.cmdline=password: \\S+", "*=-p canary key=x")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,15 @@ from engine.language.folder import FolderError
 from engine.redact import RedactError, Redaction
 from engine.settings import NATS, REDIS, Settings, SettingsError, address, host_list, server
 
+
+class _Lines(click.types.StringParamType):
+    """Texts that a variable has one a line: click would split them at blanks, which expressions have."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The lines that are not empty."""
+        return [line for line in rv.replace("\r\n", "\n").split("\n") if line]
+
+
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -74,8 +83,10 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--redact",
     multiple=True,
+    type=_Lines(),
     metavar="FIELD=REGEX",
-    help="What the RE2 expression finds in the field (*: in any) is kept, shown and sent as ***.",
+    help="What the RE2 expression finds in the field (*: in any) is kept, shown and sent as ***; "
+    "may be given often, in the variable one a line.",
 )
 @click.option("--nats", metavar="URL", help="Also take events from a NATS JetStream on falco.>.")
 @click.option("--redis", metavar="URL", help="Also take events from a Redis list (?key=falco).")
