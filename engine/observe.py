@@ -91,7 +91,6 @@ class Decided:
 
 
 Moment = Received | Settled | Reloaded | Decided
-Subscriber = "Callable[[Moment], None]"
 
 
 class Observers:

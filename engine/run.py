@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from engine.ports.cluster import Call
     from engine.ports.http import Request
 
-ENDED = frozenset({"done", "skipped", "refused", "failed", "planned"})
-
 
 def run_id(identity: str, playbook: str) -> str:
     """The id of the run of that playbook on the event of that identity: 32 hex digits."""

@@ -8,9 +8,13 @@ import json
 import pytest
 from click.testing import CliRunner
 from engine.cli.command import cli
+from engine.journal.journal import Record
+from engine.render.run_json import summary_json
+from engine.run import Outcome, after
 
 from tests.serving import engine
 from tests.taking import FALCO, PLAYBOOK, alert
+from tests.test_attempt import DELETE, LABEL, claim
 
 FAILS = PLAYBOOK.replace("mark-shell", "tell").replace(
     'pod.label, with: {labels: {seen: "true"}}',
@@ -79,12 +83,30 @@ def test_what_was_no_event_and_what_was_dropped_is_told(tmp_path):
         running.restart()  # what waits to be noted is written at the end
         history = tiercel(running, "history").stdout
         assert "2 times  mark-shell  throttle" in history
+        assert f"rule={FALCO['rule']}, namespace=demo, pod=nginx\n" in history
         dead = tiercel(running, "history", "--dead").stdout
         assert "not JSON" in dead
         assert "no event" in dead
         assert "\x1b" not in dead
         letters = json.loads(tiercel(running, "history", "--dead", "-o", "json").stdout)
         assert [(one["source"], one["body"]) for one in letters] == [("http", "no event\x1b")]
+        later = ("history", "--dead", "--since")
+        assert "no event" in tiercel(running, *later, "1h").stdout
+        assert "Nothing came" in tiercel(running, *later, "9999-12-31T00:00:00Z").stdout
+        assert tiercel(running, *later, "soon").exit_code == 2
+
+
+@pytest.mark.parametrize("of", ["--playbook", "--namespace", "--state"])
+def test_what_was_no_event_is_of_no_playbook_and_no_pod(running, of):
+    done = tiercel(running, "history", "--dead", of, "done")
+    assert (done.exit_code, of in done.stderr) == (2, True)
+
+
+def test_a_line_of_a_run_that_was_denied_says_who_denied_it_whatever_came_after():
+    denied = claim(DELETE, LABEL)
+    results, position = after(denied, Outcome("refused", "denied by ada"))
+    told = summary_json(Record(denied.run, results, position, 1, None, "refused"))
+    assert (told["state"], told["message"]) == ("refused", "denied by ada")
 
 
 @pytest.mark.parametrize("act", ["show", "approve", "deny", "retry"])

@@ -148,7 +148,6 @@ class Action:
 
 
 REGISTRY: dict[str, Action] = {}
-Needs = "Callable[[Mapping[str, Any]], frozenset[Right]] | set[Right]"
 
 
 def action(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("history")
 @click.option("--playbook", metavar="NAME", help="Only this playbook's runs.")
 @click.option("--namespace", metavar="NAME", help="Only runs about pods of this namespace.")
-@click.option("--since", metavar="WHEN", help="Only runs since: 30m, 2d or 2026-03-01T10:00:00Z.")
+@click.option("--since", metavar="WHEN", help="Only what came since: 30m, 2d or an RFC 3339 time.")
 @click.option("--state", metavar="STATE", help="waiting, running, held, or how it ended.")
 @click.option("--dead", is_flag=True, help="What came and was no event, instead of runs.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
@@ -41,12 +41,16 @@ def command(
       tiercel history --state held        what waits for a person
       tiercel show RUN                    one of them as a story; the first digits of its id will do
     """  # noqa: D301 - \b is click's mark for text to be left alone
+    query = {key: value for key, value in wanted.items() if value is not None}
     if dead:
-        letters = ask(server, token_file, "/dead")["dead"][:limit]
+        others = sorted(query.keys() - {"since"})
+        if others:
+            told = " and ".join(f"--{name}" for name in others)
+            raise click.UsageError(f"{told}: what was no event is nobody's run; --dead has --since")
+        letters = ask(server, token_file, f"/dead?{urlencode(query)}")["dead"][:limit]
         for line in [json.dumps(letters, indent=1)] if output == "json" else dead_lines(letters):
             echo(line)
         return
-    query = {key: value for key, value in wanted.items() if value is not None}
     found = ask(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")
     if output == "json":
         echo(json.dumps(found, indent=1))

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def summary_json(record: Record) -> dict[str, Any]:
-    """A run in a line of the history. state: its outcome once it is over; message: what was said last."""
+    """A run in a line of the history.
+
+    state: its outcome once it is over; message: what was said last, or why it failed or was refused.
+    """
     run, results = record.run, record.results
     return {
         "run": run.id,
@@ -22,7 +25,7 @@ def summary_json(record: Record) -> dict[str, Any]:
         "target": run.target,
         "received": _at(run.received),
         "state": record.outcome or (results[-1].state if _stands(record) else "waiting"),
-        "message": next((result.message for result in reversed(results) if result.message), ""),
+        "message": _said(record),
     }
 
 
@@ -76,6 +79,13 @@ def dead_json(dead: Dead) -> dict[str, Any]:
         "error": dead.error,
         "body": dead.body.decode("utf-8", "replace"),
     }
+
+
+def _said(record: Record) -> str:
+    """What tells most of a run: the sentence of the step that failed or was refused, else the last one."""
+    wrong = record.outcome if record.outcome in ("failed", "refused") else None
+    why = [result for result in record.results if result.state == wrong]
+    return next((one.message for one in (*why, *reversed(record.results)) if one.message), "")
 
 
 def _stands(record: Record) -> bool:

@@ -13,7 +13,7 @@ from engine.playbook import Pool
 from engine.render.run_json import dead_json, drop_json, record_json, summary_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from engine.journal.journal import Journal
     from engine.operate import Operations
@@ -65,7 +65,9 @@ class Pages:
             drops = self._journal.drops(wanted) if every else []
             return 200, {"runs": runs, "drops": [drop_json(drop) for drop in drops]}
         if path == "/dead":
-            return 200, {"dead": [dead_json(one) for one in self._journal.dead(MOST)]}
+            since = self._wanted(query, {"since"}).since or 0.0
+            letters = [one for one in self._journal.dead(MOST) if one.received >= since]
+            return 200, {"dead": [dead_json(one) for one in letters]}
         if path.startswith("/runs/"):
             return 200, record_json(self._operations.find(path.removeprefix("/runs/")))
         hint = "/status /metrics /runs /runs/ID /dead /events/recent"
@@ -90,11 +92,11 @@ class Pages:
             return 200, {"run": id_, "steps": steps}
         return 200, {"run": operations.decide(run, act, by)}
 
-    def _wanted(self, query: Mapping[str, str]) -> Wanted:
+    def _wanted(self, query: Mapping[str, str], filters: Collection[str] = _FILTERS) -> Wanted:
         """The filters of a query. Raises OperateError."""
-        unknown = query.keys() - _FILTERS
+        unknown = query.keys() - set(filters)
         if unknown:
-            raise OperateError(f"no filter is called {min(unknown)[:40]}: {sorted(_FILTERS)}", 400)
+            raise OperateError(f"no filter is called {min(unknown)[:40]}: {sorted(filters)}", 400)
         limit, state = query.get("limit", "100"), query.get("state")
         if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST:
             raise OperateError(f"limit is 1 to {MOST}", 400)
