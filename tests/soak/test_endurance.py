@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.serving import engine
-from tests.soak.test_floods import memory_of
+from tests.soak.watch import memory_of
 from tests.taking import PLAYBOOK, alert
 
 RATE = 500

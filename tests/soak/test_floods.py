@@ -8,11 +8,10 @@ import json
 import random
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from tests.kubelet_files import Mount
-from tests.serving import PATIENCE, engine
+from tests.serving import engine
+from tests.soak.watch import NOWHERE, memory_of, wait_until
 from tests.taking import FALCO, PLAYBOOK, SIDEKICK, alert
 
 TELL = """\
@@ -58,19 +57,6 @@ def slack():
     server.server_close()
 
 
-def wait_until(true, what):
-    pause, deadline = threading.Event(), time.monotonic() + 3 * PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, what
-        pause.wait(0.02)
-
-
-def memory_of(pid):
-    """Resident memory of a process, in MB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
-
-
 def test_a_flood_of_messages_comes_to_a_budget_and_a_digest(tmp_path, slack, size):
     many, per = size.of(300, 20_000), size.of("2s", "30s")
     (tmp_path / "secrets").mkdir()
@@ -96,17 +82,6 @@ def test_a_flood_of_messages_comes_to_a_budget_and_a_digest(tmp_path, slack, siz
         assert told + plain == many  # each is either sent or counted in a digest
         assert len(slack.messages) < 5 + many // 10
         size.tell(events=many, messages=plain, digests=len(digests))
-
-
-NOWHERE = {
-    "apiVersion": "v1",
-    "kind": "Config",
-    "current-context": "none",
-    "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
-    "users": [{"name": "none", "user": {}}],
-    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
-}
-"""A kubeconfig of a server that is not there."""
 
 
 VALUES = (
@@ -155,53 +130,3 @@ def test_mutated_events_are_taken_or_refused_and_nothing_else(tmp_path, size):
         if size.full:
             assert grown < 40, grown
         size.tell(events=many, answers=answers, grown_mb=round(grown, 1), seed=seed)
-
-
-def test_swapped_configmaps_under_load_cost_no_event_and_never_half_a_set(tmp_path, size):
-    swaps = size.of(12, 300)
-
-    def set_of(version):
-        """Two playbooks that carry the version; half of them loaded would be seen by their names."""
-        return {
-            f"{name}.yaml": PLAYBOOK.replace("mark-shell", f"{name}-{version}").encode()
-            for name in ("one", "two")
-        }
-
-    mount = Mount(tmp_path / "playbooks", set_of(0))
-    with engine(tmp_path, mount.folder, "--dry-run") as running:
-        stopping, seen = threading.Event(), []
-
-        def post():
-            number = 0
-            while not stopping.is_set():
-                status, _, said = running.post(alert(number))
-                number += 1
-                seen.append((status, len(said["runs"])))
-
-        thread = threading.Thread(target=post)
-        thread.start()
-        try:
-            for version in range(1, swaps):
-                broken = {**set_of(version), "one.yaml": b"kind: Nothing\n"}
-                mount.write(broken if version % 3 == 0 else set_of(version))
-                before = len(seen)
-                wait_until(lambda n=before: len(seen) > n + 5, "nothing is accepted")
-            mount.write(set_of("last"))
-            began = time.monotonic()
-            names = lambda: {  # noqa: E731
-                name
-                for file in running.get("/status")[2]["playbooks"]["files"]
-                for name in file["playbooks"]
-            }
-            wait_until(lambda: names() == {"one-last", "two-last"}, "the last set is not in force")
-            took = time.monotonic() - began
-        finally:
-            stopping.set()
-            thread.join()
-        assert set(seen) == {(202, 2)}  # each event ran both of one set
-        for row in running.get("/runs?limit=1000")[2]["runs"]:
-            assert row["playbook"].startswith(("one-", "two-"))
-        mount.write({"one.yaml": b"kind: Nothing\n"})
-        running.restart()  # while Git is broken, the last good set runs
-        assert names() == {"one-last", "two-last"}
-        size.tell(swaps=swaps, events=len(seen), last_set_in_force_after_s=round(took, 2))

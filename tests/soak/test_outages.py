@@ -15,6 +15,7 @@ from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 from tests.serving import engine
 from tests.soak.burst import NOTE, Burst, alert, drained, noted
+from tests.soak.watch import NOWHERE
 
 
 def test_killed_at_random_moments_of_a_burst_it_does_all_that_it_acknowledged(
@@ -100,17 +101,6 @@ def test_a_full_disk_is_answered_503_and_recovers_by_itself(tmp_path, size):
         for run in accepted[:: max(1, len(accepted) // 50)]:
             assert running.get(f"/runs/{run}")[2]["outcome"] == "planned"
         size.tell(rounds=rounds, accepted=len(accepted), refused_then_taken=rounds)
-
-
-NOWHERE = {
-    "apiVersion": "v1",
-    "kind": "Config",
-    "current-context": "none",
-    "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
-    "users": [{"name": "none", "user": {}}],
-    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
-}
-"""A kubeconfig of a server that is not there."""
 
 
 def test_with_many_runs_waiting_it_ends_and_is_ready_again_within_seconds(tmp_path, size):
