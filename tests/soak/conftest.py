@@ -1,7 +1,7 @@
 """Torture, small in the suite and large in `make soak`: the same code with one size parameter.
 
 `TIERCEL_SOAK` says how large: 1 is the full size, without it a small part. Figures go into
-benchmarks/results/soak.json.
+benchmarks/results/soak.json, each with the commit and the day of its run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,12 @@ class Size:
         self.figures.update(figures)
 
 
+def stamped(figures):
+    """Figures with where they come from: tortures are run one by one, too, and each from another commit."""
+    said = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=FIGURES.parent)
+    return figures | {"commit": said.decode().strip(), "date": datetime.now(UTC).date().isoformat()}
+
+
 @pytest.fixture(scope="session")
 def sizes():
     full = os.environ.get("TIERCEL_SOAK") == "1"
@@ -49,8 +57,8 @@ def size(sizes, request):
     full, figures = sizes
     size = Size(full)
     yield size
-    if size.figures:
-        figures[request.node.name] = size.figures
+    if size.full and size.figures:
+        figures[request.node.name] = stamped(size.figures)
 
 
 @pytest.fixture
