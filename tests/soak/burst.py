@@ -1,14 +1,15 @@
-"""A burst of events that each leave one Event on a pod, so that what was done can be counted."""
+"""A burst of events, of each of which the effects can be counted: an Event on a pod, a request to a receiver."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import time
-from collections import Counter
 from datetime import UTC, datetime
 
-from tests.serving import PATIENCE
+from tests.serving import PATIENCE, engine
+from tests.soak.receiver import Receiver
 
 NOTE = """\
 apiVersion: tiercel.dev/v1
@@ -19,7 +20,32 @@ spec:
   actions:
     - {action: kubernetes.event, with: {message: "soak %proc.pid"}}
 """
+TELL = """\
+    - {action: http.request, with: {url: "http://ADDRESS/%proc.pid"}}
+"""
+RAILS = """\
+apiVersion: tiercel.dev/v1
+kind: Guardrails
+metadata: {name: default}
+spec:
+  budgets: []
+"""
+INTERRUPTED = "interrupted, may have run"
 PODS = 10
+
+
+@contextlib.contextmanager
+def telling(tmp_path, kubeconfig, slow=0.0, note=NOTE):
+    """An engine whose playbook notes and then tells a receiver: (engine, receiver).
+
+    An Event's name would hide that it was written twice; a request is not repeatable, and counted. The
+    receiver gets four at once, so that more workers would only wait for each other.
+    """
+    with Receiver(slow) as receiver:
+        files = {"a.yaml": note + TELL.replace("ADDRESS", receiver.address), "rails.yaml": RAILS}
+        acting = ("--kubeconfig", str(kubeconfig), "--kube-qps", "1000", "--slow-workers", "4")
+        with engine(tmp_path, files, *acting, "--http-hosts", receiver.address) as running:
+            yield running, receiver
 
 
 def alert(namespace, number):
@@ -34,21 +60,39 @@ def alert(namespace, number):
 
 
 def noted(admin, namespace):
-    """How often each number stands in the events of the namespace."""
+    """The numbers that stand in the events of the namespace."""
     found = admin.list(f"/api/v1/namespaces/{namespace}/events")
     messages = [event["message"] for event in found if event["message"].startswith("soak ")]
-    return Counter(int(message.removeprefix("soak ")) for message in messages)
+    return {int(message.removeprefix("soak ")) for message in messages}
+
+
+def done_once(running, admin, burst, receiver):
+    """How many requests were interrupted; of all that was acknowledged, all else must be done, and once.
+
+    A request that was under way when the engine died cannot be told from one that was sent: it says so, and
+    is not sent again.
+    """
+    assert max(receiver.seen.values()) == 1, "a request is doubled"
+    noted_down, interrupted = noted(admin, burst.namespace), 0
+    for number, run in burst.runs.items():
+        note, request = running.get(f"/runs/{run}")[2]["steps"]
+        assert (note["state"], number in noted_down) == ("done", True), (number, note)
+        if request["state"] == "failed" and request["message"].startswith(INTERRUPTED):
+            interrupted += 1
+        else:
+            assert (request["state"], receiver.seen[number]) == ("done", 1), (number, request)
+    return interrupted
 
 
 class Burst:
-    """A sender that goes on through restarts; ``acknowledged`` are the numbers that got a 202.
+    """A sender that goes on through restarts; ``runs`` has the run of each number that got a 202.
 
     most: how many it sends at once; then it waits until somebody waits for more.
     """
 
     def __init__(self, running, namespace, most=10**9):
-        self._running, self._namespace, self._most = running, namespace, most
-        self.acknowledged, self.sent = [], 0
+        self._running, self.namespace, self._most = running, namespace, most
+        self.runs, self.sent = {}, 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._send, name="burst", daemon=True)
 
@@ -67,17 +111,17 @@ class Burst:
                 continue
             number, self.sent = self.sent, self.sent + 1
             try:
-                status, _, _ = self._running.post(alert(self._namespace, number))
+                status, _, said = self._running.post(alert(self.namespace, number))
             except (OSError, ValueError, http.client.HTTPException):
                 continue  # no answer: it may be done or not
             if status == 202:
-                self.acknowledged.append(number)
+                (self.runs[number],) = said["runs"]
 
     def has_sent(self, number):
         """Wait until so many were acknowledged."""
         self._most = max(self._most, number + 20)
         pause, deadline = threading.Event(), time.monotonic() + PATIENCE
-        while len(self.acknowledged) < number:
+        while len(self.runs) < number:
             assert time.monotonic() < deadline, "the burst does not come on"
             pause.wait(0.01)
 

@@ -9,7 +9,7 @@ import time
 from urllib.parse import urlsplit
 
 from tests.serving import engine
-from tests.soak.burst import NOTE, Burst, drained, noted
+from tests.soak.burst import Burst, done_once, drained, telling
 from tests.taking import PLAYBOOK, alert
 
 
@@ -78,19 +78,16 @@ def test_the_api_servers_certificate_is_renewed_in_a_burst(
 ):
     rounds, namespace = size.of(1, 5), pods
     certificate = control_plane.folder / "server.crt"
-    flags = ("--kubeconfig", str(engine_kubeconfig), "--kube-qps", "1000")
-    with engine(tmp_path, {"a.yaml": NOTE}, *flags) as running:
+    with telling(tmp_path, engine_kubeconfig) as (running, receiver):
         with Burst(running, namespace, size.of(200, 3_000)) as burst:
             for _ in range(rounds):
-                burst.has_sent(len(burst.acknowledged) + 20)
+                burst.has_sent(len(burst.runs) + 20)
                 before = certificate.read_bytes()
                 control_plane.stop_api()
                 control_plane.renew()
                 control_plane.start_api()
                 assert certificate.read_bytes() != before
-                burst.has_sent(len(burst.acknowledged) + 20)
+                burst.has_sent(len(burst.runs) + 20)
         drained(running)
-        done = noted(control_plane.admin, namespace)
-        assert [n for n in burst.acknowledged if n not in done] == []
-        assert set(done.values()) == {1}
-    size.tell(renewals=rounds, acknowledged=len(burst.acknowledged), lost=0)
+        assert done_once(running, control_plane.admin, burst, receiver) == 0
+    size.tell(renewals=rounds, acknowledged=len(burst.runs), lost=0, doubled=0)

@@ -1,0 +1,59 @@
+"""Somebody else's HTTP server on loopback, which counts: what is sent to it twice is seen twice."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections import Counter
+
+
+class Receiver:
+    """Counts the requests to each path before it answers them; ``seen`` by number, ``address`` HOST:PORT.
+
+    slow: seconds until it answers, so that a kill finds requests under way.
+    """
+
+    def __init__(self, slow=0.0):
+        self.seen = Counter()
+        self._slow, self._never = slow, threading.Event()
+        self._lock = threading.Lock()
+        receiver = self
+
+        class Door(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"] or 0))
+                receiver.count(int(self.path.removeprefix("/")))
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def log_message(self, *_):
+                pass
+
+        self._server = _Server(("127.0.0.1", 0), Door)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+
+    def count(self, number):
+        with self._lock:
+            self.seen[number] += 1
+        self._never.wait(self._slow)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True  # those of connections that are kept open
+
+    def handle_error(self, *_):
+        """A client that was killed is what it is here for."""
