@@ -1,0 +1,66 @@
+"""An API server that answers, but not what is asked: whatever it says, nothing is lost and nothing doubled."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from tests.serving import call
+from tests.soak.burst import NOTE, Burst, done_once, drained, telling
+from tests.soak.weather import Weather
+
+PATIENT = NOTE.replace(
+    "{action: kubernetes.event,",
+    "{action: kubernetes.event, timeout: 500ms, "
+    "retry: {attempts: 100, delay: 100ms, maxDelay: 500ms},",
+)
+"""A server's answers use attempts up; what hangs does not hold a worker up for long."""
+REFUSED = {403: "missing right", 409: "came and went"}
+"""What is an end to a step, and what it says then."""
+SILENT = ("hangs", "lost", 429)
+"""What opens the breaker, so that one probe at a time asks."""
+
+
+def refused(running, burst, kind):
+    """The runs whose step has failed for good."""
+    found = []
+    for run in burst.runs.values():
+        first = running.get(f"/runs/{run}")[2]["steps"][0]
+        if first["state"] == "failed":
+            assert REFUSED.get(kind, "nothing") in first["message"]
+            found.append(run)
+    return found
+
+
+@pytest.mark.parametrize("kind", [500, 429, 409, 403, "hangs", "lost"])
+def test_in_any_weather_nothing_is_lost_and_nothing_doubled(
+    tmp_path, control_plane, pods, engine_token, size, kind
+):
+    lasts, pause = size.of(0.4, 20.0), threading.Event()
+    with Weather(control_plane) as weather:
+        kubeconfig = weather.kubeconfig(engine_token, tmp_path / "kubeconfig")
+        with telling(tmp_path, kubeconfig, note=PATIENT) as (running, receiver):
+            with Burst(running, pods, size.of(60, 2_000)) as burst:
+                burst.has_sent(20)
+                weather.now = kind
+                began = time.monotonic()
+                while time.monotonic() - began < lasts or not weather.met[kind]:
+                    pause.wait(0.02)  # the weather is the torture
+                weather.now = None
+                burst.has_sent(len(burst.runs) + 5)
+            began = time.monotonic()
+            drained(running)
+            took = time.monotonic() - began
+            again = refused(running, burst, kind)
+            for run in again:  # as an operator would, once the right is given
+                path, as_json = f"/runs/{run}/retry", {"Content-Type": "application/json"}
+                assert call(running.admin, "POST", path, b"{}", as_json)[0] == 200
+            drained(running)
+            assert done_once(running, control_plane.admin, burst, receiver) == 0
+    if kind in SILENT:
+        assert weather.met[kind] < 100, "the API server is stormed"
+    size.tell(
+        lasted_s=lasts, acknowledged=len(burst.runs), met=weather.met[kind], lost=0, doubled=0,
+        refused=len(again), drained_s=round(took, 1),
+    )  # fmt: skip
