@@ -111,6 +111,8 @@ def test_with_many_runs_waiting_it_ends_and_is_ready_again_within_seconds(tmp_pa
         queue = running.get("/status")[2]["queue"]
         assert queue["waiting"] + queue["running"] == many
         assert running.post(alert("demo", many))[0] == 202
+    if size.full:
+        assert took <= 5.0
     size.tell(waiting=many, sigterm_to_ready_s=round(took, 2))
 
 
