@@ -10,11 +10,13 @@ from collections import Counter
 class Receiver:
     """Counts the requests to each path before it answers them; ``seen`` by number, ``address`` HOST:PORT.
 
-    slow: seconds until it answers, so that a kill finds requests under way.
+    slow: seconds until it answers, so that a kill finds requests under way. shut: while it is set, it answers
+    503 and counts no more than that it did.
     """
 
     def __init__(self, slow=0.0):
-        self.seen = Counter()
+        self.seen, self.refused = Counter(), 0
+        self.shut = threading.Event()
         self._slow, self._never = slow, threading.Event()
         self._lock = threading.Lock()
         receiver = self
@@ -24,8 +26,7 @@ class Receiver:
 
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"] or 0))
-                receiver.count(int(self.path.removeprefix("/")))
-                self.send_response(200)
+                self.send_response(receiver.answer(int(self.path.removeprefix("/"))))
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
@@ -37,10 +38,15 @@ class Receiver:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
 
-    def count(self, number):
+    def answer(self, number):
+        """The status for a request."""
         with self._lock:
+            if self.shut.is_set():
+                self.refused += 1
+                return 503
             self.seen[number] += 1
         self._never.wait(self._slow)
+        return 200
 
     def __enter__(self):
         self._thread.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import threading
@@ -64,35 +63,6 @@ def test_while_the_api_server_is_away_everything_is_taken_and_done_afterwards(
         size.tell(
             away_s=away, acknowledged=len(burst.runs), lost=0, doubled=0, drained_s=round(took, 1)
         )
-
-
-def test_a_full_disk_is_answered_503_and_recovers_by_itself(tmp_path, size):
-    rounds = size.of(1, 10)
-    dry = NOTE.replace("rules: [Burst]", "everything: true")
-    with engine(tmp_path, {"a.yaml": dry}, "--dry-run") as running:
-        number, accepted = 0, []
-        for _ in range(rounds):
-            # less than one page of the log: whatever is written from now on fails
-            resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-            while True:
-                status, headers, said = running.post(alert("demo", number))
-                number += 1
-                if status == 503:
-                    break
-                accepted += said["runs"]
-            assert "retry-after" in headers
-            assert running.get("/readyz")[0] == 503
-            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-            resource.prlimit(running.pid, resource.RLIMIT_FSIZE, unlimited)
-            assert running.get("/readyz")[0] == 200
-            status, _, said = running.post(alert("demo", number))
-            number += 1
-            assert status == 202
-            accepted += said["runs"]
-        drained(running)
-        for run in accepted[:: max(1, len(accepted) // 50)]:
-            assert running.get(f"/runs/{run}")[2]["outcome"] == "planned"
-        size.tell(rounds=rounds, accepted=len(accepted), refused_then_taken=rounds)
 
 
 def test_with_many_runs_waiting_it_ends_and_is_ready_again_within_seconds(tmp_path, size):
