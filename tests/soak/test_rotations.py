@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -13,25 +14,57 @@ from tests.soak.burst import Burst, done_once, drained, telling
 from tests.taking import PLAYBOOK, alert
 
 
+class Crowd:
+    """Connections that are half open: half of them say nothing at all, the others begin a head."""
+
+    def __init__(self, events, many):
+        address = urlsplit(events)
+        self._address = (address.hostname, address.port)
+        self._open = [self._another(number) for number in range(many)]
+
+    def _another(self, number):
+        half = socket.create_connection(self._address)
+        if number % 2:
+            half.sendall(b"POST /events HTTP/1.1\r\nhost: t\r\n")
+        half.setblocking(False)
+        return half
+
+    def fill(self):
+        """Open those again that the engine has closed: it gives a head 10 s, and the test may be slow."""
+        for number, half in enumerate(self._open):
+            with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(ConnectionError):
+                    half.recv(4096)
+                half.close()
+                self._open[number] = self._another(number)
+
+    def close(self):
+        for half in self._open:
+            half.close()
+
+
 def test_half_open_connections_hold_up_nobody(tmp_path, size):
-    many = size.of(100, 2_000)
+    many, times = size.of(100, 2_000), []
     with (
-        contextlib.ExitStack() as stack,
         engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running,
+        contextlib.closing(Crowd(running.events, many)) as crowd,
     ):
-        address = urlsplit(running.events)
-        for number in range(many):
-            half = stack.enter_context(socket.create_connection((address.hostname, address.port)))
-            if number % 2:  # a head without end; the others say nothing at all
-                half.sendall(b"POST /events HTTP/1.1\r\nhost: t\r\n")
-        times = []
-        for number in range(200):
-            began = time.perf_counter()
-            assert running.post(alert(number))[0] == 202
-            times.append(time.perf_counter() - began)
-        assert f"tiercel_connections {many}" in running.get("/metrics")[2].replace(".0", "")
+        for part in range(10):
+            crowd.fill()
+            for number in range(20):
+                began = time.perf_counter()
+                assert running.post(alert(part * 20 + number))[0] == 202
+                times.append(time.perf_counter() - began)
+            there = re.search(
+                r"^tiercel_connections (\S+)", running.get("/metrics")[2], re.MULTILINE
+            )
+            assert float(there[1]) >= 0.9 * many
         assert running.terminate() == 0
-    size.tell(half_open=many, post_p99_ms=round(sorted(times)[-2] * 1000, 1))
+    times.sort()
+    p99 = times[len(times) * 99 // 100] * 1000
+    if size.full:
+        assert p99 < 100
+    size.tell(half_open=many, posted=len(times), post_p99_ms=round(p99, 1))
 
 
 def test_tokens_are_rotated_under_load_and_no_event_is_refused(tmp_path, size):
