@@ -1,7 +1,7 @@
 """An API server in memory, behind the real port, and a world outside that answers.
 
-``ApiServer`` stands in for the official client: ``KubernetesCluster(ApiServer())`` speaks to it in HTTP
-methods, paths and statuses, so that what the port makes of a 404, 409 or 422 is under test, too.
+``KubernetesCluster(ApiServer())`` speaks to it in HTTP methods, paths and statuses, so that what the port
+makes of a 404, 409 or 422 is under test, too.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 import re
 import uuid
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from engine.ports import api_server
 from engine.ports.breaker import Breaker
 from engine.ports.http import Answer
 from engine.ports.kubernetes import KubernetesCluster, Load
@@ -22,6 +22,8 @@ from engine.ports.pace import Pace
 from engine.run import undo_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.ports.change import Change
     from engine.run import Claim
 
@@ -84,7 +86,7 @@ class ApiServer:
         self.refused: list[str] = []
         self.interfere: Any = None
         self.answers: list[tuple[int, dict[str, str]]] = []
-        self.configuration = SimpleNamespace(host="https://fake")
+        self.host = "https://fake"
         self._owners: dict[Key, dict[tuple[str, ...], str]] = {}
         self._version = 0
         for item in objects:
@@ -125,19 +127,23 @@ class ApiServer:
 
     # What the port calls: the client's two methods.
 
-    def param_serialize(self, method: str, path: str, **given: Any) -> tuple[Any, ...]:
-        return method, path, given
-
-    def call_api(self, method: str, path: str, given: Any, **_: Any) -> SimpleNamespace:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        sent: tuple[bytes, str] | None,
+        left: float,
+    ) -> api_server.Answer:
+        assert left > 0
         if self.answers and method != "GET":
             status, headers = self.answers.pop(0)
             return response(status, {"message": "told to"}, headers)
         assert _PATH.fullmatch(path), f"a path that no object has: {path!r}"
-        query = dict(given.get("query_params") or [])
-        content = (given.get("header_params") or {}).get("Content-Type")
-        body = json.loads(json.dumps(given.get("body"))) if given.get("body") is not None else None
+        content = sent[1] if sent else None
+        body = json.loads(sent[0]) if sent else None
         try:
-            return response(200, self._answer(method, path, query, content, body))
+            return response(200, self._answer(method, path, dict(query), content, body))
         except Failed as failed:
             details = {"name": path.rpartition("/")[2], "causes": failed.causes}
             return response(failed.status, {"message": str(failed), "details": details})
@@ -312,9 +318,8 @@ class Notebook:
         self.holds.pop(claim.undo, None)
 
 
-def response(status: int, body: Any, headers: dict[str, str] | None = None) -> SimpleNamespace:
-    content = json.dumps(body).encode()
-    return SimpleNamespace(status=status, headers=headers or {}, read=lambda: content)
+def response(status: int, body: Any, headers: dict[str, str] | None = None) -> api_server.Answer:
+    return api_server.Answer(status, headers or {}, json.dumps(body).encode())
 
 
 def _where(path: str) -> tuple[str, str | None, str | None]:

@@ -1,14 +1,11 @@
-"""The live cluster, behind the official client's generic request path.
+"""The live cluster, behind the official client's settings and connections.
 
-Typed calls build a model per object (1.7k a second); raw JSON through the same client makes 3-4k. The
-client would retry by itself and sleep a Retry-After in our thread, so its retries are off: waiting is the
-journal's business.
+The client would retry by itself and sleep a Retry-After in our thread, so its retries are off: waiting is
+the journal's business.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import os
 import time
@@ -19,18 +16,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.errors import GoneError, PermanentError, TemporaryError
+from engine.ports.api_server import ApiServer, SilentError
 from engine.ports.breaker import Breaker
 from engine.ports.cluster import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
 from engine.ports.http import masked
 from engine.ports.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from engine.ports.cluster import Call, Kind, Object
 
-CONNECT = 5.0
-"""Seconds to connect; a server that does not even accept is down."""
 PAGE = 500
 QPS = 100.0
 """Calls a second at most, unless told otherwise; client-go's own default is 5, controllers take 20 to 100."""
@@ -68,16 +64,31 @@ def connect(
 
     qps: calls a second at most. at_once: connections that are kept. Raises ConnectionSettingsError.
     """
-    import urllib3  # noqa: PLC0415 - 250 ms that check and plan don't need
+    from kubernetes.client import ApiClient  # noqa: PLC0415 - 250 ms that check and plan don't need
+
+    settings = _settings(kubeconfig, context)
+    settings.connection_pool_maxsize = at_once  # one more is closed again, at a TLS handshake each
+
+    def renew() -> None:
+        """Take over a token that was rotated: of the files that name one the client looks at few again."""
+        with contextlib.suppress(ConnectionSettingsError):  # a moment's; the old ones are as bad
+            fresh = _settings(kubeconfig, context)
+            settings.refresh_api_key_hook = fresh.refresh_api_key_hook
+            settings.api_key = fresh.api_key
+
+    load = Load(Breaker(time.monotonic), Pace(qps), LABELS_FOR)
+    return KubernetesCluster(ApiServer(ApiClient(settings), renew), load)
+
+
+def _settings(kubeconfig: str | None, context: str | None) -> Any:
+    """The client's settings, read now. Raises ConnectionSettingsError."""
+    import urllib3  # noqa: PLC0415 - loaded with the client
     import yaml  # noqa: PLC0415 - the same
     from kubernetes import config  # noqa: PLC0415 - the same
-    from kubernetes.client import ApiClient, Configuration  # noqa: PLC0415 - the same
+    from kubernetes.client import Configuration  # noqa: PLC0415 - the same
 
     settings = Configuration()
     settings.retries = urllib3.Retry(0, redirect=0, respect_retry_after_header=False)
-    settings.connection_pool_maxsize = (
-        at_once  # one that is over is closed, at a TLS handshake each
-    )
     try:
         if kubeconfig or context:
             config.load_kube_config(  # type: ignore[no-untyped-call]
@@ -88,9 +99,7 @@ def connect(
     except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
         which = f"--kubeconfig {kubeconfig}: " if kubeconfig else ""
         raise ConnectionSettingsError(which + " ".join(str(error).split())) from None
-    return KubernetesCluster(
-        ApiClient(settings), Load(Breaker(time.monotonic), Pace(qps), LABELS_FOR)
-    )
+    return settings
 
 
 def default_kubeconfig() -> str | None:
@@ -104,9 +113,9 @@ class KubernetesCluster:
     """Reads and writes through the API server; every call within the time that ``within`` set."""
 
     def __init__(
-        self, client: Any, load: Load, *, dry_run: bool = False, deadline: float | None = None
+        self, server: ApiServer, load: Load, *, dry_run: bool = False, deadline: float | None = None
     ) -> None:
-        self._client = client
+        self._server = server
         self._load = load
         self._dry_run = dry_run
         self._deadline = deadline
@@ -114,7 +123,7 @@ class KubernetesCluster:
     @property
     def host(self) -> str:
         """The API server's URL."""
-        return str(self._client.configuration.host)
+        return self._server.host
 
     @property
     def breaker(self) -> Breaker:
@@ -124,12 +133,12 @@ class KubernetesCluster:
     def within(self, seconds: float) -> KubernetesCluster:
         """The same cluster, whose calls must all be over in so many seconds."""
         return KubernetesCluster(
-            self._client, self._load, dry_run=self._dry_run, deadline=time.monotonic() + seconds
+            self._server, self._load, dry_run=self._dry_run, deadline=time.monotonic() + seconds
         )
 
     def asking(self) -> KubernetesCluster:
         """The same cluster, asked with ``dryRun=All``: RBAC, admission and quota answer, nothing changes."""
-        return KubernetesCluster(self._client, self._load, dry_run=True, deadline=self._deadline)
+        return KubernetesCluster(self._server, self._load, dry_run=True, deadline=self._deadline)
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
         """The object, or None where there is none."""
@@ -246,50 +255,28 @@ class KubernetesCluster:
 
         What a server that refuses says again of our credentials is masked: its sentence is kept and shown.
         """
-        import urllib3  # noqa: PLC0415 - loaded with the client
-
         left = 30.0 if self._deadline is None else self._deadline - time.monotonic()
         if left <= 0:
             raise TemporaryError("the attempt ran out of time", answered=False)
         if not self._load.pace.wait(left):
             rate = f"{self._load.pace.rate:.0f} calls a second (--kube-qps)"
             raise TemporaryError(f"too much to do for {rate}", answered=False)
-        header = {"Accept": "application/json"}
-        if content:
-            header["Content-Type"] = content
-        request = self._client.param_serialize(
-            method, path, query_params=[*query], header_params=header, body=body,
-            auth_settings=["BearerToken"],
-        )  # fmt: skip
-        shown = _credentials(request[2])
+        sent = (msgspec.json.encode(body), content) if content else None
         try:
-            response = self._client.call_api(*request, _request_timeout=(min(CONNECT, left), left))
-            data = response.read()
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise self._silent(masked(_reason(error), shown)[:200]) from None
-        except self._client_errors() as error:
-            raise self._silent(masked(str(error), shown)[:200]) from None
-        if response.status not in OVERLOADED:
+            status, headers, data, shown = self._server.ask(method, path, query, sent, left)
+        except SilentError as error:
+            self._load.breaker.failed(str(error))
+            raise TemporaryError(f"API server: {error}") from None
+        if status not in OVERLOADED:
             self._load.breaker.answered()
             self._load.pace.faster()
         try:
             answer = msgspec.json.decode(data) if data else {}
         except msgspec.DecodeError:
             answer = {"message": masked(data.decode("utf-8", "replace"), shown)[:200]}
-        if response.status >= 300:  # noqa: PLR2004 - HTTP
+        if status >= 300:  # noqa: PLR2004 - HTTP
             answer = masked(answer, shown)
-        return response.status, response.headers, answer if isinstance(answer, dict) else {}
-
-    def _silent(self, why: str) -> TemporaryError:
-        """The server gave no answer."""
-        self._load.breaker.failed(why)
-        return TemporaryError(f"API server: {why}")
-
-    @staticmethod
-    def _client_errors() -> type[Exception]:
-        from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 - loaded with the client
-
-        return ApiException
+        return status, headers, answer if isinstance(answer, dict) else {}
 
 
 def _path(
@@ -314,17 +301,6 @@ def _message(answer: Object) -> str:
     return str(answer.get("message") or "no reason given")[:500]
 
 
-def _credentials(headers: Mapping[str, str]) -> list[str]:
-    """What a request's headers show of ours: a token, or a password as Basic and as it is."""
-    shown = headers.get("authorization") or ""
-    scheme, _, secret = shown.partition(" ")
-    told = [shown]
-    if scheme.lower() == "basic":
-        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
-            told.append(base64.b64decode(secret).decode().partition(":")[2])
-    return told
-
-
 def _right(verb: str) -> str:
     return {"apply": "patch and create"}.get(verb, verb)
 
@@ -337,9 +313,3 @@ def _carries_uid(call: Call) -> bool:
 def _retry_after(headers: Any) -> float | None:
     value = headers.get("Retry-After") if headers else None
     return float(value) if value and value.isdigit() else None
-
-
-def _reason(error: Exception) -> str:
-    """The innermost cause; urllib3's own text holds the whole URL."""
-    inner = getattr(error, "reason", None) or error
-    return f"{type(inner).__name__}: {str(inner).rpartition(': ')[2]}"

@@ -99,7 +99,7 @@ class Overloaded(ApiServer):
 
     details = None
 
-    def call_api(self, *_, **__):
+    def ask(self, *_):
         return response(429, {"message": "too many", "details": self.details or {}})
 
 
@@ -159,7 +159,7 @@ def test_a_namespace_that_is_not_there_is_asked_for_each_time():
 class Forbidding(ApiServer):
     """Answers 403 to every call."""
 
-    def call_api(self, *_, **__):
+    def ask(self, *_):
         return response(403, {"message": "forbidden"})
 
 

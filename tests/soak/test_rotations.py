@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import threading
 import time
 from urllib.parse import urlsplit
 
+from tests.cluster.fixtures import ACCOUNT
 from tests.serving import engine
 from tests.soak.burst import Burst, done_once, drained, telling
 from tests.taking import PLAYBOOK, alert
@@ -124,3 +126,40 @@ def test_the_api_servers_certificate_is_renewed_in_a_burst(
         drained(running)
         assert done_once(running, control_plane.admin, burst, receiver) == 0
     size.tell(renewals=rounds, acknowledged=len(burst.runs), lost=0, doubled=0)
+
+
+def test_the_engines_own_token_is_read_again_once_the_api_server_takes_the_old_one_no_more(
+    tmp_path, control_plane, pods, engine_token, size
+):
+    del engine_token  # but the account and its rights are there
+    rounds, admin, file = size.of(1, 5), control_plane.admin, tmp_path / "token"
+
+    def rotate():
+        """Write another token to the file, as the kubelet does; what revokes it."""
+        secrets = "/api/v1/namespaces/tiercel/secrets"
+        secret = admin.create(secrets, {"metadata": {"generateName": "bound-"}})["metadata"]
+        bound = {"apiVersion": "v1", "kind": "Secret", "name": secret["name"], "uid": secret["uid"]}
+        asked = {"expirationSeconds": 7200, "boundObjectRef": bound}
+        token = admin.create(f"{ACCOUNT}/token", {"spec": asked})["status"]["token"]
+        (tmp_path / "next").write_text(token)
+        (tmp_path / "next").replace(file)
+        return lambda: admin.delete(f"{secrets}/{secret['name']}")
+
+    revoke = rotate()
+    kubeconfig = control_plane.kubeconfig("", tmp_path / "kubeconfig")
+    config = json.loads(kubeconfig.read_text())
+    config["users"][0]["user"] = {"tokenFile": str(file)}
+    kubeconfig.write_text(json.dumps(config))
+    with telling(tmp_path, kubeconfig) as (running, receiver):
+        with Burst(running, pods, size.of(100, 2_000)) as burst:
+            for _ in range(rounds):
+                burst.has_sent(len(burst.runs) + 20)
+                revoke_next = rotate()
+                revoke()
+                control_plane.stop_api()  # else it knows the old token for 10 s more
+                control_plane.start_api()
+                revoke = revoke_next
+                burst.has_sent(len(burst.runs) + 20)
+        drained(running)
+        assert done_once(running, admin, burst, receiver) == 0
+    size.tell(rotations=rounds, acknowledged=len(burst.runs), lost=0, doubled=0)
