@@ -12,6 +12,10 @@ from urllib.parse import unquote, urlsplit
 from engine.sources.source import SourceError, Taker
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Coroutine
+
+    from nats.aio.client import Client
     from nats.aio.msg import Msg
 
 SUBJECT = "falco.>"
@@ -22,6 +26,10 @@ BATCH = 100
 _WAITS = 1.0
 """Seconds for which messages are waited upon, so that stopping is noticed."""
 _TIMEOUT = 10.0
+_CONNECT = 3
+"""Seconds until a server must have taken us in; the client's own rounds of trying again take two minutes."""
+_LOOKS = 0.1
+"""Seconds between two looks whether to stop, while it connects."""
 _ACK_WAIT = 60.0
 """Seconds after which a message that was not acknowledged comes again."""
 
@@ -51,20 +59,13 @@ class JetStream:
             raise SourceError(f"{self.target}: {said or type(error).__name__}") from None
 
     async def _work(self, taker: Taker) -> None:
-        import nats  # noqa: PLC0415 - only where it is asked for
+        from nats.aio.client import Client  # noqa: PLC0415 - only where it is asked for
 
-        async def quiet(_: Exception) -> None:
-            """Errors are raised where they matter; the client's own printing says nothing more."""
-
-        client = await nats.connect(
-            self._url,
-            allow_reconnect=False,
-            connect_timeout=_TIMEOUT,
-            error_cb=quiet,
-            **self._login,
-        )
+        client = Client()
         try:
-            subscription = await self._subscribe(client.jetstream(timeout=_TIMEOUT))
+            subscription = await _unless(taker.stopping, self._connect(client))
+            if subscription is None:
+                return
             taker.connected()
             while not taker.stopping.is_set():
                 try:
@@ -76,6 +77,29 @@ class JetStream:
                 await self._take(messages, taker)
         finally:
             await client.close()
+
+    async def _connect(self, client: Client) -> Any:
+        """The subscription. Raises SourceError, and what the client does."""
+        connecting = True
+
+        async def tell(error: Exception) -> None:
+            """Errors are raised where they matter; while it connects the client would go on by itself."""
+            if connecting:
+                raise error
+
+        try:
+            async with asyncio.timeout(_CONNECT):
+                await client.connect(
+                    self._url,
+                    allow_reconnect=False,
+                    connect_timeout=_CONNECT,
+                    error_cb=tell,
+                    **self._login,
+                )
+        except TimeoutError:
+            raise SourceError(f"{self.target}: no connection within {_CONNECT} s") from None
+        connecting = False
+        return await self._subscribe(client.jetstream(timeout=_TIMEOUT))
 
     async def _subscribe(self, stream: Any) -> Any:
         """The durable consumer, of the stream that has the subjects; one is made where there is none."""
@@ -101,3 +125,15 @@ class JetStream:
             raise
         for message in messages:
             await message.ack()
+
+
+async def _unless(stopping: threading.Event, doing: Coroutine[Any, Any, Any]) -> Any:
+    """What it gives; None where we are to stop before that."""
+    task = asyncio.ensure_future(doing)
+    while not task.done() and not stopping.is_set():
+        await asyncio.wait({task}, timeout=_LOOKS)
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.wait({task})
+    return None

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 _FIRST, _LONGEST = 0.5, 30.0
 """Seconds before it begins again after a fault; doubled each time, up to the longest."""
+NOT_YET = "not connected yet"
+"""What is wrong with a source that has just begun."""
 
 
 class SourceError(Exception):
@@ -56,11 +58,16 @@ class Taker:
     ) -> None:
         self._kind, self._intake, self._observers, self._wake = kind, intake, observers, wake
         self.stopping = threading.Event()
-        self.error: str | None = None
+        self.error: str | None = NOT_YET
+
+    @property
+    def told(self) -> bool:
+        """Whether the log has what is wrong."""
+        return self.error not in (None, NOT_YET)
 
     def connected(self) -> None:
         """Nothing is wrong any more."""
-        if self.error is not None:
+        if self.told:
             log.info("source is back", kind=self._kind)
         self.error = None
 
@@ -120,7 +127,7 @@ class Source:
 
     def _fault(self, why: str, wait: float) -> float:
         """Tell a fault once, wait, and give how long to wait the next time."""
-        if self._taker.error is None:
+        if not self._taker.told:
             log.error("source", kind=self._fetching.kind, error=why)
             wait = _FIRST
         self._taker.error = why

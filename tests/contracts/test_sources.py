@@ -267,7 +267,7 @@ def test_a_server_that_refuses_a_password_does_not_have_it_told(tmp_path):
     try:
         origin.fetching = lambda _: RedisList(f"redis://u:canary@127.0.0.1:{origin.port}/0")
         with Engine(tmp_path, origin) as engine:
-            engine.wait_until(lambda: engine.source.state()["error"])
+            engine.wait_until(lambda: "AuthenticationError" in engine.source.state()["error"])
             assert "canary" not in json.dumps(engine.source.state())
     finally:
         origin.stop()
