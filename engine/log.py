@@ -13,21 +13,27 @@ if TYPE_CHECKING:
 
 
 def configure(stream: TextIO, *, text: bool = False) -> None:
-    """Send the engine's log to the stream, and libraries' warnings with it. text: also off a terminal."""
+    """Send the engine's log to the stream, and libraries' errors with it. text: also off a terminal."""
     colors = stream.isatty() and not os.environ.get("NO_COLOR")
     renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
     if text or stream.isatty():
         renderer = structlog.dev.ConsoleRenderer(colors=colors)
-    processors: list[Processor] = [
+    told: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        renderer,
     ]
     structlog.configure(
-        processors=processors,
+        processors=[*told, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(stream=stream, level=logging.ERROR, format="%(name)s: %(message)s")
+    libraries = logging.StreamHandler(stream)
+    libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *told],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[libraries], level=logging.ERROR)

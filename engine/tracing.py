@@ -6,8 +6,11 @@ its sender, where that sent a ``traceparent`` (W3C Trace Context). The libraries
 
 from __future__ import annotations
 
+import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from engine.observe import Settled
 from engine.settings import SettingsError
@@ -18,9 +21,12 @@ if TYPE_CHECKING:
     from engine.observe import Moment
     from engine.sources.request import Reply
 
+log = structlog.get_logger()
 _ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PARENT = "traceparent"
 _ERROR = 500
+_LAST = 1.0
+"""Seconds for the last spans."""
 
 
 def tracing(environment: Mapping[str, str]) -> Tracing | None:
@@ -43,7 +49,8 @@ def tracing(environment: Mapping[str, str]) -> Tracing | None:
             "pip install 'tiercel[otel]', or unset it"
         ) from None
     told = {"service.name": "tiercel", "service.version": version("tiercel")}
-    provider = TracerProvider(resource=Resource.create(told))
+    # it is stopped by us; its own hook at the interpreter's end would wait without a bound
+    provider = TracerProvider(resource=Resource.create(told), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider)
 
@@ -99,8 +106,15 @@ class Tracing:
         span.end(end)
 
     def stop(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left, within a second: spans are worth no more, where nobody takes them.
+
+        The library's own end goes through all its rounds of trying again.
+        """
+        ending = threading.Thread(target=self._provider.shutdown, name="otel-end", daemon=True)
+        ending.start()
+        ending.join(_LAST)
+        if ending.is_alive():
+            log.warning("the last spans are given up: the collector does not take them")
 
 
 class Body:

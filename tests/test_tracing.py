@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
+import socket
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 from engine.observe import Observers
@@ -102,6 +107,39 @@ def test_an_engine_sends_the_spans_of_a_body_and_of_its_attempts(tmp_path):
     assert (body.parent_span_id.hex(), attempt.parent_span_id) == (SENDER[36:52], body.span_id)
     told = {a.key: a.value.string_value for a in attempt.attributes}
     assert (told["tiercel.run"], told["tiercel.state"]) == (run, "planned")
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["refuses", "hangs"])
+def test_a_collector_that_is_dead_is_told_in_the_log_and_holds_up_no_end(tmp_path, listens):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if not listens:
+            server.close()
+        env = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+            "OTEL_BSP_SCHEDULE_DELAY": "20",
+        }
+        with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run", env=env) as running:
+            (run,) = running.post(FALCO)[2]["runs"]
+            running.wait_for_audit(lambda line: line.get("run") == run)
+            began = time.monotonic()
+            assert running.terminate() == 0
+            assert time.monotonic() - began < 3.0
+            told = [line for line in running.log if "spans" in line["event"]]
+            assert [line["level"] for line in told] == ["warning"]
+            assert [line for line in running.log if "line" in line] == []
+
+
+def test_what_libraries_log_are_json_lines_like_the_rest():
+    script = (
+        "import logging, sys; from engine.log import configure; configure(sys.stderr);"
+        "logging.getLogger('library').error('it %s', 'broke');"
+        "logging.getLogger('library').info('idle talk')"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stderr
+    (line,) = map(json.loads, said.splitlines())
+    assert (line["event"], line["level"], line["logger"]) == ("it broke", "error", "library")
+    assert "timestamp" in line
 
 
 def test_without_the_variables_there_are_no_spans_and_without_the_extra_it_says_so(monkeypatch):
