@@ -59,11 +59,7 @@ class Doors:
 
 
 def attempt(
-    claim: Claim,
-    doors: Doors,
-    guard: Guard,
-    now: float,
-    keeper: Keeper = NOWHERE,
+    claim: Claim, doors: Doors, guard: Guard, now: float, keeper: Keeper = NOWHERE
 ) -> Outcome:
     """How the attempt ended. now: epoch seconds."""
     subject = None
@@ -76,12 +72,8 @@ def attempt(
             outcome = _act(begun, guard, keeper)
     except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged where it is judged
         outcome = _judged(claim, error, now)
-    return replace(
-        outcome,
-        calls=tuple(doors.cluster.calls),
-        requests=tuple(doors.outside.requests),
-        uid=_uid(claim, subject),
-    )
+    calls, requests = tuple(doors.cluster.calls), tuple(doors.outside.requests)
+    return replace(outcome, calls=calls, requests=requests, uid=_uid(claim, subject))
 
 
 def wait_before(attempt: int, first: float, most: float) -> float:
@@ -144,8 +136,7 @@ def _act(begun: _Begun, guard: Guard, keeper: Keeper) -> Outcome:
     if carried:
         guard.told(claim, carried)
     done = done if isinstance(done, Done) else Done(done)
-    when = f" (when {' and '.join(begun.untold)})" if begun.untold else ""
-    said = f"{done.message}{when}"
+    said = done.message + (f" (when {' and '.join(begun.untold)})" if begun.untold else "")
     said = f"{said} (with the leave of {leave})" if leave and spent.over else said
     if held:
         return Outcome("held", f"{held}; with a person's leave: {said}", answer=done.answer)
