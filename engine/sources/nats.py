@@ -44,7 +44,9 @@ class JetStream:
         self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         # the client would send the escapes as they are
         user, password = (part and unquote(part) for part in (parts.username, parts.password))
-        self._login = {"token": user} if password is None else {"user": user, "password": password}
+        self._login: dict[str, Any] = {"user": user, "password": password}
+        if password is None:
+            self._login = {"token": user}
         self.target = f"{parts.hostname}:{parts.port or 4222} {SUBJECT}"
 
     def work(self, taker: Taker) -> None:
