@@ -53,7 +53,8 @@ def _play(journal, moves):
     for what, which, how in moves:
         if what == "accept":
             one = run(len(state), f"demo/{which}", playbook(how, step(pool=how)))
-            state.append({"id": one.id, "target": one.target, "pool": how, "due": now, "leased": 0})
+            new = {"due": now, "leased": False, "claims": 0}
+            state.append({"id": one.id, "target": one.target, "pool": how, **new})
             accept(journal, one, now=now)
         elif what == "pass":
             now += which
@@ -61,17 +62,17 @@ def _play(journal, moves):
             wanted = _ready_first(state, how, now)[:which]
             given = journal.claim(how, which, now)
             assert [c.run.id for c in given] == [r["id"] for r in wanted]
-            assert [c.interrupted for c in given] == [bool(r["leased"]) for r in wanted]
+            assert [c.interrupted for c in given] == [r["leased"] for r in wanted]
             for r in wanted:
-                r.update(due=now + LEASE, leased=r["leased"] + 1)
-            held += [(c, r, r["leased"]) for c, r in zip(given, wanted, strict=True)]
+                r.update(due=now + LEASE, leased=True, claims=r["claims"] + 1)
+            held += [(c, r, r["claims"]) for c, r in zip(given, wanted, strict=True)]
         elif held:
             claimed, r, number = held.pop(which % len(held))
-            newest = r["leased"] == number
+            newest = r["leased"] and r["claims"] == number
             told = journal.settle(claimed, Outcome("done", "", how), now)
             assert (told is not None) == newest
             if newest:
-                r.update(due=None if how is None else now + how, leased=0)
+                r.update(due=None if how is None else now + how, leased=False)
 
 
 def test_threads_that_claim_at_once_never_share_a_target_and_leave_nothing(journal):
