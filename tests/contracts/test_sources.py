@@ -20,6 +20,7 @@ from engine.sources.file import Follow
 from engine.sources.nats import DURABLE, STREAM, JetStream
 from engine.sources.redis import RedisList
 from engine.sources.source import Source, Taker
+from nats.js.errors import NotFoundError
 from tests.components import NatsServer, RedisServer
 from tests.taking import PLAYBOOK, alert, intake_of
 
@@ -107,7 +108,11 @@ class Published(NatsServer):
 
     def left(self):
         async def pending(client):
-            found = await client.jetstream().consumer_info(STREAM, DURABLE)
+            stream = client.jetstream()
+            try:
+                found = await stream.consumer_info(STREAM, DURABLE)
+            except NotFoundError:  # no engine has asked for any yet
+                return (await stream.stream_info(STREAM)).state.messages
             return found.num_pending + found.num_ack_pending
 
         return asyncio.run(self._do(pending))
