@@ -23,6 +23,7 @@ class Receiver:
 
         class Door(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet, or the client waits 40 ms for the second
 
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"] or 0))

@@ -39,6 +39,7 @@ class Weather:
 
         class Door(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet, or the client waits 40 ms for the second
 
             def do_GET(self):
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
