@@ -126,7 +126,7 @@ def test_a_collector_that_is_dead_is_told_in_the_log_and_holds_up_no_end(tmp_pat
             assert running.terminate() == 0
             assert time.monotonic() - began < 5.0
             told = [line for line in running.log if "spans" in line["event"]]
-            assert [line["level"] for line in told] == ["warning"]
+            assert {line["level"] for line in told} == {"warning"}  # each process has its own
             assert [line for line in running.log if "line" in line] == []
 
 
