@@ -19,7 +19,7 @@ from engine.journal.writer import Writer
 def server(mode: str, path: Path) -> Any:
     """The ASGI callable."""
     schema.prepare(path)
-    writer = Writer(partial(schema.connect, path, writes=True), "bare")
+    writer = Writer(partial(schema.connect, path, writes=True), "bare", schema.Flush(path))
 
     def insert(body: bytes) -> Any:
         return lambda connection: connection.execute(

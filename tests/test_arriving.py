@@ -75,10 +75,10 @@ def test_workers_of_the_slow_pool_take_nothing_in_where_nothing_waits_for_them(j
 
 def test_past_a_bound_what_comes_takes_along_what_waits(journal, path, monkeypatch):
     monkeypatch.setattr(arriving, "BEHIND", 10)
-    for number in range(60):
+    for number in range(10 * arriving.LOOKS):
         accept(journal, run(number))
-    assert waiting(path) <= 12
-    assert journal.counts()["waiting"] == 60
+    assert waiting(path) <= 10 + arriving.LOOKS
+    assert journal.counts()["waiting"] == 10 * arriving.LOOKS
 
 
 def test_a_body_of_very_many_runs_enters_in_order(journal):

@@ -19,7 +19,9 @@ def path(tmp_path):
 @pytest.fixture
 def writer(path):
     schema.prepare(path)
-    writer = Writer(lambda: schema.connect(path, writes=True), "journal under test")
+    writer = Writer(
+        lambda: schema.connect(path, writes=True), "journal under test", schema.Flush(path)
+    )
     yield writer
     writer.close()
 
@@ -85,7 +87,8 @@ def test_a_sender_who_hangs_up_does_not_take_what_he_sent_with_him(writer, path)
 
 def test_closing_writes_what_waits_and_ends_the_thread(path):
     schema.prepare(path)
-    writer = Writer(lambda: schema.connect(path, writes=True), "journal to be closed")
+    flush = schema.Flush(path)
+    writer = Writer(lambda: schema.connect(path, writes=True), "journal to be closed", flush)
     futures = held_up(writer, *(put(str(number)) for number in range(9)))
     writer.close()
     assert all(future.done() for future in futures)
@@ -101,10 +104,34 @@ def test_after_a_failure_the_file_is_opened_anew(path):
         opened.append(schema.connect(path, writes=True))
         return opened[-1]
 
-    writer = Writer(connect, "journal that is reopened")
+    writer = Writer(connect, "journal that is reopened", schema.Flush(path))
     for future in held_up(writer, put("a"), lose):
         assert isinstance(future.exception(), JournalError)
     writer.submit(put("b")).result()
     writer.close()
     assert len(opened) == 2
     assert keys(path) == ["b"]
+
+
+def test_nobody_is_told_before_the_disk_has_it(path):
+    schema.prepare(path)
+    order = []
+    writer = Writer(
+        lambda: schema.connect(path, writes=True), "journal", lambda: order.append("flushed")
+    )
+    for future in held_up(writer, put("a"), put("b")):
+        future.add_done_callback(lambda _: order.append("told"))
+    writer.close()
+    assert order == ["flushed", "told", "told"]
+
+
+def test_what_the_disk_does_not_take_has_failed(path):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    schema.prepare(path)
+    writer = Writer(lambda: schema.connect(path, writes=True), "journal", full)
+    with pytest.raises(JournalError, match="No space left on device"):
+        writer.submit(put("a")).result()
+    assert "No space left" in writer.trouble
+    writer.close()

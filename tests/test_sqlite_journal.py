@@ -189,11 +189,19 @@ def test_only_its_owner_may_read_the_file(journal, path):
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_it_waits_for_the_disk_at_every_commit(path):
-    connection = schema.connect(path, writes=True)
-    assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
-    connection.close()
+def test_it_waits_for_the_disk_before_anybody_is_told(journal, path, monkeypatch):
+    flushed, flush = [], os.fdatasync
+
+    def fdatasync(descriptor):
+        flush(descriptor)
+        flushed.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    accept(journal, run(1))
+    log = path.with_name(f"{path.name}-wal").stat().st_ino
+    assert flushed == [log]
+    claim(journal)
+    assert flushed == [log, log]
 
 
 def test_runs_of_one_event_share_its_body_and_those_of_one_playbook_its_snapshot(journal, path):

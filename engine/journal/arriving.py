@@ -9,6 +9,7 @@ half as many bytes before the answer, and what cannot be worked off yet costs no
 from __future__ import annotations
 
 from collections import deque
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +21,7 @@ from engine.target import named
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from engine.journal.journal import Accepted
     from engine.playbook import Playbook
@@ -29,6 +30,8 @@ TOGETHER = 50
 """Runs of a row; a body may have thousands."""
 SLICE = 200
 """Rows that enter at once at most (some 6 ms where each has one run), so that no accept waits for thousands."""
+LOOKS = 16
+"""Writes between two looks how much waits."""
 BEHIND = 100_000
 """Rows that may wait to enter; past that each accept takes others along, for a restart reads them all."""
 _RUNS = (
@@ -114,48 +117,75 @@ def _first(playbook: Playbook) -> tuple[str | None, float | None]:
 class Arriving:
     """The statements, each a function of the connection that writes, and the ids that may wait to enter.
 
-    The ids change in the writer's thread, once a commit says that it is so; anybody may ask for them. An id
-    stays among them until the next commit that finds it entered, by whichever process.
+    The ids, each with the number of its body's first event, change in the writer's thread, once a commit says
+    that it is so; anybody may ask for them. An id stays among them for a while after it has entered, by
+    whichever process: one whose number is below the ``least`` has.
     """
 
     def __init__(self) -> None:
-        self.ids: set[str] = set()
+        self.ids: dict[str, int] = {}
         # flat tuples of plain values, in which the garbage collector loses interest
         self._order: deque[tuple[Any, ...]] = deque()
         self._came: list[tuple[Any, ...]] = []
-        self._least: int | None = None
+        self._least = 0
+        self._writes = 0
+        self._kept: set[str] = set()
+        self._new: set[str] = set()
 
     def remember(self, connection: sqlite3.Connection) -> None:
-        """Know the ids that the file has from before."""
+        """Know the ids and the playbooks that the file has from before."""
+        self._kept = {row["digest"] for row in connection.execute("SELECT digest FROM snapshots")}
         for row in connection.execute("SELECT event, runs FROM arrived ORDER BY id"):
             self._came.append((row["event"], *(one.id for one in _entries.decode(row["runs"]))))
-            self._least = self._came[0][0]
         self.ended(True)
 
     def ended(self, committed: bool) -> None:  # noqa: FBT001 - what a writer tells
         """What was written since the last time is on disk, or none of it."""
         came, self._came = self._came, []
+        new, self._new = self._new, set()
         if not committed:
             return
+        self._kept |= new
         self._order += came
-        for _, *ids in came:
-            self.ids.update(ids)
-        while self._order and (self._least is None or self._order[0][0] < self._least):
-            _, *ids = self._order.popleft()
-            self.ids.difference_update(ids)
+        for event, *ids in came:
+            self.ids.update(dict.fromkeys(ids, event))
+        while self._order and self._order[0][0] < self._least:
+            for id_ in self._order.popleft()[1:]:
+                self.ids.pop(id_, None)
 
     def write(self, connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> None:
-        """Append what some bodies came to."""
+        """Append what some bodies came to.
+
+        In as few statements as can be: at each the interpreter's lock is given away, and got back behind the
+        thread that answers.
+        """
+        self._keep(connection, bodies)
         waiting: list[tuple[int, bytes, int, int]] = []
         for event, body in zip(insert_events(connection, bodies), bodies, strict=True):
             waiting += [(event, *row) for row in body.rows]
             self._came.append((event, *body.ids))
         insert(connection, "INSERT INTO arrived (event, runs, many, slow) VALUES ", waiting)
-        behind, self._least = connection.execute(
-            "SELECT max(id) - min(id), (SELECT event FROM arrived ORDER BY id LIMIT 1) FROM arrived"
-        ).fetchone()
+        self._writes += 1
+        if self._writes % LOOKS == 0:
+            self._look(connection, 2 * LOOKS * len(waiting))
+
+    def _keep(self, connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> None:
+        """Write the playbooks that runs are made again of, where that was not done yet."""
+        new = {
+            digest: snapshot
+            for body in bodies
+            for digest, snapshot in body.snapshots.items()
+            if digest not in self._kept
+        }
+        keep_snapshots(connection, new)
+        self._new = {*self._new, *new} if new else self._new
+
+    def _look(self, connection: sqlite3.Connection, most: int) -> None:
+        """See what has entered meanwhile, by whichever process; help where too much waits."""
+        (behind,) = connection.execute("SELECT max(id) - min(id) FROM arrived").fetchone()
+        self._least = least(connection) or self._least
         if behind is not None and behind > BEHIND:
-            self.enter(connection, 2 * len(waiting))
+            self.enter(connection, most)
 
     def enter(self, connection: sqlite3.Connection, most: int = SLICE) -> bool:
         """Let some enter the lanes, the first ones first; whether there may be more."""
@@ -175,25 +205,28 @@ def first(connection: sqlite3.Connection, pool: str | None = None) -> float | No
     return float(row["received"]) if row else None
 
 
+def least(connection: sqlite3.Connection) -> int | None:
+    """The number of the first event of the first body that waits."""
+    row = connection.execute("SELECT event FROM arrived ORDER BY id LIMIT 1").fetchone()
+    return int(row["event"]) if row else None
+
+
 def count(connection: sqlite3.Connection) -> int:
     """How many runs wait to enter."""
     (many,) = connection.execute("SELECT coalesce(sum(many), 0) FROM arrived").fetchone()
     return int(many)
 
 
-def insert_events(connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> list[int]:
-    """Write events, and the playbooks that runs are made again of; the number of each body's first event."""
-    (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
-    firsts: list[int] = []
-    events: list[tuple[int, bytes, float]] = []
-    snapshots: dict[str, bytes] = {}
-    for body in bodies:
-        firsts.append(last + len(events) + 1)
-        events += [(firsts[-1] + place, *event) for place, event in enumerate(body.bodies)]
-        snapshots |= body.snapshots
-    insert(connection, "INSERT INTO events (id, body, received) VALUES ", events)
+def keep_snapshots(connection: sqlite3.Connection, snapshots: Mapping[str, bytes]) -> None:
+    """Write playbooks, by digest."""
     insert(connection, "INSERT OR IGNORE INTO snapshots VALUES ", [*snapshots.items()])
-    return firsts
+
+
+def insert_events(connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> Iterator[int]:
+    """Write events; the number of each body's first."""
+    events = [event for body in bodies for event in body.bodies]
+    last = insert(connection, "INSERT INTO events (body, received) VALUES ", events)
+    return accumulate((len(body.bodies) for body in bodies[:-1]), initial=last - len(events) + 1)
 
 
 def insert_runs(connection: sqlite3.Connection, given: Sequence[tuple[int, bytes]]) -> None:
@@ -233,8 +266,11 @@ def _row(entry: Entry, event: int) -> tuple[Any, ...]:
     return (*row, 0, entry.pool, entry.timeout, entry.due_at, None, b"[]", None, "queued")
 
 
-def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows in as few statements as can be."""
+def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Insert rows in as few statements as can be; the number of the last, which those before go up to."""
+    last = 0
     for some in in_slices(rows):
         given = [value for row in some for value in row]
-        connection.execute(statement + places(len(some), len(some[0])), given)
+        cursor = connection.execute(statement + places(len(some), len(some[0])), given)
+        last = cursor.lastrowid or 0
+    return last

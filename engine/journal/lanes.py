@@ -9,6 +9,7 @@ are what may start: one index is read as far as the limit, however long the lane
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.plan import ALL
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 T = TypeVar("T")
-AT_ONCE = 50
+AT_ONCE = 100
 """Rows of one statement; SQLite takes 32,766 values, and the time is in the statements before that."""
 # what stands at the heads of these lanes makes way for what is earlier, or for what is in flight
 _BEHIND = (
@@ -51,6 +52,7 @@ def in_slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:
         yield rows[start : start + AT_ONCE]
 
 
+@lru_cache(1_000)
 def places(rows: int, columns: int) -> str:
     """The marks of so many rows."""
     return ", ".join([f"({', '.join('?' * columns)})"] * rows)

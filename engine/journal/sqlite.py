@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.journal import arriving, hand, lanes, past, rows, schema, settling, undoing, upkeep
 from engine.journal.arriving import Arriving, arrival
+from engine.journal.checkpoint import Checkpoints
 from engine.journal.journal import Accepted, JournalError, Paused, Record
 from engine.journal.lanes import Holder
 from engine.journal.memory import kept, remember
@@ -72,12 +73,15 @@ class SqliteJournal:
                 self._sieve = past.sieve(connection, self._arriving.ids)
         self._arrive = self._arriving.write
         self._records = Records(self._readers, thaw)
-        self._writer = Writer(
+        writes, turn = (
             partial(schema.connect, path, writes=True, most=most),
-            f"journal {path.name}",
-            self._arriving.ended,
             schema.Turn(self._lock),
         )
+        self._flush = schema.Flush(path)
+        self._writer = Writer(
+            writes, f"journal {path.name}", self._flush, self._arriving.ended, turn
+        )
+        self._checkpoints = Checkpoints(writes, turn) if partner else None
         self._ending = threading.Lock()
 
     def accept(self, accepted: Accepted, now: float) -> Future[None]:
@@ -99,9 +103,12 @@ class SqliteJournal:
         asked = [id_ for id_ in ids if not sieve.new(id_)] if sieve else ids
         if not asked:
             return set()
-        waiting = self._arriving.ids  # asked first, for an id goes from there to the runs
-        known = {id_ for id_ in asked if id_ in waiting}
+        came = self._arriving.ids  # asked first, for an id goes from there to the runs
+        known = {id_ for id_ in asked if id_ in came}
         with self._readers.lend() as connection:
+            if known:
+                least = arriving.least(connection)
+                known = {id_ for id_ in known if least is not None and came.get(id_, 0) >= least}
             known |= {
                 id_
                 for id_ in asked
@@ -338,6 +345,9 @@ class SqliteJournal:
         """See Journal.close; the thread has ended and the file is free when this returns."""
         with self._ending:
             self._writer.close()
+            self._flush.close()
+            if self._checkpoints is not None:
+                self._checkpoints.close()
             self._readers.close()
             if self._lock >= 0:
                 os.close(self._lock)

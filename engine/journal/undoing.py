@@ -90,6 +90,7 @@ def adopt(
     if ends(connection, held.changes[0].key, None):
         return False
     if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (held.run,)).fetchone():
+        arriving.keep_snapshots(connection, arrival.snapshots)
         (event,) = arriving.insert_events(connection, [arrival])
         arriving.insert_runs(connection, [(event, arrival.rows[0][0])])
         connection.execute(
