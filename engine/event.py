@@ -229,7 +229,11 @@ def identity(event: Event) -> str:
     """
     if event.original:
         return event.original
-    fields = {k: v for k, v in event.fields.items() if not k.startswith("evt.time")}
+    fields = event.fields
+    for key in fields:
+        if key.startswith("evt.time"):
+            fields = {k: v for k, v in fields.items() if not k.startswith("evt.time")}
+            break
     time: int | str = event.time_ns if event.timed else event.salt
     told = _canonical([event.hostname, event.rule, event.source, time, fields])
     return hashlib.sha256(told).hexdigest()[:32]

@@ -187,7 +187,7 @@ class Intake:
         taken.runs = [run.id for run in (*new, *again)]
         changed = self._memory.taken()
         # a repeated run is answered as written only once the first sending of it is
-        waits = [self._writing[run.id] for run in again if run.id in self._writing]
+        waits = [one for run in again if (one := self._writing.get(run.id)) is not None]
         if new or changed.changes:
             waits.append(self._write(new, changed, planned, received))
         if waits or again:
@@ -219,13 +219,15 @@ class Intake:
     ) -> Future[None]:
         owed, self._owed = self._owed, {}
         written = self._journal.accept(Accepted(new, owed | changed.changes), received)
-        self._writing |= {run.id: written for run in new}
+        for run in new:
+            self._writing[run.id] = written
 
         def end(done: Future[None]) -> None:
-            with self._lock:
-                for run in new:
-                    self._writing.pop(run.id, None)
-                if done.exception() is not None:
+            # without the lock: the writer would wait for the planning of whatever comes meanwhile
+            for run in new:
+                self._writing.pop(run.id, None)
+            if done.exception() is not None:
+                with self._lock:
                     self._owed = owed | self._owed
                     self._forget(planned, changed)
 

@@ -37,12 +37,17 @@ def named(event: Event) -> Named:
     if container is not None and not _CONTAINER_ID.fullmatch(container):
         container = None  # `host`, or nothing that a container runtime gives out
     return Named(
-        namespace=first(event, "k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace"),
+        namespace=namespace_of(event),
         pod=pod,
         uid=first(event, "k8s.pod.uid"),
         container_id=container,
         hostname=event.hostname,
     )
+
+
+def namespace_of(event: Event) -> str | None:
+    """The namespace that the event says its pod is in."""
+    return first(event, "k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace")
 
 
 def names_pod(event: Event) -> bool:

@@ -273,7 +273,7 @@ def test_a_closed_journal_is_503_and_a_broken_one_too():
 def test_the_workers_are_woken_only_once_a_run_is_written():
     woken = []
     port = port_of(Prompt())
-    port._wake = lambda: woken.append(True)
+    port._finished._wake = lambda: woken.append(True)
     ask(port, alert(rule="Another"))
     assert not woken
     ask(port, FALCO)

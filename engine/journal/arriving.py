@@ -17,7 +17,7 @@ import msgspec
 from engine.journal import rows, upkeep
 from engine.journal.lanes import in_slices, places, refresh
 from engine.run import outcome_of
-from engine.target import named
+from engine.target import namespace_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -93,7 +93,7 @@ def arrival(accepted: Accepted, now: float) -> Arrival:
         playbook = run.playbook
         snapshots[playbook.digest] = playbook.snapshot
         pool, timeout = _first(playbook)
-        namespace = named(run.event).namespace
+        namespace = namespace_of(run.event)
         entries.append(
             Entry(
                 run.id, place, playbook.name, playbook.digest, playbook.blob, run.target, namespace,

@@ -60,13 +60,11 @@ def readable(run: str) -> Iterator[None]:
 
 
 def from_event(event: Event, trace: str = "") -> bytes:
-    """An event as its row.
+    """An event as its row: the alert as it was sent, which makes the same event again.
 
-    The time stands beside the alert: it may be past what the alert's RFC 3339 text can tell, and an
-    alert that gave none must not get one.
+    The time stands beside it, for one that gave none.
     """
-    alert = event.alert if event.timed else {k: v for k, v in event.alert.items() if k != "time"}
-    row = {"alert": alert, "time_ns": event.time_ns, "salt": event.salt}
+    row = {"alert": event.sent, "time_ns": event.time_ns, "salt": event.salt}
     if event.original:
         row["original"] = event.original
     return encode(row | {"trace": trace} if trace else row)

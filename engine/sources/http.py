@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -51,8 +51,9 @@ class EventPort:
         credentials: Credentials | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        self._intake, self._observers, self._wake = intake, observers, wake
+        self._intake, self._observers = intake, observers
         self._credentials, self._tracing = credentials, tracing
+        self._finished = _Finished(wake)
 
     def refuse(self, request: Request) -> Reply | None:
         """405 and 401, before any of a stranger's body is read."""
@@ -87,16 +88,16 @@ class EventPort:
                 return
             # taken out, or the future would hold itself by what it calls, and be the collector's business
             written, taken.written = taken.written, None
-            loop = asyncio.get_running_loop()
             finish = partial(self._written, taken, request.began, reply)
-            written.add_done_callback(partial(_in_the_loop, loop, finish))
+            written.add_done_callback(
+                partial(self._finished.put, asyncio.get_running_loop(), finish)
+            )
 
     def _written(
         self, taken: Taken, began: float, reply: Callable[[Reply], None], done: Future[None]
     ) -> None:
         error = done.exception()
         if error is None:
-            self._wake()
             reply(self._accepted(202, taken, began))
         elif isinstance(error, JournalError):
             reply(self._unavailable(error))
@@ -125,9 +126,33 @@ def _counted(status: int, accepted: int, duplicates: int) -> Reply:
     return said(status, Taken(accepted, duplicates).body())
 
 
-def _in_the_loop(
-    loop: asyncio.AbstractEventLoop, finish: Callable[[Future[None]], None], done: Future[None]
-) -> None:
-    """Go on in the loop's thread, from the writer's; a loop that has ended has nobody to answer."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(finish, done)
+class _Finished:
+    """What the writer's thread has finished, for the loop's thread: all of a commit at once.
+
+    wake: called after each.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._waiting: deque[tuple[Callable[[Future[None]], None], Future[None]]] = deque()
+        self._called = False
+
+    def put(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        finish: Callable[[Future[None]], None],
+        done: Future[None],
+    ) -> None:
+        """Have the loop go on with it; one that has ended has nobody to answer."""
+        self._waiting.append((finish, done))
+        if not self._called:
+            self._called = True
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        self._called = False  # first, so that nothing which comes from here on is left
+        while self._waiting:
+            finish, done = self._waiting.popleft()
+            finish(done)
+        self._wake()
