@@ -116,7 +116,9 @@ def serve(settings: Settings, *, story: bool = False) -> None:
                 source.start()
 
         loop.run([front, back], ready)
-        until = time.monotonic() + settings.grace
+        until = time.monotonic() + settings.grace  # one for all
+        for source in sources:
+            source.stop(0)
         for source in sources:
             source.stop(max(0.0, until - time.monotonic()))
         whole = crew.stop(max(0.0, until - time.monotonic()))

@@ -116,8 +116,14 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process that takes events."""
         return self._process.pid
+
+    @property
+    def pids(self) -> list[int]:
+        """Both processes, that of the workers last."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [self.pid, *map(int, children.split())]
 
     def kill(self) -> None:
         """End it as a power cut would: SIGKILL."""

@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -17,15 +16,8 @@ def running(tmp_path):
         yield running
 
 
-def workers(running):
-    """The process that works runs off."""
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text()
-    (only,) = map(int, children.split())
-    return only
-
-
 def test_an_engine_whose_workers_are_killed_ends_and_says_what_becomes_of_the_rest(running):
-    os.kill(workers(running), signal.SIGKILL)
+    os.kill(running.pids[1], signal.SIGKILL)
     assert running._end() == 2
     assert any("worked off after a restart" in str(line) for line in running.log)
     running.restart()
@@ -34,7 +26,7 @@ def test_an_engine_whose_workers_are_killed_ends_and_says_what_becomes_of_the_re
 
 
 def test_the_workers_of_a_killed_engine_end(running):
-    orphan = workers(running)
+    orphan = running.pids[1]
     descriptor = os.pidfd_open(orphan)
     os.kill(orphan, signal.SIGSTOP)  # not even where they cannot hear of it
     running.kill()

@@ -21,7 +21,8 @@ def test_a_disk_that_takes_no_byte_more_is_answered_503_and_recovers_by_itself(t
         number, accepted = 0, []
         for _ in range(rounds):
             # less than one page of the log: whatever is written from now on fails
-            resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+            for pid in running.pids:
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
             while True:
                 status, headers, said = running.post(alert("demo", number))
                 number += 1
@@ -31,7 +32,8 @@ def test_a_disk_that_takes_no_byte_more_is_answered_503_and_recovers_by_itself(t
             assert "retry-after" in headers
             assert running.get("/readyz")[0] == 503
             unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-            resource.prlimit(running.pid, resource.RLIMIT_FSIZE, unlimited)
+            for pid in running.pids:
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
             assert running.get("/readyz")[0] == 200
             status, _, said = running.post(alert("demo", number))
             number += 1

@@ -94,13 +94,14 @@ def test_the_journal_as_it_is_at_any_moment_of_a_burst_opens(tmp_path, size):
             burst.has_sent(len(burst.runs) + 10)
             copy = tmp_path / f"copy-{number}"
             copy.mkdir()
-            os.kill(
-                running.pid, signal.SIGSTOP
-            )  # what is on disk now is what a power cut would leave
+            for pid in running.pids:
+                os.kill(pid, signal.SIGSTOP)
+            # what is on disk now is what a power cut would leave
             acknowledged = len(burst.runs)
             for file in tmp_path.glob("tiercel.db*"):
                 shutil.copy(file, copy / file.name)
-            os.kill(running.pid, signal.SIGCONT)
+            for pid in running.pids:
+                os.kill(pid, signal.SIGCONT)
             journal = SqliteJournal(copy / "tiercel.db", thaw)
             assert sum(journal.counts().values()) >= acknowledged
             journal.close()
