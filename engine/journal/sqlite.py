@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from engine.run import Run
 
 
+GATHERING = 0.002
+"""Seconds in which the ends of attempts gather while many come: each commit of theirs holds up an accept."""
+
+
 class SqliteJournal:
     """A journal in a SQLite file.
 
@@ -79,7 +83,12 @@ class SqliteJournal:
         )
         self._flush = schema.Flush(path)
         self._writer = Writer(
-            writes, f"journal {path.name}", self._flush, self._arriving.ended, turn
+            writes,
+            f"journal {path.name}",
+            self._flush,
+            self._arriving.ended,
+            turn,
+            GATHERING if partner else 0.0,
         )
         self._checkpoints = Checkpoints(writes, turn) if partner else None
         self._ending = threading.Lock()

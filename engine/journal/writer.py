@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -15,6 +16,8 @@ from typing import Any, Generic, TypeVar
 from engine.journal.journal import JournalError
 
 T = TypeVar("T")
+FEW = 2
+"""Jobs of a commit that are no rush."""
 _PROBE = 65_536
 """Bytes: some forty events, or a large one."""
 Write = Callable[[sqlite3.Connection, list[Any]], Sequence[Any] | None]
@@ -48,7 +51,7 @@ class Writer:
 
     connect: opens a connection that may write; called in the thread, again after every failure. flush: puts
     on disk what was committed. ended: is told in the thread of every transaction, before those whose jobs it
-    did are. turn: entered for each.
+    did are. turn: entered for each. pause: seconds after one of several jobs in which more of them gather.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class Writer:
         flush: Callable[[], None],
         ended: Callable[[bool], None] = lambda _committed: None,
         turn: AbstractContextManager[None] | None = None,
+        pause: float = 0.0,
     ) -> None:
         self._connect, self._flush, self._ended = connect, flush, ended
-        self._turn = turn or contextlib.nullcontext()
+        self._turn, self._pause = turn or contextlib.nullcontext(), pause
         self._connection: sqlite3.Connection | None = None
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._closing = threading.Lock()
@@ -111,13 +115,15 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        ending = False
+        ending, several = False, False
         while not ending:
             waiting = [self._jobs.get()]
+            if several and self._pause:
+                time.sleep(self._pause)
             with contextlib.suppress(Empty):
                 while True:
                     waiting.append(self._jobs.get_nowait())
-            ending = None in waiting
+            ending, several = None in waiting, len(waiting) > FEW
             self._commit([job for job in waiting if job is not None])
         self._drop()
 
