@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from engine.crew import Line
     from engine.journal.journal import Journal
+    from engine.metrics import Series
     from engine.ports.kubernetes import KubernetesCluster
     from engine.run import Claim
     from engine.settings import Settings
@@ -72,7 +73,7 @@ def work(settings: Settings, line: Line, *, story: bool) -> int:
         stack.callback(journal.close)
         shift = _Shift(settings, cluster, journal, guardrails)
         workers = shift.workers(observers, lambda run: line.say(Over(run.id)))
-        metrics.ask(shift.gauges)
+        metrics.ask(shift.series)
         workers.start()
         threading.Thread(target=_listen, args=(line.bell, workers.wake), daemon=True).start()
         if cluster and not settings.dry_run:
@@ -163,15 +164,23 @@ class _Shift:
             Recorder(live, live), OutsideRecorder(self._outside.within(timeout), hosts), dry=False
         )
 
-    def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+    def series(self) -> Iterator[Series]:
         """What a scrape asks of the budgets and of the cluster."""
         for budget, left in self.guard().left():
-            per = duration.text(budget.per)
-            labels = {"effect": budget.effect, "scope": budget.scope, "per": per}
-            yield "budget_left", "Targets left in a budget's fullest window.", labels, left
+            yield (
+                "budget_left",
+                {
+                    "effect": budget.effect,
+                    "scope": budget.scope,
+                    "limit": str(budget.limit),
+                    "per": duration.text(budget.per),
+                    "actions": ",".join(budget.actions or ()),
+                },
+                left,
+            )
         if self._cluster:
             answers = float(not self._cluster.breaker.open)
-            yield "cluster_answers", "1 while the API server gives answers.", {}, answers
+            yield "cluster_answers", {}, answers
 
     def _remember(self, windows: Mapping[str, Any]) -> None:
         try:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from engine.run import Run
 
 MAX_EVENTS = 1_000
+SHED: list[Planned] = []
+"""What becomes of an event that a journal which is nearly full has no room for."""
 
 
 class TooManyError(Exception):
@@ -98,6 +100,11 @@ class Intake:
         # entered again where a write fails at once: its callback then runs under the plan's lock
         self._lock = threading.RLock()
         self.pause(journal.paused())
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The playbooks that are paused; ``*`` is all."""
+        return self._memory.paused
 
     def take(self, body: bytes, source: str = "http", trace: str = "") -> Taken:
         """Plan a body's events and begin to write what matched.
@@ -171,7 +178,7 @@ class Intake:
             for event in events:
                 found = self._one(event, playbooks, received)
                 planned += found
-                ended = _ended(found)
+                ended = "shed" if found is SHED else _ended(found)
                 taken.ended[ended] = taken.ended.get(ended, 0) + 1
                 told = found[0].run.event if found else self._redaction.event(event)
                 self.recent.add(Got(told, received, ended, size))
@@ -199,8 +206,8 @@ class Intake:
         if least is not None and (event.priority is None or event.priority > least):
             wanting = playbooks.wanting(event)
             for playbook in wanting:
-                self._notes.drop(playbook.name, "journal full", "", received)
-            return ()
+                self._notes.drop(playbook.name, "shed: journal full", "", received)
+            return SHED if wanting else ()
         found: Sequence[Planned] = plan(event, playbooks, self._memory, received)
         left = self._redaction.event(event)
         if left is not event:

@@ -6,12 +6,16 @@ Neither is worth a sender's waiting for the disk; a crash loses the last second 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from engine.journal.journal import Dead, Drop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from engine.event import Event
+    from engine.metrics import Series
     from engine.record import EventRecord
 
 LONGEST = 16_384
@@ -29,6 +33,7 @@ class Notes:
         self._lock = threading.Lock()
         self._dead: list[Dead] = []
         self._drops: dict[tuple[str, str, str, int], Drop] = {}
+        self._dropped: Counter[tuple[str, str]] = Counter()
 
     def event(self, event: Event) -> None:
         """An event came, as far as it may be read."""
@@ -40,11 +45,19 @@ class Notes:
         key = key[:_LONGEST_KEY]
         place = (playbook, reason, key, int(at) // 3600)
         with self._lock:
+            self._dropped[playbook, reason.partition(":")[0]] += 1
             had = self._drops.get(place)
             if had is not None:
                 self._drops[place] = Drop(playbook, reason, key, had.count + 1, had.first, at)
             elif len(self._drops) < _DROPS:
                 self._drops[place] = Drop(playbook, reason, key, 1, at, at)
+
+    def dropped(self) -> Iterator[Series]:
+        """What a scrape asks: how many runs were suppressed, also those of which no note had room."""
+        with self._lock:
+            counts = [*self._dropped.items()]
+        for (playbook, reason), count in counts:
+            yield "suppressed_runs_total", {"playbook": playbook, "reason": reason}, count
 
     def bury(self, dead: Dead) -> None:
         """A body, or an element of one, was no event."""

@@ -35,13 +35,14 @@ _LONGEST = 1_000
 class Received(msgspec.Struct, frozen=True):
     """A body was answered. ended: how often its elements ended how (run, duplicate, unmatched…).
 
-    seconds: from its first byte to the answer, where that is known. A struct, for there is one at every
-    body, and a frozen dataclass takes longer to make.
+    status: HTTP's, None for what a source fetched. seconds: from its first byte to the answer, where that is
+    known. A struct, for there is one at every body, and a frozen dataclass takes longer to make.
     """
 
-    status: int
+    status: int | None
     ended: dict[str, int]
     seconds: float | None = None
+    source: str = "http"
 
 
 @dataclass(frozen=True, slots=True)

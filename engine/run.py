@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from engine.ports.http import Request
 
 
+RETRIED = "retried"
+"""The fact of a run that a person had begin again."""
+
+
 def run_id(identity: str, playbook: str) -> str:
     """The id of the run of that playbook on the event of that identity: 32 hex digits."""
     return hashlib.sha256(f"{identity}\0{playbook}".encode()).hexdigest()[:32]

@@ -55,6 +55,7 @@ class _Core:
     journal: Journal
     reloader: Reloader
     upkeep: Upkeep
+    notes: Notes
     intake: Intake
 
     def ended(self) -> str | None:
@@ -102,11 +103,13 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             lambda: metrics.text() + crew.metrics(),
             shown,
         )
-        event_port = EventPort(core.intake, observers, crew.wake, credentials, traces)
+        event_port = EventPort(
+            core.intake, observers, crew.wake, credentials, traces, dry_run=settings.dry_run
+        )
         front = Listener(event_port, events, certificates)
         back = Listener(AdminPort(pages, operators, core.ended), admin)
-        for gauges in (pages.gauges, front.gauges):
-            metrics.ask(gauges)
+        for series in (pages.series, front.series, core.notes.dropped):
+            metrics.ask(series)
         allow_files(2 * LIMITS.connections)
 
         def ready() -> None:
@@ -147,7 +150,7 @@ def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack)
         notes=notes,
         least=upkeep.least,
     )
-    return _Core(journal, reloader, upkeep, intake)
+    return _Core(journal, reloader, upkeep, notes, intake)
 
 
 def _fetched(settings: Settings, journal: Journal) -> Iterator[Fetching]:

@@ -120,7 +120,8 @@ def test_callers_on_this_machine_see_it(admin, client):
 
 def test_the_status_has_every_key_of_the_contract(admin):
     status = admin.get("/status")[2]
-    assert set(status) == {*ABOUT, "paused", "playbooks", "queue", "journal"}
+    assert set(status) == {*ABOUT, "paused", "modes", "playbooks", "queue", "journal"}
+    assert status["modes"] == {}
     ((file),) = status["playbooks"]["files"]
     assert (file["path"], file["playbooks"]) == ("a.yaml", ["mark-shell"])
     assert status["playbooks"]["digest"] == admin.reloader.active.set.digest
@@ -130,6 +131,13 @@ def test_the_status_has_every_key_of_the_contract(admin):
     )
     assert status["queue"] == {"waiting": 0, "running": 0, "held": 0, "oldestDueSeconds": 0}
     assert status["journal"] == {"error": None}
+
+
+def test_the_status_names_the_playbooks_that_do_not_enforce(admin, tmp_path):
+    other = PLAYBOOK.replace("mark-shell", "other").replace("  match:", "  mode: notify\n  match:")
+    (tmp_path / "playbooks" / "b.yaml").write_text(other)
+    admin.reloader.check()
+    assert admin.get("/status")[2]["modes"] == {"other": "notify"}
 
 
 def test_the_status_tells_how_long_the_oldest_run_has_waited(admin):
@@ -159,7 +167,7 @@ def test_metrics_count_what_was_received(admin):
     admin.metrics(Received(202, {"run": 3, "duplicate": 1}))
     status, headers, text = admin.get("/metrics")
     assert (status, headers["content-type"].split(";")[0]) == (200, "text/plain")
-    assert 'tiercel_events_total{result="run"} 3.0' in text
+    assert 'tiercel_events_total{result="run",source="http"} 3.0' in text
     assert "tiercel_playbooks_current 1.0" in text
 
 

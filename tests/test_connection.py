@@ -29,6 +29,9 @@ class Echo:
         self.came = asyncio.Event()
         self.asked = []
 
+    def refused(self, status):
+        """Nobody counts these."""
+
     def refuse(self, request):
         return said(401, {"error": "no"}) if b"x-stranger" in request.headers else None
 

@@ -128,13 +128,16 @@ def test_a_pause_lasts_over_a_restart_and_shows_everywhere(tmp_path):
         assert tiercel(running, "pause").stdout == "paused: all\n"
         assert running.wait_for_audit(lambda line: line.get("decision") == "pause")["by"] == "local"
         running.restart()
-        status, _, said = running.post(alert(1))
+        status, headers, said = running.post(alert(1))
         assert (status, said["runs"]) == (200, [])
+        assert (headers["tiercel-mode"], headers["tiercel-paused"]) == ("dry-run", "*")
         assert running.get("/status")[2]["paused"] == ["*"]
         metrics = running.get("/metrics")[2]
-        assert 'tiercel_events_total{result="paused"} 1.0' in metrics
+        assert 'tiercel_events_total{result="paused",source="http"} 1.0' in metrics
         assert tiercel(running, "resume").stdout == "nothing is paused\n"
-        (run,) = running.post(alert(2))[2]["runs"]
+        _, headers, said = running.post(alert(2))
+        (run,) = said["runs"]
+        assert "tiercel-paused" not in headers
         running.wait_for_audit(lambda line: line.get("run") == run)
 
 

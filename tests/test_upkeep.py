@@ -94,10 +94,11 @@ def test_a_nearly_full_journal_takes_what_is_severe_and_counts_the_rest():
     intake = intake_of(Prompt(), least=lambda: 4, notes=notes)
     assert intake.take(json.dumps(FALCO | {"priority": "Critical"}).encode()).runs
     taken = intake.take(json.dumps(FALCO | {"priority": "Notice"}).encode())
-    assert (taken.accepted, taken.runs) == (1, [])
+    assert (taken.accepted, taken.runs, taken.ended) == (1, [], {"shed": 1})
+    assert intake.recent.all()[-1].ended == "shed"
     assert intake.take(json.dumps(FALCO | {"priority": None}).encode()).runs == []
     (drop,) = notes.take()[1]
-    assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "journal full", 2)
+    assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "shed: journal full", 2)
 
 
 def test_what_a_throttle_drops_is_counted_by_its_window():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.journal import lanes, rows
+from engine.run import RETRIED
 
 if TYPE_CHECKING:
     import sqlite3
@@ -53,6 +54,7 @@ def retry(connection: sqlite3.Connection, again: Again, now: float) -> bool:
     facts = rows.decode(row["facts"])
     for fact in ("held", "verdict"):
         facts.pop(fact, None)
+    facts[RETRIED] = True
     connection.execute(
         "UPDATE runs SET state = 'queued', leased = 0, fence = fence + 1, position = ?, pool = ?,"
         " timeout = ?, attempt = 0, answers = 0, began = NULL, due_at = ?, results = ?, last = NULL,"

@@ -54,6 +54,9 @@ class AdminPort:
         del request
         return None
 
+    def refused(self, status: int) -> None:
+        """Nobody counts these."""
+
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """Answer in a thread, for what is asked for is read from the journal."""
         task = asyncio.create_task(self._replied(request, reply))

@@ -250,8 +250,10 @@ class Connection(asyncio.Protocol):
                 self._house.port.answer(request, answer)
             except Exception:  # a source's door
                 log.exception("request")
+                self._house.port.refused(500)
                 answer(said(500, {"error": "internal error"}))
         if self._early is not None and not self._busy and not self._done:
+            self._house.port.refused(self._early.status)
             self._finish(self._early)
 
     def _replier(self, request: Request, version: str, *, keep: bool) -> Callable[[Reply], None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import Counter, deque
 from functools import lru_cache, partial
@@ -20,6 +21,7 @@ from engine.errors import EventError
 from engine.intake import MAX_EVENTS, Taken, TooManyError
 from engine.journal.journal import JournalError
 from engine.observe import Received
+from engine.plan import ALL
 from engine.sources.request import said
 
 if TYPE_CHECKING:
@@ -29,17 +31,23 @@ if TYPE_CHECKING:
     from engine.intake import Intake
     from engine.observe import Observers
     from engine.sources.credentials import Credentials
-    from engine.sources.request import Reply, Request
+    from engine.sources.request import Headers, Reply, Request
     from engine.tracing import Tracing
 
 MAX_BODY = 4 << 20
 """Bytes of a body: Falco sets no limit, Falcosidekick none either; Kubernetes objects end at 1.5 MiB."""
 RETRY_AFTER = 5
+_NAMED = 20
+"""Paused playbooks that an answer names at most; /status has them all."""
+_NAME = re.compile(r"[a-z0-9-]{1,63}")
 log = structlog.get_logger()
 
 
 class EventPort:
-    """Takes events. credentials: what senders must show, None where anyone may post. tracing: makes spans."""
+    """Takes events. credentials: what senders must show, None where anyone may post. tracing: makes spans.
+
+    dry_run: whether every answer says that nothing is done.
+    """
 
     most = MAX_BODY
 
@@ -50,7 +58,10 @@ class EventPort:
         wake: Callable[[], None],
         credentials: Credentials | None = None,
         tracing: Tracing | None = None,
+        *,
+        dry_run: bool = False,
     ) -> None:
+        self._dry_run = dry_run
         self._intake, self._observers = intake, observers
         self._credentials, self._tracing = credentials, tracing
         self._finished = _Finished(wake)
@@ -66,6 +77,10 @@ class EventPort:
             return said(401, hint, (b"www-authenticate", b"Bearer"))
         return None
 
+    def refused(self, status: int) -> None:
+        """Count it; what was in such a body nobody knows."""
+        self._observers.tell(Received(status, {}))
+
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """Take the events of a body; what matched is on disk before the reply."""
         trace = ""
@@ -76,10 +91,12 @@ class EventPort:
             taken = self._intake.take(request.body, trace=trace)
         except EventError as error:
             self._observers.tell(Received(400, Counter(error=1)))
-            reply(said(400, {"error": str(error), "hint": error.hint}))
+            reply(said(400, {"error": str(error), "hint": error.hint}, *self._marks()))
         except TooManyError:
+            self._observers.tell(Received(413, {}))
             what = f"a body has at most {MAX_EVENTS:,} events"
-            reply(said(413, {"error": what, "hint": "send fewer events at once"}))
+            hint = "send fewer events at once"
+            reply(said(413, {"error": what, "hint": hint}, *self._marks()))
         except JournalError as error:
             reply(self._unavailable(error))
         else:
@@ -103,13 +120,18 @@ class EventPort:
             reply(self._unavailable(error))
         else:
             log.error("request", error=repr(error))
+            self._observers.tell(Received(500, Counter(refused=1)))
             reply(said(500, {"error": "internal error"}))
 
     def _accepted(self, status: int, taken: Taken, began: float) -> Reply:
         self._observers.tell(Received(status, taken.ended, time.monotonic() - began))
         if not taken.runs and not taken.errors:
-            return _counted(status, taken.accepted, taken.duplicates)
-        return said(status, taken.body())
+            return _counted(status, taken.accepted, taken.duplicates, self._marks())
+        return said(status, taken.body(), *self._marks())
+
+    def _marks(self) -> Headers:
+        """What an answer says of why nothing may come of it; to those only who may send events."""
+        return _marked(self._dry_run, self._intake.paused)
 
     def _unavailable(self, error: JournalError) -> Reply:
         """Nothing is on disk, so nothing was accepted."""
@@ -117,13 +139,21 @@ class EventPort:
         self._observers.tell(Received(503, Counter(refused=1)))
         hint = f"send it again in {RETRY_AFTER} seconds"
         what = {"error": f"nothing was written: {error}", "hint": hint}
-        return said(503, what, (b"retry-after", str(RETRY_AFTER).encode()))
+        return said(503, what, (b"retry-after", str(RETRY_AFTER).encode()), *self._marks())
 
 
 @lru_cache(256)
-def _counted(status: int, accepted: int, duplicates: int) -> Reply:
+def _counted(status: int, accepted: int, duplicates: int, marks: Headers) -> Reply:
     """The reply to a body that came to nothing but numbers, which is what most bodies come to."""
-    return said(status, Taken(accepted, duplicates).body())
+    return said(status, Taken(accepted, duplicates).body(), *marks)
+
+
+@lru_cache(8)
+def _marked(dry_run: bool, paused: frozenset[str]) -> Headers:  # noqa: FBT001 - the cache's key
+    # a person may have paused a name that no playbook can have, and that would be more than one header
+    names = [ALL] if ALL in paused else sorted(filter(_NAME.fullmatch, paused))[:_NAMED]
+    mode: Headers = ((b"tiercel-mode", b"dry-run"),) if dry_run else ()
+    return (*mode, (b"tiercel-paused", ", ".join(names).encode())) if names else mode
 
 
 class _Finished:

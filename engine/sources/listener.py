@@ -14,8 +14,9 @@ from engine.sources.connection import Connection, House, Limits
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
+    from engine.metrics import Series
     from engine.sources.request import Port
     from engine.sources.tls import Certificates
 
@@ -46,13 +47,12 @@ class Listener:
         await self._open()
         self._sweeping = asyncio.create_task(self._sweep())
 
-    def gauges(self) -> Iterator[tuple[str, str, Mapping[str, str], float]]:
+    def series(self) -> Iterator[Series]:
         """What a scrape asks of the connections."""
         house = self.house
-        yield "connections", "Connections that are open.", {}, len(house.open)
-        what = "Connections that were too many, and requests that did not come in time."
-        yield "connections_refused", what, {"reason": "many"}, house.turned_away
-        yield "connections_refused", what, {"reason": "late"}, house.late
+        yield "connections", {}, len(house.open)
+        yield "connections_refused_total", {"reason": "many"}, house.turned_away
+        yield "connections_refused_total", {"reason": "late"}, house.late
 
     async def stop(self, grace: float) -> None:
         """Take no more, and give those that have asked so many seconds for their reply."""

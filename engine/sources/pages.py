@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, get_args
 
 from engine.event import time_of, time_text
 from engine.journal.journal import JournalError, Wanted
 from engine.language import duration
 from engine.operate import OperateError
-from engine.playbook import Pool
+from engine.playbook import Mode, Pool
 from engine.render.run_json import dead_json, drop_json, record_json, summary_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from engine.journal.journal import Journal
+    from engine.metrics import Series
     from engine.operate import Operations
+    from engine.playbook import Playbook
     from engine.recent import Recent
     from engine.reload import Reloader
 
@@ -25,6 +28,7 @@ MOST = 1_000
 """Runs that one answer lists."""
 STATES = ("waiting", "running", "held", "done", "planned", "skipped", "refused", "failed")
 _FILTERS = {"playbook", "namespace", "since", "state", "limit"}
+_UNFIT = re.compile(r"[^a-zA-Z0-9_]")
 _ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry|undo)")
 
 
@@ -144,25 +148,35 @@ class Pages:
         return 200, {
             **self._about(),
             "paused": self._operations.paused(),
+            "modes": {one.name: one.mode for one in active.set.playbooks if one.mode != "enforce"},
             "playbooks": playbooks,
             "queue": queue,
             "journal": {"error": self._journal.writable()},
         }
 
-    def gauges(self) -> Iterator[tuple[str, str, Mapping[str, str], float]]:
-        """What a scrape asks of the journal."""
+    def series(self) -> Iterator[Series]:
+        """What a scrape asks of the set in force, the sources and the journal."""
+        playbooks, about = self._reloader.active.set.playbooks, self._about()
+        modes = Counter(playbook.mode for playbook in playbooks)
+        for mode in get_args(Mode):
+            yield "playbooks", {"mode": mode}, modes[mode]
+        for playbook in playbooks:
+            yield "playbook_info", _labels(playbook), 1.0
+        yield "dry_run", {}, float(about["mode"] == "dry-run")
+        for source in about.get("sources", ()):
+            yield "source_connected", {"kind": source["kind"]}, float(source["error"] is None)
         try:
             counts, oldest = self._journal.counts(), self._oldest_due()
-            paused = len(self._operations.paused())
+            paused, fill = len(self._operations.paused()), self._journal.fill()
         except JournalError:
-            yield "journal_writable", "1 while the journal takes writes.", {}, 0.0
+            yield "journal_writable", {}, 0.0
             return
         for state in ("waiting", "running", "held"):
-            yield "queue_runs", "Runs that are not over.", {"state": state}, counts[state]
-        yield "queue_oldest_due_seconds", "For how long the oldest due run has waited.", {}, oldest
-        yield "paused", "Pauses in force.", {}, paused
-        writable = float(self._journal.writable() is None)
-        yield "journal_writable", "1 while the journal takes writes.", {}, writable
+            yield "queue_runs", {"state": state}, counts[state]
+        yield "queue_oldest_due_seconds", {}, oldest
+        yield "paused", {}, paused
+        yield "journal_writable", {}, float(self._journal.writable() is None)
+        yield "journal_fill_ratio", {}, fill
 
     def _events(self) -> Answer:
         events = [
@@ -180,6 +194,12 @@ class Pages:
         now = self._operations.now()
         dues = [self._journal.next_due(pool) for pool in get_args(Pool)]
         return max([0.0, *(round(now - due, 3) for due in dues if due is not None)])
+
+
+def _labels(playbook: Playbook) -> dict[str, str]:
+    """A playbook's name, mode and own labels, these called ``label_…`` in the letters that Prometheus takes."""
+    own = {f"label_{_UNFIT.sub('_', name)}": value for name, value in playbook.labels.items()}
+    return {"playbook": playbook.name, "mode": playbook.mode, **own}
 
 
 def _text(given: Mapping[str, Any], key: str) -> str | None:

@@ -77,6 +77,10 @@ class Port(Protocol):
         """The reply to a request whose body is not worth reading; None to go on. Must not block."""
         ...
 
+    def refused(self, status: int) -> None:
+        """A request was answered so without being given to ``answer``, or by what went wrong there."""
+        ...
+
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """See to it that ``reply`` is called once, in the loop's thread, now or later."""
         ...

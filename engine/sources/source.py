@@ -79,15 +79,18 @@ class Taker:
                 taken.written.result()
                 self._wake()
         except EventError:
-            self._observers.tell(Received(400, Counter(error=1)))
+            self._tell(Counter(error=1))
         except TooManyError:
             self._intake.bury(body, "more than 1,000 events in one message", self._kind)
-            self._observers.tell(Received(413, Counter(error=1)))
+            self._tell(Counter(error=1))
         except JournalError as error:
-            self._observers.tell(Received(503, Counter(refused=1)))
+            self._tell(Counter(refused=1))
             raise SourceError(f"nothing is taken off: {error}") from None
         else:
-            self._observers.tell(Received(202, taken.ended))
+            self._tell(taken.ended)
+
+    def _tell(self, ended: dict[str, int]) -> None:
+        self._observers.tell(Received(None, ended, source=self._kind))
 
 
 class Source:
