@@ -18,6 +18,7 @@ import structlog
 from engine import entrance, hands, loop
 from engine.crew import Crew, settle_down
 from engine.intake import Intake
+from engine.journal.disk import room
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 from engine.metrics import Metrics
@@ -182,6 +183,8 @@ def _say(
         tokens=bool(settings.token_file or settings.path_secret_file),
         client_certificates=settings.client_ca is not None,
     )
+    most = room(settings.journal.resolve().parent)
+    log.info("journal", file=str(settings.journal), most=f"{most >> 20:,} MiB")
     if settings.dry_run:
         seen = about["cluster"] or "assuming that every pod an event names exists"
         log.info("dry run: nothing is changed, nobody is told", cluster=seen)

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from engine.journal import disk
-from engine.journal.disk import untrusted
+from engine.journal.disk import room, untrusted
 from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
 
 from tests.journals import thaw
+from tests.serving import engine
+from tests.soak.machine import small_disk
+from tests.taking import PLAYBOOK, alert
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -49,3 +52,26 @@ def test_a_journal_there_is_refused_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "MOUNTS", mounts)
     with pytest.raises(JournalError, match=r"on nfs4.*local disk"):
         SqliteJournal(tmp_path / "j.db", thaw)
+
+
+@pytest.mark.parametrize(
+    ("disk", "most"), [(1 << 30, 858_993_459), (1 << 40, 4 << 30), (0, 4 << 30)]
+)
+def test_a_journal_may_have_four_fifths_of_its_disk_and_4_gib_at_most(disk, most):
+    assert room(Path("/"), disk) == most
+
+
+def test_on_a_small_disk_the_journal_is_full_before_the_disk_is_and_grows_with_it(tmp_path):
+    with small_disk(tmp_path / "small", 40) as has:
+        flags = ("--dry-run", "--journal", str(tmp_path / "small" / "tiercel.db"))
+        with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
+            assert running.wait_for_log(lambda line: line["event"] == "journal")["most"] == "32 MiB"
+            number, said = 0, {}
+            while said.get("error") is None:
+                _, _, said = running.post([alert(number + n, pad="x" * 4_000) for n in range(500)])
+                number += 500
+            assert said["error"].endswith("database or disk is full")
+            assert (tmp_path / "small" / "tiercel.db").stat().st_size <= 32 << 20
+            has(80)
+            assert running.get("/readyz")[0] == 200
+            assert running.post(alert(number))[0] == 202

@@ -9,6 +9,22 @@ MOUNTS = Path("/proc/self/mountinfo")
 _SHARED = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "glusterfs", "lustre", "afs")
 """File systems of other machines, where locks may be nobody's and an fsync may promise nothing."""
 
+MAX_BYTES = 4 << 30
+"""Bytes of a journal at most: about a million runs with their events of 1.5 KB."""
+_SHARE = 0.8
+"""Of its disk, what a journal may have at most: the rest is for its log and for whatever stands beside it."""
+
+
+def room(folder: Path, size: int | None = None) -> int:
+    """Bytes that a journal in the folder may have. size: of the disk, where it is not asked; 0 is unknown."""
+    if size is None:
+        try:
+            told = os.statvfs(folder)
+        except OSError:  # a disk that is broken is told of by what is written to it
+            return MAX_BYTES
+        size = told.f_blocks * told.f_frsize
+    return min(MAX_BYTES, int(size * _SHARE)) if size else MAX_BYTES
+
 
 def untrusted(folder: Path, mounts: str | None = None) -> str | None:
     """The kind of file system that the folder stands on, where a journal must not; None where it may.

@@ -8,7 +8,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
-from engine.journal.disk import untrusted
+from engine.journal.disk import room, untrusted
 from engine.journal.journal import JournalError
 
 if TYPE_CHECKING:
@@ -105,8 +105,6 @@ _STEPS = {
 }
 """From a version to the next one."""
 
-MAX_BYTES = 4 << 30
-"""Bytes of the file at most: about a million runs with their events of 1.5 KB."""
 CHECKPOINT = 8_000
 """Pages of the log at which a commit moves them itself: nobody else has (see checkpoint)."""
 WAL_LIMIT = 64 * 1024 * 1024
@@ -206,8 +204,11 @@ class Flush:
         self._descriptor, self._inode = -1, 0
 
 
-def connect(path: Path, *, writes: bool, most: int = MAX_BYTES) -> sqlite3.Connection:
-    """A connection without transactions of its own. most: bytes of the file. Raises sqlite3.Error."""
+def connect(path: Path, *, writes: bool, most: int | None = None) -> sqlite3.Connection:
+    """A connection without transactions of its own. Raises sqlite3.Error.
+
+    most: bytes of the file, where they are not measured by its disk.
+    """
     connection = sqlite3.connect(
         path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=512
     )
@@ -219,6 +220,7 @@ def connect(path: Path, *, writes: bool, most: int = MAX_BYTES) -> sqlite3.Conne
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
             (page,) = connection.execute("PRAGMA page_size").fetchone()
+            most = room(path.parent) if most is None else most
             connection.execute(f"PRAGMA max_page_count = {most // page}")
         else:
             connection.execute("PRAGMA query_only = ON")

@@ -45,8 +45,8 @@ class SqliteJournal:
     """A journal in a SQLite file.
 
     thaw: makes a playbook of its snapshot; raises PlaybookError where this engine cannot read it.
-    lease_margin: seconds that a lease lasts beyond its step's timeout. most: bytes of the file. partner: of
-    a process that owns it and has it open; it waits for an earlier partner to end.
+    lease_margin: seconds that a lease lasts beyond its step's timeout. most: bytes of the file, else as its
+    disk has room. partner: of a process that owns it and has it open; it waits for an earlier partner to end.
     Raises JournalError where the file cannot be opened or another process owns it.
     """
 
@@ -55,7 +55,7 @@ class SqliteJournal:
         path: Path | str,
         thaw: Callable[[bytes], Playbook],
         lease_margin: float = 10.0,
-        most: int = schema.MAX_BYTES,
+        most: int | None = None,
         *,
         partner: bool = False,
     ) -> None:

@@ -164,6 +164,7 @@ class Writer:
         errors = [job.error for job in jobs if isinstance(job.error, sqlite3.Error)]
         if errors:
             self.trouble = _sentence(errors[0])
+            self._drop()  # opened again, the file may be larger where its disk has grown
         elif wrote:  # a commit of nothing says nothing about the disk
             self.trouble = None
 
