@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 ANSWERS = 5.0
 """Seconds that requests under way have at the end; each is answered in milliseconds."""
+_ENDS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(listeners: Sequence[Listener], ready: Callable[[], None]) -> None:
-    """Answer until SIGTERM or SIGINT; a second one ends the process at once.
+    """Answer until SIGTERM or SIGINT; a second one ends the process at once, also once this has returned.
 
     ready: called once signals are heeded and connections taken.
     """
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(_run(listeners, ready))
+    for number in _ENDS:  # the loop's own handlers stay, and tell a loop that is closed
+        signal.signal(number, lambda number, _frame: os._exit(128 + number))
 
 
 async def _run(listeners: Sequence[Listener], ready: Callable[[], None]) -> None:
@@ -39,7 +42,7 @@ async def _run(listeners: Sequence[Listener], ready: Callable[[], None]) -> None
         log.info("stopping", signal=signal.Signals(number).name)
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDS:
         loop.add_signal_handler(number, stop, number)
     for listener in listeners:
         await listener.start()

@@ -120,6 +120,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
                 source.start()
 
         loop.run([front, back], ready)
+        log.info("draining", seconds=settings.grace)
         until = time.monotonic() + settings.grace  # one for all
         for source in sources:
             source.stop(0)

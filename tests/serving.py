@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -132,7 +133,15 @@ class Running:
 
     def terminate(self) -> int:
         """Ask it to end with SIGTERM: its exit code."""
-        self._process.terminate()
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended by itself."""
         return self._end()
 
     def restart(self) -> None:

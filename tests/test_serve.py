@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import socket
 from urllib.parse import urlsplit
 
@@ -61,8 +63,7 @@ def test_sigterm_ends_it_with_0_and_its_journal_opens_again(tmp_path):
     journal.close()
 
 
-def test_sigterm_waits_for_a_step_no_longer_than_grace(tmp_path):
-    slow = """
+SLOW = """
 apiVersion: tiercel.dev/v1
 kind: Playbook
 metadata: {name: slow}
@@ -70,17 +71,37 @@ spec:
   match: {rules: [Terminal shell in container]}
   actions: [{action: http.request, timeout: 10m, with: {url: "http://127.0.0.1:PORT/"}}]
 """
+
+
+@contextlib.contextmanager
+def hanging(tmp_path, *args):
+    """An engine with a step under way that nobody answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        text = slow.replace("PORT", str(silent.getsockname()[1]))
+        text = SLOW.replace("PORT", str(silent.getsockname()[1]))
         config = tmp_path / "kubeconfig"
         config.write_text(kubeconfig("http://127.0.0.1:1"))
-        args = ("--kubeconfig", str(config), "--http-hosts", "127.0.0.1", "--grace", "100ms")
-        with engine(tmp_path, {"a.yaml": text}, *args) as running:
+        given = ("--kubeconfig", str(config), "--http-hosts", "127.0.0.1", *args)
+        with engine(tmp_path, {"a.yaml": text}, *given) as running:
             running.post(FALCO)
-            connection, _ = silent.accept()  # the step is under way, and nobody answers
+            connection, _ = silent.accept()
             with connection:
-                assert running.terminate() == 0
-            running.wait_for_log(lambda line: "cut short" in line["event"])
+                yield running
+
+
+def test_sigterm_waits_for_a_step_no_longer_than_grace(tmp_path):
+    with hanging(tmp_path, "--grace", "100ms") as running:
+        assert running.terminate() == 0
+        running.wait_for_log(lambda line: "cut short" in line["event"])
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once_while_steps_drain(tmp_path, first, second):
+    with hanging(tmp_path, "--grace", "10m") as running:
+        running.signal(first)
+        running.wait_for_log(lambda line: line["event"] == "draining")
+        running.signal(second)
+        assert running.wait() == 128 + second
 
 
 def kubeconfig(server):
