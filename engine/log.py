@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
@@ -12,8 +13,29 @@ if TYPE_CHECKING:
     from structlog.typing import Processor
 
 
+class Unfailing:
+    """A stream that may fail as it likes, since its reader is gone or its disk is full: the line is lost.
+
+    Else whoever logs would fail with it, in the middle of what he does.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write it if that can be."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Send it on if that can be."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def configure(stream: TextIO, *, text: bool = False) -> None:
     """Send the engine's log to the stream, and libraries' errors with it. text: also off a terminal."""
+    lossy = cast("TextIO", Unfailing(stream))
     colors = stream.isatty() and not os.environ.get("NO_COLOR")
     renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
     if text or stream.isatty():
@@ -26,10 +48,10 @@ def configure(stream: TextIO, *, text: bool = False) -> None:
     structlog.configure(
         processors=[*told, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(lossy),
         cache_logger_on_first_use=False,
     )
-    libraries = logging.StreamHandler(stream)
+    libraries = logging.StreamHandler(lossy)
     libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *told],

@@ -39,8 +39,8 @@ async def _run(listeners: Sequence[Listener], ready: Callable[[], None]) -> None
     def stop(number: int) -> None:
         if stopping.is_set():
             os._exit(128 + number)
-        log.info("stopping", signal=signal.Signals(number).name)
         stopping.set()
+        log.info("stopping", signal=signal.Signals(number).name)
 
     for number in _ENDS:
         loop.add_signal_handler(number, stop, number)

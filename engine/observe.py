@@ -105,7 +105,7 @@ class Observers:
         for subscriber in self._subscribers:
             try:
                 subscriber(moment)
-            except OSError:  # a pipe broke, the audit's or the log's
+            except OSError:  # a pipe broke, the audit's or the story's
                 continue
             except Exception:
                 name = getattr(subscriber, "__name__", type(subscriber).__name__)

@@ -200,7 +200,7 @@ def engine(
     args: further flags of ``serve``. env: further variables; of the tests' own, none of ``TIERCEL_…`` or
     ``KUBERNETES_…`` is passed on. The journal is tmp_path/tiercel.db unless a flag says otherwise.
     """
-    running = Running(*_command(tmp_path, playbooks, args, env or {}), tmp_path)
+    running = Running(*command_of(tmp_path, playbooks, args, env or {}), tmp_path)
     try:
         yield running
     finally:
@@ -214,7 +214,7 @@ def refusal(
     env: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     """The exit code and stderr of an engine that refuses to start."""
-    command, variables = _command(tmp_path, playbooks, args, env or {})
+    command, variables = command_of(tmp_path, playbooks, args, env or {})
     ended = subprocess.run(
         command, env=variables, cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=False
     )
@@ -248,12 +248,13 @@ def write_playbooks(folder: Path, files: Mapping[str, str]) -> Path:
     return folder
 
 
-def _command(
+def command_of(
     tmp_path: Path,
     playbooks: Path | Mapping[str, str],
     args: tuple[str, ...],
     env: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
+    """The command line of an engine (see engine) and its environment."""
     folder = playbooks
     if not isinstance(folder, Path):
         folder = write_playbooks(tmp_path / "playbooks", folder)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import signal
 import socket
+import subprocess
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,7 +17,7 @@ from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 from engine.settings import SettingsError, address
 
-from tests.serving import engine, refusal
+from tests.serving import PATIENCE, call, command_of, engine, refusal
 from tests.taking import FALCO, PLAYBOOK, alert
 from tests.test_listener import Authority, trusting
 
@@ -102,6 +104,38 @@ def test_a_second_signal_ends_it_at_once_while_steps_drain(tmp_path, first, seco
         running.wait_for_log(lambda line: line["event"] == "draining")
         running.signal(second)
         assert running.wait() == 128 + second
+
+
+@contextlib.contextmanager
+def unheard(tmp_path):
+    """An engine whose log nobody reads any more: the process, and the URL of its event port."""
+    command, env = command_of(tmp_path, FOLDER, ("--dry-run",), {})
+    with subprocess.Popen(
+        command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            lines = map(json.loads, process.stderr)
+            events = next(line["events"] for line in lines if line["event"] == "listening")
+            process.stderr.close()
+            yield process, events
+        finally:
+            process.kill()
+
+
+def test_a_log_that_cannot_be_written_costs_no_sender_his_answer(tmp_path):
+    with unheard(tmp_path) as (process, events):
+        assert call(events, "POST", "/", json.dumps(alert(1)).encode())[0] == 202
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        assert call(events, "POST", "/", json.dumps(alert(2)).encode())[0] == 503
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert call(events, "POST", "/", json.dumps(alert(2)).encode())[0] == 202
+
+
+def test_a_log_that_cannot_be_written_keeps_nothing_from_ending(tmp_path):
+    with unheard(tmp_path) as (process, _):
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
 
 
 def kubeconfig(server):

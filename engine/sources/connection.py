@@ -249,9 +249,9 @@ class Connection(asyncio.Protocol):
             try:
                 self._house.port.answer(request, answer)
             except Exception:  # a source's door
-                log.exception("request")
                 self._house.port.refused(500)
                 answer(said(500, {"error": "internal error"}))
+                log.exception("request")
         if self._early is not None and not self._busy and not self._done:
             self._house.port.refused(self._early.status)
             self._finish(self._early)

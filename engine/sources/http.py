@@ -98,7 +98,7 @@ class EventPort:
             hint = "send fewer events at once"
             reply(said(413, {"error": what, "hint": hint}, *self._marks()))
         except JournalError as error:
-            reply(self._unavailable(error))
+            self._unavailable(error, reply)
         else:
             if taken.written is None:
                 reply(self._accepted(200, taken, request.began))
@@ -117,11 +117,11 @@ class EventPort:
         if error is None:
             reply(self._accepted(202, taken, began))
         elif isinstance(error, JournalError):
-            reply(self._unavailable(error))
+            self._unavailable(error, reply)
         else:
-            log.error("request", error=repr(error))
             self._observers.tell(Received(500, Counter(refused=1)))
             reply(said(500, {"error": "internal error"}))
+            log.error("request", error=repr(error))
 
     def _accepted(self, status: int, taken: Taken, began: float) -> Reply:
         self._observers.tell(Received(status, taken.ended, time.monotonic() - began))
@@ -133,13 +133,13 @@ class EventPort:
         """What an answer says of why nothing may come of it; to those only who may send events."""
         return _marked(self._dry_run, self._intake.paused)
 
-    def _unavailable(self, error: JournalError) -> Reply:
+    def _unavailable(self, error: JournalError, reply: Callable[[Reply], None]) -> None:
         """Nothing is on disk, so nothing was accepted."""
-        log.error("journal", refusing="events", error=str(error))
-        self._observers.tell(Received(503, Counter(refused=1)))
         hint = f"send it again in {RETRY_AFTER} seconds"
         what = {"error": f"nothing was written: {error}", "hint": hint}
-        return said(503, what, (b"retry-after", str(RETRY_AFTER).encode()), *self._marks())
+        reply(said(503, what, (b"retry-after", str(RETRY_AFTER).encode()), *self._marks()))
+        log.error("journal", refusing="events", error=str(error))
+        self._observers.tell(Received(503, Counter(refused=1)))
 
 
 @lru_cache(256)
