@@ -107,11 +107,11 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         event_port = EventPort(
             core.intake, observers, crew.wake, credentials, traces, dry_run=settings.dry_run
         )
-        front = Listener(event_port, events, certificates)
-        back = Listener(AdminPort(pages, operators, core.ended), admin)
+        limits = allow_files(LIMITS, listeners=2)
+        front = Listener(event_port, events, certificates, limits)
+        back = Listener(AdminPort(pages, operators, core.ended), admin, limits=limits)
         for series in (pages.series, front.series, core.notes.dropped):
             metrics.ask(series)
-        allow_files(2 * LIMITS.connections)
 
         def ready() -> None:
             settle_down()

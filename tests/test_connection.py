@@ -223,16 +223,6 @@ def test_who_does_not_read_his_replies_is_let_go():
     assert talk.late(31).pipe.closed
 
 
-def test_too_many_connections_are_turned_away():
-    first = Talk(connections=1)
-    second, pipe = Connection(first.house), Pipe()
-    second.connection_made(pipe)
-    assert pipe.sent.startswith(b"HTTP/1.1 503")
-    assert (pipe.closed, first.pipe.closed, first.house.turned_away) == (True, False, 1)
-    second.connection_lost(None)
-    assert first.say(post()).statuses == [200]
-
-
 def test_a_bug_is_500_and_the_next_request_goes_on():
     talk = Talk().say(post().replace(b"/events", b"/broken") + post())
     assert talk.statuses == [500, 200]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
+import select
 import socket
 import ssl
+import subprocess
+import sys
 
 import pytest
 import uvloop
@@ -258,13 +262,132 @@ def test_at_the_end_what_is_asked_is_answered_and_new_ones_are_refused():
     play(scene)
 
 
-def test_open_files_are_allowed_as_far_as_may_be():
+async def silent(listener, number):
+    """So many connections on which nothing is said."""
+    return [await asyncio.open_connection(*listener.address) for _ in range(number)]
+
+
+async def count(listener, number):
+    """Return once so many are open, and nobody more waits to be taken."""
+    async with asyncio.timeout(20):
+        waits = select.poll()
+        waits.register(listener._socket, select.POLLIN)
+        while len(listener.house.open) != number or waits.poll(0):  # noqa: ASYNC110 - its own turns
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_connections_count_from_their_acceptance_and_what_is_more_is_closed_at_once(authority, tls):
+    certificates = Certificates(*authority.pair("one")) if tls else None
+
+    async def scene():
+        async with listening(certificates, Limits(connections=4, sweep=0.01)) as listener:
+            kept = await silent(listener, 4)
+            await count(listener, 4)
+            more = await silent(listener, 20)
+            async with asyncio.timeout(5):  # long before those that were taken are late
+                for reader, writer in more:
+                    assert (await reader.read())[:12] == (b"" if tls else b"HTTP/1.1 503")
+                    writer.close()
+            assert (len(listener.house.open), listener.house.turned_away) == (4, 20)
+            for _, writer in kept:
+                writer.close()
+            await count(listener, 0)
+            context = trusting(authority) if tls else None
+            assert (await ask(listener, context))[0] == 200
+
+    play(scene)
+
+
+def test_a_sender_who_is_turned_away_reads_why_though_he_has_sent_his_request():
+    async def scene():
+        async with listening(limits=Limits(connections=0, sweep=0.01)) as listener:
+            for _ in range(50):
+                assert await ask(listener) == (503, None)
+
+    play(scene)
+
+
+def test_whose_handshake_fails_counts_no_more(authority):
+    certificates = Certificates(*authority.pair("one"))
+
+    async def scene():
+        async with listening(certificates, Limits(connections=2, sweep=0.01)) as listener:
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection(*listener.address)
+                writer.write(post())
+                assert await reader.read() == b""
+                writer.close()
+                await count(listener, 0)
+            assert (await ask(listener, trusting(authority)))[0] == 200
+
+    play(scene)
+
+
+def test_the_end_waits_for_no_handshake(authority):
+    certificates = Certificates(*authority.pair("one"))
+
+    async def scene():
+        async with listening(certificates) as listener:
+            ((reader, writer),) = await silent(listener, 1)
+            await count(listener, 1)
+            async with asyncio.timeout(5):
+                await listener.stop(20)
+            assert await reader.read() == b""
+            writer.close()
+            with pytest.raises(ConnectionRefusedError):
+                await silent(listener, 1)
+
+    play(scene)
+
+
+def test_who_finds_no_descriptor_waits_until_there_is_one():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scene():
+        async with listening() as listener:
+            with socket.socket() as sender:
+                sender.setblocking(False)
+                least = os.dup(0)
+                os.close(least)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
+                try:
+                    await asyncio.get_running_loop().sock_connect(sender, listener.address)
+                    await asyncio.get_running_loop().sock_sendall(sender, post())
+                    for _ in range(9):  # so that the loop looks who is there
+                        await asyncio.sleep(0)
+                    assert not listener.house.open
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                said = await asyncio.get_running_loop().sock_recv(sender, 12)
+                assert said == b"HTTP/1.1 200"
+
+    play(scene)
+
+
+@pytest.fixture
+def files():
+    """Sets the soft limit of open files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
-        allow_files(1000)
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
-        allow_files(10)
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    yield lambda soft: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_open_files_are_allowed_as_far_as_may_be(files):
+    files(300)
+    assert allow_files(Limits(connections=500), listeners=2).connections == 500
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
+    assert allow_files(Limits(connections=10), listeners=2).connections == 10
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
+
+
+def test_where_few_files_may_be_open_there_are_fewer_connections_and_the_engine_keeps_some():
+    script = """
+import resource
+from engine.sources.listener import Limits, allow_files
+for hard in (4096, 1100, 400):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+    print(allow_files(Limits(), listeners=2).connections)
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert said.stdout.split() == [b"1792", b"294", b"100"]

@@ -33,7 +33,8 @@ class Limits:
     """Bounds of a listener.
 
     head, body, idle, write, rest: seconds for a head, a body after it, between two requests, for a reply
-    that is not read, for the rest of a refused request. connections: at once. head_bytes: of a head.
+    that is not read, for the rest of a refused request. connections: at once, also those whose handshake
+    is under way. head_bytes: of a head.
     buffered: bytes of all unfinished bodies together. pipelined: requests that may wait on one connection.
     sweep: seconds between two looks at who is late. idle is long, for Falco's curl and Falcosidekick's
     client use theirs again.
@@ -54,7 +55,8 @@ class Limits:
 class House:
     """What the connections of one listener share. closing: none stays after its reply; left: the last went.
 
-    turned_away: connections that were too many. late: requests that did not come in time.
+    open: each from its acceptance on, so that what is bounded is sockets. turned_away: connections that were
+    too many. late: requests that did not come in time.
     """
 
     def __init__(self, port: Port, limits: Limits) -> None:
@@ -68,7 +70,10 @@ class House:
 
 
 class Connection(asyncio.Protocol):
-    """Requests of one connection, answered in their order. deadline: by the monotonic clock."""
+    """Requests of one connection, answered in their order. deadline: by the monotonic clock.
+
+    It counts from when it is made, which is before the handshake of TLS.
+    """
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -85,22 +90,17 @@ class Connection(asyncio.Protocol):
         self._head = 0
         self._busy = self._done = self._stuck = False
         self.deadline = NEVER
+        house.open.add(self)
 
     # What the transport calls.
 
     def connection_made(self, transport: Any) -> None:
-        """Take the connection, or turn it away where there are too many."""
+        """Begin to wait for a request."""
         self._transport = transport
-        house = self._house
-        self.deadline = time.monotonic() + house.limits.head
-        house.open.add(self)
-        if len(house.open) > house.limits.connections or house.closing:
-            house.turned_away += 1
-            busy = said(503, {"error": "too many connections"}, (b"retry-after", b"5"))
-            self._finish(busy)
+        self.deadline = time.monotonic() + self._house.limits.head
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything; the parser refers to us."""
+        """Let go of everything; the parser refers to us. Also where it was never made."""
         del exc
         self._done = True
         self._house.open.discard(self)

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import resource
 import time
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.sources.connection import Connection, House, Limits
+from engine.sources.request import said
 
 if TYPE_CHECKING:
     import socket
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
     from engine.sources.request import Port
     from engine.sources.tls import Certificates
 
-_BACKLOG = 2048
 _SPARE_FILES = 512
-"""Descriptors for the journal, the API server, files that are read again."""
+"""Descriptors for the journal, the playbooks, files that are read again."""
+_AT_ONCE = 64
+"""Connections that are taken before those that are open have their turn."""
+_READ = 65_536
+"""Bytes of one who is turned away: a close that leaves some unread would be a reset, and no reply."""
 LIMITS = Limits()
+_MANY = said(503, {"error": "too many connections"}, (b"retry-after", b"5"))
 
 
 class Listener:
@@ -39,12 +44,13 @@ class Listener:
         self.house = House(port, limits)
         self._socket, self._certificates, self._limits = listening, certificates, limits
         self._context: ssl.SSLContext | None = None
-        self._server: asyncio.Server | None = None
+        self._arriving: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to take connections."""
-        await self._open()
+        self._socket.setblocking(False)
+        self._renew()
         self._sweeping = asyncio.create_task(self._sweep())
 
     def series(self) -> Iterator[Series]:
@@ -57,41 +63,69 @@ class Listener:
     async def stop(self, grace: float) -> None:
         """Take no more, and give those that have asked so many seconds for their reply."""
         self.house.closing = True
-        if self._server:
-            self._server.close()
+        if self._sweeping:
+            self._sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeping
+        if self._socket.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+        await asyncio.sleep(0)  # a task that has not begun would be cancelled without a trace
+        for task in self._arriving:
+            task.cancel()
+        await asyncio.gather(*self._arriving, return_exceptions=True)
         for connection in [*self.house.open]:
             connection.leave()
         if self.house.open:
             self.house.left.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.house.left.wait(), grace)
-        if self._sweeping:
-            self._sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeping
         for connection in [*self.house.open]:
             connection.abort()
 
-    async def _open(self) -> None:
-        """Take connections with the certificates of now; those that are open keep theirs.
-
-        On a copy of the socket, so that what waits in its backlog is lost by no change.
-        """
+    def _renew(self) -> None:
+        """Take connections, with the certificates of now; those that are open keep theirs."""
         self._context = self._certificates.context() if self._certificates else None
-        # with TLS a handshake that takes too long is nobody's connection yet
-        patience = self._limits.head if self._context else None
-        before, self._server = (
-            self._server,
-            await asyncio.get_running_loop().create_server(
-                partial(Connection, self.house),
-                sock=self._socket.dup(),
-                backlog=_BACKLOG,
-                ssl=self._context,
-                ssl_handshake_timeout=patience,
-            ),
-        )
-        if before:
-            before.close()
+        asyncio.get_running_loop().add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        """Take those who wait. By hand, for the loop's own server counts nobody before his handshake."""
+        for _ in range(_AT_ONCE):
+            try:
+                sender, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except (
+                OSError
+            ):  # no descriptor, no memory: the next sweep tries again, and the loop does not spin
+                asyncio.get_running_loop().remove_reader(self._socket)
+                return
+            if len(self.house.open) >= self._limits.connections:
+                self.house.turned_away += 1
+                _turn_away(sender, in_clear=self._context is None)
+                continue
+            task = asyncio.create_task(self._arrive(sender, Connection(self.house)))
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
+
+    async def _arrive(self, sender: socket.socket, connection: Connection) -> None:
+        """Have the handshake made, where there is one."""
+        tls = self._context is not None
+        with contextlib.suppress(
+            OSError
+        ):  # ssl.SSLError is one: a bad handshake is its sender's business
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: connection,
+                    sender,
+                    ssl=self._context,
+                    ssl_handshake_timeout=self._limits.head if tls else None,
+                    ssl_shutdown_timeout=self._limits.rest if tls else None,
+                )
+            except BaseException:
+                if connection in self.house.open:
+                    connection.connection_lost(None)
+                raise
 
     async def _sweep(self) -> None:
         while True:
@@ -99,15 +133,31 @@ class Listener:
             now = time.monotonic()
             for connection in [*self.house.open]:
                 connection.sweep(now)
-            if self._certificates and self._certificates.context() is not self._context:
-                await self._open()
+            self._renew()
 
 
-def allow_files(connections: int) -> None:
-    """Raise the soft limit of open files to what so many connections need, as far as the hard one lets."""
+def _turn_away(sender: socket.socket, *, in_clear: bool) -> None:
+    """Close it at once; in the clear with a word, if that can be said without waiting."""
+    with sender, contextlib.suppress(OSError):
+        if in_clear:
+            sender.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sender.recv(_READ)
+            sender.send(_MANY.encoded(b"close", head_only=False))
+
+
+def allow_files(limits: Limits, listeners: int) -> Limits:
+    """Raise the soft limit of open files to what so many listeners need, as far as the hard one lets.
+
+    The limits with as many connections as leave some for the engine itself.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _SPARE_FILES
+    wanted = listeners * limits.connections + _SPARE_FILES
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    files = soft if soft != resource.RLIM_INFINITY else wanted
+    room = (files - min(_SPARE_FILES, files // 2)) // listeners
+    return replace(limits, connections=min(limits.connections, room))
