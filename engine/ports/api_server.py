@@ -18,8 +18,6 @@ from engine.ports.http import masked
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-CONNECT = 5.0
-"""Seconds to connect; a server that does not even accept is down."""
 SIGNED_FOR = 5.0
 """Seconds for which credentials are used as they were read; the client looks at its files at every call."""
 
@@ -41,8 +39,10 @@ class ApiServer:
     """One API server. client: the official ``ApiClient``. renew: reads its credentials anew."""
 
     def __init__(self, client: Any, renew: Callable[[], None]) -> None:
+        from engine.ports.deadline import bounded  # noqa: PLC0415 - loaded with the client
+
         self._settings, self._renew = client.configuration, renew
-        self._pool = client.rest_client.pool_manager
+        self._pool = bounded(client.rest_client.pool_manager)
         self._agent = dict(client.default_headers)
         self._signed: tuple[float, dict[str, str]] = (0.0, {})
 
@@ -57,16 +57,16 @@ class ApiServer:
         path: str,
         query: Sequence[tuple[str, str]],
         sent: tuple[bytes, str] | None,
-        left: float,
+        seconds: float,
     ) -> Answer:
         """What it answers; where that is 401 and the credentials have changed since, asked once more.
 
-        sent: a body, and its content type. left: seconds at most. Raises SilentError.
+        sent: a body, and its content type. seconds: at most, for all of it. Raises SilentError.
         """
-        until = time.monotonic() + left
+        until = time.monotonic() + seconds
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = self._headers()
-        answer = self._send(method, url, sent, headers, left)
+        answer = self._send(method, url, sent, headers, seconds)
         if answer.status == 401:  # noqa: PLR2004 - HTTP
             self._renew()
             self._signed = (0.0, {})
@@ -81,15 +81,18 @@ class ApiServer:
         url: str,
         sent: tuple[bytes, str] | None,
         headers: dict[str, str],
-        left: float,
+        seconds: float,
     ) -> Answer:
         import urllib3  # noqa: PLC0415 - loaded with the client
+
+        from engine.ports.deadline import CONNECT  # noqa: PLC0415 - the same
 
         body, content = sent or (None, None)
         if content:
             headers = {**headers, "Content-Type": content}
         shown = _shown(headers.get("authorization", ""))
-        timeout = urllib3.Timeout(connect=max(0.001, min(CONNECT, left)), read=max(0.001, left))
+        seconds = max(0.001, seconds)
+        timeout = urllib3.Timeout(connect=min(CONNECT, seconds), total=seconds)
         try:
             response = self._pool.urlopen(
                 method, url, body=body, headers=headers, timeout=timeout, retries=False

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 MASK = "***"
 _LONGEST_ANSWER = 1 << 20
-_CONNECT = 5.0
 _SHORT = 6
 """Letters that a part of a secret has at least to be looked for; `Bearer` is found, and nobody's loss."""
 
@@ -152,7 +150,13 @@ class LiveOutside:
         timeout: float = 30.0,
         slack_api: str = "https://slack.com/api/",
         hosts: Hosts | None = None,
+        pools: urllib3.PoolManager | None = None,
     ) -> None:
+        import urllib3  # noqa: PLC0415 - check and plan don't need it
+
+        from engine.ports.deadline import bounded  # noqa: PLC0415 - the same
+
+        self._pools = pools or bounded(urllib3.PoolManager())
         self._secrets = secrets
         self._timeout = timeout
         self._slack_api = slack_api
@@ -161,8 +165,9 @@ class LiveOutside:
     def within(self, seconds: float) -> LiveOutside:
         """The same door, whose calls must be over in so many seconds."""
         return LiveOutside(
-            self._secrets, timeout=seconds, slack_api=self._slack_api, hosts=self._hosts
-        )
+            self._secrets, timeout=seconds, slack_api=self._slack_api, hosts=self._hosts,
+            pools=self._pools,
+        )  # fmt: skip
 
     def request(
         self,
@@ -174,22 +179,23 @@ class LiveOutside:
         """Send one request."""
         import urllib3  # noqa: PLC0415 - check and plan don't need it
 
+        from engine.ports.deadline import CONNECT  # noqa: PLC0415 - the same
+
         host = urlsplit(url).hostname
         secrets = {
             k: self._secrets.read(v.name) for k, v in headers.items() if isinstance(v, SecretName)
         }
         opened = {k: v for k, v in headers.items() if isinstance(v, str)} | secrets
         payload = body if body is None or isinstance(body, str) else json.dumps(body)
-        timeout = urllib3.Timeout(connect=min(_CONNECT, self._timeout), total=self._timeout)
-        deadline = time.monotonic() + self._timeout
+        timeout = urllib3.Timeout(connect=min(CONNECT, self._timeout), total=self._timeout)
         try:
             with self._hosts.one(host or ""):
-                response = urllib3.request(
+                response = self._pools.request(
                     method, url, headers=opened, body=payload and payload.encode(), timeout=timeout,
                     retries=False, redirect=False, preload_content=False,
                 )  # fmt: skip
                 with contextlib.closing(response):
-                    content = _read(response, deadline)
+                    content = _read(response)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise TemporaryError(f"{host}: {type(error).__name__}") from None
         after = response.headers.get("Retry-After", "")
@@ -204,25 +210,22 @@ class LiveOutside:
         """Post a message."""
         from engine.ports import slack  # noqa: PLC0415 - 100 ms that few commands need
 
-        timeout = max(1, int(self._timeout))
         if webhook:
             url = self._secrets.read(webhook.name)
             with self._hosts.one("Slack"):
-                return slack.post_to_webhook(url, message, timeout)
+                return slack.post_to_webhook(url, message, self._timeout)
         opened = self._secrets.read(token.name) if token else ""
         with self._hosts.one("Slack"):
-            return slack.post_with_token(opened, self._slack_api, message, timeout)
+            return slack.post_with_token(opened, self._slack_api, message, self._timeout)
 
 
-def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """The body, cut at the longest. Raises TimeoutError where it only trickles."""
+def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+    """The body, cut at the longest."""
     parts: list[bytes] = []
     size = 0
     while size < _LONGEST_ANSWER and (part := response.read1(_LONGEST_ANSWER - size)):
         parts.append(part)
         size += len(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError
     return b"".join(parts)
 
 

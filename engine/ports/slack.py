@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,9 +17,11 @@ from slack_sdk.web import WebClient
 from slack_sdk.webhook import WebhookClient, WebhookResponse
 
 from engine.errors import PermanentError, TemporaryError
+from engine.ports.deadline import CONNECT, Response, dial, left
 from engine.ports.http import MASK, Answer
 
 if TYPE_CHECKING:
+    import socket
     from urllib.request import Request
 
 _LONGEST_ANSWER = 1 << 20
@@ -36,7 +39,40 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow none: the 3xx is the answer."""
 
 
-_open = urllib.request.build_opener(_NoRedirect()).open
+class _Plain(http.client.HTTPConnection):
+    """A connection whose time-out is that of the whole request."""
+
+    response_class = Response
+
+    def connect(self) -> None:
+        """Connect, at what is then the beginning of the request's time."""
+        self._until = time.monotonic() + (self.timeout or CONNECT)
+        self._create_connection = self._dial  # what http.client's own calls
+        super().connect()
+
+    def _dial(self, address: tuple[str, int], *_: Any) -> socket.socket:
+        return dial(address, min(CONNECT, left(self._until)))
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        self.sock.settimeout(left(self._until))
+        return super().getresponse()
+
+
+class _Tls(http.client.HTTPSConnection, _Plain):
+    """The same over TLS."""
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: Request) -> http.client.HTTPResponse:
+        return self.do_open(_Plain, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: Request) -> http.client.HTTPResponse:
+        return self.do_open(_Tls, req)
+
+
+_open = urllib.request.build_opener(_NoRedirect(), _Http(), _Https()).open
 
 
 class _Webhook(WebhookClient):
@@ -52,13 +88,14 @@ class _Web(WebClient):
         return {"status": status, "headers": headers, "body": body}
 
 
-def post_to_webhook(url: str, message: dict[str, Any], timeout: int) -> Answer:
+def post_to_webhook(url: str, message: dict[str, Any], timeout: float) -> Answer:
     """Post to an incoming webhook. Raises TemporaryError, PermanentError."""
     try:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError
-        webhook = _Webhook(url, timeout=timeout, retry_handlers=[], logger=_SILENT)
+        # the SDK wants whole seconds, and only hands them on to us
+        webhook = _Webhook(url, timeout=timeout, retry_handlers=[], logger=_SILENT)  # type: ignore[arg-type]
         sent = webhook.send_dict(message)
     except _TROUBLE as error:  # its text may hold the webhook's path
         raise TemporaryError(f"Slack: {type(error).__name__}") from None
@@ -68,9 +105,9 @@ def post_to_webhook(url: str, message: dict[str, Any], timeout: int) -> Answer:
     return _checked(sent.status_code, said, sent.headers)
 
 
-def post_with_token(token: str, api: str, message: dict[str, Any], timeout: int) -> Answer:
+def post_with_token(token: str, api: str, message: dict[str, Any], timeout: float) -> Answer:
     """Post through ``chat.postMessage``. Raises TemporaryError, PermanentError."""
-    web = _Web(token, api, timeout=timeout, retry_handlers=[], logger=_SILENT)
+    web = _Web(token, api, timeout=timeout, retry_handlers=[], logger=_SILENT)  # type: ignore[arg-type]
     try:
         answer = web.chat_postMessage(**message)
     except SlackApiError as error:
@@ -84,7 +121,7 @@ def post_with_token(token: str, api: str, message: dict[str, Any], timeout: int)
     return Answer(200, {"ts": answer.get("ts"), "channel": answer.get("channel")})
 
 
-def _answer(request: Request, timeout: int) -> tuple[int, dict[str, str], str]:
+def _answer(request: Request, timeout: float) -> tuple[int, dict[str, str], str]:
     with _open(request, timeout=timeout) as response:
         body = response.read(_LONGEST_ANSWER).decode("utf-8", "replace")
         return response.status, dict(response.headers), body

@@ -1,0 +1,160 @@
+"""A call is over when its time is, however slowly the other side speaks or connects."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import ssl
+import threading
+import time
+
+import pytest
+from engine.errors import TemporaryError
+from engine.ports import deadline
+from engine.ports.cluster import POD, Call
+from engine.ports.http import LiveOutside, SecretName, Secrets
+from engine.ports.kubernetes import connect
+from tests.cluster.keys import make_keys
+from tests.serving import PATIENCE
+from tests.test_worker import TELL, Engine, Ops
+
+TIME = 0.3
+"""Seconds that a call has here; a byte comes ten times as often, for as long as anybody listens."""
+HOOK, BOT = SecretName("hook"), SecretName("bot")
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+SAID = {
+    "nothing": b"",
+    "the status": b"HTTP/1.1 200",
+    "the headers": b"HTTP/1.1 200 OK\r\nX-Long: ",
+    "the body": WHOLE,
+    "a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFF\r\n",
+    "the next headers": b"HTTP/1.1 200 OK\r\nX-Long: x\r\n",
+}
+
+
+class Trickle(socketserver.StreamRequestHandler):
+    """Takes the head, says its server's ``said`` at once, and then a byte now and then."""
+
+    def handle(self):
+        head = list(iter(self.rfile.readline, b"\r\n"))
+        self.server.asked.append(head[0])
+        try:
+            self.wfile.write(self.server.said)
+            while not self.server.closing.wait(TIME / 10):
+                self.wfile.write(b"7")
+        except OSError:
+            self.server.left.release()
+
+
+@pytest.fixture(params=["http", "https"])
+def scheme(request, tmp_path, monkeypatch):
+    make_keys(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+    return request.param
+
+
+@pytest.fixture(params=SAID)
+def server(request, scheme, tmp_path):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Trickle) as one:
+        if scheme == "https":
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+            one.socket = context.wrap_socket(one.socket, server_side=True)
+        one.daemon_threads = True
+        one.said, one.asked, one.closing = SAID[request.param], [], threading.Event()
+        one.left = threading.Semaphore(0)
+        one.url = f"{scheme}://127.0.0.1:{one.server_address[1]}"
+        thread = threading.Thread(target=one.serve_forever, args=(0.01,))
+        thread.start()
+        yield one
+        one.closing.set()
+        one.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def outside(tmp_path, server):
+    (tmp_path / "hook").write_text(f"{server.url}/services/x")
+    (tmp_path / "bot").write_text("xoxb-1")
+    return LiveOutside(Secrets(tmp_path), slack_api=f"{server.url}/api/").within(TIME)
+
+
+@pytest.fixture
+def cluster(tmp_path, server):
+    cluster = {"server": server.url, "certificate-authority": str(tmp_path / "ca.crt")}
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "x", "cluster": cluster}],
+        "users": [{"name": "x", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+    }  # fmt: skip
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    return connect(str(tmp_path / "kubeconfig"), None)
+
+
+def over_in_time(call):
+    """Call, and see that it ends as one that may work later, when its time is over and not much after."""
+    began = time.monotonic()
+    with pytest.raises(TemporaryError) as caught:
+        call()
+    assert time.monotonic() - began < 5 * TIME, caught.value
+    assert not caught.value.answered
+
+
+def test_other_peoples_servers_have_the_attempts_time_and_no_more(server, outside):
+    over_in_time(lambda: outside.request("POST", server.url, {}, {"a": 1}))
+    over_in_time(lambda: outside.slack({"text": "x"}, HOOK, None))
+    over_in_time(lambda: outside.slack({"text": "x", "channel": "C"}, None, BOT))
+    assert len(server.asked) == 3
+    for _ in server.asked:  # each connection was closed
+        assert server.left.acquire(timeout=PATIENCE)
+
+
+def test_so_has_the_api_server_and_the_breaker_hears_of_it(cluster):
+    patch = Call("patch", "v1", "pods", "demo", "p", {"metadata": {"labels": {"a": "b"}}})
+    over_in_time(lambda: cluster.within(TIME).get(POD, "p", "demo"))
+    assert "timed out" in cluster.breaker.error.lower()
+    over_in_time(lambda: cluster.within(TIME).send(patch))
+    over_in_time(lambda: cluster.within(TIME).list(POD))
+    for _ in range(2):
+        over_in_time(lambda: cluster.within(TIME).get(POD, "p", "demo"))
+    assert cluster.breaker.open
+
+
+@pytest.mark.parametrize("server", ["the headers"], indirect=True)
+@pytest.mark.parametrize("scheme", ["http"], indirect=True)
+def test_the_workers_are_free_again(tmp_path, server, outside):
+    class Slow(Ops):
+        def request(self, *asked):
+            return outside.request(*asked)
+
+    with Engine(tmp_path, TELL.replace("https://ops.example.com/", server.url)) as engine:
+        engine.ops = Slow()
+        for number, pod in enumerate("abcdef"):  # of three workers each is held twice
+            engine.accept(number, pod)
+        engine.wait_for(*["waiting"] * 6)
+
+
+def test_all_addresses_of_a_host_share_the_time(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        with socket.create_connection(address):  # its queue is full, so the next waits in vain
+            one = (socket.AF_INET, socket.SOCK_STREAM, 0, "", address)
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [one] * 20)
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                deadline.dial(("many.example", 80), TIME)
+            assert time.monotonic() - began < 5 * TIME
+
+
+def test_the_second_address_is_taken_where_the_first_is_dead(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as dead:
+        gone = dead.getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        places = [
+            (socket.AF_INET, socket.SOCK_STREAM, 0, "", at) for at in (gone, there.getsockname())
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
+        with deadline.dial(("two.example", 80), 5) as made:
+            assert made.getpeername() == there.getsockname()
