@@ -286,11 +286,19 @@ def _again(claim: Claim, error: TemporaryError, now: float) -> Outcome:
     if gives_up and not claim.undo:  # what is cut off must not stay so
         message = f"gave up after {claim.attempt} attempts: {error}"
         return Outcome("failed", message, answered=error.answered)
+    return Outcome("waiting", str(error), retry_in=_wait(claim, error), answered=error.answered)
+
+
+def _wait(claim: Claim, error: TemporaryError) -> float:
+    """Seconds until the next attempt: what the other side asks for, but no less than the step's own wait."""
+    if error.again is not None:
+        return error.again
+    retry = claim.step.retry
     wait = wait_before(claim.attempt + 1, retry.delay, retry.max_delay)
-    jitter = random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries, keeps no secret
-    wait = min(wait * jitter, retry.max_delay) if error.after is None else error.after
-    wait = min(wait, LONGEST)
-    return Outcome("waiting", str(error), retry_in=wait, answered=error.answered)
+    wait = min(wait * random.uniform(0.8, 1.2), retry.max_delay)  # noqa: S311 - spreads, keeps no secret
+    if error.after is not None:  # never earlier than asked, and not all at once
+        wait = max(wait, error.after * random.uniform(1.0, 1.2))  # noqa: S311 - the same
+    return min(wait, LONGEST)
 
 
 def _as_done(state: str) -> str:

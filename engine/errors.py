@@ -59,14 +59,22 @@ class EventError(ValueError):
 class TemporaryError(Exception):
     """It may work later.
 
-    after: seconds that the other side asked us to wait, or None.
+    after: seconds that the other side asked us to wait at least, or None.
+    again: seconds until we look again, where nobody was asked anything and the wait need not grow.
     answered: whether the other side gave an answer, which uses one of the step's attempts up; a server
         that is unreachable or overloaded (429, 503) gives none.
     """
 
-    def __init__(self, what: str, *, after: float | None = None, answered: bool = False) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        after: float | None = None,
+        again: float | None = None,
+        answered: bool = False,
+    ) -> None:
         super().__init__(what)
-        self.after = after
+        self.after, self.again = after, again
         self.answered = answered
 
 

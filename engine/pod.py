@@ -123,7 +123,7 @@ def _identify(pod: Pod, who: Named, event: Event, reads: Reads, search: Search) 
             return
         _elsewhere(pod, who, reads)
         if search.patient and search.now < search.received + KUBELET_LAG:
-            raise TemporaryError(f"pod {pod} does not show the event's container yet", after=1.0)
+            raise TemporaryError(f"pod {pod} does not show the event's container yet", again=1.0)
     if event.source == "syscall" and who.hostname and _NAME.fullmatch(who.hostname):
         node = pod.spec.get("nodeName")
         if node and node != who.hostname and reads.get(NODE, who.hostname) is not None:

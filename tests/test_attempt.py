@@ -47,6 +47,12 @@ def answering(*statuses):
     return server
 
 
+def busy(after):
+    server = world()
+    server.answers = [(503, {"Retry-After": after})]
+    return server
+
+
 class Broken:
     """A cluster, or a world outside, that raises whatever it is asked."""
 
@@ -77,13 +83,25 @@ def test_answers_use_attempts_up_and_silence_does_not():
 
 
 def test_the_wait_is_the_servers_where_it_asks_for_one_and_never_over_max_delay_else():
-    server = world()
-    server.answers = [(503, {"Retry-After": "90"})]
-    assert act(claim(LABEL), server).retry_in == 90
+    waits = {act(claim(LABEL), busy("90")).retry_in for _ in range(50)}
+    assert 90 <= min(waits) < max(waits) <= 108  # never earlier, and not all at once
+    assert act(claim(LABEL), busy("86400")).retry_in == 3600
     step = {**LABEL, "retry": {"delay": "10s", "maxDelay": "12s"}}
     for _ in range(50):
         assert 8 <= act(claim(step), answering(500)).retry_in <= 12
         assert act(claim(step, attempt=5), answering(500)).retry_in <= 12
+
+
+@pytest.mark.parametrize("asked", ["0", "1"])
+def test_a_server_that_asks_for_no_wait_is_asked_ever_more_rarely_all_the_same(asked):
+    waits = [act(claim(LABEL, attempt=n), busy(asked)).retry_in for n in (1, 2, 3, 4, 5, 50)]
+    for wait, least in zip(waits, [1, 2, 4, 8, 16, 60], strict=True):
+        assert 0.8 * least <= wait <= 1.2 * least
+
+
+def test_a_look_of_our_own_is_repeated_when_it_says():
+    soon = Broken(TemporaryError("not there yet", again=1.0))
+    assert act(claim(SLACK, attempt=50), outside=soon).retry_in == 1.0
 
 
 def test_a_notification_gives_up_after_its_time_and_a_cluster_step_never():

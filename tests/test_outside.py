@@ -6,12 +6,21 @@ import json
 import logging
 import socket
 import threading
+import time
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from engine.errors import PermanentError, RefusedError, TemporaryError
 from engine.ports.hosts import Hosts
-from engine.ports.http import LiveOutside, OutsideRecorder, SecretName, Secrets, allowed_host
+from engine.ports.http import (
+    LiveOutside,
+    OutsideRecorder,
+    SecretName,
+    Secrets,
+    allowed_host,
+    asked_to_wait,
+)
 
 TOKEN = "xoxb-canary-token"
 PATH = "/services/T0/B0/canarysecret"
@@ -43,7 +52,7 @@ class _Answers(BaseHTTPRequestHandler):
         if status is None:
             self.wfile.write(body)
             return
-        self.send_response(status)
+        self.send_response_only(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -134,8 +143,28 @@ def test_an_overloaded_server_gave_no_answer_and_says_when_to_come_again(
 
 
 @each_way
-@pytest.mark.parametrize("after", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "soon", ""])
-def test_a_retry_after_that_is_no_number_of_seconds_is_left_aside(server, outside, way, after):
+@pytest.mark.parametrize(
+    ("after", "wait"),
+    [("Wed, 21 Oct 2026 07:28:37 GMT", 37.0), ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0)],
+)
+def test_a_date_to_come_again_at_is_counted_from_the_answers_own(server, outside, way, after, wait):
+    dates = {"Date": "Wed, 21 Oct 2026 07:28:00 GMT", "Retry-After": after}
+    server.answers = [(429, dates, b"{}")]
+    with pytest.raises(TemporaryError) as caught:
+        way(outside)
+    assert caught.value.after == wait
+
+
+def test_a_date_to_come_again_at_counts_from_now_where_the_answer_has_none():
+    then = formatdate(time.time() + 1000, usegmt=True)
+    assert 990 < asked_to_wait({"Retry-After": then}) <= 1000
+
+
+@each_way
+@pytest.mark.parametrize("after", ["-1", "soon", "", "٣", "Wed, 99 Oct 2026 07:28:00 GMT"])
+def test_a_retry_after_that_is_neither_a_number_nor_a_date_is_left_aside(
+    server, outside, way, after
+):
     server.answers = [(429, {"Retry-After": after}, b"{}")]
     with pytest.raises(TemporaryError) as caught:
         way(outside)
@@ -314,7 +343,7 @@ def test_of_one_host_only_so_many_are_asked_at_once_and_others_go_on(tmp_path, s
         assert outside.request("GET", server.url, {}, None).status == 200
         with hosts.one("127.0.0.1"), pytest.raises(TemporaryError) as caught:
             outside.request("GET", server.url, {}, None)
-        assert (caught.value.answered, caught.value.after) == (False, 1.0)
+        assert (caught.value.answered, caught.value.again) == (False, 1.0)
         assert outside.request("GET", server.url, {}, None).status == 200
 
 

@@ -196,7 +196,7 @@ spec:
 
 def test_a_temporary_error_is_tried_again_when_it_is_due_and_not_before(tmp_path):
     with Engine(tmp_path) as engine:
-        engine.ops.answers = [TemporaryError("busy", after=60.0)]
+        engine.ops.answers = [TemporaryError("busy", again=60.0)]
         (run,) = engine.accept(1, "a")
         engine.wait_for("waiting")
         engine.later(59.0)

@@ -30,7 +30,7 @@ class Hosts:
         """Have one request under way. Raises TemporaryError where there are enough; it uses no attempt up."""
         with self._lock:
             if self._under_way[host] >= self._most:
-                raise TemporaryError(f"{host}: {self._most} requests are under way", after=AGAIN)
+                raise TemporaryError(f"{host}: {self._most} requests are under way", again=AGAIN)
             self._under_way[host] += 1
         try:
             yield

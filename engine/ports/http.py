@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -15,7 +17,7 @@ from engine.errors import RefusedError, TemporaryError
 from engine.ports.hosts import Hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     import urllib3
@@ -198,9 +200,8 @@ class LiveOutside:
                     content = _read(response)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise TemporaryError(f"{host}: {type(error).__name__}") from None
-        after = response.headers.get("Retry-After", "")
         if response.status in (429, 503):
-            wait = float(after) if after.isdigit() else None
+            wait = asked_to_wait(response.headers)
             raise TemporaryError(f"{host} answered {response.status}", after=wait)
         return Answer(response.status, masked(_json(content), secrets.values()))
 
@@ -227,6 +228,26 @@ def _read(response: urllib3.BaseHTTPResponse) -> bytes:
         parts.append(part)
         size += len(part)
     return b"".join(parts)
+
+
+def asked_to_wait(headers: Mapping[str, str] | None) -> float | None:
+    """Seconds that an answer asks us to wait: its Retry-After, a number or a date (RFC 9110, 10.2.3); or None.
+
+    A date is counted from the answer's own, since the other side's clock may be another than ours.
+    """
+    told = {name.lower(): value for name, value in (headers or {}).items()}
+    value = told.get("retry-after", "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    try:
+        sent = parsedate_to_datetime(told.get("date", "")).timestamp()
+    except (ValueError, OverflowError):
+        sent = time.time()
+    return max(0.0, until - sent)
 
 
 def masked(value: Any, secrets: Collection[str]) -> Any:

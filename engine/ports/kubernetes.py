@@ -19,7 +19,7 @@ from engine.errors import GoneError, PermanentError, TemporaryError
 from engine.ports.api_server import ApiServer, SilentError
 from engine.ports.breaker import Breaker
 from engine.ports.cluster import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
-from engine.ports.http import masked
+from engine.ports.http import asked_to_wait, masked
 from engine.ports.pace import Pace
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class KubernetesCluster:
             return
         said = f"{about}: {status} {_message(answer)}"
         if status == 403 and self._load.breaker.shaken:  # noqa: PLR2004 - HTTP
-            raise TemporaryError(f"{said} (it was away a moment ago)", after=_retry_after(headers))
+            raise TemporaryError(f"{said} (it was away a moment ago)", after=asked_to_wait(headers))
         if status == 403:  # noqa: PLR2004 - HTTP
             raise PermanentError(f"{said} (missing right: {_right(verb)} on {resource})")
         if status in OVERLOADED:
@@ -238,9 +238,9 @@ class KubernetesCluster:
             if not budget:
                 self._load.breaker.failed(said)
                 self._load.pace.slower()
-            raise TemporaryError(said, after=_retry_after(headers), answered=budget)
+            raise TemporaryError(said, after=asked_to_wait(headers), answered=budget)
         if status >= 500 or status in (401, 409):  # noqa: PLR2004 - HTTP
-            raise TemporaryError(said, after=_retry_after(headers), answered=True)
+            raise TemporaryError(said, after=asked_to_wait(headers), answered=True)
         raise PermanentError(said)
 
     def _request(
@@ -308,8 +308,3 @@ def _right(verb: str) -> str:
 def _carries_uid(call: Call) -> bool:
     """Whether it is an apply bound to a uid; on a patch the server says 422 of another uid."""
     return call.verb == "apply" and "uid" in (call.body.get("metadata") or {})
-
-
-def _retry_after(headers: Any) -> float | None:
-    value = headers.get("Retry-After") if headers else None
-    return float(value) if value and value.isdigit() else None

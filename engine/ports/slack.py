@@ -18,7 +18,7 @@ from slack_sdk.webhook import WebhookClient, WebhookResponse
 
 from engine.errors import PermanentError, TemporaryError
 from engine.ports.deadline import CONNECT, Response, dial, left
-from engine.ports.http import MASK, Answer
+from engine.ports.http import MASK, Answer, asked_to_wait
 
 if TYPE_CHECKING:
     import socket
@@ -130,9 +130,7 @@ def _answer(request: Request, timeout: float) -> tuple[int, dict[str, str], str]
 def _checked(status: int, body: str, headers: dict[str, str]) -> Answer:
     """The answer of Slack's server. Raises TemporaryError, PermanentError."""
     if status in (429, 503):
-        after = {k.lower(): v for k, v in headers.items()}.get("retry-after", "")
-        wait = float(after) if after.isdecimal() else None
-        raise TemporaryError(f"Slack answered {status}", after=wait)
+        raise TemporaryError(f"Slack answered {status}", after=asked_to_wait(headers))
     if status >= 500:  # noqa: PLR2004 - HTTP
         raise TemporaryError(f"Slack answered {status}", answered=True)
     if status >= 300:  # noqa: PLR2004 - HTTP

@@ -526,6 +526,7 @@ def test_a_server_that_is_down_uses_no_attempt_up(action):
     if "cluster" not in action.acts_with:
         return
     server = world()
-    server.answers = [(503, {"Retry-After": "7"})]
+    server.answers = [(503, {"Retry-After": "70"})]
     outcome = act(server, claim_of(action, answers=3))
-    assert (outcome.state, outcome.retry_in, outcome.answered) == ("waiting", 7.0, False)
+    assert (outcome.state, outcome.answered) == ("waiting", False)
+    assert outcome.retry_in >= 70

@@ -106,7 +106,6 @@ def test_other_peoples_servers_have_the_attempts_time_and_no_more(server, outsid
     over_in_time(lambda: outside.request("POST", server.url, {}, {"a": 1}))
     over_in_time(lambda: outside.slack({"text": "x"}, HOOK, None))
     over_in_time(lambda: outside.slack({"text": "x", "channel": "C"}, None, BOT))
-    assert len(server.asked) == 3
     for _ in server.asked:  # each connection was closed
         assert server.left.acquire(timeout=PATIENCE)
 
