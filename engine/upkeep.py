@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 EVERY = 1.0
 """Seconds between two rounds."""
-_PRUNED_EVERY = 60
-"""Rounds between two looks for what is old."""
+_LOOKED_EVERY, _PRUNED_EVERY = 10, 60
+"""Rounds between two looks how full the journal is, and for what is old."""
+_HALF = 0.5
+"""From how full it is looked at every round: a flood fills 4 GiB in two minutes."""
 _SLICES = 20
-"""Slices that one look removes at most; the rest waits for the next round."""
+"""Slices that one look for what is old removes at most; the rest waits for the next one."""
 IDENTITIES = 7 * 86_400.0
 """Seconds for which the id of a run stays known at least, so that a repeated event runs nothing."""
 _EARLY = 3_600.0
@@ -76,17 +78,26 @@ class Upkeep:
             if dead or drops:
                 self._journal.note(dead, drops)
                 dead, drops = [], []
-            if self._rounds % _PRUNED_EVERY == 0:
-                self._prune()
+            self._watch()
         except JournalError as error:
             self._notes.give_back(dead, drops)
             if self._rounds % _PRUNED_EVERY == 0:
                 log.error("journal", writing="notes", error=str(error))
         self._rounds += 1
 
+    def _watch(self) -> None:
+        """Look how full the journal is, and for what is old, each as often as it is time."""
+        was = self.least()
+        if self._fill >= _HALF or self._rounds % _LOOKED_EVERY == 0:
+            self._fill = self._journal.fill()
+        if self._rounds % (_LOOKED_EVERY if self._fill >= _FULL else _PRUNED_EVERY) == 0:
+            self._prune()
+            self._fill = self._journal.fill()
+        if self.least() != was:
+            log.warning("journal", full=f"{self._fill:.0%}", least_priority=self.least())
+
     def _prune(self) -> None:
-        now, was = self._now(), self.least()
-        self._fill = self._journal.fill()
+        now = self._now()
         kept = min(self._retention, _EARLY) if self._fill >= _FULL else self._retention
         for _ in range(_SLICES):
             gone = self._journal.forget(now - max(self._retention, IDENTITIES))
@@ -94,9 +105,6 @@ class Upkeep:
                 gone += self._journal.strip(now - kept)
             if not gone:
                 break
-        self._fill = self._journal.fill()
-        if self.least() != was:
-            log.warning("journal", full=f"{self._fill:.0%}", least_priority=self.least())
 
     def _run(self) -> None:
         while not self._stopping.wait(EVERY):

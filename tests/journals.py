@@ -53,12 +53,12 @@ def run(number: int, target: str | None = None, of: Playbook | None = None) -> R
     return Run(run_id(str(number), of.name), of, event(number), NOW, target)
 
 
-def open_sqlite(folder: Path) -> Journal:
-    return SqliteJournal(folder / "journal.db", thaw)
+def open_sqlite(folder: Path, **of: Any) -> Journal:
+    return SqliteJournal(folder / "journal.db", thaw, **of)
 
 
-JOURNALS: dict[str, Callable[[Path], Journal]] = {"sqlite": open_sqlite}
-"""Opens the journal that lives in a folder, anew or as it was left."""
+JOURNALS: dict[str, Callable[..., Journal]] = {"sqlite": open_sqlite}
+"""Opens the journal that lives in a folder, anew or as it was left; ``most``: bytes that it may have."""
 
 
 DONE = Outcome("done", "labelled")

@@ -308,8 +308,9 @@ def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
 
 
 def fill(journal):
-    """Accept and end runs until it takes no more."""
+    """Accept and end runs until it takes no more, looking how full it is as whoever keeps house does."""
     for number in range(1000):
+        journal.fill()
         accept(journal, run(number))
         journal.settle(claim(journal), DONE, NOW)
 

@@ -89,6 +89,32 @@ def test_the_fuller_the_journal_the_more_severe_an_event_must_be(fill, least):
     assert bool(journal.stripped) == (fill >= 0.9)  # bodies go before their time
 
 
+def after(rounds, house):
+    for _ in range(rounds):
+        house.round()
+    return house.least()
+
+
+def test_a_journal_that_fills_is_looked_at_more_often_the_fuller_it_is():
+    journal, house = upkeep()
+    house.round()
+    journal.full = 0.6
+    assert after(10, house) is None
+    journal.full = 0.96
+    assert after(1, house) == 4
+    journal.full = 0.4
+    assert after(1, house) is None
+
+
+def test_a_nearly_full_journal_is_pruned_more_often():
+    journal, house = upkeep()
+    after(60, house)
+    assert len(journal.forgot) == 1
+    journal.full = 0.95
+    after(60, house)
+    assert 5 <= len(journal.forgot) <= 15
+
+
 def test_a_nearly_full_journal_takes_what_is_severe_and_counts_the_rest():
     notes = Notes()
     intake = intake_of(Prompt(), least=lambda: 4, notes=notes)

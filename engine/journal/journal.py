@@ -116,6 +116,7 @@ class Journal(Protocol):
         """Write runs, due at once, and memory, in one transaction with whatever else waits.
 
         The future resolves once all of it is on disk; it fails with JournalError where nothing of it is.
+        A journal that is full refuses runs so early that those it has can be worked off, and pruned.
         An Accepted without content resolves once all that was accepted before it is on disk.
         """
         ...
@@ -245,7 +246,10 @@ class Journal(Protocol):
         ...
 
     def fill(self) -> float:
-        """How much of what it may have is in use, 0 to 1."""
+        """How much of what it may have is in use, or promised to runs that are not over, 0 to 1.
+
+        One that was full accepts again once this has found room.
+        """
         ...
 
     def memory(self) -> dict[str, Any]:
@@ -265,7 +269,7 @@ class Journal(Protocol):
         ...
 
     def writable(self) -> str | None:
-        """None while the journal takes writes, else what is wrong, in a sentence."""
+        """None while the journal accepts runs, else what is wrong, in a sentence."""
         ...
 
     def close(self) -> None:

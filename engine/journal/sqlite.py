@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from engine.journal import arriving, hand, lanes, past, rows, schema, settling, undoing, upkeep
 from engine.journal.arriving import Arriving, arrival
 from engine.journal.checkpoint import Checkpoints
+from engine.journal.disk import room as room_on
 from engine.journal.journal import Accepted, JournalError, Paused, Record
 from engine.journal.lanes import Holder
 from engine.journal.memory import kept, remember
 from engine.journal.records import Readers, Records
+from engine.journal.room import FULL, Room
 from engine.journal.rows import UnreadableError
 from engine.journal.undoing import Held
 from engine.journal.writer import Together, Writer
@@ -60,6 +62,7 @@ class SqliteJournal:
         partner: bool = False,
     ) -> None:
         path = Path(path).resolve()
+        most = room_on(path.parent) if most is None else most
         self._margin = lease_margin
         self._lock = schema.partner(path) if partner else schema.own(path)
         try:
@@ -69,10 +72,12 @@ class SqliteJournal:
         except (JournalError, sqlite3.Error) as error:
             os.close(self._lock)
             raise JournalError(str(error)) from error
-        self._arriving = Arriving()
+        self._room = Room(most)
+        self._arriving = Arriving(self._room)
         self._sieve = None
         if not partner:
             with self._readers.lend() as connection:
+                self._room.look(connection)
                 self._arriving.remember(connection)
                 self._sieve = past.sieve(connection, self._arriving.ids)
         self._arrive = self._arriving.write
@@ -96,7 +101,12 @@ class SqliteJournal:
     def accept(self, accepted: Accepted, now: float) -> Future[None]:
         """See Journal.accept; the records are turned into JSON here, in the caller's thread."""
         try:
-            together = Together(self._arrive, arrival(accepted, now))
+            coming = arrival(accepted, now)
+            if not self._room.has(
+                coming.need
+            ):  # before it costs those beside it their common write
+                raise JournalError(FULL)
+            together = Together(self._arrive, coming)
             memory = kept(accepted.memory)
             if self._sieve:
                 self._sieve.add(*(run.id for run in accepted.runs))
@@ -315,7 +325,8 @@ class SqliteJournal:
 
     def fill(self) -> float:
         """See Journal.fill."""
-        return self._writer.submit(upkeep.fill).result()
+        with self._readers.lend() as connection:
+            return self._room.look(connection)
 
     def memory(self) -> dict[str, Any]:
         """See Journal.memory."""
@@ -348,7 +359,7 @@ class SqliteJournal:
 
     def writable(self) -> str | None:
         """See Journal.writable; after a failure a small write asks whether it still is so."""
-        return self._writer.probe()
+        return self._writer.probe() or self._room.trouble
 
     def close(self) -> None:
         """See Journal.close; the thread has ended and the file is free when this returns."""

@@ -79,14 +79,6 @@ def let_go(connection: sqlite3.Connection, events: set[int]) -> None:
     )
 
 
-def fill(connection: sqlite3.Connection) -> float:
-    """How much of what the file may have is in use, 0 to 1; pages that are free again do not count."""
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    (most,) = connection.execute("PRAGMA max_page_count").fetchone()
-    return float(pages - free) / float(most)
-
-
 def dead(connection: sqlite3.Connection, limit: int) -> list[Dead]:
     """The dead letters, the newest first."""
     rows = connection.execute(

@@ -1,0 +1,137 @@
+"""A journal at its cap, asked of every one: it refuses what is new, so that what it has can be worked off."""
+
+from __future__ import annotations
+
+import pytest
+from engine.journal.journal import Accepted, JournalError, Wanted
+from engine.ports.change import Change
+from engine.ports.cluster import POD
+from engine.run import Outcome, Run, run_id
+from tests.journals import DONE, NOW, accept, event, playbook
+
+MOST = 3 << 19
+
+
+@pytest.fixture
+def journal(opened, tmp_path):
+    journal = opened(tmp_path, most=MOST)
+    yield journal
+    journal.close()
+
+
+def large(number, size):
+    """A run whose event has so many bytes, on one of fifty pods."""
+    of, pod = playbook(), f"nginx-{number % 50}"
+    fields = {"k8s.ns.name": "demo", "k8s.pod.name": pod}
+    came = event(number, output="x" * size, output_fields=fields)
+    return Run(run_id(str(number), of.name), of, came, NOW, f"demo/{pod}")
+
+
+def until_it_refuses(journal, size=1_000, first=0):
+    """Accept, looking at how full it is as whoever keeps house does; what was accepted."""
+    accepted = []
+    while True:
+        one = large(first + len(accepted), size)
+        try:
+            accept(journal, one)
+        except JournalError:
+            journal.fill()
+            if journal.writable() is not None:
+                return accepted
+        else:
+            accepted.append(one.id)
+
+
+def worked_off(journal, outcome=DONE, now=NOW):
+    done = []
+    while claims := journal.claim("cluster", 16, now):
+        for claim in claims:
+            assert journal.settle(claim, outcome, now) == outcome.state
+            done.append(claim.run.id)
+    return done
+
+
+@pytest.mark.parametrize("size", [1, 1_000, 10_000])
+def test_all_that_a_full_journal_has_accepted_is_done(journal, size):
+    accepted = until_it_refuses(journal, size)
+    assert sorted(worked_off(journal)) == sorted(accepted)
+
+
+def test_it_takes_a_good_part_of_what_it_may_have_before_it_is_full(journal):
+    accepted = until_it_refuses(journal)
+    assert len(accepted) > MOST // 6_000
+    assert 0.9 < journal.fill() <= 1
+
+
+def test_all_is_done_although_each_run_is_tried_again_and_waits_first(journal):
+    accepted = until_it_refuses(journal)
+    assert all(journal.find(one) for one in accepted[:1])  # all of it enters the lanes
+    refused = Outcome("waiting", "API server: " + "connection refused " * 10, retry_in=60.0)
+    while claims := journal.claim("cluster", 16, NOW):
+        for claim in claims:
+            assert journal.settle(claim, refused, NOW) == "waiting"
+    assert sorted(worked_off(journal, now=NOW + 60)) == sorted(accepted)
+
+
+def test_all_is_undone_although_each_run_changes_something(journal):
+    accepted = until_it_refuses(journal)
+    undone = 0
+    while claims := journal.claim("cluster", 16, NOW):
+        for claim in claims:
+            if claim.undo:
+                assert journal.settle(claim, Outcome("undone", "q removed"), NOW) == "undone"
+                undone += 1
+                continue
+            change = Change(POD, "demo", "web", claim.run.id, ("metadata", "labels", "q"), "true")
+            assert journal.hold(claim, [change], None, {"uid": claim.run.id})
+            assert journal.settle(claim, DONE, NOW) == "done"
+            assert journal.undo(claim.run.id, NOW) == ["mark"]
+    assert undone == len(accepted)
+
+
+def test_while_it_is_full_it_says_so_and_refuses_all_that_is_new(journal):
+    until_it_refuses(journal)
+    assert "full" in journal.writable()
+    with pytest.raises(JournalError, match="full"):
+        journal.accept(Accepted([large(10**6, 100_000)]), NOW).result()
+    journal.accept(Accepted(), NOW).result()  # nothing is no more than it has
+    journal.pause("p", "alice", NOW)
+    assert list(journal.paused()) == ["p"]
+
+
+def test_once_what_is_over_is_pruned_it_takes_more(journal):
+    accepted = until_it_refuses(journal)
+    worked_off(journal)
+    while journal.forget(NOW + 1):
+        pass
+    assert journal.fill() < 0.5
+    assert journal.writable() is None
+    assert len(until_it_refuses(journal, first=10**5)) == pytest.approx(len(accepted), rel=0.1)
+
+
+def test_steps_that_say_more_than_was_reckoned_with_stop_it_until_it_is_pruned(journal):
+    accepted = until_it_refuses(journal)
+    with pytest.raises(JournalError):
+        worked_off(journal, Outcome("done", "x" * 20_000))
+    done = [one.run.id for one in journal.runs(Wanted(state="done", limit=10_000))]
+    assert 0 < len(done) < len(accepted)
+    assert journal.strip(NOW + 1)
+    rest = worked_off(journal, now=NOW + 60)
+    assert {*rest, *done} == {*accepted}
+
+
+def test_a_full_journal_is_full_when_it_is_opened_again(opened, tmp_path):
+    journal = opened(tmp_path, most=MOST)
+    try:
+        accepted = until_it_refuses(journal)
+    finally:
+        journal.close()
+    journal = opened(tmp_path, most=MOST)
+    try:
+        assert "full" in journal.writable()
+        with pytest.raises(JournalError, match="full"):
+            accept(journal, large(10**6, 100_000))
+        accept(journal, large(10**7, 1))  # what little has room is taken
+        assert len(worked_off(journal)) == len(accepted) + 1
+    finally:
+        journal.close()
