@@ -30,6 +30,8 @@ _CONNECT = 3
 """Seconds until a server must have taken us in; the client's own rounds of trying again take two minutes."""
 _LOOKS = 0.1
 """Seconds between two looks whether to stop, while it connects."""
+_EMPTY = 5
+"""Fetches in a row that bring nothing before we ask whether our consumer is still there: they would not say."""
 _ACK_WAIT = 60.0
 """Seconds after which a message that was not acknowledged comes again."""
 
@@ -69,16 +71,30 @@ class JetStream:
             if subscription is None:
                 return
             taker.connected()
+            empty = 0
             while not taker.stopping.is_set():
                 try:
                     messages = await subscription.fetch(BATCH, timeout=_WAITS)
                 except TimeoutError:
                     if client.is_closed:
                         raise SourceError(f"{self.target}: the connection is lost") from None
+                    empty += 1
+                    if empty % _EMPTY == 0:
+                        await self._find(subscription)
                     continue
+                empty = 0
                 await self._take(messages, taker)
         finally:
             await client.close()
+
+    async def _find(self, subscription: Any) -> None:
+        """See that our consumer is there. Raises SourceError, so that what is missing is made anew."""
+        from nats.js.errors import NotFoundError  # noqa: PLC0415 - only where it is asked for
+
+        try:
+            await subscription.consumer_info()
+        except NotFoundError as error:
+            raise SourceError(f"{self.target}: {error.description}: it is gone") from None
 
     async def _connect(self, client: Client) -> Any:
         """The subscription. Raises SourceError, and what the client does."""

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 import nats
 import pytest
 import redis
+import structlog
 from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
@@ -105,6 +106,15 @@ class Published(NatsServer):
             return (await client.jetstream().account_info()).streams
 
         return asyncio.run(self._do(count)) == 1
+
+    def remove(self, *names):
+        """Take away the stream, or a consumer of it."""
+
+        async def delete(client):
+            stream = client.jetstream()
+            await (stream.delete_consumer if names[1:] else stream.delete_stream)(*names)
+
+        asyncio.run(self._do(delete))
 
     def left(self):
         async def pending(client):
@@ -258,6 +268,22 @@ def test_a_stream_is_made_where_there_is_none(tmp_path):
             engine.wait_until(lambda: engine.count() == 2)
     finally:
         origin.stop()
+
+
+@pytest.mark.parametrize("gone", [(STREAM, DURABLE), (STREAM,)], ids=["consumer", "stream"])
+@pytest.mark.parametrize("origin", [Published], ids=["nats"], indirect=True)
+def test_what_is_taken_away_on_the_server_is_told_and_made_again(tmp_path, origin, gone):
+    origin.send(*bodies(0, 2))
+    with Engine(tmp_path, origin) as engine:
+        engine.wait_until(lambda: engine.count() == 2)
+        with structlog.testing.capture_logs() as logs:
+            origin.remove(*gone)
+            engine.wait_until(lambda: logs)
+        assert "gone" in logs[0]["error"]
+        engine.wait_until(lambda: engine.source.state()["error"] is None)
+        engine.wait_until(origin.is_captured)
+        origin.send(*bodies(2, 4))
+        engine.wait_until(lambda: engine.count() == 4)
 
 
 def test_what_is_shown_of_a_source_has_no_password():
