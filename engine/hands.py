@@ -17,6 +17,7 @@ from engine.budget import PREFIX, Ledger
 from engine.clock import SteadyClock
 from engine.crew import Connected, Over, Scrape, Scraped, Stop, Stopped, Unusable, settle_down
 from engine.errors import TemporaryError
+from engine.fault import Fault
 from engine.guard import Guard
 from engine.journal.journal import JournalError
 from engine.journal.sqlite import SqliteJournal
@@ -93,8 +94,10 @@ def _obey(
     line: Line, shift: _Shift, workers: Workers, observers: Observers, metrics: WorkMetrics
 ) -> float:
     """Do as told until it is to stop; the grace. Raises EOFError."""
+    silence = Fault("API server", calm=0.0)
     while True:
         order = line.hear(LOOK)
+        shift.look(silence)
         if isinstance(order, Guardrails):
             shift.guardrails = order
         elif isinstance(order, Decided):
@@ -163,6 +166,16 @@ class _Shift:
         return Doors(
             Recorder(live, live), OutsideRecorder(self._outside.within(timeout), hosts), dry=False
         )
+
+    def look(self, silence: Fault) -> None:
+        """Tell when the API server begins to give no answers, and when it gives some again."""
+        breaker = self._cluster.breaker if self._cluster else None
+        if breaker is None:
+            return
+        if breaker.open:
+            silence.seen(breaker.error or "")
+        else:
+            silence.gone()
 
     def series(self) -> Iterator[Series]:
         """What a scrape asks of the budgets and of the cluster."""

@@ -134,14 +134,20 @@ def log_decisions(moment: Moment) -> None:
 
 
 def log_steps(moment: Moment) -> None:
-    """Write to the log how attempts ended; of those whose end is not written the workers tell why."""
+    """Write to the log which steps failed, are held, or wait for the first time; the audit has them all.
+
+    Of those whose end is not written the workers tell why.
+    """
     if not isinstance(moment, Settled) or moment.became == UNWRITTEN:
         return
-    run = moment.claim.run
-    level = log.warning if moment.outcome.state in ("failed", "waiting") else log.info
+    state, run = moment.outcome.state, moment.claim.run
+    waits_first = state == "waiting" and moment.claim.attempt == 1
+    if not waits_first and state not in ("failed", "held"):
+        return
+    level = log.info if waits_first else log.warning
     level(
         "step", run=run.id, playbook=run.playbook.name, step=moment.claim.step.name,
-        state=moment.outcome.state, message=moment.outcome.message, retry_in=moment.outcome.retry_in,
+        state=state, message=moment.outcome.message, retry_in=moment.outcome.retry_in,
     )  # fmt: skip
 
 

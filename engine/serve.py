@@ -17,6 +17,7 @@ import structlog
 
 from engine import entrance, hands, loop
 from engine.crew import Crew, settle_down
+from engine.fault import Fault
 from engine.intake import Intake
 from engine.journal.disk import room
 from engine.journal.sqlite import SqliteJournal
@@ -56,6 +57,7 @@ class _Core:
     journal: Journal
     reloader: Reloader
     upkeep: Upkeep
+    fault: Fault
     notes: Notes
     intake: Intake
 
@@ -105,7 +107,13 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             shown,
         )
         event_port = EventPort(
-            core.intake, observers, crew.wake, credentials, traces, dry_run=settings.dry_run
+            core.intake,
+            observers,
+            crew.wake,
+            credentials,
+            traces,
+            dry_run=settings.dry_run,
+            fault=core.fault,
         )
         limits = allow_files(LIMITS, listeners=2)
         front = Listener(event_port, events, certificates, limits)
@@ -140,7 +148,8 @@ def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack)
     reloader.start()
     stack.callback(reloader.stop)
     notes = Notes(EventRecord(settings.record) if settings.record else None)
-    upkeep = Upkeep(journal, notes, settings.retention, time.time)
+    fault = Fault("journal", refusing="events")
+    upkeep = Upkeep(journal, notes, settings.retention, time.time, fault)
     upkeep.start()
     stack.callback(upkeep.stop)
     intake = Intake(
@@ -152,7 +161,7 @@ def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack)
         notes=notes,
         least=upkeep.least,
     )
-    return _Core(journal, reloader, upkeep, notes, intake)
+    return _Core(journal, reloader, upkeep, fault, notes, intake)
 
 
 def _fetched(settings: Settings, journal: Journal) -> Iterator[Fetching]:

@@ -12,6 +12,7 @@ from engine.journal.journal import JournalError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from engine.fault import Fault
     from engine.journal.journal import Journal
     from engine.notes import Notes
 
@@ -35,7 +36,10 @@ log = structlog.get_logger()
 
 
 class Upkeep:
-    """Keeps house every second. retention: seconds that runs are kept once they are over."""
+    """Keeps house every second. retention: seconds that runs are kept once they are over.
+
+    fault: the journal's, which is over once that takes writes again.
+    """
 
     def __init__(
         self,
@@ -43,8 +47,9 @@ class Upkeep:
         notes: Notes,
         retention: float,
         now: Callable[[], float],
+        fault: Fault,
     ) -> None:
-        self._journal, self._notes = journal, notes
+        self._journal, self._notes, self._fault = journal, notes, fault
         self._retention, self._now = retention, now
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tiercel-upkeep", daemon=True)
@@ -81,8 +86,9 @@ class Upkeep:
             self._watch()
         except JournalError as error:
             self._notes.give_back(dead, drops)
-            if self._rounds % _PRUNED_EVERY == 0:
-                log.error("journal", writing="notes", error=str(error))
+            self._fault.seen(str(error))
+        if self._journal.writable() is None:
+            self._fault.gone()
         self._rounds += 1
 
     def _watch(self) -> None:

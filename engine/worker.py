@@ -15,6 +15,7 @@ import structlog
 
 from engine.attempt import Doors, attempt
 from engine.errors import TemporaryError
+from engine.fault import Fault
 from engine.journal.journal import JournalError, UnwritableError
 from engine.observe import UNWRITTEN, Settled
 from engine.run import after
@@ -91,6 +92,7 @@ class Workers:
         self._observers, self._sizes, self._now, self._over = observers, sizes, now, over
         self._room = room
         self._keeper = _Kept(journal)
+        self._fault = Fault("journal", holding_up="runs")
         self._shut = False
         self._busy: dict[Pool, int] = dict.fromkeys(sizes, 0)
         self._wake = threading.Condition()
@@ -139,8 +141,9 @@ class Workers:
                 for pool in self._pools:
                     self._claim(pool)
                 wait = self._until_due()
+                self._fault.gone()
             except JournalError as error:
-                log.error("journal", reading="claims", error=str(error))
+                self._fault.seen(str(error))
                 wait = IDLE
             with self._wake:
                 if not self._woken:
@@ -198,7 +201,7 @@ class Workers:
                     break
                 outcome = replace(outcome, answer=None, calls=(), requests=())
             except JournalError as error:
-                log.error("journal", writing=claim.run.id, error=str(error))
+                self._fault.seen(str(error))
                 if self._stopping.wait(IDLE):
                     break
         became = became or UNWRITTEN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from engine.fault import Fault
 from engine.journal.journal import Dead, Drop, JournalError
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
@@ -37,13 +38,16 @@ class Kept:
         self.stripped.append(before)
         return 0
 
+    def writable(self):
+        return "disk full" if self.broken else None
+
     def fill(self):
         return self.full
 
 
 def upkeep(retention=30 * 86_400.0, notes=None):
     journal = Kept()
-    return journal, Upkeep(journal, notes or Notes(), retention, lambda: NOW)
+    return journal, Upkeep(journal, notes or Notes(), retention, lambda: NOW, Fault("journal"))
 
 
 def test_notes_are_written_and_none_twice():

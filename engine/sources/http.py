@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine.errors import EventError
+from engine.fault import Fault
 from engine.intake import MAX_EVENTS, Taken, TooManyError
 from engine.journal.journal import JournalError
 from engine.observe import Received
@@ -46,7 +47,7 @@ log = structlog.get_logger()
 class EventPort:
     """Takes events. credentials: what senders must show, None where anyone may post. tracing: makes spans.
 
-    dry_run: whether every answer says that nothing is done.
+    dry_run: whether every answer says that nothing is done. fault: the journal's, for the log.
     """
 
     most = MAX_BODY
@@ -60,8 +61,9 @@ class EventPort:
         tracing: Tracing | None = None,
         *,
         dry_run: bool = False,
+        fault: Fault | None = None,
     ) -> None:
-        self._dry_run = dry_run
+        self._dry_run, self._fault = dry_run, fault or Fault("journal", refusing="events")
         self._intake, self._observers = intake, observers
         self._credentials, self._tracing = credentials, tracing
         self._finished = _Finished(wake)
@@ -138,7 +140,7 @@ class EventPort:
         hint = f"send it again in {RETRY_AFTER} seconds"
         what = {"error": f"nothing was written: {error}", "hint": hint}
         reply(said(503, what, (b"retry-after", str(RETRY_AFTER).encode()), *self._marks()))
-        log.error("journal", refusing="events", error=str(error))
+        self._fault.seen(str(error))
         self._observers.tell(Received(503, Counter(refused=1)))
 
 

@@ -199,9 +199,7 @@ def test_what_was_accepted_is_done_though_the_engine_is_killed_before(
     try:
         status, _, answer = running_engine.post(alert)
         assert status == 202
-        running_engine.wait_for_log(
-            lambda line: line.get("event") == "step" and line.get("state") == "waiting"
-        )
+        running_engine.wait_for_audit(lambda line: line.get("state") == "waiting")
         running_engine.kill()
     finally:
         control_plane.start_api()
