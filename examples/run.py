@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from datetime import UTC, datetime
@@ -29,11 +30,17 @@ READY = 20.0
 
 
 def main() -> None:
-    """Run the engine until it is interrupted."""
+    """Run the engine until it is interrupted, with a journal of its own: what ran before throttles nothing."""
+    with tempfile.TemporaryDirectory(prefix="tiercel-") as folder:
+        _run(Path(folder) / "tiercel.db")
+
+
+def _run(journal: Path) -> None:
     events, admin = _free(8080), _free(8081)
     command = [
         str(TIERCEL), "serve", "--dry-run", "--story", "--playbooks", "playbooks",
         "--listen", f"127.0.0.1:{events}", "--admin-listen", f"127.0.0.1:{admin}",
+        "--journal", str(journal),
     ]  # fmt: skip
     _say(f"$ tiercel {' '.join(command[1:])}")
     with _engine(command) as engine:
@@ -54,7 +61,7 @@ Nothing was changed: this is a dry run, and the pod was assumed. The engine stay
 
 Edit a file in playbooks/ and post again: the change is in force within a second. Status: curl \
 http://127.0.0.1:{admin}/status
-Ctrl-C ends it. The journal is tiercel.db."""
+Ctrl-C ends it, and removes its journal."""
         )
         with contextlib.suppress(KeyboardInterrupt):
             engine.wait()
