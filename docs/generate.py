@@ -19,6 +19,7 @@ from engine.cli.command import cli
 from engine.language import duration
 from engine.language.schema import API_VERSION, KINDS, MATCH, METADATA, STEP
 from engine.language.template import RUN_WORDS, WORDS
+from engine.metrics import METRICS
 from engine.playbook import Guardrails
 from engine.render.reference import action_lines, action_rows, key_rows, operator_rows
 
@@ -104,6 +105,14 @@ def _commands(group: click.Group = cli, before: str = "tiercel") -> Iterator[str
             yield from (*command.get_help(context).splitlines(), "```", "")
 
 
+def _metrics() -> Iterator[str]:
+    """A row for each family of metrics, in the order of their description."""
+    yield from ("| metric | type | labels | what |", "|---|---|---|---|")
+    for name, family in METRICS.items():
+        labels = " ".join(f"`{label}`" for label in family.labels)
+        yield f"| `tiercel_{name}` | {family.kind} | {labels} | {family.what} |"
+
+
 REGIONS: dict[str, Callable[[], Iterator[str]]] = {
     **{kind: partial(key_rows, key.keys) for kind, key in KINDS.items()},
     "metadata": partial(key_rows, METADATA.keys),
@@ -114,6 +123,7 @@ REGIONS: dict[str, Callable[[], Iterator[str]]] = {
     "words": _words,
     "floor": _floor,
     "commands": _commands,
+    "metrics": _metrics,
 }
 
 if __name__ == "__main__":

@@ -91,8 +91,8 @@ def test_what_a_page_says_of_the_code_is_current(file, text):
     assert file.read_text() == text, "python docs/generate.py"
 
 
-def test_the_pages_that_are_made_are_those_of_the_actions_and_the_language():
-    assert [file.name for file in pages()] == ["actions.md", "language.md"]
+def test_the_pages_that_are_made_are_those_of_the_actions_the_language_and_the_metrics():
+    assert [file.name for file in pages()] == ["actions.md", "language.md", "operate.md"]
 
 
 def shape(value):

@@ -1,6 +1,7 @@
 """What kustomize/ renders, and what a real API server makes of it."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -115,6 +116,43 @@ def test_prod_is_base_but_for_acting_and_its_values():
         expected.partition(tail)[2].partition("---")[2]
         == prod.partition(tail)[2].partition("---")[2]
     )
+
+
+@pytest.fixture
+def scraped(tmp_path):
+    """Base with the component that lets Prometheus in: its objects by kind and name."""
+    found = {
+        name: os.path.relpath(KUSTOMIZE / path, tmp_path)
+        for name, path in {"resources": "base", "components": "components/metrics"}.items()
+    }
+    kustomization = {"kind": "Kustomization", **{name: [path] for name, path in found.items()}}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    objects = yaml.safe_load_all(kubectl("kustomize", str(tmp_path)))
+    return {(it["kind"], it["metadata"]["name"]): it for it in objects}
+
+
+def test_with_the_metrics_component_operators_are_asked_for_tokens_and_prometheus_finds_the_port(
+    scraped,
+):
+    plain = {(it["kind"], it["metadata"]["name"]): it for it in yaml.safe_load_all(render("base"))}
+    service = scraped.pop(("Service", "tiercel-metrics"))
+    assert [(port["name"], port["port"]) for port in service["spec"]["ports"]] == [("admin", 8081)]
+    assert service["metadata"]["namespace"] == "tiercel"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    place = ("StatefulSet", "tiercel")
+    spec = scraped.pop(place)["spec"]["template"]["spec"]
+    pods, labels = plain.pop(place)["spec"]["template"], service["spec"]["selector"]
+    assert labels.items() <= pods["metadata"]["labels"].items()
+    assert scraped == plain
+    [container], [before] = spec["containers"], pods["spec"]["containers"]
+    added = environment(container).items() - environment(before).items()
+    assert added == {("TIERCEL_OPERATORS_FILE", "/etc/tiercel/operators/operators")}
+    assert environment(container)["TIERCEL_ADMIN_LISTEN"] == "0.0.0.0:8081"
+    [mount] = [it for it in container["volumeMounts"] if it not in before["volumeMounts"]]
+    [made] = [it for it in spec["volumes"] if it not in pods["spec"]["volumes"]]
+    assert (mount["name"], mount["mountPath"]) == (made["name"], "/etc/tiercel/operators")
+    assert made["secret"]["secretName"] == "tiercel-operators"
+    assert not made["secret"].get("optional", False)
 
 
 def test_dev_asks_for_no_more_than_a_local_cluster_has():
