@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 Truth = bool | None
 """True, False or, where a value is absent or of another type, unknown (None)."""
 
-Predicate = "Callable[[Event], Truth]"
 Mode = Literal["enforce", "notify", "dryRun", "disabled"]
 Phase = Literal["actions", "finally"]
 Pool = Literal["cluster", "slow"]

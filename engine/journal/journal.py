@@ -275,7 +275,3 @@ class Journal(Protocol):
     def close(self) -> None:
         """Finish what is being written and let go of the file; later calls fail with JournalError."""
         ...
-
-
-Thaw = "Callable[[bytes], Playbook]"
-"""Makes a playbook again from its snapshot (see engine.language.compile)."""
