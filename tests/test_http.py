@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
+from engine.observe import Observers
 from engine.sources.credentials import Credentials
-from engine.sources.http import MAX_BODY
+from engine.sources.http import MAX_BODY, EventPort
 
 from tests.serving import engine
 from tests.taking import (
@@ -30,6 +31,7 @@ from tests.taking import (
     alert,
     ask,
     call,
+    intake_of,
     port_of,
 )
 
@@ -93,6 +95,19 @@ def test_other_methods_are_told_which_are_allowed(method):
     status, headers, said = ask(port_of(Prompt()), method=method)
     assert (status, headers["allow"]) == (405, "POST, PUT")
     assert not said if method == "HEAD" else said["error"]
+
+
+def test_an_answer_says_what_is_paused_to_those_who_may_send_and_in_one_header():
+    intake = intake_of(Prompt())
+    port = EventPort(intake, Observers(), lambda: None, dry_run=True)
+    intake.pause({"mark-shell", "b", "x\r\nset-cookie: y"})
+    for body in (FALCO, b"{", json.dumps([7] * 1_001).encode()):
+        headers = ask(port, body)[1]
+        assert (headers["tiercel-mode"], headers["tiercel-paused"]) == ("dry-run", "b, mark-shell")
+        assert "set-cookie" not in headers
+    assert "tiercel-mode" not in ask(port, method="GET")[1]
+    intake.pause({"*", "b"})
+    assert ask(port, FALCO)[1]["tiercel-paused"] == "*"
 
 
 def test_an_array_and_ndjson_are_taken_whole():
