@@ -61,8 +61,8 @@ def test_a_journal_may_have_four_fifths_of_its_disk_and_4_gib_at_most(disk, most
     assert room(Path("/"), disk) == most
 
 
-def test_on_a_small_disk_the_journal_is_full_before_the_disk_is_and_grows_with_it(tmp_path):
-    with small_disk(tmp_path / "small", 40) as has:
+def test_on_a_small_disk_the_journal_is_full_before_the_disk_is(tmp_path):
+    with small_disk(tmp_path / "small", 40):
         flags = ("--dry-run", "--journal", str(tmp_path / "small" / "tiercel.db"))
         with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
             assert running.wait_for_log(lambda line: line["event"] == "journal")["most"] == "32 MiB"
@@ -70,8 +70,6 @@ def test_on_a_small_disk_the_journal_is_full_before_the_disk_is_and_grows_with_i
             while said.get("error") is None:
                 _, _, said = running.post([alert(number + n, pad="x" * 4_000) for n in range(500)])
                 number += 500
-            assert said["error"].endswith("database or disk is full")
+            assert said["error"].startswith("nothing was written: the journal is full")
             assert (tmp_path / "small" / "tiercel.db").stat().st_size <= 32 << 20
-            has(80)
-            assert running.get("/readyz")[0] == 200
-            assert running.post(alert(number))[0] == 202
+            assert running.get("/readyz")[0] == 503

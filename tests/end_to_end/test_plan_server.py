@@ -75,7 +75,7 @@ def test_a_policy_that_keeps_the_pod_open_is_told_before_it_matters(
     state, message = steps["pod.isolate"]
     assert state == "failed"
     assert "still open through all-open" in message
-    assert "detach" not in message  # which no playbook may say yet
+    assert "detach: true" in message
 
 
 def test_a_pod_that_is_not_there_is_skipped(tmp_path, namespace, engine_kubeconfig):
