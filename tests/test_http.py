@@ -8,10 +8,12 @@ import contextlib
 import http.client
 import json
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
+from engine.journal import schema, watch
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 from engine.observe import Observers
@@ -488,3 +490,26 @@ def test_a_path_secret_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "paths").write_text(text)
     with pytest.raises(ValueError, match="secret"):
         Credentials(None, tmp_path / "paths")
+
+
+def test_while_the_disk_hangs_events_are_answered_503_and_what_it_took_after_all_is_known(
+    tmp_path, monkeypatch
+):
+    go_on, flush = threading.Event(), schema.Flush.__call__
+    monkeypatch.setattr(schema.Flush, "__call__", lambda self: (go_on.wait(20), flush(self)))
+    monkeypatch.setattr(watch, "PATIENCE", 0.05)
+    monkeypatch.setattr(watch, "EVERY", 0.01)
+    journal = SqliteJournal(tmp_path / "j.db", thaw)
+    with contextlib.closing(journal):
+        port = port_of(journal)
+        for number in (1, 2):  # the one that waits for the disk, and one that comes then
+            status, headers, said = ask(port, alert(number))
+            assert (status, headers["retry-after"]) == (503, "5")
+            assert "its disk has not answered" in said["error"]
+        assert "has not answered" in journal.writable()
+        monkeypatch.setattr(watch, "PATIENCE", 20)
+        go_on.set()
+        while journal.writable() is not None:
+            pass
+        duplicates = [ask(port, alert(number))[2]["duplicates"] for number in (1, 2)]
+        assert duplicates == [1, 0]

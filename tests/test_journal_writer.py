@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 
 import pytest
 from engine.journal import schema
 from engine.journal.journal import JournalError
+from engine.journal.watch import Watch
 from engine.journal.writer import Writer
 
 
@@ -135,3 +137,88 @@ def test_what_the_disk_does_not_take_has_failed(path):
         writer.submit(put("a")).result()
     assert "No space left" in writer.trouble
     writer.close()
+
+
+class Hanging:
+    """A disk that takes what it is given once it is let go. now: seconds by a clock of its own."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self):
+        self.reached.set()
+        self.go_on.wait(20)
+
+
+@pytest.fixture
+def disk():
+    return Hanging()
+
+
+@pytest.fixture
+def watched(path, disk):
+    """A writer on that disk, and who watches it."""
+    schema.prepare(path)
+    writer = Writer(
+        lambda: schema.connect(path, writes=True), "journal that hangs", disk, now=lambda: disk.now
+    )
+    watch = Watch(writer, lambda: disk.now)
+    yield writer, watch
+    disk.go_on.set()
+    watch.close()
+    writer.close()
+
+
+def wait_until(holds):
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+
+
+def test_while_a_commit_hangs_who_waits_and_who_comes_is_refused(watched, disk, path):
+    writer, watch = watched
+    first = writer.submit(put("a"))
+    disk.reached.wait()
+    behind = writer.submit(put("b"))
+    disk.now += 4
+    watch.look()
+    assert (writer.probe(), first.done(), behind.done()) == (None, False, False)
+    disk.now += 2
+    watch.look()
+    assert "has not answered for 5 seconds" in writer.probe()
+    for future in (first, behind, writer.submit(put("c"))):
+        with pytest.raises(JournalError, match="has not answered"):
+            future.result(0)
+    disk.go_on.set()
+    wait_until(lambda: writer.began is None)
+    watch.look()
+    assert writer.probe() is None
+    writer.submit(put("d")).result()
+    assert keys(path) == ["a", "d"]  # what was under way came to its end, and nothing else
+
+
+def test_a_writer_that_has_nothing_to_do_does_not_hang(watched, disk):
+    writer, watch = watched
+    disk.go_on.set()
+    writer.submit(put("a")).result()
+    wait_until(lambda: writer.began is None)
+    disk.now += 999
+    watch.look()
+    assert writer.probe() is None
+
+
+def test_a_writer_is_closed_though_it_refuses_work(watched, disk, path):
+    writer, watch = watched
+    first = writer.submit(put("a"))
+    disk.reached.wait()
+    closing = threading.Thread(target=writer.close)
+    closing.start()
+    wait_until(lambda: writer.probe() == "the journal is closed")
+    disk.now += 6
+    watch.look()
+    assert isinstance(first.exception(0), JournalError)
+    disk.go_on.set()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert keys(path) == ["a"]

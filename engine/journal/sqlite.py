@@ -25,6 +25,7 @@ from engine.journal.records import Readers, Records
 from engine.journal.room import FULL, Room
 from engine.journal.rows import UnreadableError
 from engine.journal.undoing import Held
+from engine.journal.watch import Watch
 from engine.journal.writer import Together, Writer
 from engine.plan import ALL
 from engine.run import Claim, Outcome, Result, after, outcome_of
@@ -95,6 +96,8 @@ class SqliteJournal:
             turn,
             GATHERING if partner else 0.0,
         )
+        # a partner has nobody waiting whom another answer would serve: what it wrote is what counts
+        self._watch = None if partner else Watch(self._writer)
         self._checkpoints = Checkpoints(writes, turn) if partner else None
         self._ending = threading.Lock()
 
@@ -364,6 +367,8 @@ class SqliteJournal:
     def close(self) -> None:
         """See Journal.close; the thread has ended and the file is free when this returns."""
         with self._ending:
+            if self._watch is not None:
+                self._watch.close()
             self._writer.close()
             self._flush.close()
             if self._checkpoints is not None:

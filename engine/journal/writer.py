@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -52,6 +52,8 @@ class Writer:
     connect: opens a connection that may write; called in the thread, again after every failure. flush: puts
     on disk what was committed. ended: is told in the thread of every transaction, before those whose jobs it
     did are. turn: entered for each. pause: seconds after one of several jobs in which more of them gather.
+    now: a monotonic clock. began: when the commit under way did, by it. fault: why no work is taken, though none
+    has failed.
     """
 
     def __init__(
@@ -62,14 +64,18 @@ class Writer:
         ended: Callable[[bool], None] = lambda _committed: None,
         turn: AbstractContextManager[None] | None = None,
         pause: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connect, self._flush, self._ended = connect, flush, ended
-        self._turn, self._pause = turn or contextlib.nullcontext(), pause
+        self._turn, self._pause, self._now = turn or contextlib.nullcontext(), pause, now
         self._connection: sqlite3.Connection | None = None
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
+        self._under_way: list[Job[Any]] = []
         self.trouble: str | None = None
+        self.fault: str | None = None
+        self.began: float | None = None
         # a daemon, so that an engine that dies without closing ends instead of hanging; what it has
         # not written by then it has told nobody to be written
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -91,11 +97,25 @@ class Writer:
     def _submit(self, job: Job[T]) -> Future[T]:
         job.future.set_running_or_notify_cancel()
         with self._closing:
-            if not self._closed:
+            if not self._closed and self.fault is None:
                 self._jobs.put(job)
                 return job.future
-        job.future.set_exception(JournalError("the journal is closed"))
+        job.future.set_exception(JournalError(self.fault or "the journal is closed"))
         return job.future
+
+    def refuse(self, fault: str | None) -> None:
+        """Fail what waits and what comes for this reason; None to take work again."""
+        waiting: list[Job[Any] | None] = []
+        with self._closing:
+            self.fault = fault
+            if fault is None:
+                return
+            waiting += self._taken()
+            if None in waiting:
+                self._jobs.put(None)
+        for job in [*self._under_way, *waiting]:  # what is under way may still be written
+            if job is not None:
+                _resolve(job, JournalError(fault))
 
     def probe(self) -> str | None:
         """What is wrong, asked anew, with a small write, where something was."""
@@ -104,7 +124,7 @@ class Writer:
         if self.trouble is not None:
             with contextlib.suppress(JournalError):
                 self.submit(_touch).result()
-        return self.trouble
+        return self.fault or self.trouble
 
     def close(self) -> None:
         """Do what waits and end the thread; later jobs fail."""
@@ -120,12 +140,21 @@ class Writer:
             waiting = [self._jobs.get()]
             if several and self._pause:
                 time.sleep(self._pause)
-            with contextlib.suppress(Empty):
-                while True:
-                    waiting.append(self._jobs.get_nowait())
+            waiting += self._taken()
             ending, several = None in waiting, len(waiting) > FEW
-            self._commit([job for job in waiting if job is not None])
+            self._under_way = [job for job in waiting if job is not None]
+            self.began = self._now()
+            self._commit(self._under_way)
+            self.began, self._under_way = None, []
         self._drop()
+
+    def _taken(self) -> list[Job[Any] | None]:
+        """What waits, taken from the queue."""
+        taken = []
+        with contextlib.suppress(Empty):
+            while True:
+                taken.append(self._jobs.get_nowait())
+        return taken
 
     def _commit(self, jobs: list[Job[Any]]) -> None:
         try:
@@ -150,15 +179,12 @@ class Writer:
             self._ended(False)
             self.trouble = _sentence(error)
             for job in jobs:
-                job.future.set_exception(JournalError(self.trouble))
+                _resolve(job, JournalError(self.trouble))
             return
         self._ended(True)
         self._judge(jobs, wrote=wrote)
         for job in jobs:
-            if job.error is None:
-                job.future.set_result(job.value)
-            else:
-                job.future.set_exception(_journal_error(job.error))
+            _resolve(job, None if job.error is None else _journal_error(job.error))
 
     def _judge(self, jobs: list[Job[Any]], *, wrote: bool) -> None:
         errors = [job.error for job in jobs if isinstance(job.error, sqlite3.Error)]
@@ -173,6 +199,17 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
+
+
+def _resolve(job: Job[Any], error: JournalError | None) -> None:
+    """Tell whoever waits for it, unless he was told before that it takes too long."""
+    try:
+        if error is None:
+            job.future.set_result(job.value)
+        else:
+            job.future.set_exception(error)
+    except InvalidStateError:
+        pass  # not suppress(), which costs as much as the rest
 
 
 def _groups(jobs: list[Job[Any]]) -> dict[Write, list[Job[Any]]]:

@@ -81,7 +81,7 @@ class AdminPort:
     async def _answer(self, request: Request) -> Answer:
         path, method, headers = request.path, request.method, request.headers
         if path in ("/livez", "/readyz"):
-            return self._probe(path) if method in (b"GET", b"HEAD") else _not_allowed()
+            return await self._probe(path) if method in (b"GET", b"HEAD") else _not_allowed()
         operator = self._door.who(headers.get(b"authorization", b""), request.client)
         if operator is None:
             return _nobody(headers)
@@ -99,11 +99,11 @@ class AdminPort:
             return 400, {"error": "the body is a JSON object", "hint": "{} where nothing is to say"}
         return await asyncio.to_thread(self._pages.act, path, given, operator.name)
 
-    def _probe(self, path: str) -> Answer:
-        thread = self._ended() if path == "/livez" else None
-        if thread:
-            return 503, {"error": f"{thread} has ended"}
-        return (200, {"status": "ok"}) if path == "/livez" else self._pages.ready()
+    async def _probe(self, path: str) -> Answer:
+        if path == "/readyz":  # which writes, where that failed before
+            return await asyncio.to_thread(self._pages.ready)
+        thread = self._ended()
+        return (503, {"error": f"{thread} has ended"}) if thread else (200, {"status": "ok"})
 
 
 def _nobody(headers: Mapping[bytes, bytes]) -> Answer:

@@ -136,9 +136,9 @@ class EventPort:
         return _marked(self._dry_run, self._intake.paused)
 
     def _unavailable(self, error: JournalError, reply: Callable[[Reply], None]) -> None:
-        """Nothing is on disk, so nothing was accepted."""
+        """Nothing is on disk as far as is known, so nothing was accepted."""
         hint = f"send it again in {RETRY_AFTER} seconds"
-        what = {"error": f"nothing was written: {error}", "hint": hint}
+        what = {"error": f"nothing was accepted: {error}", "hint": hint}
         reply(said(503, what, (b"retry-after", str(RETRY_AFTER).encode()), *self._marks()))
         self._fault.seen(str(error))
         self._observers.tell(Received(503, Counter(refused=1)))

@@ -1,0 +1,59 @@
+"""The thread that looks whether the journal still is what those who write to it take it for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.journal.writer import Writer
+
+EVERY = 1.0
+"""Seconds between two looks."""
+PATIENCE = 5.0
+"""Seconds that a commit may take: a disk that fails says so, and one that hangs says nothing at all."""
+
+log = structlog.get_logger()
+
+
+class Watch:
+    """Has the writer refuse work while a commit hangs, and take it again once that is over.
+
+    Who waits would get no answer else, and could not send his events elsewhere or again. What hangs may be
+    written all the same: sent again, it is known. now: a monotonic clock.
+    """
+
+    def __init__(self, writer: Writer, now: Callable[[], float] = time.monotonic) -> None:
+        self._writer, self._now = writer, now
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End."""
+        self._stopping.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Look once."""
+        fault, was = self._slow(), self._writer.fault
+        if fault and fault != was:
+            log.error("journal", error=fault)
+        elif was and not fault:
+            log.info("journal is back")
+        self._writer.refuse(fault)
+
+    def _slow(self) -> str | None:
+        began = self._writer.began
+        if began is None or self._now() - began <= PATIENCE:
+            return None
+        return f"the journal cannot be written: its disk has not answered for {PATIENCE:g} seconds"
+
+    def _run(self) -> None:
+        while not self._stopping.wait(EVERY):
+            self.look()
