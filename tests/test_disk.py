@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.serving import engine
 from tests.soak.machine import small_disk
 from tests.taking import PLAYBOOK, alert
 
-MOUNTS = """\
+MOUNTS = b"""\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
 30 22 0:40 / /data rw - %s server:/export rw
 31 30 8:2 / /data/local rw shared:5 - xfs /dev/sdb rw
@@ -25,25 +26,36 @@ broken line
 
 
 @pytest.mark.parametrize(
-    "kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "fuse", "fuse.sshfs", "9p"]
+    "kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "fuse", "fuse.sshfs", "fuseblk", "9p"]
 )
 def test_a_disk_of_another_machine_is_not_trusted(kind):
-    assert untrusted(Path("/data/tiercel"), MOUNTS % kind) == kind
-    assert untrusted(Path("/data"), MOUNTS % kind) == kind
+    assert untrusted(Path("/data/tiercel"), MOUNTS % kind.encode()) == kind
+    assert untrusted(Path("/data"), MOUNTS % kind.encode()) == kind
 
 
 @pytest.mark.parametrize("folder", ["/", "/var/lib", "/data/local/x", "/database"])
 def test_a_local_disk_is_trusted_also_within_another(folder):
-    assert untrusted(Path(folder), MOUNTS % "nfs") is None
+    assert untrusted(Path(folder), MOUNTS % b"nfs") is None
 
 
 def test_what_is_mounted_later_on_the_same_place_counts():
-    later = MOUNTS % "nfs" + "33 30 8:3 / /data rw - ext4 /dev/sdc rw\n"
+    later = MOUNTS % b"nfs" + b"33 30 8:3 / /data rw - ext4 /dev/sdc rw\n"
     assert untrusted(Path("/data/x"), later) is None
 
 
 def test_blanks_in_a_path_are_understood():
-    assert untrusted(Path("/with blank/x"), MOUNTS % "nfs") == "nfs4"
+    assert untrusted(Path("/with blank/x"), MOUNTS % b"nfs") == "nfs4"
+
+
+@pytest.mark.parametrize("name", ["dönen 日", "\\040", "a\rb", "\udcff\udcfe"])
+def test_a_mount_may_have_any_name(name):
+    """As the kernel writes it: blanks, tabs, line ends and backslashes as octal numbers, all else as it is."""
+    told = os.fsencode(name)
+    for letter in b"\\ \t\n":
+        told = told.replace(bytes([letter]), b"\\%03o" % letter)
+    mounts = MOUNTS % b"xfs" + b"33 22 0:42 / /%b rw - nfs server:/x rw\n" % told
+    assert untrusted(Path("/", name, "x"), mounts) == "nfs"
+    assert untrusted(Path("/data"), mounts) is None
 
 
 def test_a_journal_there_is_refused_with_the_reason(tmp_path, monkeypatch):

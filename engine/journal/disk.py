@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
@@ -26,30 +27,37 @@ def room(folder: Path, size: int | None = None) -> int:
     return min(MAX_BYTES, int(size * _SHARE)) if size else MAX_BYTES
 
 
-def untrusted(folder: Path, mounts: str | None = None) -> str | None:
+_FUSE = ("fuse", "fuseblk")
+"""And those of some program, which may be anything behind; its name stands behind a dot."""
+_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
+"""A byte that would end a field: a blank, a tab, a line's end, or the backslash itself."""
+
+
+def untrusted(folder: Path, mounts: bytes | None = None) -> str | None:
     """The kind of file system that the folder stands on, where a journal must not; None where it may.
 
-    mounts: in the format of /proc/self/mountinfo (proc(5)); where there is none, every disk is trusted.
+    mounts: in the format of /proc/self/mountinfo (proc(5)), whose names are bytes of any kind; where there is
+    none, every disk is trusted.
     """
     if mounts is None:
         try:
-            mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+            mounts = MOUNTS.read_bytes()
         except OSError:
             return None
-    kind = _kind(os.path.realpath(folder), mounts)
-    return kind if kind in _SHARED or kind == "fuse" or kind.startswith("fuse.") else None
+    kind = _kind(os.fsencode(os.path.realpath(folder)), mounts)
+    return kind if kind in _SHARED or kind.partition(".")[0] in _FUSE else None
 
 
-def _kind(folder: str, mounts: str) -> str:
+def _kind(folder: bytes, mounts: bytes) -> str:
     """The type of the innermost mount that has the folder; of two on one place the later is on top."""
-    inner, kind = "", ""
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split(" ")
+    inner, kind = b"", b""
+    for line in mounts.split(b"\n"):
+        before, _, after = line.partition(b" - ")
+        fields = before.split(b" ")
         if len(fields) < 5 or not after:  # noqa: PLR2004 - the fifth is the mount point
             continue
-        point = fields[4].encode().decode("unicode_escape")
-        within = folder == point or folder.startswith(point.rstrip("/") + "/")
+        point = _ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), fields[4])
+        within = folder == point or folder.startswith(point.rstrip(b"/") + b"/")
         if within and len(point) >= len(inner):
-            inner, kind = point, after.split(" ")[0]
-    return kind
+            inner, kind = point, after.split(b" ")[0]
+    return kind.decode("ascii", "replace")
