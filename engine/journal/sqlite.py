@@ -94,7 +94,7 @@ class SqliteJournal:
             self._flush,
             self._arriving.ended,
             turn,
-            GATHERING if partner else 0.0,
+            pause=GATHERING if partner else 0.0,
         )
         # a partner has nobody waiting whom another answer would serve: what it wrote is what counts
         self._watch = None if partner else Watch(self._writer)

@@ -63,6 +63,7 @@ class Writer:
         flush: Callable[[], None],
         ended: Callable[[bool], None] = lambda _committed: None,
         turn: AbstractContextManager[None] | None = None,
+        *,
         pause: float = 0.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
