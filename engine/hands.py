@@ -149,7 +149,7 @@ class _Shift:
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
             now=SteadyClock(),
             over=over,
-            room=cluster.breaker.room if cluster else lambda: None,
+            room=cluster.room if cluster else lambda _: None,
         )
 
     def guard(self) -> Guard:

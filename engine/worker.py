@@ -73,7 +73,8 @@ class Workers:
     """The threads that work runs off.
 
     guard: that of the set in force. sizes: threads of each pool. over: is told of each run that ended
-    without any step done. room: how many cluster steps may begin now, None for any number.
+    without any step done. room: how many cluster steps may begin now beside so many that are under way, None
+    for any number.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Workers:
         sizes: Mapping[Pool, int],
         now: Callable[[], float],
         over: Callable[[Run], None],
-        room: Callable[[], int | None] = lambda: None,
+        room: Callable[[int], int | None] = lambda _: None,
     ) -> None:
         self._journal, self._doors, self._guard = journal, doors, guard
         self._observers, self._sizes, self._now, self._over = observers, sizes, now, over
@@ -152,10 +153,12 @@ class Workers:
 
     def _claim(self, pool: Pool) -> None:
         with self._wake:
-            free = self._sizes[pool] - self._busy[pool]
+            busy = self._busy[pool]
+        free = self._sizes[pool] - busy
         if pool == "cluster" and free > 0:
-            room = self._room()
-            free, self._shut = (free, False) if room is None else (min(free, room), True)
+            room = self._room(busy)
+            self._shut = room is not None and room < free
+            free = min(free, free if room is None else room)
         if free <= 0:
             return
         for claim in self._journal.claim(pool, free, self._now()):
@@ -170,7 +173,7 @@ class Workers:
 
     def _has_room(self, pool: Pool) -> bool:
         if pool == "cluster" and self._shut:
-            return False  # asked again once IDLE is over, for the breaker's clock wakes nobody
+            return False  # asked again once IDLE is over, for no clock of the breaker's wakes us
         with self._wake:
             return self._busy[pool] < self._sizes[pool]
 

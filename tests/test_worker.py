@@ -194,6 +194,26 @@ spec:
         engine.wait_for("skipped", *["done"] * 4)
 
 
+def test_no_more_cluster_steps_begin_than_find_room_and_all_come_to_their_end(tmp_path):
+    label = TELL.replace("http.request", "pod.label").replace(
+        'url: "https://ops.example.com/", body: "%playbook %k8s.pod.name"', "labels: {a: b}"
+    )
+    told, gate = [], threading.Event()
+
+    def room(under_way):
+        told.append(under_way)
+        return 1 - under_way
+
+    with Engine(tmp_path, label) as engine:
+        doors, engine.workers._room = engine.workers._doors, room
+        engine.workers._doors = lambda claim: doors(claim) if gate.wait(PATIENCE) else None
+        for number, pod in enumerate("abcde"):
+            engine.accept(number, pod)
+        gate.set()
+        engine.wait_for(*["done"] * 5)
+    assert set(told) == {0, 1}
+
+
 def test_a_temporary_error_is_tried_again_when_it_is_due_and_not_before(tmp_path):
     with Engine(tmp_path) as engine:
         engine.ops.answers = [TemporaryError("busy", again=60.0)]

@@ -33,6 +33,10 @@ QPS = 100.0
 OVERLOADED = (429, 503)
 LABELS_FOR = 10.0
 """Seconds; every step asks for the labels of its target's namespace and node, which hardly ever change."""
+TURNS = 8.0
+"""Seconds that an attempt may wait for its turns beside its own time; less than a lease lasts beyond that."""
+ALONE = 30.0
+"""Seconds for a call that belongs to no attempt."""
 MANY = 10_000
 """Namespaces and nodes that are remembered."""
 _METHODS = {"create": "POST", "apply": "PATCH", "patch": "PATCH", "delete": "DELETE"}
@@ -119,6 +123,7 @@ class KubernetesCluster:
         self._load = load
         self._dry_run = dry_run
         self._deadline = deadline
+        self._turns = TURNS
 
     @property
     def host(self) -> str:
@@ -129,6 +134,16 @@ class KubernetesCluster:
     def breaker(self) -> Breaker:
         """Whether the server answers."""
         return self._load.breaker
+
+    def room(self, under_way: int) -> int | None:
+        """How many attempts may begin beside those under way, None for any number.
+
+        While the server is silent the breaker says so; else no more than find a turn at the pace set, since
+        each would wait for the others' at every call until its time is over.
+        """
+        beside = max(0, self._load.pace.at_once - under_way)
+        probes = self._load.breaker.room() if beside else 0
+        return beside if probes is None else probes
 
     def within(self, seconds: float) -> KubernetesCluster:
         """The same cluster, whose calls must all be over in so many seconds."""
@@ -243,6 +258,25 @@ class KubernetesCluster:
             raise TemporaryError(said, after=asked_to_wait(headers), answered=True)
         raise PermanentError(said)
 
+    def _turn(self) -> float:
+        """Wait for a turn; the seconds that are left for the call. Raises TemporaryError.
+
+        What the wait takes is not the attempt's time, so that a short timeout comes to its end at a low rate.
+        """
+        left = ALONE if self._deadline is None else self._deadline - time.monotonic()
+        if left <= 0:
+            raise TemporaryError("the attempt ran out of time", answered=False)
+        beside = 0.0 if self._deadline is None else self._turns
+        waited = self._load.pace.wait(left + beside)
+        if waited is None:
+            rate = f"{self._load.pace.rate:.0f} calls a second (--kube-qps)"
+            raise TemporaryError(f"too much to do for {rate}", answered=False)
+        if self._deadline is None:
+            return left
+        self._turns = max(0.0, beside - waited)
+        self._deadline += beside - self._turns
+        return self._deadline - time.monotonic()
+
     def _request(
         self,
         method: str,
@@ -255,12 +289,7 @@ class KubernetesCluster:
 
         What a server that refuses says again of our credentials is masked: its sentence is kept and shown.
         """
-        left = 30.0 if self._deadline is None else self._deadline - time.monotonic()
-        if left <= 0:
-            raise TemporaryError("the attempt ran out of time", answered=False)
-        if not self._load.pace.wait(left):
-            rate = f"{self._load.pace.rate:.0f} calls a second (--kube-qps)"
-            raise TemporaryError(f"too much to do for {rate}", answered=False)
+        left = self._turn()
         sent = (msgspec.json.encode(body), content) if content else None
         try:
             status, headers, data, shown = self._server.ask(method, path, query, sent, left)

@@ -33,19 +33,24 @@ class Pace:
         """Calls a second that pass now."""
         return self._rate
 
-    def wait(self, most: float) -> bool:
-        """Wait for one's turn; False, at once and without a turn, where it is more than ``most`` seconds off."""
+    @property
+    def at_once(self) -> int:
+        """How many may ask side by side so that each has a turn a second or so; more would only queue."""
+        return max(1, int(self._rate))
+
+    def wait(self, most: float) -> float | None:
+        """Wait for one's turn; the seconds. None, at once and without a turn, where it is over ``most`` off."""
         with self._lock:
             now = self._now()
             # a second's worth may pass at once after a quiet time
             turn = max(self._next, now - 1.0)
-            wait = turn - now
+            wait = max(turn - now, 0.0)
             if wait > most:
-                return False
+                return None
             self._next = turn + 1.0 / self._rate
         if wait > 0:
             self._sleep(wait)
-        return True
+        return wait
 
     def slower(self) -> None:
         """The server said that it is too much."""

@@ -68,17 +68,17 @@ def test_the_first_answer_closes_it(clock):
 
 def test_calls_pass_at_the_rate_after_a_seconds_worth_at_once(clock):
     pace = Pace(10, clock, clock.sleep)
-    assert all(pace.wait(9) for _ in range(13))
+    assert [pace.wait(9) for _ in range(13)] == pytest.approx([0.0] * 11 + [0.1] * 2)
     assert clock.slept == [0.1, 0.1]
     clock.time += 60
     clock.slept.clear()
-    assert all(pace.wait(9) for _ in range(12))
+    assert [pace.wait(9) for _ in range(12)] == pytest.approx([0.0] * 11 + [0.1])
     assert clock.slept == [0.1]
 
 
 def test_a_turn_that_is_too_far_off_is_not_taken(clock):
     pace = Pace(1, clock, clock.sleep)
-    assert [pace.wait(0.5) for _ in range(4)] == [True, True, False, False]
+    assert [pace.wait(0.5) for _ in range(4)] == [0.0, 0.0, None, None]
     assert clock.slept == []
 
 
@@ -121,15 +121,27 @@ def test_429_slows_down_and_counts_as_silence_unless_a_budget_said_it(clock, det
     assert (load.breaker.open, load.pace.rate < 100) == (counts, counts)
 
 
-def test_a_call_that_would_wait_for_its_turn_too_long_is_tried_again_later(clock):
+def test_waiting_for_turns_is_not_the_attempts_time(clock, monkeypatch):
+    monkeypatch.setattr("engine.ports.kubernetes.time.monotonic", clock)
+    cluster = KubernetesCluster(ApiServer(), Load(Breaker(clock), Pace(1, clock, clock.sleep)))
+    short = cluster.within(0.5)
+    for _ in range(10):  # a second's worth at once, and then a call a second
+        short.get(POD, "a", "demo")
+    assert clock.slept == [1.0] * 8
+    with pytest.raises(TemporaryError, match="--kube-qps"):  # but a lease has an end
+        short.get(POD, "a", "demo")
+
+
+def test_no_more_attempts_begin_than_find_turns(clock):
     cluster, load = cluster_of(ApiServer(), clock)
+    assert [cluster.room(under_way) for under_way in (0, 15, 99, 100, 101)] == [100, 85, 1, 0, 0]
     for _ in range(20):
         load.pace.slower()
-    short = cluster.within(0.5)
-    for _ in range(2):
-        short.get(POD, "a", "demo")
-    with pytest.raises(TemporaryError, match="--kube-qps"):
-        short.get(POD, "a", "demo")
+    assert [cluster.room(under_way) for under_way in (0, 1, 16)] == [1, 0, 0]
+    for _ in range(5):
+        load.breaker.failed("refused")
+    clock.time += 1
+    assert [cluster.room(under_way) for under_way in (1, 0, 0)] == [0, 1, 0]  # no probe is used up
 
 
 def test_labels_of_namespaces_are_asked_for_again_only_after_a_while_and_pods_always(monkeypatch):
