@@ -116,7 +116,7 @@ def _act(begun: _Begun, guard: Guard, keeper: Keeper) -> Outcome:
     found = {"uid": subject.uid} if isinstance(subject, Pod) and "uid" not in claim.facts else {}
     if found and not doors.dry and not action.undoable:  # else it is kept with what is held
         doing.keep(found)
-    arguments = _render(claim, action)
+    arguments = _render(claim, action, dry=doors.dry)
     leave = _leave(claim)
     carried = guard.digested(claim) if claim.facts.get("digest") == step.name else 0
     spent = Spent("") if carried else guard.spend(claim, subject, now)
@@ -236,11 +236,18 @@ def _subject(claim: Claim, action: Action, doors: Doors, now: float) -> Pod | Ob
     return None
 
 
-def _render(claim: Claim, action: Action) -> dict[str, Any]:
-    """The arguments of the action. Raises RefusedError for a value that a parameter does not allow."""
+def _render(claim: Claim, action: Action, *, dry: bool) -> dict[str, Any]:
+    """The arguments of the action. Raises RefusedError for a value that a parameter does not allow.
+
+    A preview renders as if all were done; what goes out must not say so of what was only planned.
+    """
     run = claim.run
-    steps = {r.step: (_as_done(r.state), r.message) for r in claim.results}
-    facts = Facts(run.playbook.name, run.id, _as_done(outcome_of(claim.results)), steps)
+    states = [_as_done(r.state) if dry else r.state for r in claim.results]
+    steps = {r.step: (state, r.message) for r, state in zip(claim.results, states, strict=True)}
+    outcome = outcome_of(claim.results)
+    only_planned = outcome == "done" and "planned" in states  # its messages alone are done
+    outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
+    facts = Facts(run.playbook.name, run.id, outcome, steps)
     return {
         action.parameters[name].argument: action.parameters[name].kind.render(
             value, run.event, facts

@@ -49,17 +49,20 @@ class Slack:
         self.messages.append(message["text"])
         return Answer(200)
 
+    def request(self, *_):
+        return Answer(200)
+
 
 class Messages:
     """Runs of one playbook at their message; ``now`` moves as the test says."""
 
-    def __init__(self, ledger=None, mode="enforce"):
-        text = (PLAYBOOK % mode).encode()
+    def __init__(self, ledger=None, mode="enforce", text=PLAYBOOK):
+        text = (text % mode).encode()
         self.playbook = Loader().load(Files("", {"a.yaml": text})).usable().playbooks[0]
         self.slack, self.now, self.facts = Slack(), NOW, {}
         self.guard = Guard(RAILS, ledger=ledger or Ledger())
 
-    def tell(self, number, results=()):
+    def tell(self, number, results=(), *, dry=False):
         """Attempt the message of the run of that number: its outcome."""
         event = parse(
             {"rule": "R", "output_fields": {"proc.name": f"<{number}>"}}, salt=str(number)
@@ -67,7 +70,7 @@ class Messages:
         (planned,) = plan(event, Playbooks([self.playbook]), Memory())
         facts = self.facts.setdefault(number, {})
         claim = Claim(planned.run, 1, began=NOW, facts=facts, results=results)
-        doors = Doors(Recorder(AssumedCluster(event)), OutsideRecorder(self.slack), dry=False)
+        doors = Doors(Recorder(AssumedCluster(event)), OutsideRecorder(self.slack), dry=dry)
         return attempt(claim, doors, self.guard, self.now, Notebook(facts))
 
 
@@ -163,6 +166,58 @@ def test_blocks_say_it_too():
     outcome = told.tell(1)
     assert outcome.state == "done"
     assert outcome.requests[0].body["blocks"][-1]["elements"][0]["text"].startswith("Not done")
+
+
+HOOK = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: tell}
+spec:
+  mode: %s
+  match: {rules: [R]}
+  actions:
+    - {action: pod.label, name: mark, with: {labels: {a: b}}}
+    - action: http.request
+      with: {url: "https://ops.example.com/", body: {run: "%%run.outcome", mark: "%%steps.mark.state"}}
+"""
+
+
+def hooked(*results, dry=False):
+    """The note and the body that a webhook gets of a playbook that only notifies, after these steps."""
+    outcome = Messages(mode="notify", text=HOOK).tell(1, results, dry=dry)
+    assert outcome.state == ("planned" if dry else "done"), outcome.message
+    return outcome.requests[0].headers.get("Tiercel-Note"), outcome.requests[0].body
+
+
+def test_a_webhook_is_told_in_a_header_what_was_not_done_and_has_the_body_as_written():
+    note, body = hooked(Result("mark", "planned", "label a=<b>\nü%"))
+    assert note == "Not done, for the playbook only notifies: mark: label a=<b>; %C3%BC%25"
+    assert body == {"run": "planned", "mark": "planned"}
+
+
+def test_a_hostile_message_makes_no_second_header_and_no_long_one():
+    note, _ = hooked(Result("mark", "planned", "x\r\nEvil: 1\0" + "y" * 9000))
+    assert len(note) <= 2000
+    assert note.isascii()
+    assert note.isprintable()
+
+
+def test_a_message_that_went_out_makes_no_deed_of_what_was_only_planned():
+    told = Result("tell", "done", "to hook")
+    assert hooked(told, Result("mark", "planned", "x"))[1] == {"run": "planned", "mark": "planned"}
+    assert hooked(told, Result("mark", "failed", "x"))[1] == {"run": "failed", "mark": "failed"}
+
+
+def test_in_a_preview_what_is_planned_renders_as_done():
+    assert hooked(Result("mark", "planned", "x"), dry=True)[1] == {"run": "done", "mark": "done"}
+
+
+def test_a_webhook_that_is_a_digest_is_told_the_count():
+    told = Messages(text=HOOK)
+    ended = [told.tell(number) for number in range(6)]
+    assert "Tiercel-Note" not in ended[0].requests[0].headers
+    told.now += 60.0
+    assert told.tell(2).requests[0].headers["Tiercel-Note"] == "and 3 more like it"
 
 
 def test_what_the_engine_itself_does_is_suppressed():

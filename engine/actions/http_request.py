@@ -11,6 +11,10 @@ from engine.actions.structure import Either, Json, ListOf, MapOf
 from engine.errors import PermanentError, TemporaryError
 from engine.ports.http import Outside, SecretName
 
+_PLAIN = "".join(set(map(chr, range(0x20, 0x7F))) - {"%"})
+_LONGEST = 2000
+"""Characters of a note; servers take some 8,000 of all headers."""
+
 
 def escape(text: str) -> str:
     """What an event says, as one segment of a URL: it can neither leave its place nor name a host."""
@@ -51,6 +55,10 @@ def send_request(
 ) -> Done:
     """Send an HTTP request. Its host must be on --http-hosts; redirects are not followed.
 
+    The header Idempotency-Key is the run and the step. What a message would say besides its text is in the
+    header Tiercel-Note: how many more requests this one stands for (a digest), and under mode: notify what
+    was not done. There, what is not printable ASCII is percent-encoded; the body is as the playbook has it.
+
     url: http or https; what the event says is percent-encoded within it.
     method: the HTTP method.
     headers: name -> text, or a secret.
@@ -60,6 +68,8 @@ def send_request(
     """
     del effect
     sent: dict[str, str | SecretName] = {"Idempotency-Key": f"{doing.run}/{doing.step}"}
+    if doing.also:
+        sent["Tiercel-Note"] = quote(doing.also.replace("\n", "; "), safe=_PLAIN)[:_LONGEST]
     if body is not None and not isinstance(body, str):
         sent["Content-Type"] = "application/json"
     answer = outside.request(method, url, sent | (headers or {}), body)
