@@ -1,25 +1,32 @@
 """A file that Falco writes (``file_output``), followed across rotation with an offset that is kept.
 
 A file is known by its device and inode and by a digest of what stands before the offset, for inodes are used
-again. What was renamed is read to its end before the new one is begun; what was cut off is begun anew.
+again. What was renamed is read to its end before the new one is begun, also where that happened while nobody
+followed it, and so is what was begun and renamed since; what was cut off is begun anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
+
+import structlog
 
 from engine.journal.journal import JournalError
 from engine.known import FOLLOWED
 from engine.sources.source import SourceError, Taker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from engine.journal.journal import Journal
 
+log = structlog.get_logger()
 POLL = 0.25
 """Seconds between two looks at a file that has come to its end."""
 EVENTS = 1_000
@@ -27,16 +34,23 @@ BYTES = 4 << 20
 """Of a batch, and the longest line."""
 _TAIL = 1_024
 """Bytes before the offset that tell a file from another of the same inode: the last event's time is in them."""
+_NEVER = 2**63
+"""A time after which nothing is written."""
 
 
 @dataclass(slots=True)
 class _Place:
-    """How far a file was read. tail: digest of the bytes before the offset."""
+    """How far a file was read.
+
+    tail: digest of the bytes before the offset. written: when the file was last changed, in nanoseconds, as of
+    the last reading.
+    """
 
     device: int
     inode: int
     offset: int = 0
     tail: str = ""
+    written: int = _NEVER
 
 
 class Follow:
@@ -48,25 +62,72 @@ class Follow:
         self.target = str(path)
         self._path, self._journal = path, journal
         self._key = FOLLOWED + str(path)
+        stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+        # as logrotate names them: events.log.1, events.log-20261125, events-20261125.log
+        self._rotated = re.compile(rf"{stem}({suffix})?[.-][0-9][0-9TZ_.-]*({suffix})?")
 
     def work(self, taker: Taker) -> None:
         """See Fetching.work."""
-        place = self._kept()
+        place, ended = self._kept(), False
         while not taker.stopping.is_set():
             try:
-                file = self._path.open("rb")
+                path = None if place is None or ended else self._found(place)
+                if path is None and not ended:
+                    self._miss(place)
+                    ended = True
+                file = (path or self._after(place)).open("rb")
             except FileNotFoundError:
                 taker.stopping.wait(POLL)
                 continue
             except OSError as error:
-                raise SourceError(f"{self._path}: {error.strerror}") from None
+                raise SourceError(f"{error.filename}: {error.strerror}") from None
             taker.connected()
             with file:
-                place = _placed(file, place)
-                self._follow(file, place, taker)
+                place = self._begun(file, place)
+                ended = self._follow(file, place, taker)
 
-    def _follow(self, file: IO[bytes], place: _Place, taker: Taker) -> None:
-        """Read on until the file is another one, and nothing more is in this one."""
+    def _begun(self, file: IO[bytes], before: _Place | None) -> _Place:
+        """Where to begin in an open file. A new one is kept at once: the one before is done with."""
+        place = _placed(file, before)
+        if place is not before:
+            self._keep(file, place)
+        return place
+
+    def _found(self, place: _Place) -> Path | None:
+        """The file that was being read, whatever its name is now."""
+        for path in (self._path, *self._beside()):
+            if _identity(path) == (place.device, place.inode):
+                with path.open("rb") as file:
+                    if _placed(file, place) is place:
+                        return path
+        return None
+
+    def _after(self, place: _Place | None) -> Path:
+        """The file to be read after that one: the first that was begun and renamed since, else our own."""
+        if place is None:
+            return self._path
+        rotated = [
+            (path.stat().st_mtime_ns, path)
+            for path in self._beside()
+            if self._rotated.fullmatch(path.name) and path.is_file()
+        ]
+        since = (one for one in rotated if one[0] > place.written)
+        return min(since, default=(0, self._path))[1]
+
+    def _beside(self) -> Iterator[Path]:
+        """The other files of its folder."""
+        for path in self._path.parent.iterdir():
+            if path != self._path:
+                yield path
+
+    def _miss(self, place: _Place | None) -> None:
+        """Tell that the end of what was being read cannot be read."""
+        if place is not None:
+            was = f"{self._path}: the file that was read to its byte {place.offset} is gone or was cut off"
+            log.warning("source", kind=self.kind, error=f"{was}; what came then may be lost")
+
+    def _follow(self, file: IO[bytes], place: _Place, taker: Taker) -> bool:
+        """Read on until nothing more is in the file; whether that is because there is another one."""
         file.seek(place.offset)
         ending = False
         while not taker.stopping.is_set():
@@ -80,22 +141,21 @@ class Follow:
                 self._keep(file, place)
                 continue
             file.seek(place.offset)
-            if os.fstat(file.fileno()).st_size < place.offset:  # cut off, to be written anew
+            found = os.fstat(file.fileno())
+            if found.st_size < place.offset:  # cut off, to be written anew
                 place.offset, place.tail = 0, ""
-                return
+                return False
+            place.written = found.st_mtime_ns
             if ending:
-                return
+                return True
             if self._is_another(place):
                 ending = True  # what was written to it until then is read first
                 continue
             taker.stopping.wait(POLL)
+        return False
 
     def _is_another(self, place: _Place) -> bool:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) != (place.device, place.inode)
+        return _identity(self._path) not in (None, (place.device, place.inode))
 
     def _kept(self) -> _Place | None:
         found: Any = self._journal.memory().get(self._key)
@@ -104,11 +164,21 @@ class Follow:
     def _keep(self, file: IO[bytes], place: _Place) -> None:
         """Write the offset down. What was taken is on disk already: at worst it is read twice."""
         place.tail = _tail(file, place.offset)
+        place.written = os.fstat(file.fileno()).st_mtime_ns
         told = {key: getattr(place, key) for key in _Place.__slots__}
         try:
             self._journal.remember({self._key: told})
         except JournalError as error:
             raise SourceError(f"the offset cannot be kept: {error}") from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The device and inode of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _placed(file: IO[bytes], before: _Place | None) -> _Place:

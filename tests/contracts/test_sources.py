@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from concurrent.futures import Future
@@ -356,11 +357,17 @@ def test_a_file_that_is_cut_off_is_begun_anew(tmp_path, followed):
         engine.wait_until(lambda: engine.count() == 10)
 
 
+def has_kept_its_place(engine):
+    """Whether the end of the file is where it would go on."""
+    size = engine.origin.path.stat().st_size
+    return size in [place["offset"] for place in engine.real.memory().values()]
+
+
 def test_it_goes_on_where_it_was_and_another_file_of_that_name_is_read_whole(tmp_path, followed):
     followed.send(*bodies(0, 3))
     with Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 3)
-        engine.wait_until(engine.real.memory)
+        engine.wait_until(lambda: has_kept_its_place(engine))
     followed.send(*bodies(3, 4))
     with Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 4)
@@ -369,6 +376,94 @@ def test_it_goes_on_where_it_was_and_another_file_of_that_name_is_read_whole(tmp
     followed.send(*bodies(10, 30))
     with Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 24)
+
+
+def followed_before(folder, followed, *numbers):
+    """An engine has followed the file so far, and is down now."""
+    followed.send(*bodies(*numbers))
+    with Engine(folder, followed) as engine:
+        engine.wait_until(lambda: engine.count() == numbers[1])
+        engine.wait_until(lambda: has_kept_its_place(engine))
+
+
+def rotate(followed, *, to, at=0.0):
+    """Rename the file. at: when it was last written, in seconds from now: the kernel's clock ticks in some 4 ms."""
+    rotated = followed.path.with_name(to)
+    followed.path.rename(rotated)
+    os.utime(rotated, (time.time() + at,) * 2)
+    return rotated
+
+
+def batches(engine):
+    return [sum(moment.ended.values()) for moment in engine.moments]
+
+
+def duplicates(engine):
+    return sum(moment.ended.get("duplicate", 0) for moment in engine.moments)
+
+
+def test_a_file_that_is_renamed_while_the_engine_is_down_is_read_to_its_end_first(
+    tmp_path, followed
+):
+    followed_before(tmp_path, followed, 0, 3)
+    followed.send(*bodies(3, 5))
+    rotate(followed, to="yesterday")
+    followed.send(*bodies(5, 7))
+    with Engine(tmp_path, followed) as engine:
+        engine.wait_until(lambda: batches(engine) == [2, 2])
+        assert engine.count() == 7
+        assert duplicates(engine) == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("events.log.2", "events.log.1"),
+        ("events.log-20261124", "events.log-20261125"),
+        ("events-2026-11-24.log", "events-2026-11-25.log"),
+    ],
+)
+def test_what_was_begun_and_renamed_while_the_engine_is_down_is_read_too(
+    tmp_path, followed, first, second
+):
+    followed.send(*bodies(100, 120))
+    rotate(followed, to="events.log.3", at=-10)  # of before it was followed
+    followed_before(tmp_path, followed, 0, 3)
+    followed.send(*bodies(3, 5))
+    rotate(followed, to=first, at=1)
+    followed.send(*bodies(5, 8))
+    rotate(followed, to=second, at=2)
+    followed.path.with_name("events-other.log").write_bytes(bodies(200, 201)[0] + b"\n")
+    followed.send(*bodies(8, 9))
+    with Engine(tmp_path, followed) as engine:
+        engine.wait_until(lambda: batches(engine) == [2, 3, 1])
+        assert engine.count() == 9
+        assert duplicates(engine) == 0
+
+
+def test_a_renamed_file_is_followed_on_until_there_is_a_new_one(tmp_path, followed):
+    followed_before(tmp_path, followed, 0, 3)
+    rotated = rotate(followed, to="events.log.1")
+    with Engine(tmp_path, followed) as engine:
+        with rotated.open("ab") as file:  # Falco was not told yet
+            file.write(bodies(3, 4)[0] + b"\n")
+        engine.wait_until(lambda: engine.count() == 4)
+        followed.send(*bodies(4, 5))
+        engine.wait_until(lambda: engine.count() == 5)
+
+
+def test_a_file_that_was_not_read_to_its_end_and_is_gone_is_told(tmp_path, followed):
+    followed_before(tmp_path, followed, 0, 3)
+    rotate(followed, to="events.log.2").unlink()
+    followed.send(*bodies(3, 5))
+    rotate(followed, to="events.log.1", at=1)
+    followed.send(*bodies(5, 6))
+    with structlog.testing.capture_logs() as logs, Engine(tmp_path, followed) as engine:
+        engine.wait_until(lambda: engine.count() == 6)
+    (told,) = logs
+    assert told["log_level"] == "warning"
+    assert str(followed.path) in told["error"]
+    assert "gone" in told["error"]
 
 
 def test_a_line_that_is_not_finished_waits_and_other_log_is_left_out(tmp_path, followed):
