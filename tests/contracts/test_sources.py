@@ -246,6 +246,21 @@ def test_what_is_no_event_is_told_and_taken_off(tmp_path, origin):
 
 
 @pytest.mark.parametrize("origin", SERVERS, ids=["redis", "nats"], indirect=True)
+def test_a_message_is_read_in_one_way_alone_and_among_others(tmp_path, origin):
+    one = bodies(0, 9)
+    pretty = json.dumps(alert(4), indent=2).encode()
+    origin.send(b"[%b, %b]" % (one[0], one[1]), b"\n".join(one[2:4]), pretty, one[5], b"{broken")
+    with Engine(tmp_path, origin) as engine:
+        engine.wait_until(lambda: engine.count() == 6)
+        engine.wait_until(engine.nothing_is_left)
+        origin.send(b"[%b]" % one[6])
+        engine.wait_until(lambda: engine.count() == 7)
+        origin.send(b"\n".join(one[7:9]))
+        engine.wait_until(lambda: engine.count() == 9)
+        assert [letter.body for letter in engine.notes.take()[0]] == [b"{broken"]
+
+
+@pytest.mark.parametrize("origin", SERVERS, ids=["redis", "nats"], indirect=True)
 def test_a_server_that_goes_away_is_waited_for(tmp_path, origin):
     origin.send(*bodies(0, 2))
     with Engine(tmp_path, origin) as engine:
@@ -387,7 +402,7 @@ def followed_before(folder, followed, *numbers):
 
 
 def rotate(followed, *, to, at=0.0):
-    """Rename the file. at: when it was last written, in seconds from now: the kernel's clock ticks in some 4 ms."""
+    """Rename the file. at: when it was last written, in seconds from now, for the kernel's clock ticks slowly."""
     rotated = followed.path.with_name(to)
     followed.path.rename(rotated)
     os.utime(rotated, (time.time() + at,) * 2)
