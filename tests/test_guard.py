@@ -69,7 +69,7 @@ def test_a_container_in_no_status_is_waited_for_and_then_the_clocks_decide():
     event = alert(**{"container.id": OTHER})
     with pytest.raises(TemporaryError) as error:
         find(event, search=SOON)
-    assert (error.value.after, error.value.answered) == (1.0, False)
+    assert (error.value.again, error.value.answered) == (1.0, False)
     assert find(event, search=LATER)
     assert find(event, search=Search(now=NOW, received=NOW, patient=False))
     with pytest.raises(SkippedError, match="younger"):
