@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,25 @@ def test_a_partner_waits_for_one_of_an_earlier_process_to_end(path):
             first.kill()
             assert second.stdout.readline() == "has it\n"
             second.kill()
+
+
+def test_what_fails_among_others_is_not_known_and_the_others_are_written(journal, monkeypatch):
+    broken = run(2)
+    bodies = []
+
+    def refused(connection, statement, rows, insert=arriving.insert):
+        if statement.startswith("INSERT INTO arrived"):
+            bodies.append(len(rows))
+            if any(broken.id.encode() in row[1] for row in rows):
+                raise sqlite3.IntegrityError("this one cannot be written")
+        return insert(connection, statement, rows)
+
+    monkeypatch.setattr(arriving, "insert", refused)
+    reached, go_on = threading.Event(), threading.Event()
+    journal._writer.submit(lambda _: (reached.set(), go_on.wait()))
+    reached.wait()
+    futures = [journal.accept(Accepted([one]), NOW) for one in (run(1), broken, run(3))]
+    go_on.set()
+    assert [future.exception() is None for future in futures] == [True, False, True]
+    assert bodies[0] == 3
+    assert journal.known([one.id for one in (run(1), broken, run(3))]) == {run(1).id, run(3).id}

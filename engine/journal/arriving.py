@@ -178,19 +178,29 @@ class Arriving:
         In as few statements as can be: at each the interpreter's lock is given away, and got back behind the
         thread that answers. Raises JournalError where the room is not there.
         """
-        self._room.take(sum(body.need for body in bodies))
-        self._keep(connection, bodies)
-        waiting: list[tuple[int, bytes, int, int]] = []
-        for event, body in zip(insert_events(connection, bodies), bodies, strict=True):
-            waiting += [(event, *row) for row in body.rows]
-            self._came.append((event, *body.ids))
-        insert(connection, "INSERT INTO arrived (event, runs, many, slow) VALUES ", waiting)
+        need = sum(body.need for body in bodies)
+        self._room.take(need)
+        try:
+            new = self._keep(connection, bodies)
+            waiting: list[tuple[int, bytes, int, int]] = []
+            came: list[tuple[Any, ...]] = []
+            for event, body in zip(insert_events(connection, bodies), bodies, strict=True):
+                waiting += [(event, *row) for row in body.rows]
+                came.append((event, *body.ids))
+            insert(connection, "INSERT INTO arrived (event, runs, many, slow) VALUES ", waiting)
+        except (
+            BaseException
+        ):  # what comes to nothing leaves nothing here: each is tried alone after that
+            self._room.take(-need)
+            raise
+        self._came += came
+        self._new |= new
         self._writes += 1
         if self._writes % LOOKS == 0:
             self._look(connection, 2 * LOOKS * len(waiting))
 
-    def _keep(self, connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> None:
-        """Write the playbooks that runs are made again of, where that was not done yet."""
+    def _keep(self, connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> set[str]:
+        """Write the playbooks that runs are made again of, where that was not done yet; their digests."""
         new = {
             digest: snapshot
             for body in bodies
@@ -198,7 +208,7 @@ class Arriving:
             if digest not in self._kept
         }
         keep_snapshots(connection, new)
-        self._new = {*self._new, *new} if new else self._new
+        return set(new)
 
     def _look(self, connection: sqlite3.Connection, most: int) -> None:
         """See what has entered meanwhile, by whichever process; help where too much waits."""
