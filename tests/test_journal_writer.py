@@ -163,7 +163,7 @@ def watched(path, disk):
     writer = Writer(
         lambda: schema.connect(path, writes=True), "journal that hangs", disk, now=lambda: disk.now
     )
-    watch = Watch(writer, lambda: disk.now)
+    watch = Watch(writer, lambda: None, lambda: disk.now)
     yield writer, watch
     disk.go_on.set()
     watch.close()

@@ -138,6 +138,20 @@ def test_a_log_that_cannot_be_written_keeps_nothing_from_ending(tmp_path):
         assert process.wait(PATIENCE) == 0
 
 
+def test_a_journal_that_is_deleted_under_the_engine_is_told_and_takes_nothing(tmp_path):
+    with engine(tmp_path, FOLDER, "--dry-run") as running:
+        assert running.post(alert(1))[0] == 202
+        (tmp_path / "tiercel.db").unlink()
+        running.wait_for_log(lambda line: "deleted or replaced" in line.get("error", ""))
+        status, headers, said = running.post(alert(2))
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert "start the engine again" in said["error"]
+        assert running.get("/readyz")[0] == 503
+        assert running.get("/livez")[0] == 200
+        running.restart()
+        assert running.post(alert(2))[0] == 202
+
+
 def kubeconfig(server):
     return json.dumps(
         {

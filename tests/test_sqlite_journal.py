@@ -10,13 +10,14 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from engine.errors import Finding, Location, PlaybookError
-from engine.journal import lanes, schema
+from engine.journal import lanes, schema, watch
 from engine.journal.journal import Accepted, JournalError
 from engine.journal.sqlite import SqliteJournal
 from engine.run import Outcome
@@ -328,3 +329,31 @@ def test_a_journal_that_has_all_it_may_have_takes_no_more_and_recovers_once_ther
         assert journal.known([run(9999).id])
     finally:
         journal.close()
+
+
+@pytest.mark.parametrize("name", ["journal.db", "journal.db.lock"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_gone_or_another_takes_nothing_until_it_is_back(
+    path, name, replaced, monkeypatch
+):
+    monkeypatch.setattr(watch, "EVERY", 0.01)
+    with contextlib.closing(SqliteJournal(path, thaw)) as journal:
+        accept(journal, run(1))
+        file = path.with_name(name)
+        away = file.rename(file.with_name("away"))
+        if replaced:
+            file.touch()
+        until(lambda: journal.writable() is not None)
+        assert f"{file} was deleted or replaced" in journal.writable()
+        with pytest.raises(JournalError, match="put it back"):
+            accept(journal, run(2))
+        away.rename(file)
+        until(lambda: journal.writable() is None)
+        accept(journal, run(3))
+        assert journal.known([run(n).id for n in (1, 2, 3)]) == {run(1).id, run(3).id}
+
+
+def until(holds):
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""Whether a file stands on a disk that SQLite's locks and fsync can trust."""
+"""Whether a file stands on a disk that SQLite's locks and fsync can trust, and whether it still stands there."""
 
 from __future__ import annotations
 
@@ -61,3 +61,32 @@ def _kind(folder: bytes, mounts: bytes) -> str:
         if within and len(point) >= len(inner):
             inner, kind = point, after.split(b" ")[0]
     return kind.decode("ascii", "replace")
+
+
+class Place:
+    """Where the file of a journal and its lock stand, from when both were opened.
+
+    An open file outlives its name: what is written to it then is gone with the process. lock: its descriptor.
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        beside = path.with_name(f"{path.name}.lock")
+        self._opened = {path: _identity(path.stat()), beside: _identity(os.fstat(lock))}
+
+    def lost(self) -> str | None:
+        """What is not there any more, and what to do about it; None where all is."""
+        for path, opened in self._opened.items():
+            try:
+                found = _identity(path.stat())
+            except OSError:
+                found = None
+            if found != opened:
+                return (
+                    f"{path} was deleted or replaced under the engine: put it back as it was, or start the"
+                    " engine again, with an empty journal where this one is gone"
+                )
+        return None
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from engine.journal import arriving, hand, lanes, past, rows, schema, settling, undoing, upkeep
 from engine.journal.arriving import Arriving, arrival
 from engine.journal.checkpoint import Checkpoints
+from engine.journal.disk import Place
 from engine.journal.disk import room as room_on
 from engine.journal.journal import Accepted, JournalError, Paused, Record
 from engine.journal.lanes import Holder
@@ -97,7 +98,7 @@ class SqliteJournal:
             pause=GATHERING if partner else 0.0,
         )
         # a partner has nobody waiting whom another answer would serve: what it wrote is what counts
-        self._watch = None if partner else Watch(self._writer)
+        self._watch = None if partner else Watch(self._writer, Place(path, self._lock).lost)
         self._checkpoints = Checkpoints(writes, turn) if partner else None
         self._ending = threading.Lock()
 

@@ -22,14 +22,19 @@ log = structlog.get_logger()
 
 
 class Watch:
-    """Has the writer refuse work while a commit hangs, and take it again once that is over.
+    """Has the writer refuse work while a commit hangs or the file is lost, and take it again once that is over.
 
     Who waits would get no answer else, and could not send his events elsewhere or again. What hangs may be
-    written all the same: sent again, it is known. now: a monotonic clock.
+    written all the same: sent again, it is known. lost: why what is written would be. now: a monotonic clock.
     """
 
-    def __init__(self, writer: Writer, now: Callable[[], float] = time.monotonic) -> None:
-        self._writer, self._now = writer, now
+    def __init__(
+        self,
+        writer: Writer,
+        lost: Callable[[], str | None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._writer, self._lost, self._now = writer, lost, now
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal watch", daemon=True)
         self._thread.start()
@@ -41,7 +46,8 @@ class Watch:
 
     def look(self) -> None:
         """Look once."""
-        fault, was = self._slow(), self._writer.fault
+        was = self._writer.fault
+        fault = self._slow() or self._lost()  # in this order, for a disk that hangs may not tell
         if fault and fault != was:
             log.error("journal", error=fault)
         elif was and not fault:
