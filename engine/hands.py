@@ -70,7 +70,7 @@ def work(settings: Settings, line: Line, *, story: bool) -> int:
     with contextlib.ExitStack() as stack:
         if traces:
             stack.callback(traces.stop)
-        journal = SqliteJournal(settings.journal, thaw, partner=True)
+        journal = SqliteJournal(settings.journal, thaw, partner=True, dry=settings.dry_run)
         stack.callback(journal.close)
         shift = _Shift(settings, cluster, journal, guardrails)
         workers = shift.workers(observers, lambda run: line.say(Over(run.id)))

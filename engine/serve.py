@@ -142,8 +142,10 @@ def serve(settings: Settings, *, story: bool = False) -> None:
 
 def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack) -> _Core:
     """Everything behind the ports, at work; the stack ends it."""
-    journal = SqliteJournal(settings.journal, thaw)
+    journal = SqliteJournal(settings.journal, thaw, dry=settings.dry_run)
     stack.callback(journal.close)
+    if journal.aside:
+        log.info("dry run: what was accepted before it waits for its end", runs=journal.aside)
     reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
     reloader.start()
     stack.callback(reloader.stop)

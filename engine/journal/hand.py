@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.journal import lanes, rows
+from engine.journal.aside import FAR
 from engine.run import RETRIED
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def decide(
     step = (facts.get("held") or [None])[0]
     facts["verdict"] = [step, *verdict]
     connection.execute(
-        "UPDATE runs SET held = 0, due_at = ?, facts = ? WHERE id = ?",
-        (now, rows.encode(facts), run_id),
+        "UPDATE runs SET held = 0, due_at = iif(due_at < ?, ?, due_at), facts = ? WHERE id = ?",
+        (FAR, now, rows.encode(facts), run_id),
     )
     return True
 

@@ -94,10 +94,10 @@ def _counts(connection: sqlite3.Connection) -> dict[str, int]:
     return {"waiting": waiting, "running": running, "held": held, "over": over}
 
 
-def next_due(connection: sqlite3.Connection, pool: str) -> float | None:
-    """When the earliest run of the pool, or undoing, may be claimed; while all is paused, only undoings."""
+def next_due(connection: sqlite3.Connection, pool: str, *, undo: bool) -> float | None:
+    """When the pool's earliest run may be claimed, or undoing, if asked; while all is paused, only those."""
     paused = connection.execute("SELECT 1 FROM paused WHERE playbook = ?", (ALL,)).fetchone()
-    due = [undoing.next_due(connection) if pool == "cluster" else None]
+    due = [undoing.next_due(connection) if undo else None]
     if not paused:
         due.append(arriving.first(connection, pool))
         found = connection.execute(

@@ -14,7 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import arriving, hand, lanes, past, rows, schema, settling, undoing, upkeep
+from engine.journal import (
+    arriving,
+    aside,
+    hand,
+    lanes,
+    past,
+    rows,
+    schema,
+    settling,
+    undoing,
+    upkeep,
+)
 from engine.journal.arriving import Arriving, arrival
 from engine.journal.checkpoint import Checkpoints
 from engine.journal.disk import Place
@@ -51,6 +62,8 @@ class SqliteJournal:
     thaw: makes a playbook of its snapshot; raises PlaybookError where this engine cannot read it.
     lease_margin: seconds that a lease lasts beyond its step's timeout. most: bytes of the file, else as its
     disk has room. partner: of a process that owns it and has it open; it waits for an earlier partner to end.
+    dry: in a dry run, which claims no undoings and nothing that a live engine accepted (aside: how many runs
+    those are).
     Raises JournalError where the file cannot be opened or another process owns it.
     """
 
@@ -62,9 +75,12 @@ class SqliteJournal:
         most: int | None = None,
         *,
         partner: bool = False,
+        dry: bool = False,
     ) -> None:
         path = Path(path).resolve()
         most = room_on(path.parent) if most is None else most
+        self._dry = dry
+        self.aside = 0
         self._margin = lease_margin
         self._lock = schema.partner(path) if partner else schema.own(path)
         try:
@@ -101,6 +117,8 @@ class SqliteJournal:
         self._watch = None if partner else Watch(self._writer, Place(path, self._lock).lost)
         self._checkpoints = Checkpoints(writes, turn) if partner else None
         self._ending = threading.Lock()
+        if not partner:
+            self._begin()
 
     def accept(self, accepted: Accepted, now: float) -> Future[None]:
         """See Journal.accept; the records are turned into JSON here, in the caller's thread."""
@@ -146,7 +164,7 @@ class SqliteJournal:
         def work(connection: sqlite3.Connection) -> list[sqlite3.Row] | None:
             if not lanes.promote(connection, now):
                 return None
-            undo = pool == "cluster"
+            undo = pool == "cluster" and not self._dry
             taken = undoing.take(connection, limit, now, self._margin) if undo else []
             taken += lanes.take(connection, pool, limit - len(taken), now, self._margin)
             if len(taken) < limit and arriving.first(connection, pool) is not None:
@@ -242,7 +260,7 @@ class SqliteJournal:
         if more:
             self._writer.submit(self._arriving.enter).result()
         with self._readers.lend() as connection:
-            return past.next_due(connection, pool)
+            return past.next_due(connection, pool, undo=pool == "cluster" and not self._dry)
 
     def find(self, run_id: str) -> Record | None:
         """See Journal.find. Raises JournalError where this engine cannot read the run."""
@@ -335,7 +353,8 @@ class SqliteJournal:
     def memory(self) -> dict[str, Any]:
         """See Journal.memory."""
         with self._readers.lend() as connection:
-            kept = connection.execute("SELECT key, value FROM memory").fetchall()
+            told = "SELECT key, value FROM memory WHERE key != ?"
+            kept = connection.execute(told, (aside.KEY,)).fetchall()
         return {row["key"]: rows.decode(row["value"]) for row in kept}
 
     def remember(self, memory: Mapping[str, Any]) -> None:
@@ -378,6 +397,20 @@ class SqliteJournal:
             if self._lock >= 0:
                 os.close(self._lock)
                 self._lock = -1
+
+    def _begin(self) -> None:
+        """Put aside what a dry run must not work off, or take it back. Raises JournalError."""
+        with self._readers.lend() as connection:
+            was_dry = aside.under_way(connection)
+        try:
+            if self._dry:
+                self._enter_all()
+                self.aside = self._writer.submit(aside.put).result()
+            elif was_dry:
+                self._writer.submit(aside.take_back).result()
+        except JournalError:
+            self.close()
+            raise
 
     def _enter_all(self) -> None:
         """Have all that was accepted be in the lanes, for whoever looks for a run there.
