@@ -41,15 +41,16 @@ _FIRST, _LONGEST = 1.0, 60.0
 log = structlog.get_logger()
 
 
-def adopt(cluster: Reads, journal: Journal) -> int:
+def adopt(cluster: Reads, journal: Journal, now: float) -> int:
     """Take over every policy of ours that the journal does not hold; how many that were.
 
+    now: when that is, epoch seconds; their runs are kept as those that end now, however old the policies are.
     Raises TemporaryError, PermanentError (a missing right), JournalError.
     """
-    return sum(_adopt(policy, journal) for policy in cluster.list(NETWORK_POLICY))
+    return sum(_adopt(policy, journal, now) for policy in cluster.list(NETWORK_POLICY))
 
 
-def _adopt(policy: Object, journal: Journal) -> bool:
+def _adopt(policy: Object, journal: Journal, now: float) -> bool:
     metadata = policy["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     id_ = annotations.get("tiercel.dev/run", "")
@@ -67,7 +68,7 @@ def _adopt(policy: Object, journal: Journal) -> bool:
         return False
     step = next((one.name for one in run.steps if one.action == ACTION), None)
     until = _until(annotations.get(EXPIRES_AT))
-    if step is None or not journal.adopt(run, step, changes, until):
+    if step is None or not journal.adopt(run, step, changes, until, now=now):
         return False
     log.info("taken over", policy=_about(metadata), run=id_, until=annotations.get(EXPIRES_AT))
     return True
@@ -123,8 +124,14 @@ def _about(metadata: Object) -> str:
 class Adoption:
     """A thread that takes over once, as soon as the cluster answers."""
 
-    def __init__(self, cluster: Reads, journal: Journal, wake: Callable[[], None]) -> None:
-        self._cluster, self._journal, self._wake = cluster, journal, wake
+    def __init__(
+        self,
+        cluster: Reads,
+        journal: Journal,
+        wake: Callable[[], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._cluster, self._journal, self._wake, self._now = cluster, journal, wake, now
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tiercel-adopt", daemon=True)
 
@@ -140,7 +147,7 @@ class Adoption:
         wait = _FIRST
         while not self._stopping.is_set():
             try:
-                if adopt(self._cluster, self._journal):
+                if adopt(self._cluster, self._journal, self._now()):
                     self._wake()
             except PermanentError as error:
                 log.warning("policies of a lost journal are not looked for", error=str(error))

@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -78,7 +79,7 @@ def work(settings: Settings, line: Line, *, story: bool) -> int:
         workers.start()
         threading.Thread(target=_listen, args=(line.bell, workers.wake), daemon=True).start()
         if cluster and not settings.dry_run:
-            adoption = Adoption(cluster, journal, workers.wake)
+            adoption = Adoption(cluster, journal, workers.wake, time.time)
             adoption.start()
             stack.callback(adoption.stop)
         settle_down()

@@ -17,6 +17,8 @@ WHOSE = frozenset({("get", "pods"), ("list", "pods"), ("get", "nodes")})
 GUARDED = frozenset({("get", "namespaces"), ("get", "nodes")})
 """To see whether what is marked or disrupted is protected."""
 CLUSTER_WIDE = frozenset({"namespaces", "nodes"})
+FOUND = frozenset({("list", "networkpolicies.networking.k8s.io")})
+"""To find in the whole cluster, after a journal was lost, what has to end; names and peers, no secrets."""
 _VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 _API = "rbac.authorization.k8s.io/v1"
 
@@ -28,10 +30,13 @@ def rights(playbooks: Iterable[Playbook]) -> frozenset[Right]:
 
 
 def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict[str, Any]]:
-    """The ClusterRole with these rights; namespaced: a Role for what is in namespaces, and one for the rest."""
+    """The ClusterRole with these rights; namespaced: a Role for what is in namespaces, and one for the rest.
+
+    The rest is what has no namespace, and what the engine must find wherever it is.
+    """
     if not namespaced:
         return [_role("ClusterRole", name, needed)]
-    wide = frozenset(right for right in needed if right[1] in CLUSTER_WIDE)
+    wide = frozenset(right for right in needed if right[1] in CLUSTER_WIDE) | (needed & FOUND)
     found = [_role("Role", name, needed - wide)]
     return [*found, _role("ClusterRole", name, wide)] if wide else found
 

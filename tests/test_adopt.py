@@ -46,7 +46,7 @@ def key(server):
 def test_what_a_lost_journal_held_is_undone_at_its_hour(journal):
     server, _, claim = isolated()
     before = world().state()
-    assert adopt(server.cluster, journal) == 1
+    assert adopt(server.cluster, journal, NOW) == 1
     record = journal.find(claim.run.id)
     assert (record.run.playbook.name, record.run.event.rule) == ("p", "Terminal shell")
     assert (record.run.target, record.outcome) == ("demo/web-0", "done")
@@ -70,13 +70,13 @@ class Held(Notebook):
 
 def test_what_the_journal_holds_already_is_not_taken_over_twice(journal):
     server = isolated()[0]
-    assert adopt(server.cluster, journal) == 1
-    assert adopt(server.cluster, journal) == 0
+    assert adopt(server.cluster, journal, NOW) == 1
+    assert adopt(server.cluster, journal, NOW) == 0
 
 
 def test_without_an_end_a_person_can_still_undo_it(journal):
     server, _, claim = isolated(ttl=None)
-    assert adopt(server.cluster, journal) == 1
+    assert adopt(server.cluster, journal, NOW) == 1
     assert journal.next_due("cluster") is None
     assert journal.undo(claim.run.id, NOW) == ["pod.isolate"]
 
@@ -102,15 +102,23 @@ def test_what_is_not_ours_or_was_tampered_with_is_left_alone(journal, where, wha
     at[last] = what
     del server.objects[key(server)]
     server.put(changed)
-    assert adopt(server.cluster, journal) == 0
+    assert adopt(server.cluster, journal, NOW) == 0
     assert journal.counts()["over"] == 0
 
 
 def test_an_end_that_cannot_be_read_is_none(journal):
     server, _, claim = isolated()
     policy(server)["metadata"]["annotations"]["tiercel.dev/expires-at"] = "soon"
-    assert adopt(server.cluster, journal) == 1
+    assert adopt(server.cluster, journal, NOW) == 1
     assert journal.find(claim.run.id).undo == {"pod.isolate": None}
+
+
+def test_however_old_the_policy_is_its_run_is_kept_as_long_as_one_that_ends_now(journal):
+    server, _, claim = isolated(ttl=None)
+    assert adopt(server.cluster, journal, NOW + 90 * 24 * HOUR) == 1
+    assert journal.forget(NOW + 60 * 24 * HOUR) == 0
+    assert journal.find(claim.run.id) is not None
+    assert journal.undo(claim.run.id, NOW) == ["pod.isolate"]
 
 
 def test_the_policy_tells_the_end_in_whole_seconds_of_utc():
@@ -134,7 +142,7 @@ class Answering:
 def begin(cluster, journal, monkeypatch):
     monkeypatch.setattr("engine.adopt._FIRST", 0.001)
     woken = []
-    adoption = Adoption(cluster, journal, lambda: woken.append(1))
+    adoption = Adoption(cluster, journal, lambda: woken.append(1), lambda: NOW)
     adoption.start()
     adoption._thread.join(20)
     assert not adoption._thread.is_alive()

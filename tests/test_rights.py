@@ -61,6 +61,11 @@ def test_namespaced_what_is_in_namespaces_is_a_role_of_its_own(tmp_path):
         "mine",
     )
     assert granted(inner, outer) == granted(whole)
+    policies = ("list", "networkpolicies.networking.k8s.io")  # looked for where a journal was lost
+    assert granted(outer) == {("get", "namespaces"), ("get", "nodes"), policies}
+    inner, outer = rbac(
+        tmp_path, {"action": "pod.label", "with": {"labels": {"a": "b"}}}, flags=["--namespaced"]
+    )
     assert granted(outer) == {("get", "namespaces"), ("get", "nodes")}
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @click.option(
     "--namespaced",
     is_flag=True,
-    help="A Role for what is in namespaces, to be bound in each that counts.",
+    help="A Role for what is in namespaces, to be bound in each that counts, and a ClusterRole for the rest:"
+    " namespaces, nodes, and the list of NetworkPolicies, to find after a lost journal what has to end.",
 )
 @values_option
 def command(

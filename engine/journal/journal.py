@@ -159,11 +159,13 @@ class Journal(Protocol):
         """Have every step of a run that can be undone be undone now; their names."""
         ...
 
-    def adopt(self, run: Run, step: str, changes: Sequence[Change], until: float | None) -> bool:
+    def adopt(
+        self, run: Run, step: str, changes: Sequence[Change], until: float | None, *, now: float
+    ) -> bool:
         """Take over what was found in the cluster: these changes are a step's of the run.
 
-        A run that is not there is written as over. False, and nothing written, where the first of the
-        changes is held already.
+        A run that is not there is written as over now, whenever it was. False, and nothing written, where the
+        first of the changes is held already.
         """
         ...
 

@@ -219,7 +219,9 @@ class SqliteJournal:
         asked = self._writer.submit(partial(undoing.ask, run=run_id, now=now)).result()
         return [record.run.steps[position].name for position in asked] if record else []
 
-    def adopt(self, run: Run, step: str, changes: Sequence[Change], until: float | None) -> bool:
+    def adopt(
+        self, run: Run, step: str, changes: Sequence[Change], until: float | None, *, now: float
+    ) -> bool:
         """See Journal.adopt."""
         position = [one.name for one in run.steps].index(step)
         held = Held(run.id, step, position, changes, until)
@@ -230,7 +232,7 @@ class SqliteJournal:
                 held=held,
                 arrival=arrival(Accepted([run]), run.received),
                 done=rows.from_results([done]),
-                now=run.received,
+                now=now,
             )
         ).result()
 

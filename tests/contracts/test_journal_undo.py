@@ -192,8 +192,8 @@ def test_what_nobody_undid_is_forgotten_with_its_run(journal):
 
 def test_what_is_found_in_the_cluster_is_taken_over_once(journal):
     found = run(7, "demo/web")
-    assert journal.adopt(found, "mark", (POLICY, LABEL), NOW + 60)
-    assert not journal.adopt(found, "mark", (POLICY, LABEL), NOW + 60)
+    assert journal.adopt(found, "mark", (POLICY, LABEL), NOW + 60, now=NOW)
+    assert not journal.adopt(found, "mark", (POLICY, LABEL), NOW + 60, now=NOW)
     record = journal.find(found.id)
     assert (record.outcome, record.undo) == ("done", {"mark": NOW + 60})
     assert journal.claim("cluster", 9, NOW + 59) == []
@@ -206,12 +206,12 @@ def test_of_a_run_that_is_known_only_the_hold_is_taken_over(journal):
     journal.settle(claim(journal), DONE, NOW)
     journal.settle(claim(journal), DONE, NOW)
     before = journal.find(run(1, of=of).id)
-    assert journal.adopt(run(1, of=of), "two", (POLICY,), NOW + 60)
+    assert journal.adopt(run(1, of=of), "two", (POLICY,), NOW + 60, now=NOW)
     after = journal.find(run(1, of=of).id)
     assert after == replace(before, undo={"two": NOW + 60})
 
 
 def test_an_accept_of_a_run_that_was_taken_over_runs_nothing(journal):
-    journal.adopt(run(7), "mark", (POLICY,), NOW + 60)
+    journal.adopt(run(7), "mark", (POLICY,), NOW + 60, now=NOW)
     journal.accept(Accepted([run(7)]), NOW).result()
     assert journal.claim("cluster", 9, NOW) == []
