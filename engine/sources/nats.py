@@ -134,9 +134,8 @@ class JetStream:
 
     async def _take(self, messages: list[Msg], taker: Taker) -> None:
         """Have messages written, and only then acknowledge them."""
-        body = b"\n".join(message.data.replace(b"\n", b" ") for message in messages)
         try:
-            await asyncio.to_thread(taker.take, body)
+            await asyncio.to_thread(taker.take, *(message.data for message in messages))
         except SourceError:
             for message in messages:  # so that they come again at once, and not after the wait
                 await message.nak()

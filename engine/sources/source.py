@@ -19,7 +19,7 @@ from engine.observe import Received
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.intake import Intake
+    from engine.intake import Intake, Taken
     from engine.observe import Observers
 
 log = structlog.get_logger()
@@ -71,23 +71,34 @@ class Taker:
             log.info("source is back", kind=self._kind)
         self.error = None
 
-    def take(self, body: bytes) -> None:
-        """Return once a body is on disk, or is known to be no event. Raises SourceError: keep it."""
+    def take(self, *bodies: bytes) -> None:
+        """Return once each body is on disk, or is known to be no event. Raises SourceError: keep them all.
+
+        Each is read by itself, as one that is posted is; what they come to is written together.
+        """
         try:
-            taken = self._intake.take(body, self._kind)
-            if taken.written is not None:
-                taken.written.result()
-                self._wake()
+            taken = [one for body in bodies if (one := self._begin(body)) is not None]
+            for one in taken:
+                if one.written is not None:
+                    one.written.result()
+        except JournalError as error:
+            self._tell(Counter(refused=1))
+            raise SourceError(f"nothing is taken off: {error}") from None
+        if any(one.written is not None for one in taken):
+            self._wake()
+        for one in taken:
+            self._tell(one.ended)
+
+    def _begin(self, body: bytes) -> Taken | None:
+        """Begin to write a body; None where it is no event. Raises JournalError."""
+        try:
+            return self._intake.take(body, self._kind)
         except EventError:
             self._tell(Counter(error=1))
         except TooManyError:
             self._intake.bury(body, "more than 1,000 events in one message", self._kind)
             self._tell(Counter(error=1))
-        except JournalError as error:
-            self._tell(Counter(refused=1))
-            raise SourceError(f"nothing is taken off: {error}") from None
-        else:
-            self._tell(taken.ended)
+        return None
 
     def _tell(self, ended: dict[str, int]) -> None:
         self._observers.tell(Received(None, ended, source=self._kind))

@@ -402,7 +402,7 @@ def followed_before(folder, followed, *numbers):
 
 
 def rotate(followed, *, to, at=0.0):
-    """Rename the file. at: when it was last written, in seconds from now, for the kernel's clock ticks slowly."""
+    """Rename the file. at: when it was last written, in seconds from now (the kernel's clock is coarse)."""
     rotated = followed.path.with_name(to)
     followed.path.rename(rotated)
     os.utime(rotated, (time.time() + at,) * 2)
