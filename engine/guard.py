@@ -5,7 +5,10 @@ What is protected is neither marked nor disrupted; age concerns what disrupts; a
 
 from __future__ import annotations
 
+import base64
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.budget import Charge, Ledger
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from engine.ports.cluster import Object, Reads
     from engine.run import Claim
 
+MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where the kubelet mounts a pod's token, unless the pod says not to."""
 _MIRROR = "kubernetes.io/config.mirror"
 
 
@@ -37,10 +42,14 @@ class Own:
     service_account: str | None = None
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Own:
-        """As the downward API tells it."""
+    def of(cls, environment: Mapping[str, str], mounted: Path | None = None) -> Own:
+        """As the downward API tells it; what that does not, as the folder mounted for its account does."""
         names = ("TIERCEL_POD_NAMESPACE", "TIERCEL_NODE_NAME", "TIERCEL_SERVICE_ACCOUNT")
-        return cls(*(environment.get(name) or None for name in names))
+        namespace, node, account = (environment.get(name) or None for name in names)
+        if mounted:
+            namespace = namespace or _read(mounted / "namespace")
+            account = account or _account(_read(mounted / "token"))
+        return cls(namespace, node, account)
 
     @property
     def user(self) -> str | None:
@@ -48,6 +57,25 @@ class Own:
         if self.namespace is None or self.service_account is None:
             return None
         return f"system:serviceaccount:{self.namespace}:{self.service_account}"
+
+
+def _read(file: Path) -> str | None:
+    """What the file says; None where there is none."""
+    try:
+        return file.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _account(token: str | None) -> str | None:
+    """Whose token it is: the name in its claim ``sub``, unverified, for only the kubelet writes it."""
+    try:
+        claims = (token or "").split(".")[1]
+        subject = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]
+        kind, _, name = subject.rpartition(":")
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return name if kind.startswith("system:serviceaccount:") and name else None
 
 
 class Guard:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
 from engine.errors import GoneError, RefusedError, SkippedError, TemporaryError
 from engine.event import parse
@@ -194,6 +197,37 @@ def test_our_own_node_is_protected_against_steps_on_nodes_only():
     )
     with pytest.raises(RefusedError, match="itself runs"):
         guard.check(claim(alert(), "node.cordon"), node, GivenCluster([]))
+
+
+def mounted(folder, claims, namespace="tiercel\n"):
+    """The folder that the kubelet mounts for an account: a token with these claims, a namespace."""
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    (folder / "token").write_text(f"e30.{body}.c2ln")
+    if namespace is not None:
+        (folder / "namespace").write_text(namespace)
+    return folder
+
+
+def test_what_the_downward_api_does_not_tell_the_mounted_token_does(tmp_path):
+    folder = mounted(tmp_path, {"sub": "system:serviceaccount:tiercel:hawk"})
+    own = Own.of({}, folder)
+    assert (own.namespace, own.user) == ("tiercel", "system:serviceaccount:tiercel:hawk")
+    told = {"TIERCEL_POD_NAMESPACE": "a", "TIERCEL_SERVICE_ACCOUNT": "b"}
+    assert Own.of(told, folder).user == "system:serviceaccount:a:b"
+    assert Own.of({}).user is None  # a preview's answer is the same wherever it runs
+
+
+@pytest.mark.parametrize("claims", [{}, {"sub": 7}, {"sub": "ada"}, [], "x", {"sub": None}])
+def test_a_token_of_something_else_tells_no_account(tmp_path, claims):
+    assert Own.of({}, mounted(tmp_path, claims)).user is None
+
+
+@pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.%%%.c", "a.4pyT.c"])
+def test_what_is_no_token_tells_no_account(tmp_path, token):
+    mounted(tmp_path, {})
+    (tmp_path / "token").write_text(token)
+    assert Own.of({}, tmp_path).user is None
+    assert Own.of({}, tmp_path / "absent") == Own()
 
 
 def test_a_document_adds_namespaces_and_labels_and_takes_none_away():

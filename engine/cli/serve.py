@@ -10,7 +10,7 @@ import click
 
 from engine.cli.playbooks import fail
 from engine.errors import PlaybookError
-from engine.guard import Own
+from engine.guard import MOUNTED, Own
 from engine.language import duration
 from engine.language.folder import FolderError
 from engine.redact import RedactError, Redaction
@@ -167,5 +167,5 @@ def _settings(given: dict[str, Any]) -> Settings:
         redis=server("--redis", given["redis"], REDIS),
         follow=given["follow"],
         redaction=redaction,
-        own=Own.of(os.environ),
+        own=Own.of(os.environ, MOUNTED),
     )
