@@ -223,6 +223,35 @@ def test_a_run_that_failed_is_tried_again_from_there_or_from_a_step(admin):
     assert admin.post(f"/runs/{run}/retry", {"from": "pod.label"})[0] == 200
 
 
+def test_a_pause_of_what_no_playbook_is_called_is_taken_and_says_so(admin):
+    status, _, said = admin.post("/pause", {"playbook": "mark-shel"})
+    assert (status, said["paused"]) == (200, ["mark-shel"])
+    assert said["note"] == (
+        "no playbook of the set in force is called `mark-shel`; is `mark-shell` meant?"
+    )
+    assert "meant" not in admin.post("/pause", {"playbook": "quite-another"})[2]["note"]
+    assert "note" not in admin.post("/pause")[2]
+
+
+def test_a_run_that_is_tried_again_in_a_pause_says_that_it_waits(admin):
+    run = admin.take()
+    admin.end("failed")
+    admin.post("/pause", {"playbook": "other"})
+    assert "note" not in admin.post(f"/runs/{run}/retry")[2]
+    admin.end("failed")
+    admin.post("/pause", {"playbook": "mark-shell"})
+    said = admin.post(f"/runs/{run}/retry")[2]
+    assert said == {
+        "run": run,
+        "note": "it waits for the pause to end: tiercel resume --playbook mark-shell",
+    }
+    admin.post("/resume", {"playbook": "mark-shell"})
+    admin.end("failed")
+    admin.post("/pause")
+    said = admin.post(f"/runs/{run}/retry")[2]
+    assert said["note"] == "it waits for the pause to end: tiercel resume"
+
+
 def test_what_is_paused_is_suppressed_and_waits_until_it_is_resumed(admin):
     admin.take()
     assert admin.post("/pause", {"playbook": "mark-shell"})[2] == {"paused": ["mark-shell"]}

@@ -163,6 +163,18 @@ def test_one_playbook_is_paused_and_tried_again(tmp_path):
         running.wait_for_audit(twice)
 
 
+def test_what_a_person_may_not_have_meant_is_said_on_stderr_and_done(tmp_path):
+    with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
+        (run,) = running.post(alert(1))[2]["runs"]
+        running.wait_for_audit(lambda line: line.get("run") == run)
+        done = tiercel(running, "pause", "--playbook", "nosuch")
+        assert (done.exit_code, done.stdout) == (0, "paused: nosuch\n")
+        assert done.stderr == "no playbook of the set in force is called `nosuch`\n"
+        tiercel(running, "pause")
+        done = tiercel(running, "retry", run, "--from", "pod.label")
+        assert (done.exit_code, "waits for the pause" in done.stderr) == (0, True)
+
+
 def test_an_operator_is_asked_for_a_token_and_told_apart_by_role(tmp_path):
     names = {"ada": "operate", "vic": "view"}
     lines = [

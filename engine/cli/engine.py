@@ -48,6 +48,12 @@ def tell(server: str, token_file: Path | None, path: str, given: dict[str, Any])
     return _call("POST", server.rstrip("/") + path, token_file, json.dumps(given).encode())
 
 
+def tell_note(said: dict[str, Any]) -> None:
+    """Write what the engine adds to an answer, on stderr: it was done, and perhaps not as it was meant."""
+    if said.get("note"):
+        echo(str(said["note"]), err=True)
+
+
 def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = None) -> Any:
     import urllib3  # noqa: PLC0415 - 30 ms that only these commands need
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.engine import engine_options, tell
+from engine.cli.engine import engine_options, tell, tell_note
 from engine.render.text import echo
 
 if TYPE_CHECKING:
@@ -22,5 +22,6 @@ def command(*, playbook: str | None, server: str, token_file: Path | None) -> No
     It lasts until `tiercel resume`, over restarts too. A step that is under way ends first.
     """
     given = {} if playbook is None else {"playbook": playbook}
-    paused = tell(server, token_file, "/pause", given)["paused"]
-    echo(f"paused: {', '.join('all' if name == '*' else name for name in paused)}")
+    said = tell(server, token_file, "/pause", given)
+    echo(f"paused: {', '.join('all' if name == '*' else name for name in said['paused'])}")
+    tell_note(said)

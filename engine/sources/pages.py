@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from engine.event import time_of, time_text
 from engine.journal.journal import JournalError, Wanted
 from engine.language import duration
+from engine.language.report import nearest
 from engine.operate import OperateError
+from engine.plan import ALL
 from engine.playbook import Mode, Pool
 from engine.render.run_json import dead_json, drop_json, record_json, summary_json
 
@@ -82,19 +84,40 @@ class Pages:
         operations = self._operations
         if path in ("/pause", "/resume"):
             playbook = _text(given, "playbook")
-            change = operations.pause if path == "/pause" else operations.resume
-            return 200, {"paused": change(playbook, by)}
+            if path == "/resume":
+                return 200, {"paused": operations.resume(playbook, by)}
+            return 200, {"paused": operations.pause(playbook, by), **self._unknown(playbook)}
         found = _ACT.fullmatch(path)
         if not found:
             hint = "/runs/ID/approve /runs/ID/deny /runs/ID/retry /runs/ID/undo /pause /resume"
             return 404, {"error": f"nothing to do at {path[:100]}", "hint": hint}
         run, act = found.groups()
         if act == "retry":
-            return 200, {"run": operations.retry(run, _text(given, "from"), by)}
+            again = operations.retry(run, _text(given, "from"), by)
+            return 200, {"run": again, **self._waits(again)}
         if act == "undo":
             id_, steps = operations.undo(run, by)
             return 200, {"run": id_, "steps": steps}
         return 200, {"run": operations.decide(run, act, by)}
+
+    def _unknown(self, playbook: str | None) -> dict[str, str]:
+        """A note where a name is no playbook's; the next sync may bring it, so it is paused all the same."""
+        names = {one.name for one in self._reloader.active.set.playbooks}
+        if playbook is None or playbook in {*names, ALL}:
+            return {}
+        hint = nearest(playbook, names)
+        meant = f"; is `{hint}` meant?" if hint else ""
+        return {"note": f"no playbook of the set in force is called `{playbook[:80]}`{meant}"}
+
+    def _waits(self, run: str) -> dict[str, str]:
+        """A note where a run that goes on will not before a pause ends."""
+        paused = set(self._operations.paused()) & {
+            ALL,
+            self._operations.find(run).run.playbook.name,
+        }
+        which = "" if ALL in paused else f" --playbook {min(paused, default='')}"
+        said = f"it waits for the pause to end: tiercel resume{which}"
+        return {"note": said} if paused else {}
 
     def _wanted(self, query: Mapping[str, str], filters: Collection[str] = _FILTERS) -> Wanted:
         """The filters of a query. Raises OperateError."""
