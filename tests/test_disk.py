@@ -14,6 +14,7 @@ from engine.journal.sqlite import SqliteJournal
 from tests.journals import thaw
 from tests.serving import engine
 from tests.soak.machine import small_disk
+from tests.soak.watch import wait_until
 from tests.taking import PLAYBOOK, alert
 
 MOUNTS = b"""\
@@ -73,8 +74,8 @@ def test_a_journal_may_have_four_fifths_of_its_disk_and_4_gib_at_most(disk, most
     assert room(Path("/"), disk) == most
 
 
-def test_on_a_small_disk_the_journal_is_full_before_the_disk_is(tmp_path):
-    with small_disk(tmp_path / "small", 40):
+def test_on_a_small_disk_the_journal_is_full_before_the_disk_is_and_grows_with_it(tmp_path):
+    with small_disk(tmp_path / "small", 40) as has:
         flags = ("--dry-run", "--journal", str(tmp_path / "small" / "tiercel.db"))
         with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
             assert running.wait_for_log(lambda line: line["event"] == "journal")["most"] == "32 MiB"
@@ -84,3 +85,5 @@ def test_on_a_small_disk_the_journal_is_full_before_the_disk_is(tmp_path):
                 number += 500
             assert said["error"].startswith("nothing was accepted: the journal is full")
             assert (tmp_path / "small" / "tiercel.db").stat().st_size <= 32 << 20
+            has(80)
+            wait_until(lambda: running.post(alert(number))[0] == 202, "it takes nothing again")

@@ -13,6 +13,7 @@ from engine.journal.journal import JournalError
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
 
 SHARE = 0.95
 """Of the file's bytes, what accepts may fill; the rest is for notes, undoings, and pages that are half full."""
@@ -24,11 +25,12 @@ FULL = "the journal is full: the rest of its room is for the runs that it has al
 class Room:
     """What may still be accepted, reckoned along with every accept, and looked at anew by whoever asks.
 
-    most: bytes of the file. ``take`` and ``ended`` are for the thread that writes.
+    most: gives the bytes of the file at most, which grow with its disk. ``take`` and ``ended`` are for the
+    thread that writes.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most * SHARE
+    def __init__(self, most: Callable[[], int]) -> None:
+        self._most = most
         self._until = self._taken = self._taking = 0.0
 
     def has(self, need: float) -> bool:
@@ -64,8 +66,9 @@ class Room:
             used = _used(connection) + arriving.PROMISED * _live(connection)
         finally:
             connection.execute("COMMIT")
-        self._until = taken + self._most - used
-        return min(1.0, used / self._most)
+        most = self._most() * SHARE
+        self._until = taken + most - used
+        return min(1.0, used / most)
 
 
 def _used(connection: sqlite3.Connection) -> int:

@@ -78,7 +78,6 @@ class SqliteJournal:
         dry: bool = False,
     ) -> None:
         path = Path(path).resolve()
-        most = room_on(path.parent) if most is None else most
         self._dry = dry
         self.aside = 0
         self._margin = lease_margin
@@ -90,7 +89,7 @@ class SqliteJournal:
         except (JournalError, sqlite3.Error) as error:
             os.close(self._lock)
             raise JournalError(str(error)) from error
-        self._room = Room(most)
+        self._room = Room(lambda: room_on(path.parent) if most is None else most)
         self._arriving = Arriving(self._room)
         self._sieve = None
         if not partner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 
 from tests.serving import ROOT, engine
 from tests.soak.burst import NOTE, RAILS, TELL, alert, drained
@@ -45,12 +46,20 @@ def test_a_disk_that_takes_no_byte_more_is_answered_503_and_recovers_by_itself(t
         size.tell(rounds=rounds, accepted=len(accepted), refused_then_taken=rounds)
 
 
+def fill(file, leave):
+    """Write a file that leaves so many bytes of its disk."""
+    free = shutil.disk_usage(file.parent).free
+    file.write_bytes(b"x" * max(0, free - leave))
+
+
 def test_a_full_file_system_is_answered_503_and_goes_on_once_there_is_room(tmp_path, size):
     rounds, number, accepted = size.of(1, 5), 0, []
-    with small_disk(tmp_path / "small", 2) as has:
-        journal = ("--journal", str(tmp_path / "small" / "tiercel.db"))
+    small = tmp_path / "small"
+    with small_disk(small, 64):
+        journal = ("--journal", str(small / "tiercel.db"))
         with engine(tmp_path, {"a.yaml": DRY}, "--dry-run", *journal) as running:
-            for turn in range(rounds):
+            for _ in range(rounds):
+                fill(small / "somebody-elses", 1 << 20)
                 while True:
                     alerts = [alert("demo", number + n) | {"pad": "x" * 2_000} for n in range(50)]
                     status, headers, said = running.post(alerts)
@@ -60,7 +69,7 @@ def test_a_full_file_system_is_answered_503_and_goes_on_once_there_is_room(tmp_p
                     if status == 503 and running.get("/readyz")[0] == 503:
                         break  # a body less may still have found room
                 assert running.get("/livez")[0] == 200
-                has(20 * (turn + 1))
+                (small / "somebody-elses").unlink()
                 wait_until(lambda: running.get("/readyz")[0] == 200, "it is not ready again")
                 status, _, said = running.post(alert("demo", number))
                 number += 1
