@@ -41,7 +41,7 @@ from engine.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from engine.journal.journal import Journal
     from engine.settings import Settings
@@ -94,18 +94,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             for fetching in _fetched(settings, core.journal)
         ]
 
-        def shown() -> dict[str, Any]:
-            return {**about, "sources": [source.state() for source in sources]}
-
-        operations = Operations(core.journal, observers, crew.wake, core.intake.pause, time.time)
-        pages = Pages(
-            core.journal,
-            operations,
-            core.reloader,
-            core.intake.recent,
-            lambda: metrics.text() + crew.metrics(),
-            shown,
-        )
+        pages = _pages(core, crew, observers, metrics, lambda: _shown(about, sources))
         event_port = EventPort(
             core.intake,
             observers,
@@ -128,16 +117,44 @@ def serve(settings: Settings, *, story: bool = False) -> None:
                 source.start()
 
         loop.run([front, back], ready)
-        log.info("draining", seconds=settings.grace)
-        until = time.monotonic() + settings.grace  # one for all
-        for source in sources:
-            source.stop(0)
-        for source in sources:
-            source.stop(max(0.0, until - time.monotonic()))
-        whole = crew.stop(max(0.0, until - time.monotonic()))
+        whole = _drain(sources, crew, settings.grace)
     log.info("stopped")
     if not whole:
         log.warning("attempts were cut short, they are made again at the next start")
+
+
+def _drain(sources: Sequence[Source], crew: Crew, grace: float) -> bool:
+    """End what works, all within one grace; whether every attempt has come to its own end. Raises CrewError."""
+    log.info("draining", seconds=grace)
+    until = time.monotonic() + grace
+    for source in sources:
+        source.stop(0)
+    for source in sources:
+        source.stop(max(0.0, until - time.monotonic()))
+    return crew.stop(max(0.0, until - time.monotonic()))
+
+
+def _pages(
+    core: _Core,
+    crew: Crew,
+    observers: Observers,
+    metrics: Metrics,
+    shown: Callable[[], dict[str, Any]],
+) -> Pages:
+    """What operators see and do."""
+    operations = Operations(core.journal, observers, crew.wake, core.intake.pause, time.time)
+    return Pages(
+        core.journal,
+        operations,
+        core.reloader,
+        core.intake.recent,
+        lambda: metrics.text() + crew.metrics(),
+        shown,
+    )
+
+
+def _shown(about: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+    return {**about, "sources": [source.state() for source in sources]}
 
 
 def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack) -> _Core:
