@@ -58,6 +58,7 @@ bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/
 	@$(BIN)/python benchmarks/load.py
 	@$(BIN)/python benchmarks/replay.py
 	@$(BIN)/python benchmarks/accept.py
+	@command -v wrk >/dev/null && $(BIN)/python benchmarks/front.py || echo "wrk is missing: apt-get install wrk"
 	@$(BIN)/python benchmarks/act.py
 
 lock: ## Pin every dependency anew
