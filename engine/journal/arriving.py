@@ -38,7 +38,7 @@ WAITING = 512
 PROMISED = 3_072
 """Bytes that a run may yet take until it is over. Measured: 80 as it enters, 170 with an end of 60 characters,
 1,300 where it is a label that can be undone, whose call, undoing and hold are kept; a policy is larger."""
-BEHIND = 100_000
+BEHIND = 50_000
 """Rows that may wait to enter; past that each accept takes others along, for a restart reads them all."""
 _RUNS = (
     "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received, position,"
