@@ -9,27 +9,27 @@ import itertools
 import secrets
 import threading
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.bodies import HINT, elements, unwrap
 from engine.errors import EventError
 from engine.event import decode, parse
-from engine.journal.journal import Accepted, Dead, JournalError
+from engine.journal.journal import Dead
 from engine.known import KnownRuns
 from engine.notes import LONGEST, Notes
 from engine.plan import counted, plan
 from engine.recent import Got, Recent
 from engine.redact import Redaction
+from engine.writing import Part, Taken, Writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from engine.event import Event
     from engine.journal.journal import Journal
-    from engine.known import Changed
     from engine.match import Playbooks
     from engine.plan import Planned
     from engine.run import Run
@@ -43,31 +43,17 @@ class TooManyError(Exception):
     """A body of more than MAX_EVENTS elements."""
 
 
-class Taken(msgspec.Struct, eq=False):
-    """What a body came to. written: resolves once all of it is on disk; None where nothing is to wait for.
+class _Body(msgspec.Struct, eq=False):
+    """What was read of a body. size: bytes of an event. trace: what its runs belong to."""
 
-    A struct, for there is one at every body, and a dataclass takes longer to make.
-    """
-
-    accepted: int = 0
-    duplicates: int = 0
-    runs: list[str] = msgspec.field(default_factory=list)
-    errors: list[dict[str, Any]] = msgspec.field(default_factory=list)
-    written: Future[None] | None = None
-    ended: dict[str, int] = msgspec.field(default_factory=dict)
-
-    def body(self) -> dict[str, Any]:
-        """The answer's JSON."""
-        return {
-            "accepted": self.accepted,
-            "duplicates": self.duplicates,
-            "runs": self.runs,
-            "errors": self.errors,
-        }
+    taken: Taken
+    events: list[Event]
+    size: int
+    trace: str
 
 
 class Intake:
-    """Takes bodies of events; thread-safe. recent: the last ones, and how they ended.
+    """Takes bodies of events; thread-safe. recent: the last ones, and how they ended. writing: to the disk.
 
     own: the API server's name of the engine itself. redaction: takes out what nobody may read. notes: of
     every event, of what was dropped, and of what was no event. least: the least severe priority that is
@@ -93,12 +79,11 @@ class Intake:
         self._memory = KnownRuns(journal)
         self._memory.own = own
         self._memory.hidden = self._redaction.finds
-        self._owed: dict[str, Any] = {}
-        self._writing: dict[str, Future[None]] = {}
         # tells untimed events apart, also from those of before a restart; one call of the system for all
         self._salt, self._number = secrets.token_hex(8), itertools.count()
         # entered again where a write fails at once: its callback then runs under the plan's lock
         self._lock = threading.RLock()
+        self.writing = Writing(journal, self._memory, self._lock)
         self.pause(journal.paused())
 
     @property
@@ -106,55 +91,59 @@ class Intake:
         """The playbooks that are paused; ``*`` is all."""
         return self._memory.paused
 
-    def take(self, body: bytes, source: str = "http", trace: str = "") -> Taken:
-        """Plan a body's events and begin to write what matched.
+    def take(
+        self, bodies: Sequence[bytes], source: str = "http", traces: Sequence[str] = ()
+    ) -> tuple[list[Taken], Future[None] | None]:
+        """Plan what a group of bodies says, and begin to write what matched, all of it together.
 
-        source: where it came from. trace: what its runs belong to.
+        source: where they came from. traces: what the runs of each belong to.
 
-        Raises EventError where none is an event, TooManyError, JournalError where nothing can be written.
+        Gives what each came to; and what resolves once all that waits is decided, None where nothing waits.
         """
-        taken = Taken()
-        try:
-            events = self._parse(body, taken, source)
-        except EventError as wrong:
-            self.bury(body, str(wrong), source)
-            raise
-        if not events:
-            first = taken.errors[0] if taken.errors else {"error": "an empty array", "hint": HINT}
-            raise EventError(first["error"], first.get("hint"))
-        for error in taken.errors:
-            error.pop("hint", None)
-        size = len(body) // len(events)
+        received = self._now()
+        read = [
+            self._read(body, source, traces[n] if traces else "", int(received * 1e9))
+            for n, body in enumerate(bodies)
+        ]
+        written: Future[None] = Future()
         with self._lock:
-            self._plan(events, taken, size, trace)
-        return taken
+            planned = [self._plan(body, received, written) for body in read if body.events]
+            parts = [part for part in planned if part is not None]
+            if parts:
+                self.writing.begin(parts, received, written)
+        return [body.taken for body in read], written if parts else None
 
     def pause(self, names: Collection[str]) -> None:
         """Suppress the runs of these playbooks from now on; ``*`` is all."""
         with self._lock:
             self._memory.paused = frozenset(names)
 
-    def give_back(self, run: str) -> None:
-        """Give the throttle's slot back of a run, by its id, that came to nothing."""
-        with self._lock:
-            self._memory.give_back(run)
-            changes = self._owed | self._memory.taken().changes
-            self._owed = {}
-        if not changes:
-            return
-        try:
-            self._journal.remember(changes)
-        except JournalError:  # with the next event that is written
-            with self._lock:
-                self._owed = changes | self._owed
-
     def bury(self, content: Any, error: str, source: str) -> None:
         """Keep what was no event, so that somebody may find out who sent it."""
         left = self._redaction.letter(content)[:LONGEST].decode("utf-8", "replace")
         self._notes.bury(Dead(self._now(), source, error, left.encode("utf-8", "replace")))
 
-    def _parse(self, body: bytes, taken: Taken, source: str) -> list[Event]:
-        received = int(self._now() * 1e9)
+    def _read(self, body: bytes, source: str, trace: str, received_ns: int) -> _Body:
+        """The events of a body; none where it failed."""
+        taken, events = Taken(), []
+        try:
+            events = self._parse(body, taken, source, received_ns)
+        except TooManyError as error:
+            taken.failed = error
+        except EventError as error:
+            self.bury(body, str(error), source)
+            taken.failed = error
+        except Exception as error:  # noqa: BLE001 - a bug: told by whoever answers, and costs this body alone
+            taken.failed = error
+        else:
+            if not events:
+                first = taken.errors[0] if taken.errors else {"error": "an empty array"}
+                taken.failed = EventError(first["error"], first.get("hint", HINT))
+            for wrong in taken.errors:
+                wrong.pop("hint", None)
+        return _Body(taken, events, len(body) // (len(events) or 1), trace)
+
+    def _parse(self, body: bytes, taken: Taken, source: str, received_ns: int) -> list[Event]:
         events = []
         for index, item in enumerate(elements(body)):
             if index >= MAX_EVENTS:
@@ -162,7 +151,7 @@ class Intake:
             try:
                 value = unwrap(item if not isinstance(item, bytes) else decode(item))
                 salt = f"{self._salt}{next(self._number)}"
-                events.append(parse(value, received_ns=received, salt=salt))
+                events.append(parse(value, received_ns=received_ns, salt=salt))
             except EventError as error:
                 taken.errors.append({"index": index, "error": str(error), "hint": error.hint})
                 self.bury(item, str(error), source)
@@ -171,34 +160,41 @@ class Intake:
         taken.accepted = len(events)
         return events
 
-    def _plan(self, events: list[Event], taken: Taken, size: int, trace: str) -> None:
-        received, playbooks = self._now(), self._playbooks()
+    def _plan(self, body: _Body, received: float, written: Future[None]) -> Part | None:
+        """Plan a body's events; None where nothing is to be written, nor waited for."""
+        taken = body.taken
+        playbooks = self._playbooks()
         planned: list[Planned] = []
         try:
-            for event in events:
+            for event in body.events:
                 found = self._one(event, playbooks, received)
                 planned += found
                 ended = "shed" if found is SHED else _ended(found)
                 taken.ended[ended] = taken.ended.get(ended, 0) + 1
                 told = found[0].run.event if found else self._redaction.event(event)
-                self.recent.add(Got(told, received, ended, size))
+                self.recent.add(Got(told, received, ended, body.size))
                 self._notes.event(told)
                 taken.duplicates += bool(found) and all(p.suppressed == "duplicate" for p in found)
-        except JournalError:
-            self._forget(planned, self._memory.taken())
-            raise
+        except Exception as error:  # noqa: BLE001 - the journal's, or a bug: it costs this body alone
+            self.writing.forget(planned, self._memory.taken())
+            taken.failed = error
+            return None
+        if not planned:
+            return None
         new = [p.run for p in planned if p.suppressed is None]
-        if trace:
-            new = [replace(run, trace=trace) for run in new]
+        if body.trace:
+            new = [replace(run, trace=body.trace) for run in new]
         again = [p.run for p in planned if p.suppressed == "duplicate" and p.ran]
         taken.runs = [run.id for run in (*new, *again)]
         changed = self._memory.taken()
+        taken.waits = bool(new or again or changed.changes)
+        if not taken.waits:
+            return None
         # a repeated run is answered as written only once the first sending of it is
-        waits = [one for run in again if (one := self._writing.get(run.id)) is not None]
-        if new or changed.changes:
-            waits.append(self._write(new, changed, planned, received))
-        if waits or again:
-            taken.written = _all_of(waits)
+        after = [first for run in again if (first := self.writing.of(run.id)) is not None]
+        part = Part(taken, planned, new, changed, after, written)
+        self.writing.expect(part)
+        return part
 
     def _one(self, event: Event, playbooks: Playbooks, received: float) -> Sequence[Planned]:
         """What each playbook does about an event, which from here on says only what may be read."""
@@ -220,62 +216,6 @@ class Intake:
 
     def _readable(self, run: Run, left: Event) -> Run:
         return replace(run, event=left, target=self._redaction.lane(run.event, run.target))
-
-    def _write(
-        self, new: list[Run], changed: Changed, planned: list[Planned], received: float
-    ) -> Future[None]:
-        owed, self._owed = self._owed, {}
-        written = self._journal.accept(Accepted(new, owed | changed.changes), received)
-        for run in new:
-            self._writing[run.id] = written
-
-        def end(done: Future[None]) -> None:
-            # without the lock: the writer would wait for the planning of whatever comes meanwhile
-            for run in new:
-                self._writing.pop(run.id, None)
-            if done.exception() is not None:
-                with self._lock:
-                    self._owed = owed | self._owed
-                    self._forget(planned, changed)
-
-        written.add_done_callback(end)
-        return written
-
-    def _forget(self, planned: list[Planned], changed: Changed) -> None:
-        """What was not written was not seen: sent again, it is new."""
-        self._memory.restore(changed)
-        for one in planned:
-            if one.suppressed != "duplicate":
-                self._memory.forget(one.run.id)
-        # of windows that others have changed since, a slot was given back: the disk must hear of it
-        self._owed |= self._memory.taken().changes
-
-
-def _all_of(writes: list[Future[None]]) -> Future[None]:
-    """Resolves once all have; fails once all have ended and one has failed."""
-    if len(writes) == 1:
-        return writes[0]
-    both: Future[None] = Future()
-    both.set_running_or_notify_cancel()
-    left = [len(writes)]
-    lock = threading.Lock()
-
-    def end(_: Future[None] | None) -> None:
-        with lock:
-            left[0] -= 1
-            if left[0] > 0:
-                return
-        errors = [error for write in writes if (error := write.exception())]
-        if errors:
-            both.set_exception(errors[0])
-        else:
-            both.set_result(None)
-
-    for write in writes:
-        write.add_done_callback(end)
-    if not writes:
-        end(None)
-    return both
 
 
 def _key(run: Run) -> str:

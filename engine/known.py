@@ -42,6 +42,10 @@ class KnownRuns(Memory):
         before = super().seen(run)
         return before if before is not None or not self._journal.known({run}) else True
 
+    def written(self, run: str) -> None:
+        """A run that is on disk is known from there; what was suppressed is known here alone."""
+        self._seen.pop(run, None)
+
     def taken(self) -> Changed:
         """What changed since it was last taken."""
         changed = Changed(self.changes, self.before)

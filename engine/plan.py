@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,7 @@ _REMEMBERED = 100_000
 _WORDS = ("rule", "source", "hostname")
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(msgspec.Struct, frozen=True):
     """One playbook's answer to an event: its run, and why nothing of it runs (None: it runs).
 
     ran: of a duplicate, whether the first one ran.
@@ -149,8 +147,7 @@ def plan(
     return tuple(_plan_one(asked, playbook, memory) for playbook in wanting)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """What is the same for all playbooks that want an event. silence: the name of one that covers it."""
 
     event: Event

@@ -192,7 +192,7 @@ class Tally:
 def example(line: int, event: Event, previewed: PreviewedRun) -> Example:
     """The run, with no more of the event than a headline tells."""
     slim = _slim(event)
-    run = replace(previewed.run, event=slim)
+    run = msgspec.structs.replace(previewed.run, event=slim)
     return Example(line, identity(event), slim, replace(previewed, run=run))
 
 

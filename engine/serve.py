@@ -87,7 +87,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         events = stack.enter_context(entrance.listening(settings.listen))
         admin = stack.enter_context(entrance.listening(settings.admin_listen))
         core = _core(settings, observers, stack)
-        host = crew.begin(core.reloader.active.set.guardrails, core.intake.give_back)
+        host = crew.begin(core.reloader.active.set.guardrails, core.intake.writing.give_back)
         about = _about(settings, host)
         sources = [
             Source(fetching, Taker(fetching.kind, core.intake, observers, crew.wake))

@@ -6,8 +6,9 @@ The order of the fields is that of Falco Talon, with those of the k8smeta plugin
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.event import ABSENT
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 _CONTAINER_ID = re.compile(r"(?:[0-9a-f]{12}|[0-9a-f]{64})")
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(msgspec.Struct, frozen=True):
     """What an event says of its pod; None is what it does not say. Nothing here is checked yet."""
 
     namespace: str | None

@@ -149,6 +149,32 @@ def intake_of(journal: Any, *texts: str, now: float = NOW, **of: Any) -> Intake:
     return Intake(journal, lambda: playbooks, lambda: now, **of)
 
 
+class Took:
+    """What one body came to, taken alone. written: resolves, or fails, once that is decided; None if it is."""
+
+    def __init__(self, intake: Intake, body: bytes) -> None:
+        (self._taken,), group = intake.take([body])
+        self.written: Future[None] | None = None
+        if group is not None:
+            self.written = Future()
+            group.add_done_callback(self._end)
+        elif self._taken.failed is not None:
+            raise self._taken.failed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._taken, name)
+
+    def _end(self, _: Future[None]) -> None:
+        if self._taken.failed is None:
+            self.written.set_result(None)
+        else:
+            self.written.set_exception(self._taken.failed)
+
+
+def take(intake: Intake, body: bytes) -> Took:
+    return Took(intake, body)
+
+
 def port_of(journal: Any, *texts: str, tokens: Any = None) -> EventPort:
     return EventPort(intake_of(journal, *texts), Observers(), lambda: None, tokens)
 

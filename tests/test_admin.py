@@ -19,7 +19,7 @@ from engine.sources.admin import AdminPort
 from engine.sources.operators import OnThisMachine, Operators
 from engine.sources.pages import Pages
 
-from tests.taking import FALCO, NOW, PLAYBOOK, ask
+from tests.taking import FALCO, NOW, PLAYBOOK, ask, take
 
 HERE = ("127.0.0.1", 40000)
 AWAY = ("10.1.2.3", 40000)
@@ -67,7 +67,7 @@ class Admin:
 
     def take(self, **other):
         """Take an alert in: the id of its run."""
-        taken = self.intake.take(json.dumps(FALCO | other).encode())
+        taken = take(self.intake, json.dumps(FALCO | other).encode())
         taken.written.result(10)
         return taken.runs[0]
 
@@ -141,14 +141,14 @@ def test_the_status_names_the_playbooks_that_do_not_enforce(admin, tmp_path):
 
 
 def test_the_status_tells_how_long_the_oldest_run_has_waited(admin):
-    admin.intake.take(json.dumps(FALCO).encode()).written.result(10)
+    take(admin.intake, json.dumps(FALCO).encode()).written.result(10)
     admin.now += 7.5
     queue = admin.get("/status")[2]["queue"]
     assert (queue["waiting"], queue["oldestDueSeconds"]) == (1, 7.5)
 
 
 def test_a_run_is_shown_as_it_stands_and_an_unknown_one_is_404(admin):
-    taken = admin.intake.take(json.dumps(FALCO).encode())
+    taken = take(admin.intake, json.dumps(FALCO).encode())
     taken.written.result(10)
     status, _, run = admin.get(f"/runs/{taken.runs[0]}")
     assert (status, run["playbook"], run["target"]) == (200, "mark-shell", "demo/nginx")
@@ -180,8 +180,8 @@ def test_without_a_journal_it_lives_but_is_not_ready(admin):
 
 
 def test_the_last_events_are_told_with_how_they_ended(admin):
-    admin.intake.take(json.dumps(FALCO).encode())
-    admin.intake.take(json.dumps({**FALCO, "rule": "Another"}).encode())
+    take(admin.intake, json.dumps(FALCO).encode())
+    take(admin.intake, json.dumps({**FALCO, "rule": "Another"}).encode())
     status, _, told = admin.get("/events/recent")
     assert [(got["ended"], got["alert"]["rule"]) for got in told["events"]] == [
         ("run", FALCO["rule"]),
@@ -257,7 +257,7 @@ def test_what_is_paused_is_suppressed_and_waits_until_it_is_resumed(admin):
     assert admin.post("/pause", {"playbook": "mark-shell"})[2] == {"paused": ["mark-shell"]}
     assert admin.get("/status")[2]["paused"] == ["mark-shell"]
     assert admin.journal.claim("cluster", 9, admin.now) == []
-    taken = admin.intake.take(json.dumps(FALCO | {"hostname": "other"}).encode())
+    taken = take(admin.intake, json.dumps(FALCO | {"hostname": "other"}).encode())
     assert (taken.runs, taken.ended) == ([], {"paused": 1})
     assert admin.post("/pause")[2] == {"paused": ["*", "mark-shell"]}
     assert admin.post("/resume", {"playbook": "mark-shell"})[2] == {"paused": ["*"]}

@@ -19,7 +19,7 @@ from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 from engine.observe import Observers
 from engine.sources.credentials import Credentials
-from engine.sources.http import MAX_BODY, EventPort
+from engine.sources.http import MAX_BODY, TOGETHER, TOGETHER_BYTES, EventPort
 
 from tests.serving import engine
 from tests.taking import (
@@ -261,6 +261,49 @@ def test_202_comes_only_after_the_write():
     asyncio.run(scene())
 
 
+def test_what_comes_while_the_disk_is_at_work_is_written_together_after_that():
+    async def scene():
+        disk = Disk()
+        port = port_of(disk)
+        asked = [asyncio.ensure_future(call(port, alert(1)))]
+        await _turns()
+        asked += [asyncio.ensure_future(call(port, alert(number))) for number in (2, 3)]
+        await _turns()
+        assert [len(accepted.runs) for accepted, _ in disk.waiting] == [1]
+        disk.write()
+        await _turns()
+        assert [len(accepted.runs) for accepted, _ in disk.waiting] == [2]
+        disk.write()
+        assert [(await one)[0] for one in asked] == [202] * 3
+
+    asyncio.run(scene())
+
+
+def test_so_many_bodies_and_bytes_are_planned_at_one_go_and_no_more():
+    async def scene():
+        disk = Disk()
+        port = port_of(disk)
+        large = alert(0, output="x" * TOGETHER_BYTES)
+        told = [large, *(alert(number) for number in range(1, TOGETHER + 10))]
+        asked = [asyncio.ensure_future(call(port, one)) for one in told]
+        sizes = []
+        while not all(one.done() for one in asked):
+            await _turns()
+            sizes += [len(accepted.runs) for accepted, _ in disk.waiting]
+            disk.write()
+        assert sizes == [1, TOGETHER, 9]
+
+    asyncio.run(scene())
+
+
+def test_a_bug_is_500_to_those_it_befalls_and_the_port_goes_on(monkeypatch):
+    port = port_of(Prompt())
+    with monkeypatch.context() as patch:
+        patch.setattr(port._intake, "take", None)
+        assert ask(port, FALCO)[0] == 500
+    assert ask(port, FALCO)[0] == 202
+
+
 @pytest.mark.parametrize("text", [PLAYBOOK, ONCE])
 def test_what_cannot_be_written_is_503_and_new_when_it_is_sent_again(text):
     async def scene():
@@ -292,7 +335,7 @@ def test_a_closed_journal_is_503_and_a_broken_one_too():
 def test_the_workers_are_woken_only_once_a_run_is_written():
     woken = []
     port = port_of(Prompt())
-    port._finished._wake = lambda: woken.append(True)
+    port._wake = lambda: woken.append(True)
     ask(port, alert(rule="Another"))
     assert not woken
     ask(port, FALCO)

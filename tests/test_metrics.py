@@ -18,7 +18,7 @@ from engine.run import Outcome
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving import call, engine
-from tests.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of
+from tests.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of, take
 
 WAYS = {
     "run": ({}, {}),
@@ -215,7 +215,7 @@ def test_a_playbook_that_is_suppressed_beside_one_that_runs_is_counted():
     notes = Notes()
     intake = intake_of(Prompt(), PLAYBOOK, ONCE.replace("mark-shell", "once"), notes=notes)
     for number in range(3):
-        assert intake.take(json.dumps(alert(number)).encode()).ended == {"run": 1}
+        assert take(intake, json.dumps(alert(number)).encode()).ended == {"run": 1}
     metrics = Metrics()
     metrics.ask(notes.dropped)
     text = metrics.text().decode()
@@ -227,7 +227,7 @@ def test_a_run_that_is_retried_ends_again_but_took_no_longer(tmp_path):
     metrics = WorkMetrics()
     journal = SqliteJournal(tmp_path / "j.db", thaw)
     try:
-        intake_of(journal).take(json.dumps(FALCO).encode()).written.result(10)
+        take(intake_of(journal), json.dumps(FALCO).encode()).written.result(10)
         for again in range(2):
             (claim,) = journal.claim("cluster", 1, NOW + 60)
             became = journal.settle(claim, Outcome("failed", "no"), NOW + 60)

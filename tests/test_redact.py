@@ -16,7 +16,7 @@ from engine.redact import Redaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.taking import FALCO, PLAYBOOK, Disk, Prompt, alert, intake_of
+from tests.taking import FALCO, PLAYBOOK, Disk, Prompt, alert, intake_of, take
 
 SECRET = "canary"
 ANY = Redaction([rf"*=(?i){SECRET}\S*"])
@@ -88,7 +88,7 @@ def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):
 
     def runs(number, command):
         fields = {"proc.cmdline": command, "k8s.ns.name": "demo"}
-        taken = intake.take(json.dumps(alert(number, output_fields=fields)).encode())
+        taken = take(intake, json.dumps(alert(number, output_fields=fields)).encode())
         if taken.written:
             taken.written.result(10)
         return taken.runs
@@ -115,7 +115,7 @@ def lanes(rule, *fields, **said):
     disk = Disk()
     intake = intake_of(disk, redaction=Redaction([rule]))
     for number, one in enumerate(fields):
-        intake.take(json.dumps(alert(number, output_fields=one, **said)).encode())
+        take(intake, json.dumps(alert(number, output_fields=one, **said)).encode())
     return [run.target for accepted, _ in disk.waiting for run in accepted.runs]
 
 
@@ -145,7 +145,7 @@ def buried(redaction, sent):
     notes = Notes()
     intake = intake_of(Prompt(), redaction=redaction, notes=notes)
     with pytest.raises(ValueError):  # noqa: PT011 - whatever its sentence
-        intake.take(sent)
+        take(intake, sent)
     (dead, *_), _ = notes.take()
     return dead.body.decode()
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from engine.journal.sieve import Sieve
+from engine.journal.sieve import Sieve, brief
 
 
 def ids(count, of):
-    return [hashlib.sha256(f"{of}{n}".encode()).hexdigest()[:32] for n in range(count)]
+    return [brief(hashlib.sha256(f"{of}{n}".encode()).hexdigest()[:32]) for n in range(count)]
 
 
 def test_what_was_added_is_never_new_and_others_nearly_always_are():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sqlite3
 import stat
@@ -12,9 +13,9 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from engine.errors import Finding, Location, PlaybookError
 from engine.journal import lanes, schema, watch
@@ -207,7 +208,7 @@ def test_it_waits_for_the_disk_before_anybody_is_told(journal, path, monkeypatch
 
 def test_runs_of_one_event_share_its_body_and_those_of_one_playbook_its_snapshot(journal, path):
     first = run(1, of=playbook("a"))
-    second = replace(run(1, of=playbook("b")), event=first.event)
+    second = msgspec.structs.replace(run(1, of=playbook("b")), event=first.event)
     journal.accept(Accepted([first, second, run(2, of=playbook("a"))]), NOW).result()
     connection = sqlite3.connect(path)
     count = "SELECT (SELECT count(*) FROM snapshots), (SELECT count(*) FROM events)"
@@ -216,7 +217,9 @@ def test_runs_of_one_event_share_its_body_and_those_of_one_playbook_its_snapshot
 
 
 def test_a_run_keeps_the_blob_of_the_file_that_its_playbook_came_from(journal):
-    one, other = (run(n, of=replace(playbook(), blob=blob)) for n, blob in ((1, "ab"), (2, "cd")))
+    one, other = (
+        run(n, of=dataclasses.replace(playbook(), blob=blob)) for n, blob in ((1, "ab"), (2, "cd"))
+    )
     journal.accept(Accepted([one, other]), NOW).result()
     assert [c.run.playbook.blob for c in journal.claim("cluster", 2, NOW)] == ["ab", "cd"]
 
@@ -266,6 +269,7 @@ def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
     lanes.refresh(connection, held.run.target)
     connection.close()
     assert len(steps) < 5
+    journal.find(held.run.id)  # by then all have entered the lanes
     assert journal.next_due("cluster") == NOW + LEASE
 
 

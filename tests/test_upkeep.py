@@ -15,7 +15,7 @@ from engine.recorded import Recording, opened
 from engine.redact import RedactError, Redaction
 from engine.upkeep import IDENTITIES, Upkeep
 
-from tests.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of
+from tests.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of, take
 
 
 class Kept:
@@ -122,11 +122,11 @@ def test_a_nearly_full_journal_is_pruned_more_often():
 def test_a_nearly_full_journal_takes_what_is_severe_and_counts_the_rest():
     notes = Notes()
     intake = intake_of(Prompt(), least=lambda: 4, notes=notes)
-    assert intake.take(json.dumps(FALCO | {"priority": "Critical"}).encode()).runs
-    taken = intake.take(json.dumps(FALCO | {"priority": "Notice"}).encode())
+    assert take(intake, json.dumps(FALCO | {"priority": "Critical"}).encode()).runs
+    taken = take(intake, json.dumps(FALCO | {"priority": "Notice"}).encode())
     assert (taken.accepted, taken.runs, taken.ended) == (1, [], {"shed": 1})
     assert intake.recent.all()[-1].ended == "shed"
-    assert intake.take(json.dumps(FALCO | {"priority": None}).encode()).runs == []
+    assert take(intake, json.dumps(FALCO | {"priority": None}).encode()).runs == []
     (drop,) = notes.take()[1]
     assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "shed: journal full", 2)
 
@@ -135,7 +135,7 @@ def test_what_a_throttle_drops_is_counted_by_its_window():
     notes = Notes()
     intake = intake_of(Prompt(), ONCE, notes=notes)
     for number in range(4):
-        intake.take(json.dumps(alert(number)).encode())
+        take(intake, json.dumps(alert(number)).encode())
     (drop,) = notes.take()[1]
     assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "throttle", 3)
     assert "nginx" in drop.key
@@ -154,8 +154,8 @@ def test_what_is_no_event_is_buried_with_its_beginning():
     notes = Notes()
     intake = intake_of(Prompt(), notes=notes)
     with pytest.raises(ValueError, match="not JSON"):
-        intake.take(b"x" * 100_000)
-    intake.take(b"{}\n" + json.dumps(FALCO).encode())
+        take(intake, b"x" * 100_000)
+    take(intake, b"{}\n" + json.dumps(FALCO).encode())
     first, second = notes.take()[0]
     assert (first.source, len(first.body)) == ("http", 16_384)
     assert (second.body, "rule" in second.error) == (b"{}", True)
@@ -165,7 +165,7 @@ def test_the_record_is_what_replay_reads_and_its_file_is_bounded(tmp_path):
     record = EventRecord(tmp_path / "events.ndjson", most=6_000)
     intake = intake_of(Prompt(), notes=Notes(record))
     for number in range(20):
-        intake.take(json.dumps(alert(number, rule="matches nothing")).encode())
+        take(intake, json.dumps(alert(number, rule="matches nothing")).encode())
         record.flush()
     old, new = tmp_path / "events.ndjson.1", tmp_path / "events.ndjson"
     assert old.stat().st_size + new.stat().st_size <= 12_000
@@ -180,10 +180,10 @@ def test_the_record_is_what_replay_reads_and_its_file_is_bounded(tmp_path):
 def test_a_record_that_cannot_be_written_stops_nothing(tmp_path):
     record = EventRecord(tmp_path / "none" / "events.ndjson")
     intake = intake_of(Prompt(), notes=Notes(record))
-    assert intake.take(json.dumps(FALCO).encode()).runs
+    assert take(intake, json.dumps(FALCO).encode()).runs
     record.flush()
     (tmp_path / "none").mkdir()
-    intake.take(json.dumps(alert(1)).encode())
+    take(intake, json.dumps(alert(1)).encode())
     record.flush()
     assert len((tmp_path / "none/events.ndjson").read_text().splitlines()) == 1
 
@@ -206,15 +206,15 @@ def test_what_is_redacted_is_matched_and_then_kept_and_shown_nowhere(tmp_path):
         intake = intake_of(
             journal, PLAYBOOK.replace("  match:", on), redaction=Redaction(REDACT), notes=notes
         )
-        taken = intake.take(json.dumps(TOLD).encode())
+        taken = take(intake, json.dumps(TOLD).encode())
         taken.written.result(10)
         run = journal.find(taken.runs[0]).run
         assert run.event.fields["proc.cmdline"] == "curl -H ***"
         assert SECRET not in json.dumps(run.event.alert)
-        assert intake.take(json.dumps(TOLD).encode()).duplicates == 1  # its identity is as it came
-        intake.take(json.dumps(TOLD | {"rule": "another"}).encode())
+        assert take(intake, json.dumps(TOLD).encode()).duplicates == 1  # its identity is as it came
+        take(intake, json.dumps(TOLD | {"rule": "another"}).encode())
         with pytest.raises(ValueError, match="not JSON"):
-            intake.take(f"{{token={SECRET} ".encode())
+            take(intake, f"{{token={SECRET} ".encode())
         record.flush()
         journal.note(*notes.take())
         told = [*intake.recent.all(), *journal.dead(9), (tmp_path / "events").read_text()]

@@ -20,7 +20,7 @@ from engine.ports.http import Answer, OutsideRecorder
 from engine.worker import Workers, _Kept
 
 from tests.serving import PATIENCE
-from tests.taking import NOW, SHELL, alert, intake_of
+from tests.taking import NOW, SHELL, alert, intake_of, take
 
 TELL = """
 apiVersion: tiercel.dev/v1
@@ -116,7 +116,7 @@ class Engine:
         """Accept an event on a pod; its runs."""
         fields = {"k8s.ns.name": "demo", "k8s.pod.name": pod}
         sent = alert(number, rule=SHELL, output_fields=fields)
-        taken = self.intake.take(json.dumps(sent).encode())
+        taken = take(self.intake, json.dumps(sent).encode())
         taken.written.result(PATIENCE)
         self.workers.wake()
         return taken.runs
@@ -187,7 +187,7 @@ spec:
             engine.accept(number, pod)
         engine.ops.wait_for("tell a", "tell b", "tell c")
         sent = {"rule": SHELL, "hostname": "lost", "time": "2026-03-01T10:00:00Z"}
-        engine.intake.take(json.dumps(sent).encode()).written.result(PATIENCE)
+        take(engine.intake, json.dumps(sent).encode()).written.result(PATIENCE)
         engine.workers.wake()
         engine.wait_for("skipped")
         engine.ops.open.set()
@@ -266,12 +266,12 @@ def test_a_run_that_did_nothing_is_told_of_and_one_that_did_is_not(tmp_path):
 
 def test_a_throttled_playbook_whose_run_failed_acts_on_the_next_event(tmp_path):
     with Engine(tmp_path, TELL.replace("  match:", "  throttle: {once: 1h}\n  match:")) as engine:
-        engine.workers._over = lambda run: engine.intake.give_back(run.id)
+        engine.workers._over = lambda run: engine.intake.writing.give_back(run.id)
         engine.ops.answers = [PermanentError("no")]
         engine.accept(1)
         engine.wait_for("failed")
         engine.workers.stop()
-        taken = engine.intake.take(json.dumps(alert(2)).encode())
+        taken = take(engine.intake, json.dumps(alert(2)).encode())
         assert taken.ended == {"run": 1}
 
 

@@ -8,6 +8,7 @@ half as many bytes before the answer, and what cannot be worked off yet costs no
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import msgspec
 
 from engine.journal import rows, upkeep
 from engine.journal.lanes import in_slices, places, refresh
+from engine.journal.sieve import brief
 from engine.run import outcome_of
 from engine.target import namespace_of
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 TOGETHER = 50
 """Runs of a row; a body may have thousands."""
 SLICE = 200
-"""Rows that enter at once at most (some 6 ms where each has one run), so that no accept waits for thousands."""
+"""Runs that enter at once, and those of their last row (some 6 ms), so that no accept waits for thousands."""
 LOOKS = 16
 """Writes between two looks how much waits."""
 WAITING = 512
@@ -38,13 +40,17 @@ WAITING = 512
 PROMISED = 3_072
 """Bytes that a run may yet take until it is over. Measured: 80 as it enters, 170 with an end of 60 characters,
 1,300 where it is a label that can be undone, whose call, undoing and hold are kept; a policy is larger."""
-BEHIND = 50_000
-"""Rows that may wait to enter; past that each accept takes others along, for a restart reads them all."""
+BEHIND = 300_000
+"""Events whose runs may wait to enter; past that accepts take some along, for a restart reads them all."""
 _RUNS = (
     "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received, position,"
     " pool, timeout, due_at, outcome, results, settled, state) VALUES "
 )
 
+_BEHIND = (
+    "SELECT (SELECT event FROM arrived ORDER BY id DESC LIMIT 1)"
+    " - (SELECT event FROM arrived ORDER BY id LIMIT 1)"
+)
 _FIRST = (
     "SELECT received FROM arrived JOIN events ON events.id = arrived.event"
     " WHERE arrived.id = (SELECT min(id) FROM arrived)"
@@ -80,7 +86,7 @@ class Arrival(msgspec.Struct, frozen=True, eq=False):
     """
 
     bodies: list[tuple[bytes, float]]
-    ids: list[str]
+    ids: array[int]
     rows: list[tuple[bytes, int, int]]
     snapshots: dict[str, bytes]
     need: int
@@ -112,7 +118,7 @@ def arrival(accepted: Accepted, now: float) -> Arrival:
     parts = [entries[at : at + TOGETHER] for at in range(0, len(entries), TOGETHER)]
     return Arrival(
         bodies,
-        [entry.id for entry in entries],
+        array("Q", [brief(entry.id) for entry in entries]),
         [(rows.encode(p), len(p), int(any(e.pool == "slow" for e in p))) for p in parts],
         snapshots,
         _need(bodies, len(entries)),
@@ -129,22 +135,24 @@ def _first(playbook: Playbook) -> tuple[str | None, float | None]:
     return (step.pool, step.timeout) if step else (None, None)
 
 
+_Came = tuple[int, "array[int]"]
+"""The number of a body's first event, and the ids of its runs: plain values, which no collector looks at."""
+
+
 class Arriving:
     """The statements, each a function of the connection that writes, and the ids that may wait to enter.
 
     room: of the file; what it has not is refused.
 
-    The ids, each with the number of its body's first event, change in the writer's thread, once a commit says
-    that it is so; anybody may ask for them. An id stays among them for a while after it has entered, by
-    whichever process: one whose number is below the ``least`` has.
+    The ids, as ``brief`` numbers, change in the writer's thread, once a commit says that it is so; anybody
+    may ask for them. An id stays among them for a while after it has entered, by whichever process.
     """
 
     def __init__(self, room: Room) -> None:
-        self.ids: dict[str, int] = {}
+        self.ids: set[int] = set()
         self._room = room
-        # flat tuples of plain values, in which the garbage collector loses interest
-        self._order: deque[tuple[Any, ...]] = deque()
-        self._came: list[tuple[Any, ...]] = []
+        self._order: deque[_Came] = deque()
+        self._came: list[_Came] = []
         self._least = 0
         self._writes = 0
         self._kept: set[str] = set()
@@ -154,7 +162,8 @@ class Arriving:
         """Know the ids and the playbooks that the file has from before."""
         self._kept = {row["digest"] for row in connection.execute("SELECT digest FROM snapshots")}
         for row in connection.execute("SELECT event, runs FROM arrived ORDER BY id"):
-            self._came.append((row["event"], *(one.id for one in _entries.decode(row["runs"]))))
+            ids = (brief(one.id) for one in _entries.decode(row["runs"]))
+            self._came.append((row["event"], array("Q", ids)))
         self.ended(True)
 
     def ended(self, committed: bool) -> None:  # noqa: FBT001 - what a writer tells
@@ -166,11 +175,10 @@ class Arriving:
             return
         self._kept |= new
         self._order += came
-        for event, *ids in came:
-            self.ids.update(dict.fromkeys(ids, event))
+        for _, ids in came:
+            self.ids.update(ids)
         while self._order and self._order[0][0] < self._least:
-            for id_ in self._order.popleft()[1:]:
-                self.ids.pop(id_, None)
+            self.ids.difference_update(self._order.popleft()[1])
 
     def write(self, connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> None:
         """Append what some bodies came to.
@@ -183,10 +191,10 @@ class Arriving:
         try:
             new = self._keep(connection, bodies)
             waiting: list[tuple[int, bytes, int, int]] = []
-            came: list[tuple[Any, ...]] = []
+            came: list[_Came] = []
             for event, body in zip(insert_events(connection, bodies), bodies, strict=True):
                 waiting += [(event, *row) for row in body.rows]
-                came.append((event, *body.ids))
+                came.append((event, body.ids))
             insert(connection, "INSERT INTO arrived (event, runs, many, slow) VALUES ", waiting)
         except (
             BaseException
@@ -197,7 +205,8 @@ class Arriving:
         self._new |= new
         self._writes += 1
         if self._writes % LOOKS == 0:
-            self._look(connection, 2 * LOOKS * len(waiting))
+            self.look(connection)
+            self._help(connection, 2 * LOOKS * sum(len(body.ids) for body in bodies))
 
     def _keep(self, connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> set[str]:
         """Write the playbooks that runs are made again of, where that was not done yet; their digests."""
@@ -210,23 +219,28 @@ class Arriving:
         keep_snapshots(connection, new)
         return set(new)
 
-    def _look(self, connection: sqlite3.Connection, most: int) -> None:
-        """See what has entered meanwhile, by whichever process; help where too much waits."""
-        (behind,) = connection.execute("SELECT max(id) - min(id) FROM arrived").fetchone()
-        self._least = least(connection) or self._least
+    def look(self, connection: sqlite3.Connection) -> None:
+        """See what has entered meanwhile, by whichever process."""
+        self._least = least(connection) or _past(connection)
+
+    def _help(self, connection: sqlite3.Connection, most: int) -> None:
+        """Let some enter where too many wait."""
+        (behind,) = connection.execute(_BEHIND).fetchone()
         if behind is not None and behind > BEHIND:
             self.enter(connection, most)
 
     def enter(self, connection: sqlite3.Connection, most: int = SLICE) -> bool:
         """Let some enter the lanes, the first ones first; whether there may be more."""
-        found = connection.execute(
-            "SELECT id, event, runs FROM arrived ORDER BY id LIMIT ?", (most,)
-        ).fetchall()
-        if found:
-            given = [(row["event"], row["runs"]) for row in found]
+        given, runs, last = [], 0, 0
+        for row in connection.execute("SELECT id, event, runs, many FROM arrived ORDER BY id"):
+            given.append((row["event"], row["runs"]))
+            runs, last = runs + row["many"], row["id"]
+            if runs >= most:
+                break
+        if given:
             insert_runs(connection, given)
-            connection.execute("DELETE FROM arrived WHERE id <= ?", (found[-1]["id"],))
-        return len(found) == most
+            connection.execute("DELETE FROM arrived WHERE id <= ?", (last,))
+        return runs >= most
 
 
 def first(connection: sqlite3.Connection, pool: str | None = None) -> float | None:
@@ -239,6 +253,12 @@ def least(connection: sqlite3.Connection) -> int | None:
     """The number of the first event of the first body that waits."""
     row = connection.execute("SELECT event FROM arrived ORDER BY id LIMIT 1").fetchone()
     return int(row["event"]) if row else None
+
+
+def _past(connection: sqlite3.Connection) -> int:
+    """A number past that of every event."""
+    (last,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM events").fetchone()
+    return int(last)
 
 
 def count(connection: sqlite3.Connection) -> int:

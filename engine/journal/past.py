@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.journal import arriving, undoing
-from engine.journal.sieve import Sieve
+from engine.journal.sieve import Sieve, brief
 from engine.plan import ALL
 
 if TYPE_CHECKING:
@@ -46,17 +46,17 @@ def select(connection: sqlite3.Connection, wanted: Wanted) -> list[sqlite3.Row]:
     return found
 
 
-def sieve(connection: sqlite3.Connection, waiting: Collection[str]) -> Sieve | None:
+def sieve(connection: sqlite3.Connection, waiting: Collection[int]) -> Sieve | None:
     """A sieve of the ids of all runs; None where they are so many that a start would wait for it.
 
-    waiting: the ids of those that are not in the lanes yet.
+    waiting: those that are not in the lanes yet, in brief.
     """
     (many,) = connection.execute("SELECT count(*) FROM runs").fetchone()
     many += len(waiting)
     if many > SIEVED:
         return None
     made = Sieve(max(SIEVED, 2 * many))
-    made.add(*waiting, *(row["id"] for row in connection.execute("SELECT id FROM runs")))
+    made.add(*waiting, *(brief(row["id"]) for row in connection.execute("SELECT id FROM runs")))
     return made
 
 

@@ -18,6 +18,9 @@ from engine.journal.journal import JournalError
 T = TypeVar("T")
 FEW = 2
 """Jobs of a commit that are no rush."""
+CROWD = 16
+"""Jobs of which no more gather: as many as there are workers, unless told."""
+_STEP = 0.002
 _PROBE = 65_536
 """Bytes: some forty events, or a large one."""
 Write = Callable[[sqlite3.Connection, list[Any]], Sequence[Any] | None]
@@ -51,7 +54,8 @@ class Writer:
 
     connect: opens a connection that may write; called in the thread, again after every failure. flush: puts
     on disk what was committed. ended: is told in the thread of every transaction, before those whose jobs it
-    did are. turn: entered for each. pause: seconds after one of several jobs in which more of them gather.
+    did are. turn: entered for each. gather: gives, in each transaction, the seconds after one of several jobs in
+    which more of them come together.
     now: a monotonic clock. began: when the commit under way did, by it. fault: why no work is taken, though none
     has failed.
     """
@@ -64,11 +68,12 @@ class Writer:
         ended: Callable[[bool], None] = lambda _committed: None,
         turn: AbstractContextManager[None] | None = None,
         *,
-        pause: float = 0.0,
+        gather: Callable[[sqlite3.Connection], float] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connect, self._flush, self._ended = connect, flush, ended
-        self._turn, self._pause, self._now = turn or contextlib.nullcontext(), pause, now
+        self._turn, self._gather, self._now = turn or contextlib.nullcontext(), gather, now
+        self._pause = 0.0
         self._connection: sqlite3.Connection | None = None
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._closing = threading.Lock()
@@ -139,8 +144,8 @@ class Writer:
         ending, several = False, False
         while not ending:
             waiting = [self._jobs.get()]
-            if several and self._pause:
-                time.sleep(self._pause)
+            if several and waiting[0] is not None:
+                self._wait()
             waiting += self._taken()
             ending, several = None in waiting, len(waiting) > FEW
             self._under_way = [job for job in waiting if job is not None]
@@ -148,6 +153,12 @@ class Writer:
             self._commit(self._under_way)
             self.began, self._under_way = None, []
         self._drop()
+
+    def _wait(self) -> None:
+        """Let more jobs gather, as long as somebody may come who does not wait already."""
+        until = self._now() + self._pause
+        while self._now() < until and self._jobs.qsize() < CROWD - 1:
+            time.sleep(min(self._pause, _STEP))
 
     def _taken(self) -> list[Job[Any] | None]:
         """What waits, taken from the queue."""
@@ -165,6 +176,8 @@ class Writer:
             before = connection.total_changes
             with self._turn:
                 connection.execute("BEGIN IMMEDIATE")
+                if self._gather:
+                    self._pause = self._gather(connection)
                 if not _do_as_one(connection, jobs):
                     for write, group in _groups(jobs).items():
                         _do_together(connection, write, group)

@@ -13,13 +13,12 @@ import structlog
 
 from engine.errors import EventError
 from engine.intake import TooManyError
-from engine.journal.journal import JournalError
 from engine.observe import Received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.intake import Intake, Taken
+    from engine.intake import Intake
     from engine.observe import Observers
 
 log = structlog.get_logger()
@@ -76,29 +75,21 @@ class Taker:
 
         Each is read by itself, as one that is posted is; what they come to is written together.
         """
-        try:
-            taken = [one for body in bodies if (one := self._begin(body)) is not None]
-            for one in taken:
-                if one.written is not None:
-                    one.written.result()
-        except JournalError as error:
-            self._tell(Counter(refused=1))
-            raise SourceError(f"nothing is taken off: {error}") from None
-        if any(one.written is not None for one in taken):
+        taken, written = self._intake.take(bodies, self._kind)
+        if written is not None:
+            written.result()
             self._wake()
+        for body, one in zip(bodies, taken, strict=True):
+            if isinstance(one.failed, TooManyError):
+                what = "more than 1,000 events in one message"
+                self._intake.bury(body, what, self._kind)
+            if isinstance(one.failed, (EventError, TooManyError)):
+                one.ended = Counter(error=1)
+            elif one.failed is not None:
+                self._tell(Counter(refused=1))
+                raise SourceError(f"nothing is taken off: {one.failed}")
         for one in taken:
             self._tell(one.ended)
-
-    def _begin(self, body: bytes) -> Taken | None:
-        """Begin to write a body; None where it is no event. Raises JournalError."""
-        try:
-            return self._intake.take(body, self._kind)
-        except EventError:
-            self._tell(Counter(error=1))
-        except TooManyError:
-            self._intake.bury(body, "more than 1,000 events in one message", self._kind)
-            self._tell(Counter(error=1))
-        return None
 
     def _tell(self, ended: dict[str, int]) -> None:
         self._observers.tell(Received(None, ended, source=self._kind))
