@@ -23,9 +23,7 @@ run: $(READY) ## Start the engine in a dry run, post a sample event, show what i
 	@$(BIN)/python examples/run.py
 
 test: $(READY) lint control-plane components ## Pass the whole suite: linters, types, layers, tests, coverage
-	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage combine --quiet
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=
 	@$(BIN)/coverage report --fail-under=85 | tail -n 25
 
 lint: $(READY) ## Check style, types and layers

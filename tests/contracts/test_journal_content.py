@@ -7,7 +7,7 @@ import pytest
 from engine.event import parse
 from engine.ports.cluster import Call
 from engine.ports.http import Request
-from engine.run import Outcome, Result, Run
+from engine.run import Outcome, Result, Run, run_id
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.journals import DONE, JOURNALS, NOW, accept, claim, event, playbook, run, step
@@ -85,7 +85,7 @@ def shared(request, tmp_path_factory):
 def test_an_event_comes_back_as_it_was(shared, alert, number, salt):
     decoded = msgspec.json.decode(msgspec.json.encode(alert))
     told = parse(decoded, received_ns=1_772_359_200_000_000_001, salt=salt)
-    one = Run(f"{number:032x}", playbook(), told, NOW, "")
+    one = Run(run_id(str(number), "p"), playbook(), told, NOW, "")
     known = bool(shared.known([one.id]))
     accept(shared, one)
     assert known or shared.find(one.id).run == one
