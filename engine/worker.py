@@ -72,7 +72,7 @@ class _Kept:
 class Workers:
     """The threads that work runs off.
 
-    guard: that of the set in force. sizes: threads of each pool. over: is told of each run that ended
+    guard: that of the set in force. sizes: attempts at once in each pool. over: is told of each run that ended
     without any step done. room: how many cluster steps may begin now beside so many that are under way, None
     for any number.
     """
@@ -96,11 +96,12 @@ class Workers:
         self._fault = Fault("journal", holding_up="runs")
         self._shut = False
         self._busy: dict[Pool, int] = dict.fromkeys(sizes, 0)
+        self._settling: dict[Pool, int] = dict.fromkeys(sizes, 0)
         self._wake = threading.Condition()
         self._woken = False
         self._stopping = threading.Event()
         self._pools = {
-            pool: ThreadPoolExecutor(size, thread_name_prefix=f"tiercel-{pool}")
+            pool: ThreadPoolExecutor(2 * size, thread_name_prefix=f"tiercel-{pool}")
             for pool, size in sizes.items()
         }
         self._dispatcher = threading.Thread(
@@ -131,7 +132,7 @@ class Workers:
         if self._dispatcher.is_alive():
             self._dispatcher.join()
         with self._wake:
-            ended = self._wake.wait_for(lambda: not any(self._busy.values()), grace)
+            ended = self._wake.wait_for(lambda: not any(self._under_way()), grace)
         for pool in self._pools.values():
             pool.shutdown(wait=ended)
         return ended
@@ -154,7 +155,7 @@ class Workers:
     def _claim(self, pool: Pool) -> None:
         with self._wake:
             busy = self._busy[pool]
-        free = self._sizes[pool] - busy
+            free = self._free(pool)
         if pool == "cluster" and free > 0:
             room = self._room(busy)
             self._shut = room is not None and room < free
@@ -175,18 +176,36 @@ class Workers:
         if pool == "cluster" and self._shut:
             return False  # asked again once IDLE is over, for no clock of the breaker's wakes us
         with self._wake:
-            return self._busy[pool] < self._sizes[pool]
+            return self._free(pool) > 0
+
+    def _free(self, pool: Pool) -> int:
+        """How many attempts may begin: an end that is being written holds up none, as long as those are few."""
+        size, busy = self._sizes[pool], self._busy[pool]
+        return min(size, 2 * size - self._settling[pool]) - busy
+
+    def _under_way(self) -> list[int]:
+        return [*self._busy.values(), *self._settling.values()]
 
     def _work(self, pool: Pool, claim: Claim) -> None:
+        began = time.monotonic()
         try:
-            began = time.monotonic()
             outcome = attempt(claim, self._doors(claim), self._guard(), self._now(), self._keeper)
+        except BaseException:
+            self._count(pool, busy=-1)
+            raise
+        self._count(pool, busy=-1, settling=1)
+        try:
             self._settle(claim, outcome, time.monotonic() - began)
         finally:
-            with self._wake:
-                self._busy[pool] -= 1
-                self._woken = True
-                self._wake.notify_all()
+            self._count(pool, settling=-1)
+
+    def _count(self, pool: Pool, *, busy: int = 0, settling: int = 0) -> None:
+        """An attempt has ended, or is settled: another may begin."""
+        with self._wake:
+            self._busy[pool] += busy
+            self._settling[pool] += settling
+            self._woken = True
+            self._wake.notify_all()
 
     def _settle(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
         """Write how it ended, in how many seconds; while the journal takes none, try until the engine stops."""

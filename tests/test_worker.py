@@ -172,6 +172,29 @@ def test_no_more_than_the_pool_holds_are_under_way(tmp_path):
         engine.wait_for(*["done"] * 5)
 
 
+def test_ends_that_wait_for_the_disk_hold_up_no_attempt_until_they_are_many(tmp_path, monkeypatch):
+    with Engine(tmp_path) as engine:
+        settle, written, ends = engine.journal.settle, threading.Event(), []
+        changed = threading.Condition()
+
+        def late(*given):
+            with changed:
+                ends.append(given)
+                changed.notify_all()
+            written.wait(PATIENCE)
+            return settle(*given)
+
+        monkeypatch.setattr(engine.journal, "settle", late)
+        for number, pod in enumerate("abcdefgh"):
+            engine.accept(number, pod)
+        with changed:
+            assert changed.wait_for(lambda: len(ends) == 6, PATIENCE)  # twice what may be under way
+        assert engine.journal.counts()["running"] == 6
+        assert len(engine.ops.seen) == 6
+        written.set()
+        engine.wait_for(*["done"] * 8)
+
+
 def test_a_slow_pool_that_is_full_holds_up_no_cluster_step(tmp_path):
     gone = """
 apiVersion: tiercel.dev/v1

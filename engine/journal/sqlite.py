@@ -38,9 +38,10 @@ from engine.journal.records import Readers, Records
 from engine.journal.room import FULL, Room
 from engine.journal.rows import UnreadableError
 from engine.journal.sieve import brief
+from engine.journal.transaction import Together
 from engine.journal.undoing import Held
 from engine.journal.watch import Watch
-from engine.journal.writer import Together, Writer
+from engine.journal.writer import Writer
 from engine.plan import ALL
 from engine.run import Claim, Outcome, Result, after, outcome_of
 

@@ -6,16 +6,18 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from concurrent.futures import InvalidStateError
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from engine.journal.journal import JournalError
+from engine.journal.transaction import Job, T, Together, do, do_one_by_one
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from contextlib import AbstractContextManager
+
 FEW = 2
 """Jobs of a commit that are no rush."""
 CROWD = 16
@@ -23,30 +25,6 @@ CROWD = 16
 _STEP = 0.002
 _PROBE = 65_536
 """Bytes: some forty events, or a large one."""
-Write = Callable[[sqlite3.Connection, list[Any]], Sequence[Any] | None]
-"""Writes items of a kind; gives a value for each, or None where there is nothing to give."""
-
-
-@dataclass(frozen=True, slots=True)
-class Together:
-    """An item that is written together with others of its kind.
-
-    write: gives a value for each item; the same function for all that go together.
-    """
-
-    write: Write
-    item: Any
-
-
-@dataclass(slots=True)
-class Job(Generic[T]):
-    """Work on the connection, its future and, until the commit, what it gave or raised."""
-
-    work: Callable[[sqlite3.Connection], T] | None
-    together: Together | None = None
-    future: Future[T] = field(default_factory=Future)
-    value: T | None = None
-    error: Exception | None = None
 
 
 class Writer:
@@ -178,11 +156,9 @@ class Writer:
                 connection.execute("BEGIN IMMEDIATE")
                 if self._gather:
                     self._pause = self._gather(connection)
-                if not _do_as_one(connection, jobs):
-                    for write, group in _groups(jobs).items():
-                        _do_together(connection, write, group)
-                    for job in jobs:
-                        _do(connection, job)
+                if not do(connection, jobs):
+                    self._ended(False)
+                    do_one_by_one(connection, jobs)
                 connection.execute("COMMIT")
             wrote = connection.total_changes != before
             if wrote:
@@ -224,82 +200,6 @@ def _resolve(job: Job[Any], error: JournalError | None) -> None:
             job.future.set_exception(error)
     except InvalidStateError:
         pass  # not suppress(), which costs as much as the rest
-
-
-def _groups(jobs: list[Job[Any]]) -> dict[Write, list[Job[Any]]]:
-    """The jobs that are written together, by what writes them."""
-    groups: dict[Write, list[Job[Any]]] = {}
-    for job in jobs:
-        if job.together:
-            groups.setdefault(job.together.write, []).append(job)
-    return groups
-
-
-def _do_as_one(connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
-    """Do jobs that all go together, which most do; False where they do not, or where one may have failed.
-
-    Without a savepoint: it takes two statements more, at each of which the interpreter's lock is given away.
-    """
-    together = jobs[0].together if jobs else None
-    if together is None:
-        return False
-    if any(j.work or j.together is None or j.together.write is not together.write for j in jobs):
-        return False
-    try:
-        _give(jobs, together.write(connection, [j.together.item for j in jobs if j.together]))
-    except Exception:  # noqa: BLE001 - the thread must outlive any job; each is tried alone now
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        connection.execute("BEGIN IMMEDIATE")
-        return False
-    return True
-
-
-def _do_together(connection: sqlite3.Connection, write: Write, group: list[Job[Any]]) -> None:
-    """Write what goes together; where that fails, one by one, so that each fails alone."""
-    items = [job.together.item for job in group if job.together]
-    error = _alone(connection, lambda: _give(group, write(connection, items)))
-    if error is None:
-        return
-    if len(group) == 1:
-        group[0].error = error
-        return
-    for job in group:
-        _do_together(connection, write, [job])
-
-
-def _give(group: list[Job[Any]], values: Sequence[Any] | None) -> None:
-    for job, value in zip(group, values or [None] * len(group), strict=True):
-        job.value = value
-
-
-def _do(connection: sqlite3.Connection, job: Job[Any]) -> None:
-    """Do one job so that its failure undoes it alone. Raises where all jobs are undone."""
-    work = job.work
-    if work is None or job.error is not None:
-        return
-
-    def do() -> None:
-        job.value = work(connection)
-
-    job.error = _alone(connection, do)
-
-
-def _alone(connection: sqlite3.Connection, do: Callable[[], None]) -> Exception | None:
-    """Do something so that its failure undoes it alone; the failure. Raises where all jobs are undone."""
-    connection.execute("SAVEPOINT job")
-    error = None
-    try:
-        do()
-    except Exception as raised:  # the thread must outlive any job; whoever waits gets the error
-        if not connection.in_transaction:
-            if isinstance(raised, sqlite3.Error):
-                raise
-            raise sqlite3.OperationalError(f"the transaction is lost: {raised}") from raised
-        error = raised
-        connection.execute("ROLLBACK TO job")
-    connection.execute("RELEASE job")
-    return error
 
 
 def _touch(connection: sqlite3.Connection) -> None:

@@ -11,7 +11,7 @@ import binascii
 import contextlib
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from engine.ports.http import masked
 
@@ -39,10 +39,10 @@ class ApiServer:
     """One API server. client: the official ``ApiClient``. renew: reads its credentials anew."""
 
     def __init__(self, client: Any, renew: Callable[[], None]) -> None:
-        from engine.ports.deadline import bounded  # noqa: PLC0415 - loaded with the client
+        from engine.ports.quick import quick  # noqa: PLC0415 - loaded with the client
 
         self._settings, self._renew = client.configuration, renew
-        self._pool = bounded(client.rest_client.pool_manager)
+        self._open = _opener(quick(client.rest_client.pool_manager), self.host)
         self._agent = dict(client.default_headers)
         self._signed: tuple[float, dict[str, str]] = (0.0, {})
 
@@ -64,7 +64,7 @@ class ApiServer:
         sent: a body, and its content type. seconds: at most, for all of it. Raises SilentError.
         """
         until = time.monotonic() + seconds
-        url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        url = f"{path}?{urlencode(query)}" if query else path
         headers = self._headers()
         answer = self._send(method, url, sent, headers, seconds)
         if answer.status == 401:  # noqa: PLR2004 - HTTP
@@ -94,12 +94,12 @@ class ApiServer:
         seconds = max(0.001, seconds)
         timeout = urllib3.Timeout(connect=min(CONNECT, seconds), total=seconds)
         try:
-            response = self._pool.urlopen(
+            response = self._open(
                 method, url, body=body, headers=headers, timeout=timeout, retries=False
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise SilentError(masked(_reason(error), shown)[:200]) from None
-        return Answer(response.status, response.headers, response.data, shown)
+        return Answer(response.status, response.headers, response.data or b"", shown)
 
     def _headers(self) -> dict[str, str]:
         """Those of every request, with the credentials as they are now."""
@@ -111,6 +111,14 @@ class ApiServer:
             headers = {**self._agent, "Accept": "application/json", **auth}
             self._signed = (now + SIGNED_FOR, headers)
         return headers
+
+
+def _opener(pools: Any, host: str) -> Callable[..., Any]:
+    """What opens a path of the host. Its connections are looked up once: each time is a tenth of a call."""
+    pool, base = pools.connection_from_url(host), urlsplit(host).path
+    if pools.proxy is not None:  # which wants whole URLs of some hosts
+        return lambda method, path, **given: pools.urlopen(method, f"{host}{path}", **given)
+    return lambda method, path, **given: pool.urlopen(method, f"{base}{path}", **given)
 
 
 def _shown(authorization: str) -> list[str]:
@@ -128,4 +136,5 @@ def _shown(authorization: str) -> list[str]:
 def _reason(error: Exception) -> str:
     """The innermost cause; urllib3's own text holds the whole URL."""
     inner = getattr(error, "reason", None) or error
+    inner = next((one for one in inner.args if isinstance(one, Exception)), inner)
     return f"{type(inner).__name__}: {str(inner).rpartition(': ')[2]}"

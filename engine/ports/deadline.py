@@ -92,7 +92,9 @@ class _Until(io.RawIOBase):
         self._raw.close()
 
 
-class _Plain(HTTPConnection):
+class Plain(HTTPConnection):
+    """One without TLS."""
+
     response_class = Response
 
     def _new_conn(self) -> socket.socket:
@@ -104,23 +106,30 @@ class _Plain(HTTPConnection):
             raise NewConnectionError(self, what) from error
 
 
-class _Tls(HTTPSConnection, _Plain):
-    pass
+class Tls(HTTPSConnection, Plain):
+    """One with."""
 
 
 class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
+    ConnectionCls = Plain
 
 
 class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _Tls
+    ConnectionCls = Tls
 
 
 def bounded(pools: PoolManager) -> PoolManager:
-    """The same, whose connections keep their time-outs so; it must not have made any yet.
+    """The same, whose connections keep their time-outs so; it must not have made any yet."""
+    return with_pools(pools, _PlainPool, _TlsPool)
+
+
+def with_pools(
+    pools: PoolManager, plain: type[HTTPConnectionPool], tls: type[HTTPSConnectionPool]
+) -> PoolManager:
+    """The same, with pools of these kinds.
 
     Those through a SOCKS proxy, which urllib3 only makes with a package that we do not bring, stay as they are.
     """
     if pools.pool_classes_by_scheme is pool_classes_by_scheme:
-        pools.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+        pools.pool_classes_by_scheme = {"http": plain, "https": tls}
     return pools

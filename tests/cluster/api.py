@@ -43,7 +43,7 @@ class Api:
             ca_certs=str(ca),
             headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT,
-            maxsize=8,
+            maxsize=16,
         )
 
     def close(self) -> None:
