@@ -186,6 +186,8 @@ class Intake:
             new = [replace(run, trace=body.trace) for run in new]
         again = [p.run for p in planned if p.suppressed == "duplicate" and p.ran]
         taken.runs = [run.id for run in (*new, *again)]
+        # accepted at one moment, they start by playbook name, whichever of the body's events they are of
+        new.sort(key=_name)
         changed = self._memory.taken()
         taken.waits = bool(new or again or changed.changes)
         if not taken.waits:
@@ -216,6 +218,10 @@ class Intake:
 
     def _readable(self, run: Run, left: Event) -> Run:
         return replace(run, event=left, target=self._redaction.lane(run.event, run.target))
+
+
+def _name(run: Run) -> str:
+    return run.playbook.name
 
 
 def _key(run: Run) -> str:

@@ -122,6 +122,22 @@ def test_a_duplicate_of_what_is_not_written_fails_with_it():
         again.written.result(0)
 
 
+def test_bodies_start_in_their_order_and_what_one_holds_by_playbook_name():
+    disk = Disk()
+    of = {"a": "['2', '3']", "z": "['1', '3']"}
+    texts = [
+        PLAYBOOK.replace("mark-shell", name).replace("[Terminal shell in container]", rules)
+        for name, rules in of.items()
+    ]
+    sent = [body(alert(1, rule="1"), alert(2, rule="2")), body(alert(3, rule="3"))]
+    taken, _ = intake_of(disk, *texts).take([body(alert(0, rule="1")), *sent])
+    ((accepted, _),) = disk.waiting
+    started = [(run.event.rule, run.playbook.name) for run in accepted.runs]
+    assert started == [("1", "z"), ("2", "a"), ("1", "z"), ("3", "a"), ("3", "z")]
+    named = {run.id: run.playbook.name for run in accepted.runs}
+    assert [named[run] for run in taken[1].runs] == ["z", "a"]  # told in the order of the events
+
+
 class Picky(Prompt):
     """One that fails whatever has an event of a rule among it."""
 

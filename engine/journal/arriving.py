@@ -13,33 +13,23 @@ from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from engine.journal import rows, upkeep
+from engine.journal import upkeep
+from engine.journal.arrival import decoded
 from engine.journal.lanes import in_slices, places, refresh
 from engine.journal.sieve import brief
 from engine.run import outcome_of
-from engine.target import namespace_of
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.journal.journal import Accepted
+    from engine.journal.arrival import Arrival, Entry
     from engine.journal.room import Room
-    from engine.playbook import Playbook
 
-TOGETHER = 50
-"""Runs of a row; a body may have thousands."""
 SLICE = 200
 """Runs that enter at once, and those of their last row (some 6 ms), so that no accept waits for thousands."""
 LOOKS = 16
 """Writes between two looks how much waits."""
-WAITING = 512
-"""Bytes of a run that waits to enter, with room to spare: 225 were measured."""
-PROMISED = 3_072
-"""Bytes that a run may yet take until it is over. Measured: 80 as it enters, 170 with an end of 60 characters,
-1,300 where it is a label that can be undone, whose call, undoing and hold are kept; a policy is larger."""
 BEHIND = 300_000
 """Events whose runs may wait to enter; past that accepts take some along, for a restart reads them all."""
 _RUNS = (
@@ -56,83 +46,6 @@ _FIRST = (
     " WHERE arrived.id = (SELECT min(id) FROM arrived)"
 )
 _FIRST_SLOW = _FIRST.replace("arrived)", "arrived INDEXED BY arrived_slow WHERE slow)")
-
-
-class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """A run as it waits to enter the lanes.
-
-    event: which of its body's. pool, timeout: of its first step, None where it has none.
-    """
-
-    id: str
-    event: int
-    playbook: str
-    digest: str
-    blob: str
-    target: str
-    namespace: str | None
-    received: float
-    due_at: float
-    pool: str | None
-    timeout: float | None
-
-
-class Arrival(msgspec.Struct, frozen=True, eq=False):
-    """The runs of one body of events, by playbook name. bodies: the events, as rows; rows: of the runs.
-
-    need: bytes that all of it may take until it is over.
-
-    A struct, for there is one at every body, and a frozen dataclass takes longer to make.
-    """
-
-    bodies: list[tuple[bytes, float]]
-    ids: array[int]
-    rows: list[tuple[bytes, int, int]]
-    snapshots: dict[str, bytes]
-    need: int
-
-
-_entries = msgspec.json.Decoder(list[Entry])
-
-
-def arrival(accepted: Accepted, now: float) -> Arrival:
-    """What was accepted, as rows; made in the caller's thread, not in the writer's."""
-    places: dict[int, int] = {}
-    bodies: list[tuple[bytes, float]] = []
-    snapshots = {}
-    entries = []
-    for run in sorted(accepted.runs, key=lambda run: run.playbook.name):
-        place = places.setdefault(id(run.event), len(bodies))
-        if place == len(bodies):
-            bodies.append((rows.from_event(run.event, run.trace), run.received))
-        playbook = run.playbook
-        snapshots[playbook.digest] = playbook.snapshot
-        pool, timeout = _first(playbook)
-        namespace = namespace_of(run.event)
-        entries.append(
-            Entry(
-                run.id, place, playbook.name, playbook.digest, playbook.blob, run.target, namespace,
-                run.received, now, pool, timeout,
-            )
-        )  # fmt: skip
-    parts = [entries[at : at + TOGETHER] for at in range(0, len(entries), TOGETHER)]
-    return Arrival(
-        bodies,
-        array("Q", [brief(entry.id) for entry in entries]),
-        [(rows.encode(p), len(p), int(any(e.pool == "slow" for e in p))) for p in parts],
-        snapshots,
-        _need(bodies, len(entries)),
-    )
-
-
-def _need(bodies: Sequence[tuple[bytes, float]], runs: int) -> int:
-    """Bytes that may be taken until all is over: one body may have a page of which it fills half."""
-    return 2 * sum(len(body) for body, _ in bodies) + (WAITING + PROMISED) * runs
-
-
-def _first(playbook: Playbook) -> tuple[str | None, float | None]:
-    step = playbook.steps[0] if playbook.steps else None
-    return (step.pool, step.timeout) if step else (None, None)
 
 
 _Came = tuple[int, "array[int]"]
@@ -162,7 +75,7 @@ class Arriving:
         """Know the ids and the playbooks that the file has from before."""
         self._kept = {row["digest"] for row in connection.execute("SELECT digest FROM snapshots")}
         for row in connection.execute("SELECT event, runs FROM arrived ORDER BY id"):
-            ids = (brief(one.id) for one in _entries.decode(row["runs"]))
+            ids = (brief(one.id) for one in decoded(row["runs"]))
             self._came.append((row["event"], array("Q", ids)))
         self.ended(True)
 
@@ -281,7 +194,7 @@ def insert_events(connection: sqlite3.Connection, bodies: Sequence[Arrival]) -> 
 
 def insert_runs(connection: sqlite3.Connection, given: Sequence[tuple[int, bytes]]) -> None:
     """Put runs into the lanes, but for those that are there. given: the body's first event, its Entries."""
-    entries = [(event, entry) for event, runs in given for entry in _entries.decode(runs)]
+    entries = [(event, entry) for event, runs in given for entry in decoded(runs)]
     known = _known(connection, [entry.id for _, entry in entries])
     made: dict[str, tuple[Any, ...]] = {}
     again = set()

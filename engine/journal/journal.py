@@ -35,9 +35,9 @@ class UnwritableError(JournalError):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What one body of events adds: runs, and changes to the memory that throttles keep.
+    """What some bodies of events add: runs, and changes to the memory that throttles keep.
 
-    memory: key -> JSON value, or None to forget the key.
+    runs: in the order in which those of one target start. memory: key -> JSON value, or None to forget the key.
     """
 
     runs: Sequence[Run] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.journal import arriving
+from engine.journal.arrival import PROMISED
 from engine.journal.journal import JournalError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Room:
         taken = self._taken
         connection.execute("BEGIN")
         try:
-            used = _used(connection) + arriving.PROMISED * _live(connection)
+            used = _used(connection) + PROMISED * _live(connection)
         finally:
             connection.execute("COMMIT")
         most = self._most() * SHARE

@@ -5,7 +5,6 @@ The process that takes events owns it, the one that works them off is its partne
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import threading
@@ -17,45 +16,43 @@ from typing import TYPE_CHECKING, Any
 from engine.journal import (
     arriving,
     aside,
-    hand,
     lanes,
     past,
     rows,
     schema,
     settling,
     undoing,
-    upkeep,
 )
-from engine.journal.arriving import Arriving, arrival
+from engine.journal.arrival import arrival
+from engine.journal.arriving import Arriving
 from engine.journal.checkpoint import Checkpoints
 from engine.journal.disk import Place
 from engine.journal.disk import room as room_on
 from engine.journal.gathering import Gathering
-from engine.journal.journal import Accepted, JournalError, Paused, Record
+from engine.journal.journal import Accepted, JournalError
 from engine.journal.lanes import Holder
 from engine.journal.memory import kept, remember
 from engine.journal.records import Readers, Records
 from engine.journal.room import FULL, Room
 from engine.journal.rows import UnreadableError
 from engine.journal.sieve import brief
+from engine.journal.stored import Stored
 from engine.journal.transaction import Together
 from engine.journal.undoing import Held
 from engine.journal.watch import Watch
 from engine.journal.writer import Writer
-from engine.plan import ALL
 from engine.run import Claim, Outcome, Result, after, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from engine.journal.journal import Dead, Drop, Wanted
     from engine.journal.settling import Ended
     from engine.playbook import Playbook, Pool
     from engine.ports.change import Change
     from engine.run import Run
 
 
-class SqliteJournal:
+class SqliteJournal(Stored):
     """A journal in a SQLite file.
 
     thaw: makes a playbook of its snapshot; raises PlaybookError where this engine cannot read it.
@@ -96,21 +93,11 @@ class SqliteJournal:
                 self._room.look(connection)
                 self._arriving.remember(connection)
                 self._sieve = past.sieve(connection, self._arriving.ids)
-        self._arrive = self._arriving.write
         self._records = Records(self._readers, thaw)
-        writes, turn = (
-            partial(schema.connect, path, writes=True, most=most),
-            schema.Turn(self._lock),
-        )
-        self._flush = schema.Flush(path)
-        self._writer = Writer(
-            writes,
-            f"journal {path.name}",
-            self._flush,
-            self._arriving.ended,
-            turn,
-            gather=Gathering() if partner else None,
-        )
+        writes = partial(schema.connect, path, writes=True, most=most)
+        turn, gather = schema.Turn(self._lock), Gathering() if partner else None
+        self._flush, name = schema.Flush(path), f"journal {path.name}"
+        self._writer = Writer(writes, name, self._flush, self._arriving.ended, turn, gather=gather)
         # a partner has nobody waiting whom another answer would serve: what it wrote is what counts
         self._watch = None if partner else Watch(self._writer, Place(path, self._lock).lost)
         self._checkpoints = Checkpoints(writes, turn) if partner else None
@@ -122,11 +109,10 @@ class SqliteJournal:
         """See Journal.accept; the records are turned into JSON here, in the caller's thread."""
         try:
             coming = arrival(accepted, now)
-            if not self._room.has(
-                coming.need
-            ):  # before it costs those beside it their common write
+            # before it costs those beside it their common write
+            if not self._room.has(coming.need):
                 raise JournalError(FULL)
-            together = Together(self._arrive, coming)
+            together = Together(self._arriving.write, coming)
             memory = kept(accepted.memory)
             if self._sieve:
                 self._sieve.add(*coming.ids)
@@ -261,129 +247,6 @@ class SqliteJournal:
         with self._readers.lend() as connection:
             return past.next_due(connection, pool, undo=pool == "cluster" and not self._dry)
 
-    def find(self, run_id: str) -> Record | None:
-        """See Journal.find. Raises JournalError where this engine cannot read the run."""
-        self._enter_all()
-        row = self._readers.row("SELECT * FROM runs WHERE id = ?", run_id)
-        return None if row is None else self._records.record(row)
-
-    def ids(self, prefix: str) -> list[str]:
-        """See Journal.ids."""
-        self._enter_all()
-        with self._readers.lend() as connection:
-            found = connection.execute(
-                "SELECT id FROM runs WHERE id >= ? AND id < ? AND undoes IS NULL LIMIT 3",
-                (prefix, prefix + "g"),
-            ).fetchall()
-        return [row["id"] for row in found]
-
-    def counts(self) -> dict[str, int]:
-        """See Journal.counts; reads indexes through, some 20 ms for a million runs."""
-        with self._readers.lend() as connection:
-            return past.counts(connection)
-
-    def runs(self, wanted: Wanted) -> list[Record]:
-        """See Journal.runs; what this engine cannot read is left out."""
-        self._enter_all()
-        with self._readers.lend() as connection:
-            found = past.select(connection, wanted)
-        records = []
-        for row in found:
-            with contextlib.suppress(UnreadableError):
-                records.append(self._records.record(row))
-        return records
-
-    def decide(self, run_id: str, verdict: str, by: str, now: float) -> bool:
-        """See Journal.decide."""
-        return self._writer.submit(
-            partial(hand.decide, run_id=run_id, verdict=(verdict, by), now=now)
-        ).result()
-
-    def retry(self, run_id: str, position: int, now: float) -> bool:
-        """See Journal.retry."""
-        record = self.find(run_id)
-        if record is None or record.outcome is None or not record.run.steps:
-            return False
-        again = hand.Again(run_id, position, record.run.steps[position], record.results[:position])
-        return self._writer.submit(partial(hand.retry, again=again, now=now)).result()
-
-    def pause(self, playbook: str | None, by: str, now: float) -> None:
-        """See Journal.pause."""
-        name = ALL if playbook is None else playbook
-        self._writer.submit(partial(hand.pause, playbook=name, by=by, now=now)).result()
-
-    def resume(self, playbook: str | None) -> None:
-        """See Journal.resume."""
-        self._writer.submit(partial(hand.resume, playbook=playbook)).result()
-
-    def paused(self) -> dict[str, Paused]:
-        """See Journal.paused."""
-        with self._readers.lend() as connection:
-            found = connection.execute("SELECT playbook, by, since FROM paused").fetchall()
-        return {row["playbook"]: Paused(row["by"], row["since"]) for row in found}
-
-    def note(self, dead: Sequence[Dead], drops: Sequence[Drop]) -> None:
-        """See Journal.note."""
-        self._writer.submit(partial(upkeep.note, dead=dead, drops=drops)).result()
-
-    def dead(self, limit: int) -> list[Dead]:
-        """See Journal.dead."""
-        with self._readers.lend() as connection:
-            return upkeep.dead(connection, limit)
-
-    def drops(self, wanted: Wanted) -> list[Drop]:
-        """See Journal.drops."""
-        with self._readers.lend() as connection:
-            return upkeep.drops(connection, wanted.playbook, wanted.since, wanted.limit)
-
-    def forget(self, before: float) -> int:
-        """See Journal.forget."""
-
-        def work(connection: sqlite3.Connection) -> int:
-            self._arriving.look(connection)  # what is forgotten is not among its ids either
-            return upkeep.forget(connection, before)
-
-        return self._writer.submit(work).result()
-
-    def strip(self, before: float) -> int:
-        """See Journal.strip."""
-        return self._writer.submit(partial(upkeep.strip, before=before)).result()
-
-    def fill(self) -> float:
-        """See Journal.fill."""
-        with self._readers.lend() as connection:
-            return self._room.look(connection)
-
-    def memory(self) -> dict[str, Any]:
-        """See Journal.memory."""
-        with self._readers.lend() as connection:
-            told = "SELECT key, value FROM memory WHERE key != ?"
-            kept = connection.execute(told, (aside.KEY,)).fetchall()
-        return {row["key"]: rows.decode(row["value"]) for row in kept}
-
-    def remember(self, memory: Mapping[str, Any]) -> None:
-        """See Journal.remember."""
-        self._writer.submit(partial(remember, memory=kept(memory))).result()
-
-    def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
-        """See Journal.save_set."""
-        row = (digest, rows.encode(dict(files)))
-        self._writer.submit(
-            lambda connection: connection.execute(
-                "INSERT INTO sets VALUES (1, ?, ?) ON CONFLICT DO UPDATE"
-                " SET digest = excluded.digest, files = excluded.files",
-                row,
-            )
-        ).result()
-
-    def last_set(self) -> tuple[str, dict[str, bytes]] | None:
-        """See Journal.last_set."""
-        row = self._readers.row("SELECT digest, files FROM sets")
-        if row is None:
-            return None
-        with rows.readable("set of playbooks"):
-            return row["digest"], rows.to_files(row["files"])
-
     def writable(self) -> str | None:
         """See Journal.writable; after a failure a small write asks whether it still is so."""
         return self._writer.probe() or self._room.trouble
@@ -417,17 +280,6 @@ class SqliteJournal:
         except JournalError:
             self.close()
             raise
-
-    def _enter_all(self) -> None:
-        """Have all that was accepted be in the lanes, for whoever looks for a run there.
-
-        A journal that cannot be written is read as it stands.
-        """
-        with self._readers.lend() as connection:
-            more = arriving.first(connection) is not None
-        with contextlib.suppress(JournalError):
-            while more:
-                more = self._writer.submit(self._arriving.enter).result()
 
     def _bury(self, row: sqlite3.Row, why: str, now: float) -> None:
         """End a run that nobody can attempt, or it would be claimed and fail again forever."""

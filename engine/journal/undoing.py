@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
-    from engine.journal.arriving import Arrival
+    from engine.journal.arrival import Arrival
     from engine.journal.lanes import Holder
 
 _DUE = (

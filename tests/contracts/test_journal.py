@@ -61,14 +61,14 @@ def test_an_empty_accept_resolves_after_what_came_before_it(journal):
     assert journal.known([run(1).id]) == {run(1).id}
 
 
-def test_runs_start_in_order_of_acceptance_then_of_playbook_name(journal):
-    accept(journal, run(1, of=playbook("z")), run(1, of=playbook("a")), run(2))
+def test_runs_start_in_the_order_in_which_they_are_accepted(journal):
+    accept(journal, run(1, of=playbook("z")), run(2), run(1, of=playbook("a")))
     accept(journal, run(0))
     started = []
     while claims := journal.claim("cluster", 1, NOW):
         started += [(claim.run.event.time_ns % 10, claim.run.playbook.name) for claim in claims]
         journal.settle(claims[0], DONE, NOW)
-    assert started == [(1, "a"), (2, "p"), (1, "z"), (0, "p")]
+    assert started == [(1, "z"), (2, "p"), (1, "a"), (0, "p")]
 
 
 def test_a_claim_gives_no_more_than_asked_for_and_one_run_a_target(journal):

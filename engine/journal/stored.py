@@ -1,0 +1,167 @@
+"""The part of the embedded journal that works nothing off: what people ask and decide, and what is noted."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from engine.journal import arriving, aside, hand, past, rows, upkeep
+from engine.journal.journal import JournalError, Paused, Record
+from engine.journal.memory import kept, remember
+from engine.journal.rows import UnreadableError
+from engine.plan import ALL
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping, Sequence
+
+    from engine.journal.arriving import Arriving
+    from engine.journal.journal import Dead, Drop, Wanted
+    from engine.journal.records import Readers, Records
+    from engine.journal.room import Room
+    from engine.journal.writer import Writer
+
+
+class Stored:
+    """Reads with connections of its own, writes with that of the one thread that does."""
+
+    _readers: Readers
+    _records: Records
+    _writer: Writer
+    _arriving: Arriving
+    _room: Room
+
+    def find(self, run_id: str) -> Record | None:
+        """See Journal.find. Raises JournalError where this engine cannot read the run."""
+        self._enter_all()
+        row = self._readers.row("SELECT * FROM runs WHERE id = ?", run_id)
+        return None if row is None else self._records.record(row)
+
+    def ids(self, prefix: str) -> list[str]:
+        """See Journal.ids."""
+        self._enter_all()
+        with self._readers.lend() as connection:
+            found = connection.execute(
+                "SELECT id FROM runs WHERE id >= ? AND id < ? AND undoes IS NULL LIMIT 3",
+                (prefix, prefix + "g"),
+            ).fetchall()
+        return [row["id"] for row in found]
+
+    def counts(self) -> dict[str, int]:
+        """See Journal.counts; reads indexes through, some 20 ms for a million runs."""
+        with self._readers.lend() as connection:
+            return past.counts(connection)
+
+    def runs(self, wanted: Wanted) -> list[Record]:
+        """See Journal.runs; what this engine cannot read is left out."""
+        self._enter_all()
+        with self._readers.lend() as connection:
+            found = past.select(connection, wanted)
+        records = []
+        for row in found:
+            with contextlib.suppress(UnreadableError):
+                records.append(self._records.record(row))
+        return records
+
+    def decide(self, run_id: str, verdict: str, by: str, now: float) -> bool:
+        """See Journal.decide."""
+        return self._writer.submit(
+            partial(hand.decide, run_id=run_id, verdict=(verdict, by), now=now)
+        ).result()
+
+    def retry(self, run_id: str, position: int, now: float) -> bool:
+        """See Journal.retry."""
+        record = self.find(run_id)
+        if record is None or record.outcome is None or not record.run.steps:
+            return False
+        again = hand.Again(run_id, position, record.run.steps[position], record.results[:position])
+        return self._writer.submit(partial(hand.retry, again=again, now=now)).result()
+
+    def pause(self, playbook: str | None, by: str, now: float) -> None:
+        """See Journal.pause."""
+        name = ALL if playbook is None else playbook
+        self._writer.submit(partial(hand.pause, playbook=name, by=by, now=now)).result()
+
+    def resume(self, playbook: str | None) -> None:
+        """See Journal.resume."""
+        self._writer.submit(partial(hand.resume, playbook=playbook)).result()
+
+    def paused(self) -> dict[str, Paused]:
+        """See Journal.paused."""
+        with self._readers.lend() as connection:
+            found = connection.execute("SELECT playbook, by, since FROM paused").fetchall()
+        return {row["playbook"]: Paused(row["by"], row["since"]) for row in found}
+
+    def note(self, dead: Sequence[Dead], drops: Sequence[Drop]) -> None:
+        """See Journal.note."""
+        self._writer.submit(partial(upkeep.note, dead=dead, drops=drops)).result()
+
+    def dead(self, limit: int) -> list[Dead]:
+        """See Journal.dead."""
+        with self._readers.lend() as connection:
+            return upkeep.dead(connection, limit)
+
+    def drops(self, wanted: Wanted) -> list[Drop]:
+        """See Journal.drops."""
+        with self._readers.lend() as connection:
+            return upkeep.drops(connection, wanted.playbook, wanted.since, wanted.limit)
+
+    def forget(self, before: float) -> int:
+        """See Journal.forget."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            self._arriving.look(connection)  # what is forgotten is not among its ids either
+            return upkeep.forget(connection, before)
+
+        return self._writer.submit(work).result()
+
+    def strip(self, before: float) -> int:
+        """See Journal.strip."""
+        return self._writer.submit(partial(upkeep.strip, before=before)).result()
+
+    def fill(self) -> float:
+        """See Journal.fill."""
+        with self._readers.lend() as connection:
+            return self._room.look(connection)
+
+    def memory(self) -> dict[str, Any]:
+        """See Journal.memory."""
+        with self._readers.lend() as connection:
+            told = "SELECT key, value FROM memory WHERE key != ?"
+            kept = connection.execute(told, (aside.KEY,)).fetchall()
+        return {row["key"]: rows.decode(row["value"]) for row in kept}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """See Journal.remember."""
+        self._writer.submit(partial(remember, memory=kept(memory))).result()
+
+    def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
+        """See Journal.save_set."""
+        row = (digest, rows.encode(dict(files)))
+        self._writer.submit(
+            lambda connection: connection.execute(
+                "INSERT INTO sets VALUES (1, ?, ?) ON CONFLICT DO UPDATE"
+                " SET digest = excluded.digest, files = excluded.files",
+                row,
+            )
+        ).result()
+
+    def last_set(self) -> tuple[str, dict[str, bytes]] | None:
+        """See Journal.last_set."""
+        row = self._readers.row("SELECT digest, files FROM sets")
+        if row is None:
+            return None
+        with rows.readable("set of playbooks"):
+            return row["digest"], rows.to_files(row["files"])
+
+    def _enter_all(self) -> None:
+        """Have all that was accepted be in the lanes, for whoever looks for a run there.
+
+        A journal that cannot be written is read as it stands.
+        """
+        with self._readers.lend() as connection:
+            more = arriving.first(connection) is not None
+        with contextlib.suppress(JournalError):
+            while more:
+                more = self._writer.submit(self._arriving.enter).result()
