@@ -30,7 +30,8 @@ from engine.playbook import Guardrails
 from engine.ports.cluster import Recorder
 from engine.ports.given import AssumedCluster
 from engine.ports.http import LiveOutside, OutsideRecorder, Secrets
-from engine.ports.kubernetes import ConnectionSettingsError, connect
+from engine.ports.kubeconfig import ConnectionSettingsError
+from engine.ports.kubernetes import connect
 from engine.settings import SettingsError
 from engine.tracing import tracing
 from engine.worker import Workers

@@ -15,7 +15,8 @@ from engine.language.folder import Files
 from engine.language.load import Loader
 from engine.match import Playbooks
 from engine.observe import Observers
-from engine.sources.connection import Connection, House, Limits
+from engine.sources.connection import Connection
+from engine.sources.house import House, Limits
 from engine.sources.http import EventPort
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import json
 import time
 
 import pytest
-from engine.sources.connection import Connection, House, Limits
+from engine.sources.connection import Connection
+from engine.sources.house import House, Limits
 from engine.sources.request import said
 
 from tests.taking import Pipe

@@ -16,7 +16,7 @@ import pytest
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from engine.sources.connection import Limits
+from engine.sources.house import Limits
 from engine.sources.listener import Listener, allow_files
 from engine.sources.tls import Certificates
 

@@ -98,11 +98,11 @@ def _world(
     context: str | None,
 ) -> World:
     if server:
-        from engine.ports.kubernetes import (  # noqa: PLC0415 - 250 ms that only --server needs
+        from engine.ports.kubeconfig import (  # noqa: PLC0415 - as the next
             ConnectionSettingsError,
-            connect,
             default_kubeconfig,
         )
+        from engine.ports.kubernetes import connect  # noqa: PLC0415 - 250 ms that only --server needs
 
         try:
             live = connect(kubeconfig or default_kubeconfig(), context)

@@ -113,7 +113,7 @@ def command(*, story: bool, **given: Any) -> None:
     from engine.crew import CrewError  # noqa: PLC0415 - --help must be quick
     from engine.journal.journal import JournalError  # noqa: PLC0415 - the same
     from engine.log import configure  # noqa: PLC0415 - the same
-    from engine.ports.kubernetes import ConnectionSettingsError  # noqa: PLC0415 - the same
+    from engine.ports.kubeconfig import ConnectionSettingsError  # noqa: PLC0415 - the same
     from engine.serve import serve  # noqa: PLC0415 - the same
 
     configure(sys.stderr, text=story)

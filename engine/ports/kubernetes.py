@@ -7,10 +7,8 @@ the journal's business.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +18,7 @@ from engine.ports.api_server import ApiServer, SilentError
 from engine.ports.breaker import Breaker
 from engine.ports.cluster import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
 from engine.ports.http import asked_to_wait, masked
+from engine.ports.kubeconfig import ConnectionSettingsError, client_settings
 from engine.ports.pace import Pace
 
 if TYPE_CHECKING:
@@ -41,10 +40,6 @@ MANY = 10_000
 """Namespaces and nodes that are remembered."""
 _METHODS = {"create": "POST", "apply": "PATCH", "patch": "PATCH", "delete": "DELETE"}
 _TYPES = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
-
-
-class ConnectionSettingsError(Exception):
-    """No usable credentials: a kubeconfig that is missing or broken, or no ServiceAccount mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,47 +65,18 @@ def connect(
     """
     from kubernetes.client import ApiClient  # noqa: PLC0415 - 250 ms that check and plan don't need
 
-    settings = _settings(kubeconfig, context)
+    settings = client_settings(kubeconfig, context)
     settings.connection_pool_maxsize = at_once  # one more is closed again, at a TLS handshake each
 
     def renew() -> None:
         """Take over a token that was rotated: of the files that name one the client looks at few again."""
         with contextlib.suppress(ConnectionSettingsError):  # a moment's; the old ones are as bad
-            fresh = _settings(kubeconfig, context)
+            fresh = client_settings(kubeconfig, context)
             settings.refresh_api_key_hook = fresh.refresh_api_key_hook
             settings.api_key = fresh.api_key
 
     load = Load(Breaker(time.monotonic), Pace(qps), LABELS_FOR)
     return KubernetesCluster(ApiServer(ApiClient(settings), renew), load)
-
-
-def _settings(kubeconfig: str | None, context: str | None) -> Any:
-    """The client's settings, read now. Raises ConnectionSettingsError."""
-    import urllib3  # noqa: PLC0415 - loaded with the client
-    import yaml  # noqa: PLC0415 - the same
-    from kubernetes import config  # noqa: PLC0415 - the same
-    from kubernetes.client import Configuration  # noqa: PLC0415 - the same
-
-    settings = Configuration()
-    settings.retries = urllib3.Retry(0, redirect=0, respect_retry_after_header=False)
-    try:
-        if kubeconfig or context:
-            config.load_kube_config(  # type: ignore[no-untyped-call]
-                kubeconfig, context, settings, persist_config=False
-            )
-        else:
-            config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
-    except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
-        which = f"--kubeconfig {kubeconfig}: " if kubeconfig else ""
-        raise ConnectionSettingsError(which + " ".join(str(error).split())) from None
-    return settings
-
-
-def default_kubeconfig() -> str | None:
-    """The kubeconfig that kubectl would take: of KUBECONFIG, or in the home folder; None without one."""
-    named = os.environ.get("KUBECONFIG")
-    home = Path.home() / ".kube" / "config"
-    return named or (str(home) if home.exists() else None)
 
 
 class KubernetesCluster:

@@ -9,7 +9,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.sources.connection import Connection, House, Limits
+from engine.sources.connection import Connection
+from engine.sources.house import House, Limits
 from engine.sources.request import said
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from engine.ports.cluster import (
     Call,
     Kind,
 )
-from engine.ports.kubernetes import ConnectionSettingsError, connect
+from engine.ports.kubeconfig import ConnectionSettingsError
+from engine.ports.kubernetes import connect
 
 SECRET = Kind("v1", "secrets", "Secret")
 CONTAINERS = {"containers": [{"name": "app", "image": "nginx"}]}
