@@ -296,6 +296,31 @@ def test_so_many_bodies_and_bytes_are_planned_at_one_go_and_no_more():
     asyncio.run(scene())
 
 
+def test_bodies_that_wait_for_a_disk_are_bounded_all_together(monkeypatch):
+    monkeypatch.setattr("engine.sources.http.WAITING", 2_000)
+
+    async def scene():
+        disk = Disk()
+        port = port_of(disk)
+        asked = [asyncio.ensure_future(call(port, alert(1)))]
+        await _turns()
+        asked += [asyncio.ensure_future(call(port, alert(number))) for number in range(2, 9)]
+        await _turns()
+        refused = [one.result()[0] for one in asked if one.done()]
+        assert refused
+        assert set(refused) == {503}
+        while not all(one.done() for one in asked):
+            disk.write()
+            await _turns()
+        assert sorted({one.result()[0] for one in asked}) == [202, 503]
+        again = asyncio.ensure_future(call(port, alert(10)))
+        await _turns()
+        disk.write()
+        assert (await again)[0] == 202
+
+    asyncio.run(scene())
+
+
 def test_a_bug_is_500_to_those_it_befalls_and_the_port_goes_on(monkeypatch):
     port = port_of(Prompt())
     with monkeypatch.context() as patch:

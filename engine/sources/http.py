@@ -40,6 +40,8 @@ MAX_BODY = 4 << 20
 RETRY_AFTER = 5
 TOGETHER, TOGETHER_BYTES = 128, 1 << 20
 """Bodies, and bytes of them, that are planned at one go: some 6 ms, in which nobody else is answered."""
+WAITING = 64 << 20
+"""Bytes of all bodies that wait for those before them; a disk that hangs must not fill the memory."""
 _NAMED = 20
 """Paused playbooks that an answer names at most; /status has them all."""
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
@@ -78,6 +80,7 @@ class EventPort:
         self._credentials, self._tracing = credentials, tracing
         self._wake = wake
         self._came: deque[_Asked] = deque()
+        self._size = 0
         self._taking = False
 
     def refuse(self, request: Request) -> Reply | None:
@@ -97,6 +100,10 @@ class EventPort:
 
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """Take the events of a body; what matched is on disk before the reply."""
+        if self._size + len(request.body) > WAITING:
+            self._unavailable(JournalError("too much waits for the disk"), reply)
+            return
+        self._size += len(request.body)
         trace = ""
         if self._tracing:
             span = self._tracing.begin(request.headers.get(b"traceparent", b""))
@@ -137,6 +144,7 @@ class EventPort:
         while self._came and len(group) < TOGETHER and size < TOGETHER_BYTES:
             group.append(self._came.popleft())
             size += len(group[-1].request.body)
+        self._size -= size
         return group
 
     def _written(self, waiting: list[tuple[_Asked, Taken]]) -> None:
