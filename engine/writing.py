@@ -127,19 +127,16 @@ class Writing:
 
         def end(done: Future[None]) -> None:
             error = done.exception()
-            if error is None:
-                self._keep(parts)
-                ended()
+            if error is not None and len(parts) > 1:
+                self._each(parts, owed, received, ended)
                 return
-            with self._lock:
-                self._owed = owed | self._owed
-                if len(parts) > 1:
-                    each = _at_the_last(len(parts), ended)
-                    for part in parts:
-                        self._write([part], received, each)
-                    return
-                self._lose(parts[0], error)
-            ended()
+            try:
+                if error is None:
+                    self._keep(parts)
+                else:
+                    self._lose(parts[0], owed, error)
+            finally:
+                ended()  # whatever happens: somebody waits for it, and others for him
 
         try:
             runs = [run for part in parts for run in part.new]
@@ -156,11 +153,26 @@ class Writing:
                 self._under_way.pop(run.id, None)
                 self._memory.written(run.id)
 
-    def _lose(self, part: Part, error: BaseException) -> None:
-        for run in part.new:
-            self._under_way.pop(run.id, None)
+    def _each(
+        self,
+        parts: list[Part],
+        owed: dict[str, Any],
+        received: float,
+        ended: Callable[..., None],
+    ) -> None:
+        each = _at_the_last(len(parts), ended)
+        with self._lock:
+            self._owed = owed | self._owed
+            for part in parts:
+                self._write([part], received, each)
+
+    def _lose(self, part: Part, owed: dict[str, Any], error: BaseException) -> None:
         part.taken.failed = error
-        self.forget(part.planned, part.changed)
+        with self._lock:
+            self._owed = owed | self._owed
+            for run in part.new:
+                self._under_way.pop(run.id, None)
+            self.forget(part.planned, part.changed)
 
     def forget(self, planned: list[Planned], changed: Changed) -> None:
         """What was not written was not seen: sent again, it is new."""

@@ -20,6 +20,7 @@ from engine.language.compile import thaw
 from engine.observe import Observers
 from engine.sources.credentials import Credentials
 from engine.sources.http import MAX_BODY, TOGETHER, TOGETHER_BYTES, EventPort
+from engine.sources.request import Request
 
 from tests.serving import engine
 from tests.taking import (
@@ -317,6 +318,24 @@ def test_bodies_that_wait_for_a_disk_are_bounded_all_together(monkeypatch):
         await _turns()
         disk.write()
         assert (await again)[0] == 202
+
+    asyncio.run(scene())
+
+
+def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs():
+    async def scene():
+        disk = Disk()
+        port = port_of(disk)
+
+        def broken(_):
+            raise ZeroDivisionError
+
+        port.answer(Request(b"POST", b"/", {}, body=json.dumps(alert(1)).encode()), broken)
+        asked = asyncio.ensure_future(call(port, alert(2)))
+        for _ in range(2):  # those of the first one, and those that came meanwhile
+            await _turns()
+            disk.write()
+        assert (await asked)[0] == 202
 
     asyncio.run(scene())
 

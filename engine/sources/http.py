@@ -161,7 +161,13 @@ class EventPort:
             asyncio.get_running_loop().call_soon(self._take)
 
     def _reply(self, status: int, asked: _Asked, taken: Taken) -> None:
-        """Say what a body came to."""
+        """Say what a body came to. One that cannot be told costs nobody else his answer."""
+        try:
+            self._say(status, asked, taken)
+        except Exception:  # a bug of the connection's
+            log.exception("request")
+
+    def _say(self, status: int, asked: _Asked, taken: Taken) -> None:
         error, reply = taken.failed, asked.reply
         if error is None:
             reply(self._accepted(status, taken, asked.request.began))
