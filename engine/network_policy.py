@@ -14,25 +14,25 @@ so that "all ports of TCP" holds its names too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_network
 from itertools import chain
 from typing import Any, Literal
 
-Direction = Literal["Ingress", "Egress"]
-Object = Mapping[str, Any]
-"""A Kubernetes object as JSON gives it."""
+from engine.label_selector import (
+    Object,
+    Selector,
+    broader,
+    items,
+    mapping,
+    meets,
+    requirements,
+)
 
+Direction = Literal["Ingress", "Egress"]
 Ranges = list[tuple[int, int]]
 """A set of integers: ranges in any order, both ends in."""
-
-Requirement = tuple[str, str, frozenset[str]]
-"""Key, operator and values; ``matchLabels`` is ``In`` with one value."""
-
-Requirements = frozenset[Requirement]
-Selector = tuple[Requirements, Requirements]
-"""What the namespace's labels and what the pod's labels must meet."""
 
 NAMESPACE_NAME = "kubernetes.io/metadata.name"  # the API server puts it on every namespace
 
@@ -48,13 +48,6 @@ _NAMES = 1 << 120  # a port's name has at most 15 bytes, so it ends before the n
 _PORT_NAME = re.compile("[a-z0-9-]{1,15}")
 _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _MAX_PORT = 65535
-
-_OPERATORS: dict[str, Callable[[str | None, frozenset[str]], bool]] = {
-    "In": lambda value, values: value in values,
-    "NotIn": lambda value, values: value not in values,  # what is absent is not in it
-    "Exists": lambda value, _: value is not None,
-    "DoesNotExist": lambda value, _: value is None,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +76,16 @@ class _Rule:
 
 def selects(policy: Object, pod: Object) -> bool:
     """Whether the policy is about the pod: same namespace, and its podSelector holds."""
-    needs = _requirements(_spec(policy).get("podSelector"))
+    needs = requirements(_spec(policy).get("podSelector"))
     same = _metadata(policy, "namespace") == _metadata(pod, "namespace")
-    return same and _meets(needs, _map(_metadata(pod, "labels")))
+    return same and meets(needs, mapping(_metadata(pod, "labels")))
 
 
 def directions(policy: Object) -> frozenset[Direction]:
     """In which directions the policy shuts what it does not allow; by default as the API server."""
     spec = _spec(policy)
-    default = ["Ingress", "Egress"] if _list(spec.get("egress")) else ["Ingress"]
-    types = _list(spec.get("policyTypes")) or default
+    default = ["Ingress", "Egress"] if items(spec.get("egress")) else ["Ingress"]
+    types = items(spec.get("policyTypes")) or default
     return frozenset(direction for direction in _RULES if direction in types)
 
 
@@ -158,25 +151,10 @@ def _exceeds(rule: _Rule, mine: list[_Rule]) -> bool:
         ]
         boxes = [(addresses, ports) for addresses, ports in pieces if addresses and ports]
     for selector in rule.selectors:
-        broad = [own.ports for own in mine if any(_broader(s, selector) for s in own.selectors)]
+        broad = [own.ports for own in mine if any(broader(s, selector) for s in own.selectors)]
         if _minus(rule.ports, [*chain.from_iterable(broad)]):
             return True
     return any(addresses and ports for addresses, ports in boxes)
-
-
-def _broader(wide: Selector, narrow: Selector) -> bool:
-    """Whether every pod that ``narrow`` means is surely meant by ``wide``."""
-    return all(
-        any(fact == need or _follows(need, fact) for fact in facts)
-        for needs, facts in zip(wide, narrow, strict=True)
-        for need in needs
-    )
-
-
-def _follows(need: Requirement, fact: Requirement) -> bool:
-    """Whether a label that has one of the values of ``fact`` always meets ``need``."""
-    (key, operator, values), (name, given, known) = need, fact
-    return (name, given) == (key, "In") and all(_OPERATORS[operator](v, values) for v in known)
 
 
 def _admits(rule: _Rule, peer: Peer) -> bool:
@@ -186,11 +164,11 @@ def _admits(rule: _Rule, peer: Peer) -> bool:
     place = _span(peer.ip)
     if place and not _minus(place, rule.addresses):
         return True
-    labels = _map(_metadata(peer.pod, "labels"))
+    labels = mapping(_metadata(peer.pod, "labels"))
     name = {NAMESPACE_NAME: str(_metadata(peer.pod, "namespace"))}
-    around = {**_map(peer.namespace_labels), **name}
+    around = {**mapping(peer.namespace_labels), **name}
     return peer.pod is not None and any(
-        _meets(spaces, around) and _meets(pods, labels) for spaces, pods in rule.selectors
+        meets(spaces, around) and meets(pods, labels) for spaces, pods in rule.selectors
     )
 
 
@@ -204,10 +182,10 @@ def _rules(policy: Object, direction: Direction, pod: Object) -> Iterator[_Rule]
     """Rules of the policy for that direction; named ports of ingress are the selected pod's."""
     key, side = _RULES[direction]
     names = list(_container_ports(pod)) if direction == "Ingress" else None
-    for item in _list(_spec(policy).get(key)):
+    for item in items(_spec(policy).get(key)):
         rule = {} if item is None else item
         if isinstance(rule, Mapping):
-            spans = [span for entry in _list(rule.get("ports")) for span in _port(entry, names)]
+            spans = [span for entry in items(rule.get("ports")) for span in _port(entry, names)]
             addresses, selectors = _peers(rule.get(side), str(_metadata(policy, "namespace")))
             yield _Rule(addresses, selectors, spans if rule.get("ports") else _ALL_PORTS)
 
@@ -218,13 +196,13 @@ def _peers(peers: Any, namespace: str) -> tuple[Ranges, list[Selector]]:
         return _EVERYWHERE, [_ALL_PODS]
     addresses: Ranges = []
     selectors: list[Selector] = []
-    for peer in map(_map, _list(peers)):
+    for peer in map(mapping, items(peers)):
         block, pods, spaces = (peer.get(k) for k in ("ipBlock", "podSelector", "namespaceSelector"))
         if block is not None:
-            addresses += _block(_map(block)) if pods is None and spaces is None else []
+            addresses += _block(mapping(block)) if pods is None and spaces is None else []
         elif pods is not None or spaces is not None:
             here = {"matchLabels": {NAMESPACE_NAME: namespace}}
-            around, inside = _requirements(here if spaces is None else spaces), _requirements(pods)
+            around, inside = requirements(here if spaces is None else spaces), requirements(pods)
             if around is not None and inside is not None:
                 selectors.append((around, inside))
     return addresses, selectors
@@ -232,7 +210,7 @@ def _peers(peers: Any, namespace: str) -> tuple[Ranges, list[Selector]]:
 
 def _block(block: Object) -> Ranges:
     """Addresses of an ipBlock, less its exceptions."""
-    whole, holes = _span(block.get("cidr")), [_span(c) for c in _list(block.get("except"))]
+    whole, holes = _span(block.get("cidr")), [_span(c) for c in items(block.get("except"))]
     return _minus(whole, [*chain.from_iterable(holes)]) if all(holes) else []
 
 
@@ -255,7 +233,7 @@ def _span(cidr: Any) -> Ranges:
 
 def _port(entry: Any, names: Sequence[tuple[str, str, int | str]] | None) -> Ranges:
     """Places of one NetworkPolicyPort. names: what names mean; None if each peer has its own."""
-    port, end, protocol = (_map(entry).get(key) for key in ("port", "endPort", "protocol"))
+    port, end, protocol = (mapping(entry).get(key) for key in ("port", "endPort", "protocol"))
     kind = "TCP" if protocol is None else protocol
     if not isinstance(kind, str) or kind not in _PROTOCOLS:
         return []
@@ -280,49 +258,20 @@ def _place(port: int | str, protocol: str) -> int:
 def _container_ports(pod: Object) -> Iterator[tuple[str, str, int]]:
     """Name, protocol and number of each named port of a pod's containers and sidecars."""
     spec = _spec(pod)
-    containers = [*_list(spec.get("containers")), *_list(spec.get("initContainers"))]
+    containers = [*items(spec.get("containers")), *items(spec.get("initContainers"))]
     for container in containers:
-        for port in map(_map, _list(_map(container).get("ports"))):
+        for port in map(mapping, items(mapping(container).get("ports"))):
             name, number = port.get("name"), port.get("containerPort")
             if isinstance(name, str) and _PORT_NAME.fullmatch(name) and type(number) is int:
                 yield name, str(port.get("protocol") or "TCP"), number
 
 
-def _requirements(selector: Any) -> Requirements | None:
-    """Label selector, read: no requirements if empty or missing, None if broken."""
-    if selector is not None and not isinstance(selector, Mapping):
-        return None
-    labels, expressions = (_map(selector).get(k) for k in ("matchLabels", "matchExpressions"))
-    wanted: list[Any] = [(key, "In", [value]) for key, value in _map(labels).items()]
-    for item in map(_map, _list(expressions)):
-        wanted += [(item.get("key"), item.get("operator"), _list(item.get("values")))]
-    for key, operator, values in wanted:
-        words = all(isinstance(word, str) for word in (key, operator, *values))
-        if not words or operator not in _OPERATORS or bool(values) != operator.endswith("In"):
-            return None
-    return frozenset((key, operator, frozenset(values)) for key, operator, values in wanted)
-
-
-def _meets(needs: Requirements | None, labels: Object) -> bool:
-    """Whether labels meet every requirement; those of a broken selector they never do."""
-    words = {key: value for key, value in labels.items() if isinstance(value, str)}
-    return needs is not None and all(_OPERATORS[o](words.get(k), v) for k, o, v in needs)
-
-
 def _metadata(item: Any, key: str) -> Any:
-    return _map(_map(item).get("metadata")).get(key)
+    return mapping(mapping(item).get("metadata")).get(key)
 
 
 def _spec(item: Any) -> Object:
-    return _map(_map(item).get("spec"))
-
-
-def _map(value: Any) -> Object:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return mapping(mapping(item).get("spec"))
 
 
 def _minus(ranges: Ranges, others: Ranges) -> Ranges:
