@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from engine.errors import (
 from engine.keeper import NOWHERE, hold, undo, whole
 from engine.language import duration
 from engine.language.template import Facts
+from engine.patience import LONGEST, again
 from engine.playbook import Condition
 from engine.pod import Pod, Search, find_node, find_pod
 from engine.run import Outcome, outcome_of
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from engine.run import Claim
 
 log = structlog.get_logger()
-LONGEST = 3600.0
-"""Seconds that a server may have us wait at most."""
-
-
 _ENDS: dict[type[Exception], str] = {
     HeldError: "held", PostponedError: "waiting", SkippedError: "skipped", RefusedError: "refused",
     PermanentError: "failed",
@@ -74,11 +70,6 @@ def attempt(
         outcome = _judged(claim, error, now)
     calls, requests = tuple(doors.cluster.calls), tuple(doors.outside.requests)
     return replace(outcome, calls=calls, requests=requests, uid=_uid(claim, subject))
-
-
-def wait_before(attempt: int, first: float, most: float) -> float:
-    """Seconds to wait before ``attempt``, which counts from 2; doubles each time from ``first``."""
-    return float(min(first * 2 ** min(attempt - 2, 60), most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +137,7 @@ def _act(begun: _Begun, guard: Guard, keeper: Keeper) -> Outcome:
 def _judged(claim: Claim, error: Exception, now: float) -> Outcome:
     """How an attempt ended that raised."""
     if isinstance(error, TemporaryError):
-        return _again(claim, error, now)
+        return again(claim, error, now)
     if isinstance(error, GoneError) and _sent(claim) and "uid" in claim.facts:
         return Outcome("done", f"{error}; our own call had been sent")
     for kind, state in _ENDS.items():
@@ -282,30 +273,6 @@ def _check_when(claim: Claim, doors: Doors) -> list[str]:
 
 def _sent(claim: Claim) -> bool:
     return bool(claim.facts.get("sent") == claim.step.name)
-
-
-def _again(claim: Claim, error: TemporaryError, now: float) -> Outcome:
-    """The outcome of an attempt that may work later: a retry, or the end of patience."""
-    step, retry = claim.step, claim.step.retry
-    answers = claim.answers + error.answered
-    out_of_time = step.effect == "notify" and now - claim.began >= retry.give_up and claim.began > 0
-    gives_up = answers >= retry.attempts or (out_of_time and not error.answered)
-    if gives_up and not claim.undo:  # what is cut off must not stay so
-        message = f"gave up after {claim.attempt} attempts: {error}"
-        return Outcome("failed", message, answered=error.answered)
-    return Outcome("waiting", str(error), retry_in=_wait(claim, error), answered=error.answered)
-
-
-def _wait(claim: Claim, error: TemporaryError) -> float:
-    """Seconds until the next attempt: what the other side asks for, but no less than the step's own wait."""
-    if error.again is not None:
-        return error.again
-    retry = claim.step.retry
-    wait = wait_before(claim.attempt + 1, retry.delay, retry.max_delay)
-    wait = min(wait * random.uniform(0.8, 1.2), retry.max_delay)  # noqa: S311 - spreads, keeps no secret
-    if error.after is not None:  # never earlier than asked, and not all at once
-        wait = max(wait, error.after * random.uniform(1.0, 1.2))  # noqa: S311 - the same
-    return min(wait, LONGEST)
 
 
 def _as_done(state: str) -> str:

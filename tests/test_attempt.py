@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from engine.attempt import Doors, attempt, wait_before
+from engine.attempt import Doors, attempt
 from engine.budget import Charge, Ledger
 from engine.errors import PermanentError, TemporaryError
 from engine.event import parse
@@ -9,6 +9,7 @@ from engine.guard import Guard
 from engine.keeper import NOWHERE
 from engine.language.folder import Files
 from engine.language.load import Loader
+from engine.patience import wait_before
 from engine.playbook import Budget, Guardrails, Retry
 from engine.ports.cluster import Recorder
 from engine.ports.http import OutsideRecorder
