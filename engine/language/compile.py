@@ -12,13 +12,14 @@ from engine.actions.action import load
 from engine.errors import PlaybookError
 from engine.event import priority_of, time_of
 from engine.language import duration
+from engine.language.checks import MAX_STEPS
 from engine.language.conditions import (
     compile_condition,
     compile_conditions,
     compile_step_condition,
 )
 from engine.language.report import Findings, nearest
-from engine.language.schema import API_VERSION, KINDS, MAX_STEPS
+from engine.language.schema import API_VERSION, KINDS
 from engine.language.shape import check_shape
 from engine.language.source import Document
 from engine.language.values import put_in

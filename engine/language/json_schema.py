@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.actions.action import load
+from engine.language import checks
 from engine.language.conditions import STEP_ENDS
 from engine.language.operators import OPERATORS
-from engine.language.schema import CONDITIONS, KINDS, STEP, Key, check_match, document
+from engine.language.schema import CONDITIONS, KINDS, STEP, Key, document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +129,7 @@ def _key_schema(
     if key.shape == "tags":
         tags = {"type": "object", **_object(key.keys, conditions, steps)}
         schema["anyOf"] = [{"type": "array", "items": {"type": "string"}}, tags]
-    if key.check is check_match:
+    if key.check is checks.match:
         schema["minProperties"] = 1
     return schema
 

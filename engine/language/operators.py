@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import re2
 
 from engine.event import present
+from engine.language.glob import glob_expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,39 +105,6 @@ def _compiled(expression: str) -> Callable[[Any], Truth]:
         text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
         raise OperandError("bad-regex", f"RE2 does not take this expression: {text}") from None
     return lambda value: search(value) is not None if type(value) is str else None
-
-
-def glob_expression(glob: str) -> str:
-    """The RE2 expression of fnmatch(3)'s glob, as Falco's ``glob`` has it; its star crosses slashes."""
-    parts, at = [], 0
-    while at < len(glob):
-        letter, at = glob[at], at + 1
-        if letter == "*":
-            parts.append(".*")
-        elif letter == "?":
-            parts.append(".")
-        elif letter == "\\" and at < len(glob):
-            parts.append(re2.escape(glob[at]))
-            at += 1
-        elif letter == "[" and (end := _bracket_end(glob, at)):
-            inner = glob[at:end]
-            negated = "^" if inner[0] in "!^" else ""
-            body = inner[1:] if negated else inner
-            parts.append(f"[{negated}{_bracket_body(body)}]")
-            at = end + 1
-        else:
-            parts.append(re2.escape(letter))
-    return f"(?s)\\A(?:{''.join(parts)})\\z"
-
-
-def _bracket_end(glob: str, at: int) -> int:
-    """Where the bracket that opens before ``at`` closes; 0 where it never does and is itself."""
-    start = at + 1 if glob[at : at + 1] in ("!", "^") else at
-    return max(glob.find("]", start + 1), 0)
-
-
-def _bracket_body(body: str) -> str:
-    return "".join(c if c == "-" else re2.escape(c) for c in body)
 
 
 def _glob(wanted: str) -> Callable[[Any], Truth]:

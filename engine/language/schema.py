@@ -8,20 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.event import PRIORITIES, priority_of, time_of
-from engine.language import duration
+from engine.event import PRIORITIES
+from engine.language import checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from engine.language.checks import Wrong
+
 API_VERSION = "tiercel.dev/v1"
-MAX_STEPS = 1_000
-MAX_NAMES = 1_000
-_LONGEST_NAME = 1_000
-"""Characters; a name may be a glob, which is compiled."""
 Shape = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
-Wrong = tuple[str, str, str | None]
-"""A finding's code, what is wrong, and a hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,88 +38,8 @@ class Key:
     check: Callable[[Any], Wrong | None] | None = None
 
 
-def check_duration(value: str) -> Wrong | None:
-    """What is wrong with a text that should be a duration."""
-    return (
-        None
-        if duration.seconds(value)
-        else ("bad-duration", f"`{value[:40]}` is no duration", duration.HINT)
-    )
-
-
-def _priority(value: str) -> Wrong | None:
-    if priority_of(value) is not None:
-        return None
-    near = next((p for p in PRIORITIES if p.lower().startswith(value.lower()[:4]) and value), None)
-    return "bad-value", f"`{value[:40]}` is no priority", near or ", ".join(PRIORITIES)
-
-
-def _everything(value: bool) -> Wrong | None:  # noqa: FBT001 - a value of the language
-    return None if value else ("bad-value", "`everything` is true, or is left out", None)
-
-
-def _attempts(value: int) -> Wrong | None:
-    return None if 1 <= value <= 100 else ("bad-value", "attempts are 1 to 100", None)  # noqa: PLR2004
-
-
-def _count(value: int) -> Wrong | None:
-    return None if 1 <= value <= 10_000 else ("bad-value", "count is 1 to 10,000", None)  # noqa: PLR2004
-
-
-def _not_empty(value: list[Any]) -> Wrong | None:
-    return None if value else ("bad-value", "the list is empty", "leave the key out, or name some")
-
-
-def _short(value: list[Any]) -> Wrong | None:
-    if all(len(name) <= _LONGEST_NAME for name in value if isinstance(name, str)):
-        return None
-    return "bad-value", f"a name has at most {_LONGEST_NAME:,} characters", None
-
-
-def _few(value: list[Any]) -> Wrong | None:
-    return ("bad-value", f"more than {MAX_STEPS:,} steps", None) if value[MAX_STEPS:] else None
-
-
-def _some(value: list[Any]) -> Wrong | None:
-    return _not_empty(value) or _few(value)
-
-
-def _names(value: list[Any]) -> Wrong | None:
-    return _not_empty(value) or _few_names(value) or _short(value)
-
-
-def _few_names(value: list[Any]) -> Wrong | None:
-    return ("bad-value", f"more than {MAX_NAMES:,} names", None) if value[MAX_NAMES:] else None
-
-
-def check_match(value: dict[str, Any]) -> Wrong | None:
-    """What is wrong with the keys of ``match`` taken together."""
-    if not value:
-        return "empty-match", "an empty `match` would match everything", "everything: true says so"
-    if "everything" in value and len(value) > 1:
-        return "bad-value", "`everything` stands alone", "remove it, or the other keys"
-    return None
-
-
-def _throttle(value: dict[str, Any]) -> Wrong | None:
-    given = {"once", "count", "within"} & value.keys()
-    if given in ({"once"}, {"count", "within"}):
-        return None
-    missing = not given or given < {"count", "within"}
-    code = "missing-key" if missing else "bad-value"
-    return code, "a throttle has `once`, or `count` and `within`", "once: 10m"
-
-
-def _time(value: str) -> Wrong | None:
-    try:
-        time_of(value)
-    except ValueError:
-        return "bad-value", f"`{value[:40]}` is no RFC 3339 time", "like 2026-12-24T00:00:00Z"
-    return None
-
-
 def _texts(doc: str, **more: Any) -> Key:
-    return Key("list", doc, item=Key("text", "a name"), check=_names, **more)
+    return Key("list", doc, item=Key("text", "a name"), check=checks.names, **more)
 
 
 _TAGS = {
@@ -140,26 +56,32 @@ MATCH = Key(
     "map",
     "Which events: every key given must hold; at least one, or everything: true alone.",
     required=True,
-    check=check_match,
+    check=checks.match,
     keys={
-        "everything": Key("bool", "true matches every event; stands alone", check=_everything),
+        "everything": Key(
+            "bool", "true matches every event; stands alone", check=checks.everything
+        ),
         "rules": _texts("names of Falco rules, exact or globs with * and ?"),
-        "priority": Key("text", "at least this severe: " + ", ".join(PRIORITIES), check=_priority),
+        "priority": Key(
+            "text", "at least this severe: " + ", ".join(PRIORITIES), check=checks.priority
+        ),
         "sources": _texts("event sources, like syscall or k8s_audit"),
         "tags": Key("tags", "tags of the rule; a plain list means any", keys=_TAGS),
         "hostnames": _texts("hosts (nodes) by name, exact or globs with * and ?"),
     },
 )
 _RETRY = {
-    "attempts": Key("integer", "answers taken before the step fails (4)", check=_attempts),
+    "attempts": Key("integer", "answers taken before the step fails (4)", check=checks.attempts),
     "delay": Key(
         "text",
         "before the second attempt; doubles each time, with jitter (1s)",
-        check=check_duration,
+        check=checks.duration_text,
     ),
-    "maxDelay": Key("text", "the longest wait (1m)", check=check_duration),
+    "maxDelay": Key("text", "the longest wait (1m)", check=checks.duration_text),
     "giveUp": Key(
-        "text", "after which a notification without an answer fails (1h)", check=check_duration
+        "text",
+        "after which a notification without an answer fails (1h)",
+        check=checks.duration_text,
     ),
     "unknown": Key("bool", "do a step again that is not repeatable and may have run (false)"),
 }
@@ -170,7 +92,7 @@ STEP = Key(
         "action": Key("text", "the action's name; `tiercel actions` lists them", required=True),
         "name": Key("text", "the step's name (the action's); unique within the playbook"),
         "with": Key("any", "the action's parameters"),
-        "timeout": Key("text", "of one attempt (30s)", check=check_duration),
+        "timeout": Key("text", "of one attempt (30s)", check=checks.duration_text),
         "retry": Key("map", "how a step is tried again", keys=_RETRY),
         "onFailure": Key(
             "text", "what follows a failure or refusal (stop)", words=("stop", "continue")
@@ -180,9 +102,9 @@ STEP = Key(
 )
 _THROTTLE = {
     "key": _texts("output fields that count apart (rule, namespace and pod)"),
-    "once": Key("text", "the first acts, then none for so long", check=check_duration),
-    "count": Key("integer", "acts on the count-th event …", check=_count),
-    "within": Key("text", "… within the last so long", check=check_duration),
+    "once": Key("text", "the first acts, then none for so long", check=checks.duration_text),
+    "count": Key("integer", "acts on the count-th event …", check=checks.count),
+    "within": Key("text", "… within the last so long", check=checks.duration_text),
 }
 PLAYBOOK = Key(
     "map",
@@ -198,10 +120,12 @@ PLAYBOOK = Key(
         "match": MATCH,
         "conditions": CONDITIONS,
         "throttle": Key(
-            "map", "how many of the matching events act", keys=_THROTTLE, check=_throttle
+            "map", "how many of the matching events act", keys=_THROTTLE, check=checks.throttle
         ),
-        "actions": Key("list", "the steps, in order", required=True, item=STEP, check=_some),
-        "finally": Key("list", "steps that always run, after the actions", item=STEP, check=_few),
+        "actions": Key("list", "the steps, in order", required=True, item=STEP, check=checks.some),
+        "finally": Key(
+            "list", "steps that always run, after the actions", item=STEP, check=checks.few
+        ),
     },
 )
 SILENCE = Key(
@@ -211,7 +135,9 @@ SILENCE = Key(
     keys={
         "match": MATCH,
         "conditions": CONDITIONS,
-        "until": Key("text", "RFC 3339; it holds for events before", required=True, check=_time),
+        "until": Key(
+            "text", "RFC 3339; it holds for events before", required=True, check=checks.time
+        ),
         "owner": Key("text", "whom to ask", required=True),
         "comment": Key("text", "why", required=True),
     },
@@ -225,15 +151,15 @@ _PROTECTED = {
         "list",
         "namespaces whose pods may protect themselves",
         item=Key("text", ""),
-        check=_short,
+        check=checks.short,
     ),
 }
 _BUDGET = {
     "effect": Key(
         "text", "what is counted", required=True, words=("notify", "observe", "mark", "disrupt")
     ),
-    "limit": Key("integer", "targets", required=True, check=_count),
-    "per": Key("text", "the window", required=True, check=check_duration),
+    "limit": Key("integer", "targets", required=True, check=checks.count),
+    "per": Key("text", "the window", required=True, check=checks.duration_text),
     "scope": Key(
         "text",
         "what has a budget of its own",
@@ -250,25 +176,11 @@ GUARDRAILS = Key(
     keys={
         "protected": Key("map", "what is never touched", keys=_PROTECTED),
         "budgets": Key("list", "how much may happen", item=Key("map", "one budget", keys=_BUDGET)),
-        "maxEventAge": Key("text", "older events disrupt nothing (5m)", check=check_duration),
+        "maxEventAge": Key("text", "older events disrupt nothing (5m)", check=checks.duration_text),
         "onExceeded": Key("text", "what happens past a budget", words=("hold", "drop")),
-        "holdFor": Key("text", "how long a person may decide (4h)", check=check_duration),
+        "holdFor": Key("text", "how long a person may decide (4h)", check=checks.duration_text),
     },
 )
-
-
-def _one_source(value: dict[str, Any]) -> Wrong | None:
-    given = {"event", "events", "eventFile"} & value.keys()
-    if len(given) == 1:
-        return None
-    code = "bad-value" if given else "missing-key"
-    return code, "a case has one of `event`, `events` and `eventFile`", None
-
-
-def _says_something(value: dict[str, Any]) -> Wrong | None:
-    if value:
-        return None
-    return "bad-value", "a case that expects nothing in particular cannot fail", "nothing: true"
 
 
 def _steps(doc: str) -> Key:
@@ -288,13 +200,17 @@ _EXPECT = {
 _CASE = Key(
     "map",
     "One case.",
-    check=_one_source,
+    check=checks.one_source,
     keys={
         "name": Key("text", "what holds", required=True),
         "event": Key("map", "the alert", free=True),
-        "events": Key("list", "alerts in a row", item=Key("map", "", free=True), check=_not_empty),
+        "events": Key(
+            "list", "alerts in a row", item=Key("map", "", free=True), check=checks.not_empty
+        ),
         "eventFile": Key("text", "a file of alerts, relative to this one"),
-        "expect": Key("map", "what is planned", required=True, keys=_EXPECT, check=_says_something),
+        "expect": Key(
+            "map", "what is planned", required=True, keys=_EXPECT, check=checks.says_something
+        ),
     },
 )
 PLAYBOOK_TEST = Key(
@@ -304,7 +220,7 @@ PLAYBOOK_TEST = Key(
     keys={
         "playbooks": _texts("the playbooks that are tested (all)"),
         "cluster": Key("list", "objects that exist", item=Key("map", "", free=True)),
-        "cases": Key("list", "the cases", required=True, item=_CASE, check=_not_empty),
+        "cases": Key("list", "the cases", required=True, item=_CASE, check=checks.not_empty),
     },
 )
 KINDS: dict[str, Key] = {

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import cerberus
 from cerberus import errors as codes
 
+from engine.language.checks import duration_text
 from engine.language.duration import HINT
 from engine.language.report import nearest
-from engine.language.schema import Key, check_duration, document
+from engine.language.schema import Key, document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -161,7 +162,7 @@ def _tell(error: Any, keys: Key, report: Report) -> None:
         report(path, which, what, hint or None)
     elif code == codes.MIN_LENGTH.code:
         report(path, "bad-value", f"`{name}` is empty", "leave the key out, or name some")
-    elif _key(keys, path).check is check_duration:
+    elif _key(keys, path).check is duration_text:
         report(path, "bad-duration", f"`{name}` takes a duration", HINT)
     else:
         wanted = _WORDS.get(_key(keys, path).shape, "another type")

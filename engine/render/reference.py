@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from engine.language.checks import duration_text
 from engine.language.operators import OPERATORS
-from engine.language.schema import MATCH, STEP, check_duration
+from engine.language.schema import MATCH, STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -84,7 +85,7 @@ def _takes(key: Key) -> str:
     """What may stand behind a key, in a word or two."""
     if key.words:
         return ", ".join(f"`{word}`" for word in key.words)
-    if key.check is check_duration:
+    if key.check is duration_text:
         return "a duration"
     if key.shape == "list" and key.item:
         return {"text": "a list of texts", "map": "a list of mappings"}.get(
