@@ -60,7 +60,7 @@ bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/
 	@$(BIN)/python benchmarks/act.py
 
 lock: ## Pin every dependency anew
-	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --extra dev --all-build-deps \
+	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra dev --all-build-deps \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header -o requirements.txt pyproject.toml
 
 clean: ## Remove what was set up
