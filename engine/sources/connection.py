@@ -37,6 +37,7 @@ class Connection(asyncio.Protocol):
         self._house = house
         self._parser = httptools.HttpRequestParser(self)
         self._transport: Any = None
+        self._client: Any = None
         self._waiting: deque[tuple[Request, str, bool]] = deque()
         self._reading: Request | None = None
         self._early: Reply | None = None
@@ -55,6 +56,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
         self._transport = transport
+        self._client = transport.get_extra_info("peername")
         self.deadline = time.monotonic() + self._house.limits.head
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -123,9 +125,9 @@ class Connection(asyncio.Protocol):
         """Judge the request by its head, before any of the body is taken."""
         if self._early is not None or self._done:
             return
-        house, client = self._house, self._transport.get_extra_info("peername")
+        house = self._house
         request = Request(
-            self._parser.get_method(), self._target, self._headers, client, self._began
+            self._parser.get_method(), self._target, self._headers, self._client, self._began
         )
         self._reading = request
         length = self._headers.get(b"content-length", b"0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -42,14 +41,13 @@ class Request(msgspec.Struct, eq=False):
         return self.target.partition(b"?")[2].decode("latin-1")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, eq=False):
     """The reply to a request. close: whether the connection ends with it."""
 
     status: int
     body: bytes
     kind: bytes = JSON
-    headers: Headers = field(default=())
+    headers: Headers = ()
     close: bool = False
 
     def encoded(self, connection: bytes | None, *, head_only: bool) -> bytes:
