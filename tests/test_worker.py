@@ -302,7 +302,8 @@ class Failing:
     """A journal whose calls of one name fail a few times before they pass."""
 
     def __init__(self, journal, name, times=3):
-        self._journal, self._name, self.left = journal, name, times
+        self._journal, self._name, self._left = journal, name, times
+        self.passed = threading.Event()
 
     def __getattr__(self, name):
         call = getattr(self._journal, name)
@@ -310,9 +311,10 @@ class Failing:
             return call
 
         def failing(*given):
-            if self.left:
-                self.left -= 1
+            if self._left:
+                self._left -= 1
                 raise JournalError("disk full")
+            self.passed.set()
             return call(*given)
 
         return failing
@@ -326,7 +328,7 @@ def test_a_journal_that_fails_for_a_while_loses_nothing(tmp_path, monkeypatch, n
     with engine.through(failing):
         (run,) = engine.accept()
         engine.wait_for("done")
-        assert failing.left < 3
+        assert failing.passed.wait(PATIENCE)
         assert engine.journal.find(run).outcome == "done"
         assert engine.ops.seen == ["tell nginx"]
 
