@@ -30,27 +30,39 @@ _BROKEN = re.compile(r"[\r\n\x00]")
 class _Answer:
     """What the parser calls. whole: all of the answer is there; an interim one (1xx) is none.
 
-    keeps: whether the connection lasts.
+    headed: its head is. keeps: whether the connection lasts; what follows the answer is nobody's, and ends it.
     """
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
+        self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.parts: list[bytes] = []
-        self.whole = self.keeps = False
+        self.headed = self.whole = self.keeps = False
 
     def on_message_begin(self) -> None:
-        self.headers, self.parts = [], []
+        if self.whole:
+            self.keeps = False
+        else:
+            self.headers, self.parts, self.headed = [], [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        if not self.whole:
+            self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        if not self.whole:
+            self.status = self.parser.get_status_code()
+            self.headed = self.status >= _OK
 
     def on_body(self, body: bytes) -> None:
-        self.parts.append(body)
+        if not self.whole:
+            self.parts.append(body)
 
     def on_message_complete(self) -> None:
-        self.whole = self.parser.get_status_code() >= _OK
-        self.keeps = self.parser.should_keep_alive()  # it does not know any more after this
+        if not self.whole:
+            self.whole = self.headed
+            self.keeps = self.parser.should_keep_alive()  # it does not know any more after this
 
 
 class _Quick:
@@ -96,13 +108,15 @@ class _Quick:
                     break
                 answer.parser.feed_data(data)
         except httptools.HttpParserError as error:
-            raise HTTPException(f"that is no HTTP, {str(error)[:100]}") from None
+            if not answer.whole:
+                raise HTTPException(f"that is no HTTP, {str(error)[:100]}") from None
+            answer.keeps = False
         if not answer.keeps:
             self.close()
         method, url = self._asked
         return HTTPResponse(
             body=b"".join(answer.parts), headers=HTTPHeaderDict(answer.headers),
-            status=answer.parser.get_status_code(), version=11, version_string="HTTP/1.1",
+            status=answer.status, version=11, version_string="HTTP/1.1",
             preload_content=False, request_method=method, request_url=url,
         )  # fmt: skip
 
@@ -110,8 +124,7 @@ class _Quick:
     def _cut_off(answer: _Answer) -> None:
         """The other side has ended the connection. Raises RemoteDisconnected where that ends no answer."""
         names = {name.lower() for name, _ in answer.headers}
-        known = "content-length" in names or "transfer-encoding" in names
-        if known or not answer.headers or not answer.parser.get_status_code():
+        if not answer.headed or "content-length" in names or "transfer-encoding" in names:
             raise RemoteDisconnected("the connection was closed before the answer was whole")
 
     def _host(self) -> str:

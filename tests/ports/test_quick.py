@@ -109,6 +109,8 @@ def test_a_connection_is_used_again_unless_the_server_closes_it(server):
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort#", "before the answer was whole"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz#", "no HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Le#", "before the answer was whole"),
+        (b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Le#", "before the answer was whole"),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: #\r\n\r\nHTTP/1.1 200 OK\r\nA#", "before the answer"),
     ],
 )
 def test_what_is_no_whole_answer_is_none_and_the_next_call_has_a_new_connection(
@@ -119,6 +121,18 @@ def test_what_is_no_whole_answer_is_none_and_the_next_call_has_a_new_connection(
     with pytest.raises(SilentError, match=why):
         get(one)
     assert get(one).data == b"{}"
+
+
+OTHER = b"HTTP/1.1 500 Other\r\nX-Other: x\r\nContent-Length: 5\r\n\r\nother"
+
+
+@pytest.mark.parametrize("other", [OTHER, b"no HTTP"])
+def test_what_follows_an_answer_is_none_and_ends_the_connection(server, other):
+    server.script += [SHORT + other, SHORT]
+    one = api(server)
+    told = get(one)
+    assert (told.status, told.data, told.headers.get("X-Other")) == (200, b"{}", None)
+    assert (get(one).status, len({port for port, _, _ in server.asked})) == (200, 2)
 
 
 def test_a_request_goes_out_as_it_is_meant(server):
