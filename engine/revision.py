@@ -1,4 +1,9 @@
-"""The playbook files of another Git revision, read from Git's objects; nothing is checked out or changed."""
+"""The playbook files of another Git revision, read from Git's objects; nothing is checked out or changed.
+
+The checkout is hostile: a pull request decides which files stand in it. Git therefore runs no hook, no
+monitor and no transport, reads no configuration but the repository's own, and does not take a folder of
+committed files for a repository.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +25,26 @@ MAX_BYTES = 64 * 2**20
 _SECONDS = 60.0
 _BLOBS = ("100644", "100755", "100664")
 _KINDS = {"120000": "a symbolic link", "160000": "a submodule"}
-_OF_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-"""Git sets these for its hooks, as seen from its own folder and not from ours."""
+_SETTINGS = (
+    "safe.bareRepository=explicit", "protocol.allow=never", "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+)  # fmt: skip
+_ENVIRONMENT = {
+    "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1", "GIT_OPTIONAL_LOCKS": "0",
+}  # fmt: skip
+_NO_CONFIGURATION = {
+    "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_SYSTEM": "/dev/null", "GIT_CONFIG_GLOBAL": "/dev/null",
+}  # fmt: skip
+_KEPT = (
+    "GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM",
+    "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM",
+)  # fmt: skip
+"""Variables that say where Git looks. Git sets others for its hooks; the rest can run commands."""
+_NAMESPACES = ("refs/tags", "refs/heads", "refs/remotes")
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _RELATIVE = re.compile(r"[~^]|@\{")
+_MODIFIER = re.compile(r"[~^:]|@\{")
 
 
 class RevisionError(Exception):
@@ -53,43 +74,102 @@ class _Entry:
 
 
 class Repository:
-    """The Git repository that a folder stands in."""
+    """The Git repository that a folder stands in.
+
+    Raises RevisionError where there is none, and where the folder belongs to another one than the current
+    folder above it: a submodule or a link would compare with a history that the change itself chooses.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._git("rev-parse", "--git-dir")
-        self.prefix = self._git("rev-parse", "--show-prefix").decode(errors="surrogateescape")[:-1]
+        self._trusted = [
+            f"safe.directory={value}"
+            for scope in ("--system", "--global")
+            for value in self._user_setting(scope, "safe.directory")
+        ]
+        self._top = self._top_of(folder)
+        self.prefix = self._prefix()
+
+    def _top_of(self, folder: Path) -> Path:
+        """The top of the work tree: where Git sees it, and where a ``.git`` stands, which no commit can hold."""
+        said = self._git("rev-parse", "--show-toplevel", folder=folder)
+        top = Path(os.fsdecode(said.removesuffix(b"\n")))
+        real = folder.resolve()
+        own = next((one for one in (real, *real.parents) if (one / ".git").exists()), None)
+        if own is None or own != top.resolve():
+            raise RevisionError(
+                f"{folder} stands in a folder that only looks like a Git repository"
+            )
+        return own
+
+    def _prefix(self) -> str:
+        """The folder as seen from the top, by name: a link in the work tree is not followed here."""
+        folder = Path(os.path.abspath(self._folder))  # noqa: PTH100 - resolve() follows links
+        around = Path.cwd()
+        if folder.is_relative_to(around):
+            try:
+                outer = self._top_of(around)
+            except RevisionError:
+                outer = self._top
+            if outer != self._top:
+                raise RevisionError(
+                    f"{self._folder} belongs to the Git repository {self._top}, not to {outer}"
+                )
+        for above in (folder, *folder.parents):
+            if above.resolve() == self._top:
+                return folder.relative_to(above).as_posix()
+        return folder.resolve().relative_to(self._top).as_posix()
 
     def resolve(self, ref: str) -> tuple[str, str]:
         """The name under which the revision was found, and its commit. Raises RevisionError."""
         if not ref or ref.startswith("-"):
-            raise RevisionError(f"`{ref}` is no Git revision: --against main, or a tag or commit")
+            raise RevisionError(
+                f"`{ref}` is not a Git revision: --against main, or a tag or commit"
+            )
         # a clone of one branch knows the others as the remote's only
         for name in (ref, f"origin/{ref}"):
             commit = self._commit(name)
             if commit:
+                self._require_one(name)
                 return name, commit
         if self._git("rev-parse", "--is-shallow-repository").strip() == b"true":
             raise RevisionError(f"`{ref}` is not in this shallow clone: {_fetch(ref)} brings it")
         names = self._git("for-each-ref", "--format=%(refname:short)").decode(errors="replace")
         near = nearest(ref, names.split())
         hint = f" (nearest: {near})" if near else ""
-        raise RevisionError(f"`{ref}` is no revision of this Git repository{hint}")
+        raise RevisionError(f"`{ref}` is not a revision of this Git repository{hint}")
+
+    def _require_one(self, name: str) -> None:
+        """Raise RevisionError where a tag or branch of the same name hides the one that is meant."""
+        plain = _MODIFIER.split(name, maxsplit=1)[0]
+        wanted = [f"{space}/{plain}" for space in _NAMESPACES]
+        listed = self._git("for-each-ref", "--format=%(refname)", *wanted).decode(errors="replace")
+        found = [one for one in listed.splitlines() if one in wanted]
+        if len(found) > 1:
+            raise RevisionError(f"`{plain}` is ambiguous; name one of {', '.join(found)}")
 
     def entries(self, commit: str, *, below: bool) -> dict[str, _Entry]:
         """What the folder held, and what stood below. Raises RevisionError where it was no folder."""
-        path = self.prefix.rstrip("/")
         options = ["-r"] if below else []
-        tree = self._git("ls-tree", *options, "-l", "-z", "--full-tree", f"{commit}:{path}")
+        tree = self._git("ls-tree", *options, "-l", "-z", "--full-tree", self._tree(commit))
         found = {}
         for line in tree.split(b"\0"):
             if line:
                 facts, _, name = line.partition(b"\t")
                 mode, _, blob, size = facts.split()
                 bytes_ = int(size) if size != b"-" else 0
-                shown = name.decode(errors="backslashreplace")
-                found[shown] = _Entry(mode.decode(), blob.decode(), bytes_)
+                found[os.fsdecode(name)] = _Entry(mode.decode(), blob.decode(), bytes_)
         return found
+
+    def _tree(self, commit: str) -> str:
+        """The id of the folder's tree; links to other folders of the commit are followed."""
+        path = "" if self.prefix == "." else self.prefix
+        asked = f"{commit}:{path}\n"
+        said = self._git("cat-file", "--batch-check", "--follow-symlinks", send=os.fsencode(asked))
+        blob, _, rest = said.partition(b" ")
+        if not rest.startswith(b"tree "):
+            raise RevisionError(f"{path} is not a folder of {commit}")
+        return blob.decode()
 
     def contents(self, entries: Mapping[str, _Entry]) -> dict[str, bytes]:
         """The blobs' contents. Raises RevisionError where they are too many or too much."""
@@ -119,32 +199,44 @@ class Repository:
             return None
         return found.decode().strip()
 
-    def _git(self, *arguments: str, send: bytes = b"") -> bytes:
+    def _user_setting(self, scope: str, key: str) -> list[str]:
+        """The values of a setting of the system or the user; none is fine."""
+        done = self._run(["config", scope, "--null", "--get-all", key], Path("/"), {}, b"")
+        return os.fsdecode(done.stdout).split("\0")[:-1]
+
+    def _git(self, *arguments: str, send: bytes = b"", folder: Path | None = None) -> bytes:
         """What git prints. Raises RevisionError with git's own first line."""
-        environment = {k: v for k, v in os.environ.items() if k not in _OF_HOOKS}
-        environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
-        command = ["git", "-C", str(self._folder), *arguments]
+        folder = folder or self._folder
+        settings = [part for one in (*_SETTINGS, *self._trusted) for part in ("-c", one)]
+        done = self._run([*settings, *arguments], folder, _NO_CONFIGURATION, send)
+        if done.returncode == 0:
+            return done.stdout
+        said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        if "not a git repository" in said or "must be run in a work tree" in said:
+            said = f"{folder} is not in a Git work tree, so there is nothing to compare with"
+        elif "cannot use bare repository" in said:
+            said = f"{folder} stands in a folder that only looks like a Git repository"
+        elif "dubious ownership" in said:
+            said += f": git config --global --add safe.directory {folder.resolve()}"
+        raise RevisionError(said or f"git {arguments[0]} failed")
+
+    def _run(
+        self, arguments: list[str], folder: Path, environment: Mapping[str, str], send: bytes
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run git, whatever it answers. Raises RevisionError where it cannot run."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k in _KEPT}
+        command = ["git", "-C", str(folder), *arguments]
         try:
-            done = subprocess.run(
-                command, input=send, capture_output=True, timeout=_SECONDS, check=True,
-                env=environment,
+            return subprocess.run(
+                command, input=send, capture_output=True, timeout=_SECONDS, check=False,
+                env={**kept, **_ENVIRONMENT, **environment},
             )  # fmt: skip
         except FileNotFoundError:
             raise RevisionError(
                 "--against needs the command `git`, which is not installed"
             ) from None
         except subprocess.TimeoutExpired:
-            raise RevisionError(f"git {arguments[0]} took longer than {_SECONDS:.0f} s") from None
-        except subprocess.CalledProcessError as error:
-            said = error.stderr.decode(errors="replace").strip().partition("\n")[0]
-            if "not a git repository" in said or "must be run in a work tree" in said:
-                said = (
-                    f"{self._folder} is not in a Git work tree, so there is nothing to compare with"
-                )
-            elif "dubious ownership" in said:
-                said += f": git config --global --add safe.directory {self._folder.resolve()}"
-            raise RevisionError(said or f"git {arguments[0]} failed") from None
-        return done.stdout
+            raise RevisionError(f"git took longer than {_SECONDS:.0f} s") from None
 
 
 def read_revision(ref: str, paths: Sequence[str], values: Path | None = None) -> Revision:

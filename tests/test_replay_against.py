@@ -219,14 +219,14 @@ def test_git_s_own_variables_of_a_hook_do_not_mislead(monkeypatch):
 @pytest.mark.parametrize(
     ("ref", "sentence"),
     [
-        ("mian", "`mian` is no revision of this Git repository (nearest: main)"),
-        ("HEAD~5", "`HEAD~5` is no revision of this Git repository"),
-        ("--upload-pack=touch owned", "is no Git revision"),
-        ("-h", "is no Git revision"),
-        ("", "is no Git revision"),
-        ("main..HEAD", "is no revision"),
-        ("main:playbooks", "is no revision"),
-        ("\x1b[31mred", "is no revision"),
+        ("mian", "`mian` is not a revision of this Git repository (nearest: main)"),
+        ("HEAD~5", "`HEAD~5` is not a revision of this Git repository"),
+        ("--upload-pack=touch owned", "is not a Git revision"),
+        ("-h", "is not a Git revision"),
+        ("", "is not a Git revision"),
+        ("main..HEAD", "is not a revision"),
+        ("main:playbooks", "is not a revision"),
+        ("\x1b[31mred", "is not a revision"),
     ],
 )
 @pytest.mark.usefixtures("folder")
@@ -289,3 +289,80 @@ def test_a_broken_playbook_of_the_revision_is_told_at_its_place():
     first, last = result.stderr.splitlines()
     assert first.startswith("HEAD:playbooks/b.yaml:1:7: error:")
     assert last == "1 error in the playbooks of HEAD: nothing was compared."
+
+
+def plant(at, worktree):
+    """Commit-able files that make ``at`` look like a bare repository whose settings run a command."""
+    for name in ("objects/info", "refs/heads", "refs/remotes/origin"):
+        (at / name).mkdir(parents=True)
+    (at / "objects/info/x").write_text("x")
+    (at / "HEAD").write_text("ref: refs/heads/main\n")
+    for name in ("refs/heads/main", "refs/remotes/origin/main"):
+        (at / name).write_text("1" * 40 + "\n")
+    bare = f"worktree = {worktree}" if worktree else "bare = true"
+    ran = at.parent / "ran"
+    (at / "config").write_text(
+        f"[core]\nrepositoryformatversion = 1\n{bare}\n"
+        f'sshCommand = "touch {ran}; false"\nfsmonitor = "touch {ran}; false"\n'
+        "[extensions]\npartialClone = origin\n"
+        '[remote "origin"]\nurl = ssh://x/y\npromisor = true\nfetch = +refs/heads/*:refs/remotes/origin/*\n'
+    )
+    return ran
+
+
+@pytest.mark.parametrize("above", [False, True])
+@pytest.mark.parametrize("worktree", [False, True])
+def test_committed_files_that_look_like_a_repository_are_refused_and_run_nothing(
+    folder, above, worktree
+):
+    git("checkout", "-qb", "feature")
+    Path("deploy").mkdir()
+    folder.rename("deploy/playbooks")
+    at = Path("deploy" if above else "deploy/playbooks").resolve()
+    ran = plant(at, at if worktree else None)
+    git("add", "-A")
+    for output in ("text", "json", "markdown"):
+        result = tiercel(
+            "replay", "deploy/playbooks", "events.ndjson", "--against", "main", "-o", output
+        )
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "only looks like a Git repository" in result.stderr
+    assert not ran.exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_branch_or_tag_that_hides_the_revision_that_is_meant_is_refused():
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    assert against("origin/main").exit_code == 0
+    write(PLAYBOOK.replace("[R]", "[S]"))
+    commit()
+    for space in ("refs/tags", "refs/heads"):
+        git("update-ref", f"{space}/origin/main", "HEAD")
+        result = against("origin/main")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "`origin/main` is ambiguous; name one of refs/" in result.stderr
+        assert f"{space}/origin/main" in result.stderr
+        assert changes(against("refs/remotes/origin/main")) == (0, 3, 0)
+        git("update-ref", "-d", f"{space}/origin/main")
+
+
+def test_a_folder_that_became_a_link_or_another_repository_compares_with_what_it_was(folder):
+    """A link to a folder that did not change would otherwise hide that every playbook is gone."""
+    Path("archive").mkdir()
+    Path("archive/a.yaml").write_text(PLAYBOOK.replace("[R]", "[S]").replace("${label}", "x"))
+    commit()
+    folder.rename("away")
+    folder.symlink_to("archive")
+    assert changes(against("HEAD")) == (0, 3, 0)
+    commit()
+    assert changes(against("HEAD")) == (0, 0, 0)
+    folder.unlink()
+    folder.mkdir()
+    for name in ("a.yaml", "values.yaml"):
+        Path("away", name).rename(folder / name)
+    git("init", "-q", "-b", "main", cwd="playbooks")
+    git("add", "-A", cwd="playbooks")
+    git("commit", "-qm", "own", cwd="playbooks")
+    result = against("main")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "playbooks belongs to the Git repository" in result.stderr
