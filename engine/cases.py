@@ -15,7 +15,8 @@ from engine.language.report import TooManyMistakesError, nearest
 from engine.language.source import read
 from engine.match import Playbooks
 from engine.plan import Memory
-from engine.ports.given import GivenCluster, GivenError, objects_of
+from engine.ports.given import GivenCluster
+from engine.ports.objects import GivenError, objects_of
 from engine.render.plan_json import call_json
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class _Reader:
         try:
             return tuple(objects_of(spec["cluster"]))
         except GivenError as error:
-            self._report(("spec", "cluster"), "bad-value", str(error))
+            self._report(("spec", "cluster", *error.path), "bad-value", str(error))
             return ()
 
     def _events(self, item: dict[str, Any], number: int) -> Iterator[Event]:

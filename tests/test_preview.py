@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import pytest
 from engine.guard import Guard
 from engine.language.folder import Files
 from engine.language.load import Loader
 from engine.match import Playbooks
 from engine.plan import Memory
 from engine.ports.cluster import POD
-from engine.ports.given import AssumedCluster, GivenCluster, read_objects
+from engine.ports.given import AssumedCluster, GivenCluster
+from engine.ports.objects import read_objects
 from engine.preview import World, preview
+from engine.target import named
 
 from tests.contracts.test_actions import a_pod, alert
 from tests.language.test_load import files, playbook
@@ -108,3 +111,25 @@ kind: PodList
 items: [{kind: Pod, metadata: {name: c}}]
 """
     assert [item["metadata"]["name"] for item in read_objects(text)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "state"),
+    [
+        ({"replicas": None}, {"readyReplicas": 3}, "planned"),
+        ({}, {"readyReplicas": 2}, "planned"),
+        ({"replicas": 4}, {"readyReplicas": 2}, "skipped"),
+        ({"replicas": 4}, {"readyReplicas": None}, "skipped"),
+        ({"replicas": 4}, None, "skipped"),
+        (None, None, "skipped"),
+    ],
+)
+def test_numbers_of_replicas_that_a_dump_leaves_out_have_their_defaults(spec, status, state):
+    owner = {"kind": "ReplicaSet", "name": "web", "uid": "r", "controller": True}
+    replicas = {"kind": "ReplicaSet", "metadata": {"name": "web", "namespace": "demo"}}
+    pod = {"kind": "Pod", "metadata": {"namespace": "demo", "ownerReferences": [owner]}}
+    pod["metadata"]["name"] = named(alert()).pod
+    pod["status"] = {"conditions": [{"type": "Ready", "status": "True"}]}
+    given = World(GivenCluster([pod, {**replicas, "spec": spec, "status": status}]))
+    step = {"action": "pod.delete", "with": {"minReady": "50%"}}
+    assert states(shown(world=given, actions=[step])) == [("pod.delete", state)]

@@ -95,8 +95,11 @@ def _check_ready(pod: Pod, owners: list[tuple[str, Object | None]], min_ready: i
     if owner is None:
         raise SkippedError(f"pod {pod}: its owner's replicas are not known (minReady)")
     spec, status = owner.get("spec") or {}, owner.get("status") or {}
-    wanted = spec.get("replicas", spec.get("parallelism", status.get("desiredNumberScheduled", 1)))
-    ready = status.get("readyReplicas", status.get("ready", status.get("numberReady", 0)))
+    scheduled = _number(
+        1, status, "desiredNumberScheduled"
+    )  # a DaemonSet has no replicas of its own
+    wanted = _number(scheduled, spec, "replicas", "parallelism")
+    ready = _number(0, status, "readyReplicas", "ready", "numberReady")
     conditions = (pod.object.get("status") or {}).get("conditions") or []
     counted = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
     left = ready - 1 if counted else ready
@@ -107,3 +110,8 @@ def _check_ready(pod: Pod, owners: list[tuple[str, Object | None]], min_ready: i
         raise SkippedError(
             f"pod {pod}: {left} of {wanted} would stay ready, {min_ready} must (minReady)"
         )
+
+
+def _number(default: int, fields: Mapping[str, Any], *names: str) -> int:
+    """The first field that is set; the API server fills in the defaults, and dumps may leave them out."""
+    return next((fields[name] for name in names if isinstance(fields.get(name), int)), default)

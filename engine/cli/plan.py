@@ -15,7 +15,8 @@ from engine.cli.playbooks import fail, load_usable, values_option
 from engine.guard import Guard, Own
 from engine.match import Playbooks
 from engine.plan import Memory
-from engine.ports.given import GivenCluster, GivenError, read_objects
+from engine.ports.given import GivenCluster
+from engine.ports.objects import MAX_BYTES, GivenError, read_objects
 from engine.preview import World, preview
 from engine.render.plan_json import line_json
 from engine.render.plan_text import Totals, event_lines
@@ -112,10 +113,12 @@ def _world(
     if cluster is None:
         return World(hosts=hosts)
     try:
-        content = sys.stdin.buffer.read() if str(cluster) == "-" else cluster.read_bytes()
-        return World(GivenCluster(read_objects(content)), hosts=hosts)
+        with click.open_file(
+            str(cluster), "rb"
+        ) as file:  # one byte more tells a file that is too large
+            return World(GivenCluster(read_objects(file.read(MAX_BYTES + 1))), hosts=hosts)
     except GivenError as error:
-        fail(f"{cluster}: {error}", 2)
+        fail(f"{cluster}{f':{error.line}' if error.line else ''}: {error}", 2)
 
 
 def _read(events: str) -> bytes:

@@ -1,12 +1,9 @@
-"""The objects that a preview reads: those of a file, or those that an event makes one assume."""
+"""The objects that a preview reads: those that are given, or those that an event makes it assume."""
 
 from __future__ import annotations
 
 import uuid
 from typing import TYPE_CHECKING, Any
-
-import msgspec
-import yaml
 
 from engine.event import time_text
 from engine.ports.cluster import DEPLOYMENT, NAMESPACE, NODE, POD, REPLICA_SET
@@ -22,24 +19,21 @@ HOUR_NS = 3_600_000_000_000
 ASSUMED_REPLICAS = 3
 
 
-class GivenError(ValueError):
-    """A cluster file that holds no Kubernetes objects; the sentence says what is wrong."""
-
-
 class GivenCluster:
-    """Objects that exist; what is not among them does not, but for namespaces."""
+    """Objects that exist. Objects that are not given do not exist; namespaces are the exception.
+
+    An object of a namespaced kind that names no namespace is in ``default``, as with kubectl. If an object is
+    given twice, the first one counts.
+    """
 
     def __init__(self, objects: Iterable[Object]) -> None:
         self._objects = list(objects)
+        self._found: dict[Kind, dict[tuple[str | None, str], Object]] = {}
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
         """The object of that name."""
-        for item in self._of(kind):
-            metadata = item["metadata"]
-            there = metadata.get("namespace", "default") if kind.namespaced else None
-            if metadata.get("name") == name and there == (namespace if kind.namespaced else None):
-                return item
-        return assumed_namespace(name) if kind == NAMESPACE else None
+        found = self._of(kind).get((namespace if kind.namespaced else None, name))
+        return assumed_namespace(name) if found is None and kind == NAMESPACE else found
 
     def list(
         self, kind: Kind, namespace: str | None = None, *, node: str | None = None
@@ -47,13 +41,32 @@ class GivenCluster:
         """The objects of that kind."""
         return [
             item
-            for item in self._of(kind)
-            if namespace in (None, item["metadata"].get("namespace", "default"))
+            for (there, _), item in self._of(kind).items()
+            if namespace in (None, there)
             and node in (None, (item.get("spec") or {}).get("nodeName"))
         ]
 
-    def _of(self, kind: Kind) -> Iterable[Object]:
-        return (item for item in self._objects if item.get("kind") == kind.kind)
+    def _of(self, kind: Kind) -> dict[tuple[str | None, str], Object]:
+        """The objects of a kind by namespace and name, each with its namespace written out."""
+        found = self._found.get(kind)
+        if found is None:
+            found = self._found[kind] = {}
+            for item in self._objects:
+                if not _is_of(kind, item):
+                    continue
+                metadata = item["metadata"]
+                namespace = (metadata.get("namespace") or "default") if kind.namespaced else None
+                placed = {**item, "metadata": {**metadata, "namespace": namespace}}
+                one = placed if kind.namespaced else item
+                found.setdefault((namespace, str(metadata.get("name"))), one)
+        return found
+
+
+def _is_of(kind: Kind, item: Object) -> bool:
+    """Whether an object is of the kind, in any version; Calico has a NetworkPolicy in a group of its own."""
+    given = item.get("apiVersion") or kind.api_version
+    groups = {text.rpartition("/")[0] for text in (given, kind.api_version)}
+    return item.get("kind") == kind.kind and len(groups) == 1
 
 
 class AssumedCluster:
@@ -147,45 +160,6 @@ def assumed_namespace(name: str) -> Object:
     """A namespace with no labels but the one that Kubernetes sets on each."""
     labels = {"kubernetes.io/metadata.name": name}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-
-
-def read_objects(content: bytes) -> list[Object]:
-    """The objects of a YAML or JSON file: documents, lists and ``List``s. Raises GivenError."""
-    try:
-        documents = [msgspec.json.decode(content)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        try:
-            documents = list(yaml.load_all(content, _Loader))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise GivenError(f"neither JSON nor YAML: {error}") from None
-    return [item for document in documents for item in objects_of(document)]
-
-
-def objects_of(document: Any) -> Iterable[Object]:
-    """The objects of a document, of a list of them or of a ``List``. Raises GivenError."""
-    if document is None:
-        return
-    if isinstance(document, list):
-        for item in document:
-            yield from objects_of(item)
-    elif isinstance(document, dict) and str(document.get("kind", "")).endswith("List"):
-        yield from objects_of(document.get("items") or [])
-    elif isinstance(document, dict) and isinstance(document.get("metadata"), dict):
-        if not isinstance(document.get("kind"), str):
-            raise GivenError("an object without a `kind`")
-        yield document
-    else:
-        raise GivenError("an object has a `kind` and `metadata`")
-
-
-class _Loader(yaml.CSafeLoader):
-    """Leaves times as text, as the API server's JSON has them."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, regex) for tag, regex in resolvers if not tag.endswith(":timestamp")]
-    for letter, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def _uid(*parts: str | None) -> str:
