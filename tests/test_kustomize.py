@@ -15,6 +15,7 @@ from engine.language.folder import read_files
 from engine.language.load import Loader
 
 from tests.cluster.api import ApiError
+from tests.cluster.fixtures import wait_for_rights
 
 ROOT = Path(__file__).parents[1]
 PLAYBOOKS = ROOT / "playbooks"
@@ -23,6 +24,7 @@ OVERLAYS = ("base", "overlays/dev", "overlays/prod")
 DRY_RUN = {"base": "true", "overlays/dev": "true", "overlays/prod": "false"}
 PATH = "/api/v1/namespaces/tiercel"
 STATEFUL_SETS = "/apis/apps/v1/namespaces/tiercel/statefulsets"
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/tiercel/networkpolicies"
 RIGHTS = {
     "pods": {"get", "list", "patch", "delete"},
     "namespaces": {"get"},
@@ -78,18 +80,37 @@ def volume(name):
     return found
 
 
-@pytest.fixture(params=OVERLAYS)
-def applied(request, control_plane, admin, tmp_path):
-    """The name of an overlay that has been applied; removed afterwards."""
+@pytest.fixture
+def apply(control_plane, admin, tmp_path):
+    """A function that applies YAML with the real kubectl; what it made is removed afterwards."""
     config = control_plane.kubeconfig(control_plane.admin_token, tmp_path / "kubeconfig.json")
     flags = ("--kubeconfig", str(config), "--cache-dir", str(tmp_path / "cache"))
-    kubectl(*flags, "apply", "--server-side", "-f", "-", given=render(request.param))
-    yield request.param
+    yield lambda given: kubectl(*flags, "apply", "--server-side", "-f", "-", given=given)
     # The namespace and its account stay: they are the engine's identity in other tests.
     admin.delete(f"{STATEFUL_SETS}/tiercel")
     admin.delete(f"{PATH}/configmaps/tiercel-playbooks")
     admin.delete(f"{PATH}/services/tiercel")
+    admin.delete(f"{POLICIES}/tiercel")
+    admin.delete("/api/v1/namespaces/tiercel-staging")
+    for kind in ("clusterrolebindings", "clusterroles"):
+        admin.delete(f"/apis/rbac.authorization.k8s.io/v1/{kind}/tiercel-staging")
     admin.wait_for(f"{PATH}/pods/tiercel-0", lambda pod: pod is None)
+
+
+def second_installation(folder):
+    """The YAML of the overlay that docs/install.md shows for a second installation."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/install.md").read_text(), re.DOTALL)
+    [shown] = [block for block in blocks if "nameSuffix" in block]
+    overlays = os.path.relpath(KUSTOMIZE / "overlays", folder)
+    (folder / "kustomization.yaml").write_text(shown.replace("../", f"{overlays}/"))
+    return kubectl("kustomize", str(folder))
+
+
+def identities(text):
+    return {
+        (it["kind"], it["metadata"].get("namespace"), it["metadata"]["name"])
+        for it in yaml.safe_load_all(text)
+    }
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -155,10 +176,36 @@ def test_with_the_metrics_component_operators_are_asked_for_tokens_and_prometheu
     assert not made["secret"].get("optional", False)
 
 
-def test_dev_asks_for_no_more_than_a_local_cluster_has():
-    [claim] = rendered("overlays/dev", "StatefulSet")["spec"]["volumeClaimTemplates"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+def test_every_overlay_has_the_same_claim_because_kubernetes_does_not_accept_a_change():
+    claims = [
+        rendered(overlay, "StatefulSet")["spec"]["volumeClaimTemplates"] for overlay in OVERLAYS
+    ]
+    assert claims[0] == claims[1] == claims[2]
+    assert claims[0][0]["spec"]["accessModes"] == ["ReadWriteOnce"]
     assert pod_spec("overlays/dev") == pod_spec("base")
+
+
+def test_a_second_installation_shares_no_object_with_the_first(tmp_path):
+    second = identities(second_installation(tmp_path))
+    assert len(second) == len(identities(render("base")))
+    assert second & identities(render("base")) == set()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_senders_reach_the_event_port_and_only_monitoring_the_admin_port(overlay):
+    spec = rendered(overlay, "NetworkPolicy")["spec"]
+    labels = rendered(overlay, "StatefulSet")["spec"]["template"]["metadata"]["labels"]
+    assert spec["podSelector"]["matchLabels"].items() <= labels.items()
+    assert spec["policyTypes"] == ["Ingress"]
+    allowed = {
+        port["port"]: [peer["namespaceSelector"]["matchLabels"] for peer in rule["from"]]
+        for rule in spec["ingress"]
+        for port in rule["ports"]
+    }
+    assert allowed == {
+        "events": [{"kubernetes.io/metadata.name": "falco"}],
+        "admin": [{"kubernetes.io/metadata.name": "monitoring"}],
+    }
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -234,13 +281,9 @@ def test_the_image_is_that_of_the_version_on_top_of_the_changelog():
     assert container["image"] == f"ghcr.io/tiercel/tiercel:{version[1]}"
 
 
-@pytest.mark.cluster
-def test_the_api_server_takes_it_and_its_pod_is_made_under_pod_security(admin, applied):
-    # PodSecurity only warns of a StatefulSet; it is the pod that it refuses.
-    pod = admin.wait_for(f"{PATH}/pods/tiercel-0", lambda pod: pod is not None)
+def check_pod(pod, overlay):
     [container] = pod["spec"]["containers"]
-    variables = environment(container)
-    assert variables["TIERCEL_DRY_RUN"] == DRY_RUN[applied]
+    assert environment(container)["TIERCEL_DRY_RUN"] == DRY_RUN[overlay]
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -250,14 +293,46 @@ def test_the_api_server_takes_it_and_its_pod_is_made_under_pod_security(admin, a
     assert pod["spec"]["terminationGracePeriodSeconds"] == 45
     modes = [it["secret"]["defaultMode"] for it in pod["spec"]["volumes"] if "secret" in it]
     assert modes == [0o440, 0o440]
-    claim = admin.get(f"{PATH}/persistentvolumeclaims/journal-tiercel-0")
-    assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
 
 
 @pytest.mark.cluster
-@pytest.mark.usefixtures("applied")
-@pytest.mark.parametrize("applied", ["base"], indirect=True)
-def test_its_namespace_refuses_a_pod_that_is_less_confined(admin):
+def test_the_overlays_can_be_applied_one_after_the_other_and_pod_security_admits_the_pod(
+    admin, apply
+):
+    # PodSecurity only warns about a StatefulSet; it is the pod that it refuses.
+    before = claim = None
+    for overlay in ("overlays/dev", "overlays/prod", "base"):
+        apply(render(overlay))
+        pod = admin.wait_for(
+            f"{PATH}/pods/tiercel-0",
+            lambda pod, before=before: pod is not None and pod["metadata"]["uid"] != before,
+        )
+        check_pod(pod, overlay)
+        kept = admin.get(f"{PATH}/persistentvolumeclaims/journal-tiercel-0")
+        assert kept["spec"]["resources"]["requests"]["storage"] == "1Gi"
+        assert claim in (None, kept["metadata"]["uid"]), "the journal's volume was replaced"
+        before, claim = pod["metadata"]["uid"], kept["metadata"]["uid"]
+
+
+@pytest.mark.cluster
+def test_a_second_installation_runs_beside_the_first_and_each_keeps_its_rights(
+    admin, apply, tmp_path
+):
+    apply(render("base"))
+    folder = tmp_path / "staging"
+    folder.mkdir()
+    apply(second_installation(folder))
+    for name in ("tiercel", "tiercel-staging"):
+        pod = admin.wait_for(
+            f"/api/v1/namespaces/{name}/pods/{name}-0", lambda pod: pod is not None
+        )
+        account = f"system:serviceaccount:{name}:{pod['spec']['serviceAccountName']}"
+        wait_for_rights(admin, account)
+
+
+@pytest.mark.cluster
+def test_its_namespace_refuses_a_pod_that_is_less_confined(admin, apply):
+    apply(render("base"))
     container = {"name": "main", "image": "busybox", "securityContext": {"privileged": True}}
     body = {"metadata": {"name": "bare"}, "spec": {"containers": [container]}}
     with pytest.raises(ApiError, match='violates PodSecurity "restricted:latest"') as refused:

@@ -84,16 +84,16 @@ def engine_kubeconfig(
     return control_plane.kubeconfig(engine_token, folder / "kubeconfig.json")
 
 
-def wait_for_rights(admin: Api) -> None:
+def wait_for_rights(admin: Api, user: str = USER) -> None:
     """Return once the API server's authorizer has seen the role: it reads it through a watch."""
     attributes = {"verb": "patch", "resource": "networkpolicies", "group": "networking.k8s.io"}
-    review = {"user": USER, "groups": ["system:authenticated"], "resourceAttributes": attributes}
+    review = {"user": user, "groups": ["system:authenticated"], "resourceAttributes": attributes}
     pause = threading.Event()
     for _ in range(200):
         if admin.create(REVIEWS, {"spec": review})["status"]["allowed"]:
             return
         pause.wait(0.05)
-    raise AssertionError(f"{USER} never got its rights")
+    raise AssertionError(f"{user} never got its rights")
 
 
 def have_binaries() -> None:
