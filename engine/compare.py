@@ -1,8 +1,9 @@
-"""Two sets of playbooks on the same events: which events newly act, no longer act, or act otherwise.
+"""Two sets of playbooks on the same events: what each action does more or less, and which events change.
 
-A run acts where a step of it would be done, or be done with a person's leave; in ``mode: notify`` only
-messages are done, in ``dryRun`` nothing. Runs are told apart by playbook and mode, and by their steps' names,
-states, calls and requests; what they say in words (a budget's text) is no behaviour.
+A step acts where it would be done, or be done with an approval; in ``mode: notify`` only messages are done, in
+``dryRun`` nothing. So a change of ``mode`` counts by the actions that begin or cease to act. Runs are compared
+by playbook and mode, and by their steps' names, states, calls and requests; the words of a message (a budget's
+text) do not count.
 """
 
 from __future__ import annotations
@@ -11,19 +12,28 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from engine.replay import Table, example
+from engine.actions.action import load
+from engine.replay import Table, example, named_target
+from engine.target import named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from engine.event import Event
+    from engine.playbook import Step
     from engine.preview import PreviewedRun
     from engine.replay import Example
+    from engine.run import Result
 
 Change = Literal["newly", "noLonger", "otherwise"]
 CHANGES: tuple[Change, ...] = ("newly", "noLonger", "otherwise")
+EFFECTS: tuple[str, ...] = ("disrupt", "mark", "observe", "notify")
+"""The order of actions: destructive ones first."""
 _EXAMPLES_OF_A_KIND = 2
 _EXAMPLES = 30
+_TARGETS = 100_000
+"""Targets that are remembered over all actions; about 150 bytes each."""
+_OLD, _NEW = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +57,116 @@ class Difference:
         return there
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How many targets, in how many namespaces."""
+
+    targets: int
+    namespaces: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActionDifference:
+    """What changes in the use of one action.
+
+    old, new: steps that act. otherwise: steps that act on both sides, but with other calls or requests, or
+    that are done on one side and held on the other. begins, ceases: targets that only one side acts on.
+    complete: False where there were more targets than are kept; ``begins`` and ``ceases`` are then minimums.
+    """
+
+    action: str
+    effect: str
+    old: int
+    new: int
+    otherwise: int
+    begins: Reach
+    ceases: Reach
+    complete: bool
+
+
+class Actions:
+    """Counts the steps that act, by action and side, and what they act on, in bounded memory."""
+
+    def __init__(self, most: int = _TARGETS) -> None:
+        self._counts: dict[tuple[str, str], list[int]] = {}
+        self._targets: dict[tuple[str, str], dict[tuple[str | None, str], int]] = {}
+        self._room = most
+        self._complete = True
+
+    def add(self, event: Event, old: Iterable[PreviewedRun], new: Iterable[PreviewedRun]) -> None:
+        """Count the steps of both sides' runs on one event."""
+        before, after = self._side(event, old, _OLD), self._side(event, new, _NEW)
+        for action in before.keys() & after.keys():
+            if before[action] != after[action]:
+                self._counts[action][2] += _differing(before[action], after[action])
+
+    def differences(self) -> list[ActionDifference]:
+        """The actions whose use differs: by effect, and within an effect what cannot be undone first."""
+        found = [self._difference(action) for action in self._counts]
+        none = Reach(0, 0)
+        known = load()
+        return sorted(
+            (
+                one
+                for one in found
+                if one.old != one.new or one.otherwise or (one.begins, one.ceases) != (none, none)
+            ),
+            key=lambda one: (
+                EFFECTS.index(one.effect),
+                known[one.action].undoable,
+                -abs(one.new - one.old),
+                one.action,
+            ),
+        )
+
+    def _side(
+        self, event: Event, runs: Iterable[PreviewedRun], side: int
+    ) -> dict[tuple[str, str], list[Result]]:
+        """The steps that act, by action, counted."""
+        found: dict[tuple[str, str], list[Result]] = {}
+        for run in runs:
+            for step, result in _acting(run):
+                action = step.action, step.effect
+                found.setdefault(action, []).append(result)
+                self._counts.setdefault(action, [0, 0, 0])[side - 1] += 1
+                if run.run.target != run.run.id:
+                    target = named(event).namespace, named_target(run.run.target)
+                    self._reach(action, target, side)
+        return found
+
+    def _reach(self, action: tuple[str, str], target: tuple[str | None, str], side: int) -> None:
+        targets = self._targets.setdefault(action, {})
+        if target in targets:
+            targets[target] |= side
+        elif self._room:
+            self._room -= 1
+            targets[target] = side
+        else:
+            self._complete = False
+
+    def _difference(self, action: tuple[str, str]) -> ActionDifference:
+        old, new, otherwise = self._counts[action]
+        targets = self._targets.get(action, {})
+        begins, ceases = (
+            [target for target, sides in targets.items() if sides == side] for side in (_NEW, _OLD)
+        )
+        return ActionDifference(
+            *action, old, new, otherwise, _reach(begins), _reach(ceases), self._complete
+        )
+
+
 class Comparison:
-    """Counts differences in bounded memory. playbooks: by playbook, events that it treats otherwise."""
+    """Counts differences in bounded memory.
+
+    actions: what each action does more or less. playbooks: by playbook, events that it treats otherwise.
+    """
 
     def __init__(self, name: str, commit: str) -> None:
         self.name = name
         self.commit = commit
         self.events: Counter[Change] = Counter()
         self.acting: Counter[str] = Counter()
+        self.actions = Actions()
         self.playbooks: Table[str] = Table(*CHANGES)
         self.examples: list[Difference] = []
         self._kinds: Counter[tuple[Change, str]] = Counter()
@@ -69,6 +181,7 @@ class Comparison:
     ) -> None:
         """Compare the runs of one event."""
         before, after = _unsuppressed(old), _unsuppressed(new)
+        self.actions.add(event, before.values(), after.values())
         acted, acts = any(map(_acts, before.values())), any(map(_acts, after.values()))
         self.acting["old"] += acted
         self.acting["new"] += acts
@@ -112,15 +225,40 @@ def _change(*, acted: bool, acts: bool) -> Change:
 
 
 def _acts(run: PreviewedRun) -> bool:
+    return any(True for _ in _acting(run))
+
+
+def _acting(run: PreviewedRun) -> Iterator[tuple[Step, Result]]:
+    """The steps that are done, or would be with an approval."""
     mode = run.run.playbook.mode
     if mode == "dryRun":
-        return False
-    effects = {step.name: step.effect for step in run.run.steps}
-    return any(
-        result.state in ("planned", "held")
-        and (mode != "notify" or effects[result.step] == "notify")
-        for result in run.results
-    )
+        return
+    steps = {step.name: step for step in run.run.steps}
+    for result in run.results:
+        step = steps[result.step]
+        if result.state in ("planned", "held") and (mode != "notify" or step.effect == "notify"):
+            yield step, result
+
+
+def _differing(old: Sequence[Result], new: Sequence[Result]) -> int:
+    """How many of the steps are on both sides, but not the same."""
+    left = [_behaviour(result) for result in old]
+    extra = 0
+    for result in new:
+        behaviour = _behaviour(result)
+        if behaviour in left:
+            left.remove(behaviour)
+        else:
+            extra += 1
+    return min(len(left), extra)
+
+
+def _behaviour(result: Result) -> tuple[object, ...]:
+    return result.state, result.calls, result.requests
+
+
+def _reach(targets: Sequence[tuple[str | None, str]]) -> Reach:
+    return Reach(len(targets), len({namespace for namespace, _ in targets if namespace}))
 
 
 def _same(old: PreviewedRun | None, new: PreviewedRun | None) -> bool:

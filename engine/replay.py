@@ -156,9 +156,9 @@ class Tally:
         column = "stopped" if previewed.suppressed else "runs"
         self.counts[column] += 1
         self.playbooks.add(playbook, column)
-        self.namespaces.add(_name(who.namespace), column)
+        self.namespaces.add(named_target(who.namespace), column)
         target = previewed.run.target
-        self.targets.add(NOBODY if target == previewed.run.id else _name(target), column)
+        self.targets.add(NOBODY if target == previewed.run.id else named_target(target), column)
         if event.timed:
             self.hours.add(event.time_ns // _HOUR_NS, column)
         if previewed.suppressed:
@@ -211,7 +211,8 @@ def _slim(event: Event) -> Event:
     return slim
 
 
-def _name(text: str | None) -> str:
+def named_target(text: str | None) -> str:
+    """The name of a namespace or target, cut to 320 characters; ``(none)`` where there is none."""
     return text[:_LONGEST] if text else NOBODY
 
 

@@ -5,7 +5,17 @@ import os
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
+from engine.compare import Actions, Comparison
+from engine.event import parse
+from engine.guard import Own
+from engine.language.folder import Files, read_files
+from engine.language.load import Loader
+from engine.recorded import Recording, Source
+from engine.render.replay_text import replay_lines
+from engine.render.replay_view import Replayed, action_line
+from engine.replay import Side, Tally
 
 from tests.test_replay import alert, tiercel
 
@@ -366,3 +376,93 @@ def test_a_folder_that_became_a_link_or_another_repository_compares_with_what_it
     result = against("main")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "playbooks belongs to the Git repository" in result.stderr
+
+
+KILL = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: kill}
+spec:
+  mode: MODE
+  match: {rules: [R]}
+  actions: [{action: pod.isolate, onFailure: continue}, {action: pod.delete, onFailure: continue}]
+"""
+
+
+@pytest.fixture
+def enforced(folder):
+    """The change from ``dryRun`` to ``enforce`` of a playbook that deletes, and another label."""
+    events = [alert(n * 3, f"web-{n % 4}", f"ns-{n % 2}") for n in range(8)]
+    (folder.parent / "events.ndjson").write_text("\n".join(map(json.dumps, events)))
+    write(KILL.replace("MODE", "dryRun"), "kill.yaml")
+    commit()
+    write(KILL.replace("MODE", "enforce"), "kill.yaml")
+    write(PLAYBOOK.replace("why", "because"))
+
+
+@pytest.mark.usefixtures("enforced")
+def test_a_change_of_mode_counts_by_the_actions_that_begin_or_cease_to_act():
+    told = json.loads(against().stdout)["against"]["actions"]
+    assert [(one["name"], one["old"], one["new"], one["otherwise"]) for one in told] == [
+        ("pod.delete", 0, 8, 0), ("pod.isolate", 0, 8, 0), ("pod.label", 8, 8, 8),
+    ]  # fmt: skip
+    assert told[0]["begins"] == {"targets": 4, "namespaces": 2}
+    assert told[0]["ceases"] == told[2]["begins"] == {"targets": 0, "namespaces": 0}
+    commit()
+    write(KILL.replace("MODE", "notify"), "kill.yaml")
+    first = json.loads(against("HEAD").stdout)["against"]["actions"][0]
+    assert (first["old"], first["new"]) == (8, 0)
+    assert first["ceases"] == {"targets": 4, "namespaces": 2}
+
+
+@pytest.mark.usefixtures("enforced")
+def test_every_form_starts_with_the_difference_by_action_deletions_first():
+    delete = "pod.delete 0 -> 8, 4 new targets in 2 namespaces"
+    text = tiercel("replay", "events.ndjson", "--against", "main").stdout.splitlines()
+    assert text[:3] == [
+        delete,
+        delete.replace("delete", "isolate"),
+        "pod.label 8 -> 8, 8 otherwise",
+    ]
+    markdown = tiercel("replay", "events.ndjson", "--against", "main", "-o", "markdown").stdout
+    assert markdown.splitlines()[3:5] == ["```diff", f"- {delete}"]
+    page = tiercel("replay", "events.ndjson", "--against", "main", "-o", "html").stdout
+    body = page.partition("</h1>")[2]
+    assert body.startswith(
+        f'\n<ul class="changes">\n<li class="disrupt">{delete.replace(">", "&gt;")}'
+    )
+    assert next(iter(json.loads(against().stdout))) == "against"
+    assert next(iter(json.loads(against().stdout)["against"])) == "actions"
+
+
+@pytest.mark.usefixtures("enforced")
+def test_deletions_are_in_red():
+    found = Loader().load(read_files(["playbooks"])).usable()
+    side, comparison = Side(found, Own()), Comparison("main", "0" * 40)
+    event = parse(alert(0))
+    comparison.add(1, event, [], side.judge(event))
+    tally = Tally(side.playbooks)
+    recording = Recording(Source(lambda _: b"", lambda: 0))
+    first, *_ = replay_lines(Replayed("events", recording, tally, comparison))
+    assert first == click.style(
+        "pod.delete 0 -> 1, 1 new target in 1 namespace", fg="red", bold=True
+    )
+
+
+@pytest.mark.usefixtures("folder")
+def test_where_no_action_differs_every_form_says_so_first():
+    assert tiercel("replay", "events.ndjson", "--against", "main").stdout.startswith("No action ")
+    html = tiercel("replay", "events.ndjson", "--against", "main", "-o", "html").stdout
+    assert "</h1>\n<p>No action " in html
+
+
+def test_targets_past_the_bound_make_the_numbers_minimums():
+    found = Loader().load(Files("", {"a.yaml": KILL.replace("MODE", "enforce").encode()})).usable()
+    side, actions = Side(found, Own()), Actions(most=5)
+    for number in range(6):
+        event = parse(alert(number, f"web-{number}", f"ns-{number}"))
+        actions.add(event, [], side.judge(event))
+    first = actions.differences()[0]
+    assert (first.new, first.complete) == (6, False)
+    assert first.begins.targets < 6
+    assert "at least" in action_line(first)

@@ -16,7 +16,9 @@ import click
 from engine.render.plan_text import headline, result_lines
 from engine.render.replay_chart import STYLE, bar, time_chart
 from engine.render.replay_view import (
+    NO_ACTION,
     WORDS,
+    action_line,
     changed_lines,
     idle,
     read,
@@ -59,6 +61,8 @@ def _page(replayed: Replayed) -> Iterator[str]:
     yield '<meta name="color-scheme" content="light dark">'
     yield f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>"
     yield f"<h1>{title}</h1>"
+    if replayed.comparison is not None:
+        yield from _actions(replayed.comparison)
     yield f"<p>{span(replayed.tally)}. {read(replayed)}.</p>"
     yield from _tiles(replayed)
     if replayed.comparison is not None:
@@ -119,6 +123,16 @@ def _reasons(tally: Tally) -> Iterator[str]:
         ]
         head = ("steps", "state", "step", "why")
         yield from _table("Steps held, refused, skipped or failed", head, steps)
+
+
+def _actions(comparison: Comparison) -> Iterator[str]:
+    found = comparison.actions.differences()
+    if not found:
+        yield f"<p>{NO_ACTION}</p>"
+        return
+    yield '<ul class="changes">'
+    yield from (f'<li class="{one.effect}">{_text(action_line(one))}</li>' for one in found)
+    yield "</ul>"
 
 
 def _compared(comparison: Comparison) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 | key | what |
 |---|---|
+| `against` | null, or `{actions, revision, commit, events, acting, playbooks, examples}` |
 | `file` | as named on the command line |
 | `events` `matched` `unmatched` `untimed` | events; those that a playbook wants, or none; those without a time |
 | `otherLines` | lines that do not begin with `{` |
@@ -16,8 +17,11 @@
 | `stoppedBy` | `[{playbook, why, runs}]`; `why` is what `plan` calls `suppressed` |
 | `reasons` | `[{state, playbook, step, why, steps}]` of steps that are held, refused, skipped or failed |
 | `examples` | `[{line, event, run}]`, as in `plan -o json` |
-| `against` | null, or `{revision, commit, events, acting, playbooks, examples}` |
 
+`against.actions` are the actions whose use differs, by effect, destructive ones first: `[{name, effect, old,
+new, otherwise, begins, ceases, complete}]`. `old` and `new` count steps that act, `otherwise` those that act on
+both sides but not in the same way. `begins` and `ceases` are `{targets, namespaces}` that only one side acts on;
+minimums where `complete` is false.
 `against.events` is `{newly, noLonger, otherwise}`; `acting` how many events are acted on `{old, new}`;
 `playbooks` `[{name, newly, noLonger, otherwise}]`; `examples` `[{change, playbook, line, event, stopped,
 old, new}]`, where `old` and `new` are runs or null, and `stopped` says what stopped the missing one.
@@ -37,7 +41,7 @@ from engine.replay import STATES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.compare import Comparison
+    from engine.compare import ActionDifference, Comparison, Reach
     from engine.render.replay_view import Replayed
     from engine.replay import Example, Table, Tally
 
@@ -50,6 +54,7 @@ def replay_json(replayed: Replayed) -> dict[str, Any]:
     recording, tally, comparison = replayed.recording, replayed.tally, replayed.comparison
     counts = tally.counts
     return {
+        "against": None if comparison is None else _against(comparison),
         "file": replayed.file,
         "events": recording.events,
         **{key: counts[key] for key in ("matched", "unmatched", "untimed")},
@@ -64,7 +69,6 @@ def replay_json(replayed: Replayed) -> dict[str, Any]:
         "steps": {state: counts[state] for state in STATES},
         **_tables(tally),
         "examples": [{**_about(one), "run": run_json(one.run)} for one in tally.examples],
-        "against": None if comparison is None else _against(comparison),
     }
 
 
@@ -122,6 +126,7 @@ def _against(comparison: Comparison) -> dict[str, Any]:
         for one in comparison.examples
     ]
     return {
+        "actions": [_action(one) for one in comparison.actions.differences()],
         "revision": comparison.name,
         "commit": comparison.commit,
         "events": {change: comparison.events[change] for change in CHANGES},
@@ -129,3 +134,20 @@ def _against(comparison: Comparison) -> dict[str, Any]:
         "playbooks": _named(comparison.playbooks),
         "examples": examples,
     }
+
+
+def _action(one: ActionDifference) -> dict[str, Any]:
+    return {
+        "name": one.action,
+        "effect": one.effect,
+        "old": one.old,
+        "new": one.new,
+        "otherwise": one.otherwise,
+        "begins": _reach(one.begins),
+        "ceases": _reach(one.ceases),
+        "complete": one.complete,
+    }
+
+
+def _reach(reach: Reach) -> dict[str, int]:
+    return {"targets": reach.targets, "namespaces": reach.namespaces}

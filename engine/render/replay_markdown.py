@@ -13,7 +13,9 @@ import click
 
 from engine.render.plan_text import headline, result_lines
 from engine.render.replay_view import (
+    NO_ACTION,
     WORDS,
+    action_line,
     changed_lines,
     differences,
     examples,
@@ -73,6 +75,8 @@ def _head(replayed: Replayed, title: str) -> Iterator[str]:
     yield MARK
     yield f"### {title}"
     yield ""
+    if replayed.comparison is not None:
+        yield from _actions(replayed.comparison)
     yield f"{code(replayed.file)}: {events}, {span(replayed.tally) or 'without times'}; {read(replayed)}."
 
 
@@ -108,6 +112,20 @@ def _whole(tally: Tally) -> Iterator[str]:
     yield from _numbers("target", ("runs", "stopped"), tally.targets.rows())
     yield ""
     yield "</details>"
+
+
+def _actions(comparison: Comparison) -> Iterator[str]:
+    """The difference by action; as a diff, because that is how Markdown shows a line in red."""
+    found = comparison.actions.differences()
+    if not found:
+        yield NO_ACTION
+    else:
+        yield "```diff"
+        yield from (
+            f"{'-' if one.effect == 'disrupt' else ' '} {action_line(one)}" for one in found
+        )
+        yield "```"
+    yield ""
 
 
 def _compared(comparison: Comparison) -> Iterator[str]:

@@ -8,7 +8,9 @@ import click
 
 from engine.render.plan_text import headline, result_lines
 from engine.render.replay_view import (
+    NO_ACTION,
     WORDS,
+    action_line,
     bars,
     changed_lines,
     differences,
@@ -48,8 +50,10 @@ _SIGNS: Mapping[Change, tuple[str, str]] = {
 
 
 def replay_lines(replayed: Replayed) -> Iterator[str]:
-    """The text of a replay; with a comparison, of that alone."""
+    """The text of a replay; with a comparison, of that alone, and the difference by action first."""
     tally = replayed.tally
+    if replayed.comparison is not None:
+        yield from _actions(replayed.comparison)
     title = [short(replayed.file, 80), count(replayed.recording.events, "event"), span(tally)]
     yield click.style("  ".join(part for part in title if part), bold=True)
     yield f"  {read(replayed)}"
@@ -173,6 +177,16 @@ def _examples(tally: Tally) -> Iterator[str]:
         yield from result_lines(one.run.results)
     if len(tally.examples) > _EXAMPLES:
         yield click.style("More of them: -o html, -o json", dim=True)
+
+
+def _actions(comparison: Comparison) -> Iterator[str]:
+    found = comparison.actions.differences()
+    for one in found:
+        red = one.effect == "disrupt"
+        yield click.style(action_line(one), fg="red" if red else None, bold=red)
+    if not found:
+        yield NO_ACTION
+    yield ""
 
 
 def _compared(comparison: Comparison) -> Iterator[str]:

@@ -14,7 +14,7 @@ from engine.render.text import count, short
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-    from engine.compare import Change, Comparison, Difference
+    from engine.compare import ActionDifference, Change, Comparison, Difference, Reach
     from engine.preview import PreviewedRun
     from engine.recorded import Recording
     from engine.replay import Example, Tally
@@ -143,6 +143,27 @@ def told(difference: Difference) -> str:
     words = WORDS[difference.change].replace("act", "acts")
     side = "now" if difference.new is None else "before"
     return f"{words} ({side}: {difference.stopped})" if difference.stopped else words
+
+
+def action_line(difference: ActionDifference) -> str:
+    """``pod.delete 105 -> 803, 693 new targets in 3 namespaces``."""
+    parts = [f"{difference.action} {difference.old:,} -> {difference.new:,}"]
+    least = "" if difference.complete else "at least "
+    if difference.begins.targets:
+        parts.append(f"{least}{_reach(difference.begins, 'new target')}")
+    if difference.ceases.targets:
+        parts.append(f"{least}{_reach(difference.ceases, 'target')} no longer")
+    if difference.otherwise:
+        parts.append(f"{difference.otherwise:,} otherwise")
+    return ", ".join(parts)
+
+
+def _reach(reach: Reach, what: str) -> str:
+    where = f" in {count(reach.namespaces, 'namespace')}" if reach.namespaces else ""
+    return f"{count(reach.targets, what)}{where}"
+
+
+NO_ACTION = "No action is used more, less or otherwise."
 
 
 def verdict(comparison: Comparison) -> str:
