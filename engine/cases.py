@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from engine.alerts import read_alerts
 from engine.errors import EventError, Finding
 from engine.event import parse
 from engine.language.compile import check_document, kind_of
-from engine.language.folder import VALUES
+from engine.language.folder import VALUES, FolderError
 from engine.language.report import TooManyMistakesError, nearest
 from engine.language.source import read
 from engine.match import Playbooks
@@ -167,13 +166,10 @@ class _Reader:
 
     def _from_file(self, name: str, where: tuple[str | int, ...]) -> Iterator[Event]:
         """Relative to the test's file; read from disk, for events are not playbook files."""
-        from pathlib import Path  # noqa: PLC0415 - the only reading here
-
-        file = Path(self._files.shown(self._path)).parent / PurePosixPath(name)
         try:
-            content = file.read_bytes()
-        except OSError as error:
-            self._report(where, "bad-value", f"{name}: {error.strerror}")
+            content = self._files.beside(self._path, name)
+        except FolderError as error:
+            self._report(where, "bad-value", f"{name}: {error}")
             return
         for alert in read_alerts(content):
             if alert.event is None:

@@ -17,7 +17,7 @@ from watchdog.observers import Observer
 
 from engine.errors import PlaybookError
 from engine.journal.journal import JournalError
-from engine.language.folder import VALUES, Files, FolderError, read_files
+from engine.language.folder import VALUES, Files, FolderError, read_bounded, read_files
 from engine.language.load import Loader, PlaybookSet
 from engine.match import Playbooks
 from engine.observe import Reloaded
@@ -62,7 +62,7 @@ class Reloader:
         self._folder, self._values = folder, values
         self._journal, self._observers, self._now = journal, observers, now
         self._loader = Loader()
-        self._seen: str | None = None
+        self._seen: tuple[object, ...] | None = None
         self._changed, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="tiercel-reload", daemon=True)
         self._observer: Any = None
@@ -95,9 +95,9 @@ class Reloader:
         """Read the folder now, and take its set if it has changed and stands still."""
         try:
             files = self._settled()
-            if files is None or files.digest == self._seen:
+            if files is None or _state(files) == self._seen:
                 return
-            self._seen = files.digest
+            self._seen = _state(files)
             self._take(files)
         except (FolderError, PlaybookError) as error:
             self._keep(error)
@@ -110,7 +110,7 @@ class Reloader:
     def _load(self) -> None:
         try:
             files = self._read()
-            self._seen = files.digest
+            self._seen = _state(files)
             self._take(files)
         except (FolderError, PlaybookError) as error:
             self._take_last(error)
@@ -129,12 +129,12 @@ class Reloader:
     def _settled(self) -> Files | None:
         """The files, read twice alike; None where they are being written."""
         files = self._read()
-        if files.digest == self._seen:
+        if _state(files) == self._seen:
             return files
         if self._stopping.wait(QUIET):
             return None
         again = self._read()
-        if again.digest != files.digest:
+        if _state(again) != _state(files):
             self._changed.set()
             return None
         return again
@@ -142,15 +142,11 @@ class Reloader:
     def _read(self) -> Files:
         """The folder's files; those of --values stand in for the root's. Raises FolderError."""
         files = read_files([self._folder])
-        if not files.files.keys() - {VALUES}:
+        if not files.findings and not files.files.keys() - {VALUES}:
             raise FolderError(f"{self._folder} has no playbook files")
         if self._values is None:
             return files
-        try:
-            content = self._values.read_bytes()
-        except OSError as error:
-            raise FolderError(f"{self._values}: {error.strerror}") from None
-        return replace(files, files={**files.files, VALUES: content})
+        return replace(files, files={**files.files, VALUES: read_bounded(self._values)})
 
     def _take(self, files: Files) -> None:
         """Put the set in force. Raises PlaybookError, FolderError."""
@@ -224,6 +220,11 @@ class Reloader:
             self._observer.stop()
             self._observer.join()
             self._observer = None
+
+
+def _state(files: Files) -> tuple[object, ...]:
+    """What makes one reading of the folder differ from another."""
+    return files.digest, files.findings
 
 
 class _Changes(FileSystemEventHandler):

@@ -8,23 +8,33 @@ committed files for a repository.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from engine.language.folder import _KUSTOMIZATION, _SUFFIXES, MAX_FILES, VALUES, Files
+from engine.language.folder import (
+    _KUSTOMIZATION,
+    _SUFFIXES,
+    MAX_FILES,
+    MAX_TOTAL,
+    VALUES,
+    Files,
+    shown_path,
+)
 from engine.language.report import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-MAX_BYTES = 64 * 2**20
-"""What all files of an old revision may come to: its history may hold anything."""
 _SECONDS = 60.0
 _BLOBS = ("100644", "100755", "100664")
-_KINDS = {"120000": "a symbolic link", "160000": "a submodule"}
+_LINK, _SUBMODULE = "120000", "160000"
+_LEADS_OUT = "the link does not lead to a file of the folder"
+_CHAIN = 10
+"""Links that are followed one after the other."""
 _SETTINGS = (
     "safe.bareRepository=explicit", "protocol.allow=never", "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
@@ -173,9 +183,10 @@ class Repository:
 
     def contents(self, entries: Mapping[str, _Entry]) -> dict[str, bytes]:
         """The blobs' contents. Raises RevisionError where they are too many or too much."""
-        if len(entries) > MAX_FILES or sum(one.size for one in entries.values()) > MAX_BYTES:
+        if len(entries) > MAX_FILES or sum(one.size for one in entries.values()) > MAX_TOTAL:
             raise RevisionError(
-                f"the old revision has more than {MAX_FILES:,} playbook files, or more than 64 MiB of them"
+                f"the old revision has more than {MAX_FILES:,} playbook files,"
+                f" or more than {MAX_TOTAL >> 20} MiB of them"
             )
         blobs = "".join(f"{one.blob}\n" for one in entries.values()).encode()
         out = self._git("cat-file", "--batch", send=blobs)
@@ -269,10 +280,15 @@ def _read_folder(ref: str, folder: Path, values: Path | None) -> Revision:
         raise RevisionError(
             f"{folder} is not in {name}: there is nothing to compare with"
         ) from None
-    counted = {path: entry for path, entry in entries.items() if _counts(path)}
-    blobs = {path: entry for path, entry in counted.items() if entry.mode in _BLOBS}
-    files = Files(f"{name}:{folder}", repository.contents(blobs))
-    return Revision(name, commit, files, _old_values(commit, values), tuple(_notes(entries, name)))
+    counted = {path for path in entries if _counts(path) and _is_text(path)}
+    blobs = {path: entries[path] for path in counted if entries[path].mode in _BLOBS}
+    if any(entries[path].mode == _LINK for path in counted):
+        links = {path: entry for path, entry in entries.items() if entry.mode == _LINK}
+        followed = _followed(repository.contents(links), entries)
+        blobs |= {path: entry for path, entry in followed.items() if path in counted}
+    files = Files(f"{name}:{folder}", repository.contents(dict(sorted(blobs.items()))))
+    notes = (f"{name}:{shown_path(path)} {why}" for path, why in _left_out(entries, blobs.keys()))
+    return Revision(name, commit, files, _old_values(commit, values), tuple(notes))
 
 
 def _counts(path: str) -> bool:
@@ -282,10 +298,34 @@ def _counts(path: str) -> bool:
     return path.endswith(_SUFFIXES) and not hidden and parts[-1] not in _KUSTOMIZATION
 
 
-def _notes(entries: Mapping[str, _Entry], name: str) -> Iterator[str]:
+def _is_text(path: str) -> bool:
+    return shown_path(path) == path
+
+
+def _followed(links: Mapping[str, bytes], entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
+    """What the links lead to, where that is a file of the folder that is not hidden."""
+    found = {}
+    for link in links:
+        at = link
+        for _ in range(_CHAIN):
+            at = posixpath.normpath(posixpath.join(posixpath.dirname(at), os.fsdecode(links[at])))
+            if at not in links:
+                break
+        entry = entries.get(at)
+        hidden = any(part.startswith(".") for part in PurePosixPath(at).parts)
+        if entry and entry.mode in _BLOBS and not hidden:
+            found[link] = entry
+    return found
+
+
+def _left_out(entries: Mapping[str, _Entry], taken: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Path and reason of what would be read of a folder on disk, or may be a playbook, and is not."""
     for path, entry in entries.items():
-        if entry.mode in _KINDS and (entry.mode == "160000" or _counts(path)):
-            yield f"{name}:{path} is {_KINDS[entry.mode]}, which is not followed"
+        if entry.mode == _SUBMODULE:
+            yield path, "is a submodule, which is not read"
+        elif path not in taken and _counts(path):
+            link = entry.mode == _LINK
+            yield path, f"is not read: {_LEADS_OUT if link else 'the file name is not UTF-8'}"
 
 
 def _read_file(commit: str, path: Path) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import threading
 
@@ -86,7 +87,7 @@ class Folder:
         self.path = tmp_path / "playbooks"
         if mount is None:
             self.path.mkdir(exist_ok=True)
-            for name, text in (files or {"a.yaml": named("one")}).items():
+            for name, text in ({"a.yaml": named("one")} if files is None else files).items():
                 (self.path / name).write_text(text)
         self.moments = Moments()
         self.journal = journal or SqliteJournal(tmp_path / "j.db", thaw)
@@ -415,3 +416,29 @@ def test_the_engine_does_not_start_on_a_broken_folder_unless_it_knows_a_good_set
         running.wait_for_log(lambda line: "a.yaml:8:16" in line.get("finding", ""))
         run = running.post(FALCO)[2]["runs"][0]
         assert running.get(f"/runs/{run}")[2]["playbook"] == "one"
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda path: (path / os.fsdecode(b"\xff.yaml")).write_text(named("odd")), "not UTF-8"),
+        (lambda path: (path / "out.yaml").symlink_to("/etc/passwd"), "leads out of the folder"),
+        (lambda path: os.mkfifo(path / "pipe.yaml"), "not a regular file"),
+    ],
+)
+def test_a_file_that_must_not_be_read_keeps_the_last_good_set_also_over_a_restart(
+    tmp_path, spoil, why
+):
+    with Folder(tmp_path) as folder:
+        spoil(folder.path)
+        folder.moments.refused(why)
+        assert folder.names == ["one"]
+    with Folder(tmp_path, {}) as folder:
+        folder.moments.refused(why)
+        assert folder.names == ["one"]
+        for path in folder.path.iterdir():
+            if path.name != "a.yaml":
+                path.unlink()
+        folder.in_force("one")
+        assert folder.error is None

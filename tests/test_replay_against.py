@@ -190,13 +190,35 @@ def test_what_does_not_count_in_a_folder_does_not_count_in_a_revision(folder):
     assert json.loads(against("HEAD").stdout)["against"]["playbooks"][0]["name"] == "odd"
 
 
-def test_links_of_the_revision_are_not_followed_and_told(folder):
-    (folder / "link.yaml").symlink_to("/etc/passwd")
+def test_links_of_the_revision_are_followed_only_to_files_of_the_folder(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub/notes.txt").write_text(PLAYBOOK.replace("name: mark", "name: more"))
+    (folder / "more.yaml").symlink_to("sub/link.txt")
+    (folder / "sub/link.txt").symlink_to("notes.txt")
+    for name, target in {
+        "absolute": "/etc/passwd", "out": "../events.ndjson", "loop": "loop.yaml",
+        "hidden": ".git/config", "gone": "gone.txt",
+    }.items():  # fmt: skip
+        (folder / f"{name}.yaml").symlink_to(target)
     commit()
-    (folder / "link.yaml").unlink()
+    for name in ("absolute", "out", "loop", "hidden", "gone"):
+        (folder / f"{name}.yaml").unlink()
     result = against("HEAD")
-    assert result.exit_code == 0
-    assert "HEAD:link.yaml is a symbolic link, which is not followed" in result.stderr
+    assert (result.exit_code, changes(result)) == (0, (0, 0, 0))
+    for name in ("absolute", "out", "loop", "hidden", "gone"):
+        assert f"HEAD:{name}.yaml is not read: the link does not lead to a file" in result.stderr
+    (folder / "more.yaml").unlink()
+    assert json.loads(against("HEAD").stdout)["against"]["playbooks"][0]["name"] == "more"
+
+
+def test_file_names_of_the_revision_that_are_not_utf_8_are_left_out_and_told(folder):
+    odd = os.fsdecode(os.fsencode(folder) + b"/\xff.yaml")
+    Path(odd).write_text(PLAYBOOK.replace("name: mark", "name: odd"))
+    commit()
+    Path(odd).unlink()
+    result = against("HEAD")
+    assert (result.exit_code, changes(result)) == (0, (0, 0, 0))
+    assert "HEAD:\\xff.yaml is not read: the file name is not UTF-8" in result.stderr
 
 
 @pytest.mark.usefixtures("folder")

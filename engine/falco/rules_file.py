@@ -66,7 +66,8 @@ def read_rules(paths: Sequence[str]) -> FalcoRules:
     names = {PurePosixPath(name).name for files in folders for name in files.files}
     reader = _Reader(whole=OWN_FILE in names)
     for files in folders:
-        if not files.files:
+        reader.findings += files.findings
+        if not files.files and not files.findings:
             raise FolderError(f"{files.root} has no rules files (*.yaml, *.yml)")
         for name in sorted(files.files):
             documents, told = read(files.files[name], files.shown(name))

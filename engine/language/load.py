@@ -34,7 +34,7 @@ class PlaybookSet:
 
     findings: errors and warnings, by place; those of PlaybookTests are not among them (see
     engine.cases), for a broken test makes no set unusable. sources: path -> (blob id, names of playbooks).
-    guardrails: the document's, else the floor.
+    guardrails: the document's, else the floor. documents: of every kind, broken ones too.
     """
 
     playbooks: tuple[Playbook, ...]
@@ -43,6 +43,7 @@ class PlaybookSet:
     sources: Mapping[str, tuple[str, tuple[str, ...]]]
     silences: tuple[Silence, ...] = ()
     guardrails: Guardrails = field(default_factory=Guardrails)
+    documents: int = 0
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -65,6 +66,7 @@ class _Loaded:
     named: list[tuple[str, str, Location]] = field(default_factory=list)
     silences: list[Silence] = field(default_factory=list)
     guardrails: list[Guardrails] = field(default_factory=list)
+    documents: int = 0
 
 
 class Loader:
@@ -90,6 +92,7 @@ class Loader:
             )
         self._cache = cache
         findings += [finding for one in loaded.values() for finding in one.findings]
+        findings += files.findings
         findings += _clashes(loaded.values())
         findings += not_deployed(files)
         return PlaybookSet(
@@ -103,6 +106,7 @@ class Loader:
             },
             silences=tuple(silence for one in loaded.values() for silence in one.silences),
             guardrails=next((g for one in loaded.values() for g in one.guardrails), Guardrails()),
+            documents=sum(one.documents for one in loaded.values()),
         )
 
 
@@ -121,6 +125,7 @@ def _load_file(
 ) -> _Loaded:
     loaded = _Loaded()
     documents, told = read(content, file)
+    loaded.documents = len(documents)
     if documents and all(kind_of(document) == "PlaybookTest" for document in documents):
         return loaded  # a broken test must not keep a set out of force; engine.cases tells of it
     loaded.findings += told

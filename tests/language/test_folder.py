@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 
 import pytest
+from engine.language import folder as folders
 from engine.language.folder import FolderError, blob_id, read_files
 
 
@@ -80,7 +82,162 @@ def test_files_can_be_named_one_by_one_with_the_values_beside_them(tmp_path):
 
 
 def test_what_is_not_there_is_a_failure(tmp_path):
-    (tmp_path / "dangling.yaml").symlink_to("nowhere")
-    for paths in ([tmp_path / "no"], [tmp_path], [tmp_path, tmp_path / "a.yaml"]):
+    for paths in ([tmp_path / "no"], [tmp_path, tmp_path / "a.yaml"]):
         with pytest.raises(FolderError):
             read_files(paths)
+
+
+def left_out(found):
+    return [(f.where.file.rpartition("/")[2], f.severity, f.what) for f in found.findings]
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("/etc/passwd", "it leads out of the folder"),
+        ("../outside.yaml", "it leads out of the folder"),
+        ("chain.txt", "it leads out of the folder"),
+        ("sub/../../outside.yaml", "it leads out of the folder"),
+        ("/dev/zero", "it leads out of the folder"),
+        (".git/config", "it leads to a hidden file"),
+        ("pipe", "it is not a regular file"),
+        ("nowhere", "No such file or directory"),
+        ("a.yaml", "Too many levels of symbolic links"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.yaml", "values.yaml", "kustomization.yaml", "sub/b.yml"])
+def test_a_link_that_leaves_the_folder_is_an_error_and_is_not_read(tmp_path, name, target, why):
+    root = tmp_path / "playbooks"
+    write(root, good_yaml=b"1", **{".git__config": b"token"})
+    (root / "sub").mkdir()
+    (tmp_path / "outside.yaml").write_text("secret")
+    (root / "chain.txt").symlink_to("../outside.yaml")
+    os.mkfifo(root / "pipe")
+    up = "../" if name.startswith("sub/") and not target.startswith("/") else ""
+    if target == "a.yaml":
+        (root / name).symlink_to(name.rpartition("/")[2])
+    else:
+        (root / name).symlink_to(up + target)
+    found = read_files([root])
+    assert (found.files, found.kustomization) == ({"good.yaml": b"1"}, None)
+    assert left_out(found) == [(name.rpartition("/")[2], "error", why)]
+
+
+def test_devices_pipes_and_sockets_are_errors_and_do_not_block(tmp_path):
+    write(tmp_path, good_yaml=b"1")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    found = read_files([tmp_path])
+    assert left_out(found) == [("pipe.yaml", "error", "it is not a regular file")]
+
+
+def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path):
+    write(tmp_path / "real", a_yaml=b"1", sub__b_yaml=b"2")
+    (tmp_path / "real" / "c.yaml").symlink_to("sub/b.yaml")
+    (tmp_path / "real" / "d.yaml").symlink_to(tmp_path / "real" / "c.yaml")
+    (tmp_path / "current").symlink_to("real")
+    found = read_files([tmp_path / "current"])
+    assert sorted(found.files.items()) == [
+        ("a.yaml", b"1"),
+        ("c.yaml", b"2"),
+        ("d.yaml", b"2"),
+        ("sub/b.yaml", b"2"),
+    ]
+    assert not found.findings
+
+
+def test_a_config_map_mounted_below_the_folder_is_read(tmp_path):
+    write(tmp_path / "team" / "..2026_01", a_yaml=b"1")
+    (tmp_path / "team" / "..data").symlink_to("..2026_01")
+    (tmp_path / "team" / "a.yaml").symlink_to("..data/a.yaml")
+    found = read_files([tmp_path])
+    assert (found.files, found.findings) == ({"team/a.yaml": b"1"}, ())
+
+
+def test_a_data_link_that_leaves_the_folder_is_a_failure(tmp_path):
+    write(tmp_path / "outside", a_yaml=b"1")
+    (tmp_path / "playbooks").mkdir()
+    (tmp_path / "playbooks" / "..data").symlink_to("../outside")
+    with pytest.raises(FolderError, match="leads out of the folder"):
+        read_files([tmp_path / "playbooks"])
+
+
+def test_a_linked_folder_is_not_read_and_is_a_warning(tmp_path):
+    write(tmp_path / "common", more_yaml=b"1")
+    write(tmp_path / "playbooks", a_yaml=b"1", sub__b_yaml=b"2")
+    for name in ("playbooks/common", "playbooks/sub/deep", "playbooks/.hidden"):
+        (tmp_path / name).symlink_to(tmp_path / "common")
+    found = read_files([tmp_path / "playbooks"])
+    assert sorted(found.files) == ["a.yaml", "sub/b.yaml"]
+    assert [(f.where.file, f.code, f.severity) for f in found.findings] == [
+        (str(tmp_path / "playbooks/common"), "not-read", "warning"),
+        (str(tmp_path / "playbooks/sub/deep"), "not-read", "warning"),
+    ]
+
+
+@pytest.mark.parametrize("name", [b"d\xff/z.yaml", b"\xff.yaml"])
+def test_a_file_name_that_is_not_utf_8_is_an_error_at_its_place(tmp_path, name):
+    file = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - Path takes no bytes
+    os.makedirs(os.path.dirname(file), exist_ok=True)  # noqa: PTH103, PTH120
+    with open(file, "wb") as stream:  # noqa: PTH123
+        stream.write(b"kind: Playbook")
+    write(tmp_path, good_yaml=b"1")
+    found = read_files([tmp_path])
+    assert (list(found.files), len(found.digest)) == (["good.yaml"], 64)
+    (finding,) = found.findings
+    assert (finding.what, finding.severity) == ("the file name is not UTF-8", "error")
+    assert "\\xff" in finding.where.file
+
+
+@pytest.mark.parametrize(("bound", "value"), [("MAX_FILES", 3), ("MAX_TOTAL", 25)])
+def test_a_folder_of_too_much_is_an_error_where_reading_stops(tmp_path, monkeypatch, bound, value):
+    write(tmp_path, **{f"f{n}_yaml": b"0123456789" for n in range(9)})
+    monkeypatch.setattr(folders, bound, value)
+    found = read_files([tmp_path])
+    assert len(found.files) == 3
+    (finding,) = found.findings
+    assert (finding.code, finding.where.file) == ("folder-limit", str(tmp_path / "f3.yaml"))
+
+
+def test_names_beyond_a_limit_are_not_looked_at(tmp_path, monkeypatch):
+    write(tmp_path, **{f"sub{n}__notes": b"" for n in range(9)})
+    monkeypatch.setattr(folders, "MAX_ENTRIES", 5)
+    with pytest.raises(FolderError, match="more than 5 files and folders"):
+        read_files([tmp_path])
+
+
+def test_values_beside_named_files_stay_in_their_folder(tmp_path):
+    write(tmp_path, home__credentials_yaml=b"token: x", playbooks__a_yaml=b"1")
+    (tmp_path / "playbooks/values.yaml").symlink_to("../home/credentials.yaml")
+    found = read_files([tmp_path / "playbooks/a.yaml"])
+    assert list(found.files.values()) == [b"1"]
+    assert left_out(found) == [("values.yaml", "error", "it leads out of the folder")]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("/etc/passwd", "it leads out of the folder"),
+        ("/dev/zero", "it leads out of the folder"),
+        ("../../outside.yaml", "it leads out of the folder"),
+        ("link.json", "it leads out of the folder"),
+        ("pipe", "it is not a regular file"),
+        ("big.json", "it is larger than 4 MiB"),
+        ("a\0b", "null byte"),
+        (".", "it is not a regular file"),
+    ],
+)
+def test_a_file_beside_a_test_stays_in_the_folder_and_is_bounded(tmp_path, name, why):
+    root = tmp_path / "playbooks"
+    write(root, tests__t_yaml=b"", event_json=b"{}")
+    (tmp_path / "outside.yaml").write_text("secret")
+    (root / "tests/link.json").symlink_to("../../outside.yaml")
+    os.mkfifo(root / "tests/pipe")
+    with (root / "tests/big.json").open("wb") as stream:
+        stream.truncate(folders.MAX_EVENT_FILE + 1)
+    assert read_files([root]).beside("tests/t.yaml", "../event_json") == b"{}"
+    for paths, path in (
+        ([root], "tests/t.yaml"),
+        ([root / "tests/t.yaml"], str(root / "tests/t.yaml")),
+    ):
+        with pytest.raises(FolderError, match=why):
+            read_files(paths).beside(path, name)
