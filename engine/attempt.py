@@ -7,8 +7,6 @@ import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from engine.actions.action import Doing, Done, load
 from engine.budget import Spent
 from engine.errors import (
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from engine.ports.http import OutsideRecorder
     from engine.run import Claim
 
-log = structlog.get_logger()
 _ENDS: dict[type[Exception], str] = {
     HeldError: "held", PostponedError: "waiting", SkippedError: "skipped", RefusedError: "refused",
     PermanentError: "failed",
@@ -66,7 +63,7 @@ def attempt(
             begun = _begin(claim, doors, now)
             subject = begun.subject
             outcome = _act(begun, guard, keeper)
-    except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged where it is judged
+    except Exception as error:  # noqa: BLE001 - an unforeseen error is kept in the outcome
         outcome = _judged(claim, error, now)
     calls, requests = tuple(doors.cluster.calls), tuple(doors.outside.requests)
     return replace(outcome, calls=calls, requests=requests, uid=_uid(claim, subject))
@@ -143,8 +140,7 @@ def _judged(claim: Claim, error: Exception, now: float) -> Outcome:
     for kind, state in _ENDS.items():
         if isinstance(error, kind):
             return Outcome(state, str(error), retry_in=getattr(error, "wait", None))
-    log.error("attempt", run=claim.run.id, step=claim.step.name, exc_info=error)
-    return Outcome("failed", f"internal error: {type(error).__name__}")
+    return Outcome("failed", f"internal error: {type(error).__name__}", error=error)
 
 
 def _uid(claim: Claim, subject: Pod | Object | None) -> str | None:
@@ -269,6 +265,15 @@ def _check_when(claim: Claim, doors: Doors) -> list[str]:
                 f"when: {condition.text} is {'false' if truth is False else 'unknown'}"
             )
     return untold
+
+
+def when_holds(claim: Claim, doors: Doors) -> bool:
+    """Whether the step's ``when`` lets it run, as far as a preview can tell."""
+    try:
+        _check_when(claim, doors)
+    except SkippedError:
+        return False
+    return True
 
 
 def _sent(claim: Claim) -> bool:

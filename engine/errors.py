@@ -106,5 +106,13 @@ class GoneError(SkippedError):
     """The target is not there any more: deleted, terminating, or another of its name in its place."""
 
 
+class InternalError(Exception):
+    """A fault of the program itself, found in a preview. cause: what was raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.cause = cause
+
+
 class RefusedError(Exception):
     """It must not be done: a guardrail, or a value that the parameter does not allow."""

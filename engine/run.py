@@ -41,7 +41,8 @@ class Outcome:
 
     retry_in: seconds until the next attempt, or None where this was the last. answered: whether it used one
     of the step's attempts up. calls, requests: what was sent, or would have been. answer: what a later
-    step's ``when`` may look at; JSON. uid: of the pod or node that was found to be the target.
+    step's ``when`` may look at; JSON. uid: of the pod or node that was found to be the target. error: a fault
+    of the program itself, which ended the attempt.
     """
 
     state: str
@@ -52,6 +53,7 @@ class Outcome:
     requests: tuple[Request, ...] = ()
     answer: Any = None
     uid: str | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,6 +193,8 @@ class Workers:
         except BaseException:
             self._count(pool, busy=-1)
             raise
+        if outcome.error is not None:
+            log.error("attempt", run=claim.run.id, step=claim.step.name, exc_info=outcome.error)
         self._count(pool, busy=-1, settling=1)
         try:
             self._settle(claim, outcome, time.monotonic() - began)

@@ -100,6 +100,109 @@ def test_a_case_that_is_otherwise_fails_and_says_how(run, expect, said):
     assert "0 cases passed, 1 failed" in out
 
 
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"metadata": {"labels": {}}}, 1),
+        ({"metadata": {"labels": {"process": "bash"}}}, 0),
+        ({"metadata": []}, 1),
+        ({}, 1),
+    ],
+)
+def test_an_empty_list_or_mapping_in_an_expected_body_means_an_empty_one(run, body, code):
+    assert run([case({"calls": [{"resource": "pods", "verb": "patch", "body": body}]})])[0] == code
+
+
+def test_no_calls_at_all_can_be_expected(run):
+    none = {"calls": [], "onlyCalls": True}
+    assert run([case(none, output_fields=SYSTEM)])[0] == 0
+    assert run([case(none)])[0] == 1
+
+
+def test_a_failed_case_shows_each_step_with_its_state_and_message(run):
+    later = {**EVENT, "time": "2026-03-01T10:01:00Z"}
+    row = {"name": "in a row", "events": [EVENT, later], "expect": {"actions": ["mark"]}}
+    code, out, _ = run([row])
+    assert code == 1
+    table = [line.split(None, 3) for line in out.splitlines() if "kill" in line and ":" not in line]
+    assert [line[:3] for line in table] == [
+        ["kill/mark", "planned", "planned"],
+        ["kill/pod.delete", "planned", "not"],
+        ["kill/kubernetes.event", "planned", "event"],
+        ["kill", "suppressed", "throttle"],
+    ]
+    assert "delete demo/web-0" in out
+    told = json.loads(run([row], "-o", "json")[1])[0]["steps"][0]
+    assert told == {
+        "playbook": "kill", "step": "mark", "state": "planned", "expected": "planned",
+        "message": "label process=bash on demo/web-0",
+    }  # fmt: skip
+    assert "no playbook matched the events" in run([case(ALL, rule="Other")])[1]
+
+
+def test_values_of_a_test_are_laid_over_those_of_the_folder(run, tmp_path):
+    (tmp_path / "values.yaml").write_text("rules: {shell: Shell}\nword: a\n")
+    changed = {
+        "match": {"rules": ["${rules.shell}"]},
+        "actions": [
+            {"action": "pod.label", "name": "mark", "with": {"labels": {"process": "${word}"}}}
+        ],
+        "finally": [],
+    }
+    labelled = {"calls": [{"body": {"metadata": {"labels": {"process": "b"}}}}]}
+    cases = [case(labelled), case({"nothing": True}, rule="Other")]
+    assert run(cases, playbook=changed, values={"word": "b"})[0] == 0
+    assert run(cases, playbook=changed)[0] == 1
+    code, _, err = run(cases, playbook=changed, values={"word": "not a label"})
+    assert (code, "kill.test.yaml" in err) == (1, True)
+    assert "with these values the playbooks are not valid" in err
+
+
+STEPS = {
+    "conditions": [],
+    "actions": [
+        {"action": "http.request", "name": "ask", "with": {"url": "https://a.example/x"}},
+        {
+            "action": "pod.label",
+            "name": "mark",
+            "with": {"labels": {"a": "b"}},
+            "when": [{"step": "ask", "jsonPath": "$.lines", "gt": 2}],
+        },
+        {"action": "pod.delete", "onFailure": "continue"},
+        {
+            "action": "pod.label",
+            "name": "never",
+            "with": {"labels": {"a": "b"}},
+            "when": [{"field": "proc.name", "equals": "sh"}],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expect"),
+    [
+        ({}, {"actions": ["ask", "mark", "pod.delete"], "skipped": ["never"]}),
+        ({"ask": {"answer": {"lines": 3}}}, {"actions": ["ask", "mark", "pod.delete"]}),
+        ({"ask": {"answer": {"lines": 1}}}, {"skipped": ["mark", "never"]}),
+        ({"ask": "done"}, {"skipped": ["mark", "never"], "actions": ["ask", "pod.delete"]}),
+        ({"ask": "failed"}, {"actions": [], "skipped": ["mark", "pod.delete", "never"]}),
+        ({"ask": "failed"}, {"finally": ["kubernetes.event"]}),
+        ({"pod.delete": "failed"}, {"actions": ["ask", "mark"], "skipped": ["never"]}),
+        ({"pod.delete": "refused"}, {"refused": ["pod.delete"]}),
+        ({"pod.delete": "held"}, {"held": ["pod.delete"]}),
+        ({"pod.delete": "skipped"}, {"skipped": ["pod.delete", "never"]}),
+        ({"never": "done"}, {"skipped": ["never"]}),
+        ({"ask": "failed"}, {"calls": [{"verb": "create", "body": {"message": "failed"}}]}),
+    ],
+)
+def test_a_case_may_assume_how_steps_end(run, outcomes, expect):
+    told = [{"action": "kubernetes.event", "with": {"message": "%steps.ask.state"}}]
+    ends = {"name": "ends", "event": EVENT, "outcomes": outcomes, "expect": expect}
+    code, out, err = run([ends], playbook={**STEPS, "finally": told})
+    assert code == 0, out + err
+
+
 def test_what_is_left_alone_is_nothing(run):
     assert run([case({"nothing": True}, output_fields=SYSTEM)])[0] == 0
 
@@ -208,7 +311,14 @@ def test_of_a_playbook_that_is_disabled_nothing_need_be_covered(run):
 
 
 def test_a_word_chooses_cases_and_none_is_a_failure(run):
-    assert run([case({"nothing": True})], "-k", "absent")[0] == 1
+    code, _, err = run([case({"nothing": True})], "-k", "cass")
+    assert (code, err) == (
+        1,
+        "No case was run: none of 1 case has `cass` in its name. Did you mean `case`?\n",
+    )
+    assert (
+        "write a PlaybookTest" in CliRunner().invoke(cli, ["test", str(ROOT / "examples")]).stderr
+    )
 
 
 def test_the_outputs_for_tools_say_the_same(run):
@@ -224,6 +334,20 @@ def test_the_outputs_for_tools_say_the_same(run):
     ("wrong", "said"),
     [
         ({"name": "x", "event": EVENT, "expect": {}}, "cannot fail"),
+        ({"name": "x", "event": EVENT, "expect": {"onlyCalls": True}}, "cannot fail"),
+        ({"name": "x", "event": EVENT, "expect": {"calls": []}}, "cannot fail"),
+        ({"name": "x", "event": EVENT, "expect": {"calls": [], "onlyCalls": False}}, "cannot fail"),
+        ({"name": "x", "event": EVENT, "expect": {"nothing": False}}, "`nothing` is true"),
+        ({"name": "x", "eventFile": "blank.json", "expect": {"nothing": True}}, "has no events"),
+        ({"name": "x", "eventFile": "none.json", "expect": {"nothing": True}}, "has no events"),
+        (
+            {"name": "x", "event": EVENT, "outcomes": {"marks": "done"}, "expect": ALL},
+            "is called `marks` (mark)",
+        ),
+        (
+            {"name": "x", "event": EVENT, "outcomes": {"mark": "fine"}, "expect": ALL},
+            "`mark` ends in one of done, failed",
+        ),
         ({"name": "x", "event": EVENT, "expect": {"action": ["a"]}}, "`action` is not known here"),
         ({"name": "x", "expect": ALL}, "`event`, `events` and `eventFile`"),
         ({"name": "x", "event": {"priority": "Notice"}, "expect": ALL}, "no event: `rule`"),
@@ -232,6 +356,8 @@ def test_the_outputs_for_tools_say_the_same(run):
 def test_a_broken_test_is_an_error_of_check_and_keeps_no_set_from_loading(
     run, tmp_path, wrong, said
 ):
+    (tmp_path / "blank.json").write_text(" \n")
+    (tmp_path / "none.json").write_text("[]")
     code, _, err = run([wrong])
     assert code == 1
     assert said in err

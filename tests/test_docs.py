@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from docs.generate import pages
 from engine.cases import read_cases, run_case
 from engine.cli.command import cli
-from engine.guard import Guard
+from engine.guard import Own
 from engine.language.folder import Files
 from engine.language.load import Loader
 
@@ -63,11 +63,11 @@ def commands():
 def test_a_playbook_on_a_page_loads_without_a_warning_and_its_tests_pass(text):
     files = Files("", {"example.yaml": text.encode()})
     found = Loader().load(files)
-    cases, findings = read_cases(files, found.playbooks)
+    cases, findings = read_cases(files, found)
     assert (found.findings, findings) == ((), [])
     assert bool(cases) is ("kind: PlaybookTest" in text)
     for case in cases:
-        assert run_case(case, found, Guard()).differences == ()
+        assert run_case(case, Own()).differences == ()
 
 
 @pytest.mark.parametrize("line", commands())

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cases import read_cases
-from engine.cli.playbooks import DEFAULT, fail, load, values_option
+from engine.cli.playbooks import fail, files_of, load, values_option
 from engine.falco.join import Join
 from engine.falco.rules_file import FalcoRules, own_rules, read_rules
-from engine.language.folder import FolderError, read_files
+from engine.language.folder import FolderError
 from engine.language.risks import run_out
 from engine.render.findings import finding_json, finding_lines, summary
 from engine.render.github import github_lines
@@ -59,8 +59,8 @@ def command(
     """
     falco = _falco(rules)
     found = load(playbooks, values, Join(falco).inspect)
-    files = read_files(list(playbooks) or [DEFAULT])
-    _, of_tests = read_cases(files, found.playbooks)
+    files = files_of(playbooks, values)
+    _, of_tests = read_cases(files, found)
     past = run_out(found.silences, time.time())
     findings = sorted(
         [*found.findings, *of_tests, *past, *falco.findings], key=lambda finding: finding.where

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from engine.language.folder import Files
     from engine.language.load import Inspect, PlaybookSet
 
 DEFAULT = "playbooks/"
@@ -34,13 +35,21 @@ def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def load(paths: Sequence[str], values: Path | None, inspect: Inspect | None = None) -> PlaybookSet:
     """The set of the paths (default: playbooks/), whatever is wrong with it; exit 1 without a folder."""
+    files = files_of(paths, values)
+    named = None if values is None else (str(values), files.files[VALUES])
+    return Loader(inspect).load(files, named)
+
+
+def files_of(paths: Sequence[str], values: Path | None) -> Files:
+    """The files of the paths (default: playbooks/), with that of --values as values.yaml.
+
+    Exit 1 without a folder.
+    """
     try:
         files = read_files(list(paths) or [DEFAULT])
         if values is None:
-            return Loader(inspect).load(files)
-        content = read_bounded(values)
-        instead = replace(files, files={**files.files, VALUES: content})
-        return Loader(inspect).load(instead, (str(values), content))
+            return files
+        return replace(files, files={**files.files, VALUES: read_bounded(values)})
     except FolderError as error:
         fail(f"{error}\nName a folder of playbooks: tiercel check DIR", 1)
 

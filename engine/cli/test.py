@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from engine.cases import read_cases, run_case
-from engine.cli.playbooks import DEFAULT, fail, load_usable, values_option
+from engine.cli.playbooks import fail, files_of, load_usable, values_option
 from engine.coverage import coverage
-from engine.guard import Guard, Own
-from engine.language.folder import read_files
+from engine.guard import Own
+from engine.language.report import nearest
 from engine.render.cases import junit, summary_lines, verdict_json, verdict_lines
 from engine.render.findings import finding_lines
 from engine.render.progress import tracked
 from engine.render.text import count, echo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from engine.cases import Case
 
 
 @click.command("test")
@@ -51,15 +54,17 @@ def command(
     true and some case false (or unknown); what is missing is told at its place.
     """
     found = load_usable(playbooks, values)
-    files = read_files(list(playbooks) or [DEFAULT])
-    cases, findings = read_cases(files, found.playbooks)
+    files = files_of(playbooks, values)
+    cases, findings = read_cases(files, found)
     if findings:
         for line in finding_lines(findings):
             echo(line, err=True)
         fail(f"{count(len(findings), 'mistake')} in the tests: none was run.", 1)
     chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
-    guard = Guard(found.guardrails, Own.of(os.environ))
-    verdicts = [run_case(case, found, guard) for case in tracked(chosen, "Testing")]
+    if not chosen:
+        _fail_without_cases(word, cases)
+    own = Own.of(os.environ)
+    verdicts = [run_case(case, own) for case in tracked(chosen, "Testing")]
     covered = coverage(found.playbooks, verdicts, files)
     if output == "json":
         echo(json.dumps([verdict_json(verdict) for verdict in verdicts], indent=1))
@@ -70,7 +75,15 @@ def command(
             echo(line)
     for line in summary_lines(verdicts, covered):
         echo(line, err=output != "text")
-    if not chosen:
-        fail("No case was run: write a PlaybookTest beside the playbook.", 1)
     if any(verdict.differences for verdict in verdicts) or covered.share < coverage_threshold:
         sys.exit(1)
+
+
+def _fail_without_cases(word: str, cases: Sequence[Case]) -> NoReturn:
+    """Exit, as no case was run: there is none, or none has the word of -k."""
+    if not cases:
+        fail("No case was run: write a PlaybookTest beside the playbook.", 1)
+    names = [name for case in cases for name in (case.test, *case.name.split())]
+    near = nearest(word, names)
+    hint = f" Did you mean `{near}`?" if near else ""
+    fail(f"No case was run: none of {count(len(cases), 'case')} has `{word}` in its name.{hint}", 1)

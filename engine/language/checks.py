@@ -10,6 +10,11 @@ from engine.language import duration
 Wrong = tuple[str, str, str | None]
 """A finding's code, what is wrong, and a hint."""
 
+STEPS = ("actions", "finally", "refused", "held", "skipped")
+"""Keys of ``expect`` that name steps: exactly these, in this order."""
+ENDS = ("done", "failed", "skipped", "refused", "held")
+"""How a PlaybookTest may assume that a step ends."""
+
 MAX_STEPS = 1_000
 MAX_NAMES = 1_000
 _LONGEST_NAME = 1_000
@@ -118,7 +123,23 @@ def one_source(value: dict[str, Any]) -> Wrong | None:
 
 
 def says_something(value: dict[str, Any]) -> Wrong | None:
-    """What is wrong with ``expect``, which must say something."""
-    if value:
+    """Report an ``expect`` that every plan meets."""
+    calls = value.get("calls") or ("calls" in value and value.get("onlyCalls") is True)
+    if calls or "nothing" in value or not value.keys().isdisjoint(STEPS):
         return None
     return "bad-value", "a case that expects nothing in particular cannot fail", "nothing: true"
+
+
+def nothing(value: bool) -> Wrong | None:  # noqa: FBT001 - a value of the language
+    """Report ``nothing: false``, which expects nothing in particular."""
+    return None if value else ("bad-value", "`nothing` is true, or the key is left out", None)
+
+
+def outcomes(value: dict[str, Any]) -> Wrong | None:
+    """Report an assumed outcome that is neither a state nor ``{answer: …}``."""
+    for name, outcome in value.items():
+        answer = isinstance(outcome, dict) and outcome.keys() == {"answer"}
+        if not answer and outcome not in ENDS:
+            what = f"`{str(name)[:80]}` ends in one of {', '.join(ENDS)}, or in {{answer: ...}}"
+            return "bad-value", what, "done"
+    return None

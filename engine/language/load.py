@@ -79,11 +79,20 @@ class Loader:
         self._inspect = inspect
         self._cache: dict[tuple[str, str, str], _Loaded] = {}
 
-    def load(self, files: Files, values: tuple[str, bytes] | None = None) -> PlaybookSet:
-        """The set. values: path and content of a file that stands in for the root's values.yaml."""
+    def load(
+        self,
+        files: Files,
+        values: tuple[str, bytes] | None = None,
+        overlay: Mapping[str, Any] | None = None,
+    ) -> PlaybookSet:
+        """The set.
+
+        values: path and content of a file that replaces the root's values.yaml. overlay: laid over the values.
+        """
         shown, content = values or (files.shown(VALUES), files.files.get(VALUES, b""))
         findings, put = _read_values(content, shown)
-        state = blob_id(content)
+        put = _overlaid(put, overlay or {})
+        state = blob_id(content + repr(overlay).encode("utf-8", "replace"))
         cache, loaded = {}, {}
         for path in sorted(files.files.keys() - {VALUES}):
             key = (files.shown(path), blob_id(files.files[path]), state)
@@ -108,6 +117,14 @@ class Loader:
             guardrails=next((g for one in loaded.values() for g in one.guardrails), Guardrails()),
             documents=sum(one.documents for one in loaded.values()),
         )
+
+
+def _overlaid(values: Any, overlay: Any) -> Any:
+    """The values with those of the overlay in their place; mappings are merged."""
+    if not isinstance(values, dict) or not isinstance(overlay, dict):
+        return overlay
+    merged = {key: _overlaid(values.get(key), value) for key, value in overlay.items()}
+    return {**values, **merged}
 
 
 def _read_values(content: bytes, file: str) -> tuple[list[Finding], dict[str, Any]]:

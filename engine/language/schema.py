@@ -195,7 +195,7 @@ _EXPECT = {
     "skipped": _steps("the steps that are skipped"),
     "calls": Key("list", "each is among the planned calls", item=Key("map", "", free=True)),
     "onlyCalls": Key("bool", "no other call is planned"),
-    "nothing": Key("bool", "nothing is planned"),
+    "nothing": Key("bool", "nothing is planned", check=checks.nothing),
 }
 _CASE = Key(
     "map",
@@ -208,6 +208,13 @@ _CASE = Key(
             "list", "alerts in a row", item=Key("map", "", free=True), check=checks.not_empty
         ),
         "eventFile": Key("text", "a file of alerts, relative to this one"),
+        "outcomes": Key(
+            "map",
+            "how named steps end: done, failed, skipped, refused, held, or {answer: ...}",
+            free=True,
+            item=Key("any", ""),
+            check=checks.outcomes,
+        ),
         "expect": Key(
             "map", "what is planned", required=True, keys=_EXPECT, check=checks.says_something
         ),
@@ -219,6 +226,7 @@ PLAYBOOK_TEST = Key(
     required=True,
     keys={
         "playbooks": _texts("the playbooks that are tested (all)"),
+        "values": Key("map", "laid over values.yaml, for these cases", free=True),
         "cluster": Key("list", "objects that exist", item=Key("map", "", free=True)),
         "cases": Key("list", "the cases", required=True, item=_CASE, check=checks.not_empty),
     },

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import click
 
-from engine.render.text import clean, count
+from engine.render.text import clean, count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.cases import Verdict
+    from engine.cases import Seen, Verdict
     from engine.coverage import Coverage
+
+MAX_STEPS = 100
+"""Steps of a failed case that are shown as text."""
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
@@ -26,6 +30,25 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
         if verdict.differences:
             yield f"     {verdict.case.where}"
             yield from (f"     {clean(difference)}" for difference in verdict.differences)
+            yield from (f"     {clean(line)}" for line in _step_lines(verdict.seen))
+
+
+def _step_lines(seen: Sequence[Seen]) -> Iterator[str]:
+    """A table of the steps: the actual state beside the expected one, and what the step says."""
+    if not seen:
+        yield "no playbook matched the events (tiercel explain shows why)"
+        return
+    rows = [("step", "actual", "expected", "message")]
+    rows += [
+        (f"{one.playbook}/{one.step}".rstrip("/"), one.state, one.expected, short(one.message))
+        for one in seen[:MAX_STEPS]
+    ]
+    widths = [max(len(row[n]) for row in rows) for n in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        yield "  ".join([*cells, row[3]]).rstrip()
+    if len(seen) > MAX_STEPS:
+        yield f"and {len(seen) - MAX_STEPS:,} more steps"
 
 
 def summary_lines(verdicts: Sequence[Verdict], covered: Coverage) -> Iterator[str]:
@@ -47,6 +70,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
         "line": verdict.case.where.line,
         "passed": not verdict.differences,
         "differences": list(verdict.differences),
+        "steps": [dataclasses.asdict(one) for one in verdict.seen],
     }
 
 
@@ -63,7 +87,8 @@ def junit(verdicts: Sequence[Verdict]) -> str:
         case = ET.SubElement(suite, "testcase", classname=name, name=clean(verdict.case.name))
         case.attrib |= {"file": place.file, "line": str(place.line)}
         if verdict.differences:
-            text = "\n".join(clean(difference) for difference in verdict.differences)
+            lines = [*verdict.differences, *_step_lines(verdict.seen)]
+            text = "\n".join(clean(line) for line in lines)
             ET.SubElement(case, "failure", message=clean(verdict.differences[0])).text = text
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True)
