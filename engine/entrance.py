@@ -7,7 +7,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from engine.settings import SettingsError
-from engine.sources.credentials import Credentials
+from engine.sources.credentials import ClientCertificates, Credentials
+from engine.sources.local import LocalPrograms
 from engine.sources.operators import OnThisMachine, Operators
 from engine.sources.tls import Certificates
 
@@ -16,25 +17,35 @@ if TYPE_CHECKING:
 
     from engine.settings import Address, Settings
     from engine.sources.admin import Door
+    from engine.sources.credentials import Access
 
 _BACKLOG = 2048
 
 
-def credentials(settings: Settings) -> Credentials | None:
-    """What senders show. Raises SettingsError where others could reach the port without any."""
+def senders(settings: Settings, certificates: Certificates | None) -> tuple[Access, ...]:
+    """The checks of a request to the event port; none if every sender has access.
+
+    Raises SettingsError if the port needs credentials and has none.
+    """
+    checks: list[Access] = []
+    if certificates and settings.client_ca:
+        checks.append(ClientCertificates(certificates))
     if settings.token_file or settings.path_secret_file:
         try:
-            return Credentials(settings.token_file, settings.path_secret_file)
+            checks.append(Credentials(settings.token_file, settings.path_secret_file))
         except (OSError, ValueError) as error:
             raise SettingsError(f"--token-file, --path-secret-file: {error}") from None
-    asked = settings.client_ca or settings.insecure_no_auth
-    if not settings.listen.loopback and not asked:
+    if checks or settings.insecure_no_auth:
+        return tuple(checks)
+    if not settings.listen.loopback:
         raise SettingsError(
-            f"--listen {settings.listen} is open to others and nobody would be asked for a token: "
+            f"--listen {settings.listen} is open to other machines and asks for no credentials: "
             "give --token-file FILE, --path-secret-file FILE or --client-ca FILE, or --insecure-no-auth "
             "where a mesh guards it"
         )
-    return None
+    return (
+        LocalPrograms("give senders tokens: --token-file; --insecure-no-auth lets everyone in"),
+    )
 
 
 def certificates(settings: Settings) -> Certificates | None:

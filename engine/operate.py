@@ -23,9 +23,9 @@ _FAILED = ("failed", "refused")
 class OperateError(Exception):
     """What cannot be done as asked; the sentence goes back to the person. status: HTTP's."""
 
-    def __init__(self, what: str, status: int = 409) -> None:
+    def __init__(self, what: str, status: int = 409, hint: str | None = None) -> None:
         super().__init__(what)
-        self.status = status
+        self.status, self.hint = status, hint
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,8 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     story: tell each run as text on stderr. Raises SettingsError, PlaybookError, FolderError, JournalError,
     ConnectionSettingsError, CrewError.
     """
-    credentials, certificates = entrance.credentials(settings), entrance.certificates(settings)
-    operators = entrance.operators(settings)
+    certificates = entrance.certificates(settings)
+    access, operators = entrance.senders(settings, certificates), entrance.operators(settings)
     crew = Crew(functools.partial(hands.work, settings, story=story))
     metrics = Metrics()
     with contextlib.ExitStack() as stack:
@@ -99,7 +99,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             core.intake,
             observers,
             crew.wake,
-            credentials,
+            access,
             traces,
             dry_run=settings.dry_run,
             fault=core.fault,

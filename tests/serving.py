@@ -85,13 +85,14 @@ class Running:
         path: str = "/events",
         headers: Mapping[str, str] | None = None,
         method: str = "POST",
+        source: str | None = None,
     ) -> Answer:
         """Post a body (bytes or text as they are, all else as JSON): the status, headers, JSON."""
         if not isinstance(body, (bytes, str)):
             body = json.dumps(body)
         if isinstance(body, str):
             body = body.encode()
-        return call(self.events, method, path, body, headers)
+        return call(self.events, method, path, body, headers, source)
 
     def get(self, path: str) -> Answer:
         """Ask the admin port: the status, headers, and the JSON (or text) of the answer."""
@@ -227,10 +228,19 @@ def call(
     path: str,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    source: str | None = None,
 ) -> Answer:
-    """One request on a connection of its own: the status, headers in lower case, JSON or text."""
+    """One request on a connection of its own: the status, headers in lower case, JSON or text.
+
+    source: the address that it comes from; None for the system's choice.
+    """
     address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(
+        address.hostname or "",
+        address.port,
+        timeout=PATIENCE,
+        source_address=(source, 0) if source else None,
+    )
     with contextlib.closing(connection):
         connection.request(method, path, body, dict(headers or {}))
         response = connection.getresponse()

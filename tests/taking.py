@@ -176,8 +176,8 @@ def take(intake: Intake, body: bytes) -> Took:
     return Took(intake, body)
 
 
-def port_of(journal: Any, *texts: str, tokens: Any = None) -> EventPort:
-    return EventPort(intake_of(journal, *texts), Observers(), lambda: None, tokens)
+def port_of(journal: Any, *texts: str, access: Any = ()) -> EventPort:
+    return EventPort(intake_of(journal, *texts), Observers(), lambda: None, access)
 
 
 class Pipe(asyncio.Transport):
@@ -239,7 +239,8 @@ async def call(  # noqa: PLR0917 - a request has as many parts
     """
     if isinstance(body, dict):
         body = json.dumps(body).encode()
-    given = {name.lower(): value for name, value in (headers or {}).items()}
+    given = {"host": "localhost"}
+    given |= {name.lower(): value for name, value in (headers or {}).items()}
     if isinstance(body, list):
         given["transfer-encoding"] = "chunked"
         parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in [*body, b""]]

@@ -107,15 +107,31 @@ def test_an_engine_whose_thread_has_ended_is_not_alive(admin):
     assert "tiercel-reload" in answer["error"]
 
 
-@pytest.mark.parametrize("client", [AWAY, ("", 1), None, ("2001:db8::1", 1)])
+@pytest.mark.parametrize("client", [AWAY, ("", 1), None, ("2001:db8::1", 1), ("127.0.0.6", 1)])
 @pytest.mark.parametrize("path", ["/status", "/metrics", "/runs/x", "/", "/nothing"])
 def test_all_else_is_for_callers_on_this_machine(admin, path, client):
-    assert admin.get(path, client)[0] == 403
+    status, _, said = admin.get(path, client)
+    assert (status, set(said)) == (403, {"error", "hint"})
 
 
-@pytest.mark.parametrize("client", [HERE, ("127.9.9.9", 1), ("::1", 1)])
+@pytest.mark.parametrize("client", [HERE, ("::ffff:127.0.0.1", 1), ("::1", 1)])
 def test_callers_on_this_machine_see_it(admin, client):
     assert admin.get("/status", client)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example.com:8081"},
+        {"origin": "http://evil.example.com"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+def test_a_web_page_sees_and_does_nothing_but_probe(admin, headers):
+    assert admin.get("/status", headers=headers)[0] == 403
+    assert admin.post("/pause", headers=JSON | headers)[0] == 403
+    assert admin.journal.paused() == {}
+    assert admin.get("/livez", headers=headers)[0] == 200
 
 
 def test_the_status_has_every_key_of_the_contract(admin):
@@ -312,8 +328,26 @@ def test_runs_are_listed_by_what_is_asked_for(admin):
     assert runs("namespace=else") == runs("playbook=x") == []
     assert runs("since=2026-03-01T10:00:01Z") == []
     assert runs("limit=1") == [second]
-    for wrong in ("state=x", "limit=0", "limit=x", "since=never", "pod=x"):
-        assert runs(wrong) == 400
+
+
+BAD_QUERIES = [
+    *(f"limit={text}" for text in ("0", "x", "1001", "-1", "1e3", "1" * 18, "1" * 5000, "")),
+    *(f"state={text}" for text in ("x", "Failed", "", "%00")),
+    *(f"since={text}" for text in ("never", "", "9" * 400 + "d", "2026-02-30T10:00:00Z", "1h30m")),
+    *(f"playbook={text}" for text in ("", "A", "a_b", "%00", "%ff", "a" * 64, "%ed%a0%80")),
+    "namespace=%2A",
+    "limit=1&limit=2",
+    "limits=1",
+    "pod=x",
+    "&".join(f"p{number}=x" for number in range(21)),
+]
+
+
+@pytest.mark.parametrize("query", BAD_QUERIES)
+def test_a_query_that_cannot_be_is_400_with_an_error_and_a_hint(admin, query):
+    status, _, said = ask(admin.port, path="/runs", query=query, client=HERE, method="GET")
+    assert (status, set(said)) == (400, {"error", "hint"})
+    assert len(json.dumps(said)) < 300
 
 
 def test_the_first_digits_of_an_id_will_do_where_they_are_one_runs(admin):
@@ -338,11 +372,11 @@ def guarded(tmp_path):
 
 
 def digest(name):
-    return hashlib.sha256(f"token of {name}".encode()).hexdigest()
+    return hashlib.sha256(f"the token of {name}".encode()).hexdigest()
 
 
 def bearer(name):
-    return {"authorization": f"Bearer token of {name}"}
+    return {"authorization": f"Bearer the token of {name}"}
 
 
 def test_with_an_operators_file_a_role_opens_what_it_may(guarded):
@@ -359,18 +393,34 @@ def test_with_an_operators_file_a_role_opens_what_it_may(guarded):
 def test_with_an_operators_file_nobody_is_known_by_his_address(guarded, client):
     assert guarded.get("/status", client)[0] == 403
     assert guarded.get("/status", client, headers=bearer("eve"))[0] == 401
-    basic = {"authorization": "Basic token of ada"}
+    basic = {"authorization": "Basic the token of ada"}
     assert guarded.get("/status", client, headers=basic)[0] == 401
 
 
-def test_a_changed_operators_file_counts_at_once_and_a_broken_one_does_not(guarded):
+def test_a_changed_operators_file_counts_at_once_and_a_broken_line_gives_no_access(guarded):
     guarded.file.write_text(f"eve view {digest('eve')}\n")
     os.utime(guarded.file, ns=(1, 1))
     assert guarded.get("/status", headers=bearer("ada"))[0] == 401
     assert guarded.get("/status", headers=bearer("eve"))[0] == 200
-    guarded.file.write_text("eve root x\n")
-    os.utime(guarded.file, ns=(2, 2))
+    guarded.file.write_text(f"ada root x\neve view {digest('eve')}\n")
     assert guarded.get("/status", headers=bearer("eve"))[0] == 200
+    assert guarded.get("/status", headers=bearer("ada"))[0] == 401
+
+
+@pytest.mark.parametrize("text", [None, "", "# ada\n", "ada root x\n"])
+def test_an_operators_file_that_loses_its_operators_closes_the_port_at_once(guarded, text):
+    assert guarded.get("/status", headers=bearer("ada"))[0] == 200
+    guarded.file.unlink() if text is None else guarded.file.write_text(text)
+    assert guarded.get("/status", headers=bearer("ada"))[0] == 401
+    assert guarded.get("/status", HERE)[0] == 403
+    assert guarded.get("/livez", AWAY)[0] == 200
+
+
+def test_a_short_token_gives_no_access_even_where_the_file_has_its_digest(guarded):
+    guarded.file.write_text(f"ada operate {hashlib.sha256(b'short').hexdigest()}")
+    for token in ("short", ""):
+        status, _, said = guarded.get("/status", headers={"authorization": f"Bearer {token}"})
+        assert (status, set(said)) == (401, {"error", "hint"})
 
 
 @pytest.mark.parametrize("text", ["", "# none\n", "ada operate\n", "ada root " + "0" * 64])

@@ -19,6 +19,7 @@ from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 from engine.observe import Observers
 from engine.sources.credentials import Credentials
+from engine.sources.credentials_file import MAX_BYTES
 from engine.sources.http import MAX_BODY, TOGETHER, TOGETHER_BYTES, EventPort
 from engine.sources.request import Request
 
@@ -412,64 +413,109 @@ def bearer(token):
     return {"Authorization": f"Bearer {token}"}
 
 
+FIRST, SECOND, THIRD_ONE = (f"{number}-of-the-tokens" for number in ("first", "second", "third"))
+
+
+def statuses(port, *tokens):
+    return [ask(port, FALCO, headers=bearer(token))[0] for token in tokens]
+
+
 def test_without_one_of_the_tokens_it_is_401(tmp_path):
     file = tmp_path / "tokens"
-    file.write_text("first\n\n  second \n")
+    file.write_text(f"# falco\n{FIRST}\n\n  {SECOND} \t# the other cluster\r\n")
     disk = Prompt()
-    port = port_of(disk, tokens=Credentials(file))
+    port = port_of(disk, access=[Credentials(file)])
     for headers in (
         {},
-        bearer("third"),
+        bearer(THIRD_ONE),
         bearer(""),
-        bearer("first second"),
-        {"Authorization": "Basic first"},
-        {"Authorization": "first"},
+        bearer("# falco"),
+        bearer(f"{FIRST} {SECOND}"),
+        bearer(f"{SECOND} \t# the other cluster"),
+        {"Authorization": f"Basic {FIRST}"},
+        {"Authorization": FIRST},
     ):
         status, given, said = ask(port, FALCO, headers=headers)
         assert (status, given["www-authenticate"]) == (401, "Bearer")
         assert set(said) == {"error", "hint"}
-        assert "first" not in json.dumps(said)
+        assert FIRST not in json.dumps(said)
     assert disk.runs == []
-    for headers in (bearer("first"), {"authorization": "bEARER second"}):
+    for headers in (bearer(FIRST), {"authorization": f"bEARER {SECOND}"}):
         assert ask(port, FALCO, headers=headers)[0] == 202
 
 
 def test_a_wrong_method_asks_for_no_token(tmp_path):
     file = tmp_path / "tokens"
-    file.write_text("first")
-    assert ask(port_of(Prompt(), tokens=Credentials(file)), method="GET")[0] == 405
+    file.write_text(FIRST)
+    assert ask(port_of(Prompt(), access=[Credentials(file)]), method="GET")[0] == 405
 
 
 def test_rotated_tokens_are_good_at_once_and_the_old_ones_no_more(tmp_path):
     file, new = tmp_path / "tokens", tmp_path / "new"
-    file.write_text("old")
-    port = port_of(Prompt(), tokens=Credentials(file))
-    new.write_text("fresh")
+    file.write_text(FIRST)
+    port = port_of(Prompt(), access=[Credentials(file)])
+    new.write_text(SECOND)
     new.rename(file)
-    assert [ask(port, FALCO, headers=bearer(t))[0] for t in ("old", "fresh")] == [401, 202]
-    file.write_text("third one")
+    assert statuses(port, FIRST, SECOND) == [401, 202]
+    file.write_text(THIRD_ONE)
     os.utime(file, ns=(1, 1))
-    assert [ask(port, FALCO, headers=bearer(t))[0] for t in ("fresh", "third one")] == [401, 202]
+    assert statuses(port, SECOND, THIRD_ONE) == [401, 202]
 
 
-@pytest.mark.parametrize("change", ["vanish", "empty"])
-def test_a_token_file_that_is_lost_keeps_the_tokens_known_so_far(tmp_path, change):
+def mounted(folder, **files):
+    """Put files into a folder as the kubelet mounts a Secret: links to files of a folder that is swapped."""
+    number = len(list(folder.glob("..2*")))
+    content = folder / f"..2026_{number}"
+    content.mkdir(parents=True)
+    for name, text in files.items():
+        (content / name).write_text(text)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    (folder / "new").symlink_to(content.name)
+    (folder / "new").rename(folder / "..data")
+
+
+@pytest.mark.parametrize(
+    "left", [{}, {"tokens": ""}, {"tokens": f"# {FIRST}\n"}, {"tokens": "short"}]
+)
+def test_a_token_file_that_loses_its_tokens_closes_the_port_at_once(tmp_path, left):
+    mounted(tmp_path, tokens=FIRST)
+    port = port_of(Prompt(), access=[Credentials(tmp_path / "tokens")])
+    assert statuses(port, FIRST) == [202]
+    mounted(tmp_path, **left)
+    assert statuses(port, FIRST, "short", "", "x") == [401] * 4
+    mounted(tmp_path, tokens=SECOND)
+    assert statuses(port, FIRST, SECOND) == [401, 202]
+
+
+def test_an_invalid_line_that_is_added_gives_no_access_and_costs_the_valid_ones_none(
+    tmp_path, capsys
+):
     file = tmp_path / "tokens"
-    file.write_text("first")
-    port = port_of(Prompt(), tokens=Credentials(file))
-    if change == "vanish":
-        file.unlink()
-    else:
-        file.write_text("")
-        os.utime(file, ns=(1, 1))
-    assert [ask(port, FALCO, headers=bearer(t))[0] for t in ("first", "", "x")] == [202, 401, 401]
+    file.write_text(FIRST)
+    port = port_of(Prompt(), access=[Credentials(file)])
+    file.write_text(f"{FIRST}\nshort\n{SECOND}")
+    assert statuses(port, FIRST, "short", SECOND) == [202, 401, 202]
+    said = "".join(capsys.readouterr())
+    assert "tokens:2: a token must have at least 16 characters" in said
+    assert FIRST not in said
 
 
-def test_a_token_file_without_tokens_is_refused_at_the_start(tmp_path):
+@pytest.mark.parametrize("text", ["\n \n", "# one\n", "fifteen-letters", f"{FIRST}\nshort\n"])
+def test_a_token_file_without_tokens_or_with_a_short_one_is_refused_at_the_start(tmp_path, text):
     file = tmp_path / "tokens"
-    file.write_text("\n \n")
-    with pytest.raises(ValueError, match="no token"):
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"no credentials|at least 16 characters"):
         Credentials(file)
+
+
+def test_a_credentials_file_has_a_largest_size(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_bytes(b"\xef\xbb\xbf" + FIRST.encode() + b"\n" * MAX_BYTES)
+    with pytest.raises(ValueError, match="larger than 1 MiB"):
+        Credentials(file)
+    file.write_bytes(b"\xef\xbb\xbf" + FIRST.encode())
+    assert statuses(port_of(Prompt(), access=[Credentials(file)]), FIRST) == [202]
 
 
 @pytest.fixture
@@ -532,9 +578,9 @@ SECRET = "5b7d0f3a9c1e4826b7d0f3a9"
 @pytest.fixture
 def shut(tmp_path):
     """A port that lets in whom a token or a path secret names."""
-    (tmp_path / "tokens").write_text("one-token\n")
-    (tmp_path / "paths").write_text(f"{SECRET}\n{SECRET[::-1]}\n")
-    return port_of(Prompt(), tokens=Credentials(tmp_path / "tokens", tmp_path / "paths"))
+    (tmp_path / "tokens").write_text("one-of-the-tokens\n")
+    (tmp_path / "paths").write_text(f"# falco\n{SECRET}  # node\n{SECRET[::-1]}\n")
+    return port_of(Prompt(), access=[Credentials(tmp_path / "tokens", tmp_path / "paths")])
 
 
 @pytest.mark.parametrize("path", [f"/{SECRET}", f"/events/{SECRET}", f"/a/b/{SECRET[::-1]}/"])
@@ -553,9 +599,9 @@ def test_any_other_path_does_not_and_the_secret_is_not_said(shut, path):
 
 
 def test_a_token_as_the_password_of_basic_lets_in_what_can_send_no_header(shut):
-    pair = base64.b64encode(b"falco:one-token").decode()
+    pair = base64.b64encode(b"falco:one-of-the-tokens").decode()
     assert ask(shut, FALCO, headers={"authorization": f"Basic {pair}"})[0] == 202
-    for wrong in ("falco:", "one-token:falco", "falco:two", "one-token"):
+    for wrong in ("falco:", "one-of-the-tokens:falco", "falco:two", "one-of-the-tokens"):
         pair = base64.b64encode(wrong.encode()).decode()
         assert ask(shut, FALCO, headers={"authorization": f"Basic {pair}"})[0] == 401
     assert ask(shut, FALCO, headers={"authorization": "Basic ~"})[0] == 401
@@ -564,12 +610,16 @@ def test_a_token_as_the_password_of_basic_lets_in_what_can_send_no_header(shut):
 def test_a_path_secret_is_rotated_like_a_token(tmp_path):
     file = tmp_path / "paths"
     file.write_text(SECRET)
-    port = port_of(Prompt(), tokens=Credentials(None, file))
+    port = port_of(Prompt(), access=[Credentials(None, file)])
     assert ask(port, FALCO, path=f"/{SECRET}")[0] == 202
     file.write_text(SECRET[::-1])
     os.utime(file, ns=(1, 1))
     assert ask(port, FALCO, path=f"/{SECRET}")[0] == 401
     assert ask(port, alert(1), path=f"/{SECRET[::-1]}")[0] == 202
+    for text in ("", f"# {SECRET[::-1]}", None):
+        file.unlink() if text is None else file.write_text(text)
+        assert ask(port, alert(1), path=f"/{SECRET[::-1]}")[0] == 401
+        assert ask(port, alert(1), path="/")[0] == 401
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import select
@@ -16,8 +17,10 @@ import pytest
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from engine.sources.credentials import ClientCertificates
 from engine.sources.house import Limits
 from engine.sources.listener import Listener, allow_files
+from engine.sources.request import Request
 from engine.sources.tls import Certificates
 
 from tests.cluster.keys import LOOPBACK, pem, unsigned, write_certificate
@@ -170,13 +173,36 @@ def test_only_who_shows_a_certificate_of_the_authority_is_let_in(tmp_path, autho
     play(scene)
 
 
+@pytest.mark.parametrize("content", [None, "", "# no certificate\n", "another"])
+def test_an_authority_that_is_removed_closes_the_port_to_open_connections_too(
+    tmp_path, authority, content
+):
+    one, two = authority.pair("one"), authority.pair("two")
+    swap(tmp_path, tls_crt=one[0], tls_key=one[1], client_ca=authority.file)
+    files = [tmp_path / name for name in ("tls.crt", "tls.key", "client.ca")]
+    certificates = Certificates(*files)
+    access = ClientCertificates(certificates)
+    assert access.refuse(Request(b"POST", b"/", {})) is None
+    if content is None:
+        for file in files:  # as a Secret that is deleted
+            file.unlink()
+    elif content == "another":  # the pair is broken as well, so that no context trusts it
+        swap(tmp_path, client_ca=Authority(tmp_path, "strangers").file, tls_key=two[1])
+    else:
+        files[2].write_text(content)
+    reply = access.refuse(Request(b"POST", b"/", {}))
+    assert (reply.status, set(json.loads(reply.body))) == (401, {"error", "hint"})
+    swap(tmp_path, tls_crt=one[0], tls_key=one[1], client_ca=authority.file)
+    assert access.refuse(Request(b"POST", b"/", {})) is None
+
+
 def test_files_that_are_no_pair_are_told_at_the_start(tmp_path, authority):
     one, two = authority.pair("one"), authority.pair("two")
     with pytest.raises(ValueError, match=r"two\.key does not fit"):
         Certificates(one[0], two[1])
     with pytest.raises(ValueError, match="no PEM of a certificate"):
         Certificates(one[1], one[1])
-    with pytest.raises(ValueError, match="no PEM of certificates"):
+    with pytest.raises(ValueError, match="not a PEM of certificates"):
         Certificates(*one, one[1])
     with pytest.raises(FileNotFoundError):
         Certificates(tmp_path / "gone", one[1])

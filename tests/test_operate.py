@@ -178,11 +178,12 @@ def test_what_a_person_may_not_have_meant_is_said_on_stderr_and_done(tmp_path):
 def test_an_operator_is_asked_for_a_token_and_told_apart_by_role(tmp_path):
     names = {"ada": "operate", "vic": "view"}
     lines = [
-        f"{name} {role} {hashlib.sha256(name.encode()).hexdigest()}" for name, role in names.items()
+        f"{name} {role} {hashlib.sha256(f'the token of {name}'.encode()).hexdigest()}"
+        for name, role in names.items()
     ]
     (tmp_path / "operators").write_text("\n".join(lines))
     for name in names:
-        (tmp_path / name).write_text(name + "\n")
+        (tmp_path / name).write_text(f"# of {name}\nthe token of {name}  # not rotated yet\n")
     flags = ("--dry-run", "--operators-file", str(tmp_path / "operators"))
     with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
         assert tiercel(running, "history").exit_code == 2

@@ -197,12 +197,12 @@ def test_a_port_open_to_others_wants_tokens_or_a_word(tmp_path):
     assert "--token-file" in said
     assert "--insecure-no-auth" in said
     tokens = tmp_path / "tokens"
-    tokens.write_text("canary\n")
+    tokens.write_text("canary-of-a-sender\n")
     args = ("--dry-run", "--listen", "0.0.0.0:0", "--token-file", str(tokens))
     with engine(tmp_path, FOLDER, *args) as running:
         running.events = running.events.replace("0.0.0.0", "127.0.0.1")
         assert running.post(FALCO)[0] == 401
-        assert running.post(FALCO, headers={"Authorization": "Bearer canary"})[0] == 202
+        assert running.post(FALCO, headers={"Authorization": "Bearer canary-of-a-sender"})[0] == 202
         assert "canary" not in json.dumps(running.log + running.audit)
 
 
@@ -321,7 +321,7 @@ def test_a_port_in_use_and_a_journal_in_use_are_a_sentence_each(tmp_path):
 
 def test_the_environment_says_what_flags_say(tmp_path):
     tokens = tmp_path / "tokens"
-    tokens.write_text("t")
+    tokens.write_text("t" * 16)
     env = {
         "TIERCEL_DRY_RUN": "true",
         "TIERCEL_LISTEN": "127.0.0.1:0",

@@ -40,7 +40,7 @@ def spans():
 @pytest.mark.parametrize("parent", [SENDER, "", "00-junk", "a" * 5000, "\u00e9"])
 def test_a_body_belongs_to_its_senders_span_where_that_can_be_read(spans, parent):
     disk = Prompt()
-    port = EventPort(intake_of(disk), Observers(), lambda: None, None, spans.tracing)
+    port = EventPort(intake_of(disk), Observers(), lambda: None, (), spans.tracing)
     assert ask(port, FALCO, headers={"traceparent": parent} if parent else {})[0] == 202
     (span,) = spans.get_finished_spans()
     assert span.attributes == {"http.response.status_code": 202}
@@ -50,7 +50,7 @@ def test_a_body_belongs_to_its_senders_span_where_that_can_be_read(spans, parent
 
 
 def test_a_refused_body_has_a_span_too(spans):
-    port = EventPort(intake_of(Prompt()), Observers(), lambda: None, None, spans.tracing)
+    port = EventPort(intake_of(Prompt()), Observers(), lambda: None, (), spans.tracing)
     assert ask(port, b"{")[0] == 400
     assert [
         span.attributes["http.response.status_code"] for span in spans.get_finished_spans()

@@ -59,7 +59,7 @@ def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = N
 
     headers = {"content-type": "application/json"} if sent is not None else {}
     if token_file:
-        headers["authorization"] = f"Bearer {token_file.read_text().strip()}"
+        headers["authorization"] = f"Bearer {_token(token_file)}"
     try:
         answer = urllib3.request(
             method, url, body=sent, headers=headers, timeout=_SECONDS, retries=False, redirect=False
@@ -73,6 +73,19 @@ def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = N
         hint = f"\n{said['hint']}" if said.get("hint") else ""
         fail(f"{said.get('error') or f'{url}: {answer.status}'}{hint}", _code(answer.status))
     return body
+
+
+def _token(file: Path) -> str:
+    """The first token of a credentials file; exit 2 if there is none."""
+    from engine.sources.credentials_file import lines  # noqa: PLC0415 - --help must be quick
+
+    try:
+        found = lines(file)
+    except (OSError, ValueError) as error:
+        fail(f"--token-file: {error}", 2)
+    if not found:
+        fail(f"--token-file: {file} contains no token", 2)
+    return found[0][1].decode("latin-1")
 
 
 def _code(status: int) -> int:

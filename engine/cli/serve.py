@@ -49,12 +49,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--token-file",
     type=_FILE,
-    help="Senders' bearer tokens, one a line; also the password of Basic.",
+    help="Senders' bearer tokens, one per line, at least 16 characters; also the password of Basic.",
 )
 @click.option(
     "--path-secret-file",
     type=_FILE,
-    help="Secrets, one a line; one ends the path of Falco's own URL.",
+    help="Secrets, one per line, at least 16 characters; one ends the path of Falco's own URL.",
 )
 @click.option("--tls-cert", type=_FILE, help="The event port's certificate chain, PEM; read again.")
 @click.option("--tls-key", type=_FILE, help="Its key.")
@@ -64,10 +64,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--operators-file",
     type=_FILE,
-    help="Who may use the admin port: NAME view|operate SHA256-OF-TOKEN a line; else this machine alone.",
+    help="Who may use the admin port: NAME view|operate SHA256-OF-TOKEN per line; else local programs.",
 )
 @click.option(
-    "--insecure-no-auth", is_flag=True, help="Let anyone who reaches the port send events."
+    "--insecure-no-auth",
+    is_flag=True,
+    help="Without credentials, take events from other machines and from web pages too.",
 )
 @click.option("--workers", type=click.IntRange(1, 256), default=16, help="Cluster steps at once.")
 @click.option(

@@ -14,7 +14,7 @@ from engine.operate import OperateError
 from engine.sources.request import JSON, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from engine.sources.operators import Operator
     from engine.sources.pages import Pages
@@ -24,14 +24,16 @@ Answer = tuple[int, Any]
 log = structlog.get_logger()
 _LONGEST = 4096
 """Bytes of a body; what is asked for here is a name or two."""
+_PARAMETERS = 20
+"""Parameters of a query."""
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Door(Protocol):
-    """Tells who calls."""
+    """Decides who sends a request."""
 
-    def who(self, header: bytes, client: Any) -> Operator | None:
-        """Whose the Authorization header is, or the caller's address."""
+    def who(self, request: Request) -> Operator | Reply:
+        """The operator, or the reply to a request without access."""
         ...
 
 
@@ -65,33 +67,31 @@ class AdminPort:
 
     async def _replied(self, request: Request, reply: Callable[[Reply], None]) -> None:
         try:
-            status, body = await self._answer(request)
+            answer = await self._answer(request)
         except JournalError as error:
-            status, body = 503, {"error": str(error)}
+            answer = 503, {"error": str(error)}
         except OperateError as error:
-            status, body = error.status, {"error": str(error)}
+            hint = {"hint": error.hint} if error.hint else {}
+            answer = error.status, {"error": str(error), **hint}
         except Exception:
             log.exception("request")
-            status, body = 500, {"error": "internal error"}
-        if isinstance(body, bytes):
-            reply(Reply(status, body, _TEXT))
-        else:
-            reply(Reply(status, msgspec.json.encode(body), JSON))
+            answer = 500, {"error": "internal error"}
+        reply(answer if isinstance(answer, Reply) else _encoded(*answer))
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _answer(self, request: Request) -> Answer | Reply:
         path, method, headers = request.path, request.method, request.headers
         if path in ("/livez", "/readyz"):
             return await self._probe(path) if method in (b"GET", b"HEAD") else _not_allowed()
-        operator = self._door.who(headers.get(b"authorization", b""), request.client)
-        if operator is None:
-            return _nobody(headers)
+        operator = self._door.who(request)
+        if isinstance(operator, Reply):
+            return operator
         if method in (b"GET", b"HEAD"):
             return await asyncio.to_thread(self._pages.read, path, _query(request.query))
         if method != b"POST":
             return _not_allowed()
         if operator.role != "operate":
             return 403, {"error": f"{operator.name} may look, and not act: the role is view"}
-        # a web page that an operator looks at could post a form here, but not this type
+        # a form of a web page cannot have this type
         if not headers.get(b"content-type", b"").startswith(b"application/json"):
             return 415, {"error": "send JSON, as `Content-Type: application/json`"}
         given = _given(request.body)
@@ -106,21 +106,28 @@ class AdminPort:
         return (503, {"error": f"{thread} has ended"}) if thread else (200, {"status": "ok"})
 
 
-def _nobody(headers: Mapping[bytes, bytes]) -> Answer:
-    if b"authorization" in headers:
-        return 401, {"error": "no operator has this token", "hint": "see --operators-file"}
-    hint = "send an operator's token: --token-file"
-    return 403, {"error": "callers without a token see no more than the probes", "hint": hint}
-
-
 def _not_allowed() -> Answer:
     return 405, {"error": "GET looks, POST acts"}
 
 
+def _encoded(status: int, body: Any) -> Reply:
+    """The reply of an answer: bytes are text, all else becomes JSON."""
+    if isinstance(body, bytes):
+        return Reply(status, body, _TEXT)
+    return Reply(status, msgspec.json.encode(body), JSON)
+
+
 def _query(text: str) -> dict[str, str]:
-    """The query's parameters; of one given twice the last counts."""
-    given = parse_qs(text, keep_blank_values=True, max_num_fields=20)
-    return {key: values[-1] for key, values in given.items()}
+    """The query's parameters. Raises OperateError (400) where one is given twice, or more than 20."""
+    try:
+        given = parse_qs(text, keep_blank_values=True, max_num_fields=_PARAMETERS)
+    except ValueError:
+        what = f"a query has at most {_PARAMETERS} parameters"
+        raise OperateError(what, 400, "remove some") from None
+    for name, values in given.items():
+        if len(values) > 1:
+            raise OperateError(f"`{name[:40]}` is given more than once", 400, "give it once")
+    return {name: value for name, (value,) in given.items()}
 
 
 def _given(body: bytes) -> dict[str, Any] | None:

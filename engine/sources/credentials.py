@@ -1,4 +1,4 @@
-"""What a sender shows to be let in: a token in a header, or a secret in the path.
+"""Access to the event port: a token in a header, a secret in the path, or a client certificate.
 
 Falcosidekick's webhook can send any header. Falco's own http_output and Falcosidekick's Talon output can
 send none, but both take an address with ``user:password@`` in it, or with any path.
@@ -11,67 +11,84 @@ import binascii
 import hashlib
 import hmac
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from engine.sources.reread import Reread
+from engine.sources.credentials_file import SHORTEST, CredentialsFile
+from engine.sources.request import said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-Digests = list[bytes]
-SHORTEST = 16
-"""Characters of a path's secret: `events` or `falco` would be none, and paths are guessed in masses."""
+    from engine.sources.request import Reply, Request
+    from engine.sources.tls import Certificates
+
 _AS_IT_IS = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
-"""What stands for itself in a segment of a path: RFC 3986, section 3.3."""
+"""Characters that stand for themselves in a segment of a path: RFC 3986, section 3.3."""
+
+
+class Access(Protocol):
+    """Decides by the head of a request whether its sender has access."""
+
+    def refuse(self, request: Request) -> Reply | None:
+        """The reply to a request without access; None to go on. Must not block."""
+        ...
 
 
 class Credentials:
-    """Lets in whom one of the files knows, which are read again when they change.
+    """Gives access to senders of a token or path secret in one of the files, as they are now.
 
-    tokens: bearer tokens, one a line; also good as the password of Basic. path_secrets: secrets, one a line,
-    of which one is the last segment of the path. Raises OSError, and ValueError where a file has none.
+    tokens: bearer tokens, one per line; also accepted as the password of Basic. path_secrets: secrets, one
+    per line; one of them is the last segment of the path. Raises OSError or ValueError; see CredentialsFile.
     """
 
     def __init__(self, tokens: Path | None, path_secrets: Path | None = None) -> None:
-        self._tokens = _reread("tokens", tokens, _digests)
-        self._paths = _reread("path secrets", path_secrets, _path_digests)
-
-    @property
-    def hint(self) -> str:
-        """How to be let in."""
+        self._tokens = tokens and CredentialsFile("tokens", tokens, _token_digest)
+        self._paths = path_secrets and CredentialsFile("path secrets", path_secrets, _path_digest)
         ways = []
-        if self._tokens:
+        if tokens:
             ways.append("send one of the tokens of --token-file as `Authorization: Bearer …`")
-        if self._paths:
+        if path_secrets:
             ways.append("post to a path that ends in a secret of --path-secret-file")
-        return ", or ".join(ways)
+        self._hint = ", or ".join(ways)
 
-    def allow(self, authorization: bytes, path: str) -> bool:
-        """Whether a request with this Authorization header and path is let in."""
-        last = path.rstrip("/").rpartition("/")[2].encode("utf-8", "surrogateescape")
+    def refuse(self, request: Request) -> Reply | None:
+        """401 without a valid token or path secret."""
+        last = request.path.rstrip("/").rpartition("/")[2].encode("utf-8", "surrogateescape")
+        token = _token(request.headers.get(b"authorization", b""))
         shown = [
             _among(known.now(), secret)
-            for known, secret in ((self._tokens, _token(authorization)), (self._paths, last))
+            for known, secret in ((self._tokens, token), (self._paths, last))
             if known
         ]
-        return any(shown)
+        return None if any(shown) else _unauthorized("no valid token", self._hint)
 
 
-def _reread(
-    name: str, file: Path | None, read: Callable[[Path], Digests]
-) -> Reread[Digests] | None:
-    return None if file is None else Reread(name, (file,), lambda: read(file))
+class ClientCertificates:
+    """Refuses all requests while the authority of --client-ca is missing, empty or not yet in use."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._certificates = certificates
+
+    def refuse(self, request: Request) -> Reply | None:
+        """401 while no client certificate can be trusted; the handshake verifies the rest."""
+        del request
+        if self._certificates.trusted():
+            return None
+        return _unauthorized("no client certificate is trusted", "see --client-ca")
 
 
-def _among(known: Digests, secret: bytes) -> bool:
-    """Whether the secret is one of those known; digests in constant time, and all of them, always."""
+def _unauthorized(error: str, hint: str) -> Reply:
+    return said(401, {"error": error, "hint": hint}, (b"www-authenticate", b"Bearer"))
+
+
+def _among(known: tuple[bytes, ...], secret: bytes) -> bool:
+    """Whether the secret is a known one; compares all digests in constant time."""
     given = hashlib.sha256(secret).digest()
     return any([hmac.compare_digest(given, one) for one in known])  # noqa: C419 - a list: no early end
 
 
 def _token(authorization: bytes) -> bytes:
-    """The token of a header; empty, which none is, where there is none."""
+    """The token of a header; empty if it has none."""
     scheme, _, rest = authorization.partition(b" ")
     if scheme.lower() == b"bearer":
         return rest.strip()
@@ -84,26 +101,18 @@ def _token(authorization: bytes) -> bytes:
     return pair.partition(b":")[2]
 
 
-def _digests(file: Path) -> Digests:
-    found = [hashlib.sha256(line).digest() for line in _lines(file)]
-    if not found:
-        raise ValueError(f"{file} has no token")
-    return found
+def _token_digest(line: bytes) -> bytes:
+    if len(line) < SHORTEST:
+        raise ValueError(
+            f"a token must have at least {SHORTEST} characters; `openssl rand -hex 32` makes one"
+        )
+    return hashlib.sha256(line).digest()
 
 
-def _path_digests(file: Path) -> Digests:
-    found = []
-    for number, line in enumerate(_lines(file), 1):
-        if len(line) < SHORTEST or not _AS_IT_IS.fullmatch(line):
-            raise ValueError(
-                f"{file}: secret {number} must have at least {SHORTEST} letters, digits and such as a "
-                "path holds as they are; `openssl rand -hex 32` makes one"
-            )
-        found.append(hashlib.sha256(line).digest())
-    if not found:
-        raise ValueError(f"{file} has no secret")
-    return found
-
-
-def _lines(file: Path) -> list[bytes]:
-    return [line.strip() for line in file.read_bytes().splitlines() if line.strip()]
+def _path_digest(line: bytes) -> bytes:
+    if len(line) < SHORTEST or not _AS_IT_IS.fullmatch(line):
+        raise ValueError(
+            f"a path secret must have at least {SHORTEST} characters that need no escape in a path; "
+            "`openssl rand -hex 32` makes one"
+        )
+    return hashlib.sha256(line).digest()

@@ -27,11 +27,11 @@ from engine.sources.request import said
 from engine.writing import Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from engine.intake import Intake
     from engine.observe import Observers
-    from engine.sources.credentials import Credentials
+    from engine.sources.credentials import Access
     from engine.sources.request import Headers, Reply, Request
     from engine.tracing import Tracing
 
@@ -57,7 +57,7 @@ class _Asked(NamedTuple):
 
 
 class EventPort:
-    """Takes events. credentials: what senders must show, None where anyone may post. tracing: makes spans.
+    """Takes events. access: checks that a request must pass. tracing: makes spans.
 
     dry_run: whether every answer says that nothing is done. fault: the journal's, for the log.
     """
@@ -69,7 +69,7 @@ class EventPort:
         intake: Intake,
         observers: Observers,
         wake: Callable[[], None],
-        credentials: Credentials | None = None,
+        access: Sequence[Access] = (),
         tracing: Tracing | None = None,
         *,
         dry_run: bool = False,
@@ -77,21 +77,20 @@ class EventPort:
     ) -> None:
         self._dry_run, self._fault = dry_run, fault or Fault("journal", refusing="events")
         self._intake, self._observers = intake, observers
-        self._credentials, self._tracing = credentials, tracing
+        self._access, self._tracing = access, tracing
         self._wake = wake
         self._came: deque[_Asked] = deque()
         self._size = 0
         self._taking = False
 
     def refuse(self, request: Request) -> Reply | None:
-        """405 and 401, before any of a stranger's body is read."""
+        """405, 401 and 403, before the body of a sender without access is read."""
         if request.method not in (b"POST", b"PUT"):
             hint = {"error": "events are posted", "hint": "POST /events"}
             return said(405, hint, (b"allow", b"POST, PUT"))
-        known = self._credentials
-        if known and not known.allow(request.headers.get(b"authorization", b""), request.path):
-            hint = {"error": "no valid token", "hint": known.hint}
-            return said(401, hint, (b"www-authenticate", b"Bearer"))
+        for access in self._access:
+            if (refusal := access.refuse(request)) is not None:
+                return refusal
         return None
 
     def refused(self, status: int) -> None:

@@ -1,24 +1,26 @@
-"""Who may look at the engine and who may put a hand on it: the operators' file.
+"""Who may read from the admin port and who may act: the operators file, or programs on this machine.
 
-A line an operator: ``NAME ROLE SHA256``, the last the hex digest of his token; ``#`` begins a comment.
-``printf %s "$TOKEN" | sha256sum`` makes it. Senders' tokens are in another file and open nothing here.
+One operator per line: ``NAME ROLE SHA256``. The last word is the hex digest of the operator's token:
+``printf %s "$TOKEN" | sha256sum``. The tokens of senders are in another file and give no access here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-import structlog
+from engine.sources.credentials_file import SHORTEST, CredentialsFile
+from engine.sources.local import LocalPrograms
+from engine.sources.request import said
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-log = structlog.get_logger()
+    from engine.sources.request import Reply, Request
+
 Role = Literal["view", "operate"]
 ROLES = ("view", "operate")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -26,72 +28,59 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Somebody who may look (``view``), or act as well (``operate``)."""
+    """A person or program that may read (``view``), or also act (``operate``)."""
 
     name: str
     role: Role
 
 
 LOCAL = Operator("local", "operate")
-"""Whoever is on this machine, where no operators' file is given."""
+"""Every program on this machine, if there is no operators file."""
 
 
 class Operators:
-    """The operators of a file; read again when it changes. Raises OSError, ValueError at the start."""
+    """The operators of a file, as it is now. Raises OSError or ValueError; see CredentialsFile."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
-        self._stamp: tuple[int, int] | None = None
-        self._known: dict[bytes, Operator] = {}
-        self._read()
+        self._known = CredentialsFile("operators", file, _entry)
 
-    def who(self, header: bytes, client: Any) -> Operator | None:
-        """Whose token an Authorization header has; compared in constant time."""
-        del client
-        try:
-            self._read()
-        except (OSError, ValueError) as error:  # the operators known so far stay
-            log.warning("operators file", error=str(error))
+    def who(self, request: Request) -> Operator | Reply:
+        """The operator whose token the request has; else 401, or 403 without any credentials."""
+        header = request.headers.get(b"authorization")
+        if header is None:
+            what = "without a token this port answers only the probes"
+            return said(403, {"error": what, "hint": "send an operator's token: --token-file"})
         scheme, _, token = header.partition(b" ")
-        if scheme.lower() != b"bearer":
-            return None
-        given = hashlib.sha256(token.strip()).digest()
+        token = token.strip()
+        if scheme.lower() == b"bearer" and len(token) < SHORTEST:
+            what = f"a token must have at least {SHORTEST} characters"
+            return said(401, {"error": what, "hint": "`openssl rand -hex 32` makes one"})
+        given = hashlib.sha256(token).digest()
         found = None
-        for digest, operator in self._known.items():
+        for digest, operator in self._known.now():
             if hmac.compare_digest(given, digest):
                 found = operator
+        if found is None or scheme.lower() != b"bearer":
+            return said(
+                401, {"error": "no operator has this token", "hint": "see --operators-file"}
+            )
         return found
-
-    def _read(self) -> None:
-        stat = self._file.stat()
-        stamp = (stat.st_mtime_ns, stat.st_ino)
-        if stamp != self._stamp:
-            known = _operators(self._file.read_text(encoding="utf-8"), self._file)
-            self._stamp, self._known = stamp, known
 
 
 class OnThisMachine:
-    """Without a file: callers from this machine are operators, others nobody."""
+    """Without a file: programs on this machine are operators, all other callers have no access."""
 
-    def who(self, header: bytes, client: Any) -> Operator | None:
-        """Who calls."""
-        del header
-        try:
-            local = client is not None and ipaddress.ip_address(client[0]).is_loopback
-        except ValueError:
-            local = False
-        return LOCAL if local else None
+    def __init__(self) -> None:
+        self._local = LocalPrograms("give operators tokens: --operators-file")
+
+    def who(self, request: Request) -> Operator | Reply:
+        """``local`` for a program on this machine; else 403."""
+        return self._local.refuse(request) or LOCAL
 
 
-def _operators(text: str, file: Path) -> dict[bytes, Operator]:
-    known = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if len(words) != 3 or words[1] not in ROLES or not _DIGEST.fullmatch(words[2].lower()):  # noqa: PLR2004 - NAME ROLE SHA256
-            raise ValueError(f"{file}:{number}: a line is NAME view|operate SHA256-OF-TOKEN")
-        known[bytes.fromhex(words[2])] = Operator(words[0], cast("Role", words[1]))
-    if not known:
-        raise ValueError(f"{file} has no operator")
-    return known
+def _entry(line: bytes) -> tuple[bytes, Operator]:
+    """The digest of the token, and the operator."""
+    words = line.decode("utf-8", "replace").split()
+    if len(words) != 3 or words[1] not in ROLES or not _DIGEST.fullmatch(words[2].lower()):  # noqa: PLR2004 - NAME ROLE SHA256
+        raise ValueError("a line is NAME view|operate SHA256-OF-TOKEN")
+    return bytes.fromhex(words[2]), Operator(words[0], cast("Role", words[1]))

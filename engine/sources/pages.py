@@ -31,6 +31,8 @@ MOST = 1_000
 STATES = ("waiting", "running", "held", "done", "planned", "skipped", "refused", "failed")
 _FILTERS = {"playbook", "namespace", "since", "state", "limit"}
 _UNFIT = re.compile(r"[^a-zA-Z0-9_]")
+_LIMIT = re.compile(r"[0-9]{1,6}")
+_NAME = re.compile(r"[a-z0-9-]{1,63}")
 _ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry|undo)")
 
 
@@ -120,21 +122,20 @@ class Pages:
         return {"note": said} if paused else {}
 
     def _wanted(self, query: Mapping[str, str], filters: Collection[str] = _FILTERS) -> Wanted:
-        """The filters of a query. Raises OperateError."""
-        unknown = query.keys() - set(filters)
-        if unknown:
-            raise OperateError(f"no filter is called {min(unknown)[:40]}: {sorted(filters)}", 400)
-        limit, state = query.get("limit", "100"), query.get("state")
-        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST:
-            raise OperateError(f"limit is 1 to {MOST}", 400)
-        if state is not None and state not in STATES:
-            raise OperateError(f"a state is one of {', '.join(STATES)}", 400)
+        """The filters of a query. Raises OperateError with status 400."""
+        for name in sorted(query.keys() - set(filters)):
+            hint = nearest(name, filters)
+            raise OperateError(
+                f"`{name[:40]}` is not a filter",
+                400,
+                f"is `{hint}` meant?" if hint else ", ".join(sorted(filters)),
+            )
         return Wanted(
-            query.get("playbook"),
-            query.get("namespace"),
+            _name(query, "playbook"),
+            _name(query, "namespace"),
             self._since(query.get("since")),
-            state,
-            int(limit),
+            _state(query.get("state")),
+            _limit(query.get("limit", "100")),
         )
 
     def _since(self, text: str | None) -> float | None:
@@ -147,7 +148,8 @@ class Pages:
         try:
             return time_of(text) / 1e9
         except ValueError:
-            raise OperateError("since is like 30m, 2d or 2026-03-01T10:00:00Z", 400) from None
+            what = f"`since` is not a duration or a time: `{text[:40]}`"
+            raise OperateError(what, 400, "like 30m, 2d or 2026-03-01T10:00:00Z") from None
 
     def _status(self) -> Answer:
         active = self._reloader.active
@@ -217,6 +219,29 @@ class Pages:
         now = self._operations.now()
         dues = [self._journal.next_due(pool) for pool in get_args(Pool)]
         return max([0.0, *(round(now - due, 3) for due in dues if due is not None)])
+
+
+def _limit(text: str) -> int:
+    """A number of rows. Raises OperateError with status 400."""
+    if _LIMIT.fullmatch(text) and 1 <= int(text) <= MOST:
+        return int(text)
+    raise OperateError(f"`limit` is not a number from 1 to {MOST}: `{text[:40]}`", 400, "limit=100")
+
+
+def _state(text: str | None) -> str | None:
+    """The state of a run. Raises OperateError with status 400."""
+    if text is None or text in STATES:
+        return text
+    raise OperateError(f"`state` is not a state of a run: `{text[:40]}`", 400, ", ".join(STATES))
+
+
+def _name(query: Mapping[str, str], key: str) -> str | None:
+    """The name of a playbook or namespace. Raises OperateError with status 400."""
+    name = query.get(key)
+    if name is None or _NAME.fullmatch(name):
+        return name
+    what = f"`{key}` is not a name: `{name[:40]}`"
+    raise OperateError(what, 400, "a name has 1 to 63 of a-z, 0-9 and -")
 
 
 def _labels(playbook: Playbook) -> dict[str, str]:

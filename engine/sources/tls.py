@@ -17,21 +17,44 @@ if TYPE_CHECKING:
 
 
 class Certificates:
-    """The pair of the port, and the authority of senders' certificates, where they must show one.
+    """The certificate of the port and the authority of the senders' certificates, where they must show one.
 
-    Raises OSError, and ValueError where a file holds no such thing or the key does not fit.
+    Raises OSError, and ValueError if a file has no PEM or the key does not fit. Later the last valid pair
+    stays, but ``trusted`` tells that the authority has changed.
     """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None = None) -> None:
         files = (cert, key, client_ca) if client_ca else (cert, key)
-        self._loaded = Reread("certificates", files, lambda: _load(cert, key, client_ca))
+        self._authority = client_ca and Reread(
+            "client authority", (client_ca,), lambda: _authorities(client_ca), closed=""
+        )
+        self._loaded = Reread("certificates", files, lambda: self._load(cert, key))
 
     def context(self) -> ssl.SSLContext:
         """For the next handshake; another one once the files have changed."""
-        return self._loaded.now()
+        return self._loaded.now()[0]
+
+    def trusted(self) -> bool:
+        """Whether the authority of new handshakes is the one that the file contains now."""
+        if not self._authority:
+            return True
+        authorities = self._authority.now()
+        return authorities != "" and self._loaded.now()[1] == authorities
+
+    def _load(self, cert: Path, key: Path) -> tuple[ssl.SSLContext, str | None]:
+        """The context, and the authorities that it trusts."""
+        context = _context(cert, key)
+        if not self._authority:
+            return context, None
+        authorities = self._authority.now()
+        if not authorities:
+            raise ValueError("no client authority")
+        context.load_verify_locations(cadata=authorities)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context, authorities
 
 
-def _load(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+def _context(cert: Path, key: Path) -> ssl.SSLContext:
     for file in (cert, key):
         file.open("rb").close()  # says which file it is, which load_cert_chain does not
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -48,16 +71,15 @@ def _load(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
             f"{cert} and {key} are no PEM of a certificate and its key without a password "
             f"({error.reason or 'unreadable'})"
         ) from None
-    if client_ca:
-        _require(context, client_ca)
     return context
 
 
-def _require(context: ssl.SSLContext, client_ca: Path) -> None:
-    """Let in only whose certificate the authority has signed."""
+def _authorities(client_ca: Path) -> str:
+    """The PEM of the authorities. Raises OSError, ValueError."""
     authorities = client_ca.read_bytes()
     try:
-        context.load_verify_locations(cadata=authorities.decode("ascii"))
+        text = authorities.decode("ascii")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
-        raise ValueError(f"{client_ca} is no PEM of certificates") from None
-    context.verify_mode = ssl.CERT_REQUIRED
+        raise ValueError(f"{client_ca} is not a PEM of certificates") from None
+    return text

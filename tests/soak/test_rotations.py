@@ -77,8 +77,8 @@ def test_tokens_are_rotated_under_load_and_no_event_is_refused(tmp_path, size):
         (tmp_path / "new").write_text("".join(f"{name}\n" for name in names))
         (tmp_path / "new").replace(tokens)
 
-    give("token-0")
-    stopping, shown, answers = threading.Event(), ["token-0"], []
+    give("token-of-round-0")
+    stopping, shown, answers = threading.Event(), ["token-of-round-0"], []
 
     def send():
         number = 0
@@ -93,16 +93,19 @@ def test_tokens_are_rotated_under_load_and_no_event_is_refused(tmp_path, size):
         thread.start()
         try:
             for number in range(1, rounds + 1):
-                for names in ((f"token-{number - 1}", f"token-{number}"), (f"token-{number}",)):
+                for names in (
+                    (f"token-of-round-{number - 1}", f"token-of-round-{number}"),
+                    (f"token-of-round-{number}",),
+                ):
                     give(*names)
-                    shown[0] = f"token-{number}"
+                    shown[0] = f"token-of-round-{number}"
                     goal = len(answers) + 10
                     while len(answers) < goal:
                         stopping.wait(0.005)
         finally:
             stopping.set()
             thread.join()
-        old = {"Authorization": f"Bearer token-{rounds - 1}"}
+        old = {"Authorization": f"Bearer token-of-round-{rounds - 1}"}
         assert running.post(alert(0), headers=old)[0] == 401
     assert set(answers) == {202}
     size.tell(rotations=rounds, posted=len(answers), refused=0)
