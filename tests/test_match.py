@@ -8,6 +8,8 @@ import sys
 import pytest
 from engine.event import parse
 from engine.language.conditions import compile_condition
+from engine.language.report import Findings
+from engine.language.source import Document
 from engine.match import Playbooks
 from engine.playbook import Condition, Match, Playbook
 
@@ -96,7 +98,7 @@ def test_a_condition_that_several_share_is_asked_once(truth):
 
 def test_groups_of_the_same_conditions_are_not_the_same_condition():
     told = [
-        compile_condition({word: [field("a"), field("b")]}, (), lambda *_: None)
+        compile_condition({word: [field("a"), field("b")]}, (), Findings(Document("a.yaml", None)))
         for word in ("any", "all")
         for _ in range(4)
     ]

@@ -20,7 +20,6 @@ Read = tuple["Path", str, str]
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _PHASES = ("actions", "finally")
-_OWN_WORDS = ("run.", "steps.")
 
 
 def dead(spec: dict[str, Any], printed: Collection[str]) -> Iterator[Read]:
@@ -75,12 +74,9 @@ def templates(spec: dict[str, Any], printed: Collection[str]) -> Iterator[Read]:
 def _named(text: str) -> Iterator[str]:
     """The output fields that a template names."""
     try:
-        parts = compile_template(text).parts
+        yield from compile_template(text).fields
     except TemplateError:  # it speaks of steps, of which it knows nothing here
         return
-    for part in parts:
-        if isinstance(part, tuple) and "." in part[0] and not part[0].startswith(_OWN_WORDS):
-            yield part[0]
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

@@ -19,6 +19,8 @@ MAX_STEPS = 1_000
 MAX_NAMES = 1_000
 _LONGEST_NAME = 1_000
 """Characters; a name may be a glob, which is compiled."""
+_MOST_WILDCARDS = 1_000
+"""Wildcards in one list of names; each becomes up to 10 instructions of an RE2 expression."""
 
 
 def duration_text(value: str) -> Wrong | None:
@@ -77,12 +79,20 @@ def some(value: list[Any]) -> Wrong | None:
 
 def names(value: list[Any]) -> Wrong | None:
     """What is wrong with names, of which there must be one."""
-    return not_empty(value) or few_names(value) or short(value)
+    return not_empty(value) or few_names(value) or short(value) or few_wildcards(value)
 
 
 def few_names(value: list[Any]) -> Wrong | None:
     """What is wrong with names, as many as they may be."""
     return ("bad-value", f"more than {MAX_NAMES:,} names", None) if value[MAX_NAMES:] else None
+
+
+def few_wildcards(value: list[Any]) -> Wrong | None:
+    """What is wrong with names that are globs, as large as they may be together."""
+    wildcards = sum(name.count("*") + name.count("?") for name in value if isinstance(name, str))
+    if wildcards <= _MOST_WILDCARDS:
+        return None
+    return "bad-value", f"more than {_MOST_WILDCARDS:,} wildcards", None
 
 
 def match(value: dict[str, Any]) -> Wrong | None:

@@ -149,6 +149,7 @@ def _look(data: dict[str, Any], path: Path, report: Report) -> str | Callable[[E
         field = field_of(text)
         if field is not None:
             return field
+        report.expression((*path, word), 0)
         find = compile_path(text)
         if text in _OF_EVENT:
             return _OF_EVENT[text]
@@ -172,9 +173,15 @@ def _comparison(
     if len(given) == 1 and not wrong:
         (name,) = given
         try:
-            return name, tester(name, data[name])
+            test = tester(name, data[name])
         except OperandError as error:
             report((*path, name), error.code, str(error), error.hint)
+            if error.size:
+                report.expression((*path, name), error.size)
+            return None
+        if OPERATORS[name].expression:
+            report.expression((*path, name), test.size)
+        return name, test
     elif len(given) > 1:
         report(path, "bad-value", f"a condition has one operator, not {' and '.join(given)}")
     elif not wrong:
@@ -204,6 +211,7 @@ def compile_step_condition(
         report(path, "missing-key", "a condition on a step has `is` or `jsonPath`")
         return None
     comparison = _comparison(data, path, report, ("step", "jsonPath"))
+    report.expression((*path, "jsonPath"), 0)
     try:
         find = compile_path(data["jsonPath"] if isinstance(data["jsonPath"], str) else "")
     except PathError as error:

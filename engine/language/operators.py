@@ -14,6 +14,7 @@ import re2
 
 from engine.event import present
 from engine.language.glob import glob_expression
+from engine.language.jsonpath import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,15 +24,24 @@ if TYPE_CHECKING:
 _SCALARS = (str, bool, int, float)
 _LONGEST_ADDRESS = 45
 _LONGEST_GLOB = 10_000
+_MAX_MEMORY = 1 << 19
+"""Bytes of one compiled expression. RE2 takes two thirds of it for the program, which is then compiled
+within 10 ms, and the rest for its automaton."""
+LARGEST_EXPRESSION = 25_000
+"""Instructions of the largest expression that fits into _MAX_MEMORY."""
 
 
 class OperandError(ValueError):
-    """An operand that the operator does not take; carries the code and the hint of the finding."""
+    """An operand that the operator does not take; carries the code and the hint of the finding.
 
-    def __init__(self, code: str, what: str, hint: str | None = None) -> None:
+    size: instructions of a regular expression that is too large, as far as it was compiled.
+    """
+
+    def __init__(self, code: str, what: str, hint: str | None = None, size: int = 0) -> None:
         super().__init__(what)
         self.code = code
         self.hint = hint
+        self.size = size
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +50,15 @@ class Operator:
 
     operand: what it takes (scalar, scalars, text, networks, number, bool). build: from the operand to a
     predicate on one value that is there. negative: on a list all elements must pass, not any. doc: for the
-    reference and for editors.
+    reference and for editors. expression: from the operand to an RE2 expression, which ``build`` then takes
+    compiled.
     """
 
     operand: str
     build: Callable[[Any], Callable[[Any], Truth]]
     doc: str
     negative: bool = False
+    expression: Callable[[str], str] | None = None
 
 
 def kind_of(value: Any) -> str:
@@ -95,22 +107,32 @@ def _icontains(wanted: str) -> Callable[[Any], Truth]:
     return lambda value: low in value.lower() if type(value) is str else None
 
 
-def _compiled(expression: str) -> Callable[[Any], Truth]:
+def _expression(text: str) -> Any:
+    """The compiled RE2 expression. Raises OperandError."""
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = _MAX_MEMORY
     try:
-        search = re2.compile(expression, options).search
+        return re2.compile(text, options)
     except re2.error as error:
         reason = error.args[0]
-        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-        raise OperandError("bad-regex", f"RE2 does not take this expression: {text}") from None
+        what = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        if "too large" in what:
+            hint = "repeat less, or smaller classes than \\pL"
+            what = f"the expression takes more than {_MAX_MEMORY >> 10} KiB"
+            raise OperandError("bad-regex", what, hint, LARGEST_EXPRESSION) from None
+        raise OperandError("bad-regex", f"RE2 does not accept this expression: {what}") from None
+
+
+def _searching(compiled: Any) -> Callable[[Any], Truth]:
+    search = compiled.search
     return lambda value: search(value) is not None if type(value) is str else None
 
 
-def _glob(wanted: str) -> Callable[[Any], Truth]:
+def _glob(wanted: str) -> str:
     if len(wanted) > _LONGEST_GLOB:
         raise OperandError("bad-value", f"a glob has at most {_LONGEST_GLOB:,} characters")
-    return _compiled(glob_expression(wanted))
+    return glob_expression(wanted)
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -185,8 +207,15 @@ OPERATORS: dict[str, Operator] = {
     "endswith": Operator("text", _text(str.endswith), "ends with this text"),
     "contains": Operator("text", _text(lambda v, w: w in v), "has this text in it"),
     "icontains": Operator("text", _icontains, "has this text in it, in any case"),
-    "glob": Operator("text", _glob, "matches this glob as a whole; its * crosses slashes"),
-    "regex": Operator("text", _compiled, "has a match for this RE2 expression anywhere"),
+    "glob": Operator(
+        "text",
+        _searching,
+        "matches this glob as a whole; its * crosses slashes",
+        expression=_glob,
+    ),
+    "regex": Operator(
+        "text", _searching, "has a match for this RE2 expression anywhere", expression=str
+    ),
     "cidr": Operator("networks", _networks, "is an IP address inside any of these networks"),
     "notCidr": Operator(
         "networks",
@@ -235,19 +264,26 @@ class Test:
 
     on: the predicate on whatever value. on_text: the quicker one on a text that is there, where the
     operator looks at single values. only: the only texts on which it can hold, where it names them.
+    size: instructions of its RE2 expression, 0 without one.
     """
 
     on: Callable[[Any], Truth]
     on_text: Callable[[Any], Truth] | None = None
     only: frozenset[str] | None = None
+    size: int = 0
 
 
 def tester(name: str, operand: Any) -> Test:
     """The operator on its operand. Raises OperandError."""
     check_operand(name, operand)
     if name == "exists":
-        return Test(lambda value: present(value) is operand)
-    one = OPERATORS[name].build(operand)
+        return Test(lambda value: None if value is UNKNOWN else present(value) is operand)
+    operator = OPERATORS[name]
+    if operator.expression:
+        compiled = _expression(operator.expression(operand))
+        one = operator.build(compiled)
+        return Test(lift(name, one), one, size=compiled.programsize)
+    one = operator.build(operand)
     if name == "intersects":
         return Test(lift(name, one))
     named = {"equals": [operand], "in": operand}.get(name, [None])

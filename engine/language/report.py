@@ -17,8 +17,18 @@ MOST = 200
 """Mistakes of one document that are told: nobody reads more at once, and finding 9,000 takes seconds."""
 
 
+MOST_EXPRESSIONS = 1_000
+"""Regular expressions, globs and JSONPaths of one document; each takes up to 0.3 ms to compile."""
+LARGEST_EXPRESSIONS = 200_000
+"""Instructions of the RE2 expressions of one document together, which compile within 0.2 s."""
+
+
 class Report(Protocol):
     """Takes a finding about the value at a path of the document, or about the key there."""
+
+    def expression(self, path: Path, size: int) -> None:
+        """Count an expression of so many instructions. Raises TooManyMistakesError past the bounds."""
+        ...
 
     def __call__(
         self,
@@ -35,7 +45,7 @@ class Report(Protocol):
 
 
 class TooManyMistakesError(Exception):
-    """A document has more mistakes than are told; the rest of it is not worth the time. found: those told."""
+    """The rest of a document is not read: it has too many mistakes or expressions. found: what was told."""
 
     def __init__(self, found: list[Finding]) -> None:
         super().__init__("too many mistakes")
@@ -45,7 +55,7 @@ class TooManyMistakesError(Exception):
 class Findings:
     """Collects findings of a document at their places; a place with a YAML trap keeps only that.
 
-    Raises TooManyMistakesError at the first error past MOST.
+    Raises TooManyMistakesError at the first error past MOST, and at the first expression past the bounds.
     """
 
     def __init__(self, document: Document, told: Iterable[Finding] = ()) -> None:
@@ -54,6 +64,8 @@ class Findings:
         self.found: list[Finding] = []
         self.muted = False
         self._errors = 0
+        self._expressions = 0
+        self._instructions = 0
 
     def __call__(
         self,
@@ -76,6 +88,18 @@ class Findings:
                 what = f"the document has more than {MOST} mistakes; what follows is not looked at"
                 self.found[-1] = Finding(where, "too-many-mistakes", what)
                 raise TooManyMistakesError(self.found)
+
+    def expression(self, path: Path, size: int) -> None:
+        """Count an expression of so many instructions. Raises TooManyMistakesError past the bounds."""
+        self._expressions += 1
+        self._instructions += size
+        many = self._expressions > MOST_EXPRESSIONS
+        if many or self._instructions > LARGEST_EXPRESSIONS:
+            bound = f"has more than {MOST_EXPRESSIONS:,} expressions"
+            large = "has expressions that are too large together"
+            what = f"the document {bound if many else large}; what follows is not read"
+            self.found.append(Finding(self._document.at(path), "bad-regex", what))
+            raise TooManyMistakesError(self.found)
 
     @property
     def failed(self) -> bool:

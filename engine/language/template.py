@@ -1,4 +1,4 @@
-"""Templates in Falco's own notation: ``%k8s.pod.name``, replaced once, never evaluated again."""
+"""Templates in Falco's notation: ``%k8s.pod.name``. A template is replaced once; the result is not evaluated."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 ABSENT = "<NA>"
 LONGEST = 4096
-"""Characters that a value of an event may bring into a template; a longer one is cut."""
+"""Characters of one value of an event in a template; a longer value is cut."""
+MOST_NAMES = 1_000
+"""Names in one template; with LONGEST this bounds the rendered text."""
 
 WORDS = ("rule", "priority", "time", "hostname", "source", "tags", "output", "playbook")
 RUN_WORDS = ("run.id", "run.outcome")
-_NAME = r"[A-Za-z][A-Za-z0-9_]*(?:\[[^\]]*\])*(?:\.[A-Za-z0-9_]+(?:\[[^\]]*\])*)*"
-_REFERENCE = re.compile(rf"%%|%\{{([^}}]*)\}}|%({_NAME})|%\{{")
+# A bracket ends at the next bracket of either kind, and braces at the next brace. Otherwise each opening one
+# without a closing one would read the whole rest of the text, which is quadratic.
+_BRACKETS = r"(?:\[[^\[\]]*\])*"
+_NAME = rf"[A-Za-z][A-Za-z0-9_]*{_BRACKETS}(?:\.[A-Za-z0-9_]+{_BRACKETS})*"
+_REFERENCE = re.compile(rf"%%|%\{{([^{{}}]*)\}}|%({_NAME})|%\{{")
 _STEP = re.compile(r"steps\.(.+)\.(state|message)", re.DOTALL)
 
 
@@ -55,6 +60,11 @@ class Template:
         """The names that it replaces."""
         return tuple(part[0] for part in self.parts if isinstance(part, tuple))
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The output fields that it replaces: the names that are not words of the engine."""
+        return tuple(name for name in self.names if not _is_word(name))
+
     def render(self, event: Event, facts: Facts, escape: Callable[[str], str] | None = None) -> str:
         """The text, with what the event says put through ``escape``."""
         if len(self.parts) == 1 and isinstance(self.parts[0], str):
@@ -70,9 +80,13 @@ class Template:
 
 
 def compile_template(text: str, steps: Collection[str] = ()) -> Template:
-    """The template. Raises TemplateError for a word that is neither a field nor one of the known ones."""
+    """The template. steps: the names of the earlier steps, which ``%steps.NAME.state`` may name.
+
+    Raises TemplateError for a word that is neither a field nor known, for ``%{`` without a name and its
+    ``}``, and for more than MOST_NAMES names.
+    """
     parts: list[str | tuple[str]] = []
-    end = 0
+    end = names = 0
     for found in _REFERENCE.finditer(text):
         if found.start() > end:
             parts.append(text[end : found.start()])
@@ -80,31 +94,47 @@ def compile_template(text: str, steps: Collection[str] = ()) -> Template:
         if found[0] == "%%":
             parts.append("%")
             continue
-        name = found[1] if found[1] is not None else found[2]
+        name = found[1] or found[2]
         if not name:
             raise TemplateError("`%{` without a name and its `}`")
-        _check(name, steps)
+        _check(name, steps, braces=found[1] is not None)
         parts.append((name,))
+        names += 1
+        if names > MOST_NAMES:
+            raise TemplateError(f"a template replaces at most {MOST_NAMES:,} names")
     if end < len(text) or not parts:
         parts.append(text[end:])
     return Template(text, tuple(parts))
 
 
-def _check(name: str, steps: Collection[str]) -> None:
-    if name in WORDS or name in RUN_WORDS:
-        return
+def _check(name: str, steps: Collection[str], *, braces: bool) -> None:
+    """Raises TemplateError. Braces make a field of any name that does not have the form of a word."""
     step = _STEP.fullmatch(name)
-    if step and step[1] in steps:
+    if step:
+        if step[1] not in steps:
+            raise TemplateError(f"`%{name[:80]}`: {_known(steps)}")
+    elif braces or _is_word(name):
         return
-    if name.startswith("steps."):
-        raise TemplateError(f"`%{name}`: the steps are {', '.join(steps) or 'none'}")
-    if "." not in name or name.startswith("run."):
-        raise TemplateError(f"`%{name}` is no field (it has no dot) and none of the known words")
+    elif name.startswith("steps."):
+        raise TemplateError(f"`%{name[:80]}` does not end in `.state` or `.message`")
+    elif "." not in name or name.startswith("run."):
+        what = f"`%{name[:80]}` is not a field (it has no dot) and not a known word"
+        raise TemplateError(f"{what}; `%{{{name[:80]}}}` names a field")
+
+
+def _known(steps: Collection[str]) -> str:
+    shown = [name for _, name in zip(range(20), steps, strict=False)]
+    return f"the earlier steps are {', '.join(shown) or 'none'}"
+
+
+def _is_word(name: str) -> bool:
+    """Whether the name is one of the engine's own words. They come before a field of the same name."""
+    return name in WORDS or name in RUN_WORDS or _STEP.fullmatch(name) is not None
 
 
 def _resolve(name: str, event: Event, facts: Facts) -> str:
-    """What a name becomes; the engine's own words come before a field of that name."""
-    if "." not in name:
+    """The text that replaces a name; a word comes before a field of the same name."""
+    if name in WORDS:
         return _word(name, event, facts)
     if name == "run.id":
         return facts.run
@@ -146,5 +176,17 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 1e16 else repr(value)  # noqa: PLR2004 - as Go prints
     if isinstance(value, list):
-        return ", ".join(_text(item) for item in value)
+        return _joined(value)
     return msgspec.json.encode(value).decode()
+
+
+def _joined(items: list[Any]) -> str:
+    """The items of a list as text, no more of them than text_of keeps."""
+    texts: list[str] = []
+    length = 0
+    for item in items:
+        texts.append(_text(item))
+        length += len(texts[-1]) + 2
+        if length > LONGEST + 2:
+            break
+    return ", ".join(texts)

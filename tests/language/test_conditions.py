@@ -10,6 +10,13 @@ from engine.event import parse
 from engine.language.conditions import compile_conditions
 from engine.language.operators import OPERATORS, OperandError, check_operand
 from engine.language.operators import tester as made
+from engine.language.report import (
+    LARGEST_EXPRESSIONS,
+    MOST_EXPRESSIONS,
+    Findings,
+    TooManyMistakesError,
+)
+from engine.language.source import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,10 +44,21 @@ def on_operand(name):
     return predicate(name, OPERANDS[OPERATORS[name].operand])
 
 
+class Told(Findings):
+    """Keeps the arguments of each finding."""
+
+    def __init__(self):
+        super().__init__(Document("a.yaml", None))
+        self.wrong = []
+
+    def __call__(self, *told, **more):
+        super().__call__(*told, **more)
+        self.wrong.append(told)
+
+
 def compiled(*data):
-    wrong = []
-    found = compile_conditions(list(data), ("c",), lambda *told, **_: wrong.append(told))
-    return found, wrong
+    report = Told()
+    return compile_conditions(list(data), ("c",), report), report.wrong
 
 
 def truth(data, **fields):
@@ -337,3 +355,47 @@ def test_a_list_nested_as_deep_as_an_event_may_be_is_looked_through():
 def test_every_operator_says_what_it_takes():
     for name, operator in OPERATORS.items():
         check_operand(name, {**OPERANDS, "bool": True}[operator.operand])
+
+
+def told_of(*operands):
+    """The codes and places told of a list of conditions with these regular expressions."""
+    report = Told()
+    data = [{"field": "a", "regex": operand} for operand in operands]
+    try:
+        compile_conditions(data, ("c",), report)
+    except TooManyMistakesError as error:
+        return [finding.code for finding in error.found]
+    return [code for _, code, *_ in report.wrong]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [{"regex": r"(?i)[\pL]{150}"}, {"glob": "?" * 10_000}, {"regex": "((a{100}){100}){100}"}],
+    ids=["class", "glob", "nested"],
+)
+def test_an_expression_that_takes_too_much_memory_is_a_bad_regex(condition):
+    (name,) = condition
+    ((path, code, *_),) = compiled({"field": "a", **condition})[1]
+    assert (path, code) == (("c", 0, name), "bad-regex")
+
+
+def test_expressions_of_one_document_are_bounded_in_number_and_in_size():
+    assert told_of(*["x"] * MOST_EXPRESSIONS) == []
+    assert told_of(*["y?" * 900 for _ in range(LARGEST_EXPRESSIONS // 2_000)]) == []
+    # the eighth that is too large alone uses up what all may have; none after it is compiled
+    assert told_of(*[r"(?i)[\pL]{150}"] * 50) == ["bad-regex"] * 10
+    paths = [{"jsonPath": f"$.x{n % 9}", "exists": True} for n in range(MOST_EXPRESSIONS)]
+    with pytest.raises(TooManyMistakesError) as told:
+        compile_conditions([{"all": paths}, {"field": "a", "glob": "a*"}], (), Told())
+    assert [finding.code for finding in told.value.found] == ["bad-regex"]
+
+
+@pytest.mark.parametrize("operator", ["exists", "equals", "notEquals", "notIn", "regex", "gt"])
+def test_a_path_that_takes_too_many_steps_is_unknown(operator):
+    """Also to ``exists: false``: it is not known to be absent."""
+    operand = {"exists": False, "notIn": ["x"], "gt": 1}.get(operator, "x")
+    (condition,), wrong = compiled({"jsonPath": "$..*[?(@..*[?(@..x==1)])]", operator: operand})
+    value = {"b": 1}
+    for _ in range(80):
+        value = {"a": value}
+    assert (condition.holds(parse({"rule": "r", "output_fields": value})), wrong) == (None, [])

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
-import time
-
 import pytest
-from engine.language.jsonpath import PathError, compile_path
+from engine.language import jsonpath
+from engine.language.jsonpath import (
+    STEPS,
+    STEPS_PER_VALUE,
+    UNKNOWN,
+    PathError,
+    compile_path,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,19 +77,68 @@ def test_any_text_is_a_path_or_a_bad_one(text):
     find(ALERT)
 
 
-@pytest.mark.parametrize(
-    "path", ["$..*..*..*", "$..a..a..a..a", "$..[*]..[?(@.a == 1)]", "$..[?(@.a)]..[?(@.b)]"]
-)
-def test_a_path_over_a_big_hostile_alert_takes_linear_time(path):
-    def seconds(size):
-        deep = {"b": 1}
-        for _ in range(90):
-            deep = {"a": deep, "b": 1}
-        alert = {"a": [deep] + [{"a": {"a": 1}, "b": [1, 2]} for _ in range(size)]}
-        find = compile_path(path)
-        began = time.process_time()
-        find(alert)
-        return time.process_time() - began
+@pytest.fixture
+def taken(monkeypatch):
+    """The steps that evaluations take, one number each."""
+    numbers = []
 
-    seconds(100)
-    assert seconds(16_000) < 20 * max(seconds(2_000), 0.005)
+    class Counted(jsonpath._Steps):
+        def __init__(self, value):
+            super().__init__(value)
+            numbers.append(0)
+
+        def take(self, number):
+            numbers[-1] += number
+            super().take(number)
+
+    monkeypatch.setattr(jsonpath, "_Steps", Counted)
+    return numbers
+
+
+def large(size):
+    deep = {"b": 1}
+    for _ in range(90):
+        deep = {"a": deep, "b": 1}
+    return {"a": [deep] + [{"a": {"a": 1}, "b": [1, 2]} for _ in range(size)]}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "$..*..*..*..*", "$..a..a..a..a", "$..[*]..[?(@.a == 1)]", "$..[?(@.a)]..[?(@.b)]",
+        "$..a[?(@.b[?(@.c)])]", "$..*" + ".*" * 27,
+    ],
+)  # fmt: skip
+def test_a_path_over_a_large_hostile_alert_takes_a_linear_number_of_steps(path, taken):
+    for size in (1_000, 8_000):
+        assert compile_path(path)(large(size)) is not UNKNOWN
+    assert taken[1] < 9 * taken[0] + STEPS
+
+
+@pytest.mark.parametrize("path", ["$..*[?(@..*[?(@..x==1)])]", "$..*[?(@..*)]", "$..[?(@..c)]..x"])
+def test_an_evaluation_ends_as_unknown_after_a_bounded_number_of_steps(path, taken):
+    value = [{"c": 1} for _ in range(500)]
+    for _ in range(85):
+        value = {"a": value}
+    assert compile_path(path)(value) is UNKNOWN
+    values = 85 + 1 + 500 + 500
+    assert taken[0] <= STEPS + STEPS_PER_VALUE * values + values
+
+
+def test_a_name_or_index_that_is_given_twice_finds_its_value_once():
+    value = {"a": {"a": ["x"]}}
+    assert compile_path("$['a','a']['a','a'][0,0]")(value) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("$..*[?(@..*[?(@..*[?(@..*[?(@..x==1)])])])]", "filters within one another"),
+        ("$" + "..a" * 5, "times `..`"),
+        ("$" + ".a" * 33, "parts"),
+        ("$.a[?(@.b" + ".c" * 32 + " == 1)]", "parts"),
+    ],
+)
+def test_a_path_is_bounded_when_it_is_loaded(path, what):
+    with pytest.raises(PathError, match=what):
+        compile_path(path)

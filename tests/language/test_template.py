@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import re
+from re import _constants as codes
+from re import _parser
+
 import pytest
 from engine.event import parse
+from engine.language import template, values
 from engine.language.report import Findings
 from engine.language.source import Document
-from engine.language.template import LONGEST, Facts, TemplateError, compile_template
+from engine.language.template import (
+    LONGEST,
+    MOST_NAMES,
+    Facts,
+    TemplateError,
+    compile_template,
+)
 from engine.language.values import put_in
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +42,10 @@ ALERT = {
         "with space.x": "yes",
         "null.null": None,
         "empty.list": [],
+        "cluster": "blue",
+        "Rule": "a field",
+        "run.other": "another field",
+        "rule": "hidden by the word",
         "again.again": "%rule %{rule} %%",
     },
 }
@@ -57,7 +72,9 @@ def render(text, escape=None, alert=ALERT):
         ("%a.b %null.null %no.such %empty.list", "<NA> <NA> <NA> <NA>"),
         ("%proc.pid", "18446744073709551615"), ("%is.open", "true"), ("%thread.cpu", "1.5"),
         ("%thread.all", "2"), ("%ka.list", "x, 1, <NA>, true"), ("%ka.object", '{"k":"v"}'),
-        ("%again.again", "%rule %{rule} %%"),
+        ("%again.again", "%rule %{rule} %%"), ("in %{cluster}: %{Rule}", "in blue: a field"),
+        ("%{nothing} %{run.other} %{run.id}", "<NA> another field 0123"),
+        ("%{steps.mark.state}", "failed"), ("%cluster.x[%proc.aname[2]", "<NA>[sh"),
     ],
 )  # fmt: skip
 def test_a_template_becomes_what_the_event_says(text, said):
@@ -68,7 +85,7 @@ def test_a_template_becomes_what_the_event_says(text, said):
     "text",
     [
         "%nothing", "%k8s", "%{}", "%{rule", "%{", "%Rule", "%steps.other.state", "%steps.mark.answer",
-        "%steps.mark", "%run.other", "a %rulez b",
+        "%steps.mark", "%run.other", "a %rulez b", "%{steps.other.state}", "%{a{b}", "%cluster",
     ],
 )  # fmt: skip
 def test_a_word_that_is_none_is_an_error(text):
@@ -98,6 +115,67 @@ def test_a_list_nested_as_deep_as_an_event_may_be_renders():
     for _ in range(98):
         value = [value]
     assert render("%a.b", alert={"rule": "r", "output_fields": {"a.b": value}}) == "x"
+
+
+def test_a_long_list_is_cut_after_as_many_items_as_are_shown():
+    shown = []
+
+    class Item(str):
+        def __len__(self):
+            shown.append(1)
+            return super().__len__()
+
+    event = parse({"rule": "r"})
+    event.fields["a.b"] = [Item("x")] * 100_000
+    said = compile_template("%a.b").render(event, FACTS)
+    assert len(said) == LONGEST
+    assert said.startswith("x, x")
+    assert len(shown) < 2 * LONGEST
+
+
+def test_a_template_has_a_bounded_number_of_names():
+    compile_template("%a.b " * MOST_NAMES)
+    with pytest.raises(TemplateError):
+        compile_template("%a.b " * MOST_NAMES + "%rule")
+
+
+def test_the_fields_of_a_template_are_its_names_without_the_words():
+    text = "%rule %{cluster} %a.b %run.id %steps.mark.state %{rule}"
+    assert compile_template(text, tuple(STEPS)).fields == ("cluster", "a.b")
+
+
+def crossing(tree, before=None):
+    """The literals of an expression that the unbounded repeat of a set behind them may read again."""
+    for code, value in tree:
+        inner = value[2] if code is codes.MAX_REPEAT and value[1] is codes.MAXREPEAT else ()
+        while len(inner) == 1 and inner[0][0] is codes.SUBPATTERN:
+            inner = inner[0][1][-1]
+        one = len(inner) == 1 and inner[0][0] in (codes.IN, codes.NOT_LITERAL)
+        letters = re.compile(_class_of(inner)) if one else None
+        if before is not None and letters and letters.fullmatch(before):
+            yield before
+        for part in value if isinstance(value, tuple) else ():
+            for branch in part if isinstance(part, list) else [part]:
+                if isinstance(branch, _parser.SubPattern):
+                    yield from crossing(branch, before)
+        before = chr(value) if code is codes.LITERAL else None
+
+
+def _class_of(inner):
+    """The expression of one character that a parsed set or its negation allows."""
+    code, value = inner[0]
+    if code is codes.NOT_LITERAL:
+        return f"[^{re.escape(chr(value))}]"
+    words = {codes.NEGATE: lambda _: "^", codes.LITERAL: lambda c: re.escape(chr(c))}
+    words[codes.RANGE] = lambda ends: "-".join(re.escape(chr(end)) for end in ends)
+    return f"[{''.join(words[kind](part) for kind, part in value)}]"
+
+
+@pytest.mark.parametrize("module", [template, values], ids=["template", "values"])
+def test_what_stands_between_delimiters_ends_at_the_next_opening_one(module):
+    """Otherwise each opening delimiter without a closing one reads the whole rest of the text."""
+    assert list(crossing(_parser.parse(r"%(a(?:\[[^]]*])*)"))) == ["["]
+    assert list(crossing(_parser.parse(module._REFERENCE.pattern))) == []
 
 
 @given(st.text(max_size=40))
