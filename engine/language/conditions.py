@@ -182,7 +182,7 @@ def _comparison(
         if OPERATORS[name].expression:
             report.expression((*path, name), test.size)
         return name, test
-    elif len(given) > 1:
+    if len(given) > 1:
         report(path, "bad-value", f"a condition has one operator, not {' and '.join(given)}")
     elif not wrong:
         report(path, "missing-key", "a condition has an operator", ", ".join(OPERATORS))

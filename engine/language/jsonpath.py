@@ -19,8 +19,9 @@ from engine.event import present
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    Select = Callable[["Nodes", "_Steps"], "Nodes"]
+
 Nodes = list[Any]
-Select = "Callable[[Nodes, _Steps], Nodes]"
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -71,7 +72,9 @@ class _Steps:
     def take(self, number: int) -> None:
         """Use so many steps. Raises _TooManyStepsError."""
         self._left -= number
-        if self._left < 0 and not self._counted:  # few evaluations need to know how large the value is
+        if (
+            self._left < 0 and not self._counted
+        ):  # few evaluations need to know how large the value is
             self._counted = True
             self._left += STEPS_PER_VALUE * _values_in(self._value)
         if self._left < 0:
@@ -307,6 +310,6 @@ def _descend(nodes: Nodes, steps: _Steps) -> Nodes:
             if id(node) in seen:
                 continue
             seen.add(id(node))
-            waiting += reversed(_children(node))
+            waiting += list(_children(node))[::-1]
         found.append(node)
     return found

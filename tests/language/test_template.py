@@ -121,6 +121,8 @@ def test_a_long_list_is_cut_after_as_many_items_as_are_shown():
     shown = []
 
     class Item(str):
+        __slots__ = ()
+
         def __len__(self):
             shown.append(1)
             return super().__len__()
