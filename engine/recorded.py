@@ -111,14 +111,16 @@ class Recording:
     """The events of a source, each with its line (in an array: the element's number), from 1.
 
     Counted on the way: ``events``, ``other`` (lines of other log text), ``unreadable``; of the last,
-    ``told`` has the first 20 with the reason. on_chunk: is called after each chunk.
+    ``told`` has the first 20 with the reason. on_progress: is called with the bytes of the file that have been
+    worked off, every 64 KiB and at the end; of a compressed file, with their share of the bytes read.
     """
 
-    def __init__(self, source: Source, on_chunk: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, source: Source, on_progress: Callable[[int], None] = lambda _: None) -> None:
         self.events = self.other = self.unreadable = 0
         self.told: list[tuple[int, str]] = []
         self._source = source
-        self._on_chunk = on_chunk
+        self._on_progress = on_progress
+        self._read = self._taken = self._reported = self._done = 0
         self._last = 0
         self._broken = ""
 
@@ -128,6 +130,7 @@ class Recording:
         yield from self._array(head) if _ARRAY.match(head) else self._whole_or_lines(head)
         if self._broken:
             self._wrong(self._last + 1, f"the file cannot be read from here on: {self._broken}")
+        self._on_progress(self._source.position())
 
     def _head(self) -> bytes:
         """As much as may be one alert over several lines, or more."""
@@ -147,8 +150,16 @@ class Recording:
         except (OSError, EOFError, zlib.error) as error:
             self._broken = str(error) or type(error).__name__
             return b""
-        self._on_chunk()
+        self._read += len(chunk)
         return chunk
+
+    def _report(self, taken: int) -> None:
+        """Report progress. taken: bytes, unpacked, of what was read that have been worked off."""
+        self._taken = taken
+        if taken - self._reported >= _BLOCK:
+            self._reported = taken
+            self._done = max(self._done, self._source.position() * taken // self._read)
+            self._on_progress(self._done)
 
     def _whole_or_lines(self, head: bytes) -> Iterator[tuple[int, Event]]:
         if len(head) <= MAX_LINE and head.lstrip()[:1] in (b"{", b"["):
@@ -164,12 +175,14 @@ class Recording:
 
     def _lines(self, head: bytes) -> Iterator[tuple[int, Event]]:
         for number, line in enumerate(self._split(head), 1):
+            self._taken += len(line) + 1
             if line[:1] != b"{":
                 line = line.lstrip()  # noqa: PLW2901 - a sender may indent
                 if line[:1] != b"{":
                     self.other += line != b""
                     continue
             self._last = number
+            self._report(self._taken)
             if len(line) > MAX_LINE:
                 self._wrong(number, f"longer than {MAX_LINE:,} bytes")
                 continue
@@ -192,6 +205,7 @@ class Recording:
                 beginning, rest = rest, b""
                 while (chunk := self._next()) and b"\n" not in chunk:
                     pass
+                self._taken = self._read - len(chunk.partition(b"\n")[2]) - len(beginning) - 1
                 yield beginning
                 chunk = chunk.partition(b"\n")[2] or self._next()
             else:
@@ -216,6 +230,7 @@ class Recording:
                     self._wrong(self._last + 1, "the array cannot be read from here on")
                 return
             self._last += 1
+            self._report(self._read - len(text) + at)
             try:
                 value = decode(text[at:end].encode("latin-1"))
             except EventError as error:

@@ -143,14 +143,21 @@ def test_a_packed_file_that_breaks_off_is_told(pack, harm):
     assert recording.unreadable > 0
 
 
-def test_progress_is_told_in_bytes_of_the_file_itself():
-    packed = gzip.compress(LINES)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("shape", ["lines", "array"])
+def test_progress_follows_what_has_been_worked_off_and_ends_at_the_size_of_the_file(pack, shape):
+    items = [LINE[:-1] + b', "n": "%s"}' % (b"%d" % n * 100) for n in range(1000, 3000)]
+    whole = b"\n".join(items) if shape == "lines" else b"[" + b",\n".join(items) + b"]"
+    packed = pack(whole)
+    seen, apart = [0], 0.0
     with opened(io.BytesIO(packed), len(packed)) as source:
-        assert source.size == len(packed)
-        seen = []
-        for _ in Recording(source, lambda: seen.append(source.position())):
-            pass
-    assert seen[-1] == len(packed) < len(LINES)
+        recording = Recording(source, seen.append)
+        for number, _ in recording:
+            apart = max(apart, abs(seen[-1] / len(packed) - number / len(items)))
+    assert recording.events == len(items)
+    assert apart < 0.08, "the bar runs ahead of the work, or behind it"
+    assert seen == sorted(seen)
+    assert seen[-1] == len(packed)
 
 
 def test_a_line_of_any_length_costs_little_memory():

@@ -8,7 +8,7 @@ from engine.actions.action import load
 from engine.cli.playbooks import fail
 from engine.language.report import nearest
 from engine.render.reference import action_lines
-from engine.render.text import echo
+from engine.render.text import say
 
 
 @click.command("actions")
@@ -19,10 +19,10 @@ def command(name: str | None) -> None:
     if name is None:
         width = max(map(len, actions))
         for action in sorted(actions.values(), key=lambda action: action.name):
-            echo(f"{action.name:<{width}}  {action.effect:<8}  {action.doc.splitlines()[0]}")
-        echo("\ntiercel actions NAME shows one whole.")
+            say(f"{action.name:<{width}}  {action.effect:<8}  {action.doc.splitlines()[0]}")
+        say("\ntiercel actions NAME shows one whole.")
     elif name not in actions:
         fail(f"{name} is no action; nearest is {nearest(name, actions) or 'none'}", 2)
     else:
         for line in action_lines(actions[name]):
-            echo(line)
+            say(line)

@@ -20,7 +20,7 @@ from engine.render.findings import finding_json, finding_lines, summary
 from engine.render.github import github_lines
 from engine.render.junit import junit
 from engine.render.sarif import sarif
-from engine.render.text import echo
+from engine.render.text import echo, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +67,8 @@ def command(
     )
     if output == "text":
         for line in finding_lines(findings):
-            echo(line)
-        echo(summary(findings, len(found.playbooks)))
+            say(line)
+        say(summary(findings, len(found.playbooks)))
     elif output == "json":
         echo(json.dumps([finding_json(finding) for finding in findings], indent=1))
     elif output == "sarif":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.engine import engine_options, tell, to_run
-from engine.render.text import echo
+from engine.render.text import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,4 +22,4 @@ def command(*, run: str, server: str, token_file: Path | None) -> None:
     `tiercel history --state held` lists what waits. Who denied it stands in the audit.
     """
     done = tell(server, token_file, to_run(run, "deny"), {})
-    echo(f"denied: tiercel show {done['run'][:12]}")
+    say(f"denied: tiercel show {done['run'][:12]}")

@@ -12,7 +12,7 @@ import click
 from engine.cli.playbooks import fail
 from engine.errors import EventError
 from engine.event import parse
-from engine.render.text import echo
+from engine.render.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ def tell(server: str, token_file: Path | None, path: str, given: dict[str, Any])
 def tell_note(said: dict[str, Any]) -> None:
     """Write what the engine adds to an answer, on stderr: it was done, and perhaps not as it was meant."""
     if said.get("note"):
-        echo(str(said["note"]), err=True)
+        say(str(said["note"]), err=True)
 
 
 def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = None) -> Any:
@@ -100,7 +100,7 @@ def recent_events(server: str, token_file: Path | None, digest: str) -> list[Eve
     """
     body = ask(server, token_file, "/events/recent")
     if body["digest"] != digest:
-        echo(
+        say(
             "The engine has another set in force than these PLAYBOOKS; they are explained.",
             err=True,
         )

@@ -16,7 +16,7 @@ from engine.language.report import nearest
 from engine.match import Playbooks
 from engine.plan import Memory, plan
 from engine.render.explain_text import explained
-from engine.render.text import count, echo
+from engine.render.text import count, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,7 +83,7 @@ def _events(file: str) -> tuple[int, list[Event]]:
     alerts = list(read_alerts(content))
     wrong = [alert for alert in alerts if alert.event is None]
     for alert in wrong:
-        echo(f"{file}:{alert.line}: {alert.error}", err=True)
+        say(f"{file}:{alert.line}: {alert.error}", err=True)
     return len(wrong), [alert.event for alert in alerts if alert.event is not None]
 
 
@@ -97,5 +97,5 @@ def _tell(events: Iterable[Event], found: PlaybookSet, playbook: str | None) -> 
         ran += any(why is None for why in planned.values())
         explanations = [explain(event, one) for one in shown]
         for line in explained(event, explanations, planned, whole=playbook is not None):
-            echo(line)
-    echo(f"{count(told, 'event')}, {count(len(shown), 'playbook')}: {ran} made something run.")
+            say(line)
+    say(f"{count(told, 'event')}, {count(len(shown), 'playbook')}: {ran} made something run.")

@@ -10,7 +10,7 @@ import click
 
 from engine.cli.engine import ask, engine_options
 from engine.render.history_text import dead_lines, history_lines
-from engine.render.text import echo
+from engine.render.text import echo, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,12 +48,15 @@ def command(
             told = " and ".join(f"--{name}" for name in others)
             raise click.UsageError(f"{told}: what was no event is nobody's run; --dead has --since")
         letters = ask(server, token_file, f"/dead?{urlencode(query)}")["dead"][:limit]
-        for line in [json.dumps(letters, indent=1)] if output == "json" else dead_lines(letters):
-            echo(line)
+        if output == "json":
+            echo(json.dumps(letters, indent=1))
+        else:
+            for line in dead_lines(letters):
+                say(line)
         return
     found = ask(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")
     if output == "json":
         echo(json.dumps(found, indent=1))
         return
     for line in history_lines(found["runs"], found["drops"], more=len(found["runs"]) == limit):
-        echo(line)
+        say(line)

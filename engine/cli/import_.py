@@ -10,7 +10,7 @@ import click
 
 from engine.cli.playbooks import fail
 from engine.render.findings import finding_json, finding_lines
-from engine.render.text import count, echo
+from engine.render.text import count, echo, say
 from engine.talon.convert import LARGEST, Conversion, convert
 
 
@@ -85,7 +85,7 @@ def _json(found: Conversion) -> str:
 
 def _tell(found: Conversion, written: list[Path], out: Path | None) -> None:
     for line in finding_lines(found.findings):
-        echo(line, err=True)
+        say(line, err=True)
     if out is None and found.playbooks:
         echo("---\n".join(found.playbooks.values()).rstrip("\n"))
     for path in written:
@@ -95,4 +95,4 @@ def _tell(found: Conversion, written: list[Path], out: Path | None) -> None:
     told = (
         f"{count(len(found.playbooks), 'playbook')}; {lost} not carried over, {differ} to look at."
     )
-    echo(told, err=True)
+    say(told, err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.engine import engine_options, tell, tell_note
-from engine.render.text import echo
+from engine.render.text import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,5 +23,5 @@ def command(*, playbook: str | None, server: str, token_file: Path | None) -> No
     """
     given = {} if playbook is None else {"playbook": playbook}
     said = tell(server, token_file, "/pause", given)
-    echo(f"paused: {', '.join('all' if name == '*' else name for name in said['paused'])}")
+    say(f"paused: {', '.join('all' if name == '*' else name for name in said['paused'])}")
     tell_note(said)

@@ -21,7 +21,7 @@ from engine.preview import World, preview
 from engine.render.plan_json import line_json
 from engine.render.plan_text import Totals, event_lines
 from engine.render.progress import tracked
-from engine.render.text import echo
+from engine.render.text import echo, say
 from engine.settings import host_list
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def command(
             echo(json.dumps(line_json(alert.event, runs)))
         else:
             for line in event_lines(alert.event, runs, len(playbooks.all)):
-                echo(line)
+                say(line)
     if output == "text":
-        echo(totals.line())
+        say(totals.line())
     if wrong:
         sys.exit(1)
 
@@ -132,7 +132,7 @@ def _read(events: str) -> bytes:
 
 def _tell(events: str, alert: Alert, output: str) -> None:
     """Say of a line that is no event."""
-    echo(f"{events}:{alert.line}: {alert.error}", err=True)
+    say(f"{events}:{alert.line}: {alert.error}", err=True)
     if output == "json":
         line: dict[str, object] = {
             "event": None,

@@ -12,7 +12,7 @@ import click
 from engine.language.folder import VALUES, FolderError, read_bounded, read_files
 from engine.language.load import Loader
 from engine.render.findings import finding_lines
-from engine.render.text import echo
+from engine.render.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,12 +59,12 @@ def load_usable(paths: Sequence[str], values: Path | None) -> PlaybookSet:
     found = load(paths, values)
     if found.errors:
         for line in finding_lines(found.errors):
-            echo(line, err=True)
+            say(line, err=True)
         fail(f"{len(found.errors)} errors: nothing was loaded.", 1)
     return found
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Say what failed on stderr, and exit."""
-    echo(message, err=True)
+    say(message, err=True)
     sys.exit(code)

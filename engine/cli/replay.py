@@ -19,9 +19,9 @@ from engine.language.folder import VALUES
 from engine.language.load import Loader
 from engine.recorded import Recording, opened
 from engine.render.findings import finding_lines
-from engine.render.replay_progress import progress
+from engine.render.progress import bytes_done
 from engine.render.replay_view import Replayed
-from engine.render.text import count, echo
+from engine.render.text import count, echo, say
 from engine.replay import Side, Tally
 from engine.revision import RevisionError, read_revision
 
@@ -72,9 +72,9 @@ def command(
     with (
         _open(events) as (file, size),
         opened(file, size) as source,
-        progress(source) as on_chunk,
+        bytes_done(size, "Replaying") as on_progress,
     ):
-        recording = Recording(source, on_chunk)
+        recording = Recording(source, on_progress)
         tally = _replay(recording, new, old, comparison)
     _tell(events, recording)
     _render(Replayed(events, recording, tally, comparison), output)
@@ -103,7 +103,7 @@ def _before(ref: str, paths: Sequence[str], values: Path | None) -> tuple[Revisi
     except RevisionError as error:
         fail(str(error), 1)
     for note in revision.notes:
-        echo(note, err=True)
+        say(note, err=True)
     if values is None:
         found = Loader().load(revision.files)
     else:
@@ -114,7 +114,7 @@ def _before(ref: str, paths: Sequence[str], values: Path | None) -> tuple[Revisi
         found = Loader().load(files, (shown, content))
     if found.errors:
         for line in finding_lines(found.errors[:_FINDINGS]):
-            echo(line, err=True)
+            say(line, err=True)
         errors = count(len(found.errors), "error")
         fail(f"{errors} in the playbooks of {revision.name}: nothing was compared.", 1)
     return revision, found
@@ -136,10 +136,10 @@ def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
 def _tell(events: str, recording: Recording) -> None:
     """Name the lines that could not be read."""
     for line, reason in recording.told:
-        echo(f"{events}:{line}: {reason}", err=True)
+        say(f"{events}:{line}: {reason}", err=True)
     more = recording.unreadable - len(recording.told)
     if more:
-        echo(f"{events}: and {more:,} more lines that cannot be read", err=True)
+        say(f"{events}: and {more:,} more lines that cannot be read", err=True)
 
 
 def _render(replayed: Replayed, output: str) -> None:
@@ -160,4 +160,4 @@ def _render(replayed: Replayed, output: str) -> None:
         from engine.render.replay_text import replay_lines  # noqa: PLC0415 - see above
 
         for line in replay_lines(replayed):
-            echo(line)
+            say(line)

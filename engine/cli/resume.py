@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.engine import engine_options, tell
-from engine.render.text import echo
+from engine.render.text import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,4 +21,4 @@ def command(*, playbook: str | None, server: str, token_file: Path | None) -> No
     given = {} if playbook is None else {"playbook": playbook}
     paused = tell(server, token_file, "/resume", given)["paused"]
     left = ", ".join("all" if name == "*" else name for name in paused)
-    echo(f"still paused: {left}" if left else "nothing is paused")
+    say(f"still paused: {left}" if left else "nothing is paused")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.engine import engine_options, tell, tell_note, to_run
-from engine.render.text import echo
+from engine.render.text import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,5 +27,5 @@ def command(*, run: str, step: str | None, server: str, token_file: Path | None)
     """
     given = {} if step is None else {"from": step}
     done = tell(server, token_file, to_run(run, "retry"), given)
-    echo(f"tried again: tiercel show {done['run'][:12]}")
+    say(f"tried again: tiercel show {done['run'][:12]}")
     tell_note(done)

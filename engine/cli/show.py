@@ -10,7 +10,7 @@ import click
 
 from engine.cli.engine import ask, engine_options
 from engine.render.history_text import story_lines
-from engine.render.text import echo
+from engine.render.text import echo, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,4 +30,4 @@ def command(*, run: str, output: str, server: str, token_file: Path | None) -> N
         echo(json.dumps(told, indent=1))
         return
     for line in story_lines(told):
-        echo(line)
+        say(line)

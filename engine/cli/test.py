@@ -17,7 +17,7 @@ from engine.language.report import nearest
 from engine.render.cases import junit, summary_lines, verdict_json, verdict_lines
 from engine.render.findings import finding_lines
 from engine.render.progress import tracked
-from engine.render.text import count, echo
+from engine.render.text import count, echo, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def command(
     cases, findings = read_cases(files, found)
     if findings:
         for line in finding_lines(findings):
-            echo(line, err=True)
+            say(line, err=True)
         fail(f"{count(len(findings), 'mistake')} in the tests: none was run.", 1)
     chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
     if not chosen:
@@ -72,9 +72,9 @@ def command(
         echo(junit(verdicts))
     else:
         for line in verdict_lines(verdicts):
-            echo(line)
+            say(line)
     for line in summary_lines(verdicts, covered):
-        echo(line, err=output != "text")
+        say(line, err=output != "text")
     if any(verdict.differences for verdict in verdicts) or covered.share < coverage_threshold:
         sys.exit(1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.engine import engine_options, tell, to_run
-from engine.render.text import echo
+from engine.render.text import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,4 +23,4 @@ def command(*, run: str, server: str, token_file: Path | None) -> None:
     stays so. `tiercel show RUN` says what can be undone, and then what became of it.
     """
     done = tell(server, token_file, to_run(run, "undo"), {})
-    echo(f"undoing {', '.join(done['steps'])}: tiercel show {done['run'][:12]}")
+    say(f"undoing {', '.join(done['steps'])}: tiercel show {done['run'][:12]}")

@@ -1,21 +1,53 @@
-"""A progress bar for long work: on stderr, only on a terminal, never between lines of output there."""
+"""Progress bars for long work: on stderr, only on a terminal, not beside a pipe or between lines of output."""
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 T = TypeVar("T")
 
 
 def tracked(items: Sequence[T], what: str) -> Iterable[T]:
-    """The items, with a bar where a person waits and the output goes elsewhere."""
-    if not sys.stderr.isatty() or sys.stdout.isatty():
-        return items
-    return _bar(items, what)
+    """The items, with a bar where a person waits and the output goes to a file."""
+    return _bar(items, what) if shown() and not sys.stdout.isatty() else items
+
+
+def shown() -> bool:
+    """Whether a bar is shown: stderr is a terminal, and stdout does not lead into a pager or another program."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):  # closed, or no file at all
+        return True
+
+
+@contextmanager
+def bytes_done(size: int | None, what: str) -> Iterator[Callable[[int], None]]:
+    """What sets a bar to a number of bytes. size: bytes of the whole; None where that is not known."""
+    if not shown():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - 60 ms that only a bar needs
+    from rich.progress import (  # noqa: PLC0415 - the same
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=size)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _bar(items: Sequence[T], what: str) -> Iterator[T]:

@@ -1,13 +1,24 @@
-"""Small things of text on a terminal: what an event says is data there, too."""
+"""Text for people on a terminal: what an event says is data there, too."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+import unicodedata
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from typing import TextIO
+
 MAX_WIDTH = 200
+_HANG = 4
+"""Columns by which the rest of a wrapped line stands further right than its beginning."""
+_PLAIN_WIDTH = 80
+"""Columns of a terminal that does not know its width."""
+_PARTS = re.compile(r"\x1b\[[0-9;]*m| +|[^ \x1b]+|\x1b")
 
 
 def clean(text: str) -> str:
@@ -24,10 +35,84 @@ def short(text: str, width: int = MAX_WIDTH) -> str:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line; colours only on a terminal and without NO_COLOR."""
+    """Print a line as it is; colours only on a terminal and without NO_COLOR."""
     stream = sys.stderr if err else sys.stdout
     color = stream.isatty() and not os.environ.get("NO_COLOR")
     click.echo(text, err=err, color=color)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines for people: wrapped to the width of the terminal, and as they are elsewhere."""
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        columns = width(stream)
+        text = "\n".join(wrapped(line, columns) for line in text.split("\n"))
+    echo(text, err=err)
+
+
+def width(stream: TextIO) -> int:
+    """The columns of a terminal; COLUMNS goes first, as in other programs."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _PLAIN_WIDTH
+    except (OSError, ValueError):  # closed, or no file at all
+        return _PLAIN_WIDTH
+
+
+def wrapped(line: str, columns: int) -> str:
+    """One line as lines of at most so many columns, broken at blanks where there are any.
+
+    What follows the first is indented further. Colours count nothing, and wide characters two columns.
+    """
+    hang = min(len(line) - len(line.lstrip(" ")) + _HANG, columns // 2)
+    out: list[str] = []
+    used = start = gap = (
+        0  # columns: written, where the current line starts, blanks not written yet
+    )
+    for part in _PARTS.findall(line):
+        if part[0] == "\x1b":
+            out.append(part)
+            continue
+        if part[0] == " ":
+            gap += len(part)
+            continue
+        for piece in _pieces(part, columns - hang):
+            if used == 0:
+                gap = min(gap, hang)
+            elif used > start and used + gap + cells(piece) > columns:
+                out.append("\n" + " " * hang)
+                used, start, gap = hang, hang, 0
+            out.append(" " * gap + piece)
+            used += gap + cells(piece)
+            gap = 0
+    return "".join(out)
+
+
+def _pieces(word: str, columns: int) -> list[str]:
+    """The word, cut where it is longer than so many columns."""
+    if cells(word) <= columns:
+        return [word]
+    pieces, used = [""], 0
+    for letter in word:
+        wide = cells(letter)
+        if used + wide > columns and pieces[-1]:
+            pieces.append("")
+            used = 0
+        pieces[-1] += letter
+        used += wide
+    return pieces
+
+
+def cells(text: str) -> int:
+    """The columns of a text without escape sequences."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
 
 
 def count(number: int, word: str) -> str:
