@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from engine.playbook import Playbook, Throttle
 
 SKEW = 300.0
-"""Seconds by which an event's time may differ from its receipt and still be the throttles' clock."""
+"""Seconds by which an event's time may differ from its receipt and still count."""
 ALL = "*"
 """Among the paused: every playbook; none can have this name."""
 _REMEMBERED = 100_000
 _WORDS = ("rule", "source", "hostname")
+_ORIGIN = ("container.id", "hostname")
+"""What a window also counts by where a field of its key is absent."""
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -48,17 +50,16 @@ class Memory:
     """
 
     def __init__(self, windows: Mapping[str, Any] | None = None) -> None:
-        self.windows: dict[str, Any] = dict(windows or {})
+        self.windows = {key: _stored(window) for key, window in (windows or {}).items()}
         self.clock = 0.0
         self.paused: frozenset[str] = frozenset()
         self.own: str | None = None
         self.hidden: Callable[[Any], bool] | None = None
         self.changes: dict[str, Any] = {}
         self._seen: OrderedDict[str, bool] = OrderedDict()
-        self._slots: OrderedDict[str, str] = OrderedDict()
+        self._slots: dict[str, str] = {}
         for key, window in self.windows.items():
-            if window.get("run"):
-                self._slots[window["run"]] = key
+            self._slots |= dict.fromkeys(_runs(window), key)
 
     def seen(self, run: str) -> bool | None:
         """Whether the run was planned before: True it ran, False it was suppressed, None never."""
@@ -78,31 +79,31 @@ class Memory:
     def take(self, key: str, throttle: Throttle, run: str, time: float) -> bool:
         """Whether the throttle lets the run act at that time of the clock."""
         window = self.windows.get(key) or {}
-        if throttle.once is not None:
-            acts = "at" not in window or time - window["at"] >= throttle.once
-            stamps: list[float] = []
-            kept = throttle.once
-        else:
-            since = time - throttle.within
-            stamps = [*(stamp for stamp in window.get("stamps", ()) if stamp > since), time]
-            stamps = stamps[-throttle.count :]
-            acts, kept = len(stamps) >= throttle.count, throttle.within
-        if acts:
-            slot = {"at": time, "stamps": [], "run": run, "before": stamps[:-1]}
-            self._change(key, {**slot, "until": time + kept})
-            self._slots[run] = key
-        elif throttle.once is None:
-            self._change(key, {**window, "stamps": stamps, "until": time + kept})
+        take = _counted if throttle.first is None else _acted
+        changed, acts = take(window, throttle, run, time)
+        if changed is not None:
+            self._release(window)
+            self._slots |= dict.fromkeys(_runs(changed), key)
+            self._change(key, {**changed, "until": time + throttle.within})
         return acts
 
     def give_back(self, run: str) -> None:
         """Give the slot back of a run of which no step was done, so that the next event acts."""
         key = self._slots.pop(run, None)
         window = self.windows.get(key) if key else None
-        if key is None or window is None or window.get("run") != run:
+        if key is None or window is None or run not in _runs(window):
             return
-        stamps = [*window["before"], *window.get("stamps", ())]
-        self._change(key, {"stamps": stamps, "until": window["until"]} if stamps else None)
+        left: dict[str, Any]
+        if "before" in window:
+            left = {"stamps": [*window["before"], *window["stamps"]]}
+        else:
+            left = {"acted": [slot for slot in window["acted"] if slot[1] != run]}
+        kept = any(left.values())
+        self._change(key, {**left, "until": window["until"]} if kept else None)
+
+    def _release(self, window: dict[str, Any]) -> None:
+        for run in _runs(window):
+            self._slots.pop(run, None)
 
     def _change(self, key: str, window: dict[str, Any] | None) -> None:
         self.changes[key] = window
@@ -124,8 +125,49 @@ class Memory:
             rest = (k for k, window in self.windows.items() if window["until"] >= self.clock)
             gone += islice(rest, _REMEMBERED // 10)
         for key in gone:
-            self._slots.pop(self.windows.pop(key).get("run", ""), None)
+            self._release(self.windows.pop(key))
             self.changes[key] = None
+
+
+def _runs(window: dict[str, Any]) -> list[str]:
+    """The runs that a window lets act and that may give their slot back."""
+    last = [window["run"]] if "run" in window else []
+    return last + [run for _, run in window.get("acted", ())]
+
+
+def _acted(
+    window: dict[str, Any], throttle: Throttle, run: str, time: float
+) -> tuple[dict[str, Any] | None, bool]:
+    """The changed window of a throttle with ``first``, None if nothing changes; whether the run acts.
+
+    acted: the time and the run of each event that acted within the last ``within`` seconds.
+    """
+    acted = [slot for slot in window.get("acted", ()) if time - slot[0] < throttle.within]
+    if len(acted) >= (throttle.first or 0):
+        return None, False
+    return {"acted": [*acted, [time, run]]}, True
+
+
+def _counted(
+    window: dict[str, Any], throttle: Throttle, run: str, time: float
+) -> tuple[dict[str, Any] | None, bool]:
+    """The changed window of a throttle with ``count``; whether the run acts.
+
+    stamps: the times of the events counted since a run acted. before: those counted for that run.
+    """
+    since = time - throttle.within
+    stamps = [*(stamp for stamp in window.get("stamps", ()) if stamp > since), time]
+    stamps = stamps[-throttle.count :]
+    if len(stamps) >= throttle.count:
+        return {"stamps": [], "run": run, "before": stamps[:-1]}, True
+    return {**window, "stamps": stamps}, False
+
+
+def _stored(window: dict[str, Any]) -> dict[str, Any]:
+    """A window as this version keeps it. Until 0.3 the window of ``once`` was one run and its time."""
+    if "at" not in window or window["stamps"] or window["before"]:
+        return window
+    return {"acted": [[window["at"], window["run"]]], "until": window["until"]}
 
 
 def plan(
@@ -134,6 +176,8 @@ def plan(
     """What each playbook that wants the event does about it, by playbook name.
 
     received: epoch seconds of the receipt, in the engine; without it (previews) the clock is the event's.
+    The clock of throttles is never later than the receipt, or one event with a fast clock would make all
+    windows begin in the future.
     """
     wanting = playbooks.wanting(event)
     if not wanting:
@@ -141,7 +185,8 @@ def plan(
     time_ns = event.time_ns
     if received is not None and abs(event.time - received) > SKEW:
         time_ns = int(received * 1e9)
-    memory.clock = max(memory.clock, time_ns / 1e9)
+    time = time_ns / 1e9
+    memory.clock = max(memory.clock, time if received is None else min(time, received))
     silence = playbooks.silence(event, time_ns)
     asked = _Asked(event, identity(event), event.time if received is None else received, silence)
     return tuple(_plan_one(asked, playbook, memory) for playbook in wanting)
@@ -201,7 +246,11 @@ def _window(
 def counted(event: Event, throttle: Throttle) -> list[tuple[str, Any]]:
     """What a throttle counts by: names, and their values in the event (None: absent)."""
     if throttle.key is not None:
-        return [(field, _value(event, field)) for field in throttle.key]
+        values = [(field, _value(event, field)) for field in throttle.key]
+        if any(value is None for _, value in values):
+            # else events that have nothing in common would share a window
+            values += [(field, _value(event, field)) for field in _ORIGIN]
+        return values
     who = named(event)
     pod = who.pod or who.container_id or event.hostname
     return [("rule", event.rule), ("namespace", who.namespace or event.hostname), ("pod", pod)]

@@ -87,15 +87,17 @@ class Step:
 class Throttle:
     """How many of the matching events act.
 
-    key: names of output fields, or None for rule, namespace and pod. once: seconds in which only the first
-    acts; else the ``count``-th within ``within`` seconds acts. text: canonical, part of the memory's key.
+    text: canonical, part of the memory's key. within: seconds of the sliding window.
+    first: how many events act within any window. None for a throttle that counts instead: of ``count``
+    events within a window the last one acts, and counting starts again.
+    key: names of output fields, or None for rule, namespace and pod.
     """
 
     text: str
-    key: tuple[str, ...] | None = None
-    once: float | None = None
+    within: float
+    first: int | None = None
     count: int = 0
-    within: float = 0.0
+    key: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

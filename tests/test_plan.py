@@ -4,7 +4,7 @@ import engine.plan
 import pytest
 from engine.event import parse, time_text
 from engine.match import Playbooks
-from engine.plan import Memory, plan
+from engine.plan import Memory, counted, plan
 from engine.playbook import Condition, Match, Playbook, Silence, Throttle
 from engine.run import run_id
 
@@ -34,11 +34,15 @@ class Clock:
 
 
 def once(seconds, key=None):
-    return Throttle(f"once {seconds} {key}", key=key, once=seconds)
+    return first(1, seconds, key)
+
+
+def first(number, within, key=None):
+    return Throttle(f"first {number} in {within} {key}", within, first=number, key=key)
 
 
 def count(number, within, key=None):
-    return Throttle(f"{number} in {within}", key=key, count=number, within=within)
+    return Throttle(f"{number} in {within}", within, count=number, key=key)
 
 
 def quiet(until, *conditions, name="quiet", rules=None):
@@ -68,14 +72,55 @@ def test_the_clock_never_goes_back():
     assert Clock(count(2, 10)).acts(100, 5) == [False, True]
 
 
-def test_the_clock_is_the_receipts_where_the_event_is_far_off():
+def test_of_n_events_within_any_window_the_first_act():
+    clock = Clock(first(3, 60))
+    assert clock.acts(0, 10, 20, 30, 59.999) == [True, True, True, False, False]
+    assert clock.acts(60, 61, 70, 80) == [True, False, True, True]  # it slides
+    assert clock.acts(119.999, 120) == [False, True]
+
+
+def test_once_is_the_first_one():
+    seconds = (0, 1, 9.999, 10, 19.999, 20, 20, 45)
+    assert Clock(once(10)).acts(*seconds) == Clock(first(1, 10)).acts(*seconds)
+
+
+def test_a_slot_of_several_is_given_back_by_the_run_that_took_it():
+    clock = Clock(first(2, 60))
+    one, two = clock.at(0), clock.at(30)
+    assert clock.acts(31) == [False]
+    clock.memory.give_back(two.run.id)
+    clock.memory.give_back(two.run.id)  # once only
+    assert clock.acts(32, 33) == [True, False]
+    clock.memory.give_back(one.run.id)
+    assert clock.acts(59, 60) == [True, False]
+    assert clock.acts(92) == [True]
+
+
+def test_a_run_that_ends_after_its_window_gives_no_later_slot_back():
+    clock = Clock(first(1, 10))
+    late = clock.at(0)
+    assert clock.acts(10) == [True]
+    clock.memory.give_back(late.run.id)
+    assert clock.acts(11) == [False]
+
+
+def test_the_clock_is_the_receipts_where_the_event_is_too_early_or_from_the_future():
     clock = Clock(once(10))
     assert clock.at(0, received=200).suppressed is None
     assert clock.memory.clock == START
-    clock.at(5000, received=201)
-    assert clock.memory.clock == START + 201
-    clock.at(-5000, received=202)
-    assert clock.memory.clock == START + 202
+    for second, received in ((5000, 201), (-5000, 202), (460, 203), (203.5, 204)):
+        clock.at(second, received=received)
+        assert clock.memory.clock == START + min(second if second > 0 else received, received)
+
+
+def test_a_fast_clock_of_one_sender_extends_no_window():
+    clock = Clock(first(2, 10))
+    clock.at(290, received=0, sender="fast")
+    assert clock.at(1, received=1).suppressed is None
+    assert clock.at(2, received=2).suppressed == "throttle"
+    assert clock.at(10, received=10).suppressed is None
+    # nor does it end one before its time
+    assert clock.at(299, received=10.5).suppressed == "throttle"
 
 
 def test_a_run_that_did_nothing_gives_its_slot_back():
@@ -117,6 +162,54 @@ def test_a_key_of_fields_counts_by_their_values():
     assert clock.acts(2, **{"proc.name": None}) == [True]
     assert clock.acts(3, **{"proc.name": "<NA>"}) == [False]
     assert clock.acts(3, **{"proc.name": ["a", {"b": 1}]}) == [True]
+
+
+@pytest.mark.parametrize("throttle", [first(1, 60, ("a", "b")), count(2, 60, ("a", "b"))])
+def test_without_a_field_of_the_key_a_window_is_of_one_container(throttle):
+    def dropped(clock, **fields):
+        planned = [clock.at(second, a="x", **fields).suppressed for second in (0, 1)]
+        return planned.count("throttle")
+
+    clock = Clock(throttle)
+    for absent in (None, "", "<NA>", []):
+        clock = Clock(throttle)
+        assert dropped(clock, b=absent, **{"container.id": "a" * 12}) == 1
+        clock.at(1, a="x", b=absent, **{"container.id": "b" * 12})
+        assert len(clock.memory.windows) == 2
+    clock = Clock(throttle)
+    clock.at(0, a="x", b="y", **{"container.id": "a" * 12})
+    clock.at(0, a="x", b="y", **{"container.id": "b" * 12})
+    assert len(clock.memory.windows) == 1
+
+
+def test_what_a_throttle_counts_by_is_told_with_what_stands_in_for_an_absent_field():
+    event = parse({"rule": "r", "hostname": "h", "output_fields": {"a": "x"}})
+    assert counted(event, first(1, 60, ("a",))) == [("a", "x")]
+    assert counted(event, first(1, 60, ("a", "b"))) == [
+        ("a", "x"), ("b", None), ("container.id", None), ("hostname", "h"),
+    ]  # fmt: skip
+
+
+def test_windows_of_the_version_before_go_on():
+    throttle, key = once(10), '["p","first 1 in 10 None",["r","demo","web-0"]]'
+    at = {"at": START, "stamps": [], "run": "f" * 32, "before": [], "until": START + 10}
+    assert Clock(throttle, Memory({key: at})).acts(9, 10) == [False, True]
+    clock = Clock(throttle, Memory({key: at}))
+    clock.memory.give_back("f" * 32)
+    assert clock.acts(1) == [True]
+    counting, key = count(3, 60), key.replace("first 1 in 10 None", "3 in 60")
+    acted = at | {"before": [START - 2, START - 1], "stamps": []}
+    assert Clock(counting, Memory({key: acted})).acts(1, 2, 3) == [False, False, True]
+    clock = Clock(counting, Memory({key: acted}))
+    clock.memory.give_back("f" * 32)
+    assert clock.acts(1) == [True]
+
+
+def test_slots_are_forgotten_with_the_windows_they_are_of():
+    for throttle in (first(3, 10), count(2, 10)):
+        clock = Clock(throttle)
+        clock.acts(*range(1000))
+        assert len(clock.memory._slots) <= 3
 
 
 def test_a_throttle_outlives_a_restart_and_belongs_to_name_and_text():

@@ -55,6 +55,11 @@ def count(value: int) -> Wrong | None:
     return None if 1 <= value <= 10_000 else ("bad-value", "count is 1 to 10,000", None)  # noqa: PLR2004
 
 
+def first(value: int) -> Wrong | None:
+    """What is wrong with a number of events that act."""
+    return None if 1 <= value <= 1_000 else ("bad-value", "first is 1 to 1,000", None)  # noqa: PLR2004
+
+
 def not_empty(value: list[Any]) -> Wrong | None:
     """What is wrong with a list that must name something."""
     return None if value else ("bad-value", "the list is empty", "leave the key out, or name some")
@@ -106,12 +111,16 @@ def match(value: dict[str, Any]) -> Wrong | None:
 
 def throttle(value: dict[str, Any]) -> Wrong | None:
     """What is wrong with the keys of ``throttle`` taken together."""
-    given = {"once", "count", "within"} & value.keys()
-    if given in ({"once"}, {"count", "within"}):
+    given = {"once", "first", "count", "within"} & value.keys()
+    forms = ({"once"}, {"first", "within"}, {"count", "within"})
+    if given in forms:
         return None
-    missing = not given or given < {"count", "within"}
-    code = "missing-key" if missing else "bad-value"
-    return code, "a throttle has `once`, or `count` and `within`", "once: 10m"
+    code = "missing-key" if any(given < form for form in forms) else "bad-value"
+    return (
+        code,
+        "a throttle has `once`, or `within` with `first` or `count`",
+        "once: 10m, or first: 5 and within: 1m",
+    )
 
 
 def time(value: str) -> Wrong | None:

@@ -191,10 +191,10 @@ def _throttle(data: dict[str, Any] | None) -> Throttle | None:
         return None
     return Throttle(
         text=msgspec.json.encode(data, order="deterministic").decode(),
-        key=tuple(data["key"]) if "key" in data else None,
-        once=duration.seconds(data.get("once")),
+        within=duration.seconds(data.get("once") or data.get("within")) or 0.0,
+        first=1 if "once" in data else data.get("first"),
         count=data.get("count", 0),
-        within=duration.seconds(data.get("within")) or 0.0,
+        key=tuple(data["key"]) if "key" in data else None,
     )
 
 

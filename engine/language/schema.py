@@ -102,9 +102,18 @@ STEP = Key(
 )
 _THROTTLE = {
     "key": _texts("output fields that count apart (rule, namespace and pod)"),
-    "once": Key("text", "the first acts, then none for so long", check=checks.duration_text),
-    "count": Key("integer", "acts on the count-th event …", check=checks.count),
-    "within": Key("text", "… within the last so long", check=checks.duration_text),
+    "once": Key(
+        "text", "one event acts within this time; first: 1 in short", check=checks.duration_text
+    ),
+    "first": Key("integer", "so many events act within any `within`", check=checks.first),
+    "count": Key(
+        "integer",
+        "only the count-th event within the last `within` acts; counting then starts again",
+        check=checks.count,
+    ),
+    "within": Key(
+        "text", "the window of `first` or `count`; it slides", check=checks.duration_text
+    ),
 }
 PLAYBOOK = Key(
     "map",

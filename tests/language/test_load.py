@@ -98,6 +98,35 @@ a: [
         found.usable()
 
 
+def test_the_forms_of_a_throttle():
+    def throttle(**given):
+        (book,) = load(k=playbook("k", throttle=given)).playbooks
+        return book.throttle.first, book.throttle.count, book.throttle.within
+
+    assert throttle(once="10m") == throttle(first=1, within="10m") == (1, 0, 600.0)
+    assert throttle(first=5, within="1m", key=["proc.name"]) == (5, 0, 60.0)
+    assert throttle(count=5, within="1m") == (None, 5, 60.0)
+
+
+WRONG_THROTTLES = [
+    ({}, "missing-key"),
+    ({"first": 5}, "missing-key"),
+    ({"within": "1m"}, "missing-key"),
+    ({"once": "1m", "first": 1}, "bad-value"),
+    ({"once": "1m", "within": "1m"}, "bad-value"),
+    ({"first": 1, "count": 1, "within": "1m"}, "bad-value"),
+    ({"first": 0, "within": "1m"}, "bad-value"),
+    ({"first": 1001, "within": "1m"}, "bad-value"),
+    ({"first": True, "within": "1m"}, "wrong-type"),
+]
+
+
+@pytest.mark.parametrize(("throttle", "code"), WRONG_THROTTLES)
+def test_a_throttle_of_no_form_is_an_error(throttle, code):
+    errors = load(k=playbook("k", throttle=throttle)).errors
+    assert [error.code for error in errors] == [code]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
