@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
+from engine.render.text import clean, json_line
+
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
 
 class Unfailing:
@@ -33,20 +36,32 @@ class Unfailing:
             self._stream.flush()
 
 
+def _json(told: Any, **options: Any) -> str:
+    return json_line(json.dumps(told, ensure_ascii=False, **options))
+
+
+def _cleaned(_: Any, __: str, told: EventDict) -> EventDict:
+    """Escape what comes from outside, for a terminal; a traceback keeps its lines."""
+    safe = {k: clean(v) if isinstance(v, str) else v for k, v in told.items()}
+    if "exception" in told:
+        safe["exception"] = "\n  ".join(map(clean, str(told["exception"]).split("\n")))
+    return safe
+
+
 def configure(stream: TextIO, *, text: bool = False) -> None:
     """Send the engine's log to the stream, and libraries' errors with it. text: also off a terminal."""
     lossy = cast("TextIO", Unfailing(stream))
     colors = stream.isatty() and not os.environ.get("NO_COLOR")
-    renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
+    renderers: list[Processor] = [structlog.processors.JSONRenderer(serializer=_json)]
     if text or stream.isatty():
-        renderer = structlog.dev.ConsoleRenderer(colors=colors)
+        renderers = [_cleaned, structlog.dev.ConsoleRenderer(colors=colors)]
     told: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*told, renderer],
+        processors=[*told, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(lossy),
         cache_logger_on_first_use=False,
@@ -55,7 +70,7 @@ def configure(stream: TextIO, *, text: bool = False) -> None:
     libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *told],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     logging.basicConfig(handlers=[libraries], level=logging.ERROR)

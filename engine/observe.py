@@ -16,11 +16,11 @@ from engine.journal.rows import encode
 from engine.playbook import Condition
 from engine.render.plan_json import call_json, request_json
 from engine.render.plan_text import headline, reasons, result_lines
-from engine.render.text import echo
+from engine.render.text import json_line, say
 from engine.run import after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.errors import Finding
     from engine.playbook import Guardrails
@@ -70,13 +70,15 @@ class Settled:
 class Reloaded:
     """The folder was read: its set is in force (no findings), or the last good one still is.
 
-    guardrails: of a set that came into force.
+    digest: of the set, as `tiercel digest` prints it. guardrails: of a set that came into force. changes: what
+    it adds, changes and removes, by name; None at the start.
     """
 
     digest: str
     playbooks: int
     findings: Sequence[Finding | str] = ()
     guardrails: Guardrails | None = None
+    changes: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ def log_reloads(moment: Moment) -> None:
         for finding in moment.findings:
             log.error("finding", finding=str(finding))
     else:
-        log.info("playbooks in force", digest=moment.digest, playbooks=moment.playbooks)
+        changes = moment.changes or {}
+        log.info("playbooks in force", digest=moment.digest, playbooks=moment.playbooks, **changes)
 
 
 def log_decisions(moment: Moment) -> None:
@@ -170,7 +173,7 @@ class Audit:
         else:
             return
         coding = self._stream.encoding or "utf-8"  # a terminal's own, which may know few letters
-        line = encode(told).decode().encode(coding, "replace").decode(coding)
+        line = json_line(encode(told).decode()).encode(coding, "replace").decode(coding)
         with self._lock:
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -199,7 +202,7 @@ class Audit:
             "rule": run.event.rule,
             "target": run.target,
             "event": identity(run.event),
-            "digest": run.playbook.digest,
+            "playbookDigest": run.playbook.digest,
             "uid": outcome.uid,
             "step": claim.step.name,
             "action": claim.step.action,
@@ -274,4 +277,5 @@ def tell_story(moment: Moment) -> None:
     ]
     lines += [f"    {line}" for line in reasons(run.event, run.playbook)]
     lines += result_lines(moment.results, bodies=True)
-    echo("\n".join(lines), err=True)
+    for line in lines:
+        say(line, err=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from engine.render.text import json_line
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,6 +23,12 @@ _WAITING = 20_000
 
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
+
+
+def _shown(line: bytes) -> bytes:
+    """A line of JSON as a terminal may show it."""
+    plain = line.isascii() and b"\x7f" not in line
+    return line if plain else json_line(line[:-1].decode()).encode() + b"\n"
 
 
 class EventRecord:
@@ -52,7 +60,7 @@ class EventRecord:
         if not lines:
             return
         try:
-            self._write(b"".join(lines))
+            self._write(b"".join(map(_shown, lines)))
             self._fault = None
         except OSError as error:
             if self._fault is None:

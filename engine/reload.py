@@ -34,6 +34,8 @@ QUIET = 0.2
 """Seconds without a change after which a folder is taken to be written."""
 POLL = 2.0
 """Seconds between readings of the folder's content, whatever the watch says."""
+_NAMED = 20
+"""Names in a log line about what changed."""
 
 log = structlog.get_logger()
 
@@ -153,9 +155,15 @@ class Reloader:
         found = self._usable(files)
         active = Active(Playbooks(found.playbooks, found.silences), found, self._now())
         self._journal.save_set(found.digest, files.files)
-        self.active = active
-        told = Reloaded(found.digest, len(found.playbooks), guardrails=found.guardrails)
-        self._observers.tell(told)
+        before, self.active = getattr(self, "active", None), active
+        self._observers.tell(
+            Reloaded(
+                found.digest,
+                len(found.playbooks),
+                guardrails=found.guardrails,
+                changes=None if before is None else _changes(before.set, found),
+            )
+        )
 
     def _usable(self, files: Files) -> PlaybookSet:
         values = None
@@ -220,6 +228,29 @@ class Reloader:
             self._observer.stop()
             self._observer.join()
             self._observer = None
+
+
+def _changes(before: PlaybookSet, now: PlaybookSet) -> dict[str, list[str]]:
+    """The names of what a set adds, changes and removes; at most 20 each, and how many more."""
+    old, new = _parts(before), _parts(now)
+    found = {
+        "added": sorted(new.keys() - old.keys()),
+        "changed": sorted(name for name in new.keys() & old.keys() if new[name] != old[name]),
+        "removed": sorted(old.keys() - new.keys()),
+    }
+    return {
+        what: [*names[:_NAMED], *([f"and {len(names) - _NAMED} more"] if names[_NAMED:] else [])]
+        for what, names in found.items()
+    }
+
+
+def _parts(found: PlaybookSet) -> dict[str, object]:
+    """What a set consists of, by name: playbooks, silences and the guardrails."""
+    parts: dict[str, object] = {one.name: one.digest for one in found.playbooks}
+    for one in found.silences:
+        conditions = tuple(condition.text for condition in one.conditions)
+        parts[f"silence/{one.name}"] = (one.match, one.until_ns, conditions)
+    return {**parts, "guardrails": found.guardrails}
 
 
 def _state(files: Files) -> tuple[object, ...]:

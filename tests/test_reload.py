@@ -442,3 +442,30 @@ def test_a_file_that_must_not_be_read_keeps_the_last_good_set_also_over_a_restar
                 path.unlink()
         folder.in_force("one")
         assert folder.error is None
+
+
+@pytest.mark.usefixtures("often")
+def test_a_reload_names_what_it_adds_changes_and_removes(tmp_path):
+    files = {f"{name}.yaml": named(name).encode() for name in ("stays", "goes", "turns")}
+    mount = Mount(tmp_path / "playbooks", {**files, "quiet.yaml": SILENCE.encode()})
+    with Folder(tmp_path, mount=mount) as folder:
+        assert folder.moments.all[-1].changes is None
+        del files["goes.yaml"]
+        files["turns.yaml"] = named("turns").replace("spec:", "spec:\n  description: new").encode()
+        files["comes.yaml"] = named("comes").encode()
+        files["rails.yaml"] = GUARDRAILS.encode()
+        mount.write({**files, "quiet.yaml": SILENCE.replace("2036", "2037").encode()})
+        moment = folder.moments.wait_for(lambda one: one.changes)
+    assert moment.changes == {
+        "added": ["comes"],
+        "changed": ["guardrails", "silence/quiet", "turns"],
+        "removed": ["goes"],
+    }
+
+
+def test_a_reload_of_many_playbooks_names_some_and_counts_the_rest(tmp_path):
+    with Folder(tmp_path) as folder:
+        text = "---\n".join(named(f"p{n:02}") for n in range(30))
+        (folder.path / "many.yaml").write_text(text)
+        moment = folder.moments.wait_for(lambda one: one.changes)
+    assert moment.changes["added"][-2:] == ["p19", "and 10 more"]

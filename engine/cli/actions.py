@@ -20,7 +20,8 @@ def command(name: str | None) -> None:
         width = max(map(len, actions))
         for action in sorted(actions.values(), key=lambda action: action.name):
             say(f"{action.name:<{width}}  {action.effect:<8}  {action.doc.splitlines()[0]}")
-        say("\ntiercel actions NAME shows one whole.")
+        say()
+        say("tiercel actions NAME shows one whole.")
     elif name not in actions:
         fail(f"{name} is no action; nearest is {nearest(name, actions) or 'none'}", 2)
     else:

@@ -67,11 +67,11 @@ def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = N
         body = json.loads(answer.data)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         reason = str(error)[:200]
-        fail(f"{url}: {reason}\nIs an engine running there? tiercel serve, or --server URL", 2)
+        fail(f"{url}: {reason}", 2, "Is an engine running there? tiercel serve, or --server URL")
     if answer.status != 200:  # noqa: PLR2004 - OK
         said = body if isinstance(body, dict) else {}
-        hint = f"\n{said['hint']}" if said.get("hint") else ""
-        fail(f"{said.get('error') or f'{url}: {answer.status}'}{hint}", _code(answer.status))
+        what = str(said.get("error") or f"{url}: {answer.status}")
+        fail(what, _code(answer.status), str(said.get("hint") or ""))
     return body
 
 

@@ -79,7 +79,7 @@ def _events(file: str) -> tuple[int, list[Event]]:
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        fail(f"{file}: {error.strerror}\ntiercel explain [PLAYBOOKS] EVENTS", 2)
+        fail(f"{file}: {error.strerror}", 2, "tiercel explain [PLAYBOOKS] EVENTS")
     alerts = list(read_alerts(content))
     wrong = [alert for alert in alerts if alert.event is None]
     for alert in wrong:

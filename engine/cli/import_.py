@@ -10,7 +10,7 @@ import click
 
 from engine.cli.playbooks import fail
 from engine.render.findings import finding_json, finding_lines
-from engine.render.text import count, echo, say
+from engine.render.text import clean, count, echo, say
 from engine.talon.convert import LARGEST, Conversion, convert
 
 
@@ -89,7 +89,7 @@ def _tell(found: Conversion, written: list[Path], out: Path | None) -> None:
     if out is None and found.playbooks:
         echo("---\n".join(found.playbooks.values()).rstrip("\n"))
     for path in written:
-        echo(str(path))
+        echo(clean(str(path)))
     errors = sum(finding.severity == "error" for finding in found.findings)
     lost, differ = count(errors, "thing"), count(len(found.findings) - errors, "thing")
     told = (

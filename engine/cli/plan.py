@@ -108,7 +108,7 @@ def _world(
         try:
             live = connect(kubeconfig or default_kubeconfig(), context)
         except ConnectionSettingsError as error:
-            fail(f"--server: {error}\nName a cluster: --kubeconfig FILE --context NAME", 2)
+            fail(f"--server: {error}", 2, "Name a cluster: --kubeconfig FILE --context NAME")
         return World(live, live.asking(), hosts)
     if cluster is None:
         return World(hosts=hosts)
@@ -127,7 +127,7 @@ def _read(events: str) -> bytes:
     try:
         return Path(events).read_bytes()
     except OSError as error:
-        fail(f"{events}: {error.strerror}\ntiercel plan [PLAYBOOKS] EVENTS", 2)
+        fail(f"{events}: {error.strerror}", 2, "tiercel plan [PLAYBOOKS] EVENTS")
 
 
 def _tell(events: str, alert: Alert, output: str) -> None:

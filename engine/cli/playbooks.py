@@ -51,7 +51,7 @@ def files_of(paths: Sequence[str], values: Path | None) -> Files:
             return files
         return replace(files, files={**files.files, VALUES: read_bounded(values)})
     except FolderError as error:
-        fail(f"{error}\nName a folder of playbooks: tiercel check DIR", 1)
+        fail(str(error), 1, "Name a folder of playbooks: tiercel check DIR")
 
 
 def load_usable(paths: Sequence[str], values: Path | None) -> PlaybookSet:
@@ -64,7 +64,9 @@ def load_usable(paths: Sequence[str], values: Path | None) -> PlaybookSet:
     return found
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """Say what failed on stderr, and exit."""
+def fail(message: str, code: int, hint: str | None = None) -> NoReturn:
+    """Print what failed to stderr, and the hint on a line of its own; exit."""
     say(message, err=True)
+    if hint:
+        say(hint, err=True)
     sys.exit(code)

@@ -128,7 +128,7 @@ def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
     try:
         file = Path(events).open("rb")  # noqa: SIM115 - closed below; only its opening may fail so
     except OSError as error:
-        fail(f"{events}: {error.strerror}\ntiercel replay [PLAYBOOKS] EVENTS", 2)
+        fail(f"{events}: {error.strerror}", 2, "tiercel replay [PLAYBOOKS] EVENTS")
     with file:
         yield file, os.fstat(file.fileno()).st_size or None
 

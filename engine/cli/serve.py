@@ -14,6 +14,8 @@ from engine.guard import MOUNTED, Own
 from engine.language import duration
 from engine.language.folder import FolderError
 from engine.redact import RedactError, Redaction
+from engine.render.findings import finding_lines
+from engine.render.text import say
 from engine.settings import NATS, REDIS, Settings, SettingsError, address, host_list, server
 
 
@@ -123,8 +125,12 @@ def command(*, story: bool, **given: Any) -> None:
         serve(_settings(given), story=story)
     except (SettingsError, ConnectionSettingsError, JournalError, CrewError) as error:
         fail(f"tiercel serve: {error}", 2)
-    except (PlaybookError, FolderError) as error:
-        fail(f"{error}\nNothing was loaded: tiercel check {given['playbooks']}", 1)
+    except PlaybookError as error:
+        for line in finding_lines(error.findings):
+            say(line, err=True)
+        fail(f"Nothing was loaded: tiercel check {given['playbooks']}", 1)
+    except FolderError as error:
+        fail(str(error), 1, f"Nothing was loaded: tiercel check {given['playbooks']}")
 
 
 def _settings(given: dict[str, Any]) -> Settings:

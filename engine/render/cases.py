@@ -26,9 +26,9 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
         state = (
             click.style("FAIL", fg="red") if verdict.differences else click.style("ok", fg="green")
         )
-        yield f"{state:<4} {verdict.case.test}: {clean(verdict.case.name)}"
+        yield f"{state:<4} {clean(verdict.case.test)}: {clean(verdict.case.name)}"
         if verdict.differences:
-            yield f"     {verdict.case.where}"
+            yield f"     {clean(str(verdict.case.where))}"
             yield from (f"     {clean(difference)}" for difference in verdict.differences)
             yield from (f"     {clean(line)}" for line in _step_lines(verdict.seen))
 
@@ -54,7 +54,7 @@ def _step_lines(seen: Sequence[Seen]) -> Iterator[str]:
 def summary_lines(verdicts: Sequence[Verdict], covered: Coverage) -> Iterator[str]:
     """A line for each gap in the coverage, and one for it all."""
     for missed in covered.missed:
-        yield click.style(f"{missed.where}: {clean(missed.what)}", dim=True)
+        yield click.style(clean(f"{missed.where}: {missed.what}"), dim=True)
     failed = sum(bool(verdict.differences) for verdict in verdicts)
     cases = f"{count(len(verdicts) - failed, 'case')} passed, {failed} failed"
     of_all = f"{covered.seen:,} of {covered.all:,} steps and outcomes of conditions"
@@ -79,13 +79,13 @@ def junit(verdicts: Sequence[Verdict]) -> str:
     root = ET.Element("testsuites")
     suites: dict[str, ET.Element] = {}
     for verdict in verdicts:
-        name = verdict.case.test
+        name = clean(verdict.case.test)
         suite = suites.get(name)
         if suite is None:
             suite = suites[name] = ET.SubElement(root, "testsuite", name=name)
         place = verdict.case.where
         case = ET.SubElement(suite, "testcase", classname=name, name=clean(verdict.case.name))
-        case.attrib |= {"file": place.file, "line": str(place.line)}
+        case.attrib |= {"file": clean(place.file), "line": str(place.line)}
         if verdict.differences:
             lines = [*verdict.differences, *_step_lines(verdict.seen)]
             text = "\n".join(clean(line) for line in lines)

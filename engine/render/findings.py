@@ -33,7 +33,7 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
         colour = "red" if finding.severity == "error" else "yellow"
         severity = click.style(finding.severity, fg=colour)
         hint = click.style(f" ({clean(finding.hint)})", dim=True) if finding.hint else ""
-        yield f"{finding.where}: {severity}: {clean(finding.what)}{hint} [{finding.code}]"
+        yield f"{clean(str(finding.where))}: {severity}: {clean(finding.what)}{hint} [{finding.code}]"
 
 
 def summary(findings: Sequence[Finding], playbooks: int) -> str:

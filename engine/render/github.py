@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.render.text import clean
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -28,4 +30,5 @@ def github_lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def _escaped(text: str, letters: dict[str, str]) -> str:
-    return "".join(letters.get(letter, letter) for letter in text)
+    """Text for a command; GitHub decodes the letters, which the log does not show otherwise."""
+    return "".join(letters.get(letter) or clean(letter) for letter in text)

@@ -44,7 +44,7 @@ def dead_lines(letters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "Nothing came that was no event."
     for letter in letters:
         when = letter["received"][:19].replace("T", " ")
-        yield f"{when}  {letter['source']}  {short(letter['error'], 80)}"
+        yield f"{when}  {clean(letter['source'])}  {short(letter['error'], 80)}"
         yield click.style(f"    {short(letter['body'], 160)}", dim=True)
 
 

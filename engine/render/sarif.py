@@ -5,14 +5,18 @@ https://docs.oasis-open.org/sarif/sarif/v2.1.0/
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from engine.render.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.errors import Finding
 
+_LINK = re.compile(r"\[(?=[^\]]*\]\()")
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
@@ -40,6 +44,11 @@ def _result(finding: Finding) -> dict[str, Any]:
     return {
         "ruleId": finding.code,
         "level": finding.severity,
-        "message": {"text": finding.what + hint},
+        "message": {"text": _text(finding.what + hint)},
         "locations": [{"physicalLocation": place}],
     }
+
+
+def _text(text: str) -> str:
+    """Text as a message, in which ``[a](b)`` would be a link."""
+    return _LINK.sub(r"\\[", clean(text))

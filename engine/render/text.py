@@ -1,7 +1,12 @@
-"""Text for people on a terminal: what an event says is data there, too."""
+"""Text for a terminal: foreign strings are data there, not lines, colors or directions.
+
+``clean`` is for a foreign string that becomes part of a line, ``say`` for a line, ``echo`` for a document that
+its own format has escaped, ``json_line`` for JSON that a terminal may show.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -18,11 +23,12 @@ _HANG = 4
 """Columns by which the rest of a wrapped line stands further right than its beginning."""
 _PLAIN_WIDTH = 80
 """Columns of a terminal that does not know its width."""
+_COLOR = re.compile(r"(\x1b\[[0-9;]*m)")
 _PARTS = re.compile(r"\x1b\[[0-9;]*m| +|[^ \x1b]+|\x1b")
 
 
 def clean(text: str) -> str:
-    """Text without what a terminal would obey (escape sequences, bidirectional marks, line ends)."""
+    """Text with all escaped that a terminal obeys: control characters, line ends, bidirectional marks."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -35,19 +41,28 @@ def short(text: str, width: int = MAX_WIDTH) -> str:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line as it is; colours only on a terminal and without NO_COLOR."""
+    """Print a document, as JSON or XML, whose format has escaped what it holds.
+
+    Colors only on a terminal and without NO_COLOR.
+    """
     stream = sys.stderr if err else sys.stdout
     color = stream.isatty() and not os.environ.get("NO_COLOR")
     click.echo(text, err=err, color=color)
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print lines for people: wrapped to the width of the terminal, and as they are elsewhere."""
+def say(line: str = "", *, err: bool = False) -> None:
+    """Print a line for people, with all escaped but its colors; wrapped to the width of a terminal."""
     stream = sys.stderr if err else sys.stdout
-    if stream.isatty():
-        columns = width(stream)
-        text = "\n".join(wrapped(line, columns) for line in text.split("\n"))
-    echo(text, err=err)
+    parts = _COLOR.split(line)
+    line = "".join(clean(part) if n % 2 == 0 else part for n, part in enumerate(parts))
+    echo(wrapped(line, width(stream)) if stream.isatty() else line, err=err)
+
+
+def json_line(text: str) -> str:
+    """The same JSON, with every character escaped that is not printable. text: JSON without line ends."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def width(stream: TextIO) -> int:
