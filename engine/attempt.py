@@ -162,13 +162,12 @@ def _undo(claim: Claim, doors: Doors, keeper: Keeper) -> str:
 
 
 def _leave(claim: Claim) -> str | None:
-    """Who gave leave to the step, if somebody did. Raises RefusedError where he denied it."""
-    step, word, by = claim.facts.get("verdict") or (None, "", "")
-    if step != claim.step.name:
-        return None
-    if word == "deny":
-        raise RefusedError(f"denied by {by}")
-    return str(by)
+    """Who approved the step, if somebody did. Raises RefusedError if it was denied."""
+    approval = claim.approval
+    if approval is not None and approval.verdict == "deny":
+        why = f": {approval.reason}" if approval.reason else ""
+        raise RefusedError(f"denied by {approval.by}{why}")
+    return None if approval is None else approval.by
 
 
 def _also(claim: Claim, carried: int) -> str:

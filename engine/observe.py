@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 UNWRITTEN = "unwritten"
+_WARNED = ("failed", "held")
+"""States of a step that a person should look at."""
 _LONGEST = 1_000
 """Characters of a value in the audit."""
 
@@ -83,7 +85,7 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A person did something. what: approve, deny, retry, pause, resume. by: the operator's name."""
+    """A person did something. what: approve, deny, retry, undo, pause, resume. by: the operator's name."""
 
     what: str
     by: str
@@ -91,6 +93,7 @@ class Decided:
     playbook: str
     run: str | None = None
     step: str | None = None
+    reason: str = ""
 
 
 Moment = Received | Settled | Reloaded | Decided
@@ -132,8 +135,9 @@ def log_decisions(moment: Moment) -> None:
     """Write to the log what a person did."""
     if isinstance(moment, Decided):
         log.info(
-            moment.what, by=moment.by, playbook=moment.playbook, run=moment.run, step=moment.step
-        )
+            moment.what, by=moment.by, playbook=moment.playbook, run=moment.run, step=moment.step,
+            reason=moment.reason,
+        )  # fmt: skip
 
 
 def log_steps(moment: Moment) -> None:
@@ -145,7 +149,7 @@ def log_steps(moment: Moment) -> None:
         return
     state, run = moment.outcome.state, moment.claim.run
     waits_first = state == "waiting" and moment.claim.attempt == 1
-    if not waits_first and state not in ("failed", "held"):
+    if not waits_first and state not in _WARNED:
         return
     level = log.info if waits_first else log.warning
     level(
@@ -157,7 +161,7 @@ def log_steps(moment: Moment) -> None:
 class Audit:
     """JSON lines of every attempt: event, playbook and its blob, target, what was sent, how it ended.
 
-    And of what people did: ``{time, decision, by, playbook, run, step}``.
+    And of what people did: ``{time, level, event, decision, by, playbook, run, step, reason}``; event is null.
     """
 
     def __init__(self, stream: TextIO = sys.stdout) -> None:
@@ -182,11 +186,14 @@ class Audit:
     def _decision(moment: Decided) -> dict[str, Any]:
         return {
             "time": time_text(int(moment.time * 1000) * 1_000_000),
+            "level": "info",
+            "event": None,
             "decision": moment.what,
             "by": moment.by,
             "playbook": moment.playbook,
             "run": moment.run,
             "step": moment.step,
+            "reason": moment.reason,
         }
 
     @staticmethod
@@ -195,13 +202,14 @@ class Audit:
         run = claim.run
         return {
             "time": time_text(int(moment.time * 1000) * 1_000_000),
+            "level": "warning" if outcome.state in _WARNED else "info",
+            "event": identity(run.event),
             "run": run.id,
             "playbook": run.playbook.name,
             "labels": run.playbook.labels,
             "blob": run.playbook.blob,
             "rule": run.event.rule,
             "target": run.target,
-            "event": identity(run.event),
             "playbookDigest": run.playbook.digest,
             "uid": outcome.uid,
             "step": claim.step.name,
@@ -212,7 +220,7 @@ class Audit:
             "message": outcome.message,
             "seconds": round(moment.seconds, 4),
             "conditions": _values(claim),
-            "leave": _leave(claim),
+            "approval": _approval(claim),
             "calls": [call_json(call) for call in outcome.calls],
             "requests": [request_json(request) for request in outcome.requests],
             "answer": outcome.answer,
@@ -250,10 +258,12 @@ def _short(value: Any) -> Any:
     return value if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _leave(claim: Claim) -> dict[str, str] | None:
-    """Who approved or denied the step, where somebody did."""
-    step, verdict, by = claim.facts.get("verdict") or (None, "", "")
-    return {"verdict": verdict, "by": by} if step == claim.step.name else None
+def _approval(claim: Claim) -> dict[str, str] | None:
+    """Who approved or denied the step, and why; None if nobody did."""
+    found = claim.approval
+    if found is None:
+        return None
+    return {"verdict": found.verdict, "by": found.by, "reason": found.reason}
 
 
 def _skips(moment: Settled) -> list[str]:

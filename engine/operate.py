@@ -1,14 +1,18 @@
-"""A person's hand on the engine: leave for what is held, another try, a pause; and who did it."""
+"""Operator commands: approve or deny what is held, retry, undo, pause and resume; and who did it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from engine.journal.journal import Decision, Paused
 from engine.journal.rows import UnreadableError
+from engine.language import duration
+from engine.language.report import nearest
 from engine.observe import Decided
 from engine.plan import ALL
+from engine.render.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[0-9a-f]{6,32}")
 _FAILED = ("failed", "refused")
+LONGEST_REASON = 1_000
+"""Characters of a reason."""
+LONGEST_PAUSE = 366 * 86_400.0
+"""Seconds of a pause that ends by itself."""
 
 
 class OperateError(Exception):
@@ -29,14 +37,31 @@ class OperateError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Who:
+    """Who does something, and why, as the person wrote it; it is kept escaped. Raises OperateError."""
+
+    by: str
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > LONGEST_REASON:
+            raise OperateError(f"a reason has at most {LONGEST_REASON:,} characters", 400)
+        object.__setattr__(self, "reason", clean(self.reason))
+
+
+@dataclass(frozen=True, slots=True)
 class Operations:
-    """What operators may do. wake: tells the workers. pauses: is told what is paused from now on."""
+    """What operators may do.
+
+    wake: tells the workers. pauses: is told what is paused from now on. playbooks: names of the set in force.
+    """
 
     journal: Journal
     observers: Observers
     wake: Callable[[], None]
     pauses: Callable[[Collection[str]], None]
     now: Callable[[], float]
+    playbooks: Callable[[], Collection[str]]
 
     def find(self, run: str) -> Record:
         """The run of that id, or the only one whose id begins so. Raises OperateError, JournalError."""
@@ -57,59 +82,98 @@ class Operations:
             raise OperateError("no run has this id", 404)
         return record
 
-    def decide(self, run: str, verdict: str, by: str) -> str:
+    def decide(self, run: str, verdict: str, who: Who) -> str:
         """Approve or deny a held run; gives its id. Raises OperateError, JournalError."""
         record = self.find(run)
-        if not self.journal.decide(record.run.id, verdict, by, self.now()):
+        step = record.run.steps[record.position].name if record.position is not None else ""
+        decision = self._decision(verdict, who, step)
+        if not self.journal.decide(record.run.id, decision):
             stands = record.outcome or (record.results[-1].state if record.results else "waiting")
             raise OperateError(f"the run is not held, it is {stands}")
-        step = record.run.steps[record.position].name if record.position is not None else None
-        return self._done(verdict, by, record, step)
+        return self._done(decision, record)
 
-    def retry(self, run: str, step: str | None, by: str) -> str:
+    def retry(self, run: str, step: str | None, who: Who) -> str:
         """Try a run that is over again, from a step (None: the first that failed or was refused)."""
         record = self.find(run)
         if record.outcome is None:
             raise OperateError("the run is not over yet")
         position = _position(record, step)
-        if not self.journal.retry(record.run.id, position, self.now()):
+        decision = self._decision("retry", who, record.run.steps[position].name)
+        if not self.journal.retry(record.run.id, position, decision):
             raise OperateError("the run is not over yet")
-        return self._done("retry", by, record, record.run.steps[position].name)
+        return self._done(decision, record)
 
-    def undo(self, run: str, by: str) -> tuple[str, list[str]]:
+    def undo(self, run: str, who: Who) -> tuple[str, list[str]]:
         """Have what a run that is over has done be undone now; its id, and the steps."""
         record = self.find(run)
         if record.outcome is None:
             raise OperateError("the run is not over yet")
-        steps = self.journal.undo(record.run.id, self.now()) if record.undo else []
+        decision = self._decision("undo", who)
+        steps = self.journal.undo(record.run.id, decision) if record.undo else []
         if not steps:
             raise OperateError("nothing is left of this run that can be undone")
-        return self._done("undo", by, record, ", ".join(steps)), steps
+        return self._done(replace(decision, step=", ".join(steps)), record), steps
 
-    def pause(self, playbook: str | None, by: str) -> list[str]:
-        """Pause a playbook, or all; gives what is paused now."""
-        self.journal.pause(playbook, by, self.now())
-        return self._paused("pause", playbook, by)
+    def pause(self, playbook: str | None, who: Who, lasts: str | None = None) -> list[str]:
+        """Pause a playbook, or all; gives what is paused now.
 
-    def resume(self, playbook: str | None, by: str) -> list[str]:
+        lasts: a duration such as ``2h``, after which the pause ends. Raises OperateError, JournalError.
+        """
+        if playbook not in (None, ALL):
+            self.check_playbook(str(playbook))
+        now, seconds = self.now(), duration.seconds(lasts)
+        if lasts is not None and (seconds is None or seconds > LONGEST_PAUSE):
+            raise OperateError(f"`for` is a duration of at most 366d, {duration.HINT}", 400)
+        until = None if seconds is None else now + seconds
+        self.journal.pause(playbook, Paused(who.by, now, until, who.reason))
+        return self._paused("pause", playbook, who)
+
+    def resume(self, playbook: str | None, who: Who) -> list[str]:
         """End the pause of a playbook, or every pause; gives what is still paused."""
+        if playbook is not None and playbook not in self.journal.paused():
+            self.check_playbook(playbook)
         self.journal.resume(playbook)
-        return self._paused("resume", playbook, by)
+        return self._paused("resume", playbook, who)
+
+    def end_pauses(self) -> None:
+        """End the pauses whose time is over. Raises JournalError."""
+        now = self.now()
+        if any(
+            one.until is not None and one.until <= now for one in self.journal.paused().values()
+        ):
+            for playbook in self.journal.end_pauses(now):
+                self._paused("resume", playbook, Who("tiercel", "the time of the pause is over"))
 
     def paused(self) -> list[str]:
         """The playbooks that are paused; ``*`` is all."""
         return sorted(self.journal.paused())
 
-    def _paused(self, what: str, playbook: str | None, by: str) -> list[str]:
+    def check_playbook(self, name: str) -> None:
+        """Raise OperateError where no playbook of the set in force has the name."""
+        names = self.playbooks()
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"; did you mean `{near}`?" if near else ""
+            raise OperateError(f"no playbook in force is called `{clean(name[:80])}`{hint}", 400)
+
+    def _paused(self, what: str, playbook: str | None, who: Who) -> list[str]:
         names = self.paused()
         self.pauses(names)
-        self.observers.tell(Decided(what, by, self.now(), playbook=playbook or ALL))
+        about = playbook or ALL
+        self.observers.tell(Decided(what, who.by, self.now(), playbook=about, reason=who.reason))
         self.wake()
         return names
 
-    def _done(self, what: str, by: str, record: Record, step: str | None = None) -> str:
+    def _decision(self, what: str, who: Who, step: str = "") -> Decision:
+        return Decision(what, who.by, self.now(), who.reason, step)
+
+    def _done(self, did: Decision, record: Record) -> str:
         run = record.run
-        self.observers.tell(Decided(what, by, self.now(), run.playbook.name, run.id, step))
+        self.observers.tell(
+            Decided(
+                did.what, did.by, did.at, run.playbook.name, run.id, did.step or None, did.reason
+            )
+        )
         self.wake()
         return run.id
 

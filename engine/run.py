@@ -90,6 +90,15 @@ class Run(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """What a person answered about a held step. verdict: approve or deny."""
+
+    verdict: str
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The right to make one attempt at one step.
 
@@ -117,6 +126,12 @@ class Claim:
     def step(self) -> Step:
         """The step to attempt."""
         return self.run.steps[self.position]
+
+    @property
+    def approval(self) -> Approval | None:
+        """What a person answered about the step, if it was held."""
+        step, *answer = self.facts.get("verdict") or (None,)
+        return Approval(*answer) if step == self.step.name else None
 
 
 def after(claim: Claim, outcome: Outcome) -> tuple[tuple[Result, ...], int | None]:
@@ -146,9 +161,12 @@ def after(claim: Claim, outcome: Outcome) -> tuple[tuple[Result, ...], int | Non
 
 
 def outcome_of(results: Sequence[Result]) -> str:
-    """The outcome of a run with these results: failed, refused, held, done (or planned) or skipped."""
-    states = {result.state for result in results}
-    for state in ("failed", "refused", "held", "done", "planned"):
+    """The outcome of a run with these results: failed, refused, done (or planned) or skipped.
+
+    A dry run waits for nobody. A step that it shows as held is therefore planned.
+    """
+    states = {"planned" if result.state == "held" else result.state for result in results}
+    for state in ("failed", "refused", "done", "planned"):
         if state in states:
             return state
     return "skipped"

@@ -31,7 +31,7 @@ from engine.reload import Reloader
 from engine.sources.admin import AdminPort
 from engine.sources.file import Follow
 from engine.sources.http import EventPort
-from engine.sources.listener import ADMIN_LIMITS, LIMITS, Listener, allow_files
+from engine.sources.listener import LIMITS, Listener, allow_files
 from engine.sources.nats import JetStream
 from engine.sources.pages import Pages
 from engine.sources.redis import RedisList
@@ -104,9 +104,9 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             dry_run=settings.dry_run,
             fault=core.fault,
         )
-        front_limits, back_limits = allow_files(LIMITS, ADMIN_LIMITS)
-        front = Listener(event_port, events, certificates, front_limits)
-        back = Listener(AdminPort(pages, operators, core.ended), admin, limits=back_limits)
+        limits = allow_files(LIMITS, listeners=2)
+        front = Listener(event_port, events, certificates, limits)
+        back = Listener(AdminPort(pages, operators, core.ended), admin, limits=limits)
         for series in (pages.series, front.series, core.notes.dropped):
             metrics.ask(series)
 
@@ -142,7 +142,16 @@ def _pages(
     shown: Callable[[], dict[str, Any]],
 ) -> Pages:
     """What operators see and do."""
-    operations = Operations(core.journal, observers, crew.wake, core.intake.pause, time.time)
+    operations = Operations(
+        journal=core.journal,
+        observers=observers,
+        wake=crew.wake,
+        pauses=core.intake.pause,
+        now=time.time,
+        playbooks=lambda: {one.name for one in core.reloader.active.set.playbooks},
+    )
+    operations.end_pauses()  # those that ended while the engine was down
+    core.upkeep.add(operations.end_pauses)
     return Pages(
         core.journal,
         operations,

@@ -53,12 +53,17 @@ class Upkeep:
         self._retention, self._now = retention, now
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tiercel-upkeep", daemon=True)
+        self._tasks: tuple[Callable[[], None], ...] = ()
         self._rounds = 0
         self._fill = 0.0
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    def add(self, task: Callable[[], None]) -> None:
+        """Have a task done in every round. It may raise JournalError."""
+        self._tasks = (*self._tasks, task)
 
     def stop(self) -> None:
         """End, after a last round."""
@@ -84,6 +89,8 @@ class Upkeep:
                 self._journal.note(dead, drops)
                 dead, drops = [], []
             self._watch()
+            for task in self._tasks:
+                task()
         except JournalError as error:
             self._notes.give_back(dead, drops)
             self._fault.seen(str(error))

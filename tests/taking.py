@@ -187,7 +187,6 @@ class Pipe(asyncio.Transport):
         super().__init__({"peername": client})
         self.sent = b""
         self.closed = False
-        self.reading = True
         self.wrote = asyncio.Event()
 
     def write(self, data: Any) -> None:
@@ -207,10 +206,9 @@ class Pipe(asyncio.Transport):
         return True
 
     def pause_reading(self) -> None:
-        self.reading = False
+        """Nobody reads ahead here."""
 
-    def resume_reading(self) -> None:
-        self.reading = True
+    resume_reading = pause_reading
 
     async def reply(self, *, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
         """The first whole reply: its status, headers, body."""

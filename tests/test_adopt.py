@@ -10,6 +10,7 @@ from engine.actions.action import load
 from engine.adopt import Adoption, adopt
 from engine.errors import PermanentError, TemporaryError
 from engine.event import time_text
+from engine.journal.journal import Decision
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 
@@ -78,7 +79,7 @@ def test_without_an_end_a_person_can_still_undo_it(journal):
     server, _, claim = isolated(ttl=None)
     assert adopt(server.cluster, journal, NOW) == 1
     assert journal.next_due("cluster") is None
-    assert journal.undo(claim.run.id, NOW) == ["pod.isolate"]
+    assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["pod.isolate"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_however_old_the_policy_is_its_run_is_kept_as_long_as_one_that_ends_now(
     assert adopt(server.cluster, journal, NOW + 90 * 24 * HOUR) == 1
     assert journal.forget(NOW + 60 * 24 * HOUR) == 0
     assert journal.find(claim.run.id) is not None
-    assert journal.undo(claim.run.id, NOW) == ["pod.isolate"]
+    assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["pod.isolate"]
 
 
 def test_the_policy_tells_the_end_in_whole_seconds_of_utc():

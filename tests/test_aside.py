@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from engine.journal.journal import Decision
 from engine.journal.sqlite import SqliteJournal
 from engine.ports.change import Change
 from engine.ports.cluster import POD
@@ -75,7 +76,7 @@ def test_leave_that_is_given_during_it_counts_after_it(start):
     assert journal.settle(claimed, Outcome("held", "", retry_in=60.0), NOW) == "waiting"
     journal = start(dry=True)
     assert journal.counts()["held"] == 1
-    assert journal.decide(claimed.run.id, "approve", "ada", NOW)
+    assert journal.decide(claimed.run.id, Decision("approve", "ada", NOW))
     assert claim(journal, NOW + 1e6) == []
     (again,) = claim(start())
     assert again.facts["verdict"] == [claimed.step.name, "approve", "ada"]

@@ -54,8 +54,8 @@ def test_a_pod_that_is_gone_is_told_as_it_was_found_before_and_a_message_is_abou
 def test_leave_is_told_of_the_step_that_it_was_given_or_denied_to_and_of_no_other(verdict):
     facts = {"verdict": ["pod.delete", verdict, "ada"]}
     asked, later = claim(DELETE, LABEL, facts=facts), claim(DELETE, LABEL, at=1, facts=facts)
-    assert line(asked, act(asked))["leave"] == {"verdict": verdict, "by": "ada"}
-    assert line(later, act(later))["leave"] is None
+    assert line(asked, act(asked))["approval"] == {"verdict": verdict, "by": "ada", "reason": ""}
+    assert line(later, act(later))["approval"] is None
 
 
 WHEN = {**LABEL, "when": [{"not": {"field": "proc.name", "equals": "bash"}}]}

@@ -8,6 +8,7 @@ import re
 import pytest
 from engine.budget import Charge, Ledger
 from engine.guard import Guard
+from engine.journal.journal import Decision
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
 from engine.metrics import METRICS, Metrics, WorkMetrics
@@ -232,7 +233,7 @@ def test_a_run_that_is_retried_ends_again_but_took_no_longer(tmp_path):
             (claim,) = journal.claim("cluster", 1, NOW + 60)
             became = journal.settle(claim, Outcome("failed", "no"), NOW + 60)
             metrics(Settled(claim, Outcome("failed", "no"), became, NOW + 60 + again * 3_600))
-            journal.retry(claim.run.id, 0, NOW + 60)
+            journal.retry(claim.run.id, 0, Decision("retry", "alice", NOW + 60))
     finally:
         journal.close()
     text = metrics.text().decode()

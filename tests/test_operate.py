@@ -49,8 +49,6 @@ def test_the_history_is_a_line_a_run(running):
 def test_the_history_as_json_is_what_the_port_answers(running):
     told = json.loads(tiercel(running, "history", "-o", "json", "--state", "planned").stdout)
     assert told["runs"][-1]["run"] == running.run
-    none = json.loads(tiercel(running, "history", "-o", "json", "--playbook", "x").stdout)
-    assert none == {"runs": [], "drops": []}
     assert "No runs" in tiercel(running, "history", "--namespace", "nowhere").stdout
 
 
@@ -163,16 +161,33 @@ def test_one_playbook_is_paused_and_tried_again(tmp_path):
         running.wait_for_audit(twice)
 
 
+def test_a_playbook_that_is_not_in_force_is_exit_2(running):
+    for command in ("history", "pause", "resume"):
+        done = tiercel(running, command, "--playbook", "mark-shel")
+        said = "no playbook in force is called `mark-shel`; did you mean `mark-shell`?\n"
+        assert (done.exit_code, done.stderr) == (2, said)
+
+
+def test_the_server_and_the_token_come_from_the_environment(running, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("# of ada\n0123456789abcdef\n")
+    monkeypatch.setenv("TIERCEL_SERVER", running.admin)
+    monkeypatch.setenv("TIERCEL_OPERATOR_TOKEN_FILE", str(tmp_path / "token"))
+    assert CliRunner().invoke(cli, ["history"]).exit_code == 0
+    (tmp_path / "token").write_text("# nothing else\n")
+    done = CliRunner().invoke(cli, ["history"])
+    assert (done.exit_code, "contains no token" in done.stderr) == (2, True)
+
+
 def test_what_a_person_may_not_have_meant_is_said_on_stderr_and_done(tmp_path):
     with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
         (run,) = running.post(alert(1))[2]["runs"]
         running.wait_for_audit(lambda line: line.get("run") == run)
-        done = tiercel(running, "pause", "--playbook", "nosuch")
-        assert (done.exit_code, done.stdout) == (0, "paused: nosuch\n")
-        assert done.stderr == "no playbook of the set in force is called `nosuch`\n"
-        tiercel(running, "pause")
-        done = tiercel(running, "retry", run, "--from", "pod.label")
+        tiercel(running, "pause", "--reason", "an upgrade")
+        told = running.wait_for_audit(lambda line: line.get("decision") == "pause")
+        assert (list(told)[:3], told["reason"]) == (["time", "level", "event"], "an upgrade")
+        done = tiercel(running, "retry", run, "--from", "pod.label", "--reason", "once more")
         assert (done.exit_code, "waits for the pause" in done.stderr) == (0, True)
+        assert "retry pod.label by local: once more" in tiercel(running, "show", run).stdout
 
 
 def test_an_operator_is_asked_for_a_token_and_told_apart_by_role(tmp_path):

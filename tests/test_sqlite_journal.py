@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from engine.errors import Finding, Location, PlaybookError
 from engine.journal import lanes, schema, watch
-from engine.journal.journal import Accepted, JournalError
+from engine.journal.journal import Accepted, JournalError, Paused
 from engine.journal.sqlite import SqliteJournal
 from engine.run import Outcome
 
@@ -116,7 +116,7 @@ def test_the_same_process_cannot_open_it_twice_but_again_after_closing(journal, 
 def test_a_full_disk_fails_what_is_written_says_so_and_heals(path):
     script = """
         import resource, sys
-        from engine.journal.journal import Accepted, JournalError
+        from engine.journal.journal import Accepted, JournalError, Paused
         from engine.journal.sqlite import SqliteJournal
         from tests.journals import NOW, run, thaw
         journal = SqliteJournal(sys.argv[1], thaw)
@@ -306,7 +306,7 @@ def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
         taken = claim(journal)
         assert taken.run == run(1)
         assert journal.hold(taken, (), NOW + 1, {})
-        journal.pause("p", "alice", NOW)
+        journal.pause("p", Paused("alice", NOW))
         assert list(journal.paused()) == ["p"]
     finally:
         journal.close()

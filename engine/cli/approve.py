@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.engine import engine_options, tell, to_run
+from engine.cli.engine import body_of, engine_options, reason_option, tell, to_run
 from engine.render.text import say
 
 if TYPE_CHECKING:
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @click.command("approve")
 @click.argument("run")
+@reason_option
 @engine_options
-def command(*, run: str, server: str, token_file: Path | None) -> None:
-    """Give a held RUN leave: the step that waits is done now, and the run goes on.
+def command(*, run: str, reason: str | None, server: str, token_file: Path | None) -> None:
+    """Approve a held RUN: the step that waits is done now, and the run goes on.
 
-    `tiercel history --state held` lists what waits. Who gave leave stands in the audit.
+    `tiercel history --state held` lists what waits. The audit keeps who approved it, and why.
     """
-    done = tell(server, token_file, to_run(run, "approve"), {})
+    done = tell(server, token_file, to_run(run, "approve"), body_of(reason=reason))
     say(f"approved; it goes on: tiercel show {done['run'][:12]}")

@@ -28,14 +28,29 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     token = click.option(
         "--token-file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="An operator's token, for an engine elsewhere.",
+        envvar="TIERCEL_OPERATOR_TOKEN_FILE",
+        show_envvar=True,
+        help="File with an operator's token.",
     )
     server = click.option(
         "--server", metavar="URL", default=SERVER, show_default=True,
+        envvar="TIERCEL_SERVER", show_envvar=True,
         help="The running engine's admin port.",
     )  # fmt: skip
     decorated: Callable[..., Any] = server(token(function))
     return decorated
+
+
+def reason_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --reason."""
+    return click.option("--reason", metavar="TEXT", help="Why; kept in the audit and the history.")(
+        function
+    )
+
+
+def body_of(**given: str | None) -> dict[str, str]:
+    """The body of a POST: the options that are given; ``from_`` is ``from``."""
+    return {key.rstrip("_"): value for key, value in given.items() if value is not None}
 
 
 def ask(server: str, token_file: Path | None, path: str) -> Any:

@@ -16,7 +16,7 @@ from engine.language.report import nearest
 from engine.match import Playbooks
 from engine.plan import Memory, plan
 from engine.render.explain_text import explained
-from engine.render.text import count, say
+from engine.render.text import clean, count, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +64,9 @@ def command(
     found = load_usable(paths, values)
     names = [one.name for one in found.playbooks]
     if playbook is not None and playbook not in names:
-        fail(f"No playbook is called {playbook}; nearest is {nearest(playbook, names)}.", 2)
+        near = nearest(playbook, names)
+        hint = f" Did you mean `{near}`?" if near else ""
+        fail(f"No playbook is called `{clean(playbook)}`.{hint}", 2)
     if recent:
         wrong, events = 0, recent_events(server, token_file, found.digest)[-last:]
     else:

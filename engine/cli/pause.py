@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.engine import engine_options, tell, tell_note
+from engine.cli.engine import body_of, engine_options, reason_option, tell
 from engine.render.text import say
 
 if TYPE_CHECKING:
@@ -15,13 +15,24 @@ if TYPE_CHECKING:
 
 @click.command("pause")
 @click.option("--playbook", metavar="NAME", help="Only this one; else all.")
+@click.option(
+    "--for", "lasts", metavar="DURATION", help="End the pause by itself, after 30m or 2h."
+)
+@reason_option
 @engine_options
-def command(*, playbook: str | None, server: str, token_file: Path | None) -> None:
+def command(
+    *,
+    playbook: str | None,
+    lasts: str | None,
+    reason: str | None,
+    server: str,
+    token_file: Path | None,
+) -> None:
     """Stop acting at once: events are taken and suppressed as `paused`, runs that wait go on waiting.
 
-    It lasts until `tiercel resume`, over restarts too. A step that is under way ends first.
+    It lasts until `tiercel resume`, or as long as --for says, over restarts too. A step that is under way
+    ends first.
     """
-    given = {} if playbook is None else {"playbook": playbook}
+    given = body_of(playbook=playbook, for_=lasts, reason=reason)
     said = tell(server, token_file, "/pause", given)
     say(f"paused: {', '.join('all' if name == '*' else name for name in said['paused'])}")
-    tell_note(said)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.engine import engine_options, tell
+from engine.cli.engine import body_of, engine_options, reason_option, tell
 from engine.render.text import say
 
 if TYPE_CHECKING:
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 @click.command("resume")
 @click.option("--playbook", metavar="NAME", help="Only this one; else every pause ends.")
+@reason_option
 @engine_options
-def command(*, playbook: str | None, server: str, token_file: Path | None) -> None:
+def command(
+    *, playbook: str | None, reason: str | None, server: str, token_file: Path | None
+) -> None:
     """Act again. Runs that waited go on; events that came meanwhile were suppressed, and stay so."""
-    given = {} if playbook is None else {"playbook": playbook}
+    given = body_of(playbook=playbook, reason=reason)
     paused = tell(server, token_file, "/resume", given)["paused"]
     left = ", ".join("all" if name == "*" else name for name in paused)
     say(f"still paused: {left}" if left else "nothing is paused")

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.engine import engine_options, tell, tell_note, to_run
+from engine.cli.engine import (
+    body_of,
+    engine_options,
+    reason_option,
+    tell,
+    tell_note,
+    to_run,
+)
 from engine.render.text import say
 
 if TYPE_CHECKING:
@@ -18,14 +25,16 @@ if TYPE_CHECKING:
 @click.option(
     "--from", "step", metavar="STEP", help="Begin at this step; else the first that failed."
 )
+@reason_option
 @engine_options
-def command(*, run: str, step: str | None, server: str, token_file: Path | None) -> None:
+def command(
+    *, run: str, step: str | None, reason: str | None, server: str, token_file: Path | None
+) -> None:
     """Try a RUN that is over again, from the first step that failed or was refused.
 
     It goes on with the playbook that it was accepted with, whatever Git says by now; the pod must be the
     one that the run found first.
     """
-    given = {} if step is None else {"from": step}
-    done = tell(server, token_file, to_run(run, "retry"), given)
+    done = tell(server, token_file, to_run(run, "retry"), body_of(from_=step, reason=reason))
     say(f"tried again: tiercel show {done['run'][:12]}")
     tell_note(done)

@@ -50,7 +50,7 @@ class Record:
 
     results: of the steps that ended; last, where the current step was tried, its own as ``waiting`` or
     ``running`` with what the last attempt said. due_at: epoch seconds, None once the run is over.
-    outcome: None until then.
+    outcome: None until then. decisions: what people did to the run, the oldest first.
     """
 
     run: Run
@@ -60,6 +60,7 @@ class Record:
     due_at: float | None
     outcome: str | None
     undo: Mapping[str, float | None] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,27 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person did to a run.
+
+    what: approve, deny, retry or undo. at: epoch seconds. step: the steps that it concerns, as text.
+    """
+
+    what: str
+    by: str
+    at: float
+    reason: str = ""
+    step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Paused:
-    """Who paused a playbook, or all, and when (epoch seconds)."""
+    """Who paused a playbook, or all, when, and until when (epoch seconds; None: until it is resumed)."""
 
     by: str
     since: float
+    until: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +172,7 @@ class Journal(Protocol):
         """When the holds on a changed thing end, but that of one undoing; None is when asked."""
         ...
 
-    def undo(self, run_id: str, now: float) -> list[str]:
+    def undo(self, run_id: str, decision: Decision) -> list[str]:
         """Have every step of a run that can be undone be undone now; their names."""
         ...
 
@@ -201,22 +218,29 @@ class Journal(Protocol):
         """The runs that are wanted, the newest first."""
         ...
 
-    def decide(self, run_id: str, verdict: str, by: str, now: float) -> bool:
-        """Have a held run go on now, with the verdict (``approve``, ``deny``) among its facts.
+    def decide(self, run_id: str, decision: Decision) -> bool:
+        """Have a held run go on now, with the decision (``approve``, ``deny``) among its facts.
 
-        by: who decided. False, and nothing written, where the run is not held.
+        False, and nothing written, where the run is not held.
         """
         ...
 
-    def retry(self, run_id: str, position: int, now: float) -> bool:
+    def retry(self, run_id: str, position: int, decision: Decision) -> bool:
         """Have a run that is over go on at the step of that position, with the results before it.
 
         False, and nothing written, where it is not over.
         """
         ...
 
-    def pause(self, playbook: str | None, by: str, now: float) -> None:
-        """Give no claims on the runs of a playbook (None: of any), also after a restart."""
+    def pause(self, playbook: str | None, pause: Paused) -> None:
+        """Give no claims on the runs of a playbook (None: of any), also after a restart.
+
+        A playbook that is paused already takes the new end and reason.
+        """
+        ...
+
+    def end_pauses(self, now: float) -> list[str]:
+        """End the pauses whose time is over; what they were on."""
         ...
 
     def resume(self, playbook: str | None) -> None:

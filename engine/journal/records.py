@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from engine.journal import past, rows, undoing
+from engine.journal import hand, past, rows, undoing
 from engine.journal.journal import JournalError, Record
 from engine.journal.rows import UnreadableError
 from engine.run import Claim, Result, Run
@@ -117,8 +117,16 @@ class Records:
                     run.steps[position].name: due
                     for position, due in past.undoings(connection, run.id).items()
                 }
+            decisions = hand.decisions(rows.decode(row["facts"]))
         return Record(
-            run, results, row["position"], row["attempt"], row["due_at"], row["outcome"], undo
+            run=run,
+            results=results,
+            position=row["position"],
+            attempt=row["attempt"],
+            due_at=row["due_at"],
+            outcome=row["outcome"],
+            undo=undo,
+            decisions=decisions,
         )
 
     def run(self, row: sqlite3.Row) -> Run:

@@ -14,7 +14,7 @@ from engine.journal.journal import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 4
+VERSION = 5
 """Kept as ``PRAGMA user_version``; grows with every change of the tables."""
 
 # `state` is where the scheduler has a run. Of the runs that are ready on one target at most one is
@@ -22,7 +22,8 @@ VERSION = 4
 # `leased` is in flight, NULL is over. The column `leased` stays 1 until the attempt is settled,
 # also when its lease ran out. `held` is 1 while a run waits for a person. `seq` is the order of
 # acceptance. `pool` and `timeout` are those of the step at `position`. `paused` names playbooks whose
-# runs nobody may claim; `*` is all of them. `dead` has bodies that are no events, `drops` counts what
+# runs nobody may claim; `*` is all of them, until `until`
+# where that is not NULL. `dead` has bodies that are no events, `drops` counts what
 # throttles and silences suppressed, by the hour; both are bounded (see upkeep).
 # A row with `undoes` is no run of its own but the undoing of a step of that run, at its hour; `holds` has
 # what such a row would put back, with the same `until` as its hour. `arrived` has runs that were accepted
@@ -58,6 +59,10 @@ CREATE TABLE arrived (
   slow INTEGER NOT NULL
 );
 CREATE INDEX arrived_slow ON arrived (id) WHERE slow;
+"""
+PAUSES = """
+ALTER TABLE paused ADD COLUMN until REAL;
+ALTER TABLE paused ADD COLUMN reason TEXT NOT NULL DEFAULT '';
 """
 TABLES = f"""
 CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
@@ -96,12 +101,13 @@ CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sets (
   id INTEGER PRIMARY KEY CHECK (id = 1), digest TEXT NOT NULL, files BLOB NOT NULL
 );
-{ADDED}{UNDOING}{ARRIVING}"""
+{ADDED}{UNDOING}{ARRIVING}{PAUSES}"""
 _STEPS = {
     1: "ALTER TABLE runs ADD COLUMN namespace TEXT;"
     f"ALTER TABLE runs ADD COLUMN held INTEGER NOT NULL DEFAULT 0; {ADDED}",
     2: f"ALTER TABLE runs ADD COLUMN undoes TEXT; DROP INDEX runs_timers; DROP TABLE probe; {UNDOING}",
     3: ARRIVING,
+    4: PAUSES,
 }
 """From a version to the next one."""
 

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from engine.journal import (
     arriving,
     aside,
+    hand,
     lanes,
     past,
     rows,
@@ -46,6 +48,7 @@ from engine.run import Claim, Outcome, Result, after, outcome_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from engine.journal.journal import Decision
     from engine.journal.settling import Ended
     from engine.playbook import Playbook, Pool
     from engine.ports.change import Change
@@ -196,11 +199,20 @@ class SqliteJournal(Stored):
         with self._readers.lend() as connection:
             return undoing.ends(connection, key, but)
 
-    def undo(self, run_id: str, now: float) -> list[str]:
+    def undo(self, run_id: str, decision: Decision) -> list[str]:
         """See Journal.undo."""
         record = self.find(run_id)
-        asked = self._writer.submit(partial(undoing.ask, run=run_id, now=now)).result()
-        return [record.run.steps[position].name for position in asked] if record else []
+        if record is None:
+            return []
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            asked = undoing.ask(connection, run_id, decision.at)
+            steps = [record.run.steps[position].name for position in asked]
+            if steps:
+                hand.note(connection, run_id, replace(decision, step=", ".join(steps)))
+            return steps
+
+        return self._writer.submit(work).result()
 
     def adopt(
         self, run: Run, step: str, changes: Sequence[Change], until: float | None, *, now: float

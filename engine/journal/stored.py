@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.journal.arriving import Arriving
-    from engine.journal.journal import Dead, Drop, Wanted
+    from engine.journal.journal import Dead, Decision, Drop, Wanted
     from engine.journal.records import Readers, Records
     from engine.journal.room import Room
     from engine.journal.writer import Writer
@@ -64,24 +64,27 @@ class Stored:
                 records.append(self._records.record(row))
         return records
 
-    def decide(self, run_id: str, verdict: str, by: str, now: float) -> bool:
+    def decide(self, run_id: str, decision: Decision) -> bool:
         """See Journal.decide."""
-        return self._writer.submit(
-            partial(hand.decide, run_id=run_id, verdict=(verdict, by), now=now)
-        ).result()
+        work = partial(hand.decide, run_id=run_id, decision=decision)
+        return self._writer.submit(work).result()
 
-    def retry(self, run_id: str, position: int, now: float) -> bool:
+    def retry(self, run_id: str, position: int, decision: Decision) -> bool:
         """See Journal.retry."""
         record = self.find(run_id)
         if record is None or record.outcome is None or not record.run.steps:
             return False
         again = hand.Again(run_id, position, record.run.steps[position], record.results[:position])
-        return self._writer.submit(partial(hand.retry, again=again, now=now)).result()
+        return self._writer.submit(partial(hand.retry, again=again, decision=decision)).result()
 
-    def pause(self, playbook: str | None, by: str, now: float) -> None:
+    def pause(self, playbook: str | None, pause: Paused) -> None:
         """See Journal.pause."""
         name = ALL if playbook is None else playbook
-        self._writer.submit(partial(hand.pause, playbook=name, by=by, now=now)).result()
+        self._writer.submit(partial(hand.pause, playbook=name, pause=pause)).result()
+
+    def end_pauses(self, now: float) -> list[str]:
+        """See Journal.end_pauses."""
+        return self._writer.submit(partial(hand.end_pauses, now=now)).result()
 
     def resume(self, playbook: str | None) -> None:
         """See Journal.resume."""
@@ -90,8 +93,11 @@ class Stored:
     def paused(self) -> dict[str, Paused]:
         """See Journal.paused."""
         with self._readers.lend() as connection:
-            found = connection.execute("SELECT playbook, by, since FROM paused").fetchall()
-        return {row["playbook"]: Paused(row["by"], row["since"]) for row in found}
+            found = connection.execute("SELECT * FROM paused").fetchall()
+        return {
+            row["playbook"]: Paused(row["by"], row["since"], row["until"], row["reason"])
+            for row in found
+        }
 
     def note(self, dead: Sequence[Dead], drops: Sequence[Drop]) -> None:
         """See Journal.note."""

@@ -77,6 +77,10 @@ def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
     yield f"    target    {clean(run['target'])}"
     yield f"    playbook  git show {run['blob']}" if run["blob"] else "    playbook  of no file"
     yield from result_lines([_result(step) for step in run["steps"]], bodies=True)
+    for one in run["decisions"]:
+        why = f": {clean(one['reason'])}" if one["reason"] else ""
+        what = f"{one['decision']} {clean(one['step'])}".rstrip()
+        yield f"    {one['time'][:19].replace('T', ' ')}  {what} by {clean(one['by'])}{why}"
     if run["left"] and run["outcome"] is None:
         yield f"    then      {clean(', '.join(run['left']))}"
     if run["due"]:
@@ -91,7 +95,7 @@ def _next(run: Mapping[str, Any]) -> Iterator[str]:
     """What a person may type next."""
     id_ = run["run"][:_ID]
     if any(step["state"] == "held" for step in run["steps"]) and run["outcome"] is None:
-        yield f"  It waits for leave: tiercel approve {id_}, or tiercel deny {id_}"
+        yield f"  It waits for a person: tiercel approve {id_}, or tiercel deny {id_}"
     elif run["outcome"] in ("failed", "refused"):
         yield f"  Once the cause is gone: tiercel retry {id_}"
     if run["undo"] and run["outcome"] is not None:

@@ -8,7 +8,7 @@ from engine.event import time_text
 from engine.render.plan_json import event_json, step_json
 
 if TYPE_CHECKING:
-    from engine.journal.journal import Dead, Drop, Record
+    from engine.journal.journal import Dead, Drop, Paused, Record
 
 
 def summary_json(record: Record) -> dict[str, Any]:
@@ -55,7 +55,28 @@ def record_json(record: Record) -> dict[str, Any]:
             {"step": step, "due": None if due is None else _at(due)}
             for step, due in record.undo.items()
         ],
+        "decisions": [
+            {
+                "time": _at(one.at),
+                "decision": one.what,
+                "by": one.by,
+                "step": one.step,
+                "reason": one.reason,
+            }
+            for one in record.decisions
+        ],
         "left": [step.name for step in run.steps[len(record.results) :]],
+    }
+
+
+def pause_json(playbook: str, pause: Paused) -> dict[str, Any]:
+    """A pause. playbook: its name, ``*`` for all. until: null where it lasts until it is resumed."""
+    return {
+        "playbook": playbook,
+        "by": pause.by,
+        "since": _at(pause.since),
+        "until": None if pause.until is None else _at(pause.until),
+        "reason": pause.reason,
     }
 
 

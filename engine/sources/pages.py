@@ -10,10 +10,16 @@ from engine.event import time_of, time_text
 from engine.journal.journal import JournalError, Wanted
 from engine.language import duration
 from engine.language.report import nearest
-from engine.operate import OperateError
+from engine.operate import OperateError, Who
 from engine.plan import ALL
 from engine.playbook import Mode, Pool
-from engine.render.run_json import dead_json, drop_json, record_json, summary_json
+from engine.render.run_json import (
+    dead_json,
+    drop_json,
+    pause_json,
+    record_json,
+    summary_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -71,6 +77,8 @@ class Pages:
             # what was dropped is nobody's run, so that a filter of runs leaves it out
             every = wanted.state is None and wanted.namespace is None
             drops = self._journal.drops(wanted) if every else []
+            if wanted.playbook is not None and not runs and not drops:
+                self._operations.check_playbook(wanted.playbook)
             return 200, {"runs": runs, "drops": [drop_json(drop) for drop in drops]}
         if path == "/dead":
             since = self._wanted(query, {"since"}).since or 0.0
@@ -85,31 +93,26 @@ class Pages:
         """What a POST does. by: who sent it. Raises OperateError, JournalError."""
         operations = self._operations
         if path in ("/pause", "/resume"):
-            playbook = _text(given, "playbook")
+            lasts = ("for",) if path == "/pause" else ()
+            texts = _texts(given, "playbook", "reason", *lasts)
+            playbook, who = texts["playbook"], Who(by, texts["reason"] or "")
             if path == "/resume":
-                return 200, {"paused": operations.resume(playbook, by)}
-            return 200, {"paused": operations.pause(playbook, by), **self._unknown(playbook)}
+                return 200, {"paused": operations.resume(playbook, who)}
+            return 200, {"paused": operations.pause(playbook, who, texts["for"])}
         found = _ACT.fullmatch(path)
         if not found:
             hint = "/runs/ID/approve /runs/ID/deny /runs/ID/retry /runs/ID/undo /pause /resume"
             return 404, {"error": f"nothing to do at {path[:100]}", "hint": hint}
         run, act = found.groups()
+        texts = _texts(given, "reason", *(("from",) if act == "retry" else ()))
+        who = Who(by, texts["reason"] or "")
         if act == "retry":
-            again = operations.retry(run, _text(given, "from"), by)
+            again = operations.retry(run, texts["from"], who)
             return 200, {"run": again, **self._waits(again)}
         if act == "undo":
-            id_, steps = operations.undo(run, by)
+            id_, steps = operations.undo(run, who)
             return 200, {"run": id_, "steps": steps}
-        return 200, {"run": operations.decide(run, act, by)}
-
-    def _unknown(self, playbook: str | None) -> dict[str, str]:
-        """A note where a name is no playbook's; the next sync may bring it, so it is paused all the same."""
-        names = {one.name for one in self._reloader.active.set.playbooks}
-        if playbook is None or playbook in {*names, ALL}:
-            return {}
-        hint = nearest(playbook, names)
-        meant = f"; is `{hint}` meant?" if hint else ""
-        return {"note": f"no playbook of the set in force is called `{playbook[:80]}`{meant}"}
+        return 200, {"run": operations.decide(run, act, who)}
 
     def _waits(self, run: str) -> dict[str, str]:
         """A note where a run that goes on will not before a pause ends."""
@@ -153,7 +156,7 @@ class Pages:
 
     def _status(self) -> Answer:
         active = self._reloader.active
-        counts = self._journal.counts()
+        counts, pauses = self._journal.counts(), self._journal.paused()
         files = [
             {"path": path, "blob": blob, "playbooks": names}
             for path, (blob, names) in sorted(active.set.sources.items())
@@ -172,7 +175,8 @@ class Pages:
         }
         return 200, {
             **self._about(),
-            "paused": self._operations.paused(),
+            "paused": sorted(pauses),
+            "pauses": [pause_json(name, one) for name, one in sorted(pauses.items())],
             "modes": {one.name: one.mode for one in active.set.playbooks if one.mode != "enforce"},
             "playbooks": playbooks,
             "queue": queue,
@@ -250,10 +254,10 @@ def _labels(playbook: Playbook) -> dict[str, str]:
     return {"playbook": playbook.name, "mode": playbook.mode, **own}
 
 
-def _text(given: Mapping[str, Any], key: str) -> str | None:
-    """A text of the body, or None. Raises OperateError."""
-    value = given.get(key)
-    unknown = given.keys() - {key}
-    if unknown or not isinstance(value, str | None):
-        raise OperateError(f"the body may have `{key}`, a text", 400)
-    return value
+def _texts(given: Mapping[str, Any], *keys: str) -> dict[str, str | None]:
+    """The texts of the body by key, None where a key is absent. Raises OperateError."""
+    unknown = given.keys() - set(keys)
+    if unknown or not all(isinstance(value, str | None) for value in given.values()):
+        may = " and ".join(f"`{key}`" for key in keys)
+        raise OperateError(f"the body may have {may}, each a text", 400)
+    return {key: given.get(key) for key in keys}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine.journal.journal import Accepted, JournalError, Wanted
+from engine.journal.journal import Accepted, Decision, JournalError, Paused, Wanted
 from engine.ports.change import Change
 from engine.ports.cluster import POD
 from engine.run import Outcome, Run, run_id
@@ -85,7 +85,7 @@ def test_all_is_undone_although_each_run_changes_something(journal):
             change = Change(POD, "demo", "web", claim.run.id, ("metadata", "labels", "q"), "true")
             assert journal.hold(claim, [change], None, {"uid": claim.run.id})
             assert journal.settle(claim, DONE, NOW) == "done"
-            assert journal.undo(claim.run.id, NOW) == ["mark"]
+            assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["mark"]
     assert undone == len(accepted)
 
 
@@ -95,7 +95,7 @@ def test_while_it_is_full_it_says_so_and_refuses_all_that_is_new(journal):
     with pytest.raises(JournalError, match="full"):
         journal.accept(Accepted([large(10**6, 100_000)]), NOW).result()
     journal.accept(Accepted(), NOW).result()  # nothing is no more than it has
-    journal.pause("p", "alice", NOW)
+    journal.pause("p", Paused("alice", NOW))
     assert list(journal.paused()) == ["p"]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from engine.journal.journal import Wanted
-from engine.run import Outcome
+from engine.journal.journal import Decision, Paused, Wanted
+from engine.run import Approval, Outcome
 from tests.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
 
 HELD = Outcome("held", "over the budget", retry_in=3600.0)
@@ -33,19 +33,19 @@ def test_a_held_run_is_told_from_those_that_wait(journal):
 def test_a_verdict_lets_a_held_run_go_on_at_once_and_tells_whose_it_is(journal, verdict):
     held = hold(journal)
     assert journal.claim("cluster", 9, NOW + 1) == []
-    assert journal.decide(held, verdict, "alice", NOW + 1)
+    assert journal.decide(held, Decision(verdict, "alice", NOW + 1))
     again = claim(journal, NOW + 1)
-    assert again.facts["verdict"] == ["mark", verdict, "alice"]
+    assert again.facts["verdict"] == ["mark", verdict, "alice", ""]
     assert journal.counts()["held"] == 0
 
 
 def test_only_a_held_run_can_be_decided_and_only_once(journal):
     held = hold(journal)
     accept(journal, run(2))
-    assert not journal.decide(run(2).id, "approve", "a", NOW)
-    assert not journal.decide("0" * 32, "approve", "a", NOW)
-    assert journal.decide(held, "deny", "a", NOW)
-    assert not journal.decide(held, "approve", "b", NOW)
+    assert not journal.decide(run(2).id, Decision("approve", "a", NOW))
+    assert not journal.decide("0" * 32, Decision("approve", "a", NOW))
+    assert journal.decide(held, Decision("deny", "a", NOW))
+    assert not journal.decide(held, Decision("approve", "b", NOW))
 
 
 def test_a_hold_that_ran_out_is_claimed_without_a_verdict(journal):
@@ -60,7 +60,7 @@ def test_a_run_that_is_over_can_be_tried_again_from_any_step(journal):
     journal.settle(claim(journal), DONE, NOW)
     journal.settle(claim(journal), FAILED, NOW)
     assert journal.settle(claim(journal), DONE, NOW) == "failed"
-    assert journal.retry(run(1, of=of).id, 1, NOW + 9)
+    assert journal.retry(run(1, of=of).id, 1, Decision("retry", "alice", NOW + 9))
     again = claim(journal, NOW + 9)
     assert (again.step.name, again.attempt, again.answers) == ("two", 1, 0)
     assert [result.step for result in again.results] == ["one"]
@@ -70,12 +70,12 @@ def test_a_run_that_is_over_can_be_tried_again_from_any_step(journal):
 
 def test_a_run_that_is_not_over_cannot_be_tried_again(journal):
     accept(journal, run(1))
-    assert not journal.retry(run(1).id, 0, NOW)
+    assert not journal.retry(run(1).id, 0, Decision("retry", "alice", NOW))
     late = claim(journal)
-    assert not journal.retry(run(1).id, 0, NOW)
+    assert not journal.retry(run(1).id, 0, Decision("retry", "alice", NOW))
     journal.settle(late, FAILED, NOW)
-    assert journal.retry(run(1).id, 0, NOW)
-    assert not journal.retry(run(1).id, 0, NOW)
+    assert journal.retry(run(1).id, 0, Decision("retry", "alice", NOW))
+    assert not journal.retry(run(1).id, 0, Decision("retry", "alice", NOW))
     assert journal.settle(late, DONE, NOW) is None  # the fence has moved on
 
 
@@ -83,7 +83,7 @@ def test_what_is_paused_is_not_claimed_until_it_is_resumed_also_after_a_restart(
     journal, opened, tmp_path
 ):
     accept(journal, run(1))
-    journal.pause("p", "alice", NOW)
+    journal.pause("p", Paused("alice", NOW))
     assert journal.claim("cluster", 9, NOW) == []
     journal.close()
     again = opened(tmp_path)
@@ -98,10 +98,35 @@ def test_what_is_paused_is_not_claimed_until_it_is_resumed_also_after_a_restart(
         again.close()
 
 
+def test_a_pause_with_an_end_is_over_then_and_gives_its_runs_back(journal):
+    accept(journal, run(1))
+    journal.pause("p", Paused("alice", NOW, NOW + 60, "an upgrade"))
+    assert journal.paused()["p"] == Paused("alice", NOW, NOW + 60, "an upgrade")
+    assert journal.end_pauses(NOW + 59) == []
+    assert journal.claim("cluster", 9, NOW + 59) == []
+    assert journal.end_pauses(NOW + 60) == ["p"]
+    assert claim(journal, NOW + 60).run.id == run(1).id
+
+
+def test_a_run_keeps_the_newest_decisions(journal):
+    accept(journal, run(1))
+    for number in range(25):
+        journal.settle(claim(journal), FAILED, NOW)
+        assert journal.retry(run(1).id, 0, Decision("retry", "alice", NOW, f"try {number}", "mark"))
+    kept = journal.find(run(1).id).decisions
+    assert [one.reason for one in kept] == [f"try {number}" for number in range(5, 25)]
+    held = claim(journal)
+    journal.keep(held, {"held": ["mark", NOW]})
+    journal.settle(held, HELD, NOW)
+    journal.decide(run(1).id, Decision("deny", "ada", NOW, "not now", "mark"))
+    assert journal.find(run(1).id).decisions[-1] == Decision("deny", "ada", NOW, "not now", "mark")
+    assert claim(journal).approval == Approval("deny", "ada", "not now")
+
+
 def test_runs_of_a_paused_playbook_let_others_on_their_target_pass(journal):
     first, second = playbook("a"), playbook("b")
     accept(journal, run(1, "demo/x", first), run(1, "demo/x", second))
-    journal.pause("a", "alice", NOW)
+    journal.pause("a", Paused("alice", NOW))
     passed = claim(journal)
     assert passed.run.playbook.name == "b"
     journal.settle(passed, DONE, NOW)
@@ -116,7 +141,7 @@ def test_a_pause_of_everything_holds_all_claims_and_timers_up(journal):
     accept(journal, run(1))
     journal.settle(claim(journal), Outcome("waiting", "busy", retry_in=5.0), NOW)
     accept(journal, run(2))
-    journal.pause(None, "alice", NOW)
+    journal.pause(None, Paused("alice", NOW))
     assert journal.claim("cluster", 9, NOW + 9) == []
     assert journal.next_due("cluster") is None
     journal.resume(None)
@@ -127,7 +152,7 @@ def test_an_attempt_under_way_may_end_while_its_playbook_is_paused(journal):
     of = playbook("p", step("one"), step("two"))
     accept(journal, run(1, of=of))
     flying = claim(journal)
-    journal.pause("p", "alice", NOW)
+    journal.pause("p", Paused("alice", NOW))
     assert journal.settle(flying, DONE, NOW) == "next"
     assert journal.claim("cluster", 9, NOW) == []
     journal.resume(None)
@@ -137,7 +162,7 @@ def test_an_attempt_under_way_may_end_while_its_playbook_is_paused(journal):
 def test_a_lease_that_ran_out_during_a_pause_is_given_after_it(journal):
     accept(journal, run(1))
     claim(journal)
-    journal.pause("p", "alice", NOW)
+    journal.pause("p", Paused("alice", NOW))
     assert journal.claim("cluster", 9, NOW + LEASE) == []
     journal.resume("p")
     assert claim(journal, NOW + LEASE).interrupted
@@ -159,7 +184,7 @@ def test_runs_are_listed_newest_first_by_what_is_wanted(journal):
 
 def test_what_comes_behind_a_run_of_a_paused_playbook_passes_it(journal):
     accept(journal, run(1, "demo/a", playbook("sleeps")))
-    journal.pause("sleeps", "alice", NOW)
+    journal.pause("sleeps", Paused("alice", NOW))
     accept(journal, run(2, "demo/a", playbook("acts")))
     assert claim(journal).run.id == run(2, of=playbook("acts")).id
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from engine.journal.journal import Accepted, Wanted
+from engine.journal.journal import Accepted, Decision, Paused, Wanted
 from engine.ports.change import Change
 from engine.ports.cluster import NETWORK_POLICY, POD
 from engine.run import Outcome
@@ -45,15 +45,15 @@ def test_what_is_held_is_undone_at_its_hour_by_a_claim_of_its_own(journal):
 def test_without_an_end_it_waits_for_a_person(journal):
     first = held(journal)
     assert journal.next_due("cluster") is None
-    assert journal.undo(first.run.id, NOW + 5) == ["mark"]
+    assert journal.undo(first.run.id, Decision("undo", "alice", NOW + 5)) == ["mark"]
     assert claim(journal, NOW + 5).undo
-    assert journal.undo("0" * 32, NOW) == []
+    assert journal.undo("0" * 32, Decision("undo", "alice", NOW)) == []
 
 
 def test_a_run_that_holds_nothing_cannot_be_undone(journal):
     accept(journal, run(1))
     journal.settle(claim(journal), DONE, NOW)
-    assert journal.undo(run(1).id, NOW) == []
+    assert journal.undo(run(1).id, Decision("undo", "alice", NOW)) == []
 
 
 def test_no_run_and_no_count_is_an_undoing(journal):
@@ -126,7 +126,7 @@ def test_a_retry_waits_and_a_failure_stays_to_be_undone_by_a_person(journal):
     assert "not undone: missing right" in record.results[0].message
     assert record.undo == {"mark": None}
     assert journal.ends(LABEL.key) == [NOW + 60]
-    assert journal.undo(first.run.id, NOW + 99) == ["mark"]
+    assert journal.undo(first.run.id, Decision("undo", "alice", NOW + 99)) == ["mark"]
     assert journal.settle(claim(journal, NOW + 99), UNDONE, NOW + 99) == "undone"
 
 
@@ -134,7 +134,7 @@ def test_a_retry_waits_and_a_failure_stays_to_be_undone_by_a_person(journal):
 def test_no_pause_stops_an_undoing(journal, which):
     held(journal, until=NOW + 60)
     accept(journal, run(2, "demo/web"), run(3, "demo/other"))
-    journal.pause(which, "alice", NOW)
+    journal.pause(which, Paused("alice", NOW))
     assert journal.next_due("cluster") == NOW + 60
     undoing = claim(journal, NOW + 60)
     assert undoing.undo
@@ -187,7 +187,7 @@ def test_what_nobody_undid_is_forgotten_with_its_run(journal):
     first = held(journal)
     journal.forget(NOW + 500)
     assert journal.ends(LABEL.key) == []
-    assert journal.undo(first.run.id, NOW + 600) == []
+    assert journal.undo(first.run.id, Decision("undo", "alice", NOW + 600)) == []
 
 
 def test_what_is_found_in_the_cluster_is_taken_over_once(journal):

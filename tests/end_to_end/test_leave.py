@@ -82,9 +82,9 @@ def test_past_its_budget_a_pod_goes_only_with_a_persons_leave(
             for run in (second, third)
         }
         assert (ends[second]["state"], ends[second]["uid"]) == ("done", uids["b"])
-        assert ends[second]["leave"] == {"verdict": "approve", "by": "local"}
+        assert ends[second]["approval"] == {"verdict": "approve", "by": "local", "reason": ""}
         assert (ends[third]["state"], ends[third]["message"]) == ("refused", "denied by local")
-        assert ends[third]["leave"] == {"verdict": "deny", "by": "local"}
+        assert ends[third]["approval"] == {"verdict": "deny", "by": "local", "reason": ""}
         decided = [line for line in running.audit if "decision" in line]
         assert [(line["run"], line["step"]) for line in decided] == [
             (second, "pod.delete"),
