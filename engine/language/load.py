@@ -17,6 +17,7 @@ from engine.language.guardrails import compile_guardrails
 from engine.language.report import TooManyMistakesError
 from engine.language.risks import not_deployed, risks
 from engine.language.source import read
+from engine.language.values import read_values
 from engine.playbook import Guardrails, Playbook, Silence
 
 if TYPE_CHECKING:
@@ -131,10 +132,11 @@ def _read_values(content: bytes, file: str) -> tuple[list[Finding], dict[str, An
     documents, findings = read(content, file)
     if not documents:
         return findings, {}
-    if len(documents) > 1 or not isinstance(documents[0].data, dict):
-        findings.append(Finding(Location(file, 1, 1), "wrong-type", "values are one mapping"))
-        return findings, {}
-    return findings, documents[0].data
+    if len(documents) > 1:
+        what = "values are one document"
+        return [*findings, Finding(documents[1].at(()), "wrong-type", what)], {}
+    values, wrong = read_values(documents[0])
+    return findings + wrong, values
 
 
 def _load_file(

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from engine.errors import Finding, Location
+from engine.language.characters import blank, checked, explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Path = tuple[str | int, ...]
+Tagged = dict[tuple[tuple[int, int], str], str | None]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
@@ -31,7 +33,14 @@ MAX_MISTAKES = 1_000
 """Mistakes of a file's YAML that are told; nobody reads so many, and to tell them takes time."""
 
 _TRAP_WORD = re.compile(r"(?i:y|n|yes|no|on|off)")
-_TRAP_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_TRAP_NUMBER = re.compile(
+    r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
+    r"|[-+]?0b[01_]+|[-+]?0o[0-7_]+|[-+]0x[0-9a-fA-F_]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+_TRAP_UNDERSCORE = re.compile(
+    r"[-+]?(0x[0-9a-fA-F_]+|[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|\.[0-9][0-9_]*)"
+)
+_NUMERIC = frozenset("+-.0123456789")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -41,7 +50,11 @@ _CONSTANTS = {
 }  # fmt: skip
 _OWN = "tag:yaml.org,2002:"
 _TEXT = _OWN + "str"
-_SCALARS = {_OWN + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value")}
+_TAGS: dict[type, str] = {
+    yaml.ScalarEvent: "str", yaml.MappingStartEvent: "map", yaml.SequenceStartEvent: "seq",
+    yaml.ScalarNode: "str", yaml.MappingNode: "map", yaml.SequenceNode: "seq",
+}  # fmt: skip
+"""The tags that may be written. The others change a value in some readers only, or make objects."""
 _MERGE = _OWN + "merge"
 
 
@@ -69,23 +82,22 @@ def read(content: bytes, file: str) -> tuple[list[Document], list[Finding]]:
     Of a file with a syntax error the documents before it are given, too, so that their mistakes are told
     at the same time.
     """
+    findings: list[Finding] = []
     try:
-        text = _text(content)
-        safe, fault = _survey(text)
-    except yaml.YAMLError as error:  # the reader itself: a character that YAML does not allow
-        return [], [_syntax(error, file)]
+        text, findings = checked(_text(content), file, MAX_MISTAKES)
+        census, fault = _survey(text)
     except _LimitError as error:
-        return [], [Finding(Location(file, *error.place), error.code, str(error))]
+        return [], [*findings, Finding(Location(file, *error.place), error.code, str(error))]
     documents: list[Document] = []
-    findings: list[Finding] = [_syntax(fault, file)] if fault else []
+    findings += [_syntax(fault, text, file)] if fault else []
     try:
-        for node in _compose(text, safe):
+        for node in _compose(text, census.documents):
             document = Document(file, None)
-            document.data = _Walk(document, findings).value(node, ())
+            document.data = _Walk(document, findings, census.tagged).value(node, ())
             if document.data is not None:
                 documents.append(document)
     except yaml.YAMLError as error:
-        findings.append(_syntax(error, file))
+        findings.append(_syntax(error, text, file))
     except _LimitError as error:
         findings.append(Finding(Location(file, *error.place), error.code, str(error)))
     return documents, findings
@@ -104,43 +116,48 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = content[: error.start]
-        place = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        before = content[: error.start].decode("utf-8-sig")
+        place = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise _LimitError("the file is not UTF-8", place, "yaml-syntax") from None
 
 
-def _survey(text: str) -> tuple[int, yaml.YAMLError | None]:
-    """How many documents are well formed, and the syntax error that ends them. Raises _LimitError."""
+def _survey(text: str) -> tuple[_Census, yaml.YAMLError | None]:
+    """What was counted up to the end or the syntax error, and that error. Raises _LimitError."""
     census = _Census()
     try:
         for event in yaml.parse(text, yaml.CSafeLoader):
             census.count(event)
     except yaml.YAMLError as error:
-        return census.documents, error
-    return census.documents, None
+        return census, error
+    return census, None
 
 
 class _Census:
-    """Counts the values of a stream, those behind aliases as often as they stand written out."""
+    """Counts the values of a stream, those behind aliases as often as they stand written out.
+
+    documents: how many are well formed. tagged: of values with a tag the place and the tag of _TAGS, and the
+    tag that is written where it is another one.
+    """
 
     def __init__(self) -> None:
         self.documents = 0
+        self.tagged: Tagged = {}
         self._total = 0
         self._sizes: dict[str, int] = {}  # anchor -> values below it, once it is closed
         self._open: list[tuple[str | None, int]] = []
 
     def count(self, event: Any) -> None:
-        """Count one event. Raises _LimitError."""
+        """Count one event. Raises _LimitError, and YAMLError for an alias without an anchor."""
+        if type(event) in _TAGS and event.tag is not None:
+            own = _TAGS[type(event)]
+            self.tagged[_place(event), own] = None if event.tag == _OWN + own else event.tag
         if isinstance(event, yaml.DocumentEndEvent):
             self.documents += 1
             if self.documents > MAX_DOCUMENTS:
                 raise _LimitError(f"more than {MAX_DOCUMENTS:,} documents", _place(event))
             self._sizes = {}
         elif isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self._sizes:
-                what = f"alias *{event.anchor} stands within its own anchor"
-                raise _LimitError(what, _place(event))
-            self._total += self._sizes[event.anchor]
+            self._total += self._size(event)
         elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             self._total += 1
             self._open.append((event.anchor, self._total))
@@ -153,6 +170,16 @@ class _Census:
             if event.anchor:
                 self._sizes[event.anchor] = 1
         self._check(event)
+
+    def _size(self, alias: Any) -> int:
+        """The number of values behind an alias."""
+        if alias.anchor in self._sizes:
+            return self._sizes[alias.anchor]
+        name = alias.anchor[:80]
+        if any(anchor == alias.anchor for anchor, _ in self._open):
+            raise _LimitError(f"alias *{name} stands within its own anchor", _place(alias))
+        what = f"the alias *{name} has no anchor &{name} before it"
+        raise yaml.composer.ComposerError(None, None, what, alias.start_mark)
 
     def _check(self, event: Any) -> None:
         if len(self._open) > MAX_DEPTH:
@@ -173,45 +200,40 @@ def _compose(text: str, documents: int) -> Iterator[Any]:
         loader.dispose()
 
 
-def _syntax(error: yaml.YAMLError, file: str) -> Finding:
+def _syntax(error: yaml.YAMLError, text: str, file: str) -> Finding:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    hint = "YAML is indented with spaces" if "start any token" in what else None
-    return Finding(Location(file, *place), "yaml-syntax", what, hint)
+    return Finding(Location(file, *place), "yaml-syntax", *explained(what, text, place))
 
 
 class _Walk:
-    """Turns the nodes of one document into data, noting places."""
+    """Turns the nodes of one document into data, noting places. tagged: as in _Census."""
 
-    def __init__(self, document: Document, findings: list[Finding]) -> None:
+    def __init__(self, document: Document, findings: list[Finding], tagged: Tagged) -> None:
         self.document = document
         self.findings = findings
+        self.tagged = tagged
 
     def value(self, node: Any, path: Path) -> Any:
         """The node's data."""
         self.document.values[path] = _place(node)
+        tagged = self._tagged(node)
         if isinstance(node, yaml.MappingNode):
-            self._core(node, "map")
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
-            self._core(node, "seq")
             return [self.value(item, (*path, n)) for n, item in enumerate(node.value)]
-        return self._scalar(node)
+        return node.value if tagged or node.style else self._plain(node, path)
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         data: dict[str, Any] = {}
+        merges = [item for item in node.value if item[0].tag == _MERGE]
+        for key_node, _ in merges[1:]:
+            self._tell(key_node, "duplicate-key", "`<<` is written twice", "<<: [*a, *b]")
         # first, so that the places of the mapping's own keys are noted over theirs
-        merged = [
-            other
-            for key_node, value_node in node.value
-            if key_node.tag == _MERGE
-            for other in self._merged(value_node, path)
-        ]
+        merged = [other for _, value in merges[:1] for other in self._merged(value, path)]
         for key_node, value_node in node.value:
-            if key_node.tag == _MERGE:
-                continue
-            key = self._key(key_node, path)
+            key = None if key_node.tag == _MERGE else self._key(key_node, path)
             if key is None:
                 continue
             if key in data:
@@ -219,7 +241,8 @@ class _Walk:
             self.document.keys[*path, key] = _place(key_node)
             data[key] = self.value(value_node, (*path, key))
         for other in reversed(merged):
-            data = {**other, **data}
+            for key, value in other.items():
+                data.setdefault(key, value)
         return data
 
     def _merged(self, node: Any, path: Path) -> list[dict[str, Any]]:
@@ -233,22 +256,24 @@ class _Walk:
         if not isinstance(node, yaml.ScalarNode):
             self._tell(node, "wrong-type", "a key is text")
             return None
-        self._core(node)
         key = str(node.value)
         # `on:` is a parameter of actions; elsewhere the schema knows none of these words
         known = key == "on" and len(path) > 1 and path[-1] == "with"
-        if not node.style and not known:
-            self._trap(node, key)
+        if not self._tagged(node) and not node.style and not known and not self._trap(node, key):
+            self._spaces(node, blank(key, within=True))
         return key
 
-    def _scalar(self, node: Any) -> Any:
+    def _plain(self, node: Any, path: Path) -> Any:
+        """The data of a plain scalar; what readers disagree about stays text."""
         text = node.value
-        self._core(node)
-        if node.style:  # quoted, or a block
-            return text
-        # PyYAML itself takes y and n for text; where YAML 1.1 sees text, 1.2 knows a number like 1e3
-        number = _FLOAT.fullmatch(text) and "e" in text.lower()
-        if node.tag == _TEXT and text not in "yYnN" and not number:
+        if not text:
+            if "with" in path[:-1]:
+                hint = 'write null, or "" for an empty text'
+                self._tell(node, "yaml-trap", "a value that is left empty is null", hint)
+            return None
+        # PyYAML itself takes y and n for text; where YAML 1.1 sees text, 1.2 knows numbers like 1e3 and 0o17
+        if node.tag == _TEXT and text not in "yYnN" and text[0] not in _NUMERIC:
+            self._spaces(node, blank(text))
             return text
         if self._trap(node, text):
             return text
@@ -261,11 +286,18 @@ class _Walk:
             return 0
         return value
 
+    def _spaces(self, node: yaml.Node, odd: str | None) -> None:
+        if odd:
+            what = f"{odd} only looks like a space, and is part of the text"
+            self._tell(node, "yaml-trap", what, "replace it with a space, or quote the text")
+
     def _trap(self, node: yaml.Node, text: str) -> bool:
         if _TRAP_WORD.fullmatch(text):
             hint = f'write true or false, or quote it: "{text}"'
-        elif len(text) < MAX_DIGITS and _TRAP_NUMBER.fullmatch(text):
-            hint = f'quote it: "{text}"'
+        elif len(text) < MAX_DIGITS and (
+            _TRAP_NUMBER.fullmatch(text) or ("_" in text and _TRAP_UNDERSCORE.fullmatch(text))
+        ):
+            hint = f'a text needs quotes: "{text}"; a number is written in decimal digits alone'
         else:
             return False
         self._tell(
@@ -273,11 +305,16 @@ class _Walk:
         )
         return True
 
-    def _core(self, node: yaml.Node, kind: str = "") -> None:
-        """Tell of a tag that is none of YAML's own; such tags make objects in other readers."""
-        own = node.tag == _OWN + kind if kind else node.tag in _SCALARS
-        if not own:
-            self._tell(node, "yaml-syntax", f"the tag {node.tag[:80]} is not allowed")
+    def _tagged(self, node: yaml.Node) -> bool:
+        """Whether the node has a tag; one that is not allowed is told."""
+        key = _place(node), _TAGS[type(node)]
+        if key not in self.tagged:
+            return False
+        tag = self.tagged[key]
+        if tag is not None:
+            what = f"the tag {tag.replace(_OWN, '!!')[:80]} is not allowed"
+            self._tell(node, "yaml-syntax", what, "write the value without a tag")
+        return True
 
     def _tell(self, node: yaml.Node, code: str, what: str, hint: str | None = None) -> None:
         """Note a mistake. Raises _LimitError."""

@@ -6,23 +6,55 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import Finding
 from engine.language.operators import text_of
+from engine.language.report import Findings, TooManyMistakesError
 from engine.language.source import MAX_BYTES, MAX_NODES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.language.report import Report
-    from engine.language.source import Path
+    from engine.language.source import Document, Path
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _MISSING = object()
 
 
+def read_values(document: Document) -> tuple[dict[str, Any], list[Finding]]:
+    """The values of a ``values.yaml``, and what is wrong with them.
+
+    Values do not refer to other values. ``$${`` is a literal ``${``, as in a playbook.
+    """
+    if not isinstance(document.data, dict):
+        wrong = Finding(document.at(()), "wrong-type", "values are one mapping")
+        return {}, [wrong]
+    report = Findings(document)
+    try:
+        return _literal(document.data, (), report), report.found
+    except TooManyMistakesError as error:
+        return {}, error.found
+
+
+def _literal(data: Any, path: Path, report: Report) -> Any:
+    """The data with every ``$${`` made ``${``; a ``${`` is reported."""
+    if isinstance(data, dict):
+        return {key: _literal(item, (*path, key), report) for key, item in data.items()}
+    if isinstance(data, list):
+        return [_literal(item, (*path, n), report) for n, item in enumerate(data)]
+    if not isinstance(data, str) or "${" not in data:
+        return data
+    if any(found[0] != "$${" for found in _REFERENCE.finditer(data)):
+        what = "a value does not refer to other values"
+        report(path, "bad-value", what, "write $${ for a literal ${, or an anchor and an alias")
+    return data.replace("$${", "${")
+
+
 def put_in(data: Any, values: Mapping[str, Any], path: Path, report: Report) -> Any:
     """The data with every ``${name}`` in a string replaced, and ``$${`` made ``${``.
 
-    A string that is only ``${name}`` takes the value's type. What is missing is reported at its string.
+    A string that is only ``${name}`` takes the value's type. A value that is missing, null or has null in it
+    is reported at its string.
     None where the values that are put in would come to more than a file may hold.
     """
     try:
@@ -84,9 +116,11 @@ class _Filling:
         value: Any = self.values
         for part in name.split("."):
             value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is _MISSING:
-            what = f"`{name[:80]}` has no value"
-            self.report(path, "missing-value", what, "add it to values.yaml")
+        if value is _MISSING or _has_null(value):
+            null = value is not _MISSING
+            what = f"`{name[:80]}` {'is null or contains null' if null else 'has no value'}"
+            hint = 'write "" for an empty text' if null else "add it to values.yaml"
+            self.report(path, "missing-value", what, hint)
             return ""
         return value
 
@@ -102,3 +136,9 @@ class _Filling:
                 waiting += one.values() if isinstance(one, dict) else one
             if self.nodes < 0 or self.letters < 0:
                 raise _TooMuchError(path)
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, (dict, list)):
+        return any(map(_has_null, value.values() if isinstance(value, dict) else value))
+    return value is None

@@ -8,7 +8,7 @@ import pytest
 from engine.event import parse
 from engine.language import template, values
 from engine.language.report import Findings
-from engine.language.source import Document
+from engine.language.source import Document, read
 from engine.language.template import (
     LONGEST,
     MOST_NAMES,
@@ -16,7 +16,7 @@ from engine.language.template import (
     TemplateError,
     compile_template,
 )
-from engine.language.values import put_in
+from engine.language.values import put_in, read_values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -217,3 +217,19 @@ def test_a_missing_value_is_told_where_it_is_wanted():
     for text in ("${a}", "x${a}", "${b.c}", "${b.d.e}", "${", "${}"):
         assert put(text, b={"d": 1})[1] == ["missing-value"]
     assert put("x${b}", b={"d": 1})[1] == ["wrong-type"]
+
+
+@pytest.mark.parametrize("text", ["shop-${a}", "${a}", "${b}", "${b.x}", "${c}"])
+def test_a_value_that_is_null_or_has_null_in_it_is_told_where_it_is_wanted(text):
+    assert put(text, a=None, b={"x": None, "y": "z"}, c=[None])[1] == ["missing-value"]
+    assert put("${b.y}", b={"x": None, "y": "z"}) == ("z", [])
+
+
+def test_values_do_not_refer_to_values():
+    text = b"a: x\nb: ['in-${a}', '$${a}', $a]\nc: ${\n"
+    (document,), _ = read(text, "values.yaml")
+    given, found = read_values(document)
+    assert given == {"a": "x", "b": ["in-${a}", "${a}", "$a"], "c": "${"}
+    assert [(f.code, f.where.line, f.where.column) for f in found] == [
+        ("bad-value", 2, 5), ("bad-value", 3, 4),
+    ]  # fmt: skip
