@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import threading
+from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from engine.run import Run
 
 MAX_EVENTS = 1_000
+SLICE = 1_000
+"""Runs that are planned and written at one go, some 40 ms; one body may start a hundred times as many."""
 SHED: list[Planned] = []
 """What becomes of an event that a journal which is nearly full has no room for."""
 
@@ -43,13 +46,19 @@ class TooManyError(Exception):
     """A body of more than MAX_EVENTS elements."""
 
 
-class _Body(msgspec.Struct, eq=False):
-    """What was read of a body. size: bytes of an event. trace: what its runs belong to."""
+class Body(msgspec.Struct, eq=False):
+    """A body on its way. events: those that are not planned yet.
+
+    size: bytes of an event. trace: what its runs belong to. received: epoch seconds. begun: whether a part of
+    it is planned.
+    """
 
     taken: Taken
-    events: list[Event]
+    events: deque[Event]
     size: int
     trace: str
+    received: float
+    begun: bool = False
 
 
 class Intake:
@@ -91,27 +100,39 @@ class Intake:
         """The playbooks that are paused; ``*`` is all."""
         return self._memory.paused
 
-    def take(
+    def read(
         self, bodies: Sequence[bytes], source: str = "http", traces: Sequence[str] = ()
-    ) -> tuple[list[Taken], Future[None] | None]:
-        """Plan what a group of bodies says, and begin to write what matched, all of it together.
-
-        source: where they came from. traces: what the runs of each belong to.
-
-        Gives what each came to; and what resolves once all that waits is decided, None where nothing waits.
-        """
+    ) -> list[Body]:
+        """Parse bodies. source: where they came from. traces: what the runs of each belong to."""
         received = self._now()
-        read = [
-            self._read(body, source, traces[n] if traces else "", int(received * 1e9))
+        return [
+            self._read(body, source, traces[n] if traces else "", received)
             for n, body in enumerate(bodies)
         ]
+
+    def take(self, bodies: Sequence[Body]) -> Future[None] | None:
+        """Plan the next events of bodies, and begin to write what matched, all of it together.
+
+        Stops after SLICE runs, so that other work gets its turn. Give the bodies that have events left again
+        once the write is decided.
+
+        Returns what resolves then, None if nothing is to be written.
+        """
         written: Future[None] = Future()
+        parts: list[Part] = []
+        left = SLICE
         with self._lock:
-            planned = [self._plan(body, received, written) for body in read if body.events]
-            parts = [part for part in planned if part is not None]
+            for body in bodies:
+                if body.taken.failed is not None:
+                    body.events.clear()
+                elif body.events and left > 0:
+                    part, planned = self._plan(body, written, left)
+                    left -= planned
+                    if part is not None:
+                        parts.append(part)
             if parts:
-                self.writing.begin(parts, received, written)
-        return [body.taken for body in read], written if parts else None
+                self.writing.begin(parts, bodies[0].received, written)
+        return written if parts else None
 
     def pause(self, names: Collection[str]) -> None:
         """Suppress the runs of these playbooks from now on; ``*`` is all."""
@@ -123,11 +144,11 @@ class Intake:
         left = self._redaction.letter(content)[:LONGEST].decode("utf-8", "replace")
         self._notes.bury(Dead(self._now(), source, error, left.encode("utf-8", "replace")))
 
-    def _read(self, body: bytes, source: str, trace: str, received_ns: int) -> _Body:
+    def _read(self, body: bytes, source: str, trace: str, received: float) -> Body:
         """The events of a body; none where it failed."""
         taken, events = Taken(), []
         try:
-            events = self._parse(body, taken, source, received_ns)
+            events = self._parse(body, taken, source, int(received * 1e9))
         except TooManyError as error:
             taken.failed = error
         except EventError as error:
@@ -141,7 +162,8 @@ class Intake:
                 taken.failed = EventError(first["error"], first.get("hint", HINT))
             for wrong in taken.errors:
                 wrong.pop("hint", None)
-        return _Body(taken, events, len(body) // (len(events) or 1), trace)
+        size = len(body) // (len(events) or 1)
+        return Body(taken, deque(events), size, trace, received)
 
     def _parse(self, body: bytes, taken: Taken, source: str, received_ns: int) -> list[Event]:
         events = []
@@ -160,13 +182,18 @@ class Intake:
         taken.accepted = len(events)
         return events
 
-    def _plan(self, body: _Body, received: float, written: Future[None]) -> Part | None:
-        """Plan a body's events; None where nothing is to be written, nor waited for."""
-        taken = body.taken
+    def _plan(self, body: Body, written: Future[None], most: int) -> tuple[Part | None, int]:
+        """Plan events of a body until that makes so many runs or more; how many it made.
+
+        The part is None if nothing is to be written, nor waited for.
+        """
+        taken, received = body.taken, body.received
+        body.begun = True
         playbooks = self._playbooks()
         planned: list[Planned] = []
         try:
-            for event in body.events:
+            while body.events and len(planned) < most:
+                event = body.events.popleft()
                 found = self._one(event, playbooks, received)
                 planned += found
                 ended = "shed" if found is SHED else _ended(found)
@@ -177,24 +204,29 @@ class Intake:
                 taken.duplicates += bool(found) and all(p.suppressed == "duplicate" for p in found)
         except Exception as error:  # noqa: BLE001 - the journal's, or a bug: it costs this body alone
             self.writing.forget(planned, self._memory.taken())
+            body.events.clear()
             taken.failed = error
-            return None
+            return None, len(planned)
+        return self._part(body, planned, written), len(planned)
+
+    def _part(self, body: Body, planned: list[Planned], written: Future[None]) -> Part | None:
+        taken = body.taken
         if not planned:
             return None
         new = [p.run for p in planned if p.suppressed is None]
         if body.trace:
             new = [replace(run, trace=body.trace) for run in new]
         again = [p.run for p in planned if p.suppressed == "duplicate" and p.ran]
-        taken.runs = [run.id for run in (*new, *again)]
-        # accepted at one moment, they start by playbook name, whichever of the body's events they are of
+        taken.runs += [run.id for run in (*new, *again)]
+        # runs of one part start by playbook name, whichever of its events they are of
         new.sort(key=_name)
         changed = self._memory.taken()
-        taken.waits = bool(new or again or changed.changes)
-        if not taken.waits:
+        if not (new or again or changed.changes):
             return None
+        taken.waits = True
         # a repeated run is answered as written only once the first sending of it is
         after = [first for run in again if (first := self.writing.of(run.id)) is not None]
-        part = Part(taken, planned, new, changed, after, written)
+        part = Part(body.taken, planned, new, changed, after, written)
         self.writing.expect(part)
         return part
 

@@ -27,6 +27,7 @@ class Taken(msgspec.Struct, eq=False):
     """What a body came to. failed: why nothing of it was taken: EventError, TooManyError or the journal's.
 
     waits: whether it is only known once what its group wrote is on disk; until then ``failed`` may come.
+    kept: whether some of it is on disk, also if it failed later.
 
     A struct, for there is one at every body, and a dataclass takes longer to make.
     """
@@ -38,6 +39,7 @@ class Taken(msgspec.Struct, eq=False):
     ended: dict[str, int] = msgspec.field(default_factory=dict)
     failed: BaseException | None = None
     waits: bool = False
+    kept: bool = False
 
     def body(self) -> dict[str, Any]:
         """The answer's JSON."""
@@ -149,6 +151,7 @@ class Writing:
     def _keep(self, parts: list[Part]) -> None:
         """They are on disk. Without the lock: the writer would wait for whoever plans."""
         for part in parts:
+            part.taken.kept = True
             for run in part.new:
                 self._under_way.pop(run.id, None)
                 self._memory.written(run.id)

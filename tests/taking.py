@@ -150,11 +150,18 @@ def intake_of(journal: Any, *texts: str, now: float = NOW, **of: Any) -> Intake:
     return Intake(journal, lambda: playbooks, lambda: now, **of)
 
 
+def take_together(intake: Intake, bodies: list[bytes]) -> tuple[list[Any], Future[None] | None]:
+    """What bodies came to that are taken at one go, and what resolves once that is decided."""
+    read = intake.read(bodies)
+    written = intake.take(read)
+    return [body.taken for body in read], written
+
+
 class Took:
     """What one body came to, taken alone. written: resolves, or fails, once that is decided; None if it is."""
 
     def __init__(self, intake: Intake, body: bytes) -> None:
-        (self._taken,), group = intake.take([body])
+        (self._taken,), group = take_together(intake, [body])
         self.written: Future[None] | None = None
         if group is not None:
             self.written = Future()

@@ -298,27 +298,55 @@ def test_so_many_bodies_and_bytes_are_planned_at_one_go_and_no_more():
     asyncio.run(scene())
 
 
-def test_bodies_that_wait_for_a_disk_are_bounded_all_together(monkeypatch):
-    monkeypatch.setattr("engine.sources.http.WAITING", 2_000)
+def test_a_body_that_starts_many_runs_is_planned_in_slices_and_others_go_between(monkeypatch):
+    monkeypatch.setattr("engine.intake.SLICE", 3)
+    texts = [PLAYBOOK.replace("mark-shell", f"p{number}") for number in range(2)]
+
+    async def scene():
+        disk = Disk()
+        port = port_of(disk, *texts)
+        large = asyncio.ensure_future(call(port, json.dumps([alert(n) for n in range(6)]).encode()))
+        await _turns()
+        small = asyncio.ensure_future(call(port, alert(9)))
+        sizes, order = [], []
+        while not large.done():
+            await _turns()
+            sizes += [len(accepted.runs) for accepted, _ in disk.waiting]
+            disk.write()
+            order.append(small.done())
+        assert sizes == [4, 4, 4, 2]
+        assert order[-2:] == [True, True]  # before the last slice
+        status, _, said = await large
+        assert (status, said["accepted"]) == (202, 6)
+        assert sorted(disk.runs) == sorted(said["runs"] + (await small)[2]["runs"])
+
+    asyncio.run(scene())
+
+
+def test_a_body_of_which_a_slice_is_not_written_is_503_and_known_in_part_when_it_is_sent_again(
+    monkeypatch,
+):
+    monkeypatch.setattr("engine.intake.SLICE", 2)
+    sent = json.dumps([alert(n) for n in range(6)]).encode()
 
     async def scene():
         disk = Disk()
         port = port_of(disk)
-        asked = [asyncio.ensure_future(call(port, alert(1)))]
-        await _turns()
-        asked += [asyncio.ensure_future(call(port, alert(number))) for number in range(2, 9)]
-        await _turns()
-        refused = [one.result()[0] for one in asked if one.done()]
-        assert refused
-        assert set(refused) == {503}
-        while not all(one.done() for one in asked):
-            disk.write()
-            await _turns()
-        assert sorted({one.result()[0] for one in asked}) == [202, 503]
-        again = asyncio.ensure_future(call(port, alert(10)))
+        first = asyncio.ensure_future(call(port, sent))
         await _turns()
         disk.write()
-        assert (await again)[0] == 202
+        await _turns()
+        disk.fail()
+        status, headers, said = await first
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert said["error"].startswith("only a part was accepted")
+        assert len(disk.runs) == 2
+        again = asyncio.ensure_future(call(port, sent))
+        while not again.done():
+            await _turns()
+            disk.write()
+        status, _, said = await again
+        assert (status, said["duplicates"], len(set(disk.runs))) == (202, 2, 6)
 
     asyncio.run(scene())
 

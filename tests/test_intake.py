@@ -27,6 +27,7 @@ from tests.taking import (
     alert,
     intake_of,
     take,
+    take_together,
 )
 
 
@@ -130,7 +131,7 @@ def test_bodies_start_in_their_order_and_what_one_holds_by_playbook_name():
         for name, rules in of.items()
     ]
     sent = [body(alert(1, rule="1"), alert(2, rule="2")), body(alert(3, rule="3"))]
-    taken, _ = intake_of(disk, *texts).take([body(alert(0, rule="1")), *sent])
+    taken, _ = take_together(intake_of(disk, *texts), [body(alert(0, rule="1")), *sent])
     ((accepted, _),) = disk.waiting
     started = [(run.event.rule, run.playbook.name) for run in accepted.runs]
     assert started == [("1", "z"), ("2", "a"), ("1", "z"), ("3", "a"), ("3", "z")]
@@ -151,7 +152,7 @@ ANY_RULE = PLAYBOOK.replace("{rules: [Terminal shell in container]}", "{rules: [
 
 def test_bodies_that_come_together_are_written_as_one():
     disk = Disk()
-    taken, written = intake_of(disk).take([body(alert(1)), body(alert(2), alert(3))])
+    taken, written = take_together(intake_of(disk), [body(alert(1)), body(alert(2), alert(3))])
     ((accepted, _),) = disk.waiting
     assert [run.id for run in accepted.runs] == taken[0].runs + taken[1].runs
     disk.write()
@@ -162,7 +163,9 @@ def test_bodies_that_come_together_are_written_as_one():
 def test_a_body_that_cannot_be_written_costs_no_other_theirs():
     disk = Picky()
     intake = intake_of(disk, ANY_RULE)
-    taken, written = intake.take([body(alert(1)), body(alert(2, rule="bad")), body(alert(3))])
+    taken, written = take_together(
+        intake, [body(alert(1)), body(alert(2, rule="bad")), body(alert(3))]
+    )
     assert written.done()
     assert [type(one.failed) for one in taken] == [type(None), JournalError, type(None)]
     assert disk.runs == taken[0].runs + taken[2].runs
@@ -171,14 +174,14 @@ def test_a_body_that_cannot_be_written_costs_no_other_theirs():
 
 def test_a_repeated_body_fails_with_the_first_of_its_group():
     bad = body(alert(2, rule="bad"))
-    taken, written = intake_of(Picky(), ANY_RULE).take([body(alert(1)), bad, bad])
+    taken, written = take_together(intake_of(Picky(), ANY_RULE), [body(alert(1)), bad, bad])
     assert written.done()
     assert [one.failed is not None for one in taken] == [False, True, True]
 
 
 def test_what_is_no_event_costs_no_other_theirs():
     disk = Prompt()
-    taken, _ = intake_of(disk).take([b"{", body(FALCO), body(*map(alert, range(1001)))])
+    taken, _ = take_together(intake_of(disk), [b"{", body(FALCO), body(*map(alert, range(1001)))])
     assert [type(one.failed) for one in taken] == [EventError, type(None), TooManyError]
     assert disk.runs == taken[1].runs
 
@@ -191,7 +194,7 @@ def test_a_bug_costs_the_body_alone_in_which_it_shows(monkeypatch):
 
     monkeypatch.setattr("engine.intake.parse", parse)
     disk = Prompt()
-    taken, _ = intake_of(disk).take([body(alert(rule="bad")), body(FALCO)])
+    taken, _ = take_together(intake_of(disk), [body(alert(rule="bad")), body(FALCO)])
     assert [type(one.failed) for one in taken] == [ZeroDivisionError, type(None)]
     assert disk.runs == taken[1].runs
 

@@ -12,7 +12,7 @@ import contextlib
 import re
 import time
 from collections import Counter, deque
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -29,7 +29,7 @@ from engine.writing import Taken
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.intake import Intake
+    from engine.intake import Body, Intake
     from engine.observe import Observers
     from engine.sources.credentials import Access
     from engine.sources.request import Headers, Reply, Request
@@ -39,9 +39,7 @@ MAX_BODY = 4 << 20
 """Bytes of a body: Falco sets no limit, Falcosidekick none either; Kubernetes objects end at 1.5 MiB."""
 RETRY_AFTER = 5
 TOGETHER, TOGETHER_BYTES = 128, 1 << 20
-"""Bodies, and bytes of them, that are planned at one go: some 6 ms, in which nobody else is answered."""
-WAITING = 64 << 20
-"""Bytes of all bodies that wait for those before them; a disk that hangs must not fill the memory."""
+"""Bodies, and bytes of them, that are parsed and not answered; some 6 ms, in which no other is."""
 _NAMED = 20
 """Paused playbooks that an answer names at most; /status has them all."""
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
@@ -54,6 +52,13 @@ class _Asked(NamedTuple):
     request: Request
     reply: Callable[[Reply], None]
     trace: str
+
+
+class _Open(NamedTuple):
+    """A body that is parsed and not yet answered."""
+
+    asked: _Asked
+    body: Body
 
 
 class EventPort:
@@ -80,7 +85,7 @@ class EventPort:
         self._access, self._tracing = access, tracing
         self._wake = wake
         self._came: deque[_Asked] = deque()
-        self._size = 0
+        self._open: list[_Open] = []
         self._taking = False
 
     def refuse(self, request: Request) -> Reply | None:
@@ -99,10 +104,6 @@ class EventPort:
 
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
         """Take the events of a body; what matched is on disk before the reply."""
-        if self._size + len(request.body) > WAITING:
-            self._unavailable(JournalError("too much waits for the disk"), reply)
-            return
-        self._size += len(request.body)
         trace = ""
         if self._tracing:
             span = self._tracing.begin(request.headers.get(b"traceparent", b""))
@@ -113,56 +114,56 @@ class EventPort:
             asyncio.get_running_loop().call_soon(self._take)
 
     def _take(self) -> None:
-        """Take those that came since the last group went to the disk.
+        """Plan the next events of the open bodies, and of those that came since the last write began.
 
-        Not each as it comes: while the disk's thread is at work, planning would only hold it up.
+        Not of each body as it comes: while the disk's thread is at work, planning would only hold it up.
         """
-        group = self._group()
+        self._parse()
+        written = None
         try:
-            found, written = self._intake.take(
-                [asked.request.body for asked in group], traces=[asked.trace for asked in group]
-            )
+            written = self._intake.take([one.body for one in self._open])
         except Exception as error:  # noqa: BLE001 - the port's door: told with each answer
-            found, written = [Taken(failed=error) for _ in group], None
-        waiting = []
-        for asked, taken in zip(group, found, strict=True):
-            if taken.waits:
-                waiting.append((asked, taken))
-            else:
-                self._reply(200, asked, taken)
+            for one in self._open:
+                one.body.taken.failed = error
         if written is None:
-            self._next()
+            self._answer_decided()
             return
+        ready, self._open = _split(self._open, lambda one: one.body.events or one.body.taken.waits)
+        for one in ready:
+            self._reply(200, one)
         loop = asyncio.get_running_loop()
-        written.add_done_callback(lambda _: _call(loop, partial(self._written, waiting)))
+        written.add_done_callback(lambda _: _call(loop, self._written))
 
-    def _group(self) -> list[_Asked]:
-        """What is taken together."""
-        group: list[_Asked] = []
-        size = 0
-        while self._came and len(group) < TOGETHER and size < TOGETHER_BYTES:
-            group.append(self._came.popleft())
-            size += len(group[-1].request.body)
-        self._size -= size
-        return group
+    def _parse(self) -> None:
+        """Open bodies that came, as far as there is room."""
+        size = sum(one.body.size * len(one.body.events) for one in self._open)
+        while self._came and len(self._open) < TOGETHER and size < TOGETHER_BYTES:
+            asked = self._came.popleft()
+            (body,) = self._intake.read([asked.request.body], traces=[asked.trace])
+            size += len(asked.request.body)
+            asked.request.body = b""
+            self._open.append(_Open(asked, body))
 
-    def _written(self, waiting: list[tuple[_Asked, Taken]]) -> None:
-        """Answer a group that is on disk, or is not."""
-        for asked, taken in waiting:
-            self._reply(202, asked, taken)
+    def _written(self) -> None:
+        """What was planned is on disk, or is not."""
         self._wake()
-        self._next()
+        self._answer_decided()
 
-    def _next(self) -> None:
-        """Take the next group, where one has come."""
-        self._taking = bool(self._came)
+    def _answer_decided(self) -> None:
+        """Answer the bodies that are planned to their end, and go on with the others, begun ones last."""
+        left = lambda one: one.body.events and one.body.taken.failed is None  # noqa: E731
+        ready, self._open = _split(self._open, left)
+        for one in ready:
+            self._reply(202 if one.body.taken.waits else 200, one)
+        self._open.sort(key=lambda one: one.body.begun)
+        self._taking = bool(self._came or self._open)
         if self._taking:
             asyncio.get_running_loop().call_soon(self._take)
 
-    def _reply(self, status: int, asked: _Asked, taken: Taken) -> None:
+    def _reply(self, status: int, one: _Open) -> None:
         """Say what a body came to. One that cannot be told costs nobody else his answer."""
         try:
-            self._say(status, asked, taken)
+            self._say(status, one.asked, one.body.taken)
         except Exception:  # a bug of the connection's
             log.exception("request")
 
@@ -179,7 +180,7 @@ class EventPort:
             hint = "send fewer events at once"
             reply(said(413, {"error": what, "hint": hint}, *self._marks()))
         elif isinstance(error, JournalError):
-            self._unavailable(error, reply)
+            self._unavailable(error, reply, kept=taken.kept)
         else:
             self._observers.tell(Received(500, Counter(refused=1)))
             reply(said(500, {"error": "internal error"}))
@@ -195,10 +196,13 @@ class EventPort:
         """What an answer says of why nothing may come of it; to those only who may send events."""
         return _marked(self._dry_run, self._intake.paused)
 
-    def _unavailable(self, error: JournalError, reply: Callable[[Reply], None]) -> None:
-        """Nothing is on disk as far as is known, so nothing was accepted."""
+    def _unavailable(
+        self, error: JournalError, reply: Callable[[Reply], None], *, kept: bool
+    ) -> None:
+        """The write failed. kept: whether a part of the body was written before that."""
         hint = f"send it again in {RETRY_AFTER} seconds"
-        what = {"error": f"nothing was accepted: {error}", "hint": hint}
+        accepted = "only a part" if kept else "nothing"
+        what = {"error": f"{accepted} was accepted: {error}", "hint": hint}
         reply(said(503, what, (b"retry-after", str(RETRY_AFTER).encode()), *self._marks()))
         self._fault.seen(str(error))
         self._observers.tell(Received(503, Counter(refused=1)))
@@ -216,6 +220,13 @@ def _marked(dry_run: bool, paused: frozenset[str]) -> Headers:  # noqa: FBT001 -
     names = [ALL] if ALL in paused else sorted(filter(_NAME.fullmatch, paused))[:_NAMED]
     mode: Headers = ((b"tiercel-mode", b"dry-run"),) if dry_run else ()
     return (*mode, (b"tiercel-paused", ", ".join(names).encode())) if names else mode
+
+
+def _split(
+    bodies: list[_Open], stays: Callable[[_Open], object]
+) -> tuple[list[_Open], list[_Open]]:
+    """Those that do not stay, and those that do."""
+    return [one for one in bodies if not stays(one)], [one for one in bodies if stays(one)]
 
 
 def _call(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:

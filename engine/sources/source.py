@@ -75,10 +75,13 @@ class Taker:
 
         Each is read by itself, as one that is posted is; what they come to is written together.
         """
-        taken, written = self._intake.take(bodies, self._kind)
-        if written is not None:
-            written.result()
-            self._wake()
+        read = self._intake.read(bodies, self._kind)
+        taken = [body.taken for body in read]
+        while any(body.events for body in read):
+            written = self._intake.take(read)
+            if written is not None:
+                written.result()
+                self._wake()
         for body, one in zip(bodies, taken, strict=True):
             if isinstance(one.failed, TooManyError):
                 what = "more than 1,000 events in one message"
