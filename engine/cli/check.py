@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cases import read_cases
-from engine.cli.playbooks import fail, files_of, load, values_option
+from engine.cli.playbooks import fail, files_of, load_files, values_option
 from engine.falco.join import Join
 from engine.falco.rules_file import FalcoRules, own_rules, read_rules
 from engine.language.folder import FolderError
-from engine.language.risks import run_out
+from engine.language.risks import nothing_found, run_out
 from engine.render.findings import finding_json, finding_lines, summary
 from engine.render.github import github_lines
 from engine.render.junit import junit
@@ -50,7 +50,7 @@ def command(
     strict: bool,
     output: str,
 ) -> None:
-    """Validate PLAYBOOKS, a folder or files (default: playbooks/).
+    """Validate PLAYBOOKS, a folder, files or - for stdin (default: playbooks/).
 
     All mistakes are told at once, each with file:line:column, and what was probably meant. Warnings tell
     of risks, such as deleting pods without a throttle, and of what Falco's rules never send: a rule that is
@@ -58,12 +58,13 @@ def command(
     plugins ship are known.
     """
     falco = _falco(rules)
-    found = load(playbooks, values, Join(falco).inspect)
     files = files_of(playbooks, values)
+    found = load_files(files, values, Join(falco).inspect)
     _, of_tests = read_cases(files, found)
     past = run_out(found.silences, time.time())
     findings = sorted(
-        [*found.findings, *of_tests, *past, *falco.findings], key=lambda finding: finding.where
+        [*found.findings, *of_tests, *past, *falco.findings, *nothing_found(found, files)],
+        key=lambda finding: finding.where,
     )
     if output == "text":
         for line in finding_lines(findings):

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from engine.language.folder import VALUES, FolderError, read_bounded, read_files
+from engine.language.folder import VALUES, Files, FolderError, read_bounded, read_files
 from engine.language.load import Loader
+from engine.language.source import MAX_BYTES
 from engine.render.findings import finding_lines
-from engine.render.text import say
+from engine.render.text import count, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from engine.language.folder import Files
     from engine.language.load import Inspect, PlaybookSet
 
 DEFAULT = "playbooks/"
+_STDIN = "<stdin>"
 
 
 def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,18 +36,25 @@ def values_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def load(paths: Sequence[str], values: Path | None, inspect: Inspect | None = None) -> PlaybookSet:
     """The set of the paths (default: playbooks/), whatever is wrong with it; exit 1 without a folder."""
-    files = files_of(paths, values)
+    return load_files(files_of(paths, values), values, inspect)
+
+
+def load_files(files: Files, values: Path | None, inspect: Inspect | None = None) -> PlaybookSet:
+    """The set of files that ``files_of`` has read, whatever is wrong with it."""
     named = None if values is None else (str(values), files.files[VALUES])
     return Loader(inspect).load(files, named)
 
 
 def files_of(paths: Sequence[str], values: Path | None) -> Files:
-    """The files of the paths (default: playbooks/), with that of --values as values.yaml.
+    """The files of the paths (default: playbooks/; - is stdin), with that of --values as values.yaml.
 
     Exit 1 without a folder.
     """
     try:
-        files = read_files(list(paths) or [DEFAULT])
+        if list(paths) == ["-"]:
+            files = Files("", {_STDIN: sys.stdin.buffer.read(MAX_BYTES + 1)})
+        else:
+            files = read_files(list(paths) or [DEFAULT])
         if values is None:
             return files
         return replace(files, files={**files.files, VALUES: read_bounded(values)})
@@ -56,11 +64,15 @@ def files_of(paths: Sequence[str], values: Path | None) -> Files:
 
 def load_usable(paths: Sequence[str], values: Path | None) -> PlaybookSet:
     """The set, where it has no error; else its errors on stderr and exit 1."""
-    found = load(paths, values)
+    return usable(load(paths, values))
+
+
+def usable(found: PlaybookSet) -> PlaybookSet:
+    """The set, where it has no error; else its errors on stderr and exit 1."""
     if found.errors:
         for line in finding_lines(found.errors):
             say(line, err=True)
-        fail(f"{len(found.errors)} errors: nothing was loaded.", 1)
+        fail(f"{count(len(found.errors), 'error')}; nothing was loaded.", 1)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from engine.cases import read_cases, run_case
-from engine.cli.playbooks import fail, files_of, load_usable, values_option
+from engine.cli.playbooks import fail, files_of, load_files, usable, values_option
 from engine.coverage import coverage
 from engine.guard import Own
 from engine.language.report import nearest
@@ -53,8 +53,8 @@ def command(
     Coverage counts the steps that some case plans, and of each condition whether some case makes it
     true and some case false (or unknown); what is missing is told at its place.
     """
-    found = load_usable(playbooks, values)
     files = files_of(playbooks, values)
+    found = usable(load_files(files, values))
     cases, findings = read_cases(files, found)
     if findings:
         for line in finding_lines(findings):

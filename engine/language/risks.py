@@ -1,9 +1,11 @@
-"""What is no mistake but may hurt: warnings of ``check``."""
+"""What may hurt although it is valid: warnings of ``check``; and errors that only a whole document shows."""
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from engine.errors import Finding, Location
 from engine.language.folder import VALUES
@@ -13,17 +15,43 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from engine.language.folder import Files
+    from engine.language.load import PlaybookSet
     from engine.language.report import Report
-    from engine.language.source import Document
+    from engine.language.source import Document, Path
     from engine.playbook import Playbook, Silence
 
+_TEMPLATE = re.compile(r"%(?:\{[^{}]*\}|[A-Za-z][A-Za-z0-9_.\[\]]*)")
+_LETTER = re.compile(r"[A-Za-z0-9]")
+_SCHEME = re.compile(r"(?i)^\s*(?:bearer|basic|token|digest|apikey)\b")
+_SECRET_KEY = re.compile(
+    r"(?i)(?:proxy-)?authorization|cookie|(?:.*[-_.])?(?:api[-_]?key|access[-_]?key|auth[-_]?token"
+    r"|access[-_]?token|token|secret|client[-_]?secret|password|passwd|private[-_]?key"
+    r"|(?:routing|integration|subscription)[-_]?key)"
+)
+"""Names of headers and of keys in a body whose value is a credential."""
+_TOKEN = re.compile(
+    r"://[^/?#\s:@]+:[^/?#\s@]+@"  # a password in a URL
+    r"|(?i:[?&](?:access_token|token|api_?key|key|secret|sig|signature|password)=[^&#\s%]{4})"
+    r"|://hooks\.slack\.com/(?:services|workflows|triggers)/\w"
+    r"|://(?:\w+\.)?discord(?:app)?\.com/api/webhooks/\w"
+    r"|\bxox[abeoprs]-\w|\bgh[opsur]_\w{20}|\bgithub_pat_\w{20}|\bglpat-[\w-]{16}|\bAKIA[A-Z0-9]{16}\b"
+    r"|\beyJ[\w-]{8,999}\.eyJ[\w-]{8}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|(?i:\b(?:bearer|basic) [\w.+/=-]{12})"
+)
+"""Forms that only a credential has, wherever it stands."""
 NAMESPACE_FIELDS = ("k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace")
 
 
 def risks(document: Document, playbook: Playbook | None, report: Report) -> None:
     """Warn of what the playbook risks."""
     spec = document.data.get("spec")
-    if not isinstance(spec, dict) or playbook is None or playbook.mode == "disabled":
+    if not isinstance(spec, dict) or playbook is None:
+        return
+    for path, step in _steps(spec):
+        _credentials(step.get("with"), (*path, "with"), report)
+        if step["action"] == "http.request":
+            _request(step.get("with") or {}, (*path, "with"), report)
+    if playbook.mode == "disabled":
         return
     effects = {step.effect for step in playbook.steps}
     if effects & {"disrupt", "notify"} and playbook.throttle is None:
@@ -41,14 +69,78 @@ def risks(document: Document, playbook: Playbook | None, report: Report) -> None
 
 
 def _daemon_sets(spec: dict[str, Any], report: Report) -> None:
+    for path, step in _steps(spec):
+        kinds = (step.get("with") or {}).get("skipKinds") or ()
+        if step["action"] == "pod.delete" and "DaemonSet" not in kinds:
+            what = "it deletes pods of DaemonSets too, which come back on the very same node"
+            hint = "with: {skipKinds: [DaemonSet]}"
+            report((*path, "action"), "deletes-daemonset", what, hint, severity="warning")
+
+
+def _steps(spec: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
     for phase in ("actions", "finally"):
         for n, step in enumerate(spec.get(phase) or ()):
-            kinds = (step.get("with") or {}).get("skipKinds") or ()
-            if step["action"] == "pod.delete" and "DaemonSet" not in kinds:
-                what = "it deletes pods of DaemonSets too, which come back on the very same node"
-                hint = "with: {skipKinds: [DaemonSet]}"
-                path = ("spec", phase, n, "action")
-                report(path, "deletes-daemonset", what, hint, severity="warning")
+            yield ("spec", phase, n), step
+
+
+def _request(given: dict[str, Any], path: Path, report: Report) -> None:
+    """A URL without scheme or host is an error; text that only looks like JSON is a warning."""
+    url, body = str(given.get("url", "")), given.get("body")
+    if not _has_host(url):
+        what = f"`{url[:80]}` is not an http or https URL with a host"
+        report((*path, "url"), "bad-value", what, "https://HOST/PATH")
+    if isinstance(body, str) and _is_json_with_templates(body):
+        what = "it looks like JSON, but is text: a quote in the event breaks it"
+        report((*path, "body"), "text-as-json", what, "write it as YAML", severity="warning")
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(_TEMPLATE.sub("x", url))
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # the action itself reports it
+        return True
+
+
+def _is_json_with_templates(text: str) -> bool:
+    text = text.strip()
+    return text[:1] + text[-1:] in ("{}", "[]") and '"' in text and _has_template(text)
+
+
+def _has_template(text: str) -> bool:
+    return bool(_TEMPLATE.search(text.replace("%%", "")))
+
+
+def _credentials(value: Any, path: Path, report: Report) -> None:
+    """Warn of a credential that is written out. The finding does not repeat it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, str) and _is_credential(str(key), item):
+                what = (
+                    f"`{str(key)[:80]}` is a credential that is written out; it belongs in a secret"
+                )
+                hint = "{fromSecret: NAME}"
+                report((*path, key), "literal-credential", what, hint, severity="warning")
+            else:
+                _credentials(item, (*path, key), report)
+    elif isinstance(value, list):
+        for n, item in enumerate(value):
+            _credentials({n: item}, path, report)
+
+
+def _is_credential(key: str, text: str) -> bool:
+    if _TOKEN.search(text):
+        return True
+    plain = _TEMPLATE.sub("", text.replace("%%", ""))
+    return bool(_SECRET_KEY.fullmatch(key)) and bool(_LETTER.search(_SCHEME.sub("", plain)))
+
+
+def nothing_found(found: PlaybookSet, files: Files) -> Iterator[Finding]:
+    """An error where no file has a document."""
+    if not found.documents and not found.findings:
+        file = files.root or files.shown(next(iter(files.files), "."))
+        what = "there is no document here, and so no playbook"
+        yield Finding(Location(file, 1, 1), "nothing-found", what, "write one, or name its folder")
 
 
 def run_out(silences: Iterable[Silence], now: float) -> Iterator[Finding]:
