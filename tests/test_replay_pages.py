@@ -96,6 +96,16 @@ def test_the_pages_policy_allows_its_own_style_sheet_and_nothing_else(replayed):
     assert "unsafe" not in policy
 
 
+def test_the_page_has_a_legend_of_every_colour_and_names_its_columns_on_narrow_screens(replayed):
+    whole = replayed(alert(0), alert(1), alert(9, "b", "kube-system"), output="html").stdout
+    drawn = set(re.findall(r'<rect class="([a-z-]+)" x=', whole))
+    legends = set(re.findall(r'<rect class="([a-z-]+)" width="1"', whole))
+    assert {"runs", "stopped", "planned", "refused"} <= drawn <= legends
+    numbers = re.findall(r'<td class="n(?: o)?"[^>]*>', whole)
+    assert numbers
+    assert all("data-c=" in cell for cell in numbers)
+
+
 def test_what_hostile_events_say_is_text_on_the_page(everywhere):
     whole = everywhere("html")
     page = Page(whole)
