@@ -22,6 +22,8 @@ _LOOKED_EVERY, _PRUNED_EVERY = 10, 60
 """Rounds between two looks how full the journal is, and for what is old."""
 _HALF = 0.5
 """From how full it is looked at every round: a flood fills 4 GiB in two minutes."""
+_NOTES = 1_000
+"""Notes of a kind in one transaction, so that accepting events does not wait long for it."""
 _SLICES = 20
 """Slices that one look for what is old removes at most; the rest waits for the next one."""
 IDENTITIES = 7 * 86_400.0
@@ -85,9 +87,9 @@ class Upkeep:
             self._notes.record.flush()
         dead, drops = self._notes.take()
         try:
-            if dead or drops:
-                self._journal.note(dead, drops)
-                dead, drops = [], []
+            while dead or drops:
+                self._journal.note(dead[:_NOTES], drops[:_NOTES])
+                dead, drops = dead[_NOTES:], drops[_NOTES:]
             self._watch()
             for task in self._tasks:
                 task()

@@ -10,7 +10,12 @@ import pytest
 from engine.journal import schema
 from engine.journal.journal import JournalError
 from engine.journal.watch import Watch
-from engine.journal.writer import Writer
+from engine.journal.writer import LARGEST, Writer
+
+COMPUTING = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)"
+    " SELECT sum(i) FROM n"
+)
 
 
 @pytest.fixture
@@ -191,18 +196,46 @@ def test_while_a_commit_hangs_who_waits_and_who_comes_is_refused(watched, disk, 
         with pytest.raises(JournalError, match="has not answered"):
             future.result(0)
     disk.go_on.set()
-    wait_until(lambda: writer.began is None)
+    wait_until(lambda: writer.waits_since is None)
     watch.look()
     assert writer.probe() is None
     writer.submit(put("d")).result()
     assert keys(path) == ["a", "d"]  # what was under way came to its end, and nothing else
 
 
+def test_work_that_computes_for_long_is_not_a_disk_that_hangs(watched, disk, path):
+    writer, watch = watched
+    disk.go_on.set()
+
+    def compute(connection):
+        for _ in range(3):
+            connection.execute(COMPUTING).fetchone()
+            disk.now += 4
+            watch.look()
+        put("a")(connection)
+
+    writer.submit(compute).result()
+    assert writer.probe() is None
+    assert keys(path) == ["a"]
+
+
+def test_a_transaction_takes_a_bounded_number_of_jobs(path):
+    schema.prepare(path)
+    ended, flush = [], schema.Flush(path)
+    writer = Writer(
+        lambda: schema.connect(path, writes=True), "journal with a crowd", flush, ended.append
+    )
+    held_up(writer, *(put(str(number)) for number in range(2 * LARGEST + 1)))
+    writer.close()
+    assert len(keys(path)) == 2 * LARGEST + 1
+    assert ended == [True] * 4  # the job that held the others up is alone
+
+
 def test_a_writer_that_has_nothing_to_do_does_not_hang(watched, disk):
     writer, watch = watched
     disk.go_on.set()
     writer.submit(put("a")).result()
-    wait_until(lambda: writer.began is None)
+    wait_until(lambda: writer.waits_since is None)
     disk.now += 999
     watch.look()
     assert writer.probe() is None

@@ -131,6 +131,29 @@ def test_a_nearly_full_journal_takes_what_is_severe_and_counts_the_rest():
     assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "shed: journal full", 2)
 
 
+def test_many_notes_are_written_in_slices_and_only_those_that_failed_are_taken_again():
+    notes = Notes()
+    for number in range(2_500):
+        notes.drop("p", "throttle", str(number), NOW)
+    journal, house = upkeep(notes=notes)
+
+    def note(dead, drops):
+        journal.noted.append((dead, drops))
+        journal.broken = len(journal.noted) == 2
+        if journal.broken:
+            raise JournalError("disk full")
+
+    journal.note = note
+    house.round()
+    assert [len(drops) for _, drops in journal.noted] == [1_000, 1_000]
+    house.round()
+    assert [len(drops) for _, drops in journal.noted[2:]] == [1_000, 500]
+    assert (
+        len({drop.key for _, drops in [journal.noted[0], *journal.noted[2:]] for drop in drops})
+        == 2_500
+    )
+
+
 def test_what_a_throttle_drops_is_counted_by_its_window():
     notes = Notes()
     intake = intake_of(Prompt(), ONCE, notes=notes)

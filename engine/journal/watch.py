@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EVERY = 1.0
 """Seconds between two looks."""
 PATIENCE = 5.0
-"""Seconds that a commit may take: a disk that fails says so, and one that hangs says nothing at all."""
+"""Seconds that the disk may take to answer: one that fails says so, and one that hangs says nothing at all."""
 
 log = structlog.get_logger()
 
@@ -55,8 +55,8 @@ class Watch:
         self._writer.refuse(fault)
 
     def _slow(self) -> str | None:
-        began = self._writer.began
-        if began is None or self._now() - began <= PATIENCE:
+        since = self._writer.waits_since
+        if since is None or self._now() - since <= PATIENCE:
             return None
         return f"the journal cannot be written: its disk has not answered for {PATIENCE:g} seconds"
 

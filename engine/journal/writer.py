@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import threading
 import time
@@ -22,7 +23,11 @@ FEW = 2
 """Jobs of a commit that are no rush."""
 CROWD = 16
 """Jobs of which no more gather: as many as there are workers, unless told."""
+LARGEST = 256
+"""Jobs of one transaction at most, so that neither their answers nor the next jobs wait long."""
 _STEP = 0.002
+_PULSE = 10_000
+"""Instructions of SQLite between two signs of life: a few milliseconds."""
 _PROBE = 65_536
 """Bytes: some forty events, or a large one."""
 
@@ -34,8 +39,9 @@ class Writer:
     on disk what was committed. ended: is told in the thread of every transaction, before those whose jobs it
     did are. turn: entered for each. gather: gives, in each transaction, the seconds after one of several jobs in
     which more of them come together.
-    now: a monotonic clock. began: when the commit under way did, by it. fault: why no work is taken, though none
-    has failed.
+    now: a monotonic clock. waits_since: when the transaction under way last got on, by it; None without one. It
+    gets on while SQLite computes, and stays where it is while the disk does not answer. fault: why no work is
+    taken, though none has failed.
     """
 
     def __init__(
@@ -59,7 +65,7 @@ class Writer:
         self._under_way: list[Job[Any]] = []
         self.trouble: str | None = None
         self.fault: str | None = None
-        self.began: float | None = None
+        self.waits_since: float | None = None
         # a daemon, so that an engine that dies without closing ends instead of hanging; what it has
         # not written by then it has told nobody to be written
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -124,12 +130,12 @@ class Writer:
             waiting = [self._jobs.get()]
             if several and waiting[0] is not None:
                 self._wait()
-            waiting += self._taken()
+            waiting += self._taken(LARGEST - 1)
             ending, several = None in waiting, len(waiting) > FEW
             self._under_way = [job for job in waiting if job is not None]
-            self.began = self._now()
+            self._pulse()
             self._commit(self._under_way)
-            self.began, self._under_way = None, []
+            self.waits_since, self._under_way = None, []
         self._drop()
 
     def _wait(self) -> None:
@@ -138,18 +144,23 @@ class Writer:
         while self._now() < until and self._jobs.qsize() < CROWD - 1:
             time.sleep(min(self._pause, _STEP))
 
-    def _taken(self) -> list[Job[Any] | None]:
-        """What waits, taken from the queue."""
-        taken = []
+    def _taken(self, most: float = math.inf) -> list[Job[Any] | None]:
+        """What waits, taken from the queue, up to so many jobs or the end."""
+        taken: list[Job[Any] | None] = []
         with contextlib.suppress(Empty):
-            while True:
+            while len(taken) < most and None not in taken[-1:]:
                 taken.append(self._jobs.get_nowait())
         return taken
+
+    def _pulse(self) -> None:
+        """Note that the transaction gets on."""
+        self.waits_since = self._now()
 
     def _commit(self, jobs: list[Job[Any]]) -> None:
         try:
             if self._connection is None:
                 self._connection = self._connect()
+                self._connection.set_progress_handler(self._pulse, _PULSE)
             connection = self._connection
             before = connection.total_changes
             with self._turn:
@@ -159,6 +170,7 @@ class Writer:
                 if not do(connection, jobs):
                     self._ended(False)
                     do_one_by_one(connection, jobs)
+                self._pulse()
                 connection.execute("COMMIT")
             wrote = connection.total_changes != before
             if wrote:

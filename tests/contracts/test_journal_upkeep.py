@@ -25,7 +25,9 @@ def test_drops_of_an_hour_are_one_line_with_a_counter(journal):
 
 
 def test_lines_about_drops_are_bounded_and_the_oldest_make_way(journal):
-    journal.note([], [drop(at=NOW + n, key=str(n)) for n in range(DROPS + 500)])
+    drops = [drop(at=NOW + n, key=str(n)) for n in range(DROPS + 500)]
+    for start in range(0, len(drops), 5_000):
+        journal.note([], drops[start : start + 5_000])
     left = journal.drops(Wanted(limit=10**6))
     assert len(left) == DROPS
     assert left[-1].key == "500"
