@@ -199,7 +199,8 @@ class Intake:
                 ended = "shed" if found is SHED else _ended(found)
                 taken.ended[ended] = taken.ended.get(ended, 0) + 1
                 told = found[0].run.event if found else self._redaction.event(event)
-                self.recent.add(Got(told, received, ended, body.size))
+                quiet = tuple((p.run.playbook.name, p.suppressed) for p in found if p.suppressed)
+                self.recent.add(Got(told, received, ended, body.size, quiet))
                 self._notes.event(told)
                 taken.duplicates += bool(found) and all(p.suppressed == "duplicate" for p in found)
         except Exception as error:  # noqa: BLE001 - the journal's, or a bug: it costs this body alone

@@ -20,6 +20,8 @@ BYTES = 16 * 2**20
 class Got(msgspec.Struct, frozen=True, eq=False):
     """An event, when it came (epoch seconds), how it ended (run, unmatched, throttle …), its bytes.
 
+    suppressed: the playbooks that matched and ran nothing, each with the reason.
+
     A struct, for there is one at every event, and a frozen dataclass takes longer to make.
     """
 
@@ -27,6 +29,7 @@ class Got(msgspec.Struct, frozen=True, eq=False):
     received: float
     ended: str
     size: int
+    suppressed: tuple[tuple[str, str], ...] = ()
 
 
 class Recent:

@@ -55,7 +55,6 @@ def _run(journal: Path) -> None:
             f"""
 Nothing was changed: this is a dry run, and the pod was assumed. The engine stays up; post your own event:
 
-  curl -d @{SAMPLE} {url}
   curl -d '{{"rule": "Terminal shell in container", "priority": "Notice", "hostname": "worker-1",
     "output_fields": {{"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "proc.name": "bash"}}}}' {url}
 

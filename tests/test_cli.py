@@ -7,9 +7,12 @@ import time
 from xml.etree import ElementTree as ET
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from engine.cli import main
 from engine.cli.command import cli
+
+from tests.test_serve import kubeconfig
 
 GOOD = """\
 apiVersion: tiercel.dev/v1
@@ -252,3 +255,68 @@ def test_findings_as_junit_fail_the_file_and_warnings_only_the_strict(folder):
     assert failed("--strict") == ["playbooks/r.yaml"]
     broken(folder)
     assert failed() == ["playbooks/broken.yaml"]
+
+
+def test_a_misspelled_command_is_told_with_the_closest_one():
+    done = tiercel("chekc")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "There is no command `chekc`. Did you mean `check`?" in done.stderr
+    assert "Did you mean" not in tiercel("quite-another").stderr
+    assert "--strict" in tiercel("check", "--strikt").stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_unexpected_error_is_one_sentence_and_exit_2(monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("x\x1b[31m")
+
+    monkeypatch.setattr("engine.attempt._render", broken)
+    for command in ("plan", "replay"):
+        done = tiercel(command, "event.json", "-o", "json")
+        assert (done.exit_code, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"tiercel {command}: internal error: KeyError: ")
+        assert "\x1b" not in line
+        assert "(test_cli.py" not in line
+
+
+def test_a_plan_that_asks_a_server_exits_1_when_a_step_fails(folder):
+    (folder / "config").write_text(kubeconfig("http://127.0.0.1:9"))
+    assert tiercel("plan", "event.json").exit_code == 0
+    done = tiercel("plan", "event.json", "--server", "--kubeconfig", "config", "-o", "json")
+    assert [step["state"] for step in json.loads(done.stdout)["runs"][0]["steps"]] == ["failed"]
+    assert done.exit_code == 1
+
+
+def test_no_command_but_serve_has_a_log():
+    code = (
+        "import sys, importlib\n"
+        "from engine.cli.command import _COMMANDS, cli\n"
+        "for name in set(_COMMANDS) - {'serve'}: cli.get_command(None, name)\n"
+        "import engine.preview\n"
+        "print('structlog' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_a_shell(shell):
+    done = tiercel("completion", shell)
+    assert (done.exit_code, "_TIERCEL_COMPLETE" in done.stdout) == (0, True)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("words", "incomplete", "offered"),
+    [
+        ([], "chec", ["check"]),
+        (["explain", "--playbook"], "m", ["mark"]),
+        (["pause", "--playbook"], "", ["mark"]),
+        (["actions"], "pod.del", ["pod.delete"]),
+        (["show", "--server", "http://127.0.0.1:9"], "", []),
+    ],
+)
+def test_names_are_completed(words, incomplete, offered):
+    found = ShellComplete(cli, {}, "tiercel", "_TIERCEL_COMPLETE")
+    assert [item.value for item in found.get_completions(words, incomplete)] == offered

@@ -73,7 +73,7 @@ def test_what_failed_first_is_marked_and_only_that(explain):
 def test_a_playbook_of_another_rule_takes_a_line_and_in_full_its_table(explain):
     assert "1 playbook asks for other rules: mark-shell" in explain(rule="Another")
     assert line(explain("--playbook", "mark-shell", rule="Another"), "no", "rules", "is Another")
-    assert "nearest is mark-shell" in explain("--playbook", "mark-shel", code=2)
+    assert "Did you mean `mark-shell`?" in explain("--playbook", "mark-shel", code=2)
 
 
 def test_what_matches_and_yet_runs_nothing_says_why(explain, tmp_path):

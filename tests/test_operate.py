@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from engine.cli.command import cli
 from engine.journal.journal import Record
@@ -52,6 +53,12 @@ def test_the_history_as_json_is_what_the_port_answers(running):
     assert "No runs" in tiercel(running, "history", "--namespace", "nowhere").stdout
 
 
+def test_the_ids_of_runs_are_completed(running):
+    complete = ShellComplete(cli, {}, "tiercel", "_TIERCEL_COMPLETE")
+    found = complete.get_completions(["show", "--server", running.admin], running.run[:3])
+    assert running.run[:12] in [item.value for item in found]
+
+
 def test_a_filter_that_cannot_be_is_a_usage_error(running):
     done = tiercel(running, "history", "--state", "gone")
     assert (done.exit_code, "waiting" in done.stderr) == (2, True)
@@ -78,6 +85,10 @@ def test_what_was_no_event_and_what_was_dropped_is_told(tmp_path):
     with engine(tmp_path, {"a.yaml": once}, "--dry-run") as running:
         for body in ("no event\x1b", alert(1), alert(2), alert(3)):
             running.post(body)
+        told = tiercel(running, "explain", str(tmp_path / "playbooks"), "--recent").stdout
+        verdicts = [line for line in told.splitlines() if "  mark-shell  " in line]
+        assert ["throttle" in line for line in verdicts] == [False, True, True]
+        assert "2000-01-01" not in told
         running.restart()  # what waits to be noted is written at the end
         history = tiercel(running, "history").stdout
         assert "2 times  mark-shell  throttle" in history

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from engine.actions.action import load
+from engine.cli.completion import action_names
 from engine.cli.playbooks import fail
 from engine.language.report import nearest
 from engine.render.reference import action_lines
@@ -12,7 +13,7 @@ from engine.render.text import say
 
 
 @click.command("actions")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=action_names)
 def command(name: str | None) -> None:
     """List the actions, or show the one of that NAME: its parameters, its rights, an example."""
     actions = load()
@@ -23,7 +24,8 @@ def command(name: str | None) -> None:
         say()
         say("tiercel actions NAME shows one whole.")
     elif name not in actions:
-        fail(f"{name} is no action; nearest is {nearest(name, actions) or 'none'}", 2)
+        near = nearest(name, actions)
+        fail(f"There is no action `{name}`." + (f" Did you mean `{near}`?" if near else ""), 2)
     else:
         for line in action_lines(actions[name]):
             say(line)

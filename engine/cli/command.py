@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import os
+import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,8 +20,8 @@ _COMMANDS = {
     "serve": "Run the engine: take events, act as the playbooks say.",
     "history": "The runs of a running engine, the newest first.",
     "show": "One run as a story.",
-    "approve": "Give a held run leave to go on.",
-    "deny": "Refuse it to a held run.",
+    "approve": "Approve a held run, so that it goes on.",
+    "deny": "Deny a held run.",
     "retry": "Try a run that is over again.",
     "undo": "Put back what a run has changed.",
     "pause": "Stop acting: all playbooks, or one.",
@@ -27,6 +30,7 @@ _COMMANDS = {
     "rbac": "The least role that playbooks need.",
     "schema": "The language's JSON Schema, for editors.",
     "import": "Turn Falco Talon's rules into playbooks.",
+    "completion": "Shell completion for bash, zsh or fish.",
     "digest": "The digest of a set of playbooks, as /status shows it.",
 }
 
@@ -49,11 +53,45 @@ class _Commands(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant; of one that is not there, the closest name is told."""
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            from engine.language.report import nearest  # noqa: PLC0415 - --help must be quick
+
+            near = nearest(name, _COMMANDS)
+            hint = f" Did you mean `{near}`?" if near else ""
+            raise click.UsageError(f"There is no command `{name[:80]}`.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand. An error that the command does not expect is one sentence and exit 2."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a traceback does not help a user
+            from engine.cli.playbooks import fail  # noqa: PLC0415 - as above
+
+            fail(_sentence(ctx.invoked_subcommand or "", error), 2)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _sentence(command: str, error: Exception) -> str:
+    """An unexpected error and its place, in one line."""
+    cause = error.__cause__ or error
+    frames = traceback.extract_tb(cause.__traceback__)
+    ours = [frame for frame in frames if f"{os.sep}engine{os.sep}" in frame.filename]
+    place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+    what = f"{type(cause).__name__}: {cause}"[:300]
+    return f"tiercel {command}: internal error: {what}{place}. Please report it with its input."
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli.completion import run_ids
 from engine.cli.engine import body_of, engine_options, reason_option, tell, to_run
 from engine.render.text import say
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("deny")
-@click.argument("run")
+@click.argument("run", shell_complete=run_ids)
 @reason_option
 @engine_options
 def command(*, run: str, reason: str | None, server: str, token_file: Path | None) -> None:

@@ -11,7 +11,7 @@ import click
 
 from engine.cli.playbooks import fail
 from engine.errors import EventError
-from engine.event import parse
+from engine.event import parse, time_of
 from engine.render.text import say
 
 if TYPE_CHECKING:
@@ -108,8 +108,10 @@ def _code(status: int) -> int:
     return 1 if status in (404, 409, 410) else 2
 
 
-def recent_events(server: str, token_file: Path | None, digest: str) -> list[Event]:
-    """The last events that the engine got, the oldest first.
+def recent_events(
+    server: str, token_file: Path | None, digest: str
+) -> list[tuple[Event, dict[str, str]]]:
+    """The last events that the engine got, the oldest first; of each, the playbooks that it suppressed and why.
 
     digest: of the local set; where the engine has another one in force, that is said on stderr.
     """
@@ -122,7 +124,9 @@ def recent_events(server: str, token_file: Path | None, digest: str) -> list[Eve
     events = []
     for number, got in enumerate(body["events"]):
         try:
-            events.append(parse(got["alert"], salt=f"event {number}"))
+            received = time_of(got["received"])
+            event = parse(got["alert"], received_ns=received, salt=f"event {number}")
+            events.append((event, got.get("suppressed", {})))
         except EventError:  # it was one to the engine: another version
             continue
     return events

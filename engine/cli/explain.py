@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.alerts import read_alerts
+from engine.cli.completion import playbook_names
 from engine.cli.engine import engine_options, recent_events
 from engine.cli.playbooks import fail, load_usable, values_option
 from engine.explain import explain
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 @click.command("explain")
 @click.argument("arguments", nargs=-1, metavar="[PLAYBOOKS]... EVENTS")
 @values_option
-@click.option("--playbook", metavar="NAME", help="Only this one, in full.")
+@click.option(
+    "--playbook", metavar="NAME", shell_complete=playbook_names, help="Only this one, in full."
+)
 @click.option(
     "--recent", is_flag=True,
     help="The last 1,000 events that a running engine got, instead of EVENTS.",
@@ -68,10 +71,12 @@ def command(
         hint = f" Did you mean `{near}`?" if near else ""
         fail(f"No playbook is called `{clean(playbook)}`.{hint}", 2)
     if recent:
-        wrong, events = 0, recent_events(server, token_file, found.digest)[-last:]
+        wrong = 0
+        events = recent_events(server, token_file, found.digest)[-last:]
+        _tell(events, found, playbook)
     else:
-        wrong, events = _events(file)
-    _tell(events, found, playbook)
+        wrong, given = _events(file)
+        _tell([(event, None) for event in given], found, playbook)
     if wrong:
         sys.exit(1)
 
@@ -89,12 +94,18 @@ def _events(file: str) -> tuple[int, list[Event]]:
     return len(wrong), [alert.event for alert in alerts if alert.event is not None]
 
 
-def _tell(events: Iterable[Event], found: PlaybookSet, playbook: str | None) -> None:
+def _tell(
+    events: Iterable[tuple[Event, dict[str, str] | None]], found: PlaybookSet, playbook: str | None
+) -> None:
+    """Explain events, each with the playbooks that a running engine suppressed (None: not asked)."""
     index, memory = Playbooks(found.playbooks, found.silences), Memory()
     shown = [one for one in index.all if playbook in (None, one.name)]
     told = ran = 0
-    for event in events:
-        planned = {one.run.playbook.name: one.suppressed for one in plan(event, index, memory)}
+    for event, suppressed in events:
+        if suppressed is None:
+            planned = {one.run.playbook.name: one.suppressed for one in plan(event, index, memory)}
+        else:
+            planned = {one.name: suppressed.get(one.name) for one in index.wanting(event)}
         told += 1
         ran += any(why is None for why in planned.values())
         explanations = [explain(event, one) for one in shown]

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import click
 
+from engine.cli.completion import playbook_names
 from engine.cli.engine import ask, engine_options
 from engine.render.history_text import dead_lines, history_lines
 from engine.render.text import echo, say
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command("history")
-@click.option("--playbook", metavar="NAME", help="Only this playbook's runs.")
+@click.option(
+    "--playbook", metavar="NAME", shell_complete=playbook_names, help="Only this playbook's runs."
+)
 @click.option("--namespace", metavar="NAME", help="Only runs about pods of this namespace.")
 @click.option("--since", metavar="WHEN", help="Only what came since: 30m, 2d or an RFC 3339 time.")
 @click.option("--state", metavar="STATE", help="waiting, running, held, or how it ended.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli.completion import playbook_names
 from engine.cli.engine import body_of, engine_options, reason_option, tell
 from engine.render.text import say
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command("pause")
-@click.option("--playbook", metavar="NAME", help="Only this one; else all.")
+@click.option(
+    "--playbook", metavar="NAME", shell_complete=playbook_names, help="Only this one; else all."
+)
 @click.option(
     "--for", "lasts", metavar="DURATION", help="End the pause by itself, after 30m or 2h."
 )

@@ -57,7 +57,7 @@ def command(
     """Show what PLAYBOOKS (default: playbooks/) would do about EVENTS, changing nothing.
 
     EVENTS is a file with one alert, a JSON array, or one alert a line; - is stdin. Without --cluster or
-    --server, the pod that an event names is taken to exist.
+    --server, the pod that an event names is taken to exist. With --server, a step that fails is exit 1.
 
     \b
       tiercel plan playbooks/ event.json
@@ -71,7 +71,7 @@ def command(
     )
     memory, totals = Memory(), Totals()
     guard = Guard(found.guardrails, Own.of(os.environ))
-    wrong = 0
+    wrong = failed = 0
     for alert in tracked([*read_alerts(_read(events))], "Planning"):
         if alert.event is None:
             wrong += 1
@@ -79,6 +79,7 @@ def command(
             continue
         runs = preview(alert.event, playbooks, memory, guard, world)
         totals.add(runs)
+        failed += any(result.state == "failed" for run in runs for result in run.results)
         if output == "json":
             echo(json.dumps(line_json(alert.event, runs)))
         else:
@@ -86,7 +87,7 @@ def command(
                 say(line)
     if output == "text":
         say(totals.line())
-    if wrong:
+    if wrong or (server and failed):
         sys.exit(1)
 
 

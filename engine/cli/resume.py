@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli.completion import playbook_names
 from engine.cli.engine import body_of, engine_options, reason_option, tell
 from engine.render.text import say
 
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 
 @click.command("resume")
-@click.option("--playbook", metavar="NAME", help="Only this one; else every pause ends.")
+@click.option(
+    "--playbook",
+    metavar="NAME",
+    shell_complete=playbook_names,
+    help="Only this one; else every pause ends.",
+)
 @reason_option
 @engine_options
 def command(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli.completion import run_ids
 from engine.cli.engine import (
     body_of,
     engine_options,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("retry")
-@click.argument("run")
+@click.argument("run", shell_complete=run_ids)
 @click.option(
     "--from", "step", metavar="STEP", help="Begin at this step; else the first that failed."
 )

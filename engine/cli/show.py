@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import click
 
+from engine.cli.completion import run_ids
 from engine.cli.engine import ask, engine_options
 from engine.render.history_text import story_lines
 from engine.render.text import echo, say
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("run")
+@click.argument("run", shell_complete=run_ids)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @engine_options
 def command(*, run: str, output: str, server: str, token_file: Path | None) -> None:

@@ -212,6 +212,7 @@ class Pages:
             {
                 "received": time_text(int(got.received * 1e9)),
                 "ended": got.ended,
+                "suppressed": dict(got.suppressed),
                 "alert": got.event.sent,
             }
             for got in self._recent.all()
