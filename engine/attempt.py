@@ -149,8 +149,8 @@ def _uid(claim: Claim, subject: Pod | Object | None) -> str | None:
         uid = subject.uid if isinstance(subject, Pod) else subject["metadata"].get("uid")
     else:
         action = load().get(claim.step.action)
-        about_pod = action is not None and not {"pod", "subject"}.isdisjoint(action.acts_with)
-        uid = claim.facts.get("uid") if about_pod else None
+        has_target = action is not None and action.target(claim.step.effect) is not None
+        uid = claim.facts.get("uid") if has_target else None
     return None if uid is None else str(uid)
 
 
@@ -207,16 +207,17 @@ def _over(over: Over, claim: Claim, doors: Doors, doing: Doing, guard: Guard) ->
 
 def _subject(claim: Claim, action: Action, doors: Doors, now: float) -> Pod | Object | None:
     """The target of the step, found again. Raises SkippedError."""
+    target = action.target(claim.step.effect)
     search = Search(
         now=now,
         received=claim.run.received,
         uid=claim.facts.get("uid"),
         patient=not doors.dry,
-        leaving="subject" in action.acts_with,
+        leaving=target == "subject",
     )
-    if "pod" in action.acts_with:
+    if target == "pod":
         return find_pod(claim.run.event, doors.cluster, search)
-    if "subject" in action.acts_with:
+    if target == "subject":
         find = find_pod if names_pod(claim.run.event) else find_node
         return find(claim.run.event, doors.cluster, search)
     return None

@@ -29,7 +29,7 @@ from engine.observe import Audit, Decided, Observers, log_steps, tell_story
 from engine.playbook import Guardrails
 from engine.ports.cluster import Recorder
 from engine.ports.given import AssumedCluster
-from engine.ports.http import LiveOutside, OutsideRecorder, Secrets
+from engine.ports.http import LiveOutside, OutsideRecorder, Secrets, Senders
 from engine.ports.kubeconfig import ConnectionSettingsError
 from engine.ports.kubernetes import connect
 from engine.settings import SettingsError
@@ -132,7 +132,8 @@ class _Shift:
         guardrails: Guardrails,
     ) -> None:
         self._settings, self._cluster, self._journal = settings, cluster, journal
-        self._outside = LiveOutside(Secrets(settings.secrets_dir))
+        senders = Senders(settings.http_hosts)
+        self._outside = LiveOutside(Secrets(settings.secrets_dir), senders=senders)
         self.guardrails = guardrails
         spent = {key: window for key, window in journal.memory().items() if key.startswith(PREFIX)}
         ledger = Ledger() if settings.dry_run else Ledger(spent, self._remember)

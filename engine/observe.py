@@ -223,7 +223,7 @@ class Audit:
             "approval": _approval(claim),
             "calls": [call_json(call) for call in outcome.calls],
             "requests": [request_json(request) for request in outcome.requests],
-            "answer": outcome.answer,
+            "answer": _short(outcome.answer),
             "skips": _skips(moment),
         }
 

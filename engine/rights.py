@@ -44,7 +44,7 @@ def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict
 def _of(step: Step) -> frozenset[Right]:
     action = load()[step.action]
     found = action.needs(step.parameters)
-    if {"pod", "subject"} & set(action.acts_with):
+    if action.target(step.effect):
         found |= WHOSE
     return found | GUARDED if step.effect in ("mark", "disrupt") else found
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from engine.errors import RefusedError
 from engine.guard import Own
+from engine.ports.destination import canonical_host, destination_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,10 +83,27 @@ class Settings:
 
 
 def host_list(text: str | None) -> frozenset[str] | None:
-    """The hosts of a list with commas; None where there is no list."""
+    """The hosts of a list with commas, each in its canonical form; None if there is no list.
+
+    Raises SettingsError for an entry that is not a host, host:port or *.suffix.
+    """
     if text is None:
         return None
-    return frozenset(host.strip().lower() for host in text.split(",") if host.strip())
+    return frozenset(_listed(host.strip()) for host in text.split(",") if host.strip())
+
+
+def _listed(entry: str) -> str:
+    """An entry of a list of hosts in the form to which ``check_host`` compares."""
+    wild = "*." if entry.startswith("*.") else ""
+    name = entry.removeprefix(wild)
+    if canonical_host(name):
+        return f"{wild}{canonical_host(name)}"
+    try:
+        if not wild and "/" not in entry:
+            return destination_of(f"http://{entry}").authority
+    except RefusedError:
+        pass
+    raise SettingsError(f"--http-hosts: `{entry}` is not HOST, HOST:PORT or *.SUFFIX")
 
 
 def address(text: str) -> Address:

@@ -322,3 +322,103 @@ def test_a_step_that_a_person_denied_is_refused_even_if_the_budget_is_free_by_th
 def test_leave_for_one_step_is_none_for_another():
     held = over(DELETE, facts={"verdict": ["another", "approve", "alice"]})[0]
     assert held.state == "held"
+
+
+KILL = {
+    "action": "http.request",
+    "with": {"url": "https://f.example/%k8s.pod.name", "effect": "disrupt"},
+}
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_request_that_disrupts_has_the_events_pod_as_its_target(dry):
+    done = act(claim(KILL), dry=dry)
+    assert (done.state, len(done.requests)) == ("planned" if dry else "done", 1)
+    assert done.uid
+    shut = alert(**{"k8s.ns.name": "kube-system", "k8s.pod.name": "coredns"})
+    server = world()
+    system = a_pod()
+    system["metadata"] |= {"namespace": "kube-system", "name": "coredns"}
+    server.put(system)
+    for event, state in (
+        (shut, "refused"),
+        (alert(**{"k8s.pod.name": "gone"}), "skipped"),
+        (alert(**{"k8s.pod.uid": "another"}), "skipped"),
+        (parse({"rule": "R", "output_fields": {"proc.name": "nc"}}), "skipped"),
+    ):
+        ended = act(claim(KILL, event=event), server, dry=dry)
+        assert (ended.state, ended.requests) == (state, ()), ended.message
+
+
+def test_a_request_that_disrupts_counts_in_the_budget_of_its_pods_namespace():
+    guard = Guard(
+        Guardrails(budgets=(Budget("disrupt", 1, 60.0, "namespace", on_exceeded="drop"),))
+    )
+    server = world()
+    other = a_pod()
+    other["metadata"] |= {"name": "web-1", "uid": "u-web-1"}
+    server.put(other)
+
+    def kill(event):
+        doors = Doors(
+            Recorder(server.cluster, server.cluster), OutsideRecorder(Elsewhere()), dry=False
+        )
+        return attempt(claim(KILL, event=event), doors, guard, NOW).state
+
+    assert kill(alert()) == "done"
+    assert kill(alert(**{"k8s.pod.name": "web-1"})) == "refused"
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_status_is_expected_of_an_answer_and_not_of_a_preview(dry):
+    step = {"action": "http.request", "with": {"url": "https://x.example/", "expect": [201]}}
+    ended = act(claim(step), dry=dry)
+    assert ended.state == ("planned" if dry else "failed")
+
+
+def test_headers_are_equal_in_any_case():
+    headers = {"content-type": "text/x", "IDEMPOTENCY-KEY": "mine", "X-Team": "soc"}
+    step = {
+        "action": "http.request",
+        "with": {"url": "https://x.example/", "headers": headers, "body": {}},
+    }
+    (request,) = act(claim(step), dry=True).requests
+    assert request.headers == headers
+    step["with"]["headers"] = {"X-Team": "%proc.cmdline"}
+    hostile = alert(**{"proc.cmdline": "x\r\nEvil: 1"})
+    ended = act(claim(step, event=hostile), dry=True)
+    assert (ended.state, ended.requests) == ("refused", ())
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "what"),
+    [
+        ({"url": "x.example/a"}, "bad-value", "http://"),
+        ({"url": "https:///a"}, "bad-value", "host"),
+        ({"url": "x.example/%proc.name"}, "bad-value", "http://"),
+        ({"url": "%proc.name"}, "bad-value", "http://"),
+        ({"url": r"http://2130706433\.example.com/"}, "bad-value", "host"),
+        ({"url": "https://ada:canary@x.example/"}, "bad-value", "password"),
+        ({"headers": {"X Team": "a"}}, "bad-parameter", "header"),
+        ({"headers": {"X\nTeam": "a"}}, "bad-parameter", "header"),
+        ({"headers": {"": "a"}}, "bad-parameter", "header"),
+        ({"headers": {"X-Team": "a", "x-team": "b"}}, "bad-parameter", "given twice"),
+        ({"headers": {"content-length": "1"}}, "bad-parameter", "sets itself"),
+        ({"headers": {"Host": "other.example"}}, "bad-parameter", "sets itself"),
+        ({"headers": {"X-Team": "a\nb"}}, "bad-parameter", "header value"),
+    ],
+)
+def test_requests_that_can_never_be_sent_are_findings(given, code, what):
+    step = {"action": "http.request", "with": {"url": "https://x.example/", **given}}
+    found = Loader().load(Files("", files(p=playbook("p", actions=[step]))))
+    (finding,) = found.errors
+    assert (finding.code, what in finding.what) == (code, True), finding
+    assert "canary" not in finding.what
+
+
+@pytest.mark.parametrize(
+    "url", ["https://%k8s.ns.name.x.example/", "http://x.example:80/%%20/%rule"]
+)
+def test_urls_with_fields_are_checked_as_far_as_they_are_literal(url):
+    step = {"action": "http.request", "with": {"url": url}}
+    assert not Loader().load(Files("", files(p=playbook("p", actions=[step])))).errors

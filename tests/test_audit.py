@@ -89,6 +89,13 @@ def test_the_steps_that_a_failed_one_stops_are_told_with_it():
     ]
 
 
+def test_of_a_long_answer_the_audit_has_the_beginning():
+    http = claim({"action": "http.request", "with": {"url": "https://x.example/"}})
+    told = line(http, Outcome("done", "x", answer={"a": "y" * 60_000}), "done")
+    assert told["answer"].startswith('{"a":"yyy')
+    assert len(told["answer"]) == 1000
+
+
 def test_half_of_a_letter_in_a_servers_answer_costs_no_line():
     one = claim(SLACK)
     for stream in (io.StringIO(), io.TextIOWrapper(io.BytesIO(), "ascii", newline="")):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import gzip
 import json
 import logging
 import socket
+import socketserver
 import threading
 import time
 from email.utils import formatdate
@@ -12,13 +16,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from engine.errors import PermanentError, RefusedError, TemporaryError
+from engine.ports.destination import check_host, destination_of
 from engine.ports.hosts import Hosts
 from engine.ports.http import (
+    BlocksRefusedError,
     LiveOutside,
     OutsideRecorder,
     SecretName,
     Secrets,
-    allowed_host,
+    Senders,
     asked_to_wait,
 )
 
@@ -259,8 +265,6 @@ def test_without_a_folder_of_secrets_it_says_so():
         "file:///etc/canary",
         "http:///canary",
         "http://[canary/",
-        "https://canary\x01/",
-        "",
     ],
 )
 def test_a_webhook_that_is_no_url_never_shows(tmp_path, caplog, secret):
@@ -312,7 +316,7 @@ def test_only_hosts_on_the_list_are_called(url, allowed):
     hosts = frozenset({"ops.example.com", "127.0.0.1:9000", "*.internal"})
     recorder = OutsideRecorder(None, hosts)
     if allowed:
-        assert recorder.request("GET", url, {}, None).status == 200
+        assert recorder.request("GET", url, {}, None).status is None
         return
     with pytest.raises(RefusedError):
         recorder.request("GET", url, {}, None)
@@ -320,9 +324,10 @@ def test_only_hosts_on_the_list_are_called(url, allowed):
 
 
 def test_an_empty_list_refuses_every_host_and_none_refuses_none():
+    place = destination_of("https://a.example.com/")
     with pytest.raises(RefusedError, match="--http-hosts"):
-        allowed_host("https://a.example.com/", frozenset())
-    assert allowed_host("https://a.example.com/", None) == "a.example.com"
+        check_host(place, frozenset())
+    check_host(place, None)
 
 
 def test_what_is_recorded_shows_no_secret(server, outside):
@@ -363,3 +368,169 @@ def test_slack_is_one_host_whatever_the_webhook(tmp_path, server):
     with hosts.one("Slack"), pytest.raises(TemporaryError, match="under way"):
         hook(outside)
     assert hook(outside).status == 200
+
+
+def test_a_request_goes_to_a_checked_address_only(tmp_path, server, monkeypatch):
+    resolve = socket.getaddrinfo
+    leads_to = {"ops.example.com": "127.0.0.1", "evil.example.com": "169.254.169.254"}
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: resolve(leads_to.get(host, host), *a, **k)
+    )
+    live = LiveOutside(Secrets(tmp_path), timeout=5, senders=Senders(frozenset({"*.example.com"})))
+    outside = OutsideRecorder(live, frozenset({"*.example.com"}))
+    url = f"http://ops.example.com:{server.server_port}/x"
+    assert outside.request("GET", url, {}, None).status == 200
+    assert server.asked[0][2]["Host"] == f"ops.example.com:{server.server_port}"
+    with pytest.raises(RefusedError, match=r"169\.254\.169\.254"):
+        outside.request("GET", "http://evil.example.com/", {}, None)
+
+
+class Greedy(socketserver.StreamRequestHandler):
+    """Says its server's head, and then its body again and again, until the client has enough."""
+
+    def handle(self):
+        list(iter(self.rfile.readline, b"\r\n"))
+        with contextlib.suppress(OSError):
+            self.wfile.write(self.server.head)
+            self.server.written += len(self.server.head)
+            while self.server.body:
+                self.wfile.write(self.server.body)
+                self.server.written += len(self.server.body)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "body": (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65_536),
+    "chunks": (CHUNKED, b"10000\r\n" + b"x" * 65_536 + b"\r\n"),
+    "tiny chunks": (CHUNKED, b"1\r\nx\r\n" * 10_000),
+    "chunk extension": (CHUNKED + b"1;", b"x" * 65_536),
+    "trailers": (CHUNKED + b"0\r\n", b"X-A: b\r\n" * 8_000),
+    "gzip": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", gzip.compress(bytes(1 << 22))),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n" * 8_000),
+    "a header": (b"HTTP/1.1 200 OK\r\nX-A: ", b"x" * 65_536),
+    "interim answers": (b"", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 1_000),
+}
+HEADS = ("headers", "a header", "interim answers")
+
+
+@each_way
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_an_endless_answer_is_read_up_to_a_bound(tmp_path, way, kind):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greedy) as server:
+        server.daemon_threads = True
+        server.head, server.body = ENDLESS[kind]
+        server.written = 0
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        (tmp_path / "hook").write_text(url + PATH)
+        (tmp_path / "bot").write_text(TOKEN)
+        outside = LiveOutside(Secrets(tmp_path), timeout=30, slack_api=f"{url}/api/")
+        try:
+            if kind in HEADS:
+                with pytest.raises(TemporaryError):
+                    way(outside)
+            elif way is bot:  # needs JSON
+                with pytest.raises(PermanentError):
+                    way(outside)
+            else:
+                assert way(outside).json is None
+        finally:
+            server.shutdown()
+            thread.join()
+        assert server.written < 16 << 20  # what the sockets buffer included
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a": "\\ud800"}', b'{"a": 1e400}', b"[1" + b" " * 65_536 + b"]"]
+)
+def test_json_that_the_journal_cannot_keep_is_not_kept(server, outside, body):
+    server.answers = [(200, {}, body)]
+    assert (http(outside).status, http(outside).json) == (200, None)
+
+
+def test_json_of_almost_64_kib_is_kept(server, outside):
+    said = {"a": "x" * 65_000}
+    server.answers = [(200, {}, json.dumps(said).encode())]
+    assert http(outside).json == said
+
+
+@each_way
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
+def test_the_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch, way, name):
+    server.answers = [(200, {}, b'{"ok": true}')]
+    monkeypatch.setenv(name, f"http://ada:p%40ss@127.0.0.1:{server.server_port}")
+    (tmp_path / "hook").write_text("http://hooks.test/services/x")
+    (tmp_path / "bot").write_text(TOKEN)
+    outside = LiveOutside(Secrets(tmp_path), timeout=5, slack_api="http://slack.test/api/")
+    assert way(outside).status == 200
+    ((_, target, headers, _),) = server.asked
+    assert target.startswith("http://")
+    assert headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"ada:p@ss").decode()
+
+
+@pytest.mark.parametrize(
+    "no_proxy", ["127.0.0.1", "10.0.0.0/8,127.0.0.0/8", "*", "a.test, 127.0.0.1:{port}"]
+)
+def test_no_proxy_names_what_is_asked_directly(server, outside, monkeypatch, no_proxy):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", no_proxy.format(port=server.server_port))
+    assert http(outside).status == 200
+    assert hook(outside).status == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"canary\n\n", "blank line"),
+        (b"canary\r\nX: y\n", "more than one line"),
+        (b"\xef\xbb\xbfcanary\n", "byte order mark"),
+        ("canary\n".encode("utf-16"), "byte order mark"),
+        ("canary\xa0\n".encode(), "visible ASCII"),
+        (b"canary\x00", "visible ASCII"),
+        (b"canary" * 20_000, "64 KiB"),
+    ],
+)
+def test_a_secret_that_cannot_be_sent_fails_at_once_and_is_named(
+    server, outside, tmp_path, content, why
+):
+    (tmp_path / "hook").write_bytes(content)
+    (tmp_path / "bot").write_bytes(content)
+    for way, name in ((hook, "hook"), (bot, "bot"), (http, "bot")):
+        with pytest.raises(PermanentError, match=f"secret {name}: .*{why}") as caught:
+            way(outside)
+        assert "canary" not in str(caught.value)
+    assert server.asked == []
+
+
+@each_way
+def test_the_newline_of_windows_is_cut_and_an_empty_secret_is_tried_again(
+    server, outside, tmp_path, way
+):
+    server.answers = [(200, {}, b'{"ok": true}')]
+    for name in ("hook", "bot"):
+        content = (tmp_path / name).read_text().strip()
+        (tmp_path / name).write_bytes(content.encode() + b"\r\n")
+    assert way(outside).status == 200
+    (tmp_path / "hook").write_text("\n")
+    (tmp_path / "bot").write_text("")
+    with pytest.raises(TemporaryError, match="is empty"):
+        way(outside)
+
+
+@pytest.mark.parametrize("body", [b"[1]", b'"x"', b"null", b"[" * 60_000, b"\xff"])
+def test_an_answer_of_slacks_api_that_is_no_object_is_permanent(server, outside, body):
+    server.answers = [(200, {}, body)]
+    with pytest.raises(PermanentError, match="not a JSON object"):
+        bot(outside)
+
+
+@pytest.mark.parametrize("word", ["invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long"])
+def test_blocks_that_slack_refuses_are_told_from_other_refusals(server, outside, word):
+    server.answers = [(400, {}, word.encode())]
+    with pytest.raises(BlocksRefusedError, match=word):
+        hook(outside)
+    server.answers = [(200, {}, json.dumps({"ok": False, "error": word}).encode())]
+    with pytest.raises(BlocksRefusedError, match=word):
+        bot(outside)

@@ -73,3 +73,11 @@ def test_the_role_of_the_kustomization_has_what_the_shipped_playbooks_need():
     done = CliRunner().invoke(cli, ["rbac", str(ROOT / "playbooks")], catch_exceptions=False)
     shipped = next(yaml.safe_load_all((ROOT / "kustomize" / "base" / "rbac.yaml").read_text()))
     assert granted(yaml.safe_load(done.stdout)) <= granted(shipped)
+
+
+def test_a_request_that_disrupts_needs_to_find_and_check_its_pod(tmp_path):
+    given = {"url": "https://x.example/", "effect": "disrupt"}
+    (role,) = rbac(tmp_path, {"action": "http.request", "with": given})
+    assert granted(role) == {
+        ("get", "pods"), ("list", "pods"), ("get", "nodes"), ("get", "namespaces"),
+    }  # fmt: skip

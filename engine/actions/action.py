@@ -107,6 +107,15 @@ class Action:
         """Whether what it does can be undone, and so have an end."""
         return "ttl" in self.parameters
 
+    def target(self, effect: str) -> Literal["pod", "subject"] | None:
+        """What a step of that effect has as its target: the event's pod, or its pod or node; None without one.
+
+        A step that disrupts always has a target: without one of its own, the event's pod.
+        """
+        if "subject" in self.acts_with:
+            return "subject"
+        return "pod" if "pod" in self.acts_with or effect == "disrupt" else None
+
     def compile(
         self, data: Any, path: Path, report: Report, steps: tuple[str, ...]
     ) -> dict[str, Any]:

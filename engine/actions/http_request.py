@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-from urllib.parse import quote, unquote, urlsplit
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote, unquote
 
 from engine.actions.action import Doing, Done, action
 from engine.actions.parameter import Integer, Text, header_value
 from engine.actions.structure import Either, Json, ListOf, MapOf
-from engine.errors import PermanentError, TemporaryError
+from engine.errors import PermanentError, RefusedError, TemporaryError
+from engine.ports.destination import destination_of
 from engine.ports.http import Outside, SecretName
+
+if TYPE_CHECKING:
+    from engine.language.report import Report
+    from engine.language.source import Path
+    from engine.language.template import Template
 
 _PLAIN = "".join(set(map(chr, range(0x20, 0x7F))) - {"%"})
 _LONGEST = 2000
 """Characters of a note; servers take some 8,000 of all headers."""
+_START = re.compile(r"https?://(?:[^/?#]|\Z)", re.IGNORECASE)
+"""How the text before the first field of a URL begins; the field may be the host."""
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+"""The name of a header (RFC 9110, 5.1)."""
+_FRAMING = frozenset(
+    [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "te",
+        "trailer",
+        "expect",
+    ]
+)
+"""Headers that say where a request goes and where it ends; the engine sets those that it needs."""
 
 
 def escape(text: str) -> str:
@@ -24,10 +50,59 @@ def escape(text: str) -> str:
 def url_fault(text: str) -> str | None:
     """What is wrong with a URL; a segment ``..``, which ``escape`` cannot hide, would leave its place."""
     try:
-        segments = urlsplit(text).path.split("/")
-    except ValueError:
-        return "is no URL"
+        segments = destination_of(text).target.partition("?")[0].split("/")
+    except RefusedError as error:
+        return f"is not a valid URL: {error}"
     return "has a segment . or .." if {".", ".."} & set(map(unquote, segments)) else None
+
+
+def header_fault(name: str) -> str | None:
+    """What is wrong with the name of a header."""
+    if not _TOKEN.fullmatch(name):
+        return "is not a valid name of a header (letters, digits and -)"
+    if name.lower() in _FRAMING:
+        return "is a header that the engine sets itself"
+    return None
+
+
+class Url(Text):
+    """An http(s) URL. Its scheme is literal text."""
+
+    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+        """A Template; a URL without scheme or host is reported."""
+        template: Template | None = Text(escape=self.escape).compile(data, path, report, steps)
+        if template is None:
+            return None
+        fault = None
+        if not template.names:
+            fault = url_fault("".join(map(str, template.parts)))
+        elif not _START.match(str(template.parts[0])):
+            fault = (
+                "is not a valid URL: the URL must begin with http:// or https:// and name a host"
+            )
+        if fault:
+            report(path, "bad-value", f"`{_without_user(data)[:80]}` {fault}")
+        return template
+
+
+def _without_user(url: str) -> str:
+    """The URL without what may be a password."""
+    return re.sub(r"//[^/?#]*@", "//***@", url)
+
+
+class Headers(MapOf):
+    """Header names, which are equal in any case, and their values."""
+
+    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+        """Name -> compiled value; a name that is given twice is reported at the later place."""
+        compiled = super().compile(data, path, report, steps)
+        seen: set[str] = set()
+        for name in compiled or ():
+            if name.lower() in seen:
+                what = f"the header `{name[:80]}` is given twice; names of headers ignore case"
+                report((*path, name), "bad-parameter", what, key=True)
+            seen.add(name.lower())
+        return compiled
 
 
 @action(
@@ -44,10 +119,10 @@ def send_request(
     outside: Outside,
     doing: Doing,
     *,
-    url: Annotated[str, Text(url_fault, escape)],
+    url: Annotated[str, Url(url_fault, escape)],
     method: Literal["POST", "PUT", "PATCH", "GET", "DELETE"] = "POST",
     headers: Annotated[
-        dict[str, str | SecretName] | None, MapOf(Either(Text(header_value)))
+        dict[str, str | SecretName] | None, Headers(Either(Text(header_value)), header_fault)
     ] = None,
     body: Annotated[Any, Json()] = None,
     expect: Annotated[list[int] | None, ListOf(Integer(100, 599))] = None,
@@ -55,16 +130,25 @@ def send_request(
 ) -> Done:
     """Send an HTTP request. Its host must be on --http-hosts; redirects are not followed.
 
-    The header Idempotency-Key is the run and the step. What a message would say besides its text is in the
-    header Tiercel-Note: how many more requests this one stands for (a digest), and under mode: notify what
-    was not done. There, what is not printable ASCII is percent-encoded; the body is as the playbook has it.
+    The header Idempotency-Key is the run and the step. At most 64 KiB of an answer are kept, if it is JSON;
+    later steps can use it. The proxies of HTTP_PROXY, HTTPS_PROXY and NO_PROXY apply.
 
-    url: http or https; what the event says is percent-encoded within it.
+    A request goes to the address that was checked. Link-local addresses and those of metadata servers
+    (169.254.169.254) are refused, also if a name leads there, unless --http-hosts names the address. Through a
+    proxy only the host is checked; the proxy resolves the name.
+
+    What a message would say besides its text is in the header Tiercel-Note: how many more requests this one
+    stands for (a digest), and under mode: notify what was not done. There, what is not printable ASCII is
+    percent-encoded; the body is as the playbook has it.
+
+    url: http or https, without a user; what the event says is percent-encoded within it.
     method: the HTTP method.
-    headers: name -> text, or a secret.
+    headers: name -> text, or a secret. Names may be in any case. Host, Content-Length and other headers that
+      frame a request are set by the engine.
     body: text, or any JSON; texts within JSON may have templates.
     expect: the statuses that count as success; 200 to 299 by default.
-    effect: disrupt where the request does what guardrails should bound.
+    effect: disrupt if the request does what guardrails should bound. The step then has the event's pod as its
+      target. The pod is found and verified, and protected targets, maxEventAge and budgets apply.
     """
     del effect
     sent: dict[str, str | SecretName] = {"Idempotency-Key": f"{doing.run}/{doing.step}"}
@@ -72,7 +156,12 @@ def send_request(
         sent["Tiercel-Note"] = quote(doing.also.replace("\n", "; "), safe=_PLAIN)[:_LONGEST]
     if body is not None and not isinstance(body, str):
         sent["Content-Type"] = "application/json"
-    answer = outside.request(method, url, sent | (headers or {}), body)
+    written = headers or {}
+    names = {name.lower() for name in written}
+    own = {name: value for name, value in sent.items() if name.lower() not in names}
+    answer = outside.request(method, url, own | written, body)
+    if answer.status is None:
+        return Done(f"{method} {url[:200]}")
     if answer.status in expect if expect else 200 <= answer.status < 300:  # noqa: PLR2004 - HTTP
         return Done(f"{method} {url[:200]}: {answer.status}", answer.json)
     if answer.status >= 500:  # noqa: PLR2004 - HTTP

@@ -22,7 +22,7 @@ from engine.render.plan_json import line_json
 from engine.render.plan_text import Totals, event_lines
 from engine.render.progress import tracked
 from engine.render.text import echo, say
-from engine.settings import host_list
+from engine.settings import SettingsError, host_list
 
 if TYPE_CHECKING:
     from engine.alerts import Alert
@@ -64,11 +64,13 @@ def command(
       kubectl logs -n falco ds/falco | grep '^{' | tiercel plan playbooks/ -
     """  # noqa: D301 - \b is click's mark for text to be left alone
     *paths, events = arguments
+    try:
+        hosts = host_list(http_hosts)
+    except SettingsError as error:
+        fail(f"tiercel plan: {error}", 2)
     found = load_usable(paths, values)
     playbooks = Playbooks(found.playbooks, found.silences)
-    world = _world(
-        cluster, host_list(http_hosts), server=server, kubeconfig=kubeconfig, context=context
-    )
+    world = _world(cluster, hosts, server=server, kubeconfig=kubeconfig, context=context)
     memory, totals = Memory(), Totals()
     guard = Guard(found.guardrails, Own.of(os.environ))
     wrong = failed = 0

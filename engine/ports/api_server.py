@@ -18,12 +18,18 @@ from engine.ports.http import masked
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+LONGEST = 32 << 20
+"""Bytes of an answer; a page of 500 pods of 30 KiB each has half of it."""
 SIGNED_FOR = 5.0
 """Seconds for which credentials are used as they were read; the client looks at its files at every call."""
 
 
 class SilentError(Exception):
     """The server gave no answer; the sentence says why."""
+
+
+class AnswerTooLongError(Exception):
+    """The server gave an answer that is longer than its bound; the sentence says the bound."""
 
 
 class Answer(NamedTuple):
@@ -39,10 +45,10 @@ class ApiServer:
     """One API server. client: the official ``ApiClient``. renew: reads its credentials anew."""
 
     def __init__(self, client: Any, renew: Callable[[], None]) -> None:
-        from engine.ports.quick import quick  # noqa: PLC0415 - loaded with the client
+        from engine.ports.quick import Bounds, quick  # noqa: PLC0415 - loaded with the client
 
         self._settings, self._renew = client.configuration, renew
-        self._open = _opener(quick(client.rest_client.pool_manager), self.host)
+        self._open = _opener(quick(client.rest_client.pool_manager, Bounds(LONGEST)), self.host)
         self._agent = dict(client.default_headers)
         self._signed: tuple[float, dict[str, str]] = (0.0, {})
 
@@ -86,6 +92,7 @@ class ApiServer:
         import urllib3  # noqa: PLC0415 - loaded with the client
 
         from engine.ports.deadline import CONNECT  # noqa: PLC0415 - the same
+        from engine.ports.quick import TooLongError  # noqa: PLC0415 - the same
 
         body, content = sent or (None, None)
         if content:
@@ -98,6 +105,8 @@ class ApiServer:
                 method, url, body=body, headers=headers, timeout=timeout, retries=False
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(_inner(error), TooLongError):
+                raise AnswerTooLongError(str(_inner(error))) from None
             raise SilentError(masked(_reason(error), shown)[:200]) from None
         return Answer(response.status, response.headers, response.data or b"", shown)
 
@@ -133,8 +142,13 @@ def _shown(authorization: str) -> list[str]:
     return told
 
 
-def _reason(error: Exception) -> str:
-    """The innermost cause; urllib3's own text holds the whole URL."""
+def _inner(error: Exception) -> Exception:
+    """The innermost cause of an error of urllib3's."""
     inner = getattr(error, "reason", None) or error
-    inner = next((one for one in inner.args if isinstance(one, Exception)), inner)
+    return next((one for one in inner.args if isinstance(one, Exception)), inner)
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause as text; urllib3's own text holds the whole URL."""
+    inner = _inner(error)
     return f"{type(inner).__name__}: {str(inner).rpartition(': ')[2]}"

@@ -13,13 +13,15 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NewConnectionError
 from urllib3.poolmanager import pool_classes_by_scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from urllib3 import PoolManager
 
 CONNECT = 5.0
 """Seconds to connect at most; a server that does not even accept is down."""
@@ -34,19 +36,26 @@ def left(until: float) -> float:
     return max(_LEAST, seconds)
 
 
+def any_address(address: str, port: int) -> None:
+    """The check of a connection that may go to every address."""
+
+
 def dial(
     address: tuple[str, int],
     seconds: float,
-    source: object = None,
     socket_options: Sequence[tuple[int, int, int | bytes]] | None = None,
+    check: Callable[[str, int], None] = any_address,
 ) -> socket.socket:
-    """A connection to the first of a host's addresses that takes one. Raises OSError.
+    """A connection to the first address of a host that accepts one. Raises OSError, and what ``check`` raises.
 
-    seconds: for all of them; what is left is the connection's time-out. source: is for the caller's sake.
+    seconds: for all addresses; what is left is the connection's time-out. check: called with each address and
+    the port before the first connection. The host is resolved once, so that only checked addresses are dialed.
     """
-    del source
     until, error = time.monotonic() + seconds, OSError("the host has no address")
-    for family, kind, protocol, _, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    for *_, place in found:
+        check(str(place[0]), address[1])
+    for family, kind, protocol, _, place in found:
         made = socket.socket(family, kind, protocol)
         try:
             for option in socket_options or ():
@@ -63,7 +72,7 @@ def dial(
 
 
 class Response(http.client.HTTPResponse):
-    """An answer that comes, head and body, within the time-out that its socket has as it is made."""
+    """The answer of a proxy to CONNECT; it must arrive within the time-out of its socket at the start."""
 
     def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
         super().__init__(sock, *given, **named)
@@ -93,43 +102,33 @@ class _Until(io.RawIOBase):
 
 
 class Plain(HTTPConnection):
-    """One without TLS."""
+    """A connection without TLS. check_address: called before an address is dialed, see ``dial``."""
 
     response_class = Response
+    check_address: Callable[[str, int], None] = staticmethod(any_address)
 
     def _new_conn(self) -> socket.socket:
         seconds = CONNECT if self.timeout is None else self.timeout
         try:
-            return dial((self._dns_host, self.port), seconds, None, self.socket_options)
+            place = (self._dns_host, self.port)
+            return dial(place, seconds, self.socket_options, self.check_address)
         except OSError as error:
             what = f"Failed to establish a new connection: {error}"
             raise NewConnectionError(self, what) from error
 
 
 class Tls(HTTPSConnection, Plain):
-    """One with."""
+    """A connection with TLS."""
 
 
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = Plain
+def with_connections(pools: PoolManager, plain: type[Plain], tls: type[Tls]) -> PoolManager:
+    """The same pools, which make connections of these classes; they must not have made any yet.
 
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = Tls
-
-
-def bounded(pools: PoolManager) -> PoolManager:
-    """The same, whose connections keep their time-outs so; it must not have made any yet."""
-    return with_pools(pools, _PlainPool, _TlsPool)
-
-
-def with_pools(
-    pools: PoolManager, plain: type[HTTPConnectionPool], tls: type[HTTPSConnectionPool]
-) -> PoolManager:
-    """The same, with pools of these kinds.
-
-    Those through a SOCKS proxy, which urllib3 only makes with a package that we do not bring, stay as they are.
+    Pools through a SOCKS proxy, which urllib3 only makes with a package that we do not bring, stay as they are.
     """
     if pools.pool_classes_by_scheme is pool_classes_by_scheme:
-        pools.pool_classes_by_scheme = {"http": plain, "https": tls}
+        pools.pool_classes_by_scheme = {
+            "http": type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+            "https": type("TlsPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+        }
     return pools

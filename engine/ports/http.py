@@ -5,25 +5,28 @@ Every request passes an ``OutsideRecorder``, which shows secrets as ``***``; ``L
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
-from engine.errors import RefusedError, TemporaryError
+import msgspec
+
+from engine.errors import PermanentError, TemporaryError
+from engine.ports.destination import address_check, check_host, destination_of
 from engine.ports.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    import urllib3
+    from engine.ports.sender import Reply, Sender
 
 MASK = "***"
-_LONGEST_ANSWER = 1 << 20
+_LONGEST_SECRET = 64 << 10
+"""Bytes of the file of a secret."""
 _SHORT = 6
 """Letters that a part of a secret has at least to be looked for; `Bearer` is found, and nobody's loss."""
 
@@ -40,9 +43,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: the status, and the body's JSON where it is some."""
+    """The status, and the body if it is JSON. In previews the status is None, because nothing was sent."""
 
-    status: int
+    status: int | None
     json: Any = None
 
 
@@ -53,6 +56,10 @@ class SecretName:
     name: str
 
 
+class BlocksRefusedError(PermanentError):
+    """Slack does not accept the blocks of a message; it may accept the text."""
+
+
 class Secrets:
     """Reads secrets from a folder, each a file, at the time of use."""
 
@@ -60,13 +67,39 @@ class Secrets:
         self._folder = folder
 
     def read(self, name: str) -> str:
-        """The secret without its trailing newline. Raises TemporaryError where it is missing."""
+        """The secret without its trailing newline.
+
+        Raises TemporaryError if it is missing or empty, and PermanentError if its text cannot be a header or a
+        URL (a blank line, a byte order mark); both name the secret and never repeat its value.
+        """
         if self._folder is None:
             raise TemporaryError(f"secret {name}: no --secrets-dir is set", answered=True)
         try:
-            return (self._folder / name).read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as error:
+            with (self._folder / name).open("rb") as file:
+                content = file.read(_LONGEST_SECRET + 1)
+        except OSError as error:
             raise TemporaryError(f"secret {name}: {type(error).__name__}", answered=True) from None
+        fault = _secret_fault(content)
+        if fault:
+            raise PermanentError(f"secret {name}: {fault}")
+        text = content.decode("ascii").removesuffix("\n").removesuffix("\r")
+        if not text:
+            raise TemporaryError(f"secret {name}: the file is empty", answered=True)
+        return text
+
+
+def _secret_fault(content: bytes) -> str | None:
+    """Why the content of a file cannot be a secret; None if it can."""
+    if len(content) > _LONGEST_SECRET:
+        return f"the file is larger than {_LONGEST_SECRET >> 10} KiB"
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        return "the file begins with a byte order mark; save it as UTF-8 without one"
+    line = content.removesuffix(b"\n").removesuffix(b"\r")
+    if b"\n" in line or b"\r" in line:
+        return "the file has more than one line, or a blank line"
+    if not all(byte == 0x09 or 0x20 <= byte <= 0x7E for byte in line):  # noqa: PLR2004 - tab, visible ASCII
+        return "the file has characters that are not visible ASCII"
+    return None
 
 
 class Outside(Protocol):
@@ -92,28 +125,11 @@ class Outside(Protocol):
         ...
 
 
-def allowed_host(url: str, hosts: frozenset[str] | None) -> str:
-    """The host of an http(s) URL, where it may be called. Raises RefusedError.
-
-    hosts: names, ``host:port`` or ``*.suffix``; None allows every host.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise RefusedError("the URL is none") from None
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
-        raise RefusedError("the URL must be http(s)://host/… without a user")
-    if not all("!" <= letter <= "~" for letter in url):
-        raise RefusedError("the URL has characters that must be escaped")
-    wild = f"*.{host.partition('.')[2]}"
-    if hosts is not None and not hosts & {host, f"{host}:{port}", wild}:
-        raise RefusedError(f"{host} is not on --http-hosts")
-    return host
-
-
 class OutsideRecorder:
-    """Records every request, secrets unopened, and passes it on only where it is told to."""
+    """Records every request, secrets unopened, and passes it on if there is something to pass it on to.
+
+    hosts: that ``request`` may call (see ``check_host``).
+    """
 
     def __init__(self, forward: Outside | None = None, hosts: frozenset[str] | None = None) -> None:
         self._forward = forward
@@ -127,11 +143,11 @@ class OutsideRecorder:
         headers: dict[str, str | SecretName],
         body: Any,
     ) -> Answer:
-        """Record the request, and pass it on."""
-        allowed_host(url, self._hosts)
+        """Record the request, and pass it on. Raises RefusedError if --http-hosts does not name its host."""
+        check_host(destination_of(url), self._hosts)
         shown = {k: v if isinstance(v, str) else MASK for k, v in headers.items()}
         self.requests.append(Request(method, url, body, shown))
-        return self._forward.request(method, url, headers, body) if self._forward else Answer(200)
+        return self._forward.request(method, url, headers, body) if self._forward else Answer(None)
 
     def slack(
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
@@ -139,7 +155,7 @@ class OutsideRecorder:
         """Record the message, and pass it on."""
         url = MASK if webhook else "https://slack.com/api/chat.postMessage"
         self.requests.append(Request("POST", url, message))
-        return self._forward.slack(message, webhook, token) if self._forward else Answer(200)
+        return self._forward.slack(message, webhook, token) if self._forward else Answer(None)
 
 
 class LiveOutside:
@@ -152,23 +168,19 @@ class LiveOutside:
         timeout: float = 30.0,
         slack_api: str = "https://slack.com/api/",
         hosts: Hosts | None = None,
-        pools: urllib3.PoolManager | None = None,
+        senders: Senders | None = None,
     ) -> None:
-        import urllib3  # noqa: PLC0415 - check and plan don't need it
-
-        from engine.ports.deadline import bounded  # noqa: PLC0415 - the same
-
-        self._pools = pools or bounded(urllib3.PoolManager())
         self._secrets = secrets
         self._timeout = timeout
         self._slack_api = slack_api
         self._hosts = hosts or Hosts()
+        self._senders = senders or Senders()
 
     def within(self, seconds: float) -> LiveOutside:
         """The same door, whose calls must be over in so many seconds."""
         return LiveOutside(
             self._secrets, timeout=seconds, slack_api=self._slack_api, hosts=self._hosts,
-            pools=self._pools,
+            senders=self._senders,
         )  # fmt: skip
 
     def request(
@@ -181,29 +193,22 @@ class LiveOutside:
         """Send one request."""
         import urllib3  # noqa: PLC0415 - check and plan don't need it
 
-        from engine.ports.deadline import CONNECT  # noqa: PLC0415 - the same
-
-        host = urlsplit(url).hostname
+        place = destination_of(url)
         secrets = {
             k: self._secrets.read(v.name) for k, v in headers.items() if isinstance(v, SecretName)
         }
         opened = {k: v for k, v in headers.items() if isinstance(v, str)} | secrets
         payload = body if body is None or isinstance(body, str) else json.dumps(body)
-        timeout = urllib3.Timeout(connect=min(CONNECT, self._timeout), total=self._timeout)
+        content = None if payload is None else payload.encode("utf-8", "replace")
         try:
-            with self._hosts.one(host or ""):
-                response = self._pools.request(
-                    method, url, headers=opened, body=payload and payload.encode(), timeout=timeout,
-                    retries=False, redirect=False, preload_content=False,
-                )  # fmt: skip
-                with contextlib.closing(response):
-                    content = _read(response)
+            with self._hosts.one(place.host):
+                reply = self._senders.requests.send(place, method, opened, content, self._timeout)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise TemporaryError(f"{host}: {type(error).__name__}") from None
-        if response.status in (429, 503):
-            wait = asked_to_wait(response.headers)
-            raise TemporaryError(f"{host} answered {response.status}", after=wait)
-        return Answer(response.status, masked(_json(content), secrets.values()))
+            raise TemporaryError(f"{place.host}: {type(error).__name__}") from None
+        if reply.status in (429, 503):
+            wait = asked_to_wait(reply.headers)
+            raise TemporaryError(f"{place.host} answered {reply.status}", after=wait)
+        return Answer(reply.status, masked(_json(reply), secrets.values()))
 
     def slack(
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
@@ -211,23 +216,39 @@ class LiveOutside:
         """Post a message."""
         from engine.ports import slack  # noqa: PLC0415 - 100 ms that few commands need
 
+        sender = self._senders.messages
         if webhook:
             url = self._secrets.read(webhook.name)
             with self._hosts.one("Slack"):
-                return slack.post_to_webhook(url, message, self._timeout)
+                return slack.post_to_webhook(sender, url, message, self._timeout)
         opened = self._secrets.read(token.name) if token else ""
         with self._hosts.one("Slack"):
-            return slack.post_with_token(opened, self._slack_api, message, self._timeout)
+            return slack.post_with_token(sender, (opened, self._slack_api), message, self._timeout)
 
 
-def _read(response: urllib3.BaseHTTPResponse) -> bytes:
-    """The body, cut at the longest."""
-    parts: list[bytes] = []
-    size = 0
-    while size < _LONGEST_ANSWER and (part := response.read1(_LONGEST_ANSWER - size)):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
+class Senders:
+    """The sender of http.request and the sender of notifications, each made at its first use.
+
+    http_hosts: the list of ``--http-hosts``. A request goes to an address that is link-local or a metadata
+    server's only if the list names the address. The list does not concern notifications.
+    """
+
+    def __init__(self, http_hosts: frozenset[str] = frozenset()) -> None:
+        self._http_hosts = http_hosts
+
+    @functools.cached_property
+    def requests(self) -> Sender:
+        """For http.request."""
+        from engine.ports.sender import Sender  # noqa: PLC0415 - check and plan don't need it
+
+        return Sender(address_check(self._http_hosts))
+
+    @functools.cached_property
+    def messages(self) -> Sender:
+        """For notifications."""
+        from engine.ports.sender import Sender  # noqa: PLC0415 - the same
+
+        return Sender()
 
 
 def asked_to_wait(headers: Mapping[str, str] | None) -> float | None:
@@ -264,8 +285,11 @@ def masked(value: Any, secrets: Collection[str]) -> Any:
         return None
 
 
-def _json(content: bytes) -> Any:
+def _json(reply: Reply) -> Any:
+    """The JSON of a whole answer; None if it was cut, or is not JSON that the journal can keep."""
+    if reply.cut:
+        return None
     try:
-        return json.loads(content)
+        return msgspec.json.decode(reply.body)
     except (ValueError, RecursionError):
         return None

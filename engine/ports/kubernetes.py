@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.errors import GoneError, PermanentError, TemporaryError
-from engine.ports.api_server import ApiServer, SilentError
+from engine.ports.api_server import AnswerTooLongError, ApiServer, SilentError
 from engine.ports.breaker import Breaker
 from engine.ports.cluster import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
 from engine.ports.http import asked_to_wait, masked
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from engine.ports.cluster import Call, Kind, Object
 
 PAGE = 500
+ITEMS = 20_000
+"""Objects of a list; Kubernetes is tested with up to 3,000 pods in a namespace."""
 QPS = 100.0
 """Calls a second at most, unless told otherwise; client-go's own default is 5, controllers take 20 to 100."""
 OVERLOADED = (429, 503)
@@ -150,7 +152,7 @@ class KubernetesCluster:
     def list(
         self, kind: Kind, namespace: str | None = None, *, node: str | None = None
     ) -> list[Object]:
-        """The objects, page by page."""
+        """The objects, page by page. Raises PermanentError for more than ITEMS objects."""
         items: list[Object] = []
         query: list[tuple[str, str]] = [("limit", str(PAGE))]
         if node is not None:
@@ -162,6 +164,8 @@ class KubernetesCluster:
             status, headers, answer = self._request("GET", path, [*query, *more])
             self._raise("list", kind.resource, kind.resource, status, answer, headers)
             items += answer.get("items") or []
+            if len(items) > ITEMS:
+                raise PermanentError(f"{kind.resource}: the list has more than {ITEMS:,} objects")
             token = (answer.get("metadata") or {}).get("continue") or ""
             if not token:
                 return items
@@ -262,12 +266,15 @@ class KubernetesCluster:
         except SilentError as error:
             self._load.breaker.failed(str(error))
             raise TemporaryError(f"API server: {error}") from None
+        except AnswerTooLongError as error:
+            self._load.breaker.answered()
+            raise PermanentError(f"API server: {method} {path}: {error}") from None
         if status not in OVERLOADED:
             self._load.breaker.answered()
             self._load.pace.faster()
         try:
             answer = msgspec.json.decode(data) if data else {}
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             answer = {"message": masked(data.decode("utf-8", "replace"), shown)[:200]}
         if status >= 300:  # noqa: PLR2004 - HTTP
             answer = masked(answer, shown)

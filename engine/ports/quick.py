@@ -1,53 +1,96 @@
 """Connections that send a request in one piece and have httptools parse its answer.
 
-http.client makes a mail of each answer's headers and urllib3 a stream of each body: two thirds of what a call
-costs the interpreter. Here a body is small and wanted whole. All else (proxies, TLS, which connection is taken,
-what its faults are called) stays urllib3's. Imported late, with the libraries it is for.
+http.client parses each answer's headers as mail and urllib3 makes a stream of each body: two thirds of what a
+call costs the interpreter. Here a body is read at once, up to a limit. All else (proxies, TLS, which connection
+is taken, the names of errors) stays urllib3's. Imported late, with the libraries it is for.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 from http.client import HTTPException, InvalidURL, RemoteDisconnected
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from urllib3 import HTTPConnectionPool, HTTPHeaderDict, HTTPSConnectionPool, PoolManager
+from urllib3 import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
-from engine.ports.deadline import Plain, Tls, left, with_pools
+from engine.ports.deadline import Plain, Tls, any_address, left, with_connections
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from urllib3 import PoolManager
+
+HEAD = 65_536
+"""Bytes of the head of an answer, interim answers (1xx) included."""
+HEADERS = 256
+"""Headers of an answer, interim answers included."""
 _PIECE = 65_536
 _OK = 200
 _UNFIT = re.compile(r"[\x00-\x20\x7f-\uffff]")
 _BROKEN = re.compile(r"[\r\n\x00]")
 
 
-class _Answer:
-    """What the parser calls. whole: all of the answer is there; an interim one (1xx) is none.
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of an answer is read. body: bytes. cut: a longer body is cut there; otherwise it is an error."""
 
-    headed: its head is. keeps: whether the connection lasts; what follows the answer is nobody's, and ends it.
+    body: int
+    cut: bool = False
+
+
+class TooLongError(HTTPException):
+    """The answer is longer than its bound."""
+
+
+class _Answer:
+    """An answer as the parser reports it.
+
+    headed: the head is complete. whole: all of the answer is there; an interim one (1xx) does not count.
+    keeps: whether the connection lasts. What follows the answer belongs to no request and ends the connection.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.headers: list[tuple[str, str]] = []
-        self.parts: list[bytes] = []
+        self.body = bytearray()
         self.headed = self.whole = self.keeps = False
+        self._bounds, self._read, self._headers = bounds, 0, 0
+
+    def feed(self, data: bytes) -> None:
+        """Parse what came. Raises TooLongError, HttpParserError."""
+        self._read += len(data)
+        self.parser.feed_data(data)
+        if self._headers > HEADERS or (not self.headed and self._read > HEAD):
+            limits = f"{HEAD >> 10} KiB or {HEADERS} headers"
+            raise TooLongError(f"the head of the answer is longer than {limits}")
+        # the framing of chunks may take as much as the body, and the size of a head
+        framed = not self.whole and self._read > HEAD + 2 * len(self.body)
+        if framed or len(self.body) > self._bounds.body:
+            if not self._bounds.cut:
+                limit = f"{self._bounds.body >> 20} MiB"
+                raise TooLongError(
+                    f"the answer is longer than {limit}, or has more framing than body"
+                )
+            del self.body[self._bounds.body :]
+            self.whole, self.keeps = True, False
 
     def on_message_begin(self) -> None:
         if self.whole:
             self.keeps = False
         else:
-            self.headers, self.parts, self.headed = [], [], False
+            self.headers, self.headed = [], False
+            self.body.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.whole:
+        if self.headed:  # a trailer
+            return
+        self._headers += 1
+        if self._headers <= HEADERS:
             self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
@@ -57,7 +100,7 @@ class _Answer:
 
     def on_body(self, body: bytes) -> None:
         if not self.whole:
-            self.parts.append(body)
+            self.body += body
 
     def on_message_complete(self) -> None:
         if not self.whole:
@@ -68,6 +111,7 @@ class _Answer:
 class _Quick:
     """For a connection of urllib3's, before its own class."""
 
+    bounds: Bounds
     sock: Any
     timeout: float | None
     _asked: tuple[str, str]
@@ -83,7 +127,10 @@ class _Quick:
         """Send it. Raises InvalidURL, ValueError for what would be another request, OSError."""
         if _UNFIT.search(url):
             raise InvalidURL(f"a path may hold no {_UNFIT.findall(url)[0]!r}")
-        told = {"Host": self._host(), "Accept-Encoding": "identity", **(headers or {})}
+        given = headers or {}
+        names = {name.lower() for name in given}
+        own = {"Host": self._host(), "Accept-Encoding": "identity"}
+        told = {name: own[name] for name in own if name.lower() not in names} | dict(given)
         if body is not None:
             told["Content-Length"] = str(len(body))
         lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items())]
@@ -96,9 +143,9 @@ class _Quick:
         self._asked = (method, url)
 
     def getresponse(self) -> HTTPResponse:
-        """The answer, whole within the time-out. Raises OSError, HTTPException."""
+        """The answer, whole within the time-out and the bounds. Raises OSError, HTTPException."""
         until = None if self.timeout is None else time.monotonic() + self.timeout
-        answer = _Answer()
+        answer = _Answer(self.bounds)
         try:
             while not answer.whole:
                 self.sock.settimeout(None if until is None else left(until))
@@ -106,7 +153,7 @@ class _Quick:
                 if not data:
                     self._cut_off(answer)
                     break
-                answer.parser.feed_data(data)
+                answer.feed(data)
         except httptools.HttpParserError as error:
             if not answer.whole:
                 raise HTTPException(f"that is no HTTP, {str(error)[:100]}") from None
@@ -115,9 +162,9 @@ class _Quick:
             self.close()
         method, url = self._asked
         return HTTPResponse(
-            body=b"".join(answer.parts), headers=HTTPHeaderDict(answer.headers),
-            status=answer.status, version=11, version_string="HTTP/1.1",
-            preload_content=False, request_method=method, request_url=url,
+            body=bytes(answer.body), headers=HTTPHeaderDict(answer.headers),
+            status=answer.status, version=11, version_string="HTTP/1.1", preload_content=False,
+            decode_content=False, request_method=method, request_url=url,
         )  # fmt: skip
 
     @staticmethod
@@ -148,14 +195,13 @@ class _QuickTls(_Quick, Tls):  # type: ignore[misc]  # the same
     pass
 
 
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _QuickPlain  # type: ignore[assignment]  # the same
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _QuickTls  # type: ignore[assignment]  # the same
-
-
-def quick(pools: PoolManager) -> PoolManager:
-    """The same, with such connections, whose answers are whole by a deadline; it must not have made any yet."""
-    return with_pools(pools, _PlainPool, _TlsPool)
+def quick(
+    pools: PoolManager,
+    bounds: Bounds,
+    check_address: Callable[[str, int], None] = any_address,
+) -> PoolManager:
+    """The same pools with such connections; they must not have made any yet. check_address: see ``dial``."""
+    own = {"bounds": bounds, "check_address": staticmethod(check_address)}
+    return with_connections(
+        pools, type("Plain", (_QuickPlain,), own), type("Tls", (_QuickTls,), own)
+    )
