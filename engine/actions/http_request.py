@@ -81,7 +81,7 @@ class Url(Text):
                 "is not a valid URL: the URL must begin with http:// or https:// and name a host"
             )
         if fault:
-            report(path, "bad-value", f"`{_without_user(data)[:80]}` {fault}")
+            report(path, "bad-value", f"`{_without_user(data)[:80]}` {fault}", "https://HOST/PATH")
         return template
 
 

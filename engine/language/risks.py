@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from engine.errors import Finding, Location
 from engine.language.folder import VALUES
@@ -84,22 +83,11 @@ def _steps(spec: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _request(given: dict[str, Any], path: Path, report: Report) -> None:
-    """A URL without scheme or host is an error; text that only looks like JSON is a warning."""
-    url, body = str(given.get("url", "")), given.get("body")
-    if not _has_host(url):
-        what = f"`{url[:80]}` is not an http or https URL with a host"
-        report((*path, "url"), "bad-value", what, "https://HOST/PATH")
+    """Warn of text that only looks like JSON."""
+    body = given.get("body")
     if isinstance(body, str) and _is_json_with_templates(body):
         what = "it looks like JSON, but is text: a quote in the event breaks it"
         report((*path, "body"), "text-as-json", what, "write it as YAML", severity="warning")
-
-
-def _has_host(url: str) -> bool:
-    try:
-        parts = urlsplit(_TEMPLATE.sub("x", url))
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:  # the action itself reports it
-        return True
 
 
 def _is_json_with_templates(text: str) -> bool:
