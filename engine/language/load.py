@@ -68,6 +68,8 @@ class _Loaded:
     silences: list[Silence] = field(default_factory=list)
     guardrails: list[Guardrails] = field(default_factory=list)
     documents: int = 0
+    deployable: bool = False
+    """Whether the file has a document that the engine loads."""
 
 
 class Loader:
@@ -104,7 +106,7 @@ class Loader:
         findings += [finding for one in loaded.values() for finding in one.findings]
         findings += files.findings
         findings += _clashes(loaded.values())
-        findings += not_deployed(files)
+        findings += not_deployed(files, {path for path, one in loaded.items() if one.deployable})
         return PlaybookSet(
             playbooks=tuple(playbook for one in loaded.values() for playbook in one.playbooks),
             # what stands behind an alias is seen at each of its uses, but it is one mistake
@@ -169,6 +171,7 @@ def _load_document(
 ) -> list[Finding]:
     """Add what a document says; its findings. given: values, and what is wrong with the file as YAML."""
     kind = kind_of(document)
+    loaded.deployable = loaded.deployable or kind is not None
     checked, report = check_document(document, *given)
     if kind:
         _note(kind, checked, loaded)

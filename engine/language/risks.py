@@ -11,7 +11,7 @@ from engine.language.folder import VALUES
 from engine.language.source import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from engine.language.folder import Files
     from engine.language.load import PlaybookSet
@@ -148,8 +148,11 @@ def _asks_for_namespace(conditions: Any) -> bool:
     return isinstance(conditions, list) and any(map(_asks_for_namespace, conditions))
 
 
-def not_deployed(files: Files) -> Iterator[Finding]:
-    """Files that the ``configMapGenerator`` of the folder's kustomization forgets."""
+def not_deployed(files: Files, deployable: Collection[str]) -> Iterator[Finding]:
+    """Files that the ``configMapGenerator`` of the folder's kustomization forgets.
+
+    deployable: the files with a document that the engine loads. Tests are not deployed.
+    """
     if files.kustomization is None:
         return
     name, content = files.kustomization
@@ -165,15 +168,8 @@ def not_deployed(files: Files) -> Iterator[Finding]:
         for entry in generator.get("files") or []
     }
     for path in sorted(files.files):
-        if path not in listed and (path == VALUES or _is_deployable(files.files[path])):
+        if path not in listed and (path == VALUES or path in deployable):
             what = f"{name} does not list it, so no cluster gets it"
             yield Finding(
                 Location(files.shown(path), 1, 1), "not-deployed", what, f"- {path}", "warning"
             )
-
-
-def _is_deployable(content: bytes) -> bool:
-    """Whether a file has a document that the engine loads; tests stay at home."""
-    documents, _ = read(content, "")
-    kinds = [d.data.get("kind") for d in documents if isinstance(d.data, dict)]
-    return any(kind in ("Playbook", "Silence", "Guardrails") for kind in kinds)

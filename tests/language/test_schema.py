@@ -6,9 +6,12 @@ import cerberus
 import jsonschema
 import pytest
 from cerberus import errors as codes
+from engine.language import shape
 from engine.language.folder import Files
 from engine.language.json_schema import schema
 from engine.language.load import Loader
+from engine.language.schema import KINDS
+from engine.language.shape import rules
 
 from tests.language.test_load import files
 
@@ -181,3 +184,25 @@ def test_the_private_tree_of_cerberus_has_the_shape_that_is_walked():
         ["x"],
     )
     assert (tree["k",].code, tree["k",].info) == (codes.CUSTOM.code, ("why",))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rules_of_cerberus_are_valid(kind):
+    """They are not validated at a start."""
+    cerberus.Validator(rules(kind))
+    with pytest.raises(cerberus.SchemaError):
+        cerberus.Validator({**rules(kind), "kind": {"typ": "string"}})
+
+
+def test_a_start_validates_no_rules_and_a_check_copies_no_document(monkeypatch):
+    def fail(*_):
+        raise AssertionError
+
+    shape._validator.cache_clear()
+    monkeypatch.setattr(cerberus.schema.DefinitionSchema, "validate", fail)
+    monkeypatch.setattr(cerberus.Validator, "normalized", fail)
+    try:
+        found = Loader().load(Files("", files(a=GOOD)))
+    finally:
+        shape._validator.cache_clear()
+    assert found.errors == ()
