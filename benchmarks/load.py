@@ -4,12 +4,15 @@
 
 The files are loaded as ``serve`` loads them: read from disk and compiled, then once more after each of some
 edits of a file. The commands run in processes of their own, the median of some runs; on the disk's cache.
+``check_starts`` is the CPU time of ``tiercel check`` on the shipped playbooks in bare starts of the
+interpreter, which run in turn with it, so that the load of the machine hits both.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -89,6 +92,23 @@ def median(folder: Path, words: list[str]) -> float:
     return percentile(times[1:], 0.5)  # the first writes what Python compiles
 
 
+def check_starts() -> float:
+    check = [sys.executable, "-m", "engine", "check", "playbooks"]
+    pairs = [(cpu(check), cpu([sys.executable, "-c", "pass"])) for _ in range(STARTS + 1)]
+    checks, bare = zip(*pairs[1:], strict=True)
+    return round(percentile(list(checks), 0.5) / percentile(list(bare), 0.5), 1)
+
+
+def cpu(command: list[str]) -> float:
+    """Seconds of CPU time, with compiled files as an installation has them."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as files, tempfile.TemporaryDirectory() as one:
-        report("load", {"load": loading(Path(files)), "start": starting(Path(one))})
+        figures = {"load": loading(Path(files)), "start": starting(Path(one))}
+        report("load", {**figures, "check_starts": check_starts()})
