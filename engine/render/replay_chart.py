@@ -28,6 +28,12 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1040px; margin: 0 auto; padding: 32px 20px 64px }
 h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere } h2 { font-size: 17px; margin: 36px 0 8px }
 p { color: var(--soft); margin: 4px 0; overflow-wrap: anywhere }
+ul.changes { list-style: none; padding: 12px 16px; margin: 16px 0; font-size: 16px; font-weight: 600;
+  background: var(--card); border: 1px solid var(--line); border-radius: 8px }
+.changes .disrupt { color: var(--bad) }
+ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 0; margin: 0 0 6px;
+  color: var(--soft); font-size: 13px }
+.legend li { display: flex; align-items: center; gap: 6px } .legend svg { width: 12px; height: 12px }
 p.verdict { color: var(--ink); font-weight: 600 }
 ul.tiles { list-style: none; display: flex; flex-wrap: wrap; gap: 10px; padding: 0; margin: 20px 0 0 }
 .tiles li { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
@@ -41,7 +47,7 @@ th, td { text-align: left; padding: 6px 12px; border-top: 1px solid var(--line);
   overflow-wrap: anywhere }
 th { color: var(--soft); font-weight: 500; border-top: 0; overflow-wrap: normal }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 1% }
-.o { color: var(--line) }
+.o { color: var(--soft); opacity: .5 } .s { white-space: nowrap }
 svg { display: block } td svg { width: 140px; height: 10px; margin-top: 6px }
 svg.time { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px }
@@ -50,13 +56,19 @@ svg text { fill: var(--soft); font-size: 12px } svg line { stroke: var(--line) }
 .refused { fill: var(--refused) } .skipped { fill: var(--skipped) } .failed { fill: var(--failed) }
 .newly-act { fill: var(--good) } .no-longer-act { fill: var(--bad) } .act-otherwise { fill: var(--stopped) }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 0 24px }
+.pair > div { min-width: 0 }
 details { background: var(--card); border: 1px solid var(--line); border-radius: 8px; margin: 8px 0 }
 summary { padding: 8px 14px; cursor: pointer; overflow-wrap: anywhere }
 small, .more { color: var(--soft) }
 pre { margin: 0; padding: 10px 14px; border-top: 1px solid var(--line); overflow-x: auto; font-size: 12.5px }
 ins { color: var(--good); text-decoration: none } del { color: var(--bad); text-decoration: none }
 footer { margin-top: 40px; color: var(--soft) }
-@media (max-width: 520px) { .pair { grid-template-columns: 1fr } td svg { width: 60px } }
+@media (max-width: 640px) { .pair { grid-template-columns: 1fr }
+  table, tbody { display: block } tr { display: flex; flex-wrap: wrap; padding: 6px 12px; gap: 0 14px }
+  tr + tr { border-top: 1px solid var(--line) } tr.head { display: none }
+  td { padding: 0; border: 0 } .name, .b { flex: 0 0 100% } .name { font-weight: 500 }
+  .n { width: auto; text-align: left } .n.o { display: none }
+  [data-c]::before { content: attr(data-c) " "; color: var(--soft) } td svg { width: 100% } }
 """
 """In one piece, for the page's policy names its digest."""
 
@@ -74,6 +86,16 @@ def bar(parts: Sequence[tuple[str, int]], most: int) -> str:
     return f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{"".join(drawn)}</svg>'
 
 
+def legend(parts: Sequence[str]) -> str:
+    """What the colours of the bars mean."""
+    items = "".join(
+        f'<li><svg viewBox="0 0 1 1" aria-hidden="true"><rect class="{part.replace(" ", "-")}" width="1" '
+        f'height="1"></rect></svg>{part}</li>'
+        for part in parts
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
 def time_chart(tally: Tally) -> Iterator[str]:
     """Runs over time, those that were stopped on top; nothing where no event told its time."""
     width, found = bars(tally, _BARS)
@@ -83,6 +105,7 @@ def time_chart(tally: Tally) -> Iterator[str]:
     each = "hour" if width == 1 else f"{width} hours"
     step = _WIDE / len(found)
     yield f"<h2>Runs per {each}</h2>"
+    yield legend([part for part in ("runs", "stopped") if any(one.counts[part] for one in found)])
     yield f'<svg class="time" viewBox="-50 -12 {_WIDE + 64} {_HIGH + _FOOT + 20}" role="img">'
     yield f"<title>Runs per {each}, at most {most:,}</title>"
     for share in (0, 0.5, 1):

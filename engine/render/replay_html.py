@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.render.plan_text import headline, result_lines
-from engine.render.replay_chart import STYLE, bar, time_chart
+from engine.render.replay_chart import STYLE, bar, legend, time_chart
 from engine.render.replay_view import (
     NO_ACTION,
     WORDS,
@@ -152,21 +152,24 @@ def _compared(comparison: Comparison) -> Iterator[str]:
 def _numbers(
     title: str, columns: Sequence[str], rows: Sequence[tuple[str, Mapping[str, int]]]
 ) -> Iterator[str]:
-    """A table of numbers, with a bar a row for all of them together."""
+    """A table of numbers, with a bar a row for all of them together, and a legend of the bars."""
     if not rows:
         return
     shown = [column for column in columns if any(row[column] for _, row in rows)]
     parts = _RUNS if "runs" in columns else columns  # steps are another measure than runs
     most = max(sum(row[part] for part in parts) for _, row in rows)
     head = "".join(f'<th class="n">{column}</th>' for column in shown)
-    yield f"<h2>{title}</h2>\n<table>\n<tr><th>name</th>{head}<th></th></tr>"
+    yield f"<h2>{title}</h2>"
+    yield legend([part for part in parts if part in shown])
+    yield f'<table>\n<tr class="head"><th>name</th>{head}<th></th></tr>'
     for name, row in rows[:_ROWS]:
         numbers = "".join(
-            f'<td class="n">{row[column]:,}</td>' if row[column] else '<td class="n o">0</td>'
+            f'<td class="n{"" if row[column] else " o"}" data-c="{column}">{row[column]:,}</td>'
             for column in shown
         )
         drawn = bar([(part.replace(" ", "-"), row[part]) for part in parts], most)
-        yield f"<tr><td>{_text(short(name, _NAME))}</td>{numbers}<td>{drawn}</td></tr>"
+        label = _text(short(name, _NAME))
+        yield f'<tr><td class="name">{label}</td>{numbers}<td class="b">{drawn}</td></tr>'
     yield "</table>"
     yield from _more(len(rows))
 
@@ -175,10 +178,13 @@ def _table(title: str, head: Sequence[str], cells: Sequence[Sequence[str]]) -> I
     """A table whose first column is a number."""
     first, *others = head
     names = "".join(f"<th>{column}</th>" for column in others)
-    yield f'<h2>{title}</h2>\n<table>\n<tr><th class="n">{first}</th>{names}</tr>'
+    yield f'<h2>{title}</h2>\n<table>\n<tr class="head"><th class="n">{first}</th>{names}</tr>'
     for number, *texts in cells[:_ROWS]:
-        rest = "".join(f"<td>{_text(short(text, 300))}</td>" for text in texts)
-        yield f'<tr><td class="n">{number}</td>{rest}</tr>'
+        rest = "".join(
+            f'<td class="{"s" if column == "state" else "name"}">{_text(short(text, 300))}</td>'
+            for column, text in zip(others, texts, strict=True)
+        )
+        yield f'<tr><td class="n" data-c="{first}">{number}</td>{rest}</tr>'
     yield "</table>"
     yield from _more(len(cells))
 
