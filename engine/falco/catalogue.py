@@ -1,7 +1,7 @@
 """The rules that Falco and its plugins ship, as data: known to ``check`` without any rules file.
 
-Each file of ``catalogue/`` is a table with tabs: its first line names where the facts come from, its second
-the columns. ``rules/refresh_catalogue.py`` makes them anew from rules files.
+Each ``*_rules.tsv`` of ``catalogue/`` is a table with tabs: its first line names the source, its second the
+columns. ``rules/refresh_catalogue.py`` writes such a table from rules files.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ OWN_FILE = "falco_rules.yaml"
 
 @cache
 def catalogue() -> Mapping[str, FalcoRule]:
-    """Name -> rule; ``where.file`` is the rules file of upstream that has it."""
+    """Name -> rule; ``where.file`` is the rules file of upstream that has it.
+
+    The column ``enabled`` is ``never`` for a rule that is switched off by its condition.
+    """
     rules: dict[str, FalcoRule] = {}
-    for file in sorted(FOLDER.glob("*.tsv")):
+    for file in sorted(FOLDER.glob("*_rules.tsv")):
         for line in file.read_text(encoding="utf-8").splitlines()[2:]:
             rule = _rule(dict(zip(COLUMNS, line.split("\t"), strict=True)))
             rules[rule.name] = rule
@@ -42,7 +45,8 @@ def _rule(row: Mapping[str, str]) -> FalcoRule:
         tags=frozenset(filter(None, row["tags"].split(","))),
         # a name with a comma in its brackets is none that Falco ships
         printed=frozenset(filter(None, row["output_fields"].split(","))),
-        enabled=row["enabled"] == "true",
+        enabled=row["enabled"] != "false",
+        never=row["enabled"] == "never",
         where=Location(row["file"], 1, 1),
     )
 
@@ -56,5 +60,7 @@ def table(rules: Iterable[FalcoRule], origin: str) -> str:
 def _line(rule: FalcoRule) -> str:
     tags, printed = ",".join(sorted(rule.tags)), ",".join(sorted(rule.printed))
     enabled, file = str(rule.enabled).lower(), Path(rule.where.file).name
+    if rule.enabled and rule.never:
+        enabled = "never"
     cells = (rule.name, rule.priority_name, rule.source, tags, printed, enabled, file)
     return "\t".join(cells)

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 
     from engine.falco.rule import FalcoRule
 
+_CHARTS = 2
+"""Levels of ``falco`` above the settings: those of Falco's chart, and of a chart that has it as a dependency."""
+_SETTINGS = frozenset((
+    "append_output", "base_syscalls", "buffered_outputs", "config_files", "engine", "file_output",
+    "falco_libs", "grpc", "grpc_output", "http_output", "json_include_message_property",
+    "json_include_output_fields_property", "json_include_output_property", "json_include_tags_property",
+    "json_output", "libs_logger", "load_plugins", "log_level", "log_stderr", "log_syslog", "metrics",
+    "output_timeout", "outputs_queue", "plugins", "plugins_hostinfo", "priority", "program_output",
+    "rule_matching", "rules", "rules_file", "rules_files", "static_fields", "stdout_output",
+    "syscall_event_drops", "syscall_event_timeouts", "syslog_output", "time_format_iso_8601",
+    "watch_config_files", "webserver",
+))  # fmt: skip
+"""Keys of falco.yaml (Falco 0.44), by which one is recognised."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Addition:
@@ -31,11 +45,16 @@ class Configuration:
         self._switches: list[tuple[Callable[[FalcoRule], bool], bool]] = []
         self._additions: list[_Addition] = []
 
-    def take(self, data: Mapping[str, Any]) -> None:
-        """Take a falco.yaml, or the values of its Helm chart, which have it under ``falco``."""
-        inner = data.get("falco")
-        if isinstance(inner, dict):
-            data = inner
+    def take(self, data: Mapping[str, Any]) -> bool:
+        """Take a falco.yaml, or the values of its Helm chart, which have it under ``falco``.
+
+        The result says whether the mapping is either of these.
+        """
+        for _ in range(_CHARTS):
+            inner = data.get("falco")
+            data = inner if isinstance(inner, dict) else data
+        if not data.keys() & _SETTINGS:
+            return False
         floor = priority_of(str(data.get("priority", "")))
         self._floor = self._floor if floor is None else floor
         for entry in _maps(data.get("rules")):
@@ -44,6 +63,7 @@ class Configuration:
                     self._switches.append((_chosen(entry[word]), on))
         for entry in _maps(data.get("append_output")):
             self._additions.append(_Addition(_chosen(entry.get("match")), frozenset(_added(entry))))
+        return True
 
     def applied(self, rule: FalcoRule) -> FalcoRule:
         """The rule as it is in force."""

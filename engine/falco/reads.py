@@ -1,13 +1,13 @@
-"""What a playbook reads of an event, and where: conditions, throttle keys, templates."""
+"""The output fields that a playbook or silence reads, and where: conditions, throttle keys, templates."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine.falco.types import type_of
-from engine.language.jsonpath import PathError, field_of
-from engine.language.operators import OPERATORS
+from engine.falco.types import is_of_falco, type_of
+from engine.language.jsonpath import PathError, field_of, keys_of
+from engine.language.operators import OPERATORS, kind_of, text_of
 from engine.language.template import TemplateError, compile_template
 
 if TYPE_CHECKING:
@@ -18,8 +18,34 @@ if TYPE_CHECKING:
 Read = tuple["Path", str, str]
 """Where it stands, the output field, and what it means that the field is absent."""
 
-_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+_NUMBER = re.compile(r"[-+]?[0-9]{1,40}(\.[0-9]{1,40})?")
 _PHASES = ("actions", "finally")
+
+
+def all_fields(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Every output field that is read, those of ``exists`` included, with the place that names it."""
+    for path, items in _condition_lists(spec):
+        for where, item in _leaves(items, path):
+            field, word = field_read(item)
+            if field is not None:
+                yield (*where, word), field
+    for n, field in enumerate(_throttle_key(spec)):
+        yield ("spec", "throttle", "key", n), field
+    yield from _template_fields(spec)
+
+
+def split_paths(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """JSONPaths such as ``$.output_fields.proc.name``, where the key is ``proc.name``; with that key."""
+    for path, items in _condition_lists(spec):
+        for where, item in _leaves(items, path):
+            try:
+                keys = keys_of(str(item.get("jsonPath", ""))) or ()
+            except PathError:
+                continue
+            names = [key for key in keys if isinstance(key, str)]
+            is_nested = len(names) == len(keys) > 2 and names[0] == "output_fields"  # noqa: PLR2004
+            if is_nested and "." not in names[1] and is_of_falco(f"{names[1]}."):
+                yield (*where, "jsonPath"), ".".join(names[1:])
 
 
 def dead(spec: dict[str, Any], printed: Collection[str]) -> Iterator[Read]:
@@ -56,27 +82,41 @@ def _parts(items: Any, path: Path, printed: Collection[str]) -> list[list[tuple[
 
 def keys_of_throttle(spec: dict[str, Any], printed: Collection[str]) -> Iterator[Read]:
     """Fields of the throttle's key that are never printed."""
-    for n, field in enumerate((spec.get("throttle") or {}).get("key") or ()):
+    for n, field in enumerate(_throttle_key(spec)):
         if "." in field and field not in printed:
             yield ("spec", "throttle", "key", n), field, "it tells no two events apart"
 
 
 def templates(spec: dict[str, Any], printed: Collection[str]) -> Iterator[Read]:
     """Fields that texts of ``with:`` name and that are never printed."""
+    for path, field in _template_fields(spec):
+        if "." in field and field not in printed:
+            yield path, field, "it reads <NA>"
+
+
+def _template_fields(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    steps = {
+        str(step.get("name") or step["action"])
+        for phase in _PHASES
+        for step in spec.get(phase) or ()
+    }
     for phase in _PHASES:
         for n, step in enumerate(spec.get(phase) or ()):
             for path, text in _texts(step.get("with"), ("spec", phase, n, "with")):
-                for field in dict.fromkeys(_named(text)):
-                    if field not in printed:
-                        yield path, field, "it reads <NA>"
+                for field in dict.fromkeys(_named(text, steps)):
+                    yield path, field
 
 
-def _named(text: str) -> Iterator[str]:
+def _named(text: str, steps: Collection[str]) -> Iterator[str]:
     """The output fields that a template names."""
     try:
-        yield from compile_template(text).fields
-    except TemplateError:  # it speaks of steps, of which it knows nothing here
+        yield from compile_template(text, steps).fields
+    except TemplateError:  # not a template: a text that the action takes as it is
         return
+
+
+def _throttle_key(spec: dict[str, Any]) -> list[str]:
+    return (spec.get("throttle") or {}).get("key") or []
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -90,30 +130,39 @@ def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield from _texts(inner, (*path, n))
 
 
-def quoted(spec: dict[str, Any]) -> Iterator[tuple[Path, str, str]]:
-    """Operands of another type than Falco gives the field, which can never decide: where, what, hint."""
+def mistyped_operands(spec: dict[str, Any]) -> Iterator[tuple[Path, str, str | None]]:
+    """Operators that can never decide, because Falco gives the field another JSON type: where, what, hint.
+
+    A list with one operand of the right type can decide.
+    """
     for path, items in _condition_lists(spec):
         for where, item in _leaves(items, path):
             field, _ = field_read(item)
             operator = next((name for name in item if name in OPERATORS), None)
             kind = type_of(field) if field else None
-            if kind is None or operator is None or operator == "exists":
+            if field is None or kind is None or operator is None or operator == "exists":
                 continue
             given = item[operator] if isinstance(item[operator], list) else [item[operator]]
-            wrong = [operand for operand in given if _is_other(kind, operand)]
-            if wrong:
-                what = f"`{field}` is a {kind} in Falco's events, and `{wrong[0]}` here is none"
-                hint = f'"{wrong[0]}"' if kind == "text" else f"{wrong[0]}, without quotes"
-                yield (*where, operator), what, hint
+            if any(kind_of(operand) == kind for operand in given):
+                continue
+            found = kind_of(given[0])
+            what = (
+                f"`{field[:80]}` is a {kind} in Falco's events, and the operand is a {found}, "
+                "so the condition never holds"
+            )
+            yield (*where, operator), what, _as(kind, given[0], operator)
 
 
-def _is_other(kind: str, operand: Any) -> bool:
-    """Whether an operand looks like a value of that kind written as another one."""
-    if kind == "number":
-        return isinstance(operand, str) and _NUMBER.fullmatch(operand) is not None
-    if kind == "boolean":
-        return isinstance(operand, str) and operand in ("true", "false")
-    return isinstance(operand, (int, float)) and not isinstance(operand, bool)
+def _as(kind: str, operand: Any, operator: str) -> str | None:
+    """How to write an operand as a value of that type, or which operators compare this type."""
+    takes = OPERATORS[operator].operand
+    if takes not in ("scalar", "scalars"):
+        return "equals, notEquals, in or notIn" + (", gt, gte, lt, lte" * (kind == "number"))
+    if kind == "text" and not isinstance(operand, str):
+        return f'"{text_of(operand)}"'
+    words = ("true", "false") if kind == "boolean" else ()
+    is_number = kind == "number" and isinstance(operand, str) and _NUMBER.fullmatch(operand)
+    return f"{operand}, without quotes" if operand in words or is_number else None
 
 
 def field_read(item: dict[str, Any]) -> tuple[str | None, str]:

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 
 from engine.errors import Location
 from engine.event import PRIORITIES
+from engine.falco.types import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
-_FIELD = re.compile(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)+(?:\[[^\]]*\])?")
-"""A field's name, as Falco's formatter reads it: a dot within, an argument in brackets."""
-_REFERENCE = re.compile(rf"%[0-9]*(?:({_FIELD.pattern})|([a-z_]+)\()")
-_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+_NAME = r"(?P<name>[A-Za-z]\w*+(?:\.[A-Za-z]\w*+)*+)(?P<argument>\[[^\[\]]*+\])?"
+"""A word, or a field: dots within, and an argument in brackets that has no bracket of its own."""
+_REFERENCE = re.compile(rf"%[0-9]*+(?:(?P<call>[a-z]\w*+\()|{_NAME})", re.ASCII)
+_QUOTED = r"\"(?:[^\"\\]|\\.)*+(?:\"|\\?\Z)|'(?:[^'\\]|\\.)*+(?:'|\\?\Z)"
+_WITHIN = re.compile(rf"{_QUOTED}|[()]|{_NAME}", re.ASCII | re.DOTALL)
+"""The tokens between the parentheses of a transformer, as in ``%concat(fd.rip, ") (", fd.rport)``."""
+_LONGEST_FIELD = 64
+"""No field of the catalogue has a longer name."""
 
 ALWAYS = frozenset({"evt.time", "evt.time.iso8601"})
 """What Falco prints before every output; which of the two is a matter of its configuration."""
@@ -56,21 +61,39 @@ class FalcoRule:
 
 
 def fields_of(output: str) -> Iterator[str]:
-    """The output fields that a rule's ``output`` prints; of ``%tolower(proc.name)`` the inner one."""
-    for found in _REFERENCE.finditer(output):
-        if found[1]:
-            # of %container.info nothing is left since Falco 0.41
-            yield from () if found[1] == "container.info" else (found[1],)
-            continue
-        inner = _QUOTED.sub("", output[found.end() : _close(output, found.end())])
-        yield from _FIELD.findall(inner)
+    """The output fields that a rule's ``output`` prints; of ``%tolower(proc.name)`` the inner one.
+
+    One pass: the work is linear in the text.
+    """
+    place = 0
+    while found := _REFERENCE.search(output, place):
+        place = found.end()
+        if found["call"]:
+            place = yield from _arguments(output, place)
+        elif "." in found["name"]:
+            yield from _printed(found["name"], found["argument"])
 
 
-def _close(text: str, start: int) -> int:
-    """Where the parenthesis that was opened before ``start`` is closed."""
+def _arguments(text: str, start: int) -> Generator[str, None, int]:
+    """The fields between the parenthesis before ``start`` and the one that closes it, whose end is returned."""
     depth = 1
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for found in _WITHIN.finditer(text, start):
+        depth += {"(": 1, ")": -1}.get(found[0], 0)
         if not depth:
-            return place
+            return found.end()
+        if found["name"] and "." in found["name"]:
+            yield from _printed(found["name"], found["argument"])
     return len(text)
+
+
+def _printed(name: str, argument: str | None) -> Iterator[str]:
+    """The longest field that the text begins with, as Falco reads it: of ``proc.name.x`` it is ``proc.name``."""
+    if name == "container.info":  # since Falco 0.41 it prints nothing
+        return
+    known = fields()
+    longest = min(len(name), _LONGEST_FIELD)
+    end = next((end for end in range(longest, 0, -1) if name[:end] in known), None)
+    if end is None or end == len(name) or "." in known[name[:end]].separators:
+        yield name + (argument or "")
+    else:
+        yield name[:end]

@@ -1,39 +1,99 @@
-"""Which of Falco's fields are numbers or booleans in an alert; the others are texts, or lists of them.
+"""The output fields that Falco and its plugins define, and the JSON type that each has in an event.
 
-From the field tables of falcosecurity/libs (userspace/libsinsp/sinsp_filtercheck_*.cpp): PT_INT*, PT_UINT*,
-PT_PORT, PT_RELTIME and PT_ABSTIME become JSON numbers, PT_BOOL booleans; PT_IPADDR is a text.
+The table is ``catalogue/fields.tsv``; its first line names the sources. JSON types follow ``rawval_to_json`` of
+falcosecurity/libs: integers, ports, user ids and times are numbers, IP addresses and flags are text.
 """
 
 from __future__ import annotations
 
-_NUMBERS = """
-evt.num evt.time evt.time.iso8601 evt.rawtime evt.rawtime.s evt.rawtime.ns evt.reltime
-evt.reltime.s evt.reltime.ns evt.latency evt.latency.s evt.latency.ns
-evt.deltatime evt.deltatime.s evt.deltatime.ns evt.cpu
-fd.num fd.cport fd.sport fd.lport fd.rport fd.dev fd.dev.major fd.dev.minor fd.ino
-proc.cmdnargs proc.cmdlenargs proc.loginshellid proc.tty proc.pid proc.ppid proc.apid proc.vpid proc.pvpid
-proc.sid proc.vpgid proc.pgid proc.duration proc.ppid.duration proc.pid.ts proc.ppid.ts proc.exe_ino
-proc.exe_ino.ctime proc.exe_ino.mtime proc.exe_ino.ctime_duration_proc_start
-proc.exe_ino.ctime_duration_pidns_start proc.pidns_init_start_ts proc.nchilds proc.nthreads proc.fdopencount
-proc.fdlimit proc.fdusage proc.vmsize proc.vmrss proc.vmswap
-thread.tid thread.vtid thread.pid thread.ppid thread.cpu thread.vmsize thread.vmrss
-user.uid user.loginuid group.gid
-"""
-_BOOLEANS = """
-evt.failed evt.is_io evt.is_io_read evt.is_io_write evt.is_wait evt.is_async evt.is_open_read evt.is_open_write
-evt.is_open_exec evt.is_open_create
-fd.is_server fd.connected fd.name_changed
-proc.is_exe_writable proc.is_exe_upper_layer proc.is_exe_from_memfd proc.is_exe_lower_layer proc.is_sid_leader
-proc.is_vpgid_leader thread.ismain container.privileged
-"""
-_KINDS = {
-    **dict.fromkeys(_NUMBERS.split(), "number"),
-    **dict.fromkeys(_BOOLEANS.split(), "boolean"),
-}
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.language.report import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FIELDS = Path(__file__).with_name("catalogue") / "fields.tsv"
+_OPEN = frozenset((
+    "static", "falco", "scap", "plugins",
+    "docker", "seccomp", "seccompagent", "nomad", "dns", "dnscollector", "syslogsrv", "salesforce", "box",
+    "journal", "journald", "gitlab", "keycloak", "awselb", "edera", "nginx", "coding_agent", "agent",
+))  # fmt: skip
+"""First words of fields that no table lists: those of the user, those of Falco's metrics events, and those of
+the other plugins in the registry of falcosecurity/plugins."""
+
+_SEPARATORS = {"no": "", "yes": "[_", "dotted": "[_."}
+"""Falcosidekick's ``bracketreplacer`` can turn ``proc.aname[2]`` into ``proc.aname_2``."""
 
 
-def type_of(field: str) -> str | None:
-    """``number``, ``boolean`` or ``text``, where Falco's tables tell; None for others."""
-    name = field.partition("[")[0]
-    # all of k8s_audit are texts, even ka.response.code (plugins/k8saudit/README.md)
-    return "text" if name.startswith("ka.") else _KINDS.get(name)
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An output field.
+
+    kind: ``number``, ``boolean``, ``text`` or, where it depends on the event, ``any``. many: whether it is a
+    list of these. separators: the characters that may begin an argument: none, ``[`` as in ``proc.aname[2]``,
+    or also a dot as in ``evt.arg.flags``.
+    """
+
+    kind: str
+    many: bool
+    separators: str
+
+
+@cache
+def fields() -> Mapping[str, Field]:
+    """All fields, by name without argument."""
+    found = {}
+    for line in FIELDS.read_text(encoding="utf-8").splitlines()[2:]:
+        name, kind, argument, _ = line.split("\t")
+        many = kind.endswith(" list")
+        found[name] = Field(kind.removesuffix(" list"), many, _SEPARATORS[argument])
+    return found
+
+
+def field_named(name: str) -> Field | None:
+    """The catalogue's entry for a field as an event spells it, with or without an argument; or None."""
+    table = fields()
+    if name in table:
+        return table[name]
+    for end, letter in enumerate(name):
+        entry = table.get(name[:end]) if letter in "[_." else None
+        if entry and letter in entry.separators:
+            return entry
+    return None
+
+
+def type_of(name: str) -> str | None:
+    """``number``, ``boolean`` or ``text``: the JSON type of the field, or of its elements; None if not known."""
+    entry = field_named(name)
+    return None if entry is None or entry.kind == "any" else entry.kind
+
+
+def is_unknown(name: str) -> bool:
+    """Whether no release of Falco and none of its own plugins prints a field of this name.
+
+    Names without a dot are never Falco's; users add them, for example with Falcosidekick's ``customfields``.
+    """
+    head, dot, _ = name.partition(".")
+    return bool(dot) and head not in _OPEN and field_named(name) is None
+
+
+@cache
+def _first_words() -> frozenset[str]:
+    return frozenset(name.partition(".")[0] for name in fields())
+
+
+def is_of_falco(name: str) -> bool:
+    """Whether the first word of the name is one of Falco's or its plugins', such as ``proc``."""
+    return name.partition(".")[0] in _first_words()
+
+
+@lru_cache(256)  # a comparison with every field of the catalogue
+def nearest_field(name: str) -> str | None:
+    """The field that was probably meant, with the argument that was given, or None."""
+    base, bracket, argument = name.partition("[")
+    near = nearest(base, fields())
+    return f"{near}{bracket}{argument}" if near and fields()[near].separators else near

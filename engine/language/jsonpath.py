@@ -96,10 +96,15 @@ def field_of(text: str) -> str | None:
 
     Raises PathError.
     """
-    keys = _plain(_checked(text))
+    keys = keys_of(text)
     if keys is not None and len(keys) == 2 and keys[0] == "output_fields":  # noqa: PLR2004
         return keys[1] if isinstance(keys[1], str) else None
     return None
+
+
+def keys_of(text: str) -> tuple[str | int, ...] | None:
+    """The keys and indices of a path that names one place, or None. Raises PathError."""
+    return _plain(_checked(text))
 
 
 def compile_path(text: str) -> Callable[[Any], Any]:

@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from engine.cli.check import command
+from engine.falco import join
 from engine.falco.catalogue import catalogue
 
 PLAYBOOK = """\
@@ -114,7 +115,7 @@ def test_falcos_own_file_need_not_be_given(check):
 
 def test_without_rules_files_only_a_near_miss_is_told(check):
     match = '{rules: ["Terminal shel in container", "My own rule", "Terminal shell in container"]}'
-    ((_, code, what),) = check(match, "{field: my.own, equals: a}", rules=False)
+    ((_, code, what),) = check(match, "{field: customer, equals: a}", rules=False)
     assert code == "unknown-rule"
     assert "Terminal shell in container" in what
 
@@ -208,7 +209,24 @@ def test_a_throttle_and_a_text_are_told_too(check):
     ("condition", "told"),
     [
         ('{field: user.uid, equals: "0"}', True),
-        ('{field: user.uid, in: [1, "0"]}', True),
+        ('{field: user.uid, in: [1, "0"]}', False),
+        ('{field: user.uid, in: ["1", "0"]}', True),
+        ("{field: user.uid, equals: true}", True),
+        ("{field: user.uid, equals: root}", True),
+        ("{field: fd.sport, startswith: '44'}", True),
+        ("{field: proc.name, gt: 5}", True),
+        ("{field: proc.name, in: [1, bash]}", False),
+        ("{field: 'proc.aname[2]', equals: 5}", True),
+        ("{field: ct.readonly, equals: true}", True),
+        ("{field: ka.req.pod.host_network, notEquals: false}", True),
+        ("{field: 'ka.req.pod.containers.privileged', intersects: [true]}", True),
+        ("{jsonPath: \"$.output_fields['ct.readonly']\", equals: true}", True),
+        ("{field: s3.bytes, equals: '7'}", True),
+        ("{field: k8smeta.pod.uid, equals: 7}", True),
+        ("{field: container.privileged, equals: 1}", True),
+        ("{field: evt.is_open_write, exists: true}", False),
+        ("{field: evt.rawarg.fd, equals: 7}", False),
+        ("{field: customer, equals: 7}", False),
         ("{field: user.uid, equals: 0}", False),
         ('any: [{not: {field: fd.sport, notEquals: "443"}}]', True),
         ('{field: container.privileged, equals: "true"}', True),
@@ -221,6 +239,108 @@ def test_a_throttle_and_a_text_are_told_too(check):
 def test_an_operand_of_another_type_than_the_field_is_told(check, condition, told):
     found = check("{rules: [My own]}", condition, rules=False)
     assert codes(found) == (["quoted-number"] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("field", "near"),
+    [
+        ("k8s.pod.nam", "k8s.pod.name"),
+        ("proc.cmdlin", "proc.cmdline"),
+        ("prc.aname[2]", "proc.aname[2]"),
+        ("ka.req.pod.containers.image.repositry", "ka.req.pod.containers.image.repository"),
+        ("k8smeta.pod.naem", "k8smeta.pod.name"),
+        ("container.image.respository", "container.image.repository"),
+        ("proc.name[2]", "proc.name"),
+        ("acme.tenant", None),
+    ],
+)
+def test_a_field_that_falco_does_not_have_is_told_wherever_it_stands(check, field, near):
+    for match in (
+        "{tags: [shell]}",
+        '{rules: ["Terminal *"]}',
+        '{rules: ["My own"]}',
+        "{sources: [x]}",
+    ):
+        conditions = (
+            f"{{field: '{field}', exists: false}}\n"
+            f"any: [{{jsonPath: \"$.output_fields['{field}']\", equals: a}}, {{field: customer, exists: true}}]"
+        )
+        found = check(match, conditions, key=f"'{field}'", text=f"x %{{{field}}}", rules=False)
+        assert [(line, code) for line, code, _ in found] == [
+            (line, "unknown-field") for line in (8, 9, 10, 11)
+        ]
+        assert all(f"`{field}`" in what and f"({near})" in what for _, _, what in found)
+
+
+def test_fields_that_others_add_are_not_told(check):
+    fields = (
+        "static.cluster", "cluster", "evt.arg.flags", "proc.aname[2]", "proc.aname_2", "evt.time.iso8601",
+        "k8s.pod.label[app.kubernetes.io/name]", "k8s.ns.label.team", "ka.uri.param[command]",
+        "jevt.value[/a/b]", "json.value[/x]", "k8smeta.ns.labels", "docker.action", "falco.version",
+        "k8s.deployment.name", "proc.env[HOME]", "fd.types", "ka.req.pod.containers.image[0]",
+    )  # fmt: skip
+    conditions = "\n".join(f"{{field: '{field}', exists: false}}" for field in fields)
+    assert check("{tags: [shell]}", conditions, rules=False) == []
+
+
+def test_a_field_that_a_given_rule_prints_is_known(check, tmp_path):
+    (tmp_path / "rules").mkdir(exist_ok=True)
+    rule = "- {rule: T, desc: d, condition: x, output: '%acme.tenant', priority: INFO}\n"
+    (tmp_path / "rules/acme.yaml").write_text(
+        f"{rule}---\nappend_output: [{{extra_fields: [acme.zone]}}]\n"
+    )
+    read = "{field: acme.tenant, exists: true}\n{field: acme.zone, equals: a}"
+    assert check("{rules: [T]}", read) == []
+
+
+def test_a_field_in_a_text_that_also_names_a_step_is_told(tmp_path):
+    (tmp_path / "p.yaml").write_text(
+        "apiVersion: tiercel.dev/v1\nkind: Playbook\nmetadata: {name: p}\nspec:\n"
+        "  match: {rules: [R]}\n  throttle: {once: 1m}\n  actions:\n"
+        "    - {action: pod.label, name: mark, with: {labels: {a: b}}}\n"
+        '    - {action: kubernetes.event, with: {message: "%steps.mark.state %k8s.pod.nam %rule"}}\n'
+    )
+    done = CliRunner().invoke(command, [str(tmp_path / "p.yaml"), "-o", "json"])
+    found = [(f["line"], f["code"], f["hint"]) for f in json.loads(done.stdout)]
+    assert found == [(9, "unknown-field", "k8s.pod.name")]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("$.output_fields.proc.name", True),
+        ("$.output_fields['proc']['name']", True),
+        ("$.output_fields['proc.name']", False),
+        ("$.output_fields['ka.user.groups'][0]", False),
+        ("$.output_fields.acme.name", False),
+    ],
+)
+def test_a_path_that_splits_the_name_of_a_field_is_told(check, path, told):
+    found = check("{rules: [X]}", f'{{jsonPath: "{path}", in: [a]}}', rules=False)
+    assert [(line, code) for line, code, _ in found] == ([(8, "unknown-field")] if told else [])
+    assert not told or "$.output_fields['proc.name']" in found[0][2]
+
+
+def test_a_source_or_tag_among_others_that_no_rule_has_is_told(check):
+    names = 'rules: ["Shell opened", "File written"]'
+    ((_, code, what),) = check(f"{{{names}, sources: [syscall, syscal]}}")
+    assert (code, "(syscall)" in what) == ("never-matches", True)
+    ((_, code, what),) = check(f"{{{names}, tags: [shell, filesystem, filesystm, acme]}}")
+    assert (code, "(filesystem)" in what) == ("never-matches", True)
+    assert check("{sources: [internal]}") == []
+
+
+def test_what_shuts_all_rules_out_does_not_hide_what_they_never_print(check):
+    found = check('{rules: ["Shell opened"], tags: [soc]}', "{field: fd.name, equals: a}")
+    assert codes(found) == ["never-matches", "unprinted-field"]
+
+
+def test_closest_words_are_looked_up_a_bounded_number_of_times(check, monkeypatch):
+    asked = []
+    monkeypatch.setattr(join, "nearest_field", asked.append)
+    conditions = "\n".join(f"{{field: proc.x{n}, exists: true}}" for n in range(300))
+    assert len(check("{tags: [a]}", conditions, rules=False)) == 300
+    assert len(asked) == 200
 
 
 def test_a_broken_rules_file_is_told_at_its_place(check, tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 import pytest
+from engine.falco import rules_file
 from engine.falco.catalogue import FOLDER, catalogue, table
+from engine.falco.condition import Conditions
 from engine.falco.rule import SUGGESTED, fields_of
 from engine.falco.rules_file import read_rules
 from rules.refresh_catalogue import refresh
@@ -45,6 +48,13 @@ def read(tmp_path):
         ("%tolower(proc.name) %toupper( %b64(fd.name))", {"proc.name", "fd.name"}),
         ('%join(", a.b", proc.name, proc.aname[2]) x.y', {"proc.name", "proc.aname[2]"}),
         ("%container.info 100 % %tolower(", set()),
+        (
+            '%concat(fd.rip, ") (", fd.rport) %evt.arg.flags',
+            {"fd.rip", "fd.rport", "evt.arg.flags"},
+        ),
+        ("%len('it\\'s )', proc.name) x", {"proc.name"}),
+        ("don't %upper(proc.name) isn't %fd.name", {"proc.name", "fd.name"}),
+        ("%evt.type.Next %proc.namely %my.own.field", {"evt.type", "proc.name", "my.own.field"}),
     ],
 )
 def test_the_fields_that_an_output_prints(output, fields):
@@ -59,18 +69,41 @@ def test_a_rule_is_what_its_last_definition_says(read):
     assert rules["R"].fields >= SUGGESTED
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "- {rule: R, append: true, output: 'by %user.name', tags: [users]}",
+HOSTILE = 1 << 20
+
+
+@pytest.mark.parametrize("unit", ["%a.b[", "%tolower(", "%", "%1", "a.", '%x("\\', "'", "%x('\\\""])
+def test_an_output_costs_no_more_than_its_length(unit):
+    # a scan that starts again at each place would take hours for a text of this length
+    assert list(fields_of(unit * (HOSTILE // len(unit)) + " %proc.name"))[-1:] in (
+        [],
+        ["proc.name"],
+    )
+
+
+def test_override_appends_what_it_names(read):
+    found = read(
+        RULE,
         "- {rule: R, output: 'by %user.name', tags: [users], override: {output: append, tags: append}}",
-    ],
-)
-def test_what_is_appended_is_added(read, change):
-    found = read(RULE, change)
+    )
     assert found.rules["R"].printed == {"fd.name", "user.name"}
     assert found.rules["R"].tags == {"filesystem", "users"}
     assert found.findings == ()
+
+
+def test_append_reads_the_condition_and_nothing_else(read):
+    change = (
+        "- {rule: R, append: true, condition: and never_true, output: 'by %user.name',"
+        " tags: [users], priority: DEBUG, enabled: false}"
+    )
+    found = read(RULE, change)
+    rule = found.rules["R"]
+    assert (rule.printed, rule.tags, rule.priority_name, rule.enabled, rule.never) == (
+        {"fd.name"}, {"filesystem"}, "Warning", True, True,
+    )  # fmt: skip
+    assert found.findings == ()
+    (finding,) = read(RULE, "- {rule: R, append: true, tags: [users]}").findings
+    assert "condition and exceptions" in finding.what
 
 
 def test_what_is_replaced_is_gone(read):
@@ -86,15 +119,96 @@ def test_what_is_replaced_is_gone(read):
 
 
 @pytest.mark.parametrize(("word", "enabled"), [("false", False), ("no", False), ("On", True)])
-def test_an_item_with_enabled_alone_is_a_switch(read, word, enabled):
-    rule = read(RULE, f"- rule: R\n  enabled: {word}\n").rules["R"]
-    assert (rule.enabled, rule.printed) == (enabled, {"fd.name"})
+def test_an_item_without_condition_output_desc_and_priority_is_a_switch(read, word, enabled):
+    others = "tags: [other], source: syscall, exceptions: []"
+    found = read(RULE, f"- {{rule: R, enabled: {word}, {others}}}")
+    rule = found.rules["R"]
+    assert (rule.enabled, rule.printed, rule.tags) == (enabled, {"fd.name"}, {"filesystem"})
+    assert found.findings == ()
+    found = read(RULE, "- {rule: R, tags: [other]}")
+    assert (found.rules["R"].printed, found.rules["R"].tags) == ({"fd.name"}, {"filesystem"})
+    assert [finding.code for finding in found.findings] == ["bad-rules-file"]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "{rule: R, desc: d, condition: x, output: '%ka.verb', priority: INFO, source: k8s_audit}",
+        "{rule: R, condition: or x, append: true, source: k8s_audit}",
+        "{rule: R, output: '%ka.verb', override: {output: append}, source: k8s_audit}",
+    ],
+)
+def test_a_rule_keeps_its_source(read, item):
+    found = read(RULE, f"- {item}")
+    assert (found.rules["R"].source, found.rules["R"].printed) == ("syscall", {"fd.name"})
+    (finding,) = found.findings
+    assert (finding.code, finding.hint) == ("bad-rules-file", "source: syscall")
+
+
+def test_an_item_may_repeat_the_source(read):
+    audited = (
+        "- {rule: A, desc: d, condition: x, output: '%ka.verb', priority: INFO, source: k8s_audit}"
+    )
+    changes = """\
+        - {rule: A, condition: or y, append: true, source: k8s_audit}
+        - {rule: A, condition: or z, append: true}
+        - {rule: A, output: '%ka.uri', override: {output: append}, source: k8s_audit}
+        """
+    found = read(audited, changes)
+    assert (found.rules["A"].printed, found.findings) == ({"ka.verb", "ka.uri"}, ())
+
+
+def test_override_defines_a_macro_or_list_that_is_not_there(tmp_path):
+    text = """\
+        - {macro: m, condition: never_true, override: {condition: replace}}
+        - {list: l, items: [], override: {items: append}}
+        - {rule: R, desc: d, condition: m or proc.name in (l), output: o, priority: INFO}
+        """
+    (tmp_path / "falco_rules.yaml").write_text(textwrap.dedent(text))
+    found = read_rules([str(tmp_path)])
+    assert (found.rules["R"].never, found.findings) == (True, ())
+
+
+def test_a_bad_override_changes_nothing(read):
+    change = "- {rule: R, output: '%user.name', tags: [x], override: {output: append}}"
+    found = read(RULE, change)
+    assert (found.rules["R"].printed, len(found.findings)) == ({"fd.name"}, 1)
+
+
+def test_lists_that_double_are_read_once_each():
+    spent = []
+    lists = {f"l{n}": [f"l{n - 1}"] * 2 for n in range(1, 23)} | {"l0": []}
+    assert not Conditions({}, lists, spent.append).can_hold("proc.name in (l22)")
+    assert sum(spent) < 100
+    spent.clear()
+    macros = {f"m{n}": f"m{n - 1} or m{n - 1}" for n in range(1, 41)} | {"m0": "never_true"}
+    assert not Conditions(macros, {}, spent.append).can_hold("m40")
+    assert sum(spent) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("items", "line"),
+    [
+        ("- {macro: a, condition: &long '%s'}\n" + "- {macro: a, append: true, condition: *long}\n" * 90, None),
+        ("- {list: a, items: &long [%s]}\n" + "- {list: a, append: true, items: *long}\n" * 90, None),
+        ("- {macro: m, condition: &a '%s'}\n" + RULE.replace("%", "").replace("evt.type = open", "*a"), 2),
+        ("- {rule: a, desc: d, condition: x, output: '%s', priority: INFO}\n", 1),
+        ("customRules:\n" + "  a.yaml: &long '- {list: a, items: [%s]}'\n", 2),
+    ],
+)  # fmt: skip
+def test_what_costs_too_much_is_an_error_at_its_place(tmp_path, monkeypatch, items, line):
+    text = items % ("x, " * 1_000)
+    monkeypatch.setattr(rules_file, "MOST_WORK", len(text) + 2_000)
+    (tmp_path / "falco_rules.yaml").write_text(text)
+    (finding,) = read_rules([str(tmp_path)]).findings
+    assert (finding.severity, finding.code) == ("error", "bad-rules-file")
+    assert finding.where.line > 1 if line is None else finding.where.line == line
 
 
 def test_a_rule_that_falco_ships_can_be_changed_without_its_file(read):
     found = read("""\
         - {rule: Terminal shell in container, enabled: false}
-        - {rule: Create Privileged Pod, append: true, output: '%ka.verb'}
+        - {rule: Create Privileged Pod, output: '%ka.verb', override: {output: append}}
         """)
     assert not found.rules["Terminal shell in container"].enabled
     assert found.rules["Create Privileged Pod"].source == "k8s_audit"
@@ -118,6 +232,22 @@ MACRO = "- {macro: m, condition: %s}\n"
         (MACRO % "(never_true)", True),
         (MACRO % "(evt.num=0)", True),
         (MACRO % "not always_true", True),
+        (MACRO % "not (k8s_audit_always_true)", True),
+        (MACRO % "k8s_audit_never_true", True),
+        (MACRO % "(jevt.rawtime=0)", True),
+        (MACRO % "not jevt.rawtime exists", True),
+        (MACRO % "not (json.rawtime exists)", True),
+        (MACRO % "evt.num < 0", True),
+        (MACRO % "evt.num<1", True),
+        (MACRO % "evt.num <= 0", True),
+        (MACRO % "evt.num == -1", True),
+        (MACRO % "not evt.num != 0", True),
+        (MACRO % "not evt.num >= 1", True),
+        (MACRO % "evt.num <= 1", False),
+        (MACRO % "evt.num < 100", False),
+        (MACRO % "evt.num > 5", False),
+        (MACRO % "evt.rawres < 0", False),
+        (MACRO % "proc.name in ()", True),
         (MACRO % "(never_true)" + "- {macro: m, condition: or fd.num > 3, append: true}", False),
         (
             MACRO % "proc.name = a"
@@ -176,9 +306,9 @@ def test_what_falco_would_refuse_is_told_at_its_place(tmp_path):
     found = read_rules([str(file)])
     told = [(finding.where.line, finding.what) for finding in found.findings]
     assert told == [
-        (1, "the rule has no output and no desc and no priority"),
-        (3, "there is no macro `m` before it to change"),
-        (4, "there is no rule `B` before it to change"),
+        (1, "the rule has no desc and no output and no priority"),
+        (3, "there is no earlier macro `m` to change"),
+        (4, "there is no earlier rule `B` to change"),
         (5, "an item is a rule, a macro or a list"),
         (7, "`override` does not say how `items` changes"),
     ]
@@ -207,6 +337,56 @@ def test_whatever_a_file_holds_the_rest_is_read(read, text):
     assert "R" in read(RULE, text).rules
 
 
+CARRIED = """\
+- rule: Carried
+  desc: d
+  condition: x
+  output: "%fd.name"
+  priority: INFO
+- {rule: Bad}
+"""
+
+
+@pytest.mark.parametrize(
+    ("around", "line", "column"),
+    [
+        ("falco: {json_output: true}\ncustomRules:\n  a.yaml: |-\n%s", 9, 9),
+        ("falco:\n  customRules:\n    a.yaml: |\n%s", 9, 9),
+        ("kind: HelmRelease\nspec: {values: {customRules: {a: %s}}}", 2, 34),
+        ("kind: ConfigMap\ndata:\n  a.yaml: |\n%s", 9, 9),
+        ("kind: List\nitems:\n- kind: ConfigMap\n  data:\n    a.yml: |\n%s", 11, 9),
+        ("kind: Rulesfile\nspec:\n  inlineRules: |-\n%s", 9, 9),
+        ("kind: Rulesfile\nspec:\n  inlineRules:\n%s", 9, 9),
+    ],
+)
+def test_rules_that_another_document_carries_are_read(read, around, line, column):
+    text = json.dumps(CARRIED) if "{a: %s" in around else textwrap.indent(CARRIED, " " * 6)
+    found = read(around % text)
+    assert found.rules["Carried"].printed == {"fd.name"}
+    (finding,) = found.findings
+    assert (finding.where.line, finding.where.column) == (line, column)
+
+
+def test_a_mistake_in_a_carried_text_has_its_place(read):
+    (finding,) = read("customRules:\n  a.yaml: |\n    - rule: R\n      x: [\n").findings
+    assert (finding.code, finding.severity, finding.where.line) == ("yaml-syntax", "error", 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rule: R\ncondition: x\n",
+        "apiVersion: apps/v1\nkind: Deployment\n",
+        "kind: ConfigMap\ndata: {note: hello}\n",
+        "customRules: {}\n",
+    ],
+)
+def test_a_mapping_without_rules_is_reported(read, text):
+    (finding,) = read(text).findings
+    assert (finding.code, finding.severity) == ("bad-rules-file", "warning")
+    assert "no Falco rules" in finding.what
+
+
 def test_a_file_that_is_no_yaml_is_an_error(read):
     (finding,) = read(RULE, "- rule: [").findings
     assert (finding.severity, finding.code) == ("error", "yaml-syntax")
@@ -218,6 +398,12 @@ def test_the_catalogue_has_what_falco_and_its_plugins_ship():
     assert rules["Terminal shell in container"].where.file == "falco_rules.yaml"
     sources = {rule.source for rule in rules.values()}
     assert sources == {"syscall", "k8s_audit", "aws_cloudtrail", "okta", "github", "gcp_auditlog"}
+
+
+def test_the_catalogue_knows_rules_that_cannot_fire_as_shipped():
+    never = {rule.name for rule in catalogue().values() if rule.never}
+    assert {"Create Disallowed Pod", "All K8s Audit Events"} <= never
+    assert "Terminal shell in container" not in never
 
 
 def test_the_catalogue_is_made_from_rules_files(tmp_path):
