@@ -62,6 +62,9 @@ bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/
 lock: ## Pin every dependency anew
 	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra dev --all-build-deps \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header -o requirements.txt pyproject.toml
+	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --all-build-deps \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
+		-c requirements.txt -o requirements-run.txt pyproject.toml
 
 clean: ## Remove what was set up
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
