@@ -31,7 +31,7 @@ from engine.reload import Reloader
 from engine.sources.admin import AdminPort
 from engine.sources.file import Follow
 from engine.sources.http import EventPort
-from engine.sources.listener import LIMITS, Listener, allow_files
+from engine.sources.listener import ADMIN_LIMITS, LIMITS, Listener, allow_files
 from engine.sources.nats import JetStream
 from engine.sources.pages import Pages
 from engine.sources.redis import RedisList
@@ -104,9 +104,9 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             dry_run=settings.dry_run,
             fault=core.fault,
         )
-        limits = allow_files(LIMITS, listeners=2)
-        front = Listener(event_port, events, certificates, limits)
-        back = Listener(AdminPort(pages, operators, core.ended), admin, limits=limits)
+        front_limits, back_limits = allow_files(LIMITS, ADMIN_LIMITS)
+        front = Listener(event_port, events, certificates, front_limits)
+        back = Listener(AdminPort(pages, operators, core.ended), admin, limits=back_limits)
         for series in (pages.series, front.series, core.notes.dropped):
             metrics.ask(series)
 

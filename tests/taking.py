@@ -194,6 +194,7 @@ class Pipe(asyncio.Transport):
         super().__init__({"peername": client})
         self.sent = b""
         self.closed = False
+        self.reading = True
         self.wrote = asyncio.Event()
 
     def write(self, data: Any) -> None:
@@ -213,9 +214,10 @@ class Pipe(asyncio.Transport):
         return True
 
     def pause_reading(self) -> None:
-        """Nobody reads ahead here."""
+        self.reading = False
 
-    resume_reading = pause_reading
+    def resume_reading(self) -> None:
+        self.reading = True
 
     async def reply(self, *, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
         """The first whole reply: its status, headers, body."""

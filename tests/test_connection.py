@@ -36,6 +36,9 @@ class Echo:
     def refuse(self, request):
         return said(401, {"error": "no"}) if b"x-stranger" in request.headers else None
 
+    def urgent(self, request):
+        return request.path == "/urgent"
+
     def answer(self, request, reply):
         if request.path == "/broken":
             raise ValueError("a bug")
@@ -93,20 +96,42 @@ def test_what_is_asked_at_once_is_answered_in_order_and_one_after_the_other():
     assert [told["body"] for told in talk.bodies] == ["1", "2"]
 
 
-def test_more_than_may_wait_ends_the_connection():
-    talk = Talk(pipelined=3).say(post(b"1").replace(b"/events", b"/later"))
-    assert not talk.say(post(b"2") * 3).pipe.closed
-    assert talk.say(post(b"3")).pipe.closed
+def test_requests_that_follow_are_read_once_the_first_is_answered():
+    later = post(b"1").replace(b"/events", b"/later")
+    talk = Talk().say(later + post(b"2") + later)
+    assert (len(talk.port.asked), talk.pipe.reading) == (1, False)
+    assert talk.house.buffered == 1 + len(post(b"2") + later)
+    talk.port.later.pop()()
+    assert (len(talk.port.asked), talk.pipe.reading) == (3, True)
+    talk.port.later.pop()()
+    assert [told["body"] for told in talk.bodies] == ["1", "2", "1"]
+    assert talk.house.buffered == 0
+
+
+def test_requests_that_follow_count_and_what_has_no_room_ends_with_the_reply():
+    talk = Talk(buffered=300).say(post(b"1").replace(b"/events", b"/later"))
+    talk.say(*[post(b"x" * 90)] * 3)
+    assert (talk.pipe.closed, talk.house.buffered) == (False, 1)
+    talk.port.later.pop()()
+    assert (talk.statuses, talk.pipe.closed, talk.house.buffered) == ([200], True, 0)
+
+
+def test_a_body_counts_until_it_is_answered_though_its_sender_is_gone():
+    talk = Talk().say(post(b"x" * 80).replace(b"/events", b"/later"))
+    talk.connection.connection_lost(None)
+    assert talk.house.buffered == 80
+    talk.port.later.pop()()
+    assert talk.house.buffered == 0
 
 
 @pytest.mark.parametrize(
     ("version", "header", "stays"),
     [
-        (b"1.1", b"", True),
-        (b"1.1", b"connection: close\r\n", False),
+        (b"1.1", b"host: t\r\n", True),
+        (b"1.1", b"host: t\r\nconnection: close\r\n", False),
         (b"1.0", b"", False),
         (b"1.0", b"connection: keep-alive\r\n", True),
-        (b"1.1", b"connection: upgrade\r\nupgrade: websocket\r\n", False),
+        (b"1.1", b"host: t\r\nconnection: upgrade\r\nupgrade: websocket\r\n", True),
     ],
 )
 def test_a_connection_stays_as_its_sender_asks(version, header, stays):
@@ -118,7 +143,7 @@ def test_a_connection_stays_as_its_sender_asks(version, header, stays):
 
 
 def test_a_sender_who_waits_for_leave_gets_it_only_where_his_body_is_wanted():
-    head = post().replace(b"host: t", b"expect: 100-continue").removesuffix(b"{}")
+    head = post().replace(b"host: t", b"host: t\r\nexpect: 100-continue").removesuffix(b"{}")
     talk = Talk().say(head)
     assert talk.statuses == [100]
     assert talk.say(b"{}").statuses == [100, 200]
@@ -127,26 +152,30 @@ def test_a_sender_who_waits_for_leave_gets_it_only_where_his_body_is_wanted():
 
 
 def test_a_body_is_taken_in_chunks_too():
-    head = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n"
     assert Talk().say(head, b"1\r\na\r\n", b"2\r\nbc\r\n0\r\n\r\n").bodies[0]["body"] == "abc"
 
 
 def test_a_strangers_body_is_not_read():
-    talk = Talk().say(b"POST / HTTP/1.1\r\nx-stranger: 1\r\ncontent-length: 90\r\n\r\n", b"abc")
+    talk = Talk().say(
+        b"POST / HTTP/1.1\r\nhost: t\r\nx-stranger: 1\r\ncontent-length: 90\r\n\r\n", b"abc"
+    )
     assert (talk.statuses, talk.port.asked, talk.house.buffered) == ([401], [], 0)
     assert talk.say(post()).statuses == [401]
 
 
 def test_what_is_announced_or_grows_too_large_is_refused_once():
-    assert Talk().say(b"POST / HTTP/1.1\r\ncontent-length: 101\r\n\r\n").statuses == [413]
-    grows = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert Talk().say(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 101\r\n\r\n").statuses == [
+        413
+    ]
+    grows = b"POST / HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n"
     talk = Talk().say(grows, *[b"32\r\n" + b"x" * 50 + b"\r\n"] * 4)
     assert (talk.statuses, talk.house.buffered) == ([413], 0)
     assert Talk().say(post(b"x" * 100)).statuses == [200]
 
 
 def test_a_refusal_waits_for_the_replies_before_it():
-    stranger = b"POST / HTTP/1.1\r\nx-stranger: 1\r\ncontent-length: 3\r\n\r\nabc"
+    stranger = b"POST / HTTP/1.1\r\nhost: t\r\nx-stranger: 1\r\ncontent-length: 3\r\n\r\nabc"
     talk = Talk().say(post(b"1").replace(b"/events", b"/later") + stranger)
     assert talk.statuses == []
     talk.port.later.pop()()
@@ -155,10 +184,10 @@ def test_a_refusal_waits_for_the_replies_before_it():
 
 def test_all_bodies_together_are_bounded():
     one = Talk(buffered=120)
-    one.say(b"POST / HTTP/1.1\r\ncontent-length: 90\r\n\r\n", b"x" * 80)
+    one.say(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 90\r\n\r\n", b"x" * 80)
     other, pipe = Connection(one.house), Pipe()
     other.connection_made(pipe)
-    other.data_received(b"POST / HTTP/1.1\r\ncontent-length: 90\r\n\r\n")
+    other.data_received(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 90\r\n\r\n")
     assert pipe.sent.startswith(b"HTTP/1.1 503")
     assert b"retry-after" in pipe.sent
     one.connection.connection_lost(None)
@@ -174,7 +203,7 @@ def test_what_is_no_http_is_400(said):
 
 
 def test_two_ways_to_tell_the_length_are_refused():
-    both = post().replace(b"host: t", b"transfer-encoding: chunked")
+    both = post().replace(b"host: t", b"host: t\r\ntransfer-encoding: chunked")
     assert Talk().say(both).statuses == [400]
 
 
@@ -258,7 +287,7 @@ def test_at_the_end_an_idle_one_goes_and_a_busy_one_gets_its_reply():
 
 def test_escapes_of_a_path_are_taken_back_and_its_query_is_apart():
     async def scene():
-        talk = Talk().say(b"GET /a%20b/%C3%A9?c=d%20e HTTP/1.1\r\n\r\n")
+        talk = Talk().say(b"GET /a%20b/%C3%A9?c=d%20e HTTP/1.1\r\nhost: t\r\n\r\n")
         return talk.port.asked[0]
 
     asked = asyncio.run(scene())
@@ -267,7 +296,7 @@ def test_escapes_of_a_path_are_taken_back_and_its_query_is_apart():
 
 @pytest.mark.parametrize("how", [b"content-length: 90", b"transfer-encoding: chunked"])
 def test_bodies_that_grow_together_past_the_bound_are_refused(how):
-    head = b"POST / HTTP/1.1\r\n" + how + b"\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nhost: t\r\n" + how + b"\r\n\r\n"
     part = b"x" * 80 if how.startswith(b"content") else b"50\r\n" + b"x" * 80 + b"\r\n"
     one = Talk(buffered=120).say(head)
     other, pipe = Connection(one.house), Pipe()

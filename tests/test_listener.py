@@ -261,7 +261,7 @@ def test_a_refusal_is_read_though_the_sender_goes_on_to_send():
     async def scene():
         async with listening() as listener:
             reader, writer = await asyncio.open_connection(*listener.address)
-            writer.write(b"POST / HTTP/1.1\r\ncontent-length: 9999999\r\n\r\n")
+            writer.write(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 9999999\r\n\r\n")
             for _ in range(20):
                 writer.write(b"x" * 100_000)
             assert b"413" in await reader.readline()
@@ -302,25 +302,86 @@ async def count(listener, number):
             await asyncio.sleep(0)
 
 
+async def heads(listener):
+    """Return once every connection has a complete head."""
+    async with asyncio.timeout(20):
+        while len(listener.house._line):  # noqa: ASYNC110 - its own turns
+            await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("tls", [True, False])
-def test_connections_count_from_their_acceptance_and_what_is_more_is_closed_at_once(authority, tls):
+def test_silent_connections_make_room_for_new_ones_the_oldest_first(authority, tls):
     certificates = Certificates(*authority.pair("one")) if tls else None
 
     async def scene():
         async with listening(certificates, Limits(connections=4, sweep=0.01)) as listener:
-            kept = await silent(listener, 4)
-            await count(listener, 4)
-            more = await silent(listener, 20)
-            async with asyncio.timeout(5):  # long before those that were taken are late
-                for reader, writer in more:
-                    assert (await reader.read())[:12] == (b"" if tls else b"HTTP/1.1 503")
-                    writer.close()
-            assert (len(listener.house.open), listener.house.turned_away) == (4, 20)
-            for _, writer in kept:
-                writer.close()
-            await count(listener, 0)
+            opened = []
+            for number in range(24):
+                opened += await silent(listener, 1)
+                await count(listener, min(number + 1, 4))
+            async with asyncio.timeout(20):
+                for reader, _ in opened[:20]:
+                    assert await reader.read() == b""
+            assert (listener.house.evicted, listener.house.turned_away) == (20, 0)
             context = trusting(authority) if tls else None
             assert (await ask(listener, context))[0] == 200
+            for _, writer in opened:
+                writer.close()
+            await count(listener, 0)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("limits", [{"connections": 4}, {"per_peer": 4}])
+def test_connections_with_a_complete_head_stay_and_more_are_turned_away(limits):
+    async def scene():
+        async with listening(limits=Limits(sweep=0.01, **limits)) as listener:
+            kept = await silent(listener, 4)
+            for _, writer in kept:
+                writer.write(post()[:-1])
+            await heads(listener)
+            assert await ask(listener) == (503, None)
+            for reader, writer in kept:
+                writer.write(b"}")
+                assert b"200" in await reader.readline()
+                writer.close()
+            assert (listener.house.evicted, listener.house.turned_away) == (0, 1)
+
+    play(scene)
+
+
+def test_one_address_cannot_take_the_connections_of_others():
+    limits = Limits(connections=10, per_peer=3, sweep=0.01)
+
+    async def scene():
+        async with listening(limits=limits) as listener:
+            other = await asyncio.open_connection(*listener.address, local_addr=("127.0.0.2", 0))
+            await count(listener, 1)
+            greedy = []
+            for number in range(20):
+                greedy += await silent(listener, 1)
+                await count(listener, min(number + 1, 3) + 1)
+            other[1].write(post())
+            assert b"200" in await other[0].readline()
+            for _, writer in [other, *greedy]:
+                writer.close()
+
+    play(scene)
+
+
+def test_the_last_connections_are_for_urgent_requests():
+    limits = Limits(connections=4, reserved=2, sweep=0.01)
+    urgent = post().replace(b"/events", b"/urgent")
+
+    async def scene():
+        async with listening(limits=limits) as listener:
+            kept = await silent(listener, 2)
+            for _, writer in kept:
+                writer.write(post()[:-1])
+            await heads(listener)
+            assert [(await ask(listener, said=said))[0] for said in (post(), urgent)] == [503, 200]
+            for _, writer in kept:
+                writer.close()
 
     play(scene)
 
@@ -401,9 +462,11 @@ def files():
 
 def test_open_files_are_allowed_as_far_as_may_be(files):
     files(300)
-    assert allow_files(Limits(connections=500), listeners=2).connections == 500
+    assert [
+        one.connections for one in allow_files(Limits(connections=900), Limits(connections=100))
+    ] == [900, 100]
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
-    assert allow_files(Limits(connections=10), listeners=2).connections == 10
+    assert allow_files(Limits(connections=10)) == (Limits(connections=10),)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
 
 
@@ -413,7 +476,7 @@ import resource
 from engine.sources.listener import Limits, allow_files
 for hard in (4096, 1100, 400):
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
-    print(allow_files(Limits(), listeners=2).connections)
+    print(*[one.connections for one in allow_files(Limits(connections=3000), Limits(connections=1000))])
 """
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert said.stdout.split() == [b"1792", b"294", b"100"]
+    assert said.stdout.splitlines() == [b"2688 896", b"441 147", b"150 50"]

@@ -26,6 +26,7 @@ _LONGEST = 4096
 """Bytes of a body; what is asked for here is a name or two."""
 _PARAMETERS = 20
 """Parameters of a query."""
+_PROBES = ("/livez", "/readyz")
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -51,10 +52,14 @@ class AdminPort:
         self._pages, self._door, self._ended = pages, door, ended
         self._asked: set[asyncio.Task[None]] = set()
 
+    def urgent(self, request: Request) -> bool:
+        """Probes are: a kubelet that gets no answer restarts the engine."""
+        return request.path in _PROBES
+
     def refuse(self, request: Request) -> Reply | None:
-        """Nothing by its head alone: bodies are small, and who asks is judged with the rest."""
-        del request
-        return None
+        """Anything but a probe without a valid identity, before its body is read."""
+        operator = None if self.urgent(request) else self._door.who(request)
+        return operator if isinstance(operator, Reply) else None
 
     def refused(self, status: int) -> None:
         """Nobody counts these."""
@@ -80,7 +85,7 @@ class AdminPort:
 
     async def _answer(self, request: Request) -> Answer | Reply:
         path, method, headers = request.path, request.method, request.headers
-        if path in ("/livez", "/readyz"):
+        if path in _PROBES:
             return await self._probe(path) if method in (b"GET", b"HEAD") else _not_allowed()
         operator = self._door.who(request)
         if isinstance(operator, Reply):

@@ -88,6 +88,11 @@ class EventPort:
         self._open: list[_Open] = []
         self._taking = False
 
+    def urgent(self, request: Request) -> bool:
+        """All requests are alike here."""
+        del request
+        return False
+
     def refuse(self, request: Request) -> Reply | None:
         """405, 401 and 403, before the body of a sender without access is read."""
         if request.method not in (b"POST", b"PUT"):

@@ -29,6 +29,8 @@ _AT_ONCE = 64
 _READ = 65_536
 """Bytes of one who is turned away: a close that leaves some unread would be a reset, and no reply."""
 LIMITS = Limits()
+ADMIN_LIMITS = Limits(connections=256, per_peer=128, reserved=32, buffered=8 << 20)
+"""The admin port has few callers and small bodies; what is reserved is for probes."""
 _MANY = said(503, {"error": "too many connections"}, (b"retry-after", b"5"))
 
 
@@ -59,6 +61,7 @@ class Listener:
         house = self.house
         yield "connections", {}, len(house.open)
         yield "connections_refused_total", {"reason": "many"}, house.turned_away
+        yield "connections_refused_total", {"reason": "evicted"}, house.evicted
         yield "connections_refused_total", {"reason": "late"}, house.late
 
     async def stop(self, grace: float) -> None:
@@ -93,7 +96,7 @@ class Listener:
         """Take those who wait. By hand, for the loop's own server counts nobody before his handshake."""
         for _ in range(_AT_ONCE):
             try:
-                sender, _ = self._socket.accept()
+                sender, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except (
@@ -101,16 +104,22 @@ class Listener:
             ):  # no descriptor, no memory: the next sweep tries again, and the loop does not spin
                 asyncio.get_running_loop().remove_reader(self._socket)
                 return
-            if len(self.house.open) >= self._limits.connections:
+            if not self.house.room(str(address[0])):
                 self.house.turned_away += 1
                 _turn_away(sender, in_clear=self._context is None)
                 continue
-            task = asyncio.create_task(self._arrive(sender, Connection(self.house)))
+            task = asyncio.create_task(
+                self._arrive(sender, Connection(self.house, str(address[0])))
+            )
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
 
     async def _arrive(self, sender: socket.socket, connection: Connection) -> None:
-        """Have the handshake made, where there is one."""
+        """Make the handshake, if there is TLS."""
+        if connection not in self.house.open:  # it made room for another one
+            sender.close()
+            return
+        connection.arriving = asyncio.current_task()
         tls = self._context is not None
         with contextlib.suppress(
             OSError
@@ -147,18 +156,19 @@ def _turn_away(sender: socket.socket, *, in_clear: bool) -> None:
             sender.send(_MANY.encoded(b"close", head_only=False))
 
 
-def allow_files(limits: Limits, listeners: int) -> Limits:
-    """Raise the soft limit of open files to what so many listeners need, as far as the hard one lets.
+def allow_files(*limits: Limits) -> tuple[Limits, ...]:
+    """Raise the soft limit of open files to what these listeners need, as far as the hard one lets.
 
-    The limits with as many connections as leave some for the engine itself.
+    Returns the limits, with fewer connections in proportion where the engine itself would have too few files.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = listeners * limits.connections + _SPARE_FILES
+    needed = sum(one.connections for one in limits)
+    wanted = needed + _SPARE_FILES
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     files = soft if soft != resource.RLIM_INFINITY else wanted
-    room = (files - min(_SPARE_FILES, files // 2)) // listeners
-    return replace(limits, connections=min(limits.connections, room))
+    room = min(needed, files - min(_SPARE_FILES, files // 2))
+    return tuple(replace(one, connections=one.connections * room // needed) for one in limits)

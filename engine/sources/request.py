@@ -17,8 +17,10 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class Request(msgspec.Struct, eq=False):
-    """One request. target: as it stands in the first line. headers: by name in lower case, the last of each.
+    """One request.
 
+    target: in origin form (``/path?query``) or ``*``. headers: by name in lower case; the values of a name
+    that occurs several times are joined with a comma. Trailers are not among them.
     client: the caller's address and port. began: when its first byte came, by the monotonic clock. body:
     empty until all of it is there.
     """
@@ -73,6 +75,10 @@ class Port(Protocol):
 
     def refuse(self, request: Request) -> Reply | None:
         """The reply to a request whose body is not worth reading; None to go on. Must not block."""
+        ...
+
+    def urgent(self, request: Request) -> bool:
+        """Whether the request may use a connection that is reserved (see Limits)."""
         ...
 
     def refused(self, status: int) -> None:
