@@ -54,7 +54,7 @@ METRICS = {
     "connections": Described("gauge", "Connections of senders that are open."),
     "connections_refused_total": Described(
         "counter",
-        "Connections that were too many (many), that made room for others (evicted), and requests that did not come in time (late).",
+        "Connections that were too many or made room for others, and late requests.",
         ("reason",),
     ),
     "source_connected": Described("gauge", "1 while events come from the source.", ("kind",)),
