@@ -10,7 +10,7 @@ from engine.actions.action import Doing, Done, action
 from engine.actions.parameter import Integer, Text, header_value
 from engine.actions.structure import Either, Json, ListOf, MapOf
 from engine.errors import PermanentError, RefusedError, TemporaryError
-from engine.ports.destination import destination_of
+from engine.ports.destination import destination_of, without_user
 from engine.ports.http import Outside, SecretName
 
 if TYPE_CHECKING:
@@ -81,13 +81,8 @@ class Url(Text):
                 "is not a valid URL: the URL must begin with http:// or https:// and name a host"
             )
         if fault:
-            report(path, "bad-value", f"`{_without_user(data)[:80]}` {fault}", "https://HOST/PATH")
+            report(path, "bad-value", f"`{without_user(data)[:80]}` {fault}", "https://HOST/PATH")
         return template
-
-
-def _without_user(url: str) -> str:
-    """The URL without what may be a password."""
-    return re.sub(r"//[^/?#]*@", "//***@", url)
 
 
 class Headers(MapOf):

@@ -12,6 +12,7 @@ import click
 from engine.cli.playbooks import fail
 from engine.errors import EventError
 from engine.event import parse, time_of
+from engine.ports.destination import without_user
 from engine.render.text import say
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def tell_note(said: dict[str, Any]) -> None:
 def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = None) -> Any:
     import urllib3  # noqa: PLC0415 - 30 ms that only these commands need
 
+    shown = without_user(url)
     headers = {"content-type": "application/json"} if sent is not None else {}
     if token_file:
         headers["authorization"] = f"Bearer {_token(token_file)}"
@@ -81,11 +83,11 @@ def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = N
         )
         body = json.loads(answer.data)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        reason = str(error)[:200]
-        fail(f"{url}: {reason}", 2, "Is an engine running there? tiercel serve, or --server URL")
+        reason = str(error)[:200].replace(url, shown)
+        fail(f"{shown}: {reason}", 2, "Is an engine running there? tiercel serve, or --server URL")
     if answer.status != 200:  # noqa: PLR2004 - OK
         said = body if isinstance(body, dict) else {}
-        what = str(said.get("error") or f"{url}: {answer.status}")
+        what = str(said.get("error") or f"{shown}: {answer.status}")
         fail(what, _code(answer.status), str(said.get("hint") or ""))
     return body
 

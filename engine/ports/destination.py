@@ -16,6 +16,7 @@ _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOT
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_USER = re.compile(r"(?<=//)[^/?#]*@")
 _PORTS = {"http": 80, "https": 443}
 _REFUSED = tuple(
     ip_network(network)
@@ -33,6 +34,11 @@ _REFUSED = tuple(
 )
 _EMBEDDING = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
 """IPv6 networks whose last 32 bits are an IPv4 address: IPv4-compatible (RFC 4291) and NAT64 (RFC 6052)."""
+
+
+def without_user(url: str) -> str:
+    """The URL, its user and password replaced by ``***``, for a message."""
+    return _USER.sub("***@", url)
 
 
 @dataclass(frozen=True, slots=True)

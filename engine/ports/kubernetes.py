@@ -17,6 +17,7 @@ from engine.errors import GoneError, PermanentError, TemporaryError
 from engine.ports.api_server import AnswerTooLongError, ApiServer, SilentError
 from engine.ports.breaker import Breaker
 from engine.ports.cluster import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
+from engine.ports.destination import without_user
 from engine.ports.http import asked_to_wait, masked
 from engine.ports.kubeconfig import ConnectionSettingsError, client_settings
 from engine.ports.pace import Pace
@@ -95,8 +96,8 @@ class KubernetesCluster:
 
     @property
     def host(self) -> str:
-        """The API server's URL."""
-        return self._server.host
+        """The API server's URL, without a password."""
+        return without_user(self._server.host)
 
     @property
     def breaker(self) -> Breaker:

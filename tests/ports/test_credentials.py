@@ -8,6 +8,8 @@ import socketserver
 import threading
 
 import pytest
+from click.testing import CliRunner
+from engine.cli.command import cli
 from engine.errors import PermanentError, TemporaryError
 from engine.ports.cluster import POD, Call
 from engine.ports.kubernetes import connect
@@ -75,3 +77,23 @@ def test_no_error_says_what_the_server_says_again_of_our_credentials(host, user,
         said = f"{caught.value} {cluster.breaker.error}"
         assert "cana" not in said
         assert BASIC not in said
+
+
+def test_a_password_in_the_servers_url_is_not_shown(tmp_path):
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://ada:canary-pass-word@127.0.0.1:1/x"}}],
+        "users": [{"name": "u", "user": TOKEN}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }  # fmt: skip
+    file = tmp_path / "config"
+    file.write_text(json.dumps(config))
+    assert connect(str(file), None).host == "http://***@127.0.0.1:1/x"
+
+
+def test_a_password_in_the_engines_url_is_not_shown():
+    server = "http://ada:canary-pass-word@127.0.0.1:1"
+    result = CliRunner().invoke(cli, ["history", "--server", server])
+    assert result.exit_code == 2
+    assert "http://***@127.0.0.1:1" in result.stderr
+    assert "canary" not in result.stderr
