@@ -50,6 +50,12 @@ class Parameter:
     required: bool
     default: Any = None
 
+    def schema(self) -> dict[str, Any]:
+        """Its JSON Schema (2020-12), with what it is and its default."""
+        written = isinstance(self.default, (str, int, bool))
+        default = {"default": self.default} if written else {}
+        return {**self.kind.schema(), "description": self.doc, **default}
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -146,7 +152,7 @@ class Action:
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema (2020-12) of ``with:``."""
-        keys = {p.name: {**p.kind.schema(), "description": p.doc} for p in self.parameters.values()}
+        keys = {p.name: p.schema() for p in self.parameters.values()}
         required = [p.name for p in self.parameters.values() if p.required]
         return {
             "type": "object",

@@ -190,7 +190,7 @@ class Duration:
 
     def schema(self) -> dict[str, Any]:
         """A duration's pattern."""
-        return {"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"}
+        return {"type": "string", "pattern": duration.PATTERN}
 
 
 @dataclass(frozen=True, slots=True)

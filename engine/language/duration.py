@@ -6,6 +6,8 @@ import re
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+PATTERN = "^0*[1-9][0-9]{0,8}(ms|s|m|h|d)$"
+"""Durations for a JSON Schema."""
 HINT = "like 500ms, 30s, 10m, 2h or 7d"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.actions.action import load
-from engine.language import checks
+from engine.language import checks, duration
 from engine.language.conditions import STEP_ENDS
 from engine.language.operators import OPERATORS
 from engine.language.schema import CONDITIONS, KINDS, STEP, Key, document
@@ -13,9 +13,22 @@ from engine.language.schema import CONDITIONS, KINDS, STEP, Key, document
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.actions.action import Action
+
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _CONDITION = {"$ref": "#/$defs/condition"}
 _STEP = {"$ref": "#/$defs/step"}
+_CHECKED: dict[Any, dict[str, Any]] = {
+    checks.match: {"minProperties": 1},
+    checks.duration_text: {"pattern": duration.PATTERN},
+    checks.attempts: {"minimum": 1, "maximum": 100},
+    checks.count: {"minimum": 1, "maximum": 10_000},
+    checks.names: {"minItems": 1, "maxItems": checks.MAX_NAMES},
+    checks.not_empty: {"minItems": 1},
+    checks.some: {"minItems": 1, "maxItems": checks.MAX_STEPS},
+    checks.few: {"maxItems": checks.MAX_STEPS},
+}
+"""What a check of a key means in a JSON Schema, where it has words for it."""
 _OPERANDS: dict[str, dict[str, Any]] = {
     "scalar": {"type": ["string", "number", "boolean"]},
     "scalars": {"type": "array", "minItems": 1},
@@ -27,17 +40,57 @@ _OPERANDS: dict[str, dict[str, Any]] = {
 
 
 def schema() -> dict[str, Any]:
-    """The schema of one document of a playbook file, whichever its kind."""
+    """The schema of one document of a playbook file, whichever its kind.
+
+    A text with ``${name}`` fits in place of any value, except in a PlaybookTest, which takes no values.
+    """
+    definitions = {"condition": _condition(), "step": _step()}
+    definitions |= {kind: _document(kind) for kind in KINDS if kind != "PlaybookTest"}
     return {
         "$schema": _DRAFT,
         "title": "Tiercel playbook file",
-        "oneOf": [{"$ref": f"#/$defs/{kind}"} for kind in KINDS],
+        "type": "object",
+        "properties": {"kind": {"enum": list(KINDS)}},
+        "required": ["kind"],
+        # not `oneOf`: of an alternative that almost fits, editors only report that it does not fit
+        "allOf": [{"if": _is("kind", kind), "then": {"$ref": f"#/$defs/{kind}"}} for kind in KINDS],
         "$defs": {
-            **{kind: _document(kind) for kind in KINDS},
-            "condition": _condition(),
-            "step": _step(),
+            **{name: _filled(one) for name, one in definitions.items()},
+            "PlaybookTest": _document("PlaybookTest"),
+            "placeholder": {"type": "string", "pattern": r"(^|[^$])\$\{"},
         },
     }
+
+
+def _is(key: str, value: str) -> dict[str, Any]:
+    return {"properties": {key: {"const": value}}, "required": [key]}
+
+
+def _filled(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, with a placeholder allowed in place of each value within."""
+    filled = dict(schema)
+    if "properties" in schema:
+        filled["properties"] = {
+            name: _or_placeholder(inner) for name, inner in schema["properties"].items()
+        }
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            filled[key] = _or_placeholder(schema[key])
+    if "anyOf" in schema:
+        filled["anyOf"] = [_filled(inner) for inner in schema["anyOf"]]
+    if "allOf" in schema:
+        filled["allOf"] = [{**part, "then": _filled(part["then"])} for part in schema["allOf"]]
+    return filled
+
+
+def _or_placeholder(schema: dict[str, Any]) -> dict[str, Any]:
+    notes: dict[str, Any] = {
+        key: schema[key] for key in ("description", "default") if key in schema
+    }
+    rest = {key: value for key, value in schema.items() if key not in notes}
+    if "const" in rest or rest in ({}, {"type": "string"}):
+        return schema
+    return {**notes, "if": {"$ref": "#/$defs/placeholder"}, "else": _filled(rest)}
 
 
 def _document(kind: str) -> dict[str, Any]:
@@ -82,7 +135,10 @@ def _step() -> dict[str, Any]:
     keys = {name: _key_schema(key, _CONDITION, _STEP) for name, key in STEP.keys.items()}
     keys["when"] = {**keys["when"], "items": _CONDITION}
     actions = load()
-    keys["action"] = {"enum": sorted(actions), "description": STEP.keys["action"].doc}
+    keys["action"] = {
+        "description": STEP.keys["action"].doc,
+        "anyOf": [{"const": name, "description": one.doc} for name, one in sorted(actions.items())],
+    }
     return {
         "type": "object",
         "properties": keys,
@@ -90,14 +146,17 @@ def _step() -> dict[str, Any]:
         "additionalProperties": False,
         "allOf": [
             {
-                "if": {"properties": {"action": {"const": name}}},
-                "then": {
-                    "properties": {"with": action.schema(), "action": {"description": action.doc}}
-                },
+                "if": _is("action", name),
+                "then": {"properties": {"with": action.schema()}, **_needs_with(action)},
             }
             for name, action in sorted(actions.items())
         ],
     }
+
+
+def _needs_with(action: Action) -> dict[str, Any]:
+    required = any(parameter.required for parameter in action.parameters.values())
+    return {"required": ["with"]} if required else {}
 
 
 def _key_schema(
@@ -129,9 +188,8 @@ def _key_schema(
     if key.shape == "tags":
         tags = {"type": "object", **_object(key.keys, conditions, steps)}
         schema["anyOf"] = [{"type": "array", "items": {"type": "string"}}, tags]
-    if key.check is checks.match:
-        schema["minProperties"] = 1
-    return schema
+    default = {} if key.default is None else {"default": key.default}
+    return {**schema, **_CHECKED.get(key.check, {}), **default}
 
 
 def _object(

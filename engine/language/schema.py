@@ -26,6 +26,7 @@ class Key:
 
     shape: its type. doc: a sentence for editors. keys: of a map. item: of a list. words: the only texts.
     free: a map of keys of the author's own. check: what else may be wrong with a value of the right type.
+    default: what holds without the key, for editors.
     """
 
     shape: Shape
@@ -36,6 +37,7 @@ class Key:
     words: tuple[str, ...] = ()
     free: bool = False
     check: Callable[[Any], Wrong | None] | None = None
+    default: str | int | bool | None = None
 
 
 def _texts(doc: str, **more: Any) -> Key:
@@ -71,19 +73,25 @@ MATCH = Key(
     },
 )
 _RETRY = {
-    "attempts": Key("integer", "answers taken before the step fails (4)", check=checks.attempts),
+    "attempts": Key(
+        "integer", "answers taken before the step fails (4)", check=checks.attempts, default=4
+    ),
     "delay": Key(
         "text",
         "before the second attempt; doubles each time, with jitter (1s)",
         check=checks.duration_text,
+        default="1s",
     ),
-    "maxDelay": Key("text", "the longest wait (1m)", check=checks.duration_text),
+    "maxDelay": Key("text", "the longest wait (1m)", check=checks.duration_text, default="1m"),
     "giveUp": Key(
         "text",
         "after which a notification without an answer fails (1h)",
         check=checks.duration_text,
+        default="1h",
     ),
-    "unknown": Key("bool", "do a step again that is not repeatable and may have run (false)"),
+    "unknown": Key(
+        "bool", "do a step again that is not repeatable and may have run (false)", default=False
+    ),
 }
 STEP = Key(
     "map",
@@ -92,10 +100,13 @@ STEP = Key(
         "action": Key("text", "the action's name; `tiercel actions` lists them", required=True),
         "name": Key("text", "the step's name (the action's); unique within the playbook"),
         "with": Key("any", "the action's parameters"),
-        "timeout": Key("text", "of one attempt (30s)", check=checks.duration_text),
+        "timeout": Key("text", "of one attempt (30s)", check=checks.duration_text, default="30s"),
         "retry": Key("map", "how a step is tried again", keys=_RETRY),
         "onFailure": Key(
-            "text", "what follows a failure or refusal (stop)", words=("stop", "continue")
+            "text",
+            "what follows a failure or refusal (stop)",
+            words=("stop", "continue"),
+            default="stop",
         ),
         "when": Key("list", "all must hold, else the step is skipped", item=Key("any", "")),
     },
@@ -125,6 +136,7 @@ PLAYBOOK = Key(
             "text",
             "enforce acts; notify only tells; dryRun writes nothing; disabled runs nothing",
             words=("enforce", "notify", "dryRun", "disabled"),
+            default="enforce",
         ),
         "match": MATCH,
         "conditions": CONDITIONS,
@@ -185,9 +197,13 @@ GUARDRAILS = Key(
     keys={
         "protected": Key("map", "what is never touched", keys=_PROTECTED),
         "budgets": Key("list", "how much may happen", item=Key("map", "one budget", keys=_BUDGET)),
-        "maxEventAge": Key("text", "older events disrupt nothing (5m)", check=checks.duration_text),
+        "maxEventAge": Key(
+            "text", "older events disrupt nothing (5m)", check=checks.duration_text, default="5m"
+        ),
         "onExceeded": Key("text", "what happens past a budget", words=("hold", "drop")),
-        "holdFor": Key("text", "how long a person may decide (4h)", check=checks.duration_text),
+        "holdFor": Key(
+            "text", "how long a person may decide (4h)", check=checks.duration_text, default="4h"
+        ),
     },
 )
 

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 
 import cerberus
 import jsonschema
 import pytest
 from cerberus import errors as codes
+from engine.actions.action import load
 from engine.language import shape
 from engine.language.folder import Files
 from engine.language.json_schema import schema
 from engine.language.load import Loader
 from engine.language.schema import KINDS
 from engine.language.shape import rules
+from engine.language.source import read
 
 from tests.language.test_load import files
 
+ROOT = Path(__file__).parents[2]
 VALIDATOR = jsonschema.Draft202012Validator(schema())
 GOOD = {
     "apiVersion": "tiercel.dev/v1",
@@ -206,3 +211,78 @@ def test_a_start_validates_no_rules_and_a_check_copies_no_document(monkeypatch):
     finally:
         shape._validator.cache_clear()
     assert found.errors == ()
+
+
+def test_a_placeholder_fits_wherever_a_playbook_takes_a_value_and_in_no_test():
+    paths = [
+        ("mode",), ("match", "rules"), ("match", "priority"), ("match", "tags"), ("conditions",),
+        ("conditions", 0), ("conditions", 0, "notIn"), ("conditions", 2, "any", 0, "cidr", 0),
+        ("throttle",), ("throttle", "once"), ("actions", 1, "timeout"),
+        ("actions", 1, "retry", "attempts"), ("actions", 1, "onFailure"), ("actions", 0, "with"),
+        ("actions", 0, "with", "ingress"), ("actions", 0, "with", "allow", "dns"),
+        ("actions", 1, "with", "labels"), ("actions", 1, "when", 0, "in"), ("finally",),
+    ]  # fmt: skip
+    for path in paths:
+        filled = set_at(GOOD, ("spec", *path), "${a.b}")
+        assert not list(VALIDATOR.iter_errors(filled)), path
+        assert list(VALIDATOR.iter_errors(set_at(GOOD, ("spec", *path), None))), path
+    test = {**GOOD, "kind": "PlaybookTest", "spec": {"cases": "${cases}"}}
+    assert list(VALIDATOR.iter_errors(test))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("actions", 1, "timeout"), "10"), (("throttle", "once"), "0s"), (("match", "rules"), []),
+        (("actions",), []), (("actions", 1, "retry", "attempts"), 0),
+        (("actions", 0, "with", "ttl"), "1 hour"), (("actions", 0, "with"), {"allow": {"dns": "x"}}),
+    ],
+)  # fmt: skip
+def test_editors_know_durations_and_the_bounds_of_lists_and_numbers(path, value):
+    assert list(VALIDATOR.iter_errors(set_at(GOOD, ("spec", *path), value)))
+
+
+def test_a_missing_action_is_told_at_its_step():
+    (error,) = VALIDATOR.iter_errors(set_at(GOOD, ("spec", "actions", 0), {"name": "x"}))
+    assert (error.json_path, error.message) == (
+        "$.spec.actions[0]", "'action' is a required property",
+    )  # fmt: skip
+
+
+def test_editors_show_defaults_and_what_each_action_does():
+    definitions = schema()["$defs"]
+    step = definitions["step"]["properties"]
+    assert step["timeout"]["default"] == "30s"
+    (delete,) = [one for one in step["action"]["else"]["anyOf"] if one["const"] == "pod.delete"]
+    assert delete["description"] == load()["pod.delete"].doc
+    (then,) = [
+        part["then"]["properties"]["with"]
+        for part in definitions["step"]["allOf"]
+        if part["if"]["properties"]["action"]["const"] == "http.request"
+    ]
+    assert then["else"]["properties"]["method"]["default"] == "POST"
+
+
+def shipped():
+    """Every document of the language in the repository's playbooks, examples and pages."""
+    texts = {str(file): file.read_text() for file in sorted(ROOT.glob("playbooks/**/*.yaml"))}
+    texts |= {str(file): file.read_text() for file in sorted(ROOT.glob("examples/**/*.y*ml"))}
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("playbooks/*.md")]:
+        for number, block in enumerate(
+            re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+        ):
+            texts[f"{page.name} {number}"] = block
+    for name, text in texts.items():
+        if "apiVersion: tiercel.dev/v1" in text:
+            yield from ((name, one.data) for one in read(text.encode(), name)[0])
+
+
+def test_every_shipped_document_pleases_editors():
+    found = list(shipped())
+    assert len(found) > 20
+    wrong = [
+        (name, error.json_path, error.message)
+        for name, one in found
+        for error in VALIDATOR.iter_errors(one)
+    ]
+    assert wrong == []
