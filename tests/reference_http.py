@@ -1,0 +1,234 @@
+"""A slow reading of RFC 9112, for tests: what the requests in some input are, and where it stops to be valid.
+
+It looks at the whole input, byte by byte, and shares nothing with the engine. Bounds of size are not its matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TCHAR = set(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+VALUE = {9, *range(32, 127), *range(128, 256)}
+DIGITS = set(b"0123456789")
+HEX = DIGITS | set(b"abcdefABCDEF")
+METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"}
+"""Those that the engine knows, as far as tests send them; any other one may be refused."""
+
+
+@dataclass
+class Message:
+    """A request."""
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    body: bytes
+    keep: bool
+
+
+@dataclass
+class Reading:
+    """messages: the requests that are whole. wrong: why the input is not valid after them, else None."""
+
+    messages: list[Message] = field(default_factory=list)
+    wrong: str | None = None
+
+
+class Wrong(Exception):
+    """The input is not valid."""
+
+
+class Short(Exception):
+    """The input ends within a request."""
+
+
+def read(data: bytes) -> Reading:
+    """All requests of the input, up to one that closes the connection."""
+    reading = Reading()
+    while data:
+        if data.startswith(b"\r\n"):
+            data = data[2:]
+            continue
+        try:
+            message, data = one(data)
+        except Wrong as error:
+            reading.wrong = str(error)
+            break
+        except Short:
+            break
+        reading.messages.append(message)
+        if not message.keep:
+            break
+    return reading
+
+
+def line(data: bytes) -> tuple[bytes, bytes]:
+    """The first line without its CRLF, and the rest (section 2.2: a bare CR or LF ends nothing)."""
+    for at, byte in enumerate(data):
+        if byte == 10:
+            raise Wrong("LF without CR")
+        if byte == 13:
+            if at + 1 == len(data):
+                raise Short
+            if data[at + 1] != 10:
+                raise Wrong("CR without LF")
+            return data[:at], data[at + 2 :]
+    raise Short
+
+
+def fields(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Field lines up to the empty one (section 5), and the rest."""
+    found = []
+    while True:
+        text, data = line(data)
+        if not text:
+            return found, data
+        name, colon, value = text.partition(b":")
+        if not colon or not name or not set(name) <= TCHAR:
+            raise Wrong("a field line without a name")
+        if not set(value) <= VALUE:
+            raise Wrong("a control character in a value")
+        found.append((name.lower(), value.strip(b" \t")))
+
+
+def one(data: bytes) -> tuple[Message, bytes]:
+    """The first request, and the rest."""
+    if b"\r\n\r\n" not in data:  # a head is judged once all of it is there
+        if data[0] not in TCHAR and data != b"\r":
+            raise Wrong("method")
+        if any(byte == 10 and data[at - 1] != 13 for at, byte in enumerate(data)):
+            raise Wrong("LF without CR")
+        raise Short
+    first, rest = line(data)
+    found, rest = fields(rest)
+    parts = first.split(b" ")
+    if len(parts) != 3 or parts[2] not in (b"HTTP/1.0", b"HTTP/1.1"):
+        raise Wrong("request line")
+    method, target, version = parts
+    if method not in METHODS:
+        raise Wrong("method")
+    headers: dict[bytes, bytes] = {}
+    for name, value in found:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    hosts = [value for name, value in found if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
+        raise Wrong("Host")
+    if hosts and not authority(hosts[0]):
+        raise Wrong("Host")
+    target = origin_form(method, target, headers)
+    codings = [value.lower() for name, value in found if name == b"transfer-encoding"]
+    lengths = [value for name, value in found if name == b"content-length"]
+    if codings and (lengths or version == b"HTTP/1.0" or codings != [b"chunked"]):
+        raise Wrong("framing")
+    if len(lengths) > 1 or any(not value or not set(value) <= DIGITS for value in lengths):
+        raise Wrong("Content-Length")
+    if codings:
+        body, rest = chunks(rest)
+    else:
+        size = int(lengths[0]) if lengths else 0
+        if len(rest) < size:
+            raise Short
+        body, rest = rest[:size], rest[size:]
+    options = [
+        option.strip(b" \t").lower()
+        for name, value in found if name == b"connection"
+        for option in value.split(b",")
+    ]  # fmt: skip
+    keep = b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
+    return Message(method, target, headers, body, keep), rest
+
+
+def authority(text: bytes) -> bool:
+    """Whether it is a host, and a port maybe, without a user."""
+    host, colon, port = text.rpartition(b":")
+    if not colon or text.endswith(b"]"):
+        host, port = text, b""
+    if not set(port) <= DIGITS:
+        return False
+    if host.startswith(b"["):
+        return host.endswith(b"]") and len(host) > 2 and set(host[1:-1]) <= HEX | set(b":.")
+    return set(host) <= TCHAR - set(b"#^`|") | set(b"();,=")
+
+
+def origin_form(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> bytes:
+    """The target as a path (section 3.2)."""
+    if any(byte <= 32 or byte >= 127 for byte in target) or b"#" in target:
+        raise Wrong("target")
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        return target
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or scheme.lower() not in (b"http", b"https"):
+        raise Wrong("target")
+    end = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    if not end or not authority(rest[:end]):
+        raise Wrong("target")
+    headers[b"host"], path = rest[:end], rest[end:]
+    if not path and method == b"OPTIONS":
+        return b"*"
+    return path if path.startswith(b"/") else b"/" + path
+
+
+def chunks(data: bytes) -> tuple[bytes, bytes]:
+    """A chunked body (section 7.1), and what follows it. Trailers are read and dropped."""
+    body = b""
+    while True:
+        text, data = line(data)
+        digits = 0
+        while digits < len(text) and text[digits] in HEX:
+            digits += 1
+        if not 0 < digits <= 16 or not extensions(text[digits:]):
+            raise Wrong("chunk size")
+        size = int(text[:digits], 16)
+        if not size:
+            _, data = fields(data)
+            return body, data
+        if len(data) < size + 2:
+            if data[size:] not in (b"", b"\r"):
+                raise Wrong("chunk end")
+            raise Short
+        if data[size : size + 2] != b"\r\n":
+            raise Wrong("chunk end")
+        body += data[:size]
+        data = data[size + 2 :]
+
+
+def extensions(text: bytes) -> bool:
+    """Whether it is a list of chunk extensions (section 7.1.1)."""
+    while text:
+        text = text.lstrip(b" \t")
+        if not text.startswith(b";"):
+            return False
+        name, text = token(text[1:].lstrip(b" \t"))
+        if not name:
+            return False
+        after = text.lstrip(b" \t")
+        if after.startswith(b"="):
+            value, text = token(after[1:].lstrip(b" \t"))
+            if not value:
+                quoted = quotation(text)
+                if quoted is None:
+                    return False
+                text = quoted
+    return True
+
+
+def token(text: bytes) -> tuple[bytes, bytes]:
+    """The token at the beginning, maybe empty, and the rest."""
+    end = 0
+    while end < len(text) and text[end] in TCHAR:
+        end += 1
+    return text[:end], text[end:]
+
+
+def quotation(text: bytes) -> bytes | None:
+    """What follows a quoted string, None if there is none."""
+    if not text.startswith(b'"'):
+        return None
+    at = 1
+    while at < len(text):
+        if text[at] == ord('"'):
+            return text[at + 1 :]
+        if text[at] not in VALUE:
+            return None
+        at += 2 if text[at] == ord("\\") else 1
+    return None
