@@ -89,7 +89,7 @@ def taken(sent, cuts):
     return asked, any(status >= 400 for status in talk.statuses), talk
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, derandomize=True, deadline=None)
 @example(b"POST / HTTP/1.1\r\nhost: t\r\n\r\n" * 3, [1])
 @given(requests(), st.lists(st.integers(0, 2_000), max_size=8))
 def test_requests_are_read_as_the_reference_reads_them_however_they_are_cut(sent, cuts):
@@ -109,7 +109,7 @@ UNFINISHED = {"CR without LF", "chunk end"}
 """Mistakes in a line of a chunked body, which is judged once its LF is there; until then its time runs."""
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, derandomize=True, deadline=None)
 @given(
     st.lists(requests(), max_size=2),
     st.binary(max_size=40),
