@@ -34,11 +34,11 @@ class Reading:
     wrong: str | None = None
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """The input is not valid."""
 
 
-class Short(Exception):
+class ShortError(Exception):
     """The input ends within a request."""
 
 
@@ -51,10 +51,10 @@ def read(data: bytes) -> Reading:
             continue
         try:
             message, data = one(data)
-        except Wrong as error:
+        except WrongError as error:
             reading.wrong = str(error)
             break
-        except Short:
+        except ShortError:
             break
         reading.messages.append(message)
         if not message.keep:
@@ -66,14 +66,14 @@ def line(data: bytes) -> tuple[bytes, bytes]:
     """The first line without its CRLF, and the rest (section 2.2: a bare CR or LF ends nothing)."""
     for at, byte in enumerate(data):
         if byte == 10:
-            raise Wrong("LF without CR")
+            raise WrongError("LF without CR")
         if byte == 13:
             if at + 1 == len(data):
-                raise Short
+                raise ShortError
             if data[at + 1] != 10:
-                raise Wrong("CR without LF")
+                raise WrongError("CR without LF")
             return data[:at], data[at + 2 :]
-    raise Short
+    raise ShortError
 
 
 def fields(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
@@ -85,50 +85,34 @@ def fields(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
             return found, data
         name, colon, value = text.partition(b":")
         if not colon or not name or not set(name) <= TCHAR:
-            raise Wrong("a field line without a name")
+            raise WrongError("a field line without a name")
         if not set(value) <= VALUE:
-            raise Wrong("a control character in a value")
+            raise WrongError("a control character in a value")
         found.append((name.lower(), value.strip(b" \t")))
 
 
 def one(data: bytes) -> tuple[Message, bytes]:
     """The first request, and the rest."""
     if b"\r\n\r\n" not in data:  # a head is judged once all of it is there
-        if data[0] not in TCHAR and data != b"\r":
-            raise Wrong("method")
-        if any(byte == 10 and data[at - 1] != 13 for at, byte in enumerate(data)):
-            raise Wrong("LF without CR")
-        raise Short
+        begun(data)
     first, rest = line(data)
     found, rest = fields(rest)
     parts = first.split(b" ")
     if len(parts) != 3 or parts[2] not in (b"HTTP/1.0", b"HTTP/1.1"):
-        raise Wrong("request line")
+        raise WrongError("request line")
     method, target, version = parts
     if method not in METHODS:
-        raise Wrong("method")
+        raise WrongError("method")
     headers: dict[bytes, bytes] = {}
     for name, value in found:
         headers[name] = headers[name] + b", " + value if name in headers else value
     hosts = [value for name, value in found if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
-        raise Wrong("Host")
+        raise WrongError("Host")
     if hosts and not authority(hosts[0]):
-        raise Wrong("Host")
+        raise WrongError("Host")
     target = origin_form(method, target, headers)
-    codings = [value.lower() for name, value in found if name == b"transfer-encoding"]
-    lengths = [value for name, value in found if name == b"content-length"]
-    if codings and (lengths or version == b"HTTP/1.0" or codings != [b"chunked"]):
-        raise Wrong("framing")
-    if len(lengths) > 1 or any(not value or not set(value) <= DIGITS for value in lengths):
-        raise Wrong("Content-Length")
-    if codings:
-        body, rest = chunks(rest)
-    else:
-        size = int(lengths[0]) if lengths else 0
-        if len(rest) < size:
-            raise Short
-        body, rest = rest[:size], rest[size:]
+    body, rest = framed(version, found, rest)
     options = [
         option.strip(b" \t").lower()
         for name, value in found if name == b"connection"
@@ -136,6 +120,31 @@ def one(data: bytes) -> tuple[Message, bytes]:
     ]  # fmt: skip
     keep = b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
     return Message(method, target, headers, body, keep), rest
+
+
+def begun(data: bytes) -> None:
+    """Raise what an incomplete head is."""
+    if data[0] not in TCHAR and data != b"\r":
+        raise WrongError("method")
+    if any(byte == 10 and data[at - 1] != 13 for at, byte in enumerate(data)):
+        raise WrongError("LF without CR")
+    raise ShortError
+
+
+def framed(version: bytes, found: list[tuple[bytes, bytes]], rest: bytes) -> tuple[bytes, bytes]:
+    """The body (section 6), and what follows it."""
+    codings = [value.lower() for name, value in found if name == b"transfer-encoding"]
+    lengths = [value for name, value in found if name == b"content-length"]
+    if codings and (lengths or version == b"HTTP/1.0" or codings != [b"chunked"]):
+        raise WrongError("framing")
+    if len(lengths) > 1 or any(not value or not set(value) <= DIGITS for value in lengths):
+        raise WrongError("Content-Length")
+    if codings:
+        return chunks(rest)
+    size = int(lengths[0]) if lengths else 0
+    if len(rest) < size:
+        raise ShortError
+    return rest[:size], rest[size:]
 
 
 def authority(text: bytes) -> bool:
@@ -153,15 +162,15 @@ def authority(text: bytes) -> bool:
 def origin_form(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> bytes:
     """The target as a path (section 3.2)."""
     if any(byte <= 32 or byte >= 127 for byte in target) or b"#" in target:
-        raise Wrong("target")
+        raise WrongError("target")
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return target
     scheme, mark, rest = target.partition(b"://")
     if not mark or scheme.lower() not in (b"http", b"https"):
-        raise Wrong("target")
+        raise WrongError("target")
     end = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
     if not end or not authority(rest[:end]):
-        raise Wrong("target")
+        raise WrongError("target")
     headers[b"host"], path = rest[:end], rest[end:]
     if not path and method == b"OPTIONS":
         return b"*"
@@ -177,17 +186,17 @@ def chunks(data: bytes) -> tuple[bytes, bytes]:
         while digits < len(text) and text[digits] in HEX:
             digits += 1
         if not 0 < digits <= 16 or not extensions(text[digits:]):
-            raise Wrong("chunk size")
+            raise WrongError("chunk size")
         size = int(text[:digits], 16)
         if not size:
             _, data = fields(data)
             return body, data
         if len(data) < size + 2:
             if data[size:] not in (b"", b"\r"):
-                raise Wrong("chunk end")
-            raise Short
+                raise WrongError("chunk end")
+            raise ShortError
         if data[size : size + 2] != b"\r\n":
-            raise Wrong("chunk end")
+            raise WrongError("chunk end")
         body += data[:size]
         data = data[size + 2 :]
 
