@@ -103,8 +103,8 @@ def _block(provider: str) -> Callable[[Parameters], dict[str, Any]]:
             ["0.0.0.0/0"],
         ):
             raise LostError(
-                "it allows some networks or namespaces only: pod.block cuts one destination and "
-                "leaves the rest",
+                "it allows some networks or namespaces only, and the action for it cuts one "
+                "destination and leaves the rest",
                 "pod.isolate with `allow`",
             )
         if given.get("order") is not None:
@@ -124,6 +124,7 @@ def _shell(command: str) -> Callable[[Parameters], dict[str, Any]]:
                 f"`{command}` has a `$`: Talon puts what the event says into the shell's words, "
                 "which whoever writes the event may choose",
                 "pod.exec takes arguments one by one: command: [cat, %fd.name]",
+                uses="pod.exec",
             )
         return {"command": [literal(given.text("shell", "/bin/sh")), "-c", literal(text)]}
 
@@ -160,19 +161,22 @@ def _drain(given: Parameters) -> dict[str, Any]:
     return step
 
 
-def _lost(what: str, hint: str) -> Callable[[Parameters], dict[str, Any]]:
+def _lost(what: str, hint: str, uses: str) -> Callable[[Parameters], dict[str, Any]]:
     def carry(_: Parameters) -> dict[str, Any]:
-        raise LostError(what, hint)
+        raise LostError(what, hint, uses)
 
     return carry
 
 
 _IMAGE = _lost(
-    "it runs in an image of Talon's choice; pod.debug takes one that you pin by digest",
+    "it runs in an image of Talon's choice",
     "pod.debug with `image` and `command`",
+    "pod.debug",
 )
 _FUNCTION = _lost(
-    "no action calls it with a cloud's credentials", "http.request to a URL of the function's own"
+    "no action calls it with a cloud's credentials",
+    "http.request to a URL of the function's own",
+    "http.request",
 )
 
 ACTIONNERS: dict[str, Actionner] = {

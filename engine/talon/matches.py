@@ -181,10 +181,10 @@ def _fields(entries: tuple[Said, ...], wanted: Wanted, notes: Notes) -> None:
 def _same_field(lists: list[list[Comparison]]) -> dict[str, Any] | None:
     """One ``in`` for alternatives that each ask the same field for one value."""
     alone = [comparisons[0] for comparisons in lists if len(comparisons) == 1]
-    fields = {c.field for c in alone if not c.negative and c.text not in ("", "<NA>")}
+    fields = {c.field for c in alone if not c.negative and not c.is_absence}
     if len(alone) != len(lists) or len(fields) != 1 or any(c.negative for c in alone):
         return None
-    if any(c.text in ("", "<NA>") for c in alone):
+    if any(c.is_absence for c in alone):
         return None
     values = list(dict.fromkeys(value for c in alone for value in c.values))
     return {"field": alone[0].field, "in": values}

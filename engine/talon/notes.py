@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.actions.action import load
 from engine.errors import Finding
 from engine.render.text import short
 
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
 
 
 class LostError(Exception):
-    """Something of Talon's that has no counterpart; the sentence says what, the hint what to do."""
+    """Something of Talon's that has no counterpart; the sentence says what, the hint what to do.
 
-    def __init__(self, what: str, hint: str | None = None) -> None:
+    uses: the action that the hint needs; without it in this version there is no hint.
+    """
+
+    def __init__(self, what: str, hint: str | None = None, uses: str | None = None) -> None:
         super().__init__(what)
-        self.hint = hint
+        self.hint = hint if uses is None or uses in load() else None
 
 
 class Notes:

@@ -21,9 +21,9 @@ _STEPS: dict[str, dict[str, Any]] = {
         "with": {"message": "playbook %playbook %run.outcome: %rule"},
     },
 }
-_ELSEWHERE = {
+_ELSEWHERE: dict[str, str | None] = {
     "webhook": "http.request, with the URL of Talon's config",
-    "smtp": "notify.send, once there is one",
+    "smtp": None,
     "loki": "the engine's audit, JSON lines on stdout, is for a log shipper",
     "elasticsearch": "the engine's audit, JSON lines on stdout, is for a log shipper",
 }

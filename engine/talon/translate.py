@@ -191,7 +191,7 @@ def _fault(name: str, given: Mapping[str, Any]) -> tuple[str, str | None] | None
     """Why this version does not take the step: what is wrong, and a hint."""
     action = load().get(name)
     if action is None:
-        return f"Tiercel has no {name} yet", "the step stands in the playbook as a comment"
+        return f"this version has no action {name}", "the step stands in the playbook as a comment"
     report = Findings(Document("", None))
     action.compile(dict(given), ("with",), report, ())
     errors = [finding for finding in report.found if finding.severity == "error"]

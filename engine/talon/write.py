@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from engine.language.schema import API_VERSION
@@ -32,7 +33,7 @@ def _lines(draft: Draft) -> Iterator[str]:
     yield f"  name: {scalar(draft.name)}"
     yield "spec:"
     if draft.description:
-        yield f"  description: {scalar(draft.description)}"
+        yield from _described(draft.description)
     if draft.mode:
         yield from _comment(draft.mode[1], 2)
         yield f"  mode: {draft.mode[0]}"
@@ -54,10 +55,33 @@ def _lines(draft: Draft) -> Iterator[str]:
             yield from _item(one, 4, spread=True)
 
 
+def _described(text: str) -> Iterator[str]:
+    """The description: on one line, folded where that is too long, or as a block of its own lines."""
+    lines = text.strip().split("\n")
+    head = "  description:"
+    single = f"{head} {scalar(lines[0])}"
+    words = lines[0].split(" ")
+    if not all(line.isprintable() for line in lines):
+        yield f"{head} {scalar(text.strip())}"
+    elif len(lines) > 1:
+        yield f"{head} |-"
+        yield from (f"    {_no_value(line)}".rstrip() for line in lines)
+    elif len(single) <= _WIDTH or not all(words):
+        yield single
+    else:
+        yield f"{head} >-"
+        yield from (f"    {line}" for line in _wrapped(_no_value(lines[0]), _WIDTH - 4))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
 def _comment(text: str, indent: int) -> Iterator[str]:
     for line in text.splitlines():
-        if line.strip():
-            yield f"{' ' * indent}# {clean(line)}"
+        is_step = line.startswith("- ")  # one that is left out, on a line of its own
+        for part in [line] if is_step else _wrapped(clean(line), _WIDTH - indent):
+            yield f"{' ' * indent}# {clean(part)}"
 
 
 def _mapping(data: dict[str, Any], indent: int) -> Iterator[str]:
@@ -117,10 +141,15 @@ def scalar(value: Any) -> str:
         return str(value).lower()
     if not isinstance(value, str):
         return str(value)
-    text = value.replace("${", "$${")
+    text = _no_value(value)
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
     return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _no_value(text: str) -> str:
+    """The text, in which ``${`` does not name a value."""
+    return text.replace("${", "$${")
 
 
 def _escaped(letter: str) -> str:

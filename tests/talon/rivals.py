@@ -55,9 +55,21 @@ def _number(word):
 
 
 def _printed(value):
-    return (
-        {True: "true", False: "false"}.get(value, str(value)) if type(value) is bool else str(value)
-    )
+    """Go's ``%v`` of a value of JSON."""
+    if value is None or type(value) is bool:
+        return {None: "<nil>", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{' '.join(map(_printed, value))}]"
+    return _float(float(value)) if isinstance(value, int | float) else value
+
+
+def _float(value):
+    """The fewest digits that are the same float64; in full below 1e6, else with an exponent."""
+    short = next(s for n in range(18) if float(s := f"{value:.{n}e}") == value)
+    mantissa, exponent = short.split("e")
+    if not -4 <= int(exponent) < 6:
+        return f"{mantissa}e{int(exponent):+03d}"
+    return f"{value:.{max(0, len(mantissa.partition('.')[2]) - int(exponent))}f}"
 
 
 def _entry_holds(entry, fields):

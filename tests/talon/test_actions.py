@@ -120,7 +120,7 @@ def test_what_has_no_action_yet_is_told_and_left_as_a_comment(actionner):
         ("kubernetes:networkpolicy", {"allow_cidr": ["10.0.0.0"]}, "is no network"),
         ("kubernetes:networkpolicy", {"allow_cidr": "10.0.0.0/8"}, "takes a list of texts"),
         ("calico:networkpolicy", {"allow_cidr": ["10.0.0.0/8"]}, "cuts one destination"),
-        ("kubernetes:tcpdump", {}, "pin by digest"),
+        ("kubernetes:tcpdump", {}, "image of Talon's choice"),
         ("aws:lambda", {"aws_lambda_name": "x"}, "cloud's credentials"),
         ("kubernetes:terminat", {}, "Talon has no actionner"),
     ],

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
 import yaml
+from engine.actions.action import load
+from engine.talon.actionners import ACTIONNERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +19,63 @@ BLOCK = {"action": "Kill", "actionner": "kubernetes:terminate"}
 def spec(conversion, name="r"):
     loaded(conversion)
     return yaml.safe_load(conversion.playbooks[name])["spec"]
+
+
+def test_words_of_yaml_1_1_are_text():
+    conversion = imported(
+        "- rule: r\n  match: {rules: [yes, 010]}\n  actions:\n  - action: a\n"
+        "    actionner: kubernetes:label\n    parameters: {labels: {x: yes, off: 010, z: n}}\n"
+    )
+    assert spec(conversion)["match"] == {"rules": ["yes", "010"]}
+    assert spec(conversion)["actions"][0]["with"]["labels"] == {"x": "yes", "off": "010", "z": "n"}
+    assert conversion.findings == ()
+
+
+LONG = "A description of many words that is folded over several lines of the file of rules. " * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "indicator"),
+    [
+        ("short", ""),
+        (LONG, ">-"),
+        (f"{LONG}\n", ">-"),
+        ("one\n\n- two: ${x}\n  three #\n", "|-"),
+        ("%x: y # z", ""),
+        ("bell \a\nnext", '"'),
+        ("two  spaces " * 20, '"'),
+    ],
+)  # fmt: skip
+def test_a_description_stays_readable(given, indicator):
+    conversion = imported([rule(description=given, match={"rules": ["R"]})])
+    text = conversion.playbooks["r"]
+    (line,) = (line for line in text.splitlines() if line.startswith("  description:"))
+    assert line.partition(": ")[2].startswith(indicator)
+    assert max(map(len, text.splitlines())) <= 100 or indicator == '"'
+    assert loaded(conversion)["r"].description == given.strip()
+
+
+@given(st.text(st.characters(max_codepoint=0xD7FF), min_size=1, max_size=300))
+def test_a_description_is_carried_over(given):
+    conversion = imported([rule(description=given, match={"rules": ["R"]})])
+    assert loaded(conversion)["r"].description == given.strip()
+
+
+def test_hints_name_only_actions_of_this_version():
+    rules = [
+        rule(name, match={"rules": ["R"]}, notifiers=["smtp", "webhook", "loki"])
+        | {
+            "actions": [
+                {"action": "a", "actionner": name, "parameters": {"command": "$x", "file": "f"}}
+            ]
+        }
+        for name in ACTIONNERS
+    ]
+    for finding in imported(rules).findings:
+        named = re.findall(
+            r"(?<![\w.])(?:pod|node|resource|notify|http)\.[a-z]+", finding.hint or ""
+        )
+        assert set(named) <= load().keys(), finding
 
 
 def test_an_action_block_is_overridden_by_later_files_and_by_the_rule_itself():

@@ -8,36 +8,40 @@ from tests.talon.rivals import acting, alert, imported, rule, talon_acts
 
 NAMES = st.sampled_from(["R", "S", "R*", "R?"])
 TAGS = st.sampled_from(["network", "shell", "t1059"])
-VALUES = st.sampled_from(["v", "w", "443", "1.5", "true"])
+EXACT = ["v", "w", "443", "1.5", "true"]
+TOLD = ["<nil>", "1000660000", "1.00066e+09", "1.5e+07", "0.00001", "1e-05"]
+SENT = ["v", "", "<NA>", 443, 1.5, True, "443", None, 1000660000, 15e6, 1e-5, "1000660000", "<nil>"]
 FIELDS = st.sampled_from(["a.x", "b.y[2]"])
 PRIORITY = st.builds(
     "{}{}".format,
     st.sampled_from(["", "=", ">=", ">", "<=", "<"]),
     st.sampled_from(["Emergency", "warning", "Notice", "Debug"]),
 )
-ENTRY = st.lists(
-    st.builds("{}{}{}".format, FIELDS, st.sampled_from(["=", "!="]), VALUES), min_size=1, max_size=3
-).map(", ".join)
-MATCH = st.fixed_dictionaries(
-    {},
-    optional={
-        "rules": st.lists(NAMES, min_size=1, max_size=3),
-        "priority": PRIORITY,
-        "source": st.sampled_from(["syscall", "k8s_audit"]),
-        "tags": st.lists(
-            st.lists(TAGS, min_size=1, max_size=2, unique=True).map(", ".join),
-            min_size=1,
-            max_size=3,
-        ),
-        "output_fields": st.lists(ENTRY, min_size=1, max_size=3),
-    },
-)
-RULES = st.lists(st.tuples(MATCH, st.booleans()), min_size=1, max_size=4).map(
-    lambda each: [
-        rule(f"r{n}", match=match, **({} if goes_on else {"continue": False}))
-        for n, (match, goes_on) in enumerate(each)
-    ]
-)
+
+
+def rules_with(values):
+    entry = st.lists(
+        st.builds("{}{}{}".format, FIELDS, st.sampled_from(["=", "!="]), st.sampled_from(values)),
+        min_size=1,
+        max_size=3,
+    ).map(", ".join)
+    tags = st.lists(TAGS, min_size=1, max_size=2, unique=True).map(", ".join)
+    match = st.fixed_dictionaries(
+        {},
+        optional={
+            "rules": st.lists(NAMES, min_size=1, max_size=3),
+            "priority": PRIORITY,
+            "source": st.sampled_from(["syscall", "k8s_audit"]),
+            "tags": st.lists(tags, min_size=1, max_size=3),
+            "output_fields": st.lists(entry, min_size=1, max_size=3),
+        },
+    )
+    return st.lists(st.tuples(match, st.booleans()), min_size=1, max_size=4).map(
+        lambda each: [
+            rule(f"r{n}", match=match, **({} if goes_on else {"continue": False}))
+            for n, (match, goes_on) in enumerate(each)
+        ]
+    )
 
 
 def events(values, *, complete):
@@ -58,13 +62,13 @@ QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCh
 
 
 @QUICK
-@given(RULES, events(st.sampled_from(["v", "w", "443", "true"]), complete=True))
+@given(rules_with(EXACT), events(st.sampled_from(["v", "w", "443", "true"]), complete=True))
 def test_on_an_event_with_its_fields_the_playbooks_act_just_as_talon_does(rules, event):
     assert acting(imported(rules), event) == set(talon_acts(rules, event))
 
 
 @QUICK
-@given(RULES, events(st.sampled_from(["v", "", "<NA>", 443, 1.5, True, "443"]), complete=False))
+@given(rules_with(EXACT + TOLD), events(st.sampled_from(SENT), complete=False))
 def test_no_event_makes_them_act_where_talon_does_not(rules, event):
     assert acting(imported(rules), event) <= set(talon_acts(rules, event))
 
@@ -98,6 +102,32 @@ def test_a_number_and_its_text_are_the_same_to_talon_so_they_are_here():
     assert acting(conversion, alert(output_fields={"fd.rport": "443"}))
     assert not acting(conversion, alert(output_fields={"fd.rport": 80}))
     assert not acting(conversion, alert())
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "talon", "code"),
+    [
+        ("user.uid=1.00066e+09", 1000660000, True, None),
+        ("user.uid=1000660000", 1000660000, False, "not-carried"),
+        ("user.uid!=1000660000", 1000660000, True, "means-else"),
+        ("user.uid=999999", 999999, True, None),
+        ("fd.num=18446744073670260079", 18446744073670260079, False, "means-else"),
+        ("ka.req.pod.containers.image=nginx", ["nginx"], False, "not-carried"),
+        ("ka.req.pod.containers.image!=nginx", ["nginx"], True, "means-else"),
+        ("ka.req.pod.containers.image=[nginx]", ["nginx"], True, "not-carried"),
+        ("ka.req.pod.containers.image!=[nginx]", ["nginx"], False, "not-carried"),
+        ("k8s.pod.name=<nil>", None, True, "not-carried"),
+        ("k8s.pod.name!=<nil>", None, False, "means-else"),
+    ],
+)
+def test_values_that_go_prints_in_its_own_way_are_told(entry, value, talon, code):
+    rules = [rule(match={"rules": ["R"], "output_fields": [entry]})]
+    event = alert(output_fields={entry.partition("=")[0].rstrip("!"): value})
+    assert bool(talon_acts(rules, event)) is talon
+    conversion = imported(rules)
+    told = [finding.code for finding in conversion.findings]
+    assert (code in told) if code else (told == [])
+    assert len(acting(conversion, event)) <= talon
 
 
 def test_not_equal_on_a_missing_field_is_told_and_does_not_act():
