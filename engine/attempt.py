@@ -20,7 +20,8 @@ from engine.errors import (
 )
 from engine.keeper import NOWHERE, hold, undo, whole
 from engine.language import duration
-from engine.language.template import Facts
+from engine.language.template import HELD_WORDS, Facts
+from engine.notice import notice
 from engine.patience import LONGEST, again
 from engine.playbook import Condition
 from engine.pod import Pod, Search, find_node, find_pod
@@ -108,7 +109,7 @@ def _act(begun: _Begun, guard: Guard, keeper: Keeper) -> Outcome:
     leave = _leave(claim)
     carried = guard.digested(claim) if claim.facts.get("digest") == step.name else 0
     spent = Spent("") if carried else guard.spend(claim, subject, now)
-    held = _over(spent.over, claim, doors, doing, guard) if spent.over and not leave else None
+    held = _over(spent.over, begun, guard, keeper) if spent.over and not leave else None
     given["doing"] = replace(
         doing,
         also=_also(claim, carried),
@@ -179,28 +180,30 @@ def _also(claim: Claim, carried: int) -> str:
     return "\n".join(parts)
 
 
-def _over(over: Over, claim: Claim, doors: Doors, doing: Doing, guard: Guard) -> str:
+def _over(over: Over, begun: _Begun, guard: Guard, keeper: Keeper) -> str:
     """Why the step is held, in previews, which go on as if a person gave leave.
 
     Raises RefusedError, SkippedError (a digest tells of the message), PostponedError (it is that digest),
     HeldError.
     """
+    claim, dry, now = begun.claim, begun.doors.dry, begun.now
     if over.then == "digest":
-        if not doors.dry and guard.digest(claim, over.per, doing.now):
-            doing.keep({"digest": claim.step.name})
+        if not dry and guard.digest(claim, over.per, now):
+            whole(keeper.keep(claim, {"digest": claim.step.name}))
             raise PostponedError(f"{over.text}: this one becomes the digest", over.per)
         raise SkippedError(f"{over.text}: a digest tells of it")
     if over.then == "drop":
         raise RefusedError(over.text)
-    if doors.dry:
-        return over.text
+    if dry:
+        return over.text + ("; the steps of onHeld notify" if guard.guardrails.on_held else "")
     hold_for = guard.guardrails.hold_for
     step, since = claim.facts.get("held") or (None, 0.0)
     if step != claim.step.name:
-        doing.keep({"held": [claim.step.name, doing.now]})
+        told = notice(claim, guard.guardrails, now, over.text)
+        whole(keeper.keep(claim, {"held": [claim.step.name, now]}, told))
         raise HeldError(over.text, hold_for)
-    if doing.now < since + hold_for:  # claimed again after a crash
-        raise HeldError(over.text, since + hold_for - doing.now)
+    if now < since + hold_for:  # claimed again after a crash
+        raise HeldError(over.text, since + hold_for - now)
     waited = duration.text(hold_for)
     raise RefusedError(f"denied: nobody gave leave within {waited} ({over.text})")
 
@@ -234,7 +237,9 @@ def _render(claim: Claim, action: Action, *, dry: bool) -> dict[str, Any]:
     outcome = outcome_of(claim.results)
     only_planned = outcome == "done" and "planned" in states  # its messages alone are done
     outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
-    facts = Facts(run.playbook.name, run.id, outcome, steps)
+    about = claim.facts.get("about") or {}
+    held = {word: str(about[word.removeprefix("held.")]) for word in HELD_WORDS if about}
+    facts = Facts(run.playbook.name, about.get("run", run.id), outcome, steps, held)
     return {
         action.parameters[name].argument: action.parameters[name].kind.render(
             value, run.event, facts

@@ -165,7 +165,8 @@ def _falls_under(budgets: tuple[Budget, ...], charge: Charge) -> Iterator[tuple[
         value = scopes[budget.scope]
         if budget.effect != charge.effect or value is None:
             continue
-        if budget.actions is None or named(budget.actions)(charge.action):
+        acts = budget.actions is None or named(budget.actions)(charge.action)
+        if acts and (budget.playbooks is None or named(budget.playbooks)(charge.playbook)):
             yield (
                 budget,
                 PREFIX + msgspec.json.encode([charge.mode, *_text(budget), value]).decode(),
@@ -174,11 +175,13 @@ def _falls_under(budgets: tuple[Budget, ...], charge: Charge) -> Iterator[tuple[
 
 def _text(budget: Budget) -> list[Any]:
     """What tells a budget from others: it outlives a reload, and a restart."""
-    return [budget.effect, budget.scope, budget.limit, budget.per, *(budget.actions or ())]
+    told = [budget.effect, budget.scope, budget.limit, budget.per, *(budget.actions or ())]
+    return told if budget.playbooks is None else [*told, list(budget.playbooks)]
 
 
 def _told(budget: Budget) -> str:
     which = f" by {', '.join(budget.actions)}" if budget.actions else ""
+    which += f" of {', '.join(budget.playbooks)}" if budget.playbooks else ""
     return (
         f"the budget of {budget.limit} targets{which} per {duration.text(budget.per)} "
         f"and {budget.scope} is used up ({budget.effect})"

@@ -191,6 +191,7 @@ class _Shift:
                     "limit": str(budget.limit),
                     "per": duration.text(budget.per),
                     "actions": ",".join(budget.actions or ()),
+                    "playbooks": ",".join(budget.playbooks or ()),
                 },
                 left,
             )

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from engine.ports.change import Change, Ends
     from engine.ports.cluster import Cluster
-    from engine.run import Claim
+    from engine.run import Claim, Notice
 
 
 class Keeper(Protocol):
     """Where an attempt writes things down; False from it: another attempt has taken over."""
 
-    def keep(self, claim: Claim, facts: Mapping[str, Any]) -> bool:
-        """Add facts to the run, on disk when it returns."""
+    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
+        """Add facts to the run, and accept the run of a notice with them; on disk when it returns."""
         ...
 
     def hold(
@@ -36,9 +36,9 @@ class Keeper(Protocol):
 class Nowhere:
     """Where previews keep things."""
 
-    def keep(self, claim: Claim, facts: Mapping[str, Any]) -> bool:
+    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
         """Keep nothing."""
-        del claim, facts
+        del claim, facts, notice
         return True
 
     def hold(

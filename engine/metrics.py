@@ -84,7 +84,7 @@ METRICS = {
     "budget_left": Described(
         "gauge",
         "Targets left in a budget's fullest window.",
-        ("effect", "scope", "limit", "per", "actions"),
+        ("effect", "scope", "limit", "per", "actions", "playbooks"),
     ),
     "cluster_answers": Described("gauge", "1 while the API server gives answers."),
     "journal_writable": Described("gauge", "1 while the journal takes writes."),

@@ -156,7 +156,7 @@ class Silence:
 class Budget:
     """How many targets the steps of one effect may have within a sliding window.
 
-    limit: targets, from 1. per: seconds. actions: globs of actions' names, None for all of the effect.
+    limit: targets, from 1. per: seconds. actions, playbooks: globs of the names that it counts, None for all.
     on_exceeded: what becomes of the rest, None where the guardrails decide.
     """
 
@@ -166,6 +166,7 @@ class Budget:
     scope: Literal["namespace", "cluster", "owner", "playbook"]
     actions: tuple[str, ...] | None = None
     on_exceeded: Literal["hold", "drop", "digest"] | None = None
+    playbooks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Guardrails:
 
     namespaces: exact names or globs. labels: name -> value; on the Namespace or Node they protect.
     trust_pods_in: namespaces, exact or globs, whose pods may protect themselves. max_event_age, hold_for:
-    seconds.
+    seconds. on_held: the steps that notify people of a hold, as canonical JSON; empty without any.
     """
 
     namespaces: tuple[str, ...] = ("kube-system", "kube-public", "kube-node-lease")
@@ -189,3 +190,4 @@ class Guardrails:
     max_event_age: float = 300.0
     on_exceeded: Literal["hold", "drop"] = "hold"
     hold_for: float = 14_400.0
+    on_held: bytes = b""

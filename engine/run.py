@@ -90,6 +90,14 @@ class Run(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """A run that notifies people of a held step. facts: what it knows of the hold."""
+
+    run: Run
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Approval:
     """What a person answered about a held step. verdict: approve or deny."""
 

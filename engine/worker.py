@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.observe import Observers
     from engine.playbook import Pool
     from engine.ports.change import Change
-    from engine.run import Claim, Outcome, Run
+    from engine.run import Claim, Notice, Outcome, Run
 
 log = structlog.get_logger()
 IDLE = 1.0
@@ -48,10 +48,10 @@ class _Kept:
         except JournalError as error:
             raise TemporaryError(str(error)) from None
 
-    def keep(self, claim: Claim, facts: Mapping[str, object]) -> bool:
+    def keep(self, claim: Claim, facts: Mapping[str, object], notice: Notice | None = None) -> bool:
         """See Keeper.keep."""
         try:
-            return self._journal.keep(claim, facts)
+            return self._journal.keep(claim, facts, notice)
         except JournalError:
             return False
 

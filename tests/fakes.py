@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.ports.change import Change
-    from engine.run import Claim
+    from engine.run import Claim, Notice
 
 Key = tuple[str, str | None, str]
 """resource (with its API group), namespace, name"""
@@ -290,9 +290,12 @@ class Notebook:
     facts: dict[str, Any] = field(default_factory=dict)
     holds: dict[str, tuple[float | None, list[Change]]] = field(default_factory=dict)
     open: bool = True
+    notices: list[Notice] = field(default_factory=list)
 
-    def keep(self, claim: Claim, facts: dict[str, Any]) -> bool:
+    def keep(self, claim: Claim, facts: dict[str, Any], notice: Notice | None = None) -> bool:
         del claim  # one notebook has one claim's facts
+        if notice and self.open:
+            self.notices.append(notice)
         self.facts.update(facts if self.open else {})
         return self.open
 

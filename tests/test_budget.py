@@ -152,3 +152,12 @@ def test_what_a_dry_run_would_spend_is_not_missing_for_deeds():
     dry = Charge("disrupt", "pod.delete", "p", "a", "demo", "rs", "dryRun")
     assert ledger.take(one, dry, 0.0).over is None
     assert ledger.take(one, kill("b"), 0.0).over is None
+
+
+def test_a_budget_may_be_about_some_playbooks_only():
+    ledger = Ledger()
+    one = rails(Budget("disrupt", 1, 60.0, "cluster", playbooks=("isolate-*", "kill")))
+    assert ledger.take(one, kill("a", playbook="kill"), 0.0).over is None
+    assert ledger.take(one, kill("b", playbook="other"), 0.0).over is None
+    over = ledger.take(one, kill("c", playbook="isolate-egress"), 0.0).over
+    assert "targets of isolate-*, kill per 1m" in over.text

@@ -72,6 +72,7 @@ def test_a_run_is_measured_from_its_receipt_to_its_end_and_nothing_of_it_is_name
             "effect": "disrupt",
             "limit": "20",
             "per": "10m",
+            "playbooks": "",
             "scope": "cluster",
         }
         assert value(text, "tiercel_budget_left", **budget) == 20

@@ -6,6 +6,7 @@ from engine.language.folder import Files
 from engine.language.load import Loader
 from engine.match import Playbooks
 from engine.plan import Memory
+from engine.playbook import Budget, Guardrails
 from engine.ports.cluster import POD
 from engine.ports.given import AssumedCluster, GivenCluster
 from engine.ports.objects import read_objects
@@ -133,3 +134,27 @@ def test_numbers_of_replicas_that_a_dump_leaves_out_have_their_defaults(spec, st
     given = World(GivenCluster([pod, {**replicas, "spec": spec, "status": status}]))
     step = {"action": "pod.delete", "with": {"minReady": "50%"}}
     assert states(shown(world=given, actions=[step])) == [("pod.delete", state)]
+
+
+def test_a_step_over_its_budget_says_that_people_would_be_notified():
+    rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), on_held=b"[{}]")
+    guard = Guard(rails)
+    playbooks = Playbooks(
+        Loader()
+        .load(
+            Files(
+                "",
+                files(
+                    p=playbook("p", match={"everything": True}, actions=[{"action": "pod.delete"}])
+                ),
+            )
+        )
+        .playbooks
+    )
+    first, second = (
+        preview(alert(n=n, **{"k8s.pod.name": f"web-{n}"}), playbooks, Memory(), guard, World())[0]
+        for n in (1, 2)
+    )
+    assert states(first) == [("pod.delete", "planned")]
+    assert states(second) == [("pod.delete", "held")]
+    assert "the steps of onHeld notify" in second.results[0].message

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from engine.playbook import Pool
     from engine.ports.change import Change
-    from engine.run import Claim, Outcome, Result, Run
+    from engine.run import Claim, Notice, Outcome, Result, Run
 
 
 class JournalError(Exception):
@@ -150,8 +150,8 @@ class Journal(Protocol):
         """
         ...
 
-    def keep(self, claim: Claim, facts: Mapping[str, Any]) -> bool:
-        """Add facts to the run, on disk when this returns.
+    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
+        """Add facts to the run, and accept the run of a notice with them; on disk when this returns.
 
         False, and nothing written, where the claim is no longer the newest, or where a later ``claim``
         saw that its lease had run out: another run may be on the target by now.

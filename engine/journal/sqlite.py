@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from engine.journal.settling import Ended
     from engine.playbook import Playbook, Pool
     from engine.ports.change import Change
-    from engine.run import Run
+    from engine.run import Notice, Run
 
 
 class SqliteJournal(Stored):
@@ -168,9 +168,11 @@ class SqliteJournal(Stored):
                 self._bury(row, str(error), now)
         return claims
 
-    def keep(self, claim: Claim, facts: Mapping[str, Any]) -> bool:
+    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
         """See Journal.keep; facts are laid over those that the run has."""
         rows.encode(facts)
+        coming = None if notice is None else arrival(Accepted([notice.run]), notice.run.received)
+        known = b"" if notice is None else rows.encode(notice.facts)
 
         def work(connection: sqlite3.Connection) -> bool:
             had = connection.execute(
@@ -179,7 +181,10 @@ class SqliteJournal(Stored):
             if had is None:
                 return False
             merged = {**rows.decode(had["facts"]), **facts}
-            return lanes.keep(connection, _holder(claim), rows.encode(merged))
+            kept = lanes.keep(connection, _holder(claim), rows.encode(merged))
+            if kept and coming:
+                arriving.insert_at_once(connection, coming, known)
+            return kept
 
         return self._writer.submit(work).result()
 

@@ -108,7 +108,7 @@ def compile_playbook(document: Document, report: Findings, blob: str = "") -> Pl
     if not isinstance(spec, dict):
         return None
     conditions = _conditions(spec, ("spec",), report)
-    steps = _steps(spec, report)
+    steps = compile_steps(spec, report, ("actions", "finally"))
     if report.failed:
         return None
     data = document.data
@@ -198,15 +198,14 @@ def _throttle(data: dict[str, Any] | None) -> Throttle | None:
     )
 
 
-def _steps(spec: dict[str, Any], report: Report) -> tuple[Step, ...]:
-    """The steps of actions and finally, in order."""
+def compile_steps(spec: dict[str, Any], report: Report, keys: tuple[str, ...]) -> tuple[Step, ...]:
+    """The steps under the keys of the spec, in order."""
     found: list[tuple[Path, dict[str, Any], Phase]] = []
-    phases: tuple[Phase, ...] = ("actions", "finally")
-    for phase in phases:
-        data = spec.get(phase)
+    for key in keys:
+        data = spec.get(key)
         for n, item in enumerate(data[:MAX_STEPS] if isinstance(data, list) else []):
             if isinstance(item, dict) and isinstance(item.get("action"), str):
-                found.append((("spec", phase, n), item, phase))
+                found.append((("spec", key, n), item, "finally" if key == "finally" else "actions"))
     names: list[str] = []
     steps = []
     for path, item, phase in found:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine.language import duration
+from engine.language.compile import compile_steps
+from engine.language.report import nearest
+from engine.language.template import HELD_WORDS, TemplateError, compile_template
 from engine.playbook import Budget, Guardrails
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from engine.language.report import Findings
-    from engine.language.source import Document
+    from engine.language.source import Document, Path
 
 
 def compile_guardrails(document: Document, report: Findings) -> Guardrails | None:
@@ -20,6 +28,7 @@ def compile_guardrails(document: Document, report: Findings) -> Guardrails | Non
     spec = document.data.get("spec")
     if isinstance(spec, dict):
         _check_budgets(spec.get("budgets"), report)
+        _check_on_held(spec, report)
     if report.failed:
         return None
     floor, protected = Guardrails(), spec.get("protected", {})
@@ -31,7 +40,41 @@ def compile_guardrails(document: Document, report: Findings) -> Guardrails | Non
         max_event_age=duration.seconds(spec.get("maxEventAge")) or floor.max_event_age,
         on_exceeded=spec.get("onExceeded", floor.on_exceeded),
         hold_for=duration.seconds(spec.get("holdFor")) or floor.hold_for,
+        on_held=msgspec.json.encode(spec["onHeld"], order="deterministic")
+        if spec.get("onHeld")
+        else b"",
     )
+
+
+def _check_on_held(spec: dict[str, Any], report: Findings) -> None:
+    """Report steps that do not notify, and words about the hold that there are not."""
+    steps = iter(compile_steps(spec, report, ("onHeld",)))
+    data = spec.get("onHeld")
+    for n, item in enumerate(data if isinstance(data, list) else []):
+        if report.failed or not isinstance(item, dict):
+            return
+        effect = next(steps).effect
+        if effect != "notify":
+            what = f"`onHeld` takes steps that notify; the effect of {item['action']} is {effect}"
+            report(("spec", "onHeld", n, "action"), "bad-value", what, "slack.post")
+        for path, name in _names(item.get("with"), ("spec", "onHeld", n, "with")):
+            if name.startswith("held.") and name not in HELD_WORDS:
+                what = f"`%{name[:80]}` is not a word about the hold"
+                hint = nearest(name, HELD_WORDS) or ", ".join(HELD_WORDS)
+                report(path, "bad-template", what, hint)
+
+
+def _names(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """The names in the templates of parameters, each with its place."""
+    if isinstance(data, dict):
+        for key, item in data.items():
+            yield from _names(item, (*path, key))
+    elif isinstance(data, list):
+        for n, item in enumerate(data):
+            yield from _names(item, (*path, n))
+    elif isinstance(data, str):
+        with contextlib.suppress(TemplateError):  # it is reported where the step is compiled
+            yield from ((path, name) for name in compile_template(data).names)
 
 
 def _check_budgets(budgets: Any, report: Findings) -> None:
@@ -52,5 +95,6 @@ def _budget(data: dict[str, Any]) -> Budget:
         per=duration.seconds(data["per"]) or 0.0,
         scope=data["scope"],
         actions=tuple(data["actions"]) if "actions" in data else None,
+        playbooks=tuple(data["playbooks"]) if "playbooks" in data else None,
         on_exceeded=data.get("onExceeded") or ("digest" if data["effect"] == "notify" else None),
     )

@@ -189,6 +189,7 @@ _BUDGET = {
     ),
     "onExceeded": Key("text", "what happens to the rest", words=("hold", "drop", "digest")),
     "actions": _texts("the actions it is about, exact or globs"),
+    "playbooks": _texts("the playbooks it is about, exact or globs"),
 }
 GUARDRAILS = Key(
     "map",
@@ -203,6 +204,12 @@ GUARDRAILS = Key(
         "onExceeded": Key("text", "what happens past a budget", words=("hold", "drop")),
         "holdFor": Key(
             "text", "how long a person may decide (4h)", check=checks.duration_text, default="4h"
+        ),
+        "onHeld": Key(
+            "list",
+            "notify steps; they run once for each step that begins to wait for a person",
+            item=STEP,
+            check=checks.few,
         ),
     },
 )

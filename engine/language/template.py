@@ -28,6 +28,8 @@ RUN_WORDS = ("run.id", "run.outcome")
 _BRACKETS = r"(?:\[[^\[\]]*\])*"
 _NAME = rf"[A-Za-z][A-Za-z0-9_]*{_BRACKETS}(?:\.[A-Za-z0-9_]+{_BRACKETS})*"
 _REFERENCE = re.compile(rf"%%|%\{{([^{{}}]*)\}}|%({_NAME})|%\{{")
+HELD_WORDS = ("held.step", "held.until", "held.reason")
+"""Words of the steps of ``onHeld``; anywhere else they name fields."""
 _STEP = re.compile(r"steps\.(.+)\.(state|message)", re.DOTALL)
 
 
@@ -39,13 +41,15 @@ class TemplateError(ValueError):
 class Facts:
     """What a template may speak of besides the event.
 
-    run: the run's id. outcome: of the run so far. steps: name -> (state, message).
+    run: the run's id. outcome: of the run so far. steps: name -> (state, message). held: HELD_WORDS -> text,
+    in a run that notifies people of a hold.
     """
 
     playbook: str = ""
     run: str = ""
     outcome: str = ""
     steps: Mapping[str, tuple[str, str]] | None = None
+    held: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,8 @@ def _resolve(name: str, event: Event, facts: Facts) -> str:
         return facts.run
     if name == "run.outcome":
         return facts.outcome
+    if facts.held and name in facts.held:
+        return facts.held[name]
     step = _STEP.fullmatch(name)
     if step:
         state, message = (facts.steps or {}).get(step[1], (ABSENT, ABSENT))
