@@ -174,7 +174,7 @@ def action(
     repeatable: bool = True,
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as the action of that name."""
+    """Register a function as the action of that name. Raises TypeError for a parameter of an unknown type."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function)
@@ -186,7 +186,8 @@ def action(
                 key = _camel(argument.name)
                 required = argument.default is inspect.Parameter.empty
                 parameters[key] = Parameter(
-                    key, argument.name, _kind(hints[argument.name]), docs.get(argument.name, ""),
+                    key, argument.name, _kind(name, argument.name, hints[argument.name]),
+                    docs.get(argument.name, ""),
                     required, None if required else argument.default,
                 )  # fmt: skip
         fixed = frozenset(needs) if isinstance(needs, set) else frozenset()
@@ -224,8 +225,8 @@ def _written(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(only, function.__globals__, include_extras=True)
 
 
-def _kind(hint: Any) -> Kind:
-    """The kind of a parameter, from its annotation."""
+def _kind(action: str, argument: str, hint: Any) -> Kind:
+    """The kind of a parameter, from its annotation. Raises TypeError for an annotation without a kind."""
     if typing.get_origin(hint) is typing.Annotated:
         return typing.cast("Kind", hint.__metadata__[0])
     if typing.get_origin(hint) is Literal:
@@ -235,6 +236,9 @@ def _kind(hint: Any) -> Kind:
         bool: parameter.Choice((True, False)),
         int: parameter.Integer(),
     }
+    if hint not in plain:
+        what = "annotate it with str, bool, int, a Literal, or Annotated[TYPE, KIND]"
+        raise TypeError(f"{action}: the parameter `{argument}` has the type {hint!r}: {what}")
     return plain[hint]
 
 

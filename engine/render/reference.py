@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from engine.actions.parameter import Choice
+from engine.actions.structure import Record
 from engine.language.checks import duration_text
 from engine.language.operators import OPERATORS
 from engine.language.schema import MATCH, STEP
@@ -14,7 +16,7 @@ from engine.language.schema import MATCH, STEP
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from engine.actions.action import Action
+    from engine.actions.action import Action, Parameter
     from engine.language.schema import Key
 
 _OPERANDS = {
@@ -40,13 +42,16 @@ def action_lines(action: Action) -> Iterator[str]:
     yield f"{action.name}  ({action.effect}{'' if action.repeatable else ', not repeatable'})"
     yield ""
     yield from action.doc.splitlines()
-    if action.parameters:
+    parameters = [one for one in action.parameters.values() if not _is_fixed(one)]
+    if parameters:
         yield ""
         yield "with:"
-    for parameter in action.parameters.values():
+    for parameter in parameters:
         default = "required" if parameter.required else _default(parameter.default)
         told = f" ({default})" if default else ""
         yield f"  {parameter.name}: {parameter.doc}{told}"
+        if isinstance(parameter.kind, Record):
+            yield from (f"    {key}: {doc}" for key, doc in parameter.kind.docs.items())
     compiled: Mapping[str, Any] = action.example
     rights = sorted(action.needs(compiled))
     if rights:
@@ -58,6 +63,11 @@ def action_lines(action: Action) -> Iterator[str]:
     example = {"action": action.name, "with": dict(action.example)}
     text = yaml.safe_dump([example], sort_keys=False, allow_unicode=True)
     yield from (f"  {line}" for line in text.splitlines())
+
+
+def _is_fixed(parameter: Parameter) -> bool:
+    """Whether the parameter takes its default only: what it is for does not exist yet."""
+    return isinstance(parameter.kind, Choice) and len(parameter.kind.words) == 1
 
 
 def _default(value: Any) -> str:
