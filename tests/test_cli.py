@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -152,11 +151,9 @@ def test_a_hostile_event_writes_nothing_that_a_terminal_obeys(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_help_lists_every_command_and_is_quick():
-    began = time.perf_counter()
+def test_help_lists_every_command():
     result = tiercel("--help")
     assert result.exit_code == tiercel("-h").exit_code == 0
-    assert time.perf_counter() - began < 0.5
     for name in cli.list_commands(None):
         assert f"  {name} " in result.stdout
         assert tiercel(name, "-h").exit_code == 0

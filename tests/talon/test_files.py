@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
 import pytest
 import yaml
@@ -11,6 +10,7 @@ from engine.talon.actionners import ACTIONNERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.counting import calls
 from tests.talon.rivals import LABEL, imported, loaded, rule
 
 BLOCK = {"action": "Kill", "actionner": "kubernetes:terminate"}
@@ -175,11 +175,11 @@ def test_only_the_first_document_is_read_as_talon_does():
     ids=["syntax", "twice", "trap", "tag", "deep", "long", "aliases", "utf-16", "bell"],
 )  # fmt: skip
 def test_a_broken_or_hostile_file_ends_in_findings_at_their_places(text):
-    start = time.process_time()
-    conversion = imported(text)
+    found = []
+    assert calls(lambda: found.append(imported(text))) < 20_000
+    (conversion,) = found
     assert conversion.playbooks == {}
     assert conversion.findings
-    assert time.process_time() - start < 1
 
 
 def test_the_rules_of_a_broken_override_are_not_half_applied():
@@ -204,12 +204,14 @@ def test_a_block_that_thousands_of_rules_refer_to_ends_in_one_sentence():
 
 
 def test_many_rules_that_end_the_evaluation_cost_no_square():
-    rules = [rule(f"r{n}", match={"source": f"s{n}"}, **{"continue": False}) for n in range(1_000)]
-    start = time.process_time()
-    conversion = imported(rules)
-    assert time.process_time() - start < 3
-    told = [finding for finding in conversion.findings if "no more are excluded" in finding.what]
-    assert len(told) > 500
+    rules = [rule(f"r{n}", match={"source": f"s{n}"}, **{"continue": False}) for n in range(400)]
+    found = []
+    half, whole = (
+        calls(lambda many=many: found.append(imported(rules[:many]))) for many in (200, 400)
+    )
+    assert whole < 3 * half
+    told = [finding for finding in found[1].findings if "no more are excluded" in finding.what]
+    assert len(told) > 150
 
 
 TEXTS = st.one_of(
@@ -238,7 +240,7 @@ LABELS = st.dictionaries(st.one_of(TEXTS, st.just("a")), TEXTS, min_size=1, max_
 KEYS = st.sampled_from(["match", "actions", "notifiers", "continue", "dry_run", "other"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(TEXTS, MATCH, LABELS, VALUES, KEYS)
 def test_whatever_a_file_says_the_playbooks_load(text, match, labels, anything, key):
     good = rule(text, description=text, match=match)
