@@ -14,7 +14,7 @@ from engine.actions.action import load
 from engine.language.folder import read_files
 from engine.language.load import Loader
 
-from tests.cluster.api import ApiError
+from tests.cluster.api import Api, ApiError
 from tests.cluster.fixtures import wait_for_rights
 
 ROOT = Path(__file__).parents[1]
@@ -91,9 +91,6 @@ def apply(control_plane, admin, tmp_path):
     admin.delete(f"{PATH}/configmaps/tiercel-playbooks")
     admin.delete(f"{PATH}/services/tiercel")
     admin.delete(f"{POLICIES}/tiercel")
-    admin.delete("/api/v1/namespaces/tiercel-staging")
-    for kind in ("clusterrolebindings", "clusterroles"):
-        admin.delete(f"/apis/rbac.authorization.k8s.io/v1/{kind}/tiercel-staging")
     admin.wait_for(f"{PATH}/pods/tiercel-0", lambda pod: pod is None)
 
 
@@ -328,6 +325,12 @@ def test_a_second_installation_runs_beside_the_first_and_each_keeps_its_rights(
         )
         account = f"system:serviceaccount:{name}:{pod['spec']['serviceAccountName']}"
         wait_for_rights(admin, account)
+    for path in (
+        "/api/v1/namespaces/tiercel-staging",
+        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/tiercel-staging",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/tiercel-staging",
+    ):
+        admin.delete(path)
 
 
 @pytest.mark.cluster
@@ -338,3 +341,42 @@ def test_its_namespace_refuses_a_pod_that_is_less_confined(admin, apply):
     with pytest.raises(ApiError, match='violates PodSecurity "restricted:latest"') as refused:
         admin.create(f"{PATH}/pods", body)
     assert refused.value.status == 403
+
+
+@pytest.fixture
+def admission_policy(admin):
+    """A function that applies the policy that docs/security.md shows; it is removed afterwards."""
+    text = (ROOT / "docs/security.md").read_text()
+    [shown] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    base = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+    manifests = list(yaml.safe_load_all(shown))
+    paths = [
+        f"{base}{'ybindings' if it['kind'].endswith('Binding') else 'ies'}/{it['metadata']['name']}"
+        for it in manifests
+    ]
+    yield lambda: [admin.apply(*pair) for pair in zip(paths, manifests, strict=True)]
+    for path in paths:
+        admin.delete(path)
+
+
+@pytest.mark.cluster
+def test_a_stolen_token_changes_images_until_the_policy_of_the_page_is_applied(
+    admin, control_plane, engine_token, namespace, admission_policy
+):
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    containers = [{"name": "main", "image": "nginx"}]
+    admin.create(pods, {"metadata": {"name": "victim"}, "spec": {"containers": containers}})
+    thief = Api(control_plane.server, engine_token, control_plane.ca)
+
+    def change_image(number):
+        made = thief.get(f"{pods}/victim")["spec"]["containers"]
+        image = [{**made[0], "image": f"evil:{number}"}]
+        return thief.patch(f"{pods}/victim", {"spec": {"containers": image}})
+
+    assert change_image(0)["spec"]["containers"][0]["image"] == "evil:0"
+    admission_policy()
+    with pytest.raises(ApiError, match="changes only the metadata of pods"):
+        list(map(change_image, range(1, 500)))  # the API server compiles the policy meanwhile
+    labelled = thief.patch(f"{pods}/victim", {"metadata": {"labels": {"quarantine": "true"}}})
+    assert labelled["metadata"]["labels"] == {"quarantine": "true"}
+    thief.close()
