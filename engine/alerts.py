@@ -1,12 +1,13 @@
-"""Files of alerts: one alert, a JSON array, or one alert a line."""
+"""Files of alerts: one alert, several one after the other, or a JSON array."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.bodies import Unreadable, values
 from engine.errors import EventError
-from engine.event import decode, parse
+from engine.event import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,28 +27,22 @@ class Alert:
 
 
 def read_alerts(content: bytes) -> Iterator[Alert]:
-    """The alerts of a file, those that are none included."""
-    content = content.removeprefix(_BOM)
-    if content.lstrip()[:1] in (b"[", b"{"):
-        try:
-            whole = decode(content)
-        except EventError:
-            pass  # one a line, then
+    """The alerts of a file, and the values and lines that are not alerts."""
+    in_array = content.removeprefix(_BOM).lstrip().startswith(b"[")
+    line, counted = 1, 0
+    for number, (value, start) in enumerate(values(content), 1):
+        if start is None or in_array:
+            line = number
         else:
-            items = whole if isinstance(whole, list) else [whole]
-            for number, item in enumerate(items, 1):
-                yield _alert(number, item)
-            return
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            try:
-                yield _alert(number, decode(line))
-            except EventError as error:
-                yield Alert(number, None, error)
+            line, counted = line + content.count(b"\n", counted, start), start
+        if isinstance(value, Unreadable):
+            yield Alert(line, None, value.error)
+        else:
+            yield _alert(line, value)
 
 
-def _alert(number: int, value: Any) -> Alert:
+def _alert(line: int, value: Any) -> Alert:
     try:
-        return Alert(number, parse(value, salt=f"line {number}"))
+        return Alert(line, parse(value, salt=f"line {line}"))
     except EventError as error:
-        return Alert(number, None, error)
+        return Alert(line, None, error)

@@ -26,6 +26,16 @@ _SPELLINGS = {spelling: n for low, n in _PRIORITY.items() for spelling in (low, 
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )
+_BYTE = re.compile(r"\(byte (\d+)\)")
+_HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+_HINTS = (
+    (re.compile(rb"\x1f\x8b"), "this is gzip: send `Content-Encoding: gzip` with it"),
+    (re.compile(rb"\xff\xfe|\xfe\xff|.\0", re.DOTALL), "this is UTF-16: send UTF-8"),
+    (re.compile(rb"\s*\d\d:\d\d:\d\d"), "this is text: set `json_output: true` in falco.yaml"),
+    (re.compile(rb"\s*[\[{]\s*'"), "JSON needs double quotes"),
+    (re.compile(rb"\s*<"), "this is XML or HTML: send JSON"),
+)
+"""How bodies begin that are not JSON, and what to do."""
 _KEYS = frozenset(
     ("hostname", "output", "output_fields", "priority", "rule", "source", "tags", "time", "uuid")
 )
@@ -148,24 +158,53 @@ def _day_and_clock(seconds: int) -> str:
     return text.zfill(19)
 
 
-def decode(body: bytes | str) -> Any:
-    """The JSON value of a body. Raises EventError: no JSON, no UTF-8, nested too deep."""
+def decode(body: bytes, start: int = 0) -> Any:
+    """The JSON value of a body. Raises EventError: not JSON, not UTF-8, nested too deep.
+
+    start: the position of the body within what the sender sent; errors give positions in that.
+    """
     try:
         value = _decode(body)
     except UnicodeDecodeError as error:
-        raise EventError(f"not UTF-8 at byte {error.start}", "send JSON in UTF-8") from None
+        at = start + _undecodable(body, error)
+        raise EventError(f"not UTF-8 (byte {at})", _hint(body)) from None
     except msgspec.DecodeError as error:
-        raise EventError(f"not JSON: {error}", "send one alert, an array or NDJSON") from None
+        raise EventError(f"not JSON: {_reason(body, str(error), start)}", _hint(body)) from None
     except RecursionError:
         raise EventError("nested too deep", "send a Falco alert") from None
-    raw = body if type(body) is bytes else str(body).encode("utf-8", "surrogatepass")
     # an alert has two braces, which are quickly found, and some brackets, which are counted
-    opened, at = raw.count(b"["), raw.find(b"{")
+    opened, at = body.count(b"["), body.find(b"{")
     while at >= 0 and opened <= MAX_DEPTH:
-        opened, at = opened + 1, raw.find(b"{", at + 1)
+        opened, at = opened + 1, body.find(b"{", at + 1)
     if opened > MAX_DEPTH and _is_deep(value):
         raise EventError("nested too deep", "send a Falco alert")
     return value
+
+
+def _undecodable(body: bytes, error: UnicodeDecodeError) -> int:
+    """The position of the first byte that is not UTF-8; msgspec counts from the string's own beginning."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        return wrong.start
+    return error.start
+
+
+def _reason(body: bytes, what: str, start: int) -> str:
+    """The sentence of msgspec with positions that count from the start, and without its paths."""
+    half = _HALF.search(body)
+    if half:
+        return f"half of a surrogate pair: a string was cut within a character (byte {start + half.start()})"
+    said = what.removeprefix("JSON is malformed: ").partition(" - at `$")[0]
+    return _BYTE.sub(lambda found: f"(byte {start + int(found[1])})", said)
+
+
+def _hint(body: bytes) -> str:
+    """What to send in place of a body that is not JSON, by how it begins."""
+    for beginning, hint in _HINTS:
+        if beginning.match(body):
+            return hint
+    return "send one alert, an array, or one alert per line, as JSON in UTF-8"
 
 
 def _is_deep(value: Any) -> bool:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from engine.bodies import HINT, elements, unwrap
+from engine.bodies import HINT, Unreadable, elements
 from engine.errors import EventError
-from engine.event import decode, parse
+from engine.event import parse
 from engine.journal.journal import Dead
 from engine.known import KnownRuns
 from engine.notes import LONGEST, Notes
@@ -44,6 +44,9 @@ SHED: list[Planned] = []
 
 class TooManyError(Exception):
     """A body of more than MAX_EVENTS elements."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a body has at most {MAX_EVENTS:,} events")
 
 
 class Body(msgspec.Struct, eq=False):
@@ -150,15 +153,13 @@ class Intake:
         try:
             events = self._parse(body, taken, source, int(received * 1e9))
         except TooManyError as error:
-            taken.failed = error
-        except EventError as error:
             self.bury(body, str(error), source)
             taken.failed = error
         except Exception as error:  # noqa: BLE001 - a bug: told by whoever answers, and costs this body alone
             taken.failed = error
         else:
             if not events:
-                first = taken.errors[0] if taken.errors else {"error": "an empty array"}
+                first = taken.errors[0] if taken.errors else {"error": "the body has no events"}
                 taken.failed = EventError(first["error"], first.get("hint", HINT))
             for wrong in taken.errors:
                 wrong.pop("hint", None)
@@ -167,16 +168,20 @@ class Intake:
 
     def _parse(self, body: bytes, taken: Taken, source: str, received_ns: int) -> list[Event]:
         events = []
-        for index, item in enumerate(elements(body)):
-            if index >= MAX_EVENTS:
-                raise TooManyError
-            try:
-                value = unwrap(item if not isinstance(item, bytes) else decode(item))
-                salt = f"{self._salt}{next(self._number)}"
-                events.append(parse(value, received_ns=received_ns, salt=salt))
-            except EventError as error:
-                taken.errors.append({"index": index, "error": str(error), "hint": error.hint})
-                self.bury(item, str(error), source)
+        items = list(itertools.islice(elements(body), MAX_EVENTS + 1))
+        if len(items) > MAX_EVENTS:
+            raise TooManyError
+        for index, item in enumerate(items):
+            content, error = item if isinstance(item, Unreadable) else (item, None)
+            if error is None:
+                try:
+                    salt = f"{self._salt}{next(self._number)}"
+                    events.append(parse(item, received_ns=received_ns, salt=salt))
+                    continue
+                except EventError as wrong:
+                    error = wrong
+            taken.errors.append({"index": index, "error": str(error), "hint": error.hint})
+            self.bury(content, str(error), source)
         if taken.errors:
             taken.ended["error"] = len(taken.errors)
         taken.accepted = len(events)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import http.client
+import itertools
 import json
 import os
 import threading
@@ -13,10 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
+from engine.bodies import _Split
 from engine.journal import schema, watch
 from engine.journal.journal import Accepted
 from engine.journal.sqlite import SqliteJournal
 from engine.language.compile import thaw
+from engine.notes import Notes
 from engine.observe import Observers
 from engine.sources.credentials import Credentials
 from engine.sources.credentials_file import MAX_BYTES
@@ -128,6 +132,146 @@ def test_a_batch_of_cloudevents_is_unwrapped_one_by_one():
     body = json.dumps([CE | {"data": alert(1)}, CE | {"data": None}]).encode()
     status, _, said = ask(port_of(Prompt()), body)
     assert (status, said["accepted"], [e["index"] for e in said["errors"]]) == (202, 1, [1])
+
+
+GOOD, ALSO = (json.dumps(alert(number)).encode() for number in (1, 2))
+SPOILED = {
+    "half a surrogate pair": (rb'{"rule": "R", "output": "cut \ud83d"}', 29),
+    "an invalid byte": (b'{"rule": "R", "output": "cut \xe2\x82"}', 29),
+    "an escape that is none": (rb'{"rule": "R", "output": "\x41"}', 27),
+    "a number without end": (b'{"rule": "R", "output_fields": {"a": 1e400}}', None),
+    "no JSON": (b"{bad}", 1),
+    "a bracket of another kind": (b'{"rule": [}', None),
+    "too deep": (b'{"rule": "R", "a": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", None),
+}
+SHAPES = {
+    "array": b"[%b,\n%b , %b]",
+    "array that is cut off": b"[%b, %b, %b, ",
+    "lines": b"%b\n%b\r\n%b\n",
+    "one after the other": b"%b%b%b",
+    "mark of another file": b"\xef\xbb\xbf%b\n%b\n\xef\xbb\xbf%b",
+    "CloudEvent": b'{"specversion": "1.0", "id": "x", "data": [%b, %b, %b]}',
+}
+
+
+# without a separator, a value that is not an object has no end that could be found
+PAIRS = [
+    pair
+    for pair in itertools.product(SHAPES, SPOILED)
+    if pair != ("one after the other", "no JSON")
+]
+
+
+@pytest.mark.parametrize(("shape", "why"), PAIRS)
+def test_an_unreadable_element_affects_no_other_and_is_kept(shape, why):
+    spoiled, at = SPOILED[why]
+    body = SHAPES[shape] % (GOOD, spoiled, ALSO)
+    disk, notes = Prompt(), Notes()
+    port = EventPort(intake_of(disk, notes=notes), Observers(), lambda: None)
+    status, _, said = ask(port, body)
+    assert (status, said["accepted"], len(said["runs"])) == (202, 2, 2)
+    assert [error["index"] for error in said["errors"]] == [1]
+    if at is not None:
+        assert f"(byte {body.index(spoiled) + at})" in said["errors"][0]["error"]
+    assert [letter.body[:5] for letter in notes.take()[0]] == [spoiled[:5]]
+
+
+def test_alerts_over_several_lines_may_follow_one_another():
+    body = "\n".join(json.dumps(alert(number), indent=2) for number in range(3)).encode()
+    assert ask(port_of(Prompt()), body)[2]["accepted"] == 3
+    assert ask(port_of(Prompt()), b"\xef\xbb\xbf" + GOOD)[2]["accepted"] == 1
+
+
+def test_the_data_of_a_cloudevent_may_be_several_alerts_in_any_form():
+    alerts = [alert(number) for number in range(3)]
+    lines = "\n".join(map(json.dumps, alerts))
+    for data in (
+        {"data": alerts},
+        {"data": lines},
+        {"data_base64": base64.b64encode(lines.encode()).decode()},
+    ):
+        assert ask(port_of(Prompt()), json.dumps(CE | data).encode())[2]["accepted"] == 3
+    status, _, said = ask(port_of(Prompt()), json.dumps([CE | {"data": []}, FALCO]).encode())
+    assert (status, [error["index"] for error in said["errors"]]) == (202, [0])
+    assert (
+        ask(port_of(Prompt()), json.dumps(CE | {"data": [{"rule": "x"}] * 1_001}).encode())[0]
+        == 413
+    )
+
+
+HINTS = {
+    gzip.compress(b"{}"): "Content-Encoding",
+    '{"rule": "x"}'.encode("utf-16"): "UTF-8",
+    b"10:00:00.123: Notice A shell": "json_output",
+    b"{'rule': 'x'}": "double quotes",
+    b"<html>": "JSON",
+}
+
+
+@pytest.mark.parametrize("body", HINTS)
+def test_the_hint_says_what_to_do(body):
+    status, _, said = ask(port_of(Prompt()), body)
+    assert (status, HINTS[body] in said["hint"]) == (400, True)
+
+
+@pytest.mark.parametrize("begin", [b"[1, {bad}, ", b"{bad}\n", b'{"specversion":"1","data":['])
+@pytest.mark.parametrize(
+    "text", [b"[", b"]", b"{", b"[]", b"{\n", b'{"', b'{"a":"', b"\\", b'"\n', b","]
+)
+def test_the_steps_of_a_split_are_bounded(begin, text):
+    split = _Split(begin + text * (20_000 // len(text)))
+    assert len(list(split.parts())) <= 20_000
+    assert split._brackets > -20_000
+    small = _Split(begin + text * 10_000)
+    small._brackets = 100
+    list(itertools.islice(small.parts(), 200))
+    assert small._brackets >= 0
+
+
+GZIP = {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZip", "x-gzip", "identity, gzip"])
+def test_a_body_may_be_gzip_in_one_member_or_several(coding):
+    packed = gzip.compress(GOOD + b"\n") + gzip.compress(ALSO) + b"\0" * 10
+    status, _, said = ask(port_of(Prompt()), packed, headers={"Content-Encoding": coding})
+    assert (status, said["accepted"]) == (202, 2)
+    assert ask(port_of(Prompt()), GOOD, headers={"Content-Encoding": "identity"})[0] == 202
+
+
+PACKED = gzip.compress(GOOD)
+BROKEN = {
+    "plain": (GOOD, 400),
+    "empty": (b"", 400),
+    "cut off": (PACKED[:-1], 400),
+    "cut off in the head": (PACKED[:5], 400),
+    "another checksum": (PACKED[:-8] + b"\0\0\0\0" + PACKED[-4:], 400),
+    "something after it": (PACKED + b"x", 400),
+    "too many members": (gzip.compress(b"") * 101, 400),
+    "empty members only": (gzip.compress(b"") * 3, 400),
+    "a bomb": (gzip.compress(b" " * (MAX_BODY + 1)), 413),
+    "a bomb of members": (gzip.compress(b" " * (MAX_BODY // 2)) * 3, 413),
+}
+
+
+@pytest.mark.parametrize("why", BROKEN)
+def test_gzip_that_is_broken_or_too_large_is_refused_with_a_hint(why):
+    packed, expected = BROKEN[why]
+    disk = Prompt()
+    status, _, said = ask(port_of(disk), packed, headers=GZIP)
+    assert (status, set(said), disk.runs) == (expected, {"error", "hint"}, [])
+
+
+def test_gzip_of_just_4_mib_is_taken():
+    body = gzip.compress(GOOD + b" " * (MAX_BODY - len(GOOD)))
+    assert ask(port_of(Prompt()), body, headers=GZIP)[0] == 202
+
+
+@pytest.mark.parametrize("coding", ["deflate", "br", "zstd", "gzip, gzip", "gzip, br"])
+def test_another_coding_is_415_and_says_which_is_read(coding):
+    headers = {"Content-Encoding": coding}
+    status, given, said = ask(port_of(Prompt()), GOOD, headers=headers)
+    assert (status, given["accept-encoding"], set(said)) == (415, "gzip", {"error", "hint"})
 
 
 BAD_LINES = [b"{", b"7", b'{"rule": ""}', b'{"rule": "x", "priority": "loud"}', b"\xff\xfe"]

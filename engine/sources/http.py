@@ -19,10 +19,12 @@ import structlog
 
 from engine.errors import EventError
 from engine.fault import Fault
-from engine.intake import MAX_EVENTS, TooManyError
+from engine.intake import TooManyError
 from engine.journal.journal import JournalError
 from engine.observe import Received
 from engine.plan import ALL
+from engine.sources import encoding
+from engine.sources.encoding import EncodingError
 from engine.sources.request import said
 from engine.writing import Taken
 
@@ -94,14 +96,14 @@ class EventPort:
         return False
 
     def refuse(self, request: Request) -> Reply | None:
-        """405, 401 and 403, before the body of a sender without access is read."""
+        """405, 401, 403 and 415, before the body is read."""
         if request.method not in (b"POST", b"PUT"):
             hint = {"error": "events are posted", "hint": "POST /events"}
             return said(405, hint, (b"allow", b"POST, PUT"))
         for access in self._access:
             if (refusal := access.refuse(request)) is not None:
                 return refusal
-        return None
+        return encoding.refuse(request)
 
     def refused(self, status: int) -> None:
         """Count it; what was in such a body nobody knows."""
@@ -144,10 +146,24 @@ class EventPort:
         size = sum(one.body.size * len(one.body.events) for one in self._open)
         while self._came and len(self._open) < TOGETHER and size < TOGETHER_BYTES:
             asked = self._came.popleft()
-            (body,) = self._intake.read([asked.request.body], traces=[asked.trace])
-            size += len(asked.request.body)
+            content = self._unpacked(asked)
+            if content is None:
+                continue
+            (body,) = self._intake.read([content], traces=[asked.trace])
+            size += len(content)
             asked.request.body = b""
             self._open.append(_Open(asked, body))
+
+    def _unpacked(self, asked: _Asked) -> bytes | None:
+        """The body without its coding; None if it was answered because it cannot be unpacked."""
+        try:
+            return encoding.unpacked(asked.request, self.most)
+        except EncodingError as error:
+            self._intake.bury(asked.request.body, str(error), "http")
+            self._observers.tell(Received(error.status, Counter(error=1)))
+            what = {"error": str(error), "hint": error.hint}
+            asked.reply(said(error.status, what, *self._marks()))
+            return None
 
     def _written(self) -> None:
         """What was planned is on disk, or is not."""
@@ -181,9 +197,8 @@ class EventPort:
             reply(said(400, {"error": str(error), "hint": error.hint}, *self._marks()))
         elif isinstance(error, TooManyError):
             self._observers.tell(Received(413, {}))
-            what = f"a body has at most {MAX_EVENTS:,} events"
             hint = "send fewer events at once"
-            reply(said(413, {"error": what, "hint": hint}, *self._marks()))
+            reply(said(413, {"error": str(error), "hint": hint}, *self._marks()))
         elif isinstance(error, JournalError):
             self._unavailable(error, reply, kept=taken.kept)
         else:

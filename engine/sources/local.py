@@ -20,8 +20,6 @@ _CALLERS = frozenset(("127.0.0.1", "::1", "::ffff:127.0.0.1"))
 """Peer addresses of programs on this machine, as getpeername(2) gives them; the last is IPv4-mapped."""
 _AUTHORITY = re.compile(rb"(?:(localhost)\.?|([0-9.]+)|\[([0-9a-f:.]+)\])(?::[0-9]*)?")
 """The forms of a host that can be loopback, in lower case: uri-host [":" port], RFC 9110 section 7.2."""
-_ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)")
-"""The authority of a target in absolute form, in lower case: RFC 9112 section 3.2.2."""
 
 
 class LocalPrograms:
@@ -42,10 +40,7 @@ def _reason(request: Request) -> str | None:
     for name in request.headers:
         if name == b"origin" or name.startswith(b"sec-fetch-"):
             return f"requests for web pages are refused (header {name.decode('latin-1')[:40]})"
-    named = [request.headers.get(b"host", b"").lower()]
-    if target := _ABSOLUTE.match(request.target.lower()):
-        named.append(target[1])
-    if not all(map(_is_loopback, named)):
+    if not _is_loopback(request.headers.get(b"host", b"").lower()):
         return "the Host of the request is not localhost, 127.0.0.1 or [::1]"
     return None
 

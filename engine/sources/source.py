@@ -82,10 +82,7 @@ class Taker:
             if written is not None:
                 written.result()
                 self._wake()
-        for body, one in zip(bodies, taken, strict=True):
-            if isinstance(one.failed, TooManyError):
-                what = "more than 1,000 events in one message"
-                self._intake.bury(body, what, self._kind)
+        for one in taken:
             if isinstance(one.failed, (EventError, TooManyError)):
                 one.ended = Counter(error=1)
             elif one.failed is not None:
