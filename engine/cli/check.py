@@ -12,10 +12,12 @@ import click
 
 from engine.cases import read_cases
 from engine.cli.playbooks import fail, files_of, load_files, values_option
+from engine.falco.answers import answers
 from engine.falco.join import Join
 from engine.falco.rules_file import FalcoRules, own_rules, read_rules
 from engine.language.folder import FolderError
 from engine.language.risks import nothing_found, run_out
+from engine.render.answers import answers_json, answers_lines
 from engine.render.findings import finding_json, finding_lines, summary
 from engine.render.github import github_lines
 from engine.render.junit import junit
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
     type=click.Path(exists=True),
     help="Falco's rules, a folder or a file (again for more, in Falco's order); a falco.yaml among them counts.",
 )
+@click.option(
+    "--coverage",
+    is_flag=True,
+    help="Also print which playbooks answer which Falco rules, with the strongest effect (text or json).",
+)
 @click.option("--strict", is_flag=True, help="Exit 3 where there are warnings.")
 @click.option(
     "-o", "--output", default="text",
@@ -47,6 +54,7 @@ def command(
     playbooks: tuple[str, ...],
     values: Path | None,
     rules: tuple[str, ...],
+    coverage: bool,
     strict: bool,
     output: str,
 ) -> None:
@@ -55,8 +63,10 @@ def command(
     All mistakes are told at once, each with file:line:column, and what was probably meant. Warnings tell
     of risks, such as deleting pods without a throttle, and of what Falco's rules never send: a rule that is
     not there or disabled, a field that it does not print. Without --rules the rules that Falco and its
-    plugins ship are known.
+    plugins ship are known. --coverage also lists the rules of --rules that no playbook answers.
     """
+    if coverage and output not in ("text", "json"):
+        fail("--coverage needs -o text or -o json", 2)
     falco = _falco(rules)
     files = files_of(playbooks, values)
     found = load_files(files, values, Join(falco).inspect)
@@ -66,12 +76,15 @@ def command(
         [*found.findings, *of_tests, *past, *falco.findings, *nothing_found(found, files)],
         key=lambda finding: finding.where,
     )
+    answered = answers(falco, found.playbooks) if coverage else None
     if output == "text":
-        for line in finding_lines(findings):
+        matrix = answers_lines(answered) if answered else ()
+        for line in (*finding_lines(findings), summary(findings, len(found.playbooks)), *matrix):
             say(line)
-        say(summary(findings, len(found.playbooks)))
     elif output == "json":
-        echo(json.dumps([finding_json(finding) for finding in findings], indent=1))
+        told = [finding_json(finding) for finding in findings]
+        data = {"findings": told, **answers_json(answered)} if answered else told
+        echo(json.dumps(data, indent=1))
     elif output == "sarif":
         echo(json.dumps(sarif(findings, version("tiercel")), indent=1))
     elif output == "junit":
