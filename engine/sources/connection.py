@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         """The sender does not read its replies: read no more from it, and wait a limited time."""
         self._stuck = True
         self.deadline = time.monotonic() + self._house.limits.write
+        self._house.serve(self)
         self._house.wait(self)
         self._flow()
 
@@ -284,6 +285,7 @@ class Connection(asyncio.Protocol):
         head_only = self._asked is not None and self._asked.head.method == b"HEAD"
         self._asked, self._body = None, bytearray()
         self._count(0)
+        self._house.serve(self)
         self._house.wait(self)
         self._transport.write(reply.encoded(b"close", head_only=head_only))
         self._end(linger=True)

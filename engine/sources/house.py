@@ -51,7 +51,6 @@ class _Line:
 
     def add(self, connection: Connection) -> None:
         """Append one that waits from now on."""
-        self.discard(connection)
         (self._idle if connection.served else self._new)[connection] = None
 
     def discard(self, connection: Connection) -> None:
@@ -112,7 +111,10 @@ class House:
 
     def scarce(self, peer: str) -> bool:
         """Whether connections with a complete head have taken all that is not reserved."""
-        limits, known = self.limits, self._peers[peer]
+        limits = self.limits
+        if not limits.reserved:
+            return False
+        known = self._peers[peer]
         return (
             len(self.open) - len(self._line) > limits.connections - limits.reserved
             or known.open - len(known.line) > limits.per_peer - limits.reserved
@@ -138,7 +140,7 @@ class House:
             self.left.set()
 
     def wait(self, connection: Connection) -> None:
-        """The connection has no complete head now, so it may be closed to make room."""
+        """A connection that was served has no complete head now, so it may be closed to make room."""
         if connection in self.open:
             self._line.add(connection)
             self._peers[connection.peer].line.add(connection)

@@ -62,7 +62,10 @@ class Watched:
     def _probe(self):
         while True:
             began = time.monotonic()
-            self.answered = self.running.get("/livez")[0] == 200
+            with contextlib.suppress(
+                ConnectionError
+            ):  # of 128 that connect meanwhile the oldest goes
+                self.answered = self.running.get("/livez")[0] == 200
             self.slowest = max(self.slowest, time.monotonic() - began)
             if not self.answered or self._stopping.wait(0.02):
                 return
@@ -204,7 +207,7 @@ class Endless:
 
 @pytest.mark.parametrize("who", ["webhook", "server"])
 def test_an_answer_without_end_is_cut(tmp_path, size, who):
-    with Endless(size.of(30, 400) << 20) as server:
+    with Endless(size.of(64, 400) << 20) as server:
         url = f"http://{server.address}"
         kubeconfig = json.dumps(NOWHERE).replace("http://127.0.0.1:1", url)
         (tmp_path / "kubeconfig").write_text(kubeconfig)
