@@ -48,21 +48,31 @@ def _cleaned(_: Any, __: str, told: EventDict) -> EventDict:
     return safe
 
 
-def configure(stream: TextIO, *, text: bool = False) -> None:
-    """Send the engine's log to the stream, and libraries' errors with it. text: also off a terminal."""
+def _ordered(_: Any, __: str, told: EventDict) -> EventDict:
+    """The keys that every line has come first."""
+    return {key: told[key] for key in ("time", "level", "event") if key in told} | dict(told)
+
+
+def configure(stream: TextIO, level: str = "info", form: str | None = None) -> None:
+    """Send the engine's log to the stream, and libraries' errors with it.
+
+    level: the least severe that is written: debug, info, warning or error. form: json or text; by default text
+    on a terminal, else json.
+    """
     lossy = cast("TextIO", Unfailing(stream))
     colors = stream.isatty() and not os.environ.get("NO_COLOR")
     renderers: list[Processor] = [structlog.processors.JSONRenderer(serializer=_json)]
-    if text or stream.isatty():
-        renderers = [_cleaned, structlog.dev.ConsoleRenderer(colors=colors)]
+    if form == "text" or (form is None and stream.isatty()):
+        renderers = [_cleaned, structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time")]
     told: list[Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
+        _ordered,
     ]
     structlog.configure(
         processors=[*told, *renderers],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(_number(level)),
         logger_factory=structlog.WriteLoggerFactory(lossy),
         cache_logger_on_first_use=False,
     )
@@ -73,4 +83,8 @@ def configure(stream: TextIO, *, text: bool = False) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
-    logging.basicConfig(handlers=[libraries], level=logging.ERROR)
+    logging.basicConfig(handlers=[libraries], level=max(logging.ERROR, _number(level)))
+
+
+def _number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]

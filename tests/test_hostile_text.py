@@ -159,7 +159,7 @@ def test_a_log_line_escapes_what_comes_from_outside(text):
     stream = io.StringIO()
     handlers = logging.getLogger().handlers[:]
     try:
-        configure(stream, text=text)
+        configure(stream, form="text" if text else "json")
         structlog.get_logger().warning(EVIL, error=EVIL, names=[EVIL])
         try:
             raise ValueError(EVIL)

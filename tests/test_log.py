@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import io
+import json
 import resource
 import socket
 import threading
@@ -10,6 +12,7 @@ import threading
 import pytest
 import structlog
 from engine.fault import Fault
+from engine.log import configure
 from engine.observe import UNWRITTEN, Settled, log_steps
 from engine.run import Outcome
 
@@ -107,3 +110,29 @@ def test_an_api_server_that_gives_no_answers_is_told_once_and_so_is_its_return(t
                 thread.join(PATIENCE)
         told = [line for line in running.log if line["event"].startswith("API server")]
     assert len(told) == 2
+
+
+@pytest.fixture
+def written():
+    """Logs three lines with the given options; what is written."""
+    stream = io.StringIO()
+
+    def write(level, form):
+        configure(stream, level, form)
+        for say in (structlog.get_logger().info, structlog.get_logger().warning):
+            say("journal", zebra=1, alpha="a")
+        return stream.getvalue()
+
+    yield write
+    structlog.reset_defaults()
+
+
+def test_each_line_begins_with_time_level_and_event(written):
+    lines = [json.loads(line) for line in written("info", "json").splitlines()]
+    assert [list(line)[:3] for line in lines] == [["time", "level", "event"]] * 2
+    assert lines[0]["event"] == "journal"
+
+
+def test_the_level_and_the_format_are_chosen(written):
+    text = written("warning", "text")
+    assert (text.count("journal"), "{" in text) == (1, False)

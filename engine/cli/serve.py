@@ -28,6 +28,8 @@ class _Lines(click.types.StringParamType):
 
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("json", "text")
 
 
 @click.command("serve", context_settings={"auto_envvar_prefix": "TIERCEL", "show_default": True})
@@ -104,7 +106,18 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--story/--no-story", default=False, help="Tell each run as text on stderr, not as audit."
 )
-def command(*, story: bool, **given: Any) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    help="The least severe lines of the log.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    help="Of the log (default: text on a terminal, else json).",
+)
+def command(*, story: bool, log_level: str, log_format: str | None, **given: Any) -> None:
     """Take events, write what matched to the journal, act as the playbooks say.
 
     Every option is an environment variable, too: --admin-listen is TIERCEL_ADMIN_LISTEN. The audit is JSON
@@ -120,7 +133,7 @@ def command(*, story: bool, **given: Any) -> None:
     from engine.ports.kubeconfig import ConnectionSettingsError  # noqa: PLC0415 - the same
     from engine.serve import serve  # noqa: PLC0415 - the same
 
-    configure(sys.stderr, text=story)
+    configure(sys.stderr, log_level, "text" if story else log_format)
     try:
         serve(_settings(given), story=story)
     except (SettingsError, ConnectionSettingsError, JournalError, CrewError) as error:
