@@ -19,6 +19,7 @@ from engine.log import configure
 from engine.observe import Audit, Decided
 from engine.record import EventRecord
 from engine.render.text import json_line
+from engine.sources.request import said
 
 EVIL = "x\n::error file=y::FORGED\r\x1b[31m\x1b[2J\x00\x7f\x9b\u202e\u2028\u0085\ufffe[a](b)</x>"
 NAME = EVIL.replace("\x00", "").replace("/", "")
@@ -171,3 +172,9 @@ def test_a_log_line_escapes_what_comes_from_outside(text):
     written = stream.getvalue()
     assert not unsafe(written)
     assert not [line for line in written.splitlines() if line.startswith("::error")]
+
+
+def test_an_answer_over_http_shows_nothing_that_a_terminal_obeys():
+    body = said(400, {"error": EVIL, "name": "é"}).body.decode()
+    assert json.loads(body) == {"error": EVIL, "name": "é"}
+    assert not unsafe(body)

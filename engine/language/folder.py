@@ -28,8 +28,8 @@ _KUSTOMIZATION = ("kustomization.yaml", "kustomization.yml")
 _TRIES = 10
 MAX_FILES = 20_000
 """Playbook files of a folder."""
-MAX_TOTAL = 32 * 2**20
-"""Bytes of all playbook files of a folder."""
+MAX_TOTAL = 10 * 2**20
+"""Bytes of all playbook files of a folder. Compiled they take some 18 times as much; a reload holds two sets."""
 MAX_ENTRIES = 200_000
 """Names that are looked at in a folder and its subfolders, playbook files or not."""
 MAX_EVENT_FILE = 4 * 2**20

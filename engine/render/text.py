@@ -14,9 +14,10 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Any, TextIO
 
 MAX_WIDTH = 200
 _HANG = 4
@@ -63,6 +64,13 @@ def json_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON in UTF-8 that a terminal may show."""
+    content = msgspec.json.encode(value)
+    plain = content.isascii() and b"\x7f" not in content
+    return content if plain else json_line(content.decode()).encode()
 
 
 def width(stream: TextIO) -> int:

@@ -11,6 +11,7 @@ import structlog
 
 from engine.journal.journal import JournalError
 from engine.operate import OperateError
+from engine.render.text import json_bytes
 from engine.sources.request import JSON, Reply
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _encoded(status: int, body: Any) -> Reply:
     """The reply of an answer: bytes are text, all else becomes JSON."""
     if isinstance(body, bytes):
         return Reply(status, body, _TEXT)
-    return Reply(status, msgspec.json.encode(body), JSON)
+    return Reply(status, json_bytes(body), JSON)
 
 
 def _query(text: str) -> dict[str, str]:

@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from engine.render.text import json_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -65,7 +67,7 @@ class Reply(msgspec.Struct, frozen=True, eq=False):
 
 def said(status: int, what: dict[str, Any], *headers: tuple[bytes, bytes]) -> Reply:
     """A reply of JSON."""
-    return Reply(status, msgspec.json.encode(what), headers=headers)
+    return Reply(status, json_bytes(what), headers=headers)
 
 
 class Port(Protocol):
