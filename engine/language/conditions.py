@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.event import PRIORITIES
-from engine.language.jsonpath import PathError, compile_path, field_of
+from engine.language.jsonpath import PathError, compile_path, field_of, keys_of
 from engine.language.operators import OPERATORS, OperandError, Test, negated, tester, text_of
+from engine.language.paths import lint
 from engine.language.report import Report, nearest
 from engine.playbook import Condition, StepCondition, Truth
 
@@ -151,6 +152,10 @@ def _look(data: dict[str, Any], path: Path, report: Report) -> str | Callable[[E
             return field
         report.expression((*path, word), 0)
         find = compile_path(text)
+        keys = keys_of(text)
+        wrong = lint(keys, data) if keys is not None else None
+        if wrong:
+            report((*path, word), "same-everywhere", *wrong, severity="warning")
         if text in _OF_EVENT:
             return _OF_EVENT[text]
     except PathError as error:

@@ -399,3 +399,37 @@ def test_a_path_that_takes_too_many_steps_is_unknown(operator):
     for _ in range(80):
         value = {"a": value}
     assert (condition.holds(parse({"rule": "r", "output_fields": value})), wrong) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("path", "operator", "says"),
+    [
+        ("$.hostname[0]", {"exists": False}, "always holds"),
+        ("$.Rule", {"equals": "x"}, "no key `Rule`"),
+        ("$.output_field['a.b']", {"equals": "x"}, "no key"),
+        ("$.rule.name", {"equals": "x"}, "never holds"),
+        ("$.tags.name", {"equals": "x"}, "never holds"),
+        ("$.rule", {"exists": True}, "always holds"),
+        ("$.source", {"exists": False}, "never holds"),
+        ("$.priority", {"equals": "warning"}, "never holds"),
+        ("$.priority", {"in": ["crit", "HIGH"]}, "never holds"),
+    ],
+)
+def test_a_path_that_finds_the_same_in_every_alert_is_a_warning(path, operator, says):
+    ((where, code, what, *_),) = compiled({"jsonPath": path, **operator})[1]
+    assert (where, code) == (("c", 0, "jsonPath"), "same-everywhere")
+    assert says in what
+
+
+@pytest.mark.parametrize(
+    ("path", "operator"),
+    [
+        ("$.output_fields['proc.name']", {"in": ["curl"]}), ("$.tags[0]", {"equals": "x"}),
+        ("$.output_fields['json.value'].a.b", {"equals": "x"}), ("$.hostname", {"exists": True}),
+        ("$.priority", {"in": ["crit", "Critical"]}), ("$.uuid", {"exists": True}),
+        ("$.output_fields.cluster", {"equals": "x"}), ("$..name", {"exists": True}),
+        ("$", {"exists": True}),
+    ],
+)  # fmt: skip
+def test_a_path_that_can_decide_is_not_a_warning(path, operator):
+    assert compiled({"jsonPath": path, **operator})[1] == []
