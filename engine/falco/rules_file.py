@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from engine.language.source import Document, Path
 
-MOST_WORK = 32 << 20
+MOST_WORK = 8 << 20
 """Characters that the rules files of a command may cost: those read, those copied by ``append``, and those of
-the conditions and outputs. Falco's own files cost 1 million."""
+the conditions and outputs. All files of Falco and its plugins cost 450,000."""
 
 _MUST = {"condition", "output", "desc", "priority"}
 _APPENDED = {"condition", "output", "desc", "tags", "exceptions", "items"}
