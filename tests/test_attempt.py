@@ -274,6 +274,7 @@ def test_the_outcome_of_a_run_is_its_worst():
     assert ended("done", "refused", "skipped") == "refused"
     assert ended("skipped", "done") == "done"
     assert ended("skipped") == ended() == "skipped"
+    assert ended("held", "skipped") == "planned"  # a dry run waits for nobody
 
 
 def test_the_defaults_of_retry_are_the_contracts():
