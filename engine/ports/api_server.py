@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from engine.ports.http import masked
+from engine.ports.kubeconfig import ConnectionSettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from engine.ports.kubeconfig import Access, Credentials
+
 LONGEST = 32 << 20
 """Bytes of an answer; a page of 500 pods of 30 KiB each has half of it."""
-SIGNED_FOR = 5.0
-"""Seconds for which credentials are used as they were read; the client looks at its files at every call."""
 
 
 class SilentError(Exception):
@@ -42,20 +43,33 @@ class Answer(NamedTuple):
 
 
 class ApiServer:
-    """One API server. client: the official ``ApiClient``. renew: reads its credentials anew."""
+    """One API server, asked under the credentials of the moment."""
 
-    def __init__(self, client: Any, renew: Callable[[], None]) -> None:
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._access: Access | None = None
+        self._use(credentials.current())
+
+    def _use(self, access: Access) -> None:
+        """Take over an access. Connections are made anew if the certificate of the client has changed."""
+        from kubernetes.client import ApiClient  # noqa: PLC0415 - 250 ms that check and plan don't need
+
         from engine.ports.quick import Bounds, quick  # noqa: PLC0415 - loaded with the client
 
-        self._settings, self._renew = client.configuration, renew
-        self._open = _opener(quick(client.rest_client.pool_manager, Bounds(LONGEST)), self.host)
-        self._agent = dict(client.default_headers)
-        self._signed: tuple[float, dict[str, str]] = (0.0, {})
+        new, old = access.settings, self._access.settings if self._access else None
+        auth = {"authorization": access.authorization} if access.authorization else {}
+        client = ApiClient(new)
+        self._headers = {**client.default_headers, "Accept": "application/json", **auth}
+        if old is None or (new.cert_file, new.key_file) != (old.cert_file, old.key_file):
+            pools = quick(client.rest_client.pool_manager, Bounds(LONGEST))
+            self._open = _opener(pools, str(new.host))
+            self._host = str(new.host)
+        self._access = access
 
     @property
     def host(self) -> str:
         """Its URL."""
-        return str(self._settings.host)
+        return self._host
 
     def ask(
         self,
@@ -65,21 +79,28 @@ class ApiServer:
         sent: tuple[bytes, str] | None,
         seconds: float,
     ) -> Answer:
-        """What it answers; where that is 401 and the credentials have changed since, asked once more.
+        """What it answers. After a 401 the credentials are renewed, and if they have changed it is asked again.
 
-        sent: a body, and its content type. seconds: at most, for all of it. Raises SilentError.
+        sent: a body, and its content type. seconds: at most, for all of it. Raises SilentError, also if the
+        credentials are refused and cannot be renewed, and AnswerTooLongError.
         """
         until = time.monotonic() + seconds
         url = f"{path}?{urlencode(query)}" if query else path
-        headers = self._headers()
-        answer = self._send(method, url, sent, headers, seconds)
-        if answer.status == 401:  # noqa: PLR2004 - HTTP
-            self._renew()
-            self._signed = (0.0, {})
-            again = self._headers()
-            if again != headers:  # under another's token nothing was done yet
-                return self._send(method, url, sent, again, until - time.monotonic())
-        return answer
+        access = self._credentials.current()
+        if access is not self._access:
+            self._use(access)
+        answer = self._send(method, url, sent, self._headers, until - time.monotonic())
+        if answer.status != 401:  # noqa: PLR2004 - HTTP
+            return answer
+        try:
+            self._credentials.renew(access, "refused")
+        except ConnectionSettingsError as error:
+            raise SilentError(f"401, and no credentials: {error}"[:300]) from None
+        fresh = self._credentials.current()
+        if fresh is access:
+            return answer
+        self._use(fresh)
+        return self._send(method, url, sent, self._headers, until - time.monotonic())
 
     def _send(
         self,
@@ -109,17 +130,6 @@ class ApiServer:
                 raise AnswerTooLongError(str(_inner(error))) from None
             raise SilentError(masked(_reason(error), shown)[:200]) from None
         return Answer(response.status, response.headers, response.data or b"", shown)
-
-    def _headers(self) -> dict[str, str]:
-        """Those of every request, with the credentials as they are now."""
-        until, headers = self._signed
-        now = time.monotonic()
-        if now >= until:
-            told = self._settings.auth_settings().get("BearerToken")
-            auth = {"authorization": told["value"]} if told and told["value"] else {}
-            headers = {**self._agent, "Accept": "application/json", **auth}
-            self._signed = (now + SIGNED_FOR, headers)
-        return headers
 
 
 def _opener(pools: Any, host: str) -> Callable[..., Any]:

@@ -6,12 +6,12 @@ the journal's business.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from engine.errors import GoneError, PermanentError, TemporaryError
 from engine.ports.api_server import AnswerTooLongError, ApiServer, SilentError
@@ -19,14 +19,16 @@ from engine.ports.breaker import Breaker
 from engine.ports.cluster import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
 from engine.ports.destination import without_user
 from engine.ports.http import asked_to_wait, masked
-from engine.ports.kubeconfig import ConnectionSettingsError, client_settings
+from engine.ports.kubeconfig import Credentials, read_access
 from engine.ports.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.ports.cluster import Call, Kind, Object
+    from engine.ports.kubeconfig import Access
 
+log = structlog.get_logger()
 PAGE = 500
 ITEMS = 20_000
 """Objects of a list; Kubernetes is tested with up to 3,000 pods in a namespace."""
@@ -66,20 +68,24 @@ def connect(
 
     qps: calls a second at most. at_once: connections that are kept. Raises ConnectionSettingsError.
     """
-    from kubernetes.client import ApiClient  # noqa: PLC0415 - 250 ms that check and plan don't need
 
-    settings = client_settings(kubeconfig, context)
-    settings.connection_pool_maxsize = at_once  # one more is closed again, at a TLS handshake each
+    def read() -> Access:
+        access = read_access(kubeconfig, context)
+        access.settings.connection_pool_maxsize = (
+            at_once  # one more is closed again, at a TLS handshake each
+        )
+        return access
 
-    def renew() -> None:
-        """Take over a token that was rotated: of the files that name one the client looks at few again."""
-        with contextlib.suppress(ConnectionSettingsError):  # a moment's; the old ones are as bad
-            fresh = client_settings(kubeconfig, context)
-            settings.refresh_api_key_hook = fresh.refresh_api_key_hook
-            settings.api_key = fresh.api_key
+    credentials = Credentials(read)
+    if not credentials.current().settings.verify_ssl:
+        import urllib3  # noqa: PLC0415 - loaded with the client
 
+        log.warning("the certificate of the API server is not verified (insecure-skip-tls-verify)")
+        urllib3.disable_warnings(
+            urllib3.exceptions.InsecureRequestWarning
+        )  # one at each connection
     load = Load(Breaker(time.monotonic), Pace(qps), LABELS_FOR)
-    return KubernetesCluster(ApiServer(ApiClient(settings), renew), load)
+    return KubernetesCluster(ApiServer(credentials), load)
 
 
 class KubernetesCluster:

@@ -10,7 +10,8 @@ import threading
 
 import pytest
 from engine.ports.api_server import AnswerTooLongError, ApiServer, SilentError
-from kubernetes.client import ApiClient, Configuration
+from engine.ports.kubeconfig import Access, Credentials
+from kubernetes.client import Configuration
 from tests.cluster.keys import make_keys
 
 SHORT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -60,13 +61,12 @@ def tls(tmp_path):
         one.shutdown()
 
 
-def api(server, prefix="", scheme="http", **settings):
+def api(server, prefix="", scheme="http", header="Bearer canary", **settings):
     configuration = Configuration()
     configuration.host = f"{scheme}://127.0.0.1:{server.server_address[1]}{prefix}"
-    configuration.api_key = {"authorization": "Bearer canary"}
     for name, value in settings.items():
         setattr(configuration, name, value)
-    return ApiServer(ApiClient(configuration), lambda: None)
+    return ApiServer(Credentials(lambda: Access(configuration, header)))
 
 
 def get(api, path="/x"):
@@ -179,7 +179,7 @@ def test_a_request_goes_out_as_it_is_meant(server):
 
 @pytest.mark.parametrize("token", ["Bearer a\r\nX-Other: b", "Bearer a\nb"])
 def test_a_token_cannot_become_another_header(server, token):
-    one = api(server, api_key={"authorization": token})
+    one = api(server, header=token)
     with pytest.raises(Exception, match="no line break"):
         get(one)
     assert server.asked == []
