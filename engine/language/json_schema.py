@@ -49,11 +49,17 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": _DRAFT,
         "title": "Tiercel playbook file",
-        "type": "object",
-        "properties": {"kind": {"enum": list(KINDS)}},
-        "required": ["kind"],
-        # not `oneOf`: of an alternative that almost fits, editors only report that it does not fit
-        "allOf": [{"if": _is("kind", kind), "then": {"$ref": f"#/$defs/{kind}"}} for kind in KINDS],
+        # editors apply the schema to a whole folder, which may have a kustomization.yaml
+        "if": _is("kind", "Kustomization"),
+        "else": {
+            "type": "object",
+            "properties": {"kind": {"enum": list(KINDS)}},
+            "required": ["kind"],
+            # not `oneOf`: of an alternative that almost fits, editors only report that it does not fit
+            "allOf": [
+                {"if": _is("kind", kind), "then": {"$ref": f"#/$defs/{kind}"}} for kind in KINDS
+            ],
+        },
         "$defs": {
             **{name: _filled(one) for name, one in definitions.items()},
             "PlaybookTest": _document("PlaybookTest"),

@@ -273,7 +273,7 @@ def shipped():
         ):
             texts[f"{page.name} {number}"] = block
     for name, text in texts.items():
-        if "apiVersion: tiercel.dev/v1" in text:
+        if "apiVersion: tiercel.dev/v1" in text or name.endswith("kustomization.yaml"):
             yield from ((name, one.data) for one in read(text.encode(), name)[0])
 
 
