@@ -56,11 +56,11 @@ class ApiServer:
 
         from engine.ports.quick import Bounds, quick  # noqa: PLC0415 - loaded with the client
 
-        new, old = access.settings, self._access.settings if self._access else None
+        new, old = access.settings, self._access
         auth = {"authorization": access.authorization} if access.authorization else {}
         client = ApiClient(new)
         self._headers = {**client.default_headers, "Accept": "application/json", **auth}
-        if old is None or (new.cert_file, new.key_file) != (old.cert_file, old.key_file):
+        if old is None or access.shown[1:] != old.shown[1:]:
             pools = quick(client.rest_client.pool_manager, Bounds(LONGEST))
             self._open = _opener(pools, str(new.host))
             self._host = str(new.host)
@@ -97,9 +97,9 @@ class ApiServer:
         except ConnectionSettingsError as error:
             raise SilentError(f"401, and no credentials: {error}"[:300]) from None
         fresh = self._credentials.current()
-        if fresh is access:
-            return answer
         self._use(fresh)
+        if fresh.shown == access.shown:
+            return answer
         return self._send(method, url, sent, self._headers, until - time.monotonic())
 
     def _send(

@@ -48,6 +48,11 @@ class Access:
     authorization: str | None
     until: float | None = None
 
+    @property
+    def shown(self) -> tuple[str | None, str | None, str | None]:
+        """What the server is shown: the header, the files of the certificate and of its key."""
+        return self.authorization, self.settings.cert_file, self.settings.key_file
+
 
 class Credentials:
     """The access to one API server, renewed when it ends and when the server refuses it; thread-safe.
@@ -153,13 +158,14 @@ def _from_file(kubeconfig: str | None, context: str | None, settings: Any) -> fl
     _check_server(f"cluster {inner['cluster']}", cluster.safe_get("server"))
     who = inner.safe_get("user")
     found = node["users"].get_with_name(who, safe=True) if who else None
-    if found is None or not found.safe_get("user"):
+    if found is None or found.safe_get("user") is None:
         what = f"the user {who} has no credentials" if who else "has no user"
         raise ConfigException(f"context {name}: {what}")
     user = found["user"]
+    anonymous = not user.value  # `user: {}` asks for it
     until = _opened(user.value, os.path.dirname(os.path.abspath(user.path)), cluster.value)  # noqa: PTH100, PTH120 - a text
     KubeConfigLoader(node, active_context=name).load_and_set(settings)  # type: ignore[no-untyped-call]
-    if not settings.api_key.get("BearerToken") and not settings.cert_file:
+    if not anonymous and not settings.api_key.get("BearerToken") and not settings.cert_file:
         raise ConfigException(f"context {name}: the user {who} has no credentials")
     return until
 

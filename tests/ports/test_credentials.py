@@ -175,7 +175,7 @@ SERVER = "http://127.0.0.1:1"
         ("https://h:port", {"token": "t"}, "not an http"),
         ("https://ada:canary@h:port", {"token": "t"}, "not an http"),
         ({"server": 6443}, {"token": "t"}, "no `server`"),
-        (SERVER, {}, "no credentials"),
+        (SERVER, None, "no credentials"),
         (SERVER, {"username": "ada"}, "no credentials"),
         (SERVER, {"tokenFile": "empty"}, "is empty"),
         (SERVER, {"tokenFile": "absent"}, "No such file"),
@@ -198,7 +198,7 @@ def test_at_the_start_missing_credentials_are_one_sentence(tmp_path, server, use
     (tmp_path / "huge").write_text("t" * 70_000)
     if isinstance(user, str):
         user = plugin(tmp_path, user, code=3 if user == "fails" else 0)
-    elif "status" in user:
+    elif user and "status" in user:
         user = plugin(tmp_path, user["status"])
     with pytest.raises(ConnectionSettingsError, match=why) as caught:
         connect(kubeconfig(tmp_path, server, user), None)
@@ -226,6 +226,13 @@ def test_a_broken_kubeconfig_is_one_sentence_without_its_secrets(tmp_path, text,
 def test_a_context_without_a_user_is_an_error(tmp_path, who):
     with pytest.raises(ConnectionSettingsError, match="user"):
         connect(kubeconfig(tmp_path, SERVER, {"token": "t"}, cluster="x", user=who), None)
+
+
+def test_a_user_that_is_empty_on_purpose_is_anonymous(gate, tmp_path):
+    cluster = connect(kubeconfig(tmp_path, gate.url, {}), None)
+    with pytest.raises(TemporaryError, match="401"):
+        cluster.get(POD, "p", "demo")
+    assert gate.shown == [""]
 
 
 def test_a_401_renews_once_and_the_call_is_made_again(gate, tmp_path):
