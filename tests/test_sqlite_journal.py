@@ -273,7 +273,10 @@ def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
     assert journal.next_due("cluster") == NOW + LEASE
 
 
-WITHOUT_ARRIVING = """
+WITHOUT_PAUSES = """
+ALTER TABLE paused DROP COLUMN until; ALTER TABLE paused DROP COLUMN reason;
+"""
+WITHOUT_ARRIVING = f"""{WITHOUT_PAUSES}
 DROP TABLE arrived;
 """
 WITHOUT_UNDOING = f"""{WITHOUT_ARRIVING}
@@ -289,7 +292,12 @@ DROP TABLE paused; DROP TABLE dead; DROP TABLE drops; DROP INDEX runs_settled; D
 
 @pytest.mark.parametrize(
     ("version", "taken_away"),
-    [(3, WITHOUT_ARRIVING), (2, WITHOUT_UNDOING), (1, WITHOUT_UNDOING + WITHOUT_HAND)],
+    [
+        (4, WITHOUT_PAUSES),
+        (3, WITHOUT_ARRIVING),
+        (2, WITHOUT_UNDOING),
+        (1, WITHOUT_UNDOING + WITHOUT_HAND),
+    ],
 )
 def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
     tmp_path, version, taken_away
