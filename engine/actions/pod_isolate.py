@@ -177,4 +177,4 @@ def _check_shut(
     others = cluster.list(NETWORK_POLICY, pod.namespace)
     still = wider(policy, others, labelled, directions)
     if still:
-        raise PermanentError(f"still open through {still}")
+        raise PermanentError(f"still open through {still} (detach: true takes the pod out of it)")

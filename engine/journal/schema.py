@@ -22,8 +22,8 @@ VERSION = 5
 # `leased` is in flight, NULL is over. The column `leased` stays 1 until the attempt is settled,
 # also when its lease ran out. `held` is 1 while a run waits for a person. `seq` is the order of
 # acceptance. `pool` and `timeout` are those of the step at `position`. `paused` names playbooks whose
-# runs nobody may claim; `*` is all of them, until `until` where that is not NULL. `dead` has bodies that are no events, `drops` counts what
-# throttles and silences suppressed, by the hour; both are bounded (see upkeep).
+# runs are not claimed; `*` is all of them; `until` is the end of the pause, if it has one. `dead` has bodies
+# that are not events, `drops` counts what throttles and silences suppressed, by the hour; both are bounded.
 # A row with `undoes` is no run of its own but the undoing of a step of that run, at its hour; `holds` has
 # what such a row would put back, with the same `until` as its hour. `arrived` has runs that were accepted
 # and are no rows of `runs` yet (see arriving), `many` of them; `event` is the first of the body's, `slow` is
