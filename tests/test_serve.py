@@ -335,6 +335,8 @@ def test_the_environment_says_what_flags_say(tmp_path):
 
 
 VARIABLES = {
+    "log_format": "text",
+    "log_level": "debug",
     "playbooks": "p",
     "values": "v",
     "listen": "127.0.0.1:1",
