@@ -12,14 +12,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import uvicorn
-from engine.journal import schema
-from engine.journal.writer import Writer
+from engine.journal.sqlite import schema
+from engine.journal.sqlite.group_commit import GroupCommitWriter
 
 
 def server(mode: str, path: Path) -> Any:
     """The ASGI callable."""
     schema.prepare(path)
-    writer = Writer(partial(schema.connect, path, writes=True), "bare", schema.Flush(path))
+    writer = GroupCommitWriter(
+        partial(schema.connect, path, writes=True), "bare", schema.Flush(path)
+    )
 
     def insert(body: bytes) -> Any:
         return lambda connection: connection.execute(

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import PLAYBOOK, ROOT, alert, percentile, report
 from benchmarks.match import playbook
 from engine.language.folder import read_files
-from engine.language.load import Loader
+from engine.language.loader import Loader
 
 FILES = 1_000
 EDITS = 10

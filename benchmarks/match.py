@@ -20,15 +20,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 from benchmarks.common import alert, report
-from engine.event import decode, parse
 from engine.language.folder import Files
-from engine.language.load import Loader
-from engine.match import Playbooks
+from engine.language.loader import Loader
+from engine.model.event import decode, parse
+from engine.planning.matcher import Playbooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.event import Event
+    from engine.model.event import Event
 
 RULES = 100
 EVENTS = 2_000

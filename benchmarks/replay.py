@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ROOT, alert, report
-from engine.event import time_text
-from engine.guard import Own
 from engine.language.folder import read_files
-from engine.language.load import Loader
-from engine.recorded import Recording, opened
-from engine.replay import Side, Tally
+from engine.language.loader import Loader
+from engine.model.event import time_text
+from engine.model.own_identity import OwnIdentity
+from engine.preview.event_log import Recording, opened
+from engine.preview.replay import Side, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.event import Event
+    from engine.model.event import Event
 
 EVENTS = 1_000_000
 PLAYBOOKS = 100
@@ -122,18 +122,18 @@ def stages(folder: Path, file: Path) -> dict[str, float]:
             times.append((time.perf_counter() - began) / recording.events * 1e6)
 
     def match(events: Iterator[tuple[int, Event]]) -> None:
-        playbooks = Side(found, Own()).playbooks
+        playbooks = Side(found, OwnIdentity()).playbooks
         for _, event in events:
             playbooks.wanting(event)
 
     def judge(events: Iterator[tuple[int, Event]]) -> None:
-        side = Side(found, Own())
+        side = Side(found, OwnIdentity())
         for _, event in events:
             side.judge(event)
 
     def count(events: Iterator[tuple[int, Event]]) -> None:
         nonlocal runs
-        side = Side(found, Own())
+        side = Side(found, OwnIdentity())
         tally = Tally(side.playbooks)
         for line, event in events:
             tally.add(line, event, side.judge(event))

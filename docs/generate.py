@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import click
 import yaml
-from engine.actions.action import load
+from engine.actions.registry import load
 from engine.cli.command import cli
 from engine.language import duration
 from engine.language.schema import API_VERSION, KINDS, MATCH, METADATA, STEP
 from engine.language.template import RUN_WORDS, WORDS
-from engine.metrics import METRICS
-from engine.playbook import Guardrails
+from engine.model.playbook import Guardrails
 from engine.render.reference import action_lines, action_rows, key_rows, operator_rows
+from engine.telemetry.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,17 +6,18 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, unquote
 
-from engine.actions.action import Doing, Done, action
-from engine.actions.parameter import Integer, Text, header_value
-from engine.actions.structure import Either, Json, ListOf, MapOf
-from engine.errors import PermanentError, RefusedError, TemporaryError
-from engine.ports.destination import destination_of, without_user
-from engine.ports.http import Outside, SecretName
+from engine.actions.composite_parameters import Either, Json, ListOf, MapOf
+from engine.actions.parameters import Integer, Text, header_value
+from engine.actions.registry import Doing, Done, action
+from engine.model.calls import SecretName
+from engine.model.errors import PermanentError, RefusedError, TemporaryError
+from engine.outbound.destination import destination_of, without_user
+from engine.outbound.http import HttpClient
 
 if TYPE_CHECKING:
-    from engine.language.report import Report
-    from engine.language.source import Path
+    from engine.language.findings import Report
     from engine.language.template import Template
+    from engine.language.yaml_source import Path
 
 _PLAIN = "".join(set(map(chr, range(0x20, 0x7F))) - {"%"})
 _LONGEST = 2000
@@ -111,7 +112,7 @@ class Headers(MapOf):
     repeatable=False,
 )
 def send_request(
-    outside: Outside,
+    outside: HttpClient,
     doing: Doing,
     *,
     url: Annotated[str, Url(url_fault, escape)],

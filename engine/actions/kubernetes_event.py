@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.actions.action import Doing, action
-from engine.actions.objects import digest, marks, must_be_ours
-from engine.errors import PermanentError
-from engine.event import time_text
-from engine.pod import Pod
-from engine.ports.cluster import EVENT, AlreadyExistsError, Call, Cluster
+from engine.actions.ownership import digest, marks, must_be_ours
+from engine.actions.registry import Doing, action
+from engine.cluster.api import EVENT, AlreadyExistsError, Cluster
+from engine.cluster.pods import Pod
+from engine.model.calls import Call
+from engine.model.errors import PermanentError
+from engine.model.event import time_text
 
 if TYPE_CHECKING:
-    from engine.ports.cluster import Object
+    from engine.model.calls import Object
 
 LONGEST = 1024
 """Characters of a message that the API server takes (events.k8s.io/v1, ``note``)."""

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.errors import RefusedError, SkippedError
-from engine.language import duration
-from engine.ports.change import Change
-from engine.ports.cluster import (
+from engine.cluster.api import (
     CRON_JOB,
     DAEMON_SET,
     DEPLOYMENT,
@@ -18,15 +15,18 @@ from engine.ports.cluster import (
     POD,
     REPLICA_SET,
     STATEFUL_SET,
-    Call,
 )
+from engine.language import duration
+from engine.model.calls import Call, Change
+from engine.model.errors import RefusedError, SkippedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.actions.action import Doing, Right
-    from engine.pod import Pod
-    from engine.ports.cluster import Cluster, Kind, Object
+    from engine.actions.registry import Doing, Right
+    from engine.cluster.api import Cluster
+    from engine.cluster.pods import Pod
+    from engine.model.calls import Kind, Object
 
 On = Literal["pod", "owner", "node", "namespace"]
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
-from engine.actions.action import Doing, action
+from engine.actions.composite_parameters import ListOf
 from engine.actions.metadata import OWNERS
-from engine.actions.parameter import Integer, Text
-from engine.actions.structure import ListOf
-from engine.errors import SkippedError
-from engine.pod import Pod
-from engine.ports.cluster import POD, Call, Cluster
+from engine.actions.parameters import Integer, Text
+from engine.actions.registry import Doing, action
+from engine.cluster.api import POD, Cluster
+from engine.cluster.pods import Pod
+from engine.model.calls import Call
+from engine.model.errors import SkippedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.actions.action import Right
-    from engine.ports.cluster import Object
+    from engine.actions.registry import Right
+    from engine.model.calls import Object
 
 _APPS = ("replicasets", "deployments", "statefulsets", "daemonsets")
 

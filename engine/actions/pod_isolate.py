@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from engine.actions.action import Doing, action
+from engine.actions.composite_parameters import ListOf, Record, Ttl
 from engine.actions.metadata import lasting
-from engine.actions.objects import digest, marks, must_be_ours
-from engine.actions.parameter import Choice, Integer, Network, Text, dns_label
-from engine.actions.structure import ListOf, Record, Ttl
-from engine.errors import PermanentError, SkippedError
-from engine.network_policy import wider
-from engine.pod import Pod
-from engine.ports.change import Change
-from engine.ports.cluster import NETWORK_POLICY, POD, Call, Cluster
+from engine.actions.ownership import digest, marks, must_be_ours
+from engine.actions.parameters import Choice, Integer, Network, Text, dns_label
+from engine.actions.registry import Doing, action
+from engine.cluster.api import NETWORK_POLICY, POD, Cluster
+from engine.cluster.network_policies import wider
+from engine.cluster.pods import Pod
+from engine.model.calls import Call, Change
+from engine.model.errors import PermanentError, SkippedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.network_policy import Direction
-    from engine.ports.cluster import Object
+    from engine.cluster.network_policies import Direction
+    from engine.model.calls import Object
 
 QUARANTINE = "tiercel.dev/quarantine"
 NODE_LOCAL_DNS = "169.254.20.10/32"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from engine.actions.action import Doing, action
+from engine.actions.composite_parameters import Labels, Ttl
 from engine.actions.metadata import On, change_metadata, find_subject, needs
-from engine.actions.structure import Labels, Ttl
-from engine.pod import Pod
-from engine.ports.cluster import Cluster
+from engine.actions.registry import Doing, action
+from engine.cluster.api import Cluster
+from engine.cluster.pods import Pod
 
 
 @action(

@@ -6,20 +6,21 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from engine.actions.action import Doing, Done, action
-from engine.actions.parameter import Secret, Text
-from engine.actions.structure import Json
+from engine.actions.composite_parameters import Json
+from engine.actions.parameters import Secret, Text
+from engine.actions.registry import Doing, Done, action
 from engine.language.template import Template
-from engine.ports.http import BlocksRefusedError, Outside, SecretName
+from engine.model.calls import SecretName
+from engine.outbound.http import BlocksRefusedError, HttpClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from engine.event import Event
-    from engine.language.report import Report
-    from engine.language.source import Path
+    from engine.language.findings import Report
     from engine.language.template import Facts
-    from engine.ports.http import Answer
+    from engine.language.yaml_source import Path
+    from engine.model.event import Event
+    from engine.outbound.http import Answer
 
 _CHANNEL = re.compile(r"[#@]?[\w-]{1,80}")
 _OPEN = re.compile(r"(?:<[^<>]*|&(?:a(?:mp?)?|lt?|gt?)?)\Z")
@@ -212,7 +213,7 @@ def _check(given: Mapping[str, Any]) -> str | None:
     check=_check,
 )
 def post_to_slack(
-    outside: Outside,
+    outside: HttpClient,
     doing: Doing,
     *,
     text: Annotated[str, Message()],
@@ -279,7 +280,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _post(
-    outside: Outside,
+    outside: HttpClient,
     message: dict[str, Any],
     webhook: SecretName | None,
     token: SecretName | None,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from engine.actions.action import load
+from engine.actions.registry import load
 from engine.cli.completion import action_names
 from engine.cli.playbooks import fail
-from engine.language.report import nearest
+from engine.language.findings import nearest
 from engine.render.reference import action_lines
 from engine.render.text import say
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cases import read_cases
 from engine.cli.playbooks import fail, files_of, load_files, values_option
 from engine.falco.answers import answers
 from engine.falco.join import Join
 from engine.falco.rules_file import FalcoRules, own_rules, read_rules
 from engine.language.folder import FolderError
-from engine.language.risks import nothing_found, run_out
+from engine.language.lint import nothing_found, run_out
+from engine.preview.test_cases import read_cases
 from engine.render.answers import answers_json, answers_lines
 from engine.render.findings import finding_json, finding_lines, summary
 from engine.render.github import github_lines

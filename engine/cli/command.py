@@ -59,7 +59,7 @@ class _Commands(click.Group):
         """The command that is meant; of one that is not there, the closest name is told."""
         name = args[0]
         if name not in _COMMANDS and not name.startswith("-"):
-            from engine.language.report import nearest  # noqa: PLC0415 - --help must be quick
+            from engine.language.findings import nearest  # noqa: PLC0415 - --help must be quick
 
             near = nearest(name, _COMMANDS)
             hint = f" Did you mean `{near}`?" if near else ""

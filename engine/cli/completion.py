@@ -45,7 +45,7 @@ def playbook_names(
     """The names of the playbooks in ``playbooks/``."""
     from engine.cli.playbooks import DEFAULT  # noqa: PLC0415 - only completion needs it
     from engine.language.folder import FolderError, read_files  # noqa: PLC0415 - the same
-    from engine.language.load import Loader  # noqa: PLC0415 - the same
+    from engine.language.loader import Loader  # noqa: PLC0415 - the same
 
     del ctx, parameter
     try:
@@ -59,7 +59,7 @@ def action_names(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The names of the actions."""
-    from engine.actions.action import load  # noqa: PLC0415 - only completion needs it
+    from engine.actions.registry import load  # noqa: PLC0415 - only completion needs it
 
     del ctx, parameter
     return _beginning(load(), incomplete)
@@ -69,7 +69,7 @@ def run_ids(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The ids of the newest runs of the engine, each with its playbook and state; none without an engine."""
-    from engine.cli.engine import SERVER, ask  # noqa: PLC0415 - only completion needs it
+    from engine.cli.admin_client import SERVER, ask  # noqa: PLC0415 - only completion needs it
 
     del parameter
     server, token = ctx.params.get("server") or SERVER, ctx.params.get("token_file")

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.alerts import read_alerts
+from engine.cli.admin_client import engine_options, recent_events
 from engine.cli.completion import playbook_names
-from engine.cli.engine import engine_options, recent_events
 from engine.cli.playbooks import fail, load_usable, values_option
-from engine.explain import explain
-from engine.language.report import nearest
-from engine.match import Playbooks
-from engine.plan import Memory, plan
+from engine.language.findings import nearest
+from engine.model.alerts import read_alerts
+from engine.model.safe_text import clean
+from engine.planning.explain import explain
+from engine.planning.matcher import Playbooks
+from engine.planning.planner import PlanningMemory, plan
 from engine.render.explain_text import explained
-from engine.render.text import clean, count, say
+from engine.render.text import count, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.event import Event
-    from engine.language.load import PlaybookSet
+    from engine.language.loader import PlaybookSet
+    from engine.model.event import Event
 
 
 @click.command("explain")
@@ -98,7 +99,7 @@ def _tell(
     events: Iterable[tuple[Event, dict[str, str] | None]], found: PlaybookSet, playbook: str | None
 ) -> None:
     """Explain events, each with the playbooks that a running engine suppressed (None: not asked)."""
-    index, memory = Playbooks(found.playbooks, found.silences), Memory()
+    index, memory = Playbooks(found.playbooks, found.silences), PlanningMemory()
     shown = [one for one in index.all if playbook in (None, one.name)]
     told = ran = 0
     for event, suppressed in events:

@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 
 import click
 
+from engine.cli.admin_client import ask, engine_options
 from engine.cli.completion import playbook_names
-from engine.cli.engine import ask, engine_options
 from engine.render.history_text import dead_lines, history_lines
 from engine.render.text import echo, say
 

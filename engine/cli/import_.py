@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from engine.cli.playbooks import fail
+from engine.model.safe_text import clean
 from engine.render.findings import finding_json, finding_lines
-from engine.render.text import clean, count, echo, say
+from engine.render.text import count, echo, say
 from engine.talon.convert import LARGEST, Conversion, convert
 
 

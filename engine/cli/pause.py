@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli.admin_client import body_of, engine_options, reason_option, tell
 from engine.cli.completion import playbook_names
-from engine.cli.engine import body_of, engine_options, reason_option, tell
 from engine.render.text import say
 
 if TYPE_CHECKING:

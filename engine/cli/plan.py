@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.alerts import read_alerts
 from engine.cli.playbooks import fail, load_usable, values_option
-from engine.guard import Guard, Own
-from engine.match import Playbooks
-from engine.plan import Memory
-from engine.ports.given import GivenCluster
-from engine.ports.objects import MAX_BYTES, GivenError, read_objects
-from engine.preview import World, preview
+from engine.cluster.objects import MAX_BYTES, GivenError, read_objects
+from engine.cluster.simulated import GivenCluster
+from engine.execution.guardrails import Guard
+from engine.model.alerts import read_alerts
+from engine.model.errors import SettingsError
+from engine.model.own_identity import OwnIdentity
+from engine.planning.matcher import Playbooks
+from engine.planning.planner import PlanningMemory
+from engine.preview.preview import World, preview
 from engine.render.plan_json import line_json
 from engine.render.plan_text import Totals, event_lines
 from engine.render.progress import tracked
 from engine.render.text import echo, say
-from engine.settings import SettingsError, host_list
+from engine.runtime.settings import host_list
 
 if TYPE_CHECKING:
-    from engine.alerts import Alert
+    from engine.model.alerts import Alert
 
 
 @click.command("plan")
@@ -71,8 +73,8 @@ def command(
     found = load_usable(paths, values)
     playbooks = Playbooks(found.playbooks, found.silences)
     world = _world(cluster, hosts, server=server, kubeconfig=kubeconfig, context=context)
-    memory, totals = Memory(), Totals()
-    guard = Guard(found.guardrails, Own.of(os.environ))
+    memory, totals = PlanningMemory(), Totals()
+    guard = Guard(found.guardrails, OwnIdentity.of(os.environ))
     wrong = failed = 0
     for alert in tracked([*read_alerts(_read(events))], "Planning"):
         if alert.event is None:
@@ -102,11 +104,11 @@ def _world(
     context: str | None,
 ) -> World:
     if server:
-        from engine.ports.kubeconfig import (  # noqa: PLC0415 - as the next
+        from engine.cluster.client import connect  # noqa: PLC0415 - 250 ms that only --server needs
+        from engine.cluster.kubeconfig import (  # noqa: PLC0415 - only --server needs it
             ConnectionSettingsError,
             default_kubeconfig,
         )
-        from engine.ports.kubernetes import connect  # noqa: PLC0415 - 250 ms that only --server needs
 
         try:
             live = connect(kubeconfig or default_kubeconfig(), context)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from engine.language.folder import VALUES, Files, FolderError, read_bounded, read_files
-from engine.language.load import Loader
-from engine.language.source import MAX_BYTES
+from engine.language.loader import Loader
+from engine.language.yaml_source import MAX_BYTES
 from engine.render.findings import finding_lines
 from engine.render.text import count, say
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from engine.language.load import Inspect, PlaybookSet
+    from engine.language.loader import Inspect, PlaybookSet
 
 DEFAULT = "playbooks/"
 _STDIN = "<stdin>"

@@ -34,7 +34,7 @@ def command(
     """  # noqa: D301 - \b is click's mark for text to be left alone
     import yaml  # noqa: PLC0415 - --help must be quick
 
-    from engine.rights import rights, roles  # noqa: PLC0415 - the same
+    from engine.actions.rbac import rights, roles  # noqa: PLC0415 - the same
 
     found = roles(rights(load_usable(playbooks, values).playbooks), name, namespaced=namespaced)
     echo(yaml.safe_dump_all(found, sort_keys=False, default_flow_style=None).rstrip())

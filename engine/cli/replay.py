@@ -13,23 +13,23 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from engine.cli.playbooks import DEFAULT, fail, load_usable, values_option
-from engine.compare import Comparison
-from engine.guard import Own
 from engine.language.folder import VALUES
-from engine.language.load import Loader
-from engine.recorded import Recording, opened
+from engine.language.loader import Loader
+from engine.model.own_identity import OwnIdentity
+from engine.preview.comparison import Comparison
+from engine.preview.event_log import Recording, opened
+from engine.preview.git_revision import RevisionError, read_revision
+from engine.preview.replay import Side, Tally
 from engine.render.findings import finding_lines
 from engine.render.progress import bytes_done
 from engine.render.replay_view import Replayed
 from engine.render.text import count, echo, say
-from engine.replay import Side, Tally
-from engine.revision import RevisionError, read_revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.language.load import PlaybookSet
-    from engine.revision import Revision
+    from engine.language.loader import PlaybookSet
+    from engine.preview.git_revision import Revision
 
 _FINDINGS = 20
 
@@ -62,7 +62,7 @@ def command(
     """  # noqa: D301 - \b is click's mark for text to be left alone
     *paths, events = arguments
     found = load_usable(paths, values)
-    own = Own.of(os.environ)
+    own = OwnIdentity.of(os.environ)
     new, old, comparison = Side(found, own), None, None
     if against is not None:
         revision, was = _before(against, paths or [DEFAULT], values)

@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli.admin_client import body_of, engine_options, reason_option, tell, tell_note, to_run
 from engine.cli.completion import run_ids
-from engine.cli.engine import (
-    body_of,
-    engine_options,
-    reason_option,
-    tell,
-    tell_note,
-    to_run,
-)
 from engine.render.text import say
 
 if TYPE_CHECKING:

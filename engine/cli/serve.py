@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from engine.cli.playbooks import fail
-from engine.errors import PlaybookError
-from engine.guard import MOUNTED, Own
+from engine.intake.redaction import RedactError, Redaction
 from engine.language import duration
 from engine.language.folder import FolderError
-from engine.redact import RedactError, Redaction
+from engine.model.errors import PlaybookError, SettingsError
+from engine.model.own_identity import MOUNTED, OwnIdentity
 from engine.render.findings import finding_lines
 from engine.render.text import say
-from engine.settings import NATS, REDIS, Settings, SettingsError, address, host_list, server
+from engine.runtime.settings import NATS, REDIS, Settings, address, host_list, server
 
 
 class _Lines(click.types.StringParamType):
@@ -127,16 +127,18 @@ def command(*, story: bool, log_level: str, log_format: str | None, **given: Any
       tiercel serve --dry-run
       curl -d @event.json http://127.0.0.1:8080/events
     """  # noqa: D301 - \b is click's mark for text to be left alone
-    from engine.crew import CrewError  # noqa: PLC0415 - --help must be quick
-    from engine.journal.journal import JournalError  # noqa: PLC0415 - the same
-    from engine.log import configure  # noqa: PLC0415 - the same
-    from engine.ports.kubeconfig import ConnectionSettingsError  # noqa: PLC0415 - the same
-    from engine.serve import serve  # noqa: PLC0415 - the same
+    from engine.cluster.kubeconfig import ConnectionSettingsError  # noqa: PLC0415 - the same
+    from engine.model.errors import JournalError  # noqa: PLC0415 - the same
+    from engine.runtime.engine_process import serve  # noqa: PLC0415 - the same
+    from engine.runtime.worker_channel import (  # noqa: PLC0415 - --help must be quick
+        WorkerProcessError,
+    )
+    from engine.telemetry.logging import configure  # noqa: PLC0415 - the same
 
     configure(sys.stderr, log_level, "text" if story else log_format)
     try:
         serve(_settings(given), story=story)
-    except (SettingsError, ConnectionSettingsError, JournalError, CrewError) as error:
+    except (SettingsError, ConnectionSettingsError, JournalError, WorkerProcessError) as error:
         fail(f"tiercel serve: {error}", 2)
     except PlaybookError as error:
         for line in finding_lines(error.findings):
@@ -188,5 +190,5 @@ def _settings(given: dict[str, Any]) -> Settings:
         redis=server("--redis", given["redis"], REDIS),
         follow=given["follow"],
         redaction=redaction,
-        own=Own.of(os.environ, MOUNTED),
+        own=OwnIdentity.of(os.environ, MOUNTED),
     )

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import click
 
+from engine.cli.admin_client import ask, engine_options
 from engine.cli.completion import run_ids
-from engine.cli.engine import ask, engine_options
 from engine.render.history_text import story_lines
 from engine.render.text import echo, say
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from engine.cases import read_cases, run_case
 from engine.cli.playbooks import fail, files_of, load_files, usable, values_option
-from engine.coverage import coverage
-from engine.guard import Own
-from engine.language.report import nearest
+from engine.language.findings import nearest
+from engine.model.own_identity import OwnIdentity
+from engine.preview.coverage import coverage
+from engine.preview.test_cases import read_cases, run_case
 from engine.render.cases import junit, summary_lines, verdict_json, verdict_lines
 from engine.render.findings import finding_lines
 from engine.render.progress import tracked
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from engine.cases import Case
+    from engine.preview.test_cases import Case
 
 
 @click.command("test")
@@ -63,7 +63,7 @@ def command(
     chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
     if not chosen:
         _fail_without_cases(word, cases)
-    own = Own.of(os.environ)
+    own = OwnIdentity.of(os.environ)
     verdicts = [run_case(case, own) for case in tracked(chosen, "Testing")]
     covered = coverage(found.playbooks, verdicts, files)
     if output == "json":

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.falco.catalogue import OWN_FILE, catalogue
-from engine.match import Index
+from engine.planning.matcher import Index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from engine.falco.rule import FalcoRule
     from engine.falco.rules_file import FalcoRules
-    from engine.playbook import Match, Playbook
+    from engine.model.playbook import Match, Playbook
 
 EFFECTS = ("disrupt", "mark", "notify", "observe", "none")
 """The effects of actions, the strongest first."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from engine.language.source import Document, read
+from engine.language.yaml_source import Document, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.errors import Finding
-    from engine.language.source import Path
+    from engine.language.yaml_source import Path
+    from engine.model.errors import Finding
 
 _SUFFIXES = (".yaml", ".yml")
 _READER = 1_000

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import Location
-from engine.event import priority_of
 from engine.falco.rule import FalcoRule
+from engine.model.errors import Location
+from engine.model.event import priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.event import priority_of
 from engine.falco.rule import fields_of
-from engine.match import named
+from engine.model.event import priority_of
+from engine.model.name_patterns import name_matcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -80,7 +80,7 @@ class Configuration:
 def _chosen(match: Any) -> Callable[[FalcoRule], bool]:
     """Whether a rule is meant by ``{rule, tag | tags, source}``; all that are given must be its own."""
     match = match if isinstance(match, dict) else {}
-    name = named([str(match["rule"])]) if match.get("rule") else None
+    name = name_matcher([str(match["rule"])]) if match.get("rule") else None
     tags = {str(tag) for tag in [*_list(match.get("tags")), *filter(None, [match.get("tag")])]}
     source = match.get("source")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.event import priority_of
 from engine.falco.catalogue import catalogue
 from engine.falco.reads import (
     all_fields,
@@ -20,16 +19,17 @@ from engine.falco.reads import (
     templates,
 )
 from engine.falco.types import is_unknown, nearest_field
-from engine.language.report import mistyped, nearest
-from engine.match import is_glob, named
+from engine.language.findings import mistyped, nearest
+from engine.model.event import priority_of
+from engine.model.name_patterns import is_glob, name_matcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from engine.falco.rule import FalcoRule
     from engine.falco.rules_file import FalcoRules
-    from engine.language.report import Report
-    from engine.language.source import Document, Path
+    from engine.language.findings import Report
+    from engine.language.yaml_source import Document, Path
 
 _BY_FALCO_ITSELF = ("Falco internal: ", "Test rule")
 """Names that stand in no rules file: Falco's own messages, and Falcosidekick's test."""
@@ -114,7 +114,7 @@ class Join:
 
     def _named(self, name: str) -> list[FalcoRule]:
         if is_glob(name):
-            matches = named([name])
+            matches = name_matcher([name])
             return [rule for rule in self._rules.values() if matches(rule.name)]
         return [self._rules[name]] if name in self._rules else []
 

@@ -13,7 +13,7 @@ from engine.language.template import TemplateError, compile_template
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from engine.language.source import Path
+    from engine.language.yaml_source import Path
 
 Read = tuple["Path", str, str]
 """Where it stands, the output field, and what it means that the field is absent."""

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.errors import Location
-from engine.event import PRIORITIES
 from engine.falco.types import fields
+from engine.model.errors import Location
+from engine.model.event import PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import Finding, Location
-from engine.event import PRIORITIES, priority_of
 from engine.falco.carriers import carried
 from engine.falco.catalogue import OWN_FILE, catalogue
 from engine.falco.condition import Conditions
 from engine.falco.configuration import Configuration
 from engine.falco.rule import FalcoRule, fields_of
 from engine.language.folder import FolderError, read_files
-from engine.language.source import read
+from engine.language.yaml_source import read
+from engine.model.errors import Finding, Location
+from engine.model.event import PRIORITIES, priority_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from engine.language.source import Document, Path
+    from engine.language.yaml_source import Document, Path
 
 MOST_WORK = 8 << 20
 """Characters that the rules files of a command may cost: those read, those copied by ``append``, and those of

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.language.report import nearest
+from engine.language.findings import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

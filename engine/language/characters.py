@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from engine.errors import Finding, Location
+from engine.model.errors import Finding, Location
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

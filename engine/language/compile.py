@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.actions.action import load
-from engine.errors import PlaybookError
-from engine.event import priority_of, time_of
+from engine.actions.registry import load
 from engine.language import duration
-from engine.language.checks import MAX_STEPS
 from engine.language.conditions import (
     compile_condition,
     compile_conditions,
     compile_step_condition,
 )
-from engine.language.report import Findings, nearest
+from engine.language.findings import Findings, nearest
 from engine.language.schema import API_VERSION, KINDS
-from engine.language.shape import check_shape
-from engine.language.source import Document
-from engine.language.values import put_in
-from engine.playbook import (
+from engine.language.structure import check_shape
+from engine.language.substitution import put_in
+from engine.language.value_checks import MAX_STEPS
+from engine.language.yaml_source import Document
+from engine.model.errors import PlaybookError
+from engine.model.event import priority_of, time_of
+from engine.model.playbook import (
     Condition,
     Match,
     Playbook,
@@ -37,11 +37,11 @@ from engine.playbook import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.actions.action import Action
-    from engine.errors import Finding
-    from engine.language.report import Report
-    from engine.language.source import Path
-    from engine.playbook import Phase
+    from engine.actions.registry import Action
+    from engine.language.findings import Report
+    from engine.language.yaml_source import Path
+    from engine.model.errors import Finding
+    from engine.model.playbook import Phase
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _STEP_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -147,7 +147,7 @@ def compile_silence(document: Document, report: Findings) -> Silence | None:
     )
 
 
-def thaw(snapshot: bytes) -> Playbook:
+def playbook_from_snapshot(snapshot: bytes) -> Playbook:
     """A playbook made again from its snapshot, for a run that outlived the file.
 
     Raises PlaybookError where this version of the engine no longer understands it.

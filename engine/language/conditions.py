@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.event import PRIORITIES
+from engine.language.findings import Report, nearest
 from engine.language.jsonpath import PathError, compile_path, field_of, keys_of
 from engine.language.operators import OPERATORS, OperandError, Test, negated, tester, text_of
 from engine.language.paths import lint
-from engine.language.report import Report, nearest
-from engine.playbook import Condition, StepCondition, Truth
+from engine.model.event import PRIORITIES
+from engine.model.playbook import Condition, StepCondition, Truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from engine.event import Event
-    from engine.language.source import Path
+    from engine.language.yaml_source import Path
+    from engine.model.event import Event
 
 GROUPS = ("all", "any", "not")
 _OF_EVENT: dict[str, Callable[[Event], Any]] = {

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import Finding, Location
-from engine.language.source import MAX_BYTES
+from engine.language.yaml_source import MAX_BYTES
+from engine.model.errors import Finding, Location
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

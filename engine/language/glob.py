@@ -1,4 +1,4 @@
-"""The globs of the operator ``glob``; those of rules' and hosts' names know less (engine.match)."""
+"""The globs of the operator ``glob``; those of rules' and hosts' names know less (engine.planning.matcher)."""
 
 from __future__ import annotations
 

@@ -9,15 +9,15 @@ import msgspec
 
 from engine.language import duration
 from engine.language.compile import compile_steps
-from engine.language.report import nearest
+from engine.language.findings import nearest
 from engine.language.template import HELD_WORDS, TemplateError, compile_template
-from engine.playbook import Budget, Guardrails
+from engine.model.playbook import Budget, Guardrails
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.language.report import Findings
-    from engine.language.source import Document, Path
+    from engine.language.findings import Findings
+    from engine.language.yaml_source import Document, Path
 
 
 def compile_guardrails(document: Document, report: Findings) -> Guardrails | None:

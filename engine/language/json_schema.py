@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.actions.action import load
-from engine.language import checks, duration
+from engine.actions.registry import load
+from engine.language import duration, value_checks
 from engine.language.conditions import STEP_ENDS
 from engine.language.operators import OPERATORS
 from engine.language.schema import CONDITIONS, KINDS, STEP, Key, document
@@ -13,20 +13,20 @@ from engine.language.schema import CONDITIONS, KINDS, STEP, Key, document
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.actions.action import Action
+    from engine.actions.registry import Action
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _CONDITION = {"$ref": "#/$defs/condition"}
 _STEP = {"$ref": "#/$defs/step"}
 _CHECKED: dict[Any, dict[str, Any]] = {
-    checks.match: {"minProperties": 1},
-    checks.duration_text: {"pattern": duration.PATTERN},
-    checks.attempts: {"minimum": 1, "maximum": 100},
-    checks.count: {"minimum": 1, "maximum": 10_000},
-    checks.names: {"minItems": 1, "maxItems": checks.MAX_NAMES},
-    checks.not_empty: {"minItems": 1},
-    checks.some: {"minItems": 1, "maxItems": checks.MAX_STEPS},
-    checks.few: {"maxItems": checks.MAX_STEPS},
+    value_checks.match: {"minProperties": 1},
+    value_checks.duration_text: {"pattern": duration.PATTERN},
+    value_checks.attempts: {"minimum": 1, "maximum": 100},
+    value_checks.count: {"minimum": 1, "maximum": 10_000},
+    value_checks.names: {"minItems": 1, "maxItems": value_checks.MAX_NAMES},
+    value_checks.not_empty: {"minItems": 1},
+    value_checks.some: {"minItems": 1, "maxItems": value_checks.MAX_STEPS},
+    value_checks.few: {"maxItems": value_checks.MAX_STEPS},
 }
 """What a check of a key means in a JSON Schema, where it has words for it."""
 _OPERANDS: dict[str, dict[str, Any]] = {

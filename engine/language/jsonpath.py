@@ -14,7 +14,7 @@ import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from engine.event import present
+from engine.model.event import present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import re2
 
-from engine.event import present
 from engine.language.glob import glob_expression
 from engine.language.jsonpath import UNKNOWN
+from engine.model.event import present
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.playbook import Truth
+    from engine.model.playbook import Truth
 
 _SCALARS = (str, bool, int, float)
 _LONGEST_ADDRESS = 45

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.event import PRIORITIES
-from engine.language.report import nearest
+from engine.language.findings import nearest
+from engine.model.event import PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

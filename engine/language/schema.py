@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.event import PRIORITIES
-from engine.language import checks
+from engine.language import value_checks
+from engine.model.event import PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.language.checks import Wrong
+    from engine.language.value_checks import Wrong
 
 API_VERSION = "tiercel.dev/v1"
 Shape = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
@@ -41,7 +41,7 @@ class Key:
 
 
 def _texts(doc: str, **more: Any) -> Key:
-    return Key("list", doc, item=Key("text", "a name"), check=checks.names, **more)
+    return Key("list", doc, item=Key("text", "a name"), check=value_checks.names, **more)
 
 
 _TAGS = {
@@ -58,14 +58,14 @@ MATCH = Key(
     "map",
     "Which events: every key given must hold; at least one, or everything: true alone.",
     required=True,
-    check=checks.match,
+    check=value_checks.match,
     keys={
         "everything": Key(
-            "bool", "true matches every event; stands alone", check=checks.everything
+            "bool", "true matches every event; stands alone", check=value_checks.everything
         ),
         "rules": _texts("names of Falco rules, exact or globs with * and ?"),
         "priority": Key(
-            "text", "at least this severe: " + ", ".join(PRIORITIES), check=checks.priority
+            "text", "at least this severe: " + ", ".join(PRIORITIES), check=value_checks.priority
         ),
         "sources": _texts("event sources, like syscall or k8s_audit"),
         "tags": Key("tags", "tags of the rule; a plain list means any", keys=_TAGS),
@@ -74,19 +74,21 @@ MATCH = Key(
 )
 _RETRY = {
     "attempts": Key(
-        "integer", "answers taken before the step fails (4)", check=checks.attempts, default=4
+        "integer", "answers taken before the step fails (4)", check=value_checks.attempts, default=4
     ),
     "delay": Key(
         "text",
         "before the second attempt; doubles each time, with jitter (1s)",
-        check=checks.duration_text,
+        check=value_checks.duration_text,
         default="1s",
     ),
-    "maxDelay": Key("text", "the longest wait (1m)", check=checks.duration_text, default="1m"),
+    "maxDelay": Key(
+        "text", "the longest wait (1m)", check=value_checks.duration_text, default="1m"
+    ),
     "giveUp": Key(
         "text",
         "after which a notification without an answer fails (1h)",
-        check=checks.duration_text,
+        check=value_checks.duration_text,
         default="1h",
     ),
     "unknown": Key(
@@ -100,7 +102,9 @@ STEP = Key(
         "action": Key("text", "the action's name; `tiercel actions` lists them", required=True),
         "name": Key("text", "the step's name (the action's); unique within the playbook"),
         "with": Key("any", "the action's parameters"),
-        "timeout": Key("text", "of one attempt (30s)", check=checks.duration_text, default="30s"),
+        "timeout": Key(
+            "text", "of one attempt (30s)", check=value_checks.duration_text, default="30s"
+        ),
         "retry": Key("map", "how a step is tried again", keys=_RETRY),
         "onFailure": Key(
             "text",
@@ -114,16 +118,18 @@ STEP = Key(
 _THROTTLE = {
     "key": _texts("output fields that count apart (rule, namespace and pod)"),
     "once": Key(
-        "text", "one event acts within this time; first: 1 in short", check=checks.duration_text
+        "text",
+        "one event acts within this time; first: 1 in short",
+        check=value_checks.duration_text,
     ),
-    "first": Key("integer", "so many events act within any `within`", check=checks.first),
+    "first": Key("integer", "so many events act within any `within`", check=value_checks.first),
     "count": Key(
         "integer",
         "only the count-th event within the last `within` acts; counting then starts again",
-        check=checks.count,
+        check=value_checks.count,
     ),
     "within": Key(
-        "text", "the window of `first` or `count`; it slides", check=checks.duration_text
+        "text", "the window of `first` or `count`; it slides", check=value_checks.duration_text
     ),
 }
 PLAYBOOK = Key(
@@ -141,11 +147,16 @@ PLAYBOOK = Key(
         "match": MATCH,
         "conditions": CONDITIONS,
         "throttle": Key(
-            "map", "how many of the matching events act", keys=_THROTTLE, check=checks.throttle
+            "map",
+            "how many of the matching events act",
+            keys=_THROTTLE,
+            check=value_checks.throttle,
         ),
-        "actions": Key("list", "the steps, in order", required=True, item=STEP, check=checks.some),
+        "actions": Key(
+            "list", "the steps, in order", required=True, item=STEP, check=value_checks.some
+        ),
         "finally": Key(
-            "list", "steps that always run, after the actions", item=STEP, check=checks.few
+            "list", "steps that always run, after the actions", item=STEP, check=value_checks.few
         ),
     },
 )
@@ -157,7 +168,7 @@ SILENCE = Key(
         "match": MATCH,
         "conditions": CONDITIONS,
         "until": Key(
-            "text", "RFC 3339; it holds for events before", required=True, check=checks.time
+            "text", "RFC 3339; it holds for events before", required=True, check=value_checks.time
         ),
         "owner": Key("text", "whom to ask", required=True),
         "comment": Key("text", "why", required=True),
@@ -172,15 +183,15 @@ _PROTECTED = {
         "list",
         "namespaces whose pods may protect themselves",
         item=Key("text", ""),
-        check=checks.short,
+        check=value_checks.short,
     ),
 }
 _BUDGET = {
     "effect": Key(
         "text", "what is counted", required=True, words=("notify", "observe", "mark", "disrupt")
     ),
-    "limit": Key("integer", "targets", required=True, check=checks.count),
-    "per": Key("text", "the window", required=True, check=checks.duration_text),
+    "limit": Key("integer", "targets", required=True, check=value_checks.count),
+    "per": Key("text", "the window", required=True, check=value_checks.duration_text),
     "scope": Key(
         "text",
         "what has a budget of its own",
@@ -199,17 +210,23 @@ GUARDRAILS = Key(
         "protected": Key("map", "what is never touched", keys=_PROTECTED),
         "budgets": Key("list", "how much may happen", item=Key("map", "one budget", keys=_BUDGET)),
         "maxEventAge": Key(
-            "text", "older events disrupt nothing (5m)", check=checks.duration_text, default="5m"
+            "text",
+            "older events disrupt nothing (5m)",
+            check=value_checks.duration_text,
+            default="5m",
         ),
         "onExceeded": Key("text", "what happens past a budget", words=("hold", "drop")),
         "holdFor": Key(
-            "text", "how long a person may decide (4h)", check=checks.duration_text, default="4h"
+            "text",
+            "how long a person may decide (4h)",
+            check=value_checks.duration_text,
+            default="4h",
         ),
         "onHeld": Key(
             "list",
             "notify steps; they run once for each step that begins to wait for a person",
             item=STEP,
-            check=checks.few,
+            check=value_checks.few,
         ),
     },
 )
@@ -227,17 +244,17 @@ _EXPECT = {
     "skipped": _steps("the steps that are skipped"),
     "calls": Key("list", "each is among the planned calls", item=Key("map", "", free=True)),
     "onlyCalls": Key("bool", "no other call is planned"),
-    "nothing": Key("bool", "nothing is planned", check=checks.nothing),
+    "nothing": Key("bool", "nothing is planned", check=value_checks.nothing),
 }
 _CASE = Key(
     "map",
     "One case.",
-    check=checks.one_source,
+    check=value_checks.one_source,
     keys={
         "name": Key("text", "what holds", required=True),
         "event": Key("map", "the alert", free=True),
         "events": Key(
-            "list", "alerts in a row", item=Key("map", "", free=True), check=checks.not_empty
+            "list", "alerts in a row", item=Key("map", "", free=True), check=value_checks.not_empty
         ),
         "eventFile": Key("text", "a file of alerts, relative to this one"),
         "outcomes": Key(
@@ -245,10 +262,10 @@ _CASE = Key(
             "how named steps end: done, failed, skipped, refused, held, or {answer: ...}",
             free=True,
             item=Key("any", ""),
-            check=checks.outcomes,
+            check=value_checks.outcomes,
         ),
         "expect": Key(
-            "map", "what is planned", required=True, keys=_EXPECT, check=checks.says_something
+            "map", "what is planned", required=True, keys=_EXPECT, check=value_checks.says_something
         ),
     },
 )
@@ -260,7 +277,7 @@ PLAYBOOK_TEST = Key(
         "playbooks": _texts("the playbooks that are tested (all)"),
         "values": Key("map", "laid over values.yaml, for these cases", free=True),
         "cluster": Key("list", "objects that exist", item=Key("map", "", free=True)),
-        "cases": Key("list", "the cases", required=True, item=_CASE, check=checks.not_empty),
+        "cases": Key("list", "the cases", required=True, item=_CASE, check=value_checks.not_empty),
     },
 )
 KINDS: dict[str, Key] = {

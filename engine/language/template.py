@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.event import PRIORITIES, present, time_text
+from engine.model.event import PRIORITIES, present, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from engine.event import Event
+    from engine.model.event import Event
 
 ABSENT = "<NA>"
 LONGEST = 4096

@@ -8,13 +8,14 @@ from xml.etree import ElementTree as ET
 
 import click
 
-from engine.render.text import clean, count, short
+from engine.model.safe_text import clean
+from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.cases import Seen, Verdict
-    from engine.coverage import Coverage
+    from engine.preview.coverage import Coverage
+    from engine.preview.test_cases import Seen, Verdict
 
 MAX_STEPS = 100
 """Steps of a failed case that are shown as text."""

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.model.safe_text import clean
 from engine.render.plan_text import headline
-from engine.render.text import clean, count, short
+from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.event import Event
-    from engine.explain import Explanation, Row
+    from engine.model.event import Event
+    from engine.planning.explain import Explanation, Row
 
 _WIDEST = (38, 52, 48)
 _SIGNS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.render.text import clean, count
+from engine.model.safe_text import clean
+from engine.render.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from engine.errors import Finding
+    from engine.model.errors import Finding
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:

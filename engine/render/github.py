@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.render.text import clean
+from engine.model.safe_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from engine.errors import Finding
+    from engine.model.errors import Finding
 
 _IN_TEXT = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 _IN_PROPERTY = _IN_TEXT | {":": "%3A", ",": "%2C"}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.errors import EventError
-from engine.event import parse
-from engine.ports.cluster import Call
-from engine.ports.http import Request
+from engine.model.calls import Call, Request
+from engine.model.errors import EventError
+from engine.model.event import parse
+from engine.model.run import Result
+from engine.model.safe_text import clean
 from engine.render.plan_text import COLOURS, headline, result_lines
-from engine.render.text import clean, count, short
-from engine.run import Result
+from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

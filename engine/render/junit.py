@@ -6,12 +6,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from engine.render.text import clean
+from engine.model.safe_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from engine.errors import Finding
+    from engine.model.errors import Finding
 
 
 def junit(files: Iterable[str], findings: Sequence[Finding], *, strict: bool) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.event import PRIORITIES, identity, time_text
+from engine.model.calls import call_json, request_json
+from engine.model.event import PRIORITIES, identity, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.event import Event
-    from engine.ports.cluster import Call
-    from engine.ports.http import Request
-    from engine.preview import PreviewedRun
-    from engine.run import Result
+    from engine.model.event import Event
+    from engine.model.run import Result
+    from engine.preview.preview import PreviewedRun
 
 
 def event_json(event: Event) -> dict[str, Any]:
@@ -57,26 +56,4 @@ def step_json(result: Result, action: str, phase: str) -> dict[str, Any]:
         "message": result.message,
         "calls": [call_json(call) for call in result.calls],
         "requests": [request_json(request) for request in result.requests],
-    }
-
-
-def call_json(call: Call) -> dict[str, Any]:
-    """One write."""
-    return {
-        "verb": call.verb,
-        "apiVersion": call.api_version,
-        "resource": call.resource,
-        "namespace": call.namespace,
-        "name": call.name,
-        "body": call.body,
-    }
-
-
-def request_json(request: Request) -> dict[str, Any]:
-    """One request, secrets masked."""
-    return {
-        "method": request.method,
-        "url": request.url,
-        "headers": request.headers,
-        "body": request.body,
     }

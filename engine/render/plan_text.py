@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.event import PRIORITIES, time_text
-from engine.render.text import clean, count, short
-from engine.target import named
+from engine.model.event import PRIORITIES, time_text
+from engine.model.event_subject import subject_of
+from engine.model.safe_text import clean
+from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.event import Event
-    from engine.playbook import Playbook
-    from engine.ports.cluster import Call
-    from engine.ports.http import Request
-    from engine.preview import PreviewedRun
-    from engine.run import Result
+    from engine.model.calls import Call, Request
+    from engine.model.event import Event
+    from engine.model.playbook import Playbook
+    from engine.model.run import Result
+    from engine.preview.preview import PreviewedRun
 
 COLOURS = {
     "planned": "cyan", "done": "green", "skipped": "yellow", "refused": "magenta", "failed": "red",
@@ -33,7 +33,7 @@ _TARGET = 46
 
 def headline(event: Event) -> str:
     """Priority, rule, pod, host and time of an event, in one line."""
-    who = named(event)
+    who = subject_of(event)
     priority = "no priority" if event.priority is None else PRIORITIES[event.priority]
     pod = "/".join(part for part in (who.namespace, who.pod) if part)
     when = time_text(event.time_ns).replace("T", " ")

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from engine.actions.parameter import Choice
-from engine.actions.structure import Record
-from engine.language.checks import duration_text
+from engine.actions.composite_parameters import Record
+from engine.actions.parameters import Choice
 from engine.language.operators import OPERATORS
 from engine.language.schema import MATCH, STEP
+from engine.language.value_checks import duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from engine.actions.action import Action, Parameter
+    from engine.actions.registry import Action, Parameter
     from engine.language.schema import Key
 
 _OPERANDS = {

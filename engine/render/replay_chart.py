@@ -9,7 +9,7 @@ from engine.render.replay_view import bars
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.replay import Tally
+    from engine.preview.replay import Tally
 
 _BARS = 120
 _WIDE, _HIGH, _FOOT = 960, 160, 20

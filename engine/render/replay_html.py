@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.model.safe_text import clean
+from engine.preview.replay import STATES
 from engine.render.plan_text import headline, result_lines
 from engine.render.replay_chart import STYLE, bar, legend, time_chart
 from engine.render.replay_view import (
@@ -28,15 +30,14 @@ from engine.render.replay_view import (
     totals,
     verdict,
 )
-from engine.render.text import clean, count, short
-from engine.replay import STATES
+from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.compare import Comparison, Difference
+    from engine.preview.comparison import Comparison, Difference
+    from engine.preview.replay import Example, Tally
     from engine.render.replay_view import Replayed
-    from engine.replay import Example, Tally
 
 _RUNS = ("runs", "stopped")
 _ROWS = 20

@@ -32,18 +32,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.compare import CHANGES
-from engine.event import PRIORITIES, time_text
+from engine.model.event import PRIORITIES, time_text
+from engine.preview.comparison import CHANGES
+from engine.preview.replay import STATES
 from engine.render.plan_json import run_json
 from engine.render.replay_view import idle, stopped_by
-from engine.replay import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.compare import ActionDifference, Comparison, Reach
+    from engine.preview.comparison import ActionDifference, Comparison, Reach
+    from engine.preview.replay import Example, Table, Tally
     from engine.render.replay_view import Replayed
-    from engine.replay import Example, Table, Tally
 
 _ROWS = 1_000
 _HOUR_NS = 3_600 * 10**9

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.model.safe_text import clean
+from engine.preview.replay import STATES
 from engine.render.plan_text import headline, result_lines
 from engine.render.replay_view import (
     NO_ACTION,
@@ -23,15 +25,14 @@ from engine.render.replay_view import (
     totals,
     verdict,
 )
-from engine.render.text import clean, count, short
-from engine.replay import STATES
+from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.compare import Change, Comparison, Difference
+    from engine.preview.comparison import Change, Comparison, Difference
+    from engine.preview.replay import Table, Tally
     from engine.render.replay_view import Replayed
-    from engine.replay import Table, Tally
 
 _ROWS = 10
 _BARS = 24

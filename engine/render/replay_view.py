@@ -8,16 +8,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.event import time_text
+from engine.model.event import time_text
 from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-    from engine.compare import ActionDifference, Change, Comparison, Difference, Reach
-    from engine.preview import PreviewedRun
-    from engine.recorded import Recording
-    from engine.replay import Example, Tally
+    from engine.preview.comparison import ActionDifference, Change, Comparison, Difference, Reach
+    from engine.preview.event_log import Recording
+    from engine.preview.preview import PreviewedRun
+    from engine.preview.replay import Example, Tally
 
 T = TypeVar("T")
 

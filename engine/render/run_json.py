@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.event import time_text
+from engine.model.event import time_text
 from engine.render.plan_json import event_json, step_json
 
 if TYPE_CHECKING:
-    from engine.journal.journal import Dead, Drop, Paused, Record
+    from engine.journal.protocol import DeadLetter, DroppedRuns, Paused, RunRecord
 
 
-def summary_json(record: Record) -> dict[str, Any]:
+def summary_json(record: RunRecord) -> dict[str, Any]:
     """A run in a line of the history.
 
     state: its outcome once it is over; message: what was said last, or why it failed or was refused.
@@ -29,7 +29,7 @@ def summary_json(record: Record) -> dict[str, Any]:
     }
 
 
-def record_json(record: Record) -> dict[str, Any]:
+def record_json(record: RunRecord) -> dict[str, Any]:
     """A run as it stands, steps in the shape of ``plan -o json``."""
     run = record.run
     steps = {step.name: step for step in run.steps}
@@ -80,7 +80,7 @@ def pause_json(playbook: str, pause: Paused) -> dict[str, Any]:
     }
 
 
-def drop_json(drop: Drop) -> dict[str, Any]:
+def drop_json(drop: DroppedRuns) -> dict[str, Any]:
     """How often a playbook's runs were suppressed for a reason, within an hour."""
     return {
         "playbook": drop.playbook,
@@ -92,7 +92,7 @@ def drop_json(drop: Drop) -> dict[str, Any]:
     }
 
 
-def dead_json(dead: Dead) -> dict[str, Any]:
+def dead_json(dead: DeadLetter) -> dict[str, Any]:
     """What came and was no event."""
     return {
         "received": _at(dead.received),
@@ -102,14 +102,14 @@ def dead_json(dead: Dead) -> dict[str, Any]:
     }
 
 
-def _said(record: Record) -> str:
+def _said(record: RunRecord) -> str:
     """What tells most of a run: the sentence of the step that failed or was refused, else the last one."""
     wrong = record.outcome if record.outcome in ("failed", "refused") else None
     why = [result for result in record.results if result.state == wrong]
     return next((one.message for one in (*why, *reversed(record.results)) if one.message), "")
 
 
-def _stands(record: Record) -> bool:
+def _stands(record: RunRecord) -> bool:
     """Whether the last result is that of the current step."""
     return record.position is not None and len(record.results) > record.position
 

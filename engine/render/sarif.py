@@ -9,12 +9,12 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from engine.render.text import clean
+from engine.model.safe_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.errors import Finding
+    from engine.model.errors import Finding
 
 _LINK = re.compile(r"\[(?=[^\]]*\]\()")
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

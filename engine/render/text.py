@@ -6,7 +6,6 @@ its own format has escaped, ``json_line`` for JSON that a terminal may show.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -14,10 +13,11 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
+
+from engine.model.safe_text import clean
 
 if TYPE_CHECKING:
-    from typing import Any, TextIO
+    from typing import TextIO
 
 MAX_WIDTH = 200
 _HANG = 4
@@ -26,13 +26,6 @@ _PLAIN_WIDTH = 80
 """Columns of a terminal that does not know its width."""
 _COLOR = re.compile(r"(\x1b\[[0-9;]*m)")
 _PARTS = re.compile(r"\x1b\[[0-9;]*m| +|[^ \x1b]+|\x1b")
-
-
-def clean(text: str) -> str:
-    """Text with all escaped that a terminal obeys: control characters, line ends, bidirectional marks."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def short(text: str, width: int = MAX_WIDTH) -> str:
@@ -57,20 +50,6 @@ def say(line: str = "", *, err: bool = False) -> None:
     parts = _COLOR.split(line)
     line = "".join(clean(part) if n % 2 == 0 else part for n, part in enumerate(parts))
     echo(wrapped(line, width(stream)) if stream.isatty() else line, err=err)
-
-
-def json_line(text: str) -> str:
-    """The same JSON, with every character escaped that is not printable. text: JSON without line ends."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
-
-
-def json_bytes(value: Any) -> bytes:
-    """A value as JSON in UTF-8 that a terminal may show."""
-    content = msgspec.json.encode(value)
-    plain = content.isascii() and b"\x7f" not in content
-    return content if plain else json_line(content.decode()).encode()
 
 
 def width(stream: TextIO) -> int:

@@ -16,15 +16,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import structlog
 
-from engine.journal.journal import JournalError
-from engine.known import FOLLOWED
-from engine.sources.source import SourceError, Taker
+from engine.journal.protocol import FILE_OFFSET_PREFIX
+from engine.model.errors import JournalError
+from engine.sources.base import SourceError, Taker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from engine.journal.journal import Journal
+    from engine.journal.protocol import Journal
 
 log = structlog.get_logger()
 POLL = 0.25
@@ -61,7 +61,7 @@ class Follow:
     def __init__(self, path: Path, journal: Journal) -> None:
         self.target = str(path)
         self._path, self._journal = path, journal
-        self._key = FOLLOWED + str(path)
+        self._key = FILE_OFFSET_PREFIX + str(path)
         stem, suffix = re.escape(path.stem), re.escape(path.suffix)
         # as logrotate names them: events.log.1, events.log-20261125, events-20261125.log
         self._rotated = re.compile(rf"{stem}({suffix})?[.-][0-9][0-9TZ_.-]*({suffix})?")

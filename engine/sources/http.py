@@ -17,25 +17,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from engine.errors import EventError
-from engine.fault import Fault
-from engine.intake import TooManyError
-from engine.journal.journal import JournalError
-from engine.observe import Received
-from engine.plan import ALL
-from engine.sources import encoding
-from engine.sources.encoding import EncodingError
-from engine.sources.request import said
-from engine.writing import Taken
+from engine.intake.intake import TooManyError
+from engine.intake.write_batch import Taken
+from engine.model.errors import EventError, JournalError
+from engine.model.playbook import ALL_PLAYBOOKS
+from engine.server import content_encoding
+from engine.server.content_encoding import EncodingError
+from engine.server.messages import said
+from engine.telemetry.events import Received
+from engine.telemetry.fault_log import FaultLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.intake import Body, Intake
-    from engine.observe import Observers
-    from engine.sources.credentials import Access
-    from engine.sources.request import Headers, Reply, Request
-    from engine.tracing import Tracing
+    from engine.intake.intake import Body, Intake
+    from engine.server.messages import Headers, Reply, Request
+    from engine.server.sender_auth import Access
+    from engine.telemetry.events import Observers
+    from engine.telemetry.tracing import Tracing
 
 MAX_BODY = 4 << 20
 """Bytes of a body: Falco sets no limit, Falcosidekick none either; Kubernetes objects end at 1.5 MiB."""
@@ -80,9 +79,9 @@ class EventPort:
         tracing: Tracing | None = None,
         *,
         dry_run: bool = False,
-        fault: Fault | None = None,
+        fault: FaultLog | None = None,
     ) -> None:
-        self._dry_run, self._fault = dry_run, fault or Fault("journal", refusing="events")
+        self._dry_run, self._fault = dry_run, fault or FaultLog("journal", refusing="events")
         self._intake, self._observers = intake, observers
         self._access, self._tracing = access, tracing
         self._wake = wake
@@ -103,7 +102,7 @@ class EventPort:
         for access in self._access:
             if (refusal := access.refuse(request)) is not None:
                 return refusal
-        return encoding.refuse(request)
+        return content_encoding.refuse(request)
 
     def refused(self, status: int) -> None:
         """Count it; what was in such a body nobody knows."""
@@ -157,7 +156,7 @@ class EventPort:
     def _unpacked(self, asked: _Asked) -> bytes | None:
         """The body without its coding; None if it was answered because it cannot be unpacked."""
         try:
-            return encoding.unpacked(asked.request, self.most)
+            return content_encoding.unpacked(asked.request, self.most)
         except EncodingError as error:
             self._intake.bury(asked.request.body, str(error), "http")
             self._observers.tell(Received(error.status, Counter(error=1)))
@@ -237,7 +236,11 @@ def _counted(status: int, accepted: int, duplicates: int, marks: Headers) -> Rep
 @lru_cache(8)
 def _marked(dry_run: bool, paused: frozenset[str]) -> Headers:  # noqa: FBT001 - the cache's key
     # a person may have paused a name that no playbook can have, and that would be more than one header
-    names = [ALL] if ALL in paused else sorted(filter(_NAME.fullmatch, paused))[:_NAMED]
+    names = (
+        [ALL_PLAYBOOKS]
+        if ALL_PLAYBOOKS in paused
+        else sorted(filter(_NAME.fullmatch, paused))[:_NAMED]
+    )
     mode: Headers = ((b"tiercel-mode", b"dry-run"),) if dry_run else ()
     return (*mode, (b"tiercel-paused", ", ".join(names).encode())) if names else mode
 

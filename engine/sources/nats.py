@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from engine.sources.source import SourceError, Taker
+from engine.sources.base import SourceError, Taker
 
 if TYPE_CHECKING:
     import threading

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from engine.sources.source import SourceError, Taker
+from engine.sources.base import SourceError, Taker
 
 if TYPE_CHECKING:
     import redis

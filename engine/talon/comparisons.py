@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from engine.event import ABSENT
 from engine.falco.types import field_named
+from engine.model.event import ABSENT
 
 if TYPE_CHECKING:
     from engine.talon.notes import Notes

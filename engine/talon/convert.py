@@ -14,7 +14,7 @@ from engine.talon.write import playbook_yaml
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.errors import Finding
+    from engine.model.errors import Finding
 
 LARGEST = 8 << 20
 """Characters of playbooks; a block that thousands of rules refer to would grow without bound."""

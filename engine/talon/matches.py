@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.event import PRIORITIES, priority_of
-from engine.match import is_glob
+from engine.model.event import PRIORITIES, priority_of
+from engine.model.name_patterns import is_glob
 from engine.talon.comparisons import all_of, decided, read_comparisons
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.actions.action import load
-from engine.errors import Finding
+from engine.actions.registry import load
+from engine.model.errors import Finding
 from engine.render.text import short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.errors import Location
+    from engine.model.errors import Location
 
 
 class LostError(Exception):

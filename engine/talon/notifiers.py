@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.language.report import nearest
+from engine.language.findings import nearest
 
 if TYPE_CHECKING:
     from engine.talon.notes import Notes

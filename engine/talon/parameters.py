@@ -6,11 +6,11 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine.language.report import nearest
+from engine.language.findings import nearest
 from engine.talon.notes import LostError
 
 if TYPE_CHECKING:
-    from engine.errors import Location
+    from engine.model.errors import Location
     from engine.talon.notes import Notes
     from engine.talon.rules import Action
 

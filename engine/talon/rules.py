@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.language.report import nearest
-from engine.language.source import read
+from engine.language.findings import nearest
+from engine.language.yaml_source import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.errors import Finding, Location
-    from engine.language.source import Document, Path
+    from engine.language.yaml_source import Document, Path
+    from engine.model.errors import Finding, Location
     from engine.talon.notes import Notes
 
 _RULE_KEYS = ("rule", "description", "match", "actions", "continue", "dry_run", "notifiers")

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.actions.action import load
-from engine.language.report import Findings, nearest
-from engine.language.source import Document
+from engine.actions.registry import load
+from engine.language.findings import Findings, nearest
+from engine.language.yaml_source import Document
 from engine.talon import notifiers
 from engine.talon.actionners import ACTIONNERS, FORMER
 from engine.talon.matches import outside, overlap, translate
@@ -20,7 +20,7 @@ from engine.talon.write import flow
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.errors import Location
+    from engine.model.errors import Location
     from engine.talon.matches import Wanted
     from engine.talon.notes import Notes
     from engine.talon.rules import Action, Rule

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from engine.language.schema import API_VERSION
-from engine.render.text import clean
+from engine.model.safe_text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

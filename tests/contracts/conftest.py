@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.journals import JOURNALS
+from tests.support.journals import JOURNALS
 
 
 @pytest.fixture(params=JOURNALS.values(), ids=JOURNALS)

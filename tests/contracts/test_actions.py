@@ -9,20 +9,21 @@ from urllib.parse import unquote, urlsplit
 import jsonschema
 import pytest
 import yaml
-from engine.actions.action import load
+from engine.actions.composite_parameters import Either, Json, ListOf, MapOf, Record
 from engine.actions.metadata import OWNERS
-from engine.actions.parameter import Choice, Text
-from engine.actions.structure import Either, Json, ListOf, MapOf, Record
-from engine.attempt import Doors, attempt
-from engine.event import parse
-from engine.guard import Guard, Own
+from engine.actions.parameters import Choice, Text
+from engine.actions.registry import load
+from engine.cluster.api import CallRecorder
+from engine.execution.attempt import Clients, attempt
+from engine.execution.guardrails import Guard
 from engine.language.folder import Files
-from engine.language.load import Loader
-from engine.playbook import Match, Playbook, Retry, Step
-from engine.ports.cluster import Recorder
-from engine.ports.http import OutsideRecorder
-from engine.run import Claim, Run, run_id
-from tests.fakes import ApiServer, Elsewhere, Notebook
+from engine.language.loader import Loader
+from engine.model.event import parse
+from engine.model.own_identity import OwnIdentity
+from engine.model.playbook import Match, Playbook, Retry, Step
+from engine.model.run import Claim, Run, run_id
+from engine.outbound.http import RequestRecorder
+from tests.support.fakes import ApiServer, Elsewhere, Notebook
 
 ACTIONS = sorted(load().values(), key=lambda action: action.name)
 NOW = 1_772_359_201.0
@@ -146,7 +147,9 @@ def claim_of(action, given=None, event=None, **of):
 def act(server, claim, outside=None, *, guard=None, keeper=None):
     """One live attempt."""
     cluster = server.cluster
-    doors = Doors(Recorder(cluster, cluster), OutsideRecorder(outside or Elsewhere()), dry=False)
+    doors = Clients(
+        CallRecorder(cluster, cluster), RequestRecorder(outside or Elsewhere()), dry=False
+    )
     return attempt(claim, doors, guard or Guard(), NOW, keeper or Notebook())
 
 
@@ -161,7 +164,7 @@ def undo(server, claim, keeper):
 
 def plan(server, claim, forward=None):
     """One attempt that must change nothing."""
-    doors = Doors(Recorder(server.cluster, forward), OutsideRecorder(), dry=True)
+    doors = Clients(CallRecorder(server.cluster, forward), RequestRecorder(), dry=True)
     return attempt(claim, doors, Guard(), NOW)
 
 
@@ -509,7 +512,7 @@ def protected():
     yield "node by label", server, alert(), Guard()
     mirror = a_pod(annotations={"kubernetes.io/config.mirror": "abc"})
     yield "mirror pod", world(pod=mirror), alert(), Guard()
-    yield "our own namespace", world(), alert(), Guard(own=Own("demo"))
+    yield "our own namespace", world(), alert(), Guard(own=OwnIdentity("demo"))
 
 
 @every_target

@@ -1,13 +1,14 @@
-"""The law of engine.journal.journal, asked of every journal."""
+"""The law of engine.journal.protocol, asked of every journal."""
 
 from __future__ import annotations
 
 import shutil
 
 import pytest
-from engine.journal.journal import Accepted, JournalError
-from engine.run import Outcome, Result
-from tests.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
+from engine.journal.protocol import AcceptBatch
+from engine.model.errors import JournalError
+from engine.model.run import Outcome, Result
+from tests.support.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
 
 
 def targets(claims):
@@ -55,8 +56,8 @@ def test_a_run_accepted_twice_is_one_run_also_after_it_is_over(journal):
 
 
 def test_an_empty_accept_resolves_after_what_came_before_it(journal):
-    first = journal.accept(Accepted([run(1)]), NOW)
-    journal.accept(Accepted(), NOW).result()
+    first = journal.accept(AcceptBatch([run(1)]), NOW)
+    journal.accept(AcceptBatch(), NOW).result()
     assert first.done()
     assert journal.known([run(1).id]) == {run(1).id}
 

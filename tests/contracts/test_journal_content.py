@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from engine.event import parse
-from engine.ports.cluster import Call
-from engine.ports.http import Request
-from engine.run import Outcome, Result, Run, run_id
+from engine.model.calls import Call, Request
+from engine.model.event import parse
+from engine.model.run import Outcome, Result, Run, run_id
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.journals import DONE, JOURNALS, NOW, accept, claim, event, playbook, run, step
+from tests.support.journals import DONE, JOURNALS, NOW, accept, claim, event, playbook, run, step
 
 
 def test_facts_are_laid_over_those_before_and_stay_with_the_run(journal):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from engine.journal.journal import Accepted, Decision, JournalError, Paused, Wanted
-from engine.ports.change import Change
-from engine.ports.cluster import POD
-from engine.run import Outcome, Run, run_id
-from tests.journals import DONE, NOW, accept, event, playbook
+from engine.cluster.api import POD
+from engine.journal.protocol import AcceptBatch, Decision, Paused, RunFilter
+from engine.model.calls import Change
+from engine.model.errors import JournalError
+from engine.model.run import Outcome, Run, run_id
+from tests.support.journals import DONE, NOW, accept, event, playbook
 
 MOST = 3 << 19
 
@@ -93,8 +94,8 @@ def test_while_it_is_full_it_says_so_and_refuses_all_that_is_new(journal):
     until_it_refuses(journal)
     assert "full" in journal.writable()
     with pytest.raises(JournalError, match="full"):
-        journal.accept(Accepted([large(10**6, 100_000)]), NOW).result()
-    journal.accept(Accepted(), NOW).result()  # nothing is no more than it has
+        journal.accept(AcceptBatch([large(10**6, 100_000)]), NOW).result()
+    journal.accept(AcceptBatch(), NOW).result()  # nothing is no more than it has
     journal.pause("p", Paused("alice", NOW))
     assert list(journal.paused()) == ["p"]
 
@@ -113,7 +114,7 @@ def test_steps_that_say_more_than_was_reckoned_with_stop_it_until_it_is_pruned(j
     accepted = until_it_refuses(journal)
     with pytest.raises(JournalError):
         worked_off(journal, Outcome("done", "x" * 20_000))
-    done = [one.run.id for one in journal.runs(Wanted(state="done", limit=10_000))]
+    done = [one.run.id for one in journal.runs(RunFilter(state="done", limit=10_000))]
     assert 0 < len(done) < len(accepted)
     assert journal.strip(NOW + 1)
     rest = worked_off(journal, now=NOW + 60)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from engine.journal.journal import Decision, Paused, Wanted
-from engine.run import Approval, Outcome
-from tests.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
+from engine.journal.protocol import Decision, Paused, RunFilter
+from engine.model.run import Approval, Outcome
+from tests.support.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
 
 HELD = Outcome("held", "over the budget", retry_in=3600.0)
 
@@ -26,7 +26,7 @@ def test_a_held_run_is_told_from_those_that_wait(journal):
     assert journal.counts() == {"waiting": 1, "running": 0, "held": 1, "over": 0}
     (result,) = journal.find(held).results
     assert (result.state, result.message) == ("held", "over the budget")
-    assert [r.run.id for r in journal.runs(Wanted(state="held"))] == [held]
+    assert [r.run.id for r in journal.runs(RunFilter(state="held"))] == [held]
 
 
 @pytest.mark.parametrize("verdict", ["approve", "deny"])
@@ -173,13 +173,13 @@ def test_runs_are_listed_newest_first_by_what_is_wanted(journal):
     accept(journal, run(1, of=a), run(1, of=b))
     accept(journal, run(2, of=a))
     journal.settle(journal.claim("cluster", 1, NOW)[0], FAILED, NOW)
-    names = [(r.run.playbook.name, r.outcome) for r in journal.runs(Wanted())]
+    names = [(r.run.playbook.name, r.outcome) for r in journal.runs(RunFilter())]
     assert names == [("a", None), ("b", None), ("a", "failed")]
-    assert len(journal.runs(Wanted(limit=2))) == 2
-    assert [r.run.playbook.name for r in journal.runs(Wanted(playbook="b"))] == ["b"]
-    assert [r.outcome for r in journal.runs(Wanted(state="failed"))] == ["failed"]
-    assert len(journal.runs(Wanted(state="waiting"))) == 2
-    assert journal.runs(Wanted(since=NOW + 1)) == journal.runs(Wanted(namespace="demo")) == []
+    assert len(journal.runs(RunFilter(limit=2))) == 2
+    assert [r.run.playbook.name for r in journal.runs(RunFilter(playbook="b"))] == ["b"]
+    assert [r.outcome for r in journal.runs(RunFilter(state="failed"))] == ["failed"]
+    assert len(journal.runs(RunFilter(state="waiting"))) == 2
+    assert journal.runs(RunFilter(since=NOW + 1)) == journal.runs(RunFilter(namespace="demo")) == []
 
 
 def test_what_comes_behind_a_run_of_a_paused_playbook_passes_it(journal):

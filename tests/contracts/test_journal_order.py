@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from engine.run import Outcome
+from engine.model.run import Outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.journals import DONE, JOURNALS, LEASE, NOW, accept, playbook, run, step
+from tests.support.journals import DONE, JOURNALS, LEASE, NOW, accept, playbook, run, step
 
 
 def _ready_first(state, pool, now):

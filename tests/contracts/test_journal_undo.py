@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from engine.journal.journal import Accepted, Decision, Paused, Wanted
-from engine.ports.change import Change
-from engine.ports.cluster import NETWORK_POLICY, POD
-from engine.run import Outcome
-from tests.journals import DONE, LEASE, NOW, accept, claim, playbook, run, step
+from engine.cluster.api import NETWORK_POLICY, POD
+from engine.journal.protocol import AcceptBatch, Decision, Paused, RunFilter
+from engine.model.calls import Change
+from engine.model.run import Outcome
+from tests.support.journals import DONE, LEASE, NOW, accept, claim, playbook, run, step
 
 LABEL = Change(POD, "demo", "web", "u1", ("metadata", "labels", "seen"), "true", None)
 POLICY = Change(NETWORK_POLICY, "demo", "tiercel-1")
@@ -59,10 +59,10 @@ def test_a_run_that_holds_nothing_cannot_be_undone(journal):
 def test_no_run_and_no_count_is_an_undoing(journal):
     first = held(journal, until=NOW + 60)
     assert journal.counts() == {"waiting": 0, "running": 0, "held": 0, "over": 1}
-    assert [r.run.id for r in journal.runs(Wanted())] == [first.run.id]
+    assert [r.run.id for r in journal.runs(RunFilter())] == [first.run.id]
     claim(journal, NOW + 60)
     assert journal.counts() == {"waiting": 0, "running": 0, "held": 0, "over": 1}
-    assert [r.run.id for r in journal.runs(Wanted(state="running"))] == []
+    assert [r.run.id for r in journal.runs(RunFilter(state="running"))] == []
 
 
 def test_what_others_hold_is_told_and_what_was_there_first_stays_known(journal):
@@ -213,5 +213,5 @@ def test_of_a_run_that_is_known_only_the_hold_is_taken_over(journal):
 
 def test_an_accept_of_a_run_that_was_taken_over_runs_nothing(journal):
     journal.adopt(run(7), "mark", (POLICY,), NOW + 60, now=NOW)
-    journal.accept(Accepted([run(7)]), NOW).result()
+    journal.accept(AcceptBatch([run(7)]), NOW).result()
     assert journal.claim("cluster", 9, NOW) == []

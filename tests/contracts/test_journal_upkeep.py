@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import pytest
-from engine.journal.journal import Dead, Drop, JournalError, Wanted
-from engine.journal.upkeep import DEAD, DROPS
-from engine.run import Outcome
-from tests.journals import DONE, NOW, accept, claim, playbook, run
+from engine.journal.protocol import DeadLetter, DroppedRuns, RunFilter
+from engine.journal.sqlite.retention import DEAD, DROPS
+from engine.model.errors import JournalError
+from engine.model.run import Outcome
+from tests.support.journals import DONE, NOW, accept, claim, playbook, run
 
 
 def drop(count=1, at=NOW, playbook="p", key=""):
-    return Drop(playbook, "throttle", key, count, at, at)
+    return DroppedRuns(playbook, "throttle", key, count, at, at)
 
 
 def test_drops_of_an_hour_are_one_line_with_a_counter(journal):
     journal.note([], [drop(2), drop(at=NOW + 5400, playbook="q")])
     journal.note([], [drop(3, NOW + 60)])
-    assert journal.drops(Wanted()) == [
+    assert journal.drops(RunFilter()) == [
         drop(at=NOW + 5400, playbook="q"),
-        Drop("p", "throttle", "", 5, NOW, NOW + 60),
+        DroppedRuns("p", "throttle", "", 5, NOW, NOW + 60),
     ]
-    assert [d.playbook for d in journal.drops(Wanted(playbook="p"))] == ["p"]
-    assert [d.playbook for d in journal.drops(Wanted(since=NOW + 3600))] == ["q"]
+    assert [d.playbook for d in journal.drops(RunFilter(playbook="p"))] == ["p"]
+    assert [d.playbook for d in journal.drops(RunFilter(since=NOW + 3600))] == ["q"]
 
 
 def test_lines_about_drops_are_bounded_and_the_oldest_make_way(journal):
     drops = [drop(at=NOW + n, key=str(n)) for n in range(DROPS + 500)]
     for start in range(0, len(drops), 5_000):
         journal.note([], drops[start : start + 5_000])
-    left = journal.drops(Wanted(limit=10**6))
+    left = journal.drops(RunFilter(limit=10**6))
     assert len(left) == DROPS
     assert left[-1].key == "500"
 
 
 def test_dead_letters_are_bounded_and_the_newest_stay(journal):
-    journal.note([Dead(NOW + n, "http", "no JSON", b"%d" % n) for n in range(DEAD + 5)], [])
+    journal.note([DeadLetter(NOW + n, "http", "no JSON", b"%d" % n) for n in range(DEAD + 5)], [])
     letters = journal.dead(10**6)
     assert len(letters) == DEAD
-    assert letters[0] == Dead(NOW + DEAD + 4, "http", "no JSON", b"%d" % (DEAD + 4))
+    assert letters[0] == DeadLetter(NOW + DEAD + 4, "http", "no JSON", b"%d" % (DEAD + 4))
     assert len(journal.dead(3)) == 3
 
 
@@ -50,11 +51,11 @@ def test_runs_that_were_over_long_ago_are_forgotten_and_no_others(journal):
     over(journal, 1, NOW)
     over(journal, 2, NOW + 100)
     accept(journal, run(3))
-    journal.note([Dead(NOW, "http", "e", b"")], [drop()])
+    journal.note([DeadLetter(NOW, "http", "e", b"")], [drop()])
     assert journal.forget(NOW + 50) == 1
     assert journal.known([run(n).id for n in (1, 2, 3)]) == {run(2).id, run(3).id}
     assert journal.find(run(2).id).run == run(2)
-    assert (journal.dead(9), journal.drops(Wanted())) == ([], [])
+    assert (journal.dead(9), journal.drops(RunFilter())) == ([], [])
     assert journal.forget(NOW + 50) == 0
     assert claim(journal).run == run(3)
 
@@ -77,7 +78,7 @@ def test_a_run_without_its_body_is_still_known_so_that_a_repeat_runs_nothing(jou
     assert journal.known([run(1).id]) == {run(1).id}
     accept(journal, run(1))
     assert journal.claim("cluster", 9, NOW + 9) == []
-    assert journal.runs(Wanted()) == []
+    assert journal.runs(RunFilter()) == []
     with pytest.raises(JournalError, match="gone"):
         journal.find(run(1).id)
 

@@ -13,18 +13,18 @@ import nats
 import pytest
 import redis
 import structlog
-from engine.journal.journal import JournalError
-from engine.journal.sqlite import SqliteJournal
-from engine.language.compile import thaw
-from engine.notes import Notes
-from engine.observe import Observers
+from engine.intake.deferred_records import DeferredRecords
+from engine.journal.sqlite.journal import SqliteJournal
+from engine.language.compile import playbook_from_snapshot
+from engine.model.errors import JournalError
+from engine.sources.base import Source, Taker
 from engine.sources.file import Follow
 from engine.sources.nats import DURABLE, STREAM, JetStream
 from engine.sources.redis import RedisList
-from engine.sources.source import Source, Taker
+from engine.telemetry.events import Observers
 from nats.js.errors import NotFoundError
-from tests.components import NatsServer, RedisServer
-from tests.taking import PLAYBOOK, alert, intake_of
+from tests.support.components import NatsServer, RedisServer
+from tests.support.taking import PLAYBOOK, alert, intake_of
 
 PATIENCE = 20.0
 
@@ -166,8 +166,8 @@ class Engine:
 
     def __init__(self, folder, origin):
         self.origin, self.moments = origin, []
-        self.real = SqliteJournal(folder / "j.db", thaw)
-        self.journal, self.notes = Moody(self.real), Notes()
+        self.real = SqliteJournal(folder / "j.db", playbook_from_snapshot)
+        self.journal, self.notes = Moody(self.real), DeferredRecords()
         intake = intake_of(self.journal, PLAYBOOK, notes=self.notes)
         fetching = origin.fetching(self.journal)
         taker = Taker(fetching.kind, intake, Observers(self.moments.append), lambda: None)

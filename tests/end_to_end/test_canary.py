@@ -11,8 +11,8 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
-from engine.event import identity, parse
-from tests.serving import call, engine
+from engine.model.event import identity, parse
+from tests.support.serving import call, engine
 
 SECRETS = {
     "webhook": "canaryhook1234567890",

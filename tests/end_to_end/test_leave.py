@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from click.testing import CliRunner
 from engine.cli.command import cli
-from tests.serving import engine
+from tests.support.serving import engine
 
 FOLDER = {
     "kill.yaml": """\

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engine.network_policy import Peer, allowed
-from tests.kubelet_files import Mount
-from tests.serving import engine
+from engine.cluster.network_policies import Peer, allowed
+from tests.support.kubelet_files import Mount
+from tests.support.serving import engine
 
 ROOT = Path(__file__).parents[2]
 REPLICAS = 4

@@ -6,17 +6,17 @@ import fnmatch
 import ipaddress
 
 import pytest
-from engine.event import parse
 from engine.language.conditions import compile_conditions
-from engine.language.operators import OPERATORS, OperandError, check_operand
-from engine.language.operators import tester as made
-from engine.language.report import (
+from engine.language.findings import (
     LARGEST_EXPRESSIONS,
     MOST_EXPRESSIONS,
     Findings,
     TooManyMistakesError,
 )
-from engine.language.source import Document
+from engine.language.operators import OPERATORS, OperandError, check_operand
+from engine.language.operators import tester as made
+from engine.language.yaml_source import Document
+from engine.model.event import parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ import json
 import pytest
 from click.testing import CliRunner
 from engine.cli.command import cli
+from engine.language.findings import MOST
 from engine.language.folder import Files
-from engine.language.load import Loader
-from engine.language.report import MOST
+from engine.language.loader import Loader
 
 HEAD = """\
 apiVersion: tiercel.dev/v1

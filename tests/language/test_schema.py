@@ -8,16 +8,16 @@ import cerberus
 import jsonschema
 import pytest
 from cerberus import errors as codes
-from engine.actions.action import load
-from engine.language import shape
+from engine.actions.registry import load
+from engine.language import structure
 from engine.language.folder import Files
 from engine.language.json_schema import schema
-from engine.language.load import Loader
+from engine.language.loader import Loader
 from engine.language.schema import KINDS
-from engine.language.shape import rules
-from engine.language.source import read
+from engine.language.structure import rules
+from engine.language.yaml_source import read
 
-from tests.language.test_load import files
+from tests.language.test_loader import files
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = jsonschema.Draft202012Validator(schema())
@@ -203,13 +203,13 @@ def test_a_start_validates_no_rules_and_a_check_copies_no_document(monkeypatch):
     def fail(*_):
         raise AssertionError
 
-    shape._validator.cache_clear()
+    structure._validator.cache_clear()
     monkeypatch.setattr(cerberus.schema.DefinitionSchema, "validate", fail)
     monkeypatch.setattr(cerberus.Validator, "normalized", fail)
     try:
         found = Loader().load(Files("", files(a=GOOD)))
     finally:
-        shape._validator.cache_clear()
+        structure._validator.cache_clear()
     assert found.errors == ()
 
 

@@ -5,10 +5,9 @@ from re import _constants as codes
 from re import _parser
 
 import pytest
-from engine.event import parse
-from engine.language import template, values
-from engine.language.report import Findings
-from engine.language.source import Document, read
+from engine.language import substitution, template
+from engine.language.findings import Findings
+from engine.language.substitution import put_in, read_values
 from engine.language.template import (
     LONGEST,
     MOST_NAMES,
@@ -16,7 +15,8 @@ from engine.language.template import (
     TemplateError,
     compile_template,
 )
-from engine.language.values import put_in, read_values
+from engine.language.yaml_source import Document, read
+from engine.model.event import parse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -173,7 +173,7 @@ def _class_of(inner):
     return f"[{''.join(words[kind](part) for kind, part in value)}]"
 
 
-@pytest.mark.parametrize("module", [template, values], ids=["template", "values"])
+@pytest.mark.parametrize("module", [template, substitution], ids=["template", "values"])
 def test_what_stands_between_delimiters_ends_at_the_next_opening_one(module):
     """Otherwise each opening delimiter without a closing one reads the whole rest of the text."""
     assert list(crossing(_parser.parse(r"%(a(?:\[[^]]*])*)"))) == ["["]

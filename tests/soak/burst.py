@@ -8,8 +8,8 @@ import threading
 import time
 from datetime import UTC, datetime
 
-from tests.serving import PATIENCE, engine
 from tests.soak.receiver import Receiver
+from tests.support.serving import PATIENCE, engine
 
 NOTE = """\
 apiVersion: tiercel.dev/v1

@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from tests.serving import engine
 from tests.soak.burst import RAILS, drained
 from tests.soak.watch import NOWHERE
-from tests.taking import PLAYBOOK, alert
+from tests.support.serving import engine
+from tests.support.taking import PLAYBOOK, alert
 
 MOST = 512
 """MiB of both processes together, pages that they share counted once (PSS)."""

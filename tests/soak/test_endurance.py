@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.serving import engine
 from tests.soak.watch import memory_of
-from tests.taking import PLAYBOOK, alert
+from tests.support.serving import engine
+from tests.support.taking import PLAYBOOK, alert
 
 RATE = 500
 """Events a second; one in five matches."""

@@ -8,9 +8,9 @@ import threading
 import time
 
 import pytest
-from tests.serving import engine
 from tests.soak.watch import NOWHERE, wait_until
-from tests.taking import alert
+from tests.support.serving import engine
+from tests.support.taking import alert
 
 TELL = """\
 apiVersion: tiercel.dev/v1

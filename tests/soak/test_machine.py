@@ -6,11 +6,11 @@ import json
 import resource
 import shutil
 
-from tests.serving import ROOT, engine
 from tests.soak.burst import NOTE, RAILS, TELL, alert, drained
 from tests.soak.machine import Clock, small_disk
 from tests.soak.receiver import Receiver
 from tests.soak.watch import NOWHERE, wait_until
+from tests.support.serving import ROOT, engine
 
 DRY = NOTE.replace("rules: [Burst]", "everything: true")
 HOUR = 3600.0

@@ -8,10 +8,10 @@ import time
 from collections import Counter
 
 import pytest
-from tests.serving import engine
 from tests.soak.shapes import SHAPES, garbled, mutated
 from tests.soak.watch import memory_of
-from tests.taking import PLAYBOOK
+from tests.support.serving import engine
+from tests.support.taking import PLAYBOOK
 
 BATCH = 20
 

@@ -10,11 +10,11 @@ import signal
 import threading
 import time
 
-from engine.journal.sqlite import SqliteJournal
-from engine.language.compile import thaw
-from tests.serving import engine
+from engine.journal.sqlite.journal import SqliteJournal
+from engine.language.compile import playbook_from_snapshot
 from tests.soak.burst import NOTE, Burst, alert, done_once, drained, telling
 from tests.soak.watch import NOWHERE
+from tests.support.serving import engine
 
 
 def test_killed_at_random_moments_of_a_burst_it_does_all_that_it_acknowledged(
@@ -102,7 +102,7 @@ def test_the_journal_as_it_is_at_any_moment_of_a_burst_opens(tmp_path, size):
                 shutil.copy(file, copy / file.name)
             for pid in running.pids:
                 os.kill(pid, signal.SIGCONT)
-            journal = SqliteJournal(copy / "tiercel.db", thaw)
+            journal = SqliteJournal(copy / "tiercel.db", playbook_from_snapshot)
             assert sum(journal.counts().values()) >= acknowledged
             journal.close()
             shutil.rmtree(copy)

@@ -7,10 +7,10 @@ import threading
 import time
 
 from engine.language.folder import Files
-from tests.kubelet_files import Mount
-from tests.serving import PATIENCE, engine
 from tests.soak.watch import wait_until
-from tests.taking import PLAYBOOK, alert
+from tests.support.kubelet_files import Mount
+from tests.support.serving import PATIENCE, engine
+from tests.support.taking import PLAYBOOK, alert
 
 NAMES = ("one", "two", "three", "four")
 

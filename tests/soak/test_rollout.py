@@ -7,11 +7,11 @@ import threading
 import time
 
 import pytest
-from engine.journal.sqlite import SqliteJournal
-from engine.language.compile import thaw
+from engine.journal.sqlite.journal import SqliteJournal
+from engine.language.compile import playbook_from_snapshot
 from tests.contracts.test_sources import Published, PushedList
-from tests.serving import engine
-from tests.taking import PLAYBOOK, alert
+from tests.support.serving import engine
+from tests.support.taking import PLAYBOOK, alert
 
 FLAGS = {
     PushedList: lambda origin: ("--redis", f"redis://127.0.0.1:{origin.port}/0"),
@@ -50,7 +50,7 @@ def test_of_all_events_sent_during_a_roll_out_none_is_lost(tmp_path, kind, size)
                 assert time.monotonic() < deadline, origin.left()
                 pause.wait(0.05)
             running.terminate()
-        journal = SqliteJournal(tmp_path / "tiercel.db", thaw)
+        journal = SqliteJournal(tmp_path / "tiercel.db", playbook_from_snapshot)
         assert sum(journal.counts().values()) == len(sent)
         journal.close()
         size.tell(rounds=rounds, sent=len(sent), lost=0)

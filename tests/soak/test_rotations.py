@@ -11,9 +11,9 @@ import time
 from urllib.parse import urlsplit
 
 from tests.cluster.fixtures import ACCOUNT
-from tests.serving import engine
 from tests.soak.burst import Burst, done_once, drained, telling
-from tests.taking import PLAYBOOK, alert
+from tests.support.serving import engine
+from tests.support.taking import PLAYBOOK, alert
 
 
 class Crowd:

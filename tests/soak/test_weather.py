@@ -6,9 +6,9 @@ import threading
 import time
 
 import pytest
-from tests.serving import call
 from tests.soak.burst import NOTE, Burst, done_once, drained, telling
 from tests.soak.weather import Weather
+from tests.support.serving import call
 
 PATIENT = NOTE.replace(
     "{action: kubernetes.event,",

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.serving import PATIENCE
+from tests.support.serving import PATIENCE
 
 NOWHERE = {
     "apiVersion": "v1",

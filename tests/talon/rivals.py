@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from engine.event import parse
 from engine.language.folder import Files
-from engine.language.load import Loader
-from engine.match import Playbooks
-from engine.plan import Memory, plan
+from engine.language.loader import Loader
+from engine.model.event import parse
+from engine.planning.matcher import Playbooks
+from engine.planning.planner import PlanningMemory, plan
 from engine.talon.convert import convert
 
 LABEL = {"action": "Mark", "actionner": "kubernetes:label", "parameters": {"labels": {"a": "b"}}}
@@ -38,7 +38,7 @@ def loaded(conversion):
 def acting(conversion, event):
     """The names of the playbooks in force that run on an event, as `plan` has it."""
     playbooks = Playbooks(loaded(conversion).values())
-    planned = plan(parse(event), playbooks, Memory())
+    planned = plan(parse(event), playbooks, PlanningMemory())
     return {
         p.run.playbook.name
         for p in planned

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from engine.actions.action import load
+from engine.actions.registry import load
 from engine.talon.actionners import ACTIONNERS
 
 from tests.talon.rivals import imported, loaded, rule

@@ -5,12 +5,12 @@ import re
 
 import pytest
 import yaml
-from engine.actions.action import load
+from engine.actions.registry import load
 from engine.talon.actionners import ACTIONNERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.counting import calls
+from tests.support.counting import calls
 from tests.talon.rivals import LABEL, imported, loaded, rule
 
 BLOCK = {"action": "Kill", "actionner": "kubernetes:terminate"}

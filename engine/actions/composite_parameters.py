@@ -1,0 +1,172 @@
+"""The kinds of parameters that are made of others: lists, mappings, records, any JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from engine.actions.parameters import Duration, Kind, Secret, Text, label_key, label_value
+from engine.language.findings import nearest
+from engine.language.template import Template
+from engine.model.calls import SecretName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.language.findings import Report
+    from engine.language.template import Facts
+    from engine.language.yaml_source import Path
+    from engine.model.event import Event
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A list of one kind; never empty."""
+
+    item: Kind
+
+    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+        """The compiled items."""
+        if not isinstance(data, list) or not data:
+            report(path, "bad-parameter", f"`{path[-1]}` takes a list with at least one item")
+            return None
+        return [self.item.compile(one, (*path, n), report, steps) for n, one in enumerate(data)]
+
+    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+        """The rendered items."""
+        return [self.item.render(one, event, facts) for one in value]
+
+    def schema(self) -> dict[str, Any]:
+        """An array."""
+        return {"type": "array", "minItems": 1, "items": self.item.schema()}
+
+
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """A mapping from keys of the author's own to one kind. nullable: null is a value, too."""
+
+    item: Kind
+    key: Callable[[str], str | None] | None = None
+    nullable: bool = False
+
+    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+        """Key -> compiled value."""
+        if not isinstance(data, dict) or not data:
+            report(path, "bad-parameter", f"`{path[-1]}` takes a mapping with at least one key")
+            return None
+        for key in data:
+            fault = self.key and self.key(key)
+            if fault:
+                report((*path, key), "bad-parameter", f"`{key[:80]}` {fault}", key=True)
+        return {
+            key: None
+            if one is None and self.nullable
+            else self.item.compile(one, (*path, key), report, steps)
+            for key, one in data.items()
+        }
+
+    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+        """Key -> rendered value."""
+        return {
+            key: None if one is None else self.item.render(one, event, facts)
+            for key, one in value.items()
+        }
+
+    def schema(self) -> dict[str, Any]:
+        """An object of any keys."""
+        item = self.item.schema()
+        if self.nullable:
+            item = {"anyOf": [item, {"type": "null"}]}
+        return {"type": "object", "minProperties": 1, "additionalProperties": item}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A mapping with keys of its own, none required. docs: a sentence for each."""
+
+    keys: Mapping[str, Kind]
+    docs: Mapping[str, str] = field(default_factory=dict)
+
+    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+        """Key -> compiled value, of the keys given."""
+        if not isinstance(data, dict):
+            report(path, "bad-parameter", f"`{path[-1]}` takes a mapping")
+            return None
+        for key in data.keys() - self.keys.keys():
+            hint = nearest(key, self.keys) or ", ".join(self.keys)
+            report((*path, key), "bad-parameter", f"`{path[-1]}` has no `{key}`", hint, key=True)
+        return {
+            key: self.keys[key].compile(one, (*path, key), report, steps)
+            for key, one in data.items()
+            if key in self.keys
+        }
+
+    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+        """Key -> rendered value."""
+        return {key: self.keys[key].render(one, event, facts) for key, one in value.items()}
+
+    def schema(self) -> dict[str, Any]:
+        """An object of these keys."""
+        keys = {
+            key: {**kind.schema(), "description": self.docs.get(key, "")}
+            for key, kind in self.keys.items()
+        }
+        return {"type": "object", "properties": keys, "additionalProperties": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """Any JSON; strings within may have templates, so an event cannot break out of its string."""
+
+    escape: Callable[[str], str] | None = None
+
+    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+        """The same structure, its strings compiled."""
+        if isinstance(data, dict):
+            return {k: self.compile(v, (*path, k), report, steps) for k, v in data.items()}
+        if isinstance(data, list):
+            return [self.compile(v, (*path, n), report, steps) for n, v in enumerate(data)]
+        if isinstance(data, str):
+            return Text(escape=self.escape).compile(data, path, report, steps)
+        return data
+
+    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+        """The structure with its strings rendered."""
+        if isinstance(value, dict):
+            return {k: self.render(v, event, facts) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.render(v, event, facts) for v in value]
+        if isinstance(value, Template):
+            return value.render(event, facts, self.escape)
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Anything."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A secret, or another kind; told apart by ``fromSecret``."""
+
+    other: Kind
+
+    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+        """A SecretName, or what the other kind makes."""
+        secret = isinstance(data, dict) and "fromSecret" in data
+        return (Secret() if secret else self.other).compile(data, path, report, steps)
+
+    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+        """The SecretName, or what the other kind renders."""
+        if isinstance(value, SecretName):
+            return value
+        return self.other.render(value, event, facts)
+
+    def schema(self) -> dict[str, Any]:
+        """Either shape."""
+        return {"anyOf": [Secret().schema(), self.other.schema()]}
+
+
+Labels = Annotated[dict[str, str | None], MapOf(Text(label_value), label_key, nullable=True)]
+Annotations = Annotated[dict[str, str | None], MapOf(Text(), label_key, nullable=True)]
+Ttl = Annotated[float | None, Duration()]

@@ -1,0 +1,208 @@
+"""Kubernetes objects from a file or from a PlaybookTest, checked before anything reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.model.calls import Object
+
+MAX_BYTES = 256 << 20
+MAX_DEPTH = 64
+MAX_VALUES = 20_000_000
+"""Values of a YAML file; a value behind an alias counts each time that the alias is used."""
+
+Path = tuple[str | int, ...]
+
+_ANY = "*"
+_SHAPE: dict[str, Any] = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": {
+        "name": str,
+        "namespace": str,
+        "uid": str,
+        "labels": {_ANY: str},
+        "annotations": {_ANY: str},
+        "ownerReferences": [{"kind": str, "name": str, "uid": str}],
+    },
+    "spec": {"nodeName": str, "priorityClassName": str},
+    "status": {
+        "conditions": [{}],
+        "containerStatuses": [{}],
+        "initContainerStatuses": [{}],
+        "ephemeralContainerStatuses": [{}],
+    },
+}
+"""The types that the engine relies on. A mapping and a list describe what they contain; ``*`` is any key."""
+
+
+class GivenError(ValueError):
+    """Input that does not describe Kubernetes objects.
+
+    path: of the wrong value; in a file, the number of the document comes first. line: from 1, where known.
+    """
+
+    def __init__(self, what: str, path: Path = (), line: int | None = None) -> None:
+        super().__init__(what)
+        self.path, self.line = path, line
+
+
+def read_objects(content: bytes) -> list[Object]:
+    """The objects of a YAML or JSON file: documents, lists and ``List``s. Raises GivenError."""
+    if len(content) > MAX_BYTES:
+        raise GivenError(f"the file is larger than {MAX_BYTES >> 20} MiB")
+    try:
+        documents = _documents(content)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = mark.line + 1 if mark else None
+        raise GivenError(f"neither JSON nor YAML: {problem or error}", line=line) from None
+    except UnicodeDecodeError as error:
+        raise GivenError(f"the file is not UTF-8: {error.reason}") from None
+    try:
+        return list(objects_of(documents))
+    except GivenError as error:
+        raise GivenError(str(error), error.path, _line(content, error.path)) from None
+
+
+def objects_of(document: Any, path: Path = ()) -> Iterator[Object]:
+    """The objects of a document, of a list of documents or of a ``List``.
+
+    path: of the document. Raises GivenError.
+    """
+    if isinstance(document, list):
+        for n, item in enumerate(document):
+            yield from objects_of(item, (*path, n))
+    elif isinstance(document, dict) and _is_list(document):
+        items = document["items"] or []
+        if not isinstance(items, list):
+            raise GivenError("`items` of a List is not a list", (*path, "items"))
+        for n, item in enumerate(items):
+            yield from objects_of(_typed(item, document), (*path, "items", n))
+    elif document is not None:
+        yield _checked(document, path)
+
+
+def _is_list(document: dict[Any, Any]) -> bool:
+    """Whether it is a ``List`` or a typed one; a custom resource named ``…List`` has no ``items``."""
+    kind = document.get("kind")
+    return isinstance(kind, str) and kind.endswith("List") and "items" in document
+
+
+def _typed(item: Any, within: Object) -> Any:
+    """The item with the kind that a typed list, such as PodList, states once for all items."""
+    kind = within["kind"].removesuffix("List")
+    if not kind or not isinstance(item, dict) or "kind" in item:
+        return item
+    return {"apiVersion": within.get("apiVersion"), **item, "kind": kind}
+
+
+def _checked(item: Any, path: Path) -> Object:
+    if not isinstance(item, dict):
+        raise GivenError("an object is a mapping with `kind` and `metadata`", path)
+    metadata = item.get("metadata")
+    if not item.get("kind") or not isinstance(metadata, dict):
+        raise GivenError("an object without `kind` or `metadata`", path)
+    if not metadata.get("name"):
+        raise GivenError(f"{_shown(item['kind'])} without metadata.name", (*path, "metadata"))
+    for where, what in _mistakes(item, _SHAPE, ()):
+        name = f"{_text(item['kind'])} {_text(metadata['name'])}"
+        raise GivenError(f"{name}: {'.'.join(map(str, where))} {what}", (*path, *where))
+    return item
+
+
+def _mistakes(value: Any, shape: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """The places of values of another type than the shape says. Null is an absent value."""
+    if shape is str:
+        if not isinstance(value, str):
+            yield path, f'is {_shown(value)}, which is not a string; quote it: "{_text(value)}"'
+    elif not isinstance(value, type(shape)):
+        yield path, f"is not a {'list' if isinstance(shape, list) else 'mapping'}"
+    elif isinstance(value, list):
+        for n, item in enumerate(value):
+            yield from _mistakes(item, shape[0], (*path, n))
+    else:
+        for key, inner in value.items():
+            wanted = shape.get(key, shape.get(_ANY))
+            if _ANY in shape and not isinstance(key, str):
+                yield (*path, _text(key)), "has a name that is not a string; quote it"
+            elif wanted is not None and (inner is not None or _ANY in shape):
+                yield from _mistakes(inner, wanted, (*path, key))
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML writes it, cut."""
+    return f"`{_text(value)}`"
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    text = str(value)
+    return text if len(text) <= 60 else text[:59] + "…"  # noqa: PLR2004 - part of a line
+
+
+def _documents(content: bytes) -> list[Any]:
+    """Raises GivenError, yaml.YAMLError, UnicodeDecodeError."""
+    try:
+        return [msgspec.json.decode(content)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        _survey(content)
+        return list(yaml.load_all(content, _Loader))
+
+
+def _survey(content: bytes) -> None:
+    """Raise GivenError if the file is too deep or has too many values.
+
+    The loader recurses in C, where a deep file is a segmentation fault.
+    """
+    total = 0
+    sizes: dict[str | None, int] = {}
+    opened: list[tuple[str | None, int]] = []
+    for event in yaml.parse(content, yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            total += sizes.get(event.anchor, 0)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes[anchor] = total - before
+        elif isinstance(event, yaml.NodeEvent):
+            total += 1
+            sizes[event.anchor] = 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                opened.append((event.anchor, total - 1))
+        if len(opened) > MAX_DEPTH or total > MAX_VALUES:
+            most = f"more than {MAX_VALUES:,} values, aliases written out"
+            deep = f"nested deeper than {MAX_DEPTH} levels"
+            what = deep if len(opened) > MAX_DEPTH else most
+            raise GivenError(what, line=getattr(event.start_mark, "line", 0) + 1)
+
+
+def _line(content: bytes, path: Path) -> int | None:
+    """The line of the value at the path, or of the nearest value around it; None in JSON that is not YAML."""
+    try:
+        document, *rest = path
+        node = list(yaml.compose_all(content, _Loader))[int(document)]
+    except (yaml.YAMLError, ValueError, IndexError):
+        return None
+    for step in rest:
+        if isinstance(node, yaml.SequenceNode):
+            node = node.value[int(step)]
+        elif isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == step), node)
+    return int(node.start_mark.line) + 1
+
+
+class _Loader(yaml.CSafeLoader):
+    """Leaves times and a plain ``=`` as text, as they are in the API server's JSON."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, regex) for tag, regex in resolvers if not tag.endswith((":timestamp", ":value"))]
+    for letter, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}

@@ -1,0 +1,170 @@
+"""The objects that a preview reads: those that are given, or those that an event makes it assume."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from engine.cluster.api import DEPLOYMENT, NAMESPACE, NODE, POD, REPLICA_SET
+from engine.model.event import time_text
+from engine.model.event_subject import subject_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.model.calls import Kind, Object
+    from engine.model.event import Event
+
+HOUR_NS = 3_600_000_000_000
+ASSUMED_REPLICAS = 3
+
+
+class GivenCluster:
+    """Objects that exist. Objects that are not given do not exist; namespaces are the exception.
+
+    An object of a namespaced kind that names no namespace is in ``default``, as with kubectl. If an object is
+    given twice, the first one counts.
+    """
+
+    def __init__(self, objects: Iterable[Object]) -> None:
+        self._objects = list(objects)
+        self._found: dict[Kind, dict[tuple[str | None, str], Object]] = {}
+
+    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+        """The object of that name."""
+        found = self._of(kind).get((namespace if kind.namespaced else None, name))
+        return assumed_namespace(name) if found is None and kind == NAMESPACE else found
+
+    def list(
+        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+    ) -> list[Object]:
+        """The objects of that kind."""
+        return [
+            item
+            for (there, _), item in self._of(kind).items()
+            if namespace in (None, there)
+            and node in (None, (item.get("spec") or {}).get("nodeName"))
+        ]
+
+    def _of(self, kind: Kind) -> dict[tuple[str | None, str], Object]:
+        """The objects of a kind by namespace and name, each with its namespace written out."""
+        found = self._found.get(kind)
+        if found is None:
+            found = self._found[kind] = {}
+            for item in self._objects:
+                if not _is_of(kind, item):
+                    continue
+                metadata = item["metadata"]
+                namespace = (metadata.get("namespace") or "default") if kind.namespaced else None
+                placed = {**item, "metadata": {**metadata, "namespace": namespace}}
+                one = placed if kind.namespaced else item
+                found.setdefault((namespace, str(metadata.get("name"))), one)
+        return found
+
+
+def _is_of(kind: Kind, item: Object) -> bool:
+    """Whether an object is of the kind, in any version; Calico has a NetworkPolicy in a group of its own."""
+    given = item.get("apiVersion") or kind.api_version
+    groups = {text.rpartition("/")[0] for text in (given, kind.api_version)}
+    return item.get("kind") == kind.kind and len(groups) == 1
+
+
+class AssumedCluster:
+    """The pod that an event names, taken to exist: older than the event, on the event's hostname.
+
+    It is owned by a ReplicaSet of a Deployment, each pod by one of its own; its namespace has no labels
+    and no NetworkPolicies.
+    """
+
+    def __init__(self, event: Event) -> None:
+        who = subject_of(event)
+        self._node = event.hostname
+        self._pod: Object | None = None
+        self._born = time_text(event.time_ns - HOUR_NS)
+        if who.pod is not None and who.namespace is not None:
+            self._pod = self._assumed_pod(who.namespace, who.pod, who.uid, who.container_id)
+
+    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+        """The object, where it is the pod, its owners, its node or a namespace."""
+        pod = self._pod
+        if kind == NAMESPACE:
+            return assumed_namespace(name)
+        if kind == NODE and name == self._node:
+            return {"kind": "Node", "metadata": {"name": name, "uid": _uid("node", name)}}
+        if pod is None or pod["metadata"]["namespace"] != namespace:
+            return None
+        if kind == POD and name == pod["metadata"]["name"]:
+            return pod
+        owned = pod["metadata"]["name"]
+        if kind in (REPLICA_SET, DEPLOYMENT) and name in (f"{owned}-replicas", f"{owned}-app"):
+            return self._assumed_owner(kind, name, namespace, owned)
+        return None
+
+    def list(
+        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+    ) -> list[Object]:
+        """The pod, where it is asked for; nothing else is there to be listed."""
+        pod = self._pod
+        if kind != POD or pod is None or node is not None:
+            return []
+        return [pod] if namespace in (None, pod["metadata"]["namespace"]) else []
+
+    def _assumed_pod(
+        self, namespace: str, name: str, uid: str | None, container: str | None
+    ) -> Object:
+        owner = f"{name}-replicas"
+        statuses = (
+            [{"name": "app", "containerID": f"containerd://{container}"}] if container else []
+        )
+        metadata: dict[str, Any] = {
+            "name": name,
+            "namespace": namespace,
+            "uid": uid or _uid("pod", namespace, name),
+            "creationTimestamp": self._born,
+            "ownerReferences": [_reference("ReplicaSet", owner, _uid("rs", namespace, owner))],
+        }
+        status = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": statuses,
+        }
+        spec = {"nodeName": self._node} if self._node else {}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": metadata,
+            "spec": spec,
+            "status": status,
+        }
+
+    def _assumed_owner(self, kind: Kind, name: str, namespace: str | None, owned: str) -> Object:
+        app = f"{owned}-app"
+        owners = [_reference("Deployment", app, _uid("deploy", namespace, app))]
+        metadata: dict[str, Any] = {
+            "name": name,
+            "namespace": namespace,
+            "uid": _uid("owner", namespace, name),
+        }
+        if kind == REPLICA_SET:
+            metadata = {**metadata, "uid": _uid("rs", namespace, name), "ownerReferences": owners}
+        return {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "metadata": metadata,
+            "spec": {"replicas": ASSUMED_REPLICAS},
+            "status": {"replicas": ASSUMED_REPLICAS, "readyReplicas": ASSUMED_REPLICAS},
+        }
+
+
+def assumed_namespace(name: str) -> Object:
+    """A namespace with no labels but the one that Kubernetes sets on each."""
+    labels = {"kubernetes.io/metadata.name": name}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def _uid(*parts: str | None) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(map(str, parts))))
+
+
+def _reference(kind: str, name: str, uid: str) -> dict[str, Any]:
+    return {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": True}

@@ -1,0 +1,1 @@
+"""Claimed steps: attempts, guardrails, budgets and retries."""

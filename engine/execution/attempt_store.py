@@ -1,0 +1,95 @@
+"""What an attempt writes down before it acts, and how what a step has changed is put back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.cluster.undo import last, reverse
+from engine.model.errors import SkippedError, TemporaryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.cluster.api import Cluster
+    from engine.cluster.undo import Ends
+    from engine.model.calls import Change
+    from engine.model.run import Claim, Notice
+
+
+class AttemptStore(Protocol):
+    """Where an attempt writes things down; False from it: another attempt has taken over."""
+
+    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
+        """Add facts to the run, and accept the run of a notice with them; on disk when it returns."""
+        ...
+
+    def hold(
+        self, claim: Claim, changes: Sequence[Change], until: float | None, facts: Mapping[str, Any]
+    ) -> bool:
+        """Keep facts, and what is about to be changed, to be undone at ``until`` (None: when asked)."""
+        ...
+
+    def ends(self, key: str, but: str | None = None) -> Ends:
+        """When the holds on a changed thing end, but that of one undoing."""
+        ...
+
+
+class Nowhere:
+    """Where previews keep things."""
+
+    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
+        """Keep nothing."""
+        del claim, facts, notice
+        return True
+
+    def hold(
+        self, claim: Claim, changes: Sequence[Change], until: float | None, facts: Mapping[str, Any]
+    ) -> bool:
+        """Hold nothing."""
+        del claim, changes, until, facts
+        return True
+
+    def ends(self, key: str, but: str | None = None) -> Ends:
+        """Of no other hold."""
+        del key, but
+        return ()
+
+
+NOWHERE = Nowhere()
+
+
+def require_current_claim(written: bool) -> None:  # noqa: FBT001 - what a keeper told
+    """Raise TemporaryError where nothing was written: what is not on disk must not be acted upon."""
+    if not written:
+        raise TemporaryError("another attempt has taken over")
+
+
+def hold(
+    claim: Claim,
+    keeper: AttemptStore,
+    at: tuple[float, Mapping[str, Any]],
+    changes: Sequence[Change],
+    ttl: float | None,
+) -> float | None:
+    """Write down what is about to be changed; the end of the last hold on the first of the changes.
+
+    at: the time, and what else is to be kept. Raises TemporaryError.
+    """
+    now, facts = at
+    until = None if ttl is None else now + ttl
+    require_current_claim(keeper.hold(claim, changes, until, facts))
+    return last([until, *keeper.ends(changes[0].key)])
+
+
+def undo(claim: Claim, cluster: Cluster, keeper: AttemptStore) -> str:
+    """Put back what the step has changed, the last change first; the sentence.
+
+    Raises TemporaryError, PermanentError.
+    """
+    said = []
+    for change in reversed(claim.changes):
+        try:
+            said.append(reverse(change, cluster, lambda key: keeper.ends(key, but=claim.undo)))
+        except SkippedError as error:  # it went meanwhile
+            said.append(str(error))
+    return "; ".join(said)

@@ -1,0 +1,1 @@
+"""From a request body to runs in the journal: parse, plan, write, answer."""

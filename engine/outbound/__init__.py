@@ -1,0 +1,1 @@
+"""HTTP requests to servers other than the API server."""

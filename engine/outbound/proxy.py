@@ -1,0 +1,53 @@
+"""The proxy of the environment for a request: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case.
+
+The rules are those of ``urllib.request``, which curl and Slack's SDK share. In addition NO_PROXY may contain
+networks, as Kubernetes users write them (10.0.0.0/8).
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+from urllib.request import (  # type: ignore[attr-defined]  # typeshed has only the first
+    getproxies_environment,
+    proxy_bypass_environment,
+)
+
+if TYPE_CHECKING:
+    from engine.outbound.destination import Destination
+
+
+def proxy_for(destination: Destination) -> str | None:
+    """The URL of the proxy for a destination; None if the request goes there directly."""
+    proxies = getproxies_environment()
+    proxy = proxies.get(destination.scheme)
+    if not proxy:
+        return None
+    if proxy_bypass_environment(destination.authority, proxies):
+        return None
+    if _in_networks(destination.host, proxies.get("no", "")):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def credentials_of(proxy: str) -> str | None:
+    """``user:password`` of a proxy's URL, decoded; None without a user."""
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return None
+    return f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+
+
+def _in_networks(host: str, entries: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    for entry in entries.split(","):
+        try:
+            if address in ip_network(entry.strip(), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False

@@ -1,1 +1,0 @@
-"""What the engine needs of the outside, as protocols, and what stands behind each."""

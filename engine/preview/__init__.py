@@ -1,0 +1,1 @@
+"""Everything that shows what playbooks would do: plan, test, replay, comparison."""

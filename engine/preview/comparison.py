@@ -1,0 +1,275 @@
+"""Two sets of playbooks on the same events: what each action does more or less, and which events change.
+
+A step acts where it would be done, or be done with an approval; in ``mode: notify`` only messages are done, in
+``dryRun`` nothing. So a change of ``mode`` counts by the actions that begin or cease to act. Runs are compared
+by playbook and mode, and by their steps' names, states, calls and requests; the words of a message (a budget's
+text) do not count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from engine.actions.registry import load
+from engine.model.event_subject import subject_of
+from engine.preview.replay import Table, example, named_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from engine.model.event import Event
+    from engine.model.playbook import Step
+    from engine.model.run import Result
+    from engine.preview.preview import PreviewedRun
+    from engine.preview.replay import Example
+
+Change = Literal["newly", "noLonger", "otherwise"]
+CHANGES: tuple[Change, ...] = ("newly", "noLonger", "otherwise")
+EFFECTS: tuple[str, ...] = ("disrupt", "mark", "observe", "notify")
+"""The order of actions: destructive ones first."""
+_EXAMPLES_OF_A_KIND = 2
+_EXAMPLES = 30
+_TARGETS = 100_000
+"""Targets that are remembered over all actions; about 150 bytes each."""
+_OLD, _NEW = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One playbook's runs on one event, before and after; None where it runs nothing.
+
+    stopped: what stopped the run that is missing (``throttle`` …), or None where the event was not wanted.
+    """
+
+    change: Change
+    playbook: str
+    old: Example | None
+    new: Example | None
+    stopped: str | None = None
+
+    @property
+    def either(self) -> Example:
+        """The run as it is now, or else as it was."""
+        there = self.new or self.old
+        assert there is not None  # noqa: S101 - one that is on neither side is no difference
+        return there
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How many targets, in how many namespaces."""
+
+    targets: int
+    namespaces: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActionDifference:
+    """What changes in the use of one action.
+
+    old, new: steps that act. otherwise: steps that act on both sides, but with other calls or requests, or
+    that are done on one side and held on the other. begins, ceases: targets that only one side acts on.
+    complete: False where there were more targets than are kept; ``begins`` and ``ceases`` are then minimums.
+    """
+
+    action: str
+    effect: str
+    old: int
+    new: int
+    otherwise: int
+    begins: Reach
+    ceases: Reach
+    complete: bool
+
+
+class Actions:
+    """Counts the steps that act, by action and side, and what they act on, in bounded memory."""
+
+    def __init__(self, most: int = _TARGETS) -> None:
+        self._counts: dict[tuple[str, str], list[int]] = {}
+        self._targets: dict[tuple[str, str], dict[tuple[str | None, str], int]] = {}
+        self._room = most
+        self._complete = True
+
+    def add(self, event: Event, old: Iterable[PreviewedRun], new: Iterable[PreviewedRun]) -> None:
+        """Count the steps of both sides' runs on one event."""
+        before, after = self._side(event, old, _OLD), self._side(event, new, _NEW)
+        for action in before.keys() & after.keys():
+            if before[action] != after[action]:
+                self._counts[action][2] += _differing(before[action], after[action])
+
+    def differences(self) -> list[ActionDifference]:
+        """The actions whose use differs: by effect, and within an effect what cannot be undone first."""
+        found = [self._difference(action) for action in self._counts]
+        none = Reach(0, 0)
+        known = load()
+        return sorted(
+            (
+                one
+                for one in found
+                if one.old != one.new or one.otherwise or (one.begins, one.ceases) != (none, none)
+            ),
+            key=lambda one: (
+                EFFECTS.index(one.effect),
+                known[one.action].undoable,
+                -abs(one.new - one.old),
+                one.action,
+            ),
+        )
+
+    def _side(
+        self, event: Event, runs: Iterable[PreviewedRun], side: int
+    ) -> dict[tuple[str, str], list[Result]]:
+        """The steps that act, by action, counted."""
+        found: dict[tuple[str, str], list[Result]] = {}
+        for run in runs:
+            for step, result in _acting(run):
+                action = step.action, step.effect
+                found.setdefault(action, []).append(result)
+                self._counts.setdefault(action, [0, 0, 0])[side - 1] += 1
+                if run.run.target != run.run.id:
+                    target = subject_of(event).namespace, named_target(run.run.target)
+                    self._reach(action, target, side)
+        return found
+
+    def _reach(self, action: tuple[str, str], target: tuple[str | None, str], side: int) -> None:
+        targets = self._targets.setdefault(action, {})
+        if target in targets:
+            targets[target] |= side
+        elif self._room:
+            self._room -= 1
+            targets[target] = side
+        else:
+            self._complete = False
+
+    def _difference(self, action: tuple[str, str]) -> ActionDifference:
+        old, new, otherwise = self._counts[action]
+        targets = self._targets.get(action, {})
+        begins, ceases = (
+            [target for target, sides in targets.items() if sides == side] for side in (_NEW, _OLD)
+        )
+        return ActionDifference(
+            *action, old, new, otherwise, _reach(begins), _reach(ceases), self._complete
+        )
+
+
+class Comparison:
+    """Counts differences in bounded memory.
+
+    actions: what each action does more or less. playbooks: by playbook, events that it treats otherwise.
+    """
+
+    def __init__(self, name: str, commit: str) -> None:
+        self.name = name
+        self.commit = commit
+        self.events: Counter[Change] = Counter()
+        self.acting: Counter[str] = Counter()
+        self.actions = Actions()
+        self.playbooks: Table[str] = Table(*CHANGES)
+        self.examples: list[Difference] = []
+        self._kinds: Counter[tuple[Change, str]] = Counter()
+
+    @property
+    def differs(self) -> bool:
+        """Whether any event is treated otherwise."""
+        return bool(self.events)
+
+    def add(
+        self, line: int, event: Event, old: Sequence[PreviewedRun], new: Sequence[PreviewedRun]
+    ) -> None:
+        """Compare the runs of one event."""
+        before, after = _unsuppressed(old), _unsuppressed(new)
+        self.actions.add(event, before.values(), after.values())
+        acted, acts = any(map(_acts, before.values())), any(map(_acts, after.values()))
+        self.acting["old"] += acted
+        self.acting["new"] += acts
+        changed = [
+            name
+            for name in sorted(before.keys() | after.keys())
+            if not _same(before.get(name), after.get(name))
+        ]
+        if not changed:
+            return
+        self.events[_change(acted=acted, acts=acts)] += 1
+        stopped = {run.run.playbook.name: run.suppressed for run in (*old, *new) if run.suppressed}
+        for name in changed:
+            was, now = before.get(name), after.get(name)
+            change = _change(acted=bool(was and _acts(was)), acts=bool(now and _acts(now)))
+            self.playbooks.add(name, change)
+            if self._wants(change, name):
+                before_it = example(line, event, was) if was else None
+                after_it = example(line, event, now) if now else None
+                self.examples.append(
+                    Difference(change, name, before_it, after_it, stopped.get(name))
+                )
+
+    def _wants(self, change: Change, playbook: str) -> bool:
+        """Whether another example of the kind is to be kept."""
+        kind = (change, playbook)
+        if self._kinds[kind] >= _EXAMPLES_OF_A_KIND or len(self.examples) >= _EXAMPLES:
+            return False
+        self._kinds[kind] += 1
+        return True
+
+
+def _unsuppressed(runs: Sequence[PreviewedRun]) -> Mapping[str, PreviewedRun]:
+    return {run.run.playbook.name: run for run in runs if run.suppressed is None}
+
+
+def _change(*, acted: bool, acts: bool) -> Change:
+    if acted == acts:
+        return "otherwise"
+    return "newly" if acts else "noLonger"
+
+
+def _acts(run: PreviewedRun) -> bool:
+    return any(True for _ in _acting(run))
+
+
+def _acting(run: PreviewedRun) -> Iterator[tuple[Step, Result]]:
+    """The steps that are done, or would be with an approval."""
+    mode = run.run.playbook.mode
+    if mode == "dryRun":
+        return
+    steps = {step.name: step for step in run.run.steps}
+    for result in run.results:
+        step = steps[result.step]
+        if result.state in ("planned", "held") and (mode != "notify" or step.effect == "notify"):
+            yield step, result
+
+
+def _differing(old: Sequence[Result], new: Sequence[Result]) -> int:
+    """How many of the steps are on both sides, but not the same."""
+    left = [_behaviour(result) for result in old]
+    extra = 0
+    for result in new:
+        behaviour = _behaviour(result)
+        if behaviour in left:
+            left.remove(behaviour)
+        else:
+            extra += 1
+    return min(len(left), extra)
+
+
+def _behaviour(result: Result) -> tuple[object, ...]:
+    return result.state, result.calls, result.requests
+
+
+def _reach(targets: Sequence[tuple[str | None, str]]) -> Reach:
+    return Reach(len(targets), len({namespace for namespace, _ in targets if namespace}))
+
+
+def _same(old: PreviewedRun | None, new: PreviewedRun | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    if old.run.playbook.mode != new.run.playbook.mode or len(old.results) != len(new.results):
+        return False
+    return all(
+        was.step == now.step
+        and was.state == now.state
+        and was.calls == now.calls
+        and was.requests == now.requests
+        for was, now in zip(old.results, new.results, strict=True)
+    )

@@ -1,0 +1,103 @@
+"""What would happen: plan and attempt over doors that pass nothing on. For plan, tests, replay, dry-run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from engine.cluster.api import CallRecorder
+from engine.cluster.simulated import AssumedCluster
+from engine.execution.attempt import Clients, attempt, when_holds
+from engine.model.errors import InternalError
+from engine.model.run import Claim, Outcome, after
+from engine.outbound.http import RequestRecorder
+from engine.planning.planner import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from engine.cluster.api import Cluster, ClusterReader
+    from engine.execution.guardrails import Guard
+    from engine.model.event import Event
+    from engine.model.run import Result, Run
+    from engine.planning.matcher import Playbooks
+    from engine.planning.planner import PlanningMemory
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewedRun:
+    """A run as it would go; ``results`` are its steps', empty where it is suppressed."""
+
+    run: Run
+    suppressed: str | None
+    results: tuple[Result, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What previews see.
+
+    reads: the objects that exist, or None for those that each event makes one assume. forward: a cluster
+    that is asked about each call and changes nothing. hosts: those that http.request may call; None is all.
+    outcomes: how steps are assumed to end: step -> a state, or ``{answer: …}`` for done with that answer.
+    """
+
+    reads: ClusterReader | None = None
+    forward: Cluster | None = None
+    hosts: frozenset[str] | None = None
+    outcomes: Mapping[str, Any] = field(default_factory=dict)
+
+    def doors(self, event: Event) -> Clients:
+        """The doors for one attempt on the event."""
+        reads = self.reads or AssumedCluster(event)
+        return Clients(
+            CallRecorder(reads, self.forward), RequestRecorder(None, self.hosts), dry=True
+        )
+
+
+def preview(
+    event: Event, playbooks: Playbooks, memory: PlanningMemory, guard: Guard, world: World
+) -> list[PreviewedRun]:
+    """The runs of the event, each walked to its end; the clock is the event's time."""
+    runs = []
+    for planned in plan(event, playbooks, memory):
+        results: tuple[Result, ...] = ()
+        if planned.suppressed is None:
+            results = walk(planned.run, guard, world, event.time)
+            if not any(result.state in ("planned", "done", "held") for result in results):
+                memory.give_back(planned.run.id)
+        runs.append(PreviewedRun(planned.run, planned.suppressed, results))
+    return runs
+
+
+def walk(run: Run, guard: Guard, world: World, now: float) -> tuple[Result, ...]:
+    """The results of all steps of a run; a step that would be tried again counts as failed.
+
+    Raises InternalError.
+    """
+    return tuple(_walk(run, guard, world, now))
+
+
+def _walk(run: Run, guard: Guard, world: World, now: float) -> Iterator[Result]:
+    claim: Claim | None = Claim(run, 0)
+    told = 0
+    while claim:
+        doors = world.doors(run.event)
+        outcome = attempt(claim, doors, guard, now)
+        if outcome.error is not None:
+            raise InternalError(outcome.error) from outcome.error
+        if outcome.retry_in is not None:
+            outcome = Outcome("failed", outcome.message, calls=outcome.calls)
+        if claim.step.name in world.outcomes and when_holds(claim, doors):
+            outcome = _assumed(world.outcomes[claim.step.name], outcome)
+        results, position = after(claim, outcome)
+        yield from results[told:]
+        told = len(results)
+        claim = None if position is None else replace(claim, position=position, results=results)
+
+
+def _assumed(ends: Any, outcome: Outcome) -> Outcome:
+    """The outcome as a PlaybookTest assumes it. ends: a state, or ``{answer: …}``."""
+    if isinstance(ends, dict):
+        return replace(outcome, state="done", message="assumed by the test", answer=ends["answer"])
+    return replace(outcome, state=ends, message="assumed by the test")

@@ -1,0 +1,225 @@
+"""What playbooks would have done on recorded events: counted in bounded memory, with a few runs in full."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from engine.execution.guardrails import Guard
+from engine.model.event import identity
+from engine.model.event_subject import subject_of
+from engine.model.run import outcome_of
+from engine.planning.matcher import Playbooks
+from engine.planning.planner import PlanningMemory
+from engine.preview.preview import World, preview
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.language.loader import PlaybookSet
+    from engine.model.event import Event
+    from engine.model.own_identity import OwnIdentity
+    from engine.model.run import Result
+    from engine.preview.preview import PreviewedRun
+
+STATES = ("planned", "held", "refused", "skipped", "failed")
+"""How a step may end in a preview."""
+NOBODY = "(none)"
+"""Stands for a namespace or pod that an event does not name."""
+_HOUR_NS = 3_600_000_000_000
+_ROWS = 10_000
+"""Names counted at once. Attackers invent namespaces, pods and times; the busiest survive."""
+_LONGEST = 320
+"""Characters of a name that are kept: a namespace, a slash and a pod's name."""
+_EXAMPLES_OF_A_KIND = 2
+_EXAMPLES = 60
+_LEAVE = "; with a person's leave: "
+
+K = TypeVar("K")
+
+
+class Table(Generic[K]):
+    """Numbers by name and column, in bounded memory.
+
+    Where there are too many names, the least busy half is forgotten into ``rest``: a name that keeps coming
+    stays, and no number is ever too high. ranks: by how many columns, from the first, busy is measured.
+    """
+
+    def __init__(self, *columns: str, most: int = _ROWS, ranks: int = 99) -> None:
+        self.columns = columns
+        self.rest = [0] * len(columns)
+        self._ranks = ranks
+        self._most = most
+        self._rows: dict[K, list[int]] = {}
+        self._numbers = {column: number for number, column in enumerate(columns)}
+
+    def add(self, name: K, column: str) -> None:
+        """Count one more."""
+        row = self._rows.get(name)
+        if row is None:
+            row = self._rows[name] = [0] * len(self.columns)
+            if len(self._rows) > self._most:
+                self._forget()
+                self._rows[name] = row
+        row[self._numbers[column]] += 1
+
+    def rows(self) -> list[tuple[K, dict[str, int]]]:
+        """The names with their numbers, the busiest first, else in order of coming."""
+        return [(name, dict(zip(self.columns, row, strict=True))) for name, row in self._busiest()]
+
+    def _busiest(self) -> list[tuple[K, list[int]]]:
+        ranks = self._ranks
+        return sorted(self._rows.items(), key=lambda item: sum(item[1][:ranks]), reverse=True)
+
+    def _forget(self) -> None:
+        busiest = self._busiest()
+        for _, row in busiest[self._most // 2 :]:
+            self.rest = [there + more for there, more in zip(self.rest, row, strict=True)]
+        self._rows = dict(busiest[: self._most // 2])
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why steps were not simply planned. why: with what names one pod left out, so that they group."""
+
+    state: str
+    playbook: str
+    step: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A run in full. event: without what is long. id: the event's identity. line: where it stands."""
+
+    line: int
+    id: str
+    event: Event
+    run: PreviewedRun
+
+
+class Side:
+    """A set of playbooks that events are put to in their order, as if the engine had begun with the first."""
+
+    def __init__(self, found: PlaybookSet, own: OwnIdentity) -> None:
+        self.playbooks = Playbooks(found.playbooks, found.silences)
+        self._memory = PlanningMemory()
+        self._guard = Guard(found.guardrails, own)
+        self._world = World()
+
+    def judge(self, event: Event) -> list[PreviewedRun]:
+        """The runs of the event; the clock is the event's time."""
+        runs = preview(event, self.playbooks, self._memory, self._guard, self._world)
+        if runs:
+            self._memory.changes.clear()  # for a journal; here nobody takes them
+        return runs
+
+
+class Tally:
+    """Counts events and their runs."""
+
+    def __init__(self, playbooks: Playbooks) -> None:
+        self.asked = {playbook.name: playbook.mode for playbook in playbooks.all}
+        self.counts: Counter[str] = Counter()
+        self.first_ns: int | None = None
+        self.last_ns: int | None = None
+        self.playbooks: Table[str] = Table("runs", "stopped", *STATES, ranks=2)
+        self.actions: Table[str] = Table(*STATES)
+        self.namespaces: Table[str] = Table("runs", "stopped")
+        self.targets: Table[str] = Table("runs", "stopped")
+        self.hours: Table[int] = Table("events", "runs", "stopped")
+        self.stopped: Table[tuple[str, str]] = Table("runs")
+        self.reasons: Table[Reason] = Table("steps")
+        self.examples: list[Example] = []
+        self._kinds: Counter[tuple[str, str]] = Counter()
+
+    def add(self, line: int, event: Event, runs: Sequence[PreviewedRun]) -> None:
+        """Count one event and its runs."""
+        time_ns = event.time_ns
+        if not event.timed:
+            self.counts["untimed"] += 1
+        else:
+            if self.first_ns is None or time_ns < self.first_ns:
+                self.first_ns = time_ns
+            if self.last_ns is None or time_ns > self.last_ns:
+                self.last_ns = time_ns
+            self.hours.add(time_ns // _HOUR_NS, "events")
+        self.counts["matched" if runs else "unmatched"] += 1
+        for previewed in runs:
+            self._add_run(line, event, previewed)
+
+    def _add_run(self, line: int, event: Event, previewed: PreviewedRun) -> None:
+        playbook, who = previewed.run.playbook.name, subject_of(event)
+        column = "stopped" if previewed.suppressed else "runs"
+        self.counts[column] += 1
+        self.playbooks.add(playbook, column)
+        self.namespaces.add(named_target(who.namespace), column)
+        target = previewed.run.target
+        self.targets.add(NOBODY if target == previewed.run.id else named_target(target), column)
+        if event.timed:
+            self.hours.add(event.time_ns // _HOUR_NS, column)
+        if previewed.suppressed:
+            self.stopped.add((playbook, previewed.suppressed), "runs")
+            return
+        actions = {step.name: step.action for step in previewed.run.steps}
+        for result in previewed.results:
+            self._add_step(playbook, actions[result.step], result, f"{who.namespace}/{who.pod}")
+        self._keep(line, event, previewed)
+
+    def _add_step(self, playbook: str, action: str, result: Result, pod: str) -> None:
+        self.counts["steps"] += 1
+        self.counts[result.state] += 1
+        self.playbooks.add(playbook, result.state)
+        self.actions.add(action, result.state)
+        if result.state != "planned":
+            why = _grouped(result.message, pod)
+            self.reasons.add(Reason(result.state, playbook, result.step, why), "steps")
+        else:
+            self.counts["writes"] += len(result.calls)
+            self.counts["messages"] += len(result.requests)
+
+    def _keep(self, line: int, event: Event, previewed: PreviewedRun) -> None:
+        """Keep the first runs of each playbook and outcome; what they hold of the event is short."""
+        kind = (previewed.run.playbook.name, outcome_of(previewed.results))
+        if self._kinds[kind] < _EXAMPLES_OF_A_KIND and len(self.examples) < _EXAMPLES:
+            self._kinds[kind] += 1
+            self.examples.append(example(line, event, previewed))
+
+
+def example(line: int, event: Event, previewed: PreviewedRun) -> Example:
+    """The run, with no more of the event than a headline tells."""
+    slim = _slim(event)
+    run = msgspec.structs.replace(previewed.run, event=slim)
+    return Example(line, identity(event), slim, replace(previewed, run=run))
+
+
+def _slim(event: Event) -> Event:
+    who = subject_of(event)
+    fields = {"k8s.ns.name": who.namespace, "k8s.pod.name": who.pod}
+    slim: Event = msgspec.structs.replace(
+        event,
+        rule=event.rule[:_LONGEST],
+        hostname=event.hostname and event.hostname[:_LONGEST],
+        output="",
+        sent={},
+        tags=(),
+        fields={key: value[:_LONGEST] for key, value in fields.items() if value},
+    )
+    return slim
+
+
+def named_target(text: str | None) -> str:
+    """The name of a namespace or target, cut to 320 characters; ``(none)`` where there is none."""
+    return text[:_LONGEST] if text else NOBODY
+
+
+def _grouped(message: str, pod: str) -> str:
+    """The reason without what a person's leave would do, and without the one pod's name."""
+    why = message.partition(_LEAVE)[0]
+    if why[:1] in ("'", '"'):  # a value that a parameter does not allow: no two are alike
+        end = why.rfind(why[0])
+        why = f"a value {why[end + 1 :].strip()}" if end > 0 else why
+    return why.replace(pod, "…")[:_LONGEST]

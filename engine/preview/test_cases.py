@@ -1,0 +1,348 @@
+"""PlaybookTests: events, and what the playbooks must plan about them; run through the one preview."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from engine.cluster.objects import GivenError, objects_of
+from engine.cluster.simulated import GivenCluster
+from engine.execution.guardrails import Guard
+from engine.language.compile import check_document, kind_of
+from engine.language.findings import TooManyMistakesError, nearest
+from engine.language.folder import VALUES, FolderError
+from engine.language.loader import Loader
+from engine.language.value_checks import STEPS
+from engine.language.yaml_source import read
+from engine.model.alerts import read_alerts
+from engine.model.calls import call_json
+from engine.model.errors import EventError, Finding
+from engine.model.event import parse
+from engine.planning.matcher import Playbooks
+from engine.planning.planner import PlanningMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from engine.language.findings import Findings
+    from engine.language.folder import Files
+    from engine.language.loader import PlaybookSet
+    from engine.language.yaml_source import Document
+    from engine.model.errors import Location
+    from engine.model.event import Event
+    from engine.model.own_identity import OwnIdentity
+    from engine.model.run import Result
+    from engine.preview.preview import PreviewedRun
+
+_ACTS = ("planned", "done")
+"""States of a step that the engine takes: as previews show it, or as a case assumes that it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case of a PlaybookTest.
+
+    found: the set that is tested. playbooks: the names of those tested, None for all. cluster: the objects
+    that exist, None for those that the events imply. outcomes: step -> the assumed state or ``{answer: …}``.
+    """
+
+    test: str
+    name: str
+    where: Location
+    events: tuple[Event, ...]
+    expect: Mapping[str, Any]
+    found: PlaybookSet
+    playbooks: frozenset[str] | None = None
+    cluster: tuple[dict[str, Any], ...] | None = None
+    outcomes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How one step ended in a case, or that a run was suppressed (step is empty then).
+
+    expected: the states that the case accepts for this step; empty if the case does not name the step.
+    """
+
+    playbook: str
+    step: str
+    state: str
+    message: str
+    expected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The result of a case. differences: between the expected and the actual values; empty if it holds."""
+
+    case: Case
+    differences: tuple[str, ...]
+    seen: tuple[Seen, ...] = ()
+
+    @property
+    def planned(self) -> tuple[tuple[str, str], ...]:
+        """Playbook and step of all that was planned."""
+        return tuple((one.playbook, one.step) for one in self.seen if one.state in _ACTS)
+
+
+def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Finding]]:
+    """The cases of a folder's PlaybookTests, and what is wrong with them. found: the folder's set."""
+    cases: list[Case] = []
+    findings: list[Finding] = []
+    paths = sorted(files.files.keys() - {VALUES})
+    if not any(b"PlaybookTest" in files.files[path] for path in paths):
+        return cases, findings  # and nothing is read a second time
+    texts = {path: read(files.files[path], files.shown(path)) for path in paths}
+    # of a playbook that is wrong its own mistakes are told, and not that its tests lack it
+    written = {
+        _name(document)
+        for documents, _ in texts.values()
+        for document in documents
+        if kind_of(document) in (None, "Playbook")
+    }
+    names = sorted({playbook.name for playbook in found.playbooks} | written - {""})
+    sets = _Sets(files, found)
+    first: dict[str, Location] = {}
+    for path, (documents, told) in texts.items():
+        tests = [document for document in documents if kind_of(document) == "PlaybookTest"]
+        if tests and len(tests) == len(documents):
+            findings += told  # of a file that also holds playbooks, the loader tells
+        for document in tests:
+            try:
+                checked, report = check_document(document, {}, told)
+                _check_name(checked, report, first)
+                if not report.failed:
+                    cases += _Reader(checked, report, sets, path, names).cases()
+            except TooManyMistakesError as error:
+                findings += error.found
+            else:
+                findings += report.found
+    return cases, findings
+
+
+def _name(document: Document) -> str:
+    """The name as it is written, or nothing."""
+    metadata = document.data.get("metadata") if isinstance(document.data, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _check_name(document: Document, report: Findings, first: dict[str, Location]) -> None:
+    name = _name(document)
+    where = document.at(("metadata", "name"))
+    if name and first.setdefault(name, where) is not where:
+        what = f"another PlaybookTest is called `{name[:80]}`"
+        report(("metadata", "name"), "duplicate-name", what, f"see {first[name]}")
+
+
+def run_case(case: Case, own: OwnIdentity) -> Verdict:
+    """Compare what the set plans for the case's events, with nothing spent yet, with what the case expects."""
+    from engine.preview.preview import (  # noqa: PLC0415 - 90 ms that `check` does not need
+        World,
+        preview,
+    )
+
+    found = case.found
+    tested = [p for p in found.playbooks if case.playbooks is None or p.name in case.playbooks]
+    index, memory, guard = (
+        Playbooks(tested, found.silences),
+        PlanningMemory(),
+        Guard(found.guardrails, own),
+    )
+    cluster = None if case.cluster is None else GivenCluster(case.cluster)
+    world = World(cluster, outcomes=case.outcomes)
+    runs = [run for event in case.events for run in preview(event, index, memory, guard, world)]
+    return Verdict(case, tuple(_differences(case.expect, runs)), tuple(_seen(case.expect, runs)))
+
+
+@dataclass(slots=True)
+class _Sets:
+    """The files, their set, and the sets that other values make of them."""
+
+    files: Files
+    found: PlaybookSet
+    loaded: dict[str, PlaybookSet] = field(default_factory=dict)
+
+    def of(self, values: Mapping[str, Any]) -> PlaybookSet:
+        """The set with these values laid over ``values.yaml``."""
+        key = repr(values)
+        if key not in self.loaded:
+            self.loaded[key] = Loader().load(self.files, overlay=values) if values else self.found
+        return self.loaded[key]
+
+
+class _Reader:
+    """Makes cases of one document whose frame is right."""
+
+    def __init__(
+        self, document: Document, report: Findings, sets: _Sets, path: str, names: list[str]
+    ) -> None:
+        self._document, self._report = document, report
+        self._files, self._sets, self._path, self._names = sets.files, sets, path, names
+
+    def cases(self) -> Iterator[Case]:
+        """The cases; one with a broken event is reported and left out."""
+        spec = self._document.data["spec"]
+        test = _name(self._document)
+        for n, name in enumerate(spec.get("playbooks", [])):
+            if name not in self._names:
+                what, hint = f"no playbook is called `{name[:80]}`", nearest(name, self._names)
+                self._report(("spec", "playbooks", n), "bad-value", what, hint)
+        cluster, found = self._cluster(spec), self._found(spec)
+        named = frozenset(spec["playbooks"]) if "playbooks" in spec else None
+        steps = [
+            s.name for p in found.playbooks if named is None or p.name in named for s in p.steps
+        ]
+        for n, item in enumerate(spec["cases"]):
+            events, outcomes = tuple(self._events(item, n)), item.get("outcomes", {})
+            for step in outcomes.keys() - set(steps):
+                at = ("spec", "cases", n, "outcomes", step)
+                what = f"no step of the tested playbooks is called `{str(step)[:80]}`"
+                self._report(at, "bad-value", what, nearest(str(step), steps), key=True)
+            yield Case(
+                test=test,
+                name=item["name"],
+                where=self._document.at(("spec", "cases", n)),
+                events=events,
+                expect=item["expect"],
+                found=found,
+                playbooks=named,
+                cluster=cluster,
+                outcomes=outcomes,
+            )
+
+    def _found(self, spec: dict[str, Any]) -> PlaybookSet:
+        """The set with the test's own values."""
+        found = self._sets.of(spec.get("values", {}))
+        if "values" in spec and found.errors and not self._sets.found.errors:
+            what = f"with these values the playbooks are not valid: {found.errors[0]}"
+            self._report(("spec", "values"), "bad-value", what)
+        return found
+
+    def _cluster(self, spec: dict[str, Any]) -> tuple[dict[str, Any], ...] | None:
+        if "cluster" not in spec:
+            return None
+        try:
+            return tuple(objects_of(spec["cluster"]))
+        except GivenError as error:
+            self._report(("spec", "cluster", *error.path), "bad-value", str(error))
+            return ()
+
+    def _events(self, item: dict[str, Any], number: int) -> Iterator[Event]:
+        path = ("spec", "cases", number)
+        if "eventFile" in item:
+            name, where = str(item["eventFile"]), (*path, "eventFile")
+            told, events = len(self._report.found), list(self._from_file(name, where))
+            if not events and len(self._report.found) == told:
+                self._report(where, "bad-value", f"{name} has no events, so the case cannot fail")
+            yield from events
+            return
+        given = [item["event"]] if "event" in item else item["events"]
+        for n, value in enumerate(given):
+            at = (*path, "event") if "event" in item else (*path, "events", n)
+            try:
+                yield parse(value, salt=f"event {n}")
+            except EventError as error:
+                self._report(at, "bad-value", f"no event: {error}", error.hint)
+
+    def _from_file(self, name: str, where: tuple[str | int, ...]) -> Iterator[Event]:
+        """Relative to the test's file; read from disk, for events are not playbook files."""
+        try:
+            content = self._files.beside(self._path, name)
+        except FolderError as error:
+            self._report(where, "bad-value", f"{name}: {error}")
+            return
+        for alert in read_alerts(content):
+            if alert.event is None:
+                self._report(where, "bad-value", f"{name}:{alert.line}: {alert.error}")
+            else:
+                yield alert.event
+
+
+def _differences(expect: Mapping[str, Any], runs: Sequence[PreviewedRun]) -> Iterator[str]:
+    steps = [(run, result) for run in runs for result in run.results]
+    for key in STEPS:
+        if key in expect:
+            got = [result.step for run, result in steps if _belongs(key, run, result)]
+            if got != expect[key]:
+                yield f"{key}: expected {_names(expect[key])}, planned {_names(got)}"
+    planned = [result for _, result in steps if result.state in _ACTS]
+    if expect.get("nothing") and planned:
+        yield f"nothing was expected, planned {_names([result.step for result in planned])}"
+    yield from _call_differences(expect, [call_json(c) for r in planned for c in r.calls])
+
+
+def _call_differences(expect: Mapping[str, Any], calls: list[dict[str, Any]]) -> Iterator[str]:
+    wanted = expect.get("calls", [])
+    for want in wanted:
+        if not any(covers(call, want) for call in calls):
+            near = min(calls, key=lambda call: len(list(call_gaps(call, want))), default=None)
+            yield f"no call is {want}"
+            if near is not None:
+                yield from (
+                    f"  nearest {near['verb']} {near['resource']}: {gap}"
+                    for gap in call_gaps(near, want)
+                )
+    if expect.get("onlyCalls"):
+        extra = [call for call in calls if not any(covers(call, want) for want in wanted)]
+        for call in extra:
+            yield f"unexpected call {call['verb']} {call['resource']}/{call['name']}"
+
+
+def covers(call: Any, want: Any) -> bool:
+    """Whether the call has all that ``want`` gives."""
+    return next(call_gaps(call, want), None) is None
+
+
+def call_gaps(call: Any, want: Any) -> Iterator[str]:
+    """Where the call lacks what ``want`` gives, a line each; only the given keys are compared."""
+    return gaps(call, want) if want else iter(())
+
+
+def gaps(got: Any, want: Any, path: str = "") -> Iterator[str]:
+    """Where ``got`` lacks what ``want`` gives, a line each.
+
+    Each item of a wanted list must be found. An empty list or mapping means an empty one.
+    """
+    if isinstance(want, (dict, list)) and not want:
+        if got != want:
+            yield f"{path} is {got!r}, expected {want!r}"
+    elif isinstance(want, dict) and isinstance(got, dict):
+        for key, inner in want.items():
+            if key not in got:
+                yield f"{path}.{key} is absent, expected {inner!r}"
+            else:
+                yield from gaps(got[key], inner, f"{path}.{key}")
+    elif isinstance(want, list) and isinstance(got, list):
+        for inner in want:
+            if not any(next(gaps(item, inner), None) is None for item in got):
+                yield f"{path} has no {inner!r}"
+    elif type(got) is not type(want) or got != want:
+        yield f"{path} is {got!r}, expected {want!r}"
+
+
+def _belongs(key: str, run: PreviewedRun, result: Result) -> bool:
+    if key in ("actions", "finally"):
+        phase = next(step.phase for step in run.run.steps if step.name == result.step)
+        return result.state in _ACTS and phase == key
+    return result.state == key
+
+
+def _seen(expect: Mapping[str, Any], runs: Sequence[PreviewedRun]) -> Iterator[Seen]:
+    """Each step as it ended, with what the case expects of it; and the runs that were suppressed."""
+    for run in runs:
+        playbook = run.run.playbook.name
+        if run.suppressed is not None:
+            yield Seen(playbook, "", "suppressed", run.suppressed)
+        phases = {step.name: step.phase for step in run.run.steps}
+        for result in run.results:
+            keys = ("refused", "held", "skipped", phases[result.step])
+            named = [key for key in keys if result.step in expect.get(key, ())]
+            wanted = " or ".join("planned" if key in phases.values() else key for key in named)
+            unwanted = expect.get("nothing") or phases[result.step] in expect
+            expected = wanted or ("not planned" if unwanted else "")
+            yield Seen(playbook, result.step, result.state, result.message, expected)
+
+
+def _names(names: Sequence[str]) -> str:
+    return f"[{', '.join(names)}]"

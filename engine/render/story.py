@@ -1,0 +1,29 @@
+"""The story of a run, as text for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.render.plan_text import headline, reasons, result_lines
+from engine.render.text import say
+from engine.telemetry.events import EngineEvent, Settled
+
+if TYPE_CHECKING:
+    from engine.model.run import Run
+
+
+def tell_story(moment: EngineEvent) -> None:
+    """Tell each run that is over as text on stderr: what was received, why it matched, what came of it."""
+    if not isinstance(moment, Settled) or not moment.over:
+        return
+    run: Run = moment.claim.run
+    dry = any(result.state == "planned" for result in moment.results)
+    lines = [
+        "",
+        headline(run.event),
+        f"  {run.playbook.name}  {'dry run' if dry else moment.became}",
+    ]
+    lines += [f"    {line}" for line in reasons(run.event, run.playbook)]
+    lines += result_lines(moment.results, bodies=True)
+    for line in lines:
+        say(line, err=True)

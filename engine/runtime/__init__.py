@@ -1,0 +1,1 @@
+"""Setup of the engine's two processes: settings, start, reload and shutdown."""

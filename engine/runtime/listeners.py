@@ -1,0 +1,91 @@
+"""Who is let in and where, as the settings say: sockets, tokens, certificates, operators."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from engine.model.errors import SettingsError
+from engine.server.loopback_access import LocalPrograms
+from engine.server.operator_auth import OnThisMachine, Operators
+from engine.server.sender_auth import ClientCertificates, Credentials
+from engine.server.tls import Certificates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.runtime.settings import Address, Settings
+    from engine.server.admin_port import Authenticator
+    from engine.server.sender_auth import Access
+
+_BACKLOG = 2048
+
+
+def senders(settings: Settings, certificates: Certificates | None) -> tuple[Access, ...]:
+    """The checks of a request to the event port; none if every sender has access.
+
+    Raises SettingsError if the port needs credentials and has none.
+    """
+    checks: list[Access] = []
+    if certificates and settings.client_ca:
+        checks.append(ClientCertificates(certificates))
+    if settings.token_file or settings.path_secret_file:
+        try:
+            checks.append(Credentials(settings.token_file, settings.path_secret_file))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"--token-file, --path-secret-file: {error}") from None
+    if checks or settings.insecure_no_auth:
+        return tuple(checks)
+    if not settings.listen.loopback:
+        raise SettingsError(
+            f"--listen {settings.listen} is open to other machines and asks for no credentials: "
+            "give --token-file FILE, --path-secret-file FILE or --client-ca FILE, or --insecure-no-auth "
+            "where a mesh guards it"
+        )
+    return (
+        LocalPrograms("give senders tokens: --token-file; --insecure-no-auth lets everyone in"),
+    )
+
+
+def certificates(settings: Settings) -> Certificates | None:
+    """The event port's; None without TLS. Raises SettingsError."""
+    cert, key, authority = settings.tls_cert, settings.tls_key, settings.client_ca
+    if cert is None or key is None:
+        if cert or key or authority:
+            raise SettingsError("TLS wants --tls-cert FILE and --tls-key FILE, both")
+        return None
+    try:
+        return Certificates(cert, key, authority)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--tls-cert, --tls-key, --client-ca: {error}") from None
+
+
+def operators(settings: Settings) -> Authenticator:
+    """Who may use the admin port. Raises SettingsError."""
+    if settings.operators_file is None:
+        return OnThisMachine()
+    try:
+        return Operators(settings.operators_file)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--operators-file: {error}") from None
+
+
+@contextlib.contextmanager
+def listening(address: Address) -> Iterator[socket.socket]:
+    """A listening socket; port 0 takes a free one. Raises SettingsError."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (address.host, address.port), family=family, backlog=_BACKLOG, reuse_port=False
+        )
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {address}: {error.strerror}") from None
+    with listener:
+        yield listener
+
+
+def url(listener: socket.socket, *, tls: bool = False) -> str:
+    """Where a socket listens."""
+    host, port = listener.getsockname()[:2]
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"

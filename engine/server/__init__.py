@@ -1,0 +1,1 @@
+"""The HTTP server: connections, messages, authentication and the admin API."""

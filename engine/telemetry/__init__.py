@@ -1,0 +1,1 @@
+"""Engine events and their subscribers: log, audit, metrics and traces."""

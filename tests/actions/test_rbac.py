@@ -1,0 +1,82 @@
+"""The role that playbooks need: each step's rights, what the engine reads, and nothing for those that sleep."""
+
+from __future__ import annotations
+
+import yaml
+from click.testing import CliRunner
+from engine.actions.registry import load
+from engine.cli.command import cli
+from tests.contracts.test_actions import act, alert, claim_of, scenarios, variants
+from tests.language.test_loader import playbook
+from tests.support.fakes import Notebook
+from tests.support.serving import ROOT
+
+
+def rbac(tmp_path, *steps, flags=(), **spec):
+    document = playbook("p", actions=list(steps), **spec)
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
+    done = CliRunner().invoke(cli, ["rbac", str(tmp_path), *flags], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def granted(*roles):
+    return {
+        (verb, f"{resource}.{group}" if group else resource)
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_every_action_has_the_rights_that_it_asks_for(tmp_path):
+    for action in load().values():
+        for given in variants(action):
+            (role,) = rbac(tmp_path, {"action": action.name, "with": given})
+            assert role["kind"] == "ClusterRole"
+            for server, event in scenarios():
+                act(server, claim_of(action, given, event or alert()), keeper=Notebook())
+                assert server.asked <= granted(role), (action.name, given)
+
+
+def test_only_messages_need_nothing(tmp_path):
+    (role,) = rbac(tmp_path, {"action": "http.request", "with": {"url": "https://x.example/"}})
+    assert role["rules"] == []
+
+
+def test_a_playbook_that_is_disabled_needs_nothing(tmp_path):
+    assert granted(*rbac(tmp_path, {"action": "pod.delete"}, mode="disabled")) == set()
+
+
+def test_namespaced_what_is_in_namespaces_is_a_role_of_its_own(tmp_path):
+    step = {"action": "pod.isolate"}
+    (whole,) = rbac(tmp_path, step, flags=["--name", "mine"])
+    inner, outer = rbac(tmp_path, step, flags=["--name", "mine", "--namespaced"])
+    assert (inner["kind"], outer["kind"], inner["metadata"]["name"]) == (
+        "Role",
+        "ClusterRole",
+        "mine",
+    )
+    assert granted(inner, outer) == granted(whole)
+    policies = ("list", "networkpolicies.networking.k8s.io")  # looked for where a journal was lost
+    assert granted(outer) == {("get", "namespaces"), ("get", "nodes"), policies}
+    inner, outer = rbac(
+        tmp_path, {"action": "pod.label", "with": {"labels": {"a": "b"}}}, flags=["--namespaced"]
+    )
+    assert granted(outer) == {("get", "namespaces"), ("get", "nodes")}
+
+
+def test_the_role_of_the_kustomization_has_what_the_shipped_playbooks_need():
+    done = CliRunner().invoke(cli, ["rbac", str(ROOT / "playbooks")], catch_exceptions=False)
+    shipped = next(yaml.safe_load_all((ROOT / "kustomize" / "base" / "rbac.yaml").read_text()))
+    assert granted(yaml.safe_load(done.stdout)) <= granted(shipped)
+
+
+def test_a_request_that_disrupts_needs_to_find_and_check_its_pod(tmp_path):
+    given = {"url": "https://x.example/", "effect": "disrupt"}
+    (role,) = rbac(tmp_path, {"action": "http.request", "with": given})
+    assert granted(role) == {
+        ("get", "pods"), ("list", "pods"), ("get", "nodes"), ("get", "namespaces"),
+    }  # fmt: skip

@@ -1,0 +1,160 @@
+"""A lost journal: what its runs have made in the cluster is found again, and ends at its hour."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+from engine.actions.registry import load
+from engine.execution.adoption import Adoption, adopt
+from engine.journal.protocol import Decision
+from engine.journal.sqlite.journal import SqliteJournal
+from engine.language.compile import playbook_from_snapshot
+from engine.model.errors import PermanentError, TemporaryError
+from engine.model.event import time_text
+from tests.contracts.test_actions import NOW, act, alert, claim_of, undo, world
+from tests.support.fakes import Notebook
+
+ISOLATE = load()["pod.isolate"]
+HOUR = 3600.0
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = SqliteJournal(tmp_path / "journal.db", playbook_from_snapshot)
+    yield journal
+    journal.close()
+
+
+def isolated(ttl="1h", run="event"):
+    """A server on which a run has isolated a pod, what it kept, and its claim."""
+    server, keeper = world(), Notebook()
+    claim = claim_of(ISOLATE, {"ttl": ttl} if ttl else {}, alert(), run=run)
+    act(server, claim, keeper=keeper)
+    return server, keeper, claim
+
+
+def policy(server):
+    return server.objects[key(server)]
+
+
+def key(server):
+    return next(k for k in server.objects if k[2].startswith("tiercel-"))
+
+
+def test_what_a_lost_journal_held_is_undone_at_its_hour(journal):
+    server, _, claim = isolated()
+    before = world().state()
+    assert adopt(server.cluster, journal, NOW) == 1
+    record = journal.find(claim.run.id)
+    assert (record.run.playbook.name, record.run.event.rule) == ("p", "Terminal shell")
+    assert (record.run.target, record.outcome) == ("demo/web-0", "done")
+    assert record.undo == {"pod.isolate": NOW + HOUR}
+    assert journal.claim("cluster", 9, NOW + HOUR - 1) == []
+    (undoing,) = journal.claim("cluster", 9, NOW + HOUR)
+    assert undo(server, replace(undoing, undo=None), Held(undoing)).state == "undone"
+    assert server.state() == before
+
+
+class Held(Notebook):
+    """Knows what a claim of a journal puts back."""
+
+    def __init__(self, claim):
+        super().__init__()
+        self.claim = claim
+
+    def undoing(self, _):
+        return self.claim
+
+
+def test_what_the_journal_holds_already_is_not_taken_over_twice(journal):
+    server = isolated()[0]
+    assert adopt(server.cluster, journal, NOW) == 1
+    assert adopt(server.cluster, journal, NOW) == 0
+
+
+def test_without_an_end_a_person_can_still_undo_it(journal):
+    server, _, claim = isolated(ttl=None)
+    assert adopt(server.cluster, journal, NOW) == 1
+    assert journal.next_due("cluster") is None
+    assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["pod.isolate"]
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        (("labels",), {"app.kubernetes.io/managed-by": "helm"}),
+        (("labels", "tiercel.dev/playbook"), "No Name"),
+        (("labels", "tiercel.dev/playbook"), None),
+        (("annotations",), {}),
+        (("annotations", "tiercel.dev/run"), "../../x"),
+        (("name",), "tiercel-default"),
+    ],
+)
+def test_what_is_not_ours_or_was_tampered_with_is_left_alone(journal, where, what):
+    server = isolated()[0]
+    *path, last = ("metadata", *where)
+    changed = copy.deepcopy(policy(server))
+    at = changed
+    for part in path:
+        at = at[part]
+    at[last] = what
+    del server.objects[key(server)]
+    server.put(changed)
+    assert adopt(server.cluster, journal, NOW) == 0
+    assert journal.counts()["over"] == 0
+
+
+def test_an_end_that_cannot_be_read_is_none(journal):
+    server, _, claim = isolated()
+    policy(server)["metadata"]["annotations"]["tiercel.dev/expires-at"] = "soon"
+    assert adopt(server.cluster, journal, NOW) == 1
+    assert journal.find(claim.run.id).undo == {"pod.isolate": None}
+
+
+def test_however_old_the_policy_is_its_run_is_kept_as_long_as_one_that_ends_now(journal):
+    server, _, claim = isolated(ttl=None)
+    assert adopt(server.cluster, journal, NOW + 90 * 24 * HOUR) == 1
+    assert journal.forget(NOW + 60 * 24 * HOUR) == 0
+    assert journal.find(claim.run.id) is not None
+    assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["pod.isolate"]
+
+
+def test_the_policy_tells_the_end_in_whole_seconds_of_utc():
+    server = isolated()[0]
+    told = policy(server)["metadata"]["annotations"]["tiercel.dev/expires-at"]
+    assert told == time_text(int(NOW + HOUR) * 1_000_000_000)
+
+
+class Answering:
+    """A cluster that raises what it is told to, then answers."""
+
+    def __init__(self, cluster, *errors):
+        self.cluster, self.errors = cluster, list(errors)
+
+    def list(self, kind, namespace=None, *, node=None):
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.cluster.list(kind, namespace, node=node)
+
+
+def begin(cluster, journal, monkeypatch):
+    monkeypatch.setattr("engine.execution.adoption._FIRST", 0.001)
+    woken = []
+    adoption = Adoption(cluster, journal, lambda: woken.append(1), lambda: NOW)
+    adoption.start()
+    adoption._thread.join(20)
+    assert not adoption._thread.is_alive()
+    return woken
+
+
+def test_it_is_tried_until_the_cluster_answers(journal, monkeypatch):
+    cluster = Answering(isolated()[0].cluster, TemporaryError("away"), TemporaryError("away"))
+    assert begin(cluster, journal, monkeypatch) == [1]
+    assert journal.counts()["over"] == 1
+
+
+def test_without_the_right_to_look_the_engine_goes_on(journal, monkeypatch):
+    cluster = Answering(isolated()[0].cluster, PermanentError("403"))
+    assert begin(cluster, journal, monkeypatch) == []

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import pytest
+from engine.cluster.api import CallRecorder
+from engine.execution.attempt import Clients, attempt
+from engine.execution.attempt_store import NOWHERE
+from engine.execution.budgets import BudgetLedger, Charge
+from engine.execution.guardrails import Guard
+from engine.execution.retry import wait_before
+from engine.language.folder import Files
+from engine.language.loader import Loader
+from engine.model.errors import PermanentError, TemporaryError
+from engine.model.event import parse
+from engine.model.playbook import Budget, Guardrails, Retry
+from engine.model.run import Claim, Result, Run, after, outcome_of
+from engine.outbound.http import RequestRecorder
+from tests.contracts.test_actions import NOW, a_pod, alert, world
+from tests.language.test_loader import files, playbook
+from tests.support.fakes import Elsewhere, Notebook
+
+LABEL = {"action": "pod.label", "with": {"labels": {"a": "b"}}}
+DELETE = {"action": "pod.delete"}
+SLACK = {"action": "slack.post", "with": {"webhook": {"fromSecret": "s"}, "text": "hi"}}
+
+
+def claim(*steps, at=0, event=None, **of):
+    """A claim on a step of a playbook with these."""
+    found = Loader().load(Files("", files(p=playbook("p", actions=list(steps)))))
+    assert not found.errors
+    run = Run("0" * 32, found.playbooks[0], event or alert(), NOW, "demo/web-0")
+    return Claim(run, at, **({"began": NOW} | of))
+
+
+def act(claim, server=None, *, now=NOW, outside=None, keeper=NOWHERE, dry=False):
+    cluster = (server or world()).cluster
+    doors = Clients(
+        CallRecorder(cluster, None if dry else cluster),
+        RequestRecorder(None if dry else outside or Elsewhere()),
+        dry=dry,
+    )
+    return attempt(claim, doors, Guard(), now, keeper)
+
+
+def answering(*statuses):
+    server = world()
+    server.answers = [(status, {}) for status in statuses]
+    return server
+
+
+def busy(after):
+    server = world()
+    server.answers = [(503, {"Retry-After": after})]
+    return server
+
+
+class Broken:
+    """A cluster, or a world outside, that raises whatever it is asked."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def _fail(self, *_, **__):
+        raise self.error
+
+    get = list = send = request = slack = _fail
+
+
+def test_the_wait_doubles_up_to_the_longest():
+    assert [wait_before(n, 1, 60) for n in (2, 3, 4, 8, 9, 10_000)] == [1, 2, 4, 60, 60, 60]
+
+
+def test_answers_use_attempts_up_and_silence_does_not():
+    busy, down = answering(500), answering(503)
+    assert act(claim(LABEL, answers=2), busy).retry_in is not None
+    outcome = act(claim(LABEL, answers=3, attempt=9), answering(500))
+    assert (outcome.state, outcome.retry_in) == ("failed", None)
+    assert "gave up after 9 attempts" in outcome.message
+    for n in (1, 1000):
+        waiting = act(claim(LABEL, answers=3, attempt=n, began=NOW - 1e6), down)
+        down.answers = [(429, {})]
+        assert (waiting.state, waiting.answered) == ("waiting", False)
+        assert waiting.retry_in <= 60
+
+
+def test_the_wait_is_the_servers_where_it_asks_for_one_and_never_over_max_delay_else():
+    waits = {act(claim(LABEL), busy("90")).retry_in for _ in range(50)}
+    assert 90 <= min(waits) < max(waits) <= 108  # never earlier, and not all at once
+    assert act(claim(LABEL), busy("86400")).retry_in == 3600
+    step = {**LABEL, "retry": {"delay": "10s", "maxDelay": "12s"}}
+    for _ in range(50):
+        assert 8 <= act(claim(step), answering(500)).retry_in <= 12
+        assert act(claim(step, attempt=5), answering(500)).retry_in <= 12
+
+
+@pytest.mark.parametrize("asked", ["0", "1"])
+def test_a_server_that_asks_for_no_wait_is_asked_ever_more_rarely_all_the_same(asked):
+    waits = [act(claim(LABEL, attempt=n), busy(asked)).retry_in for n in (1, 2, 3, 4, 5, 50)]
+    for wait, least in zip(waits, [1, 2, 4, 8, 16, 60], strict=True):
+        assert 0.8 * least <= wait <= 1.2 * least
+
+
+def test_a_look_of_our_own_is_repeated_when_it_says():
+    soon = Broken(TemporaryError("not there yet", again=1.0))
+    assert act(claim(SLACK, attempt=50), outside=soon).retry_in == 1.0
+
+
+def test_a_notification_gives_up_after_its_time_and_a_cluster_step_never():
+    silent = Broken(TemporaryError("no answer"))
+    patient = {**SLACK, "retry": {"giveUp": "10m"}}
+    assert act(claim(patient), outside=silent, now=NOW + 599).state == "waiting"
+    assert act(claim(patient), outside=silent, now=NOW + 600).state == "failed"
+    assert act(claim(SLACK), outside=silent, now=NOW + 3599).state == "waiting"
+    assert act(claim(SLACK), outside=silent, now=NOW + 3600).state == "failed"
+    answers = Broken(TemporaryError("a 500", answered=True))
+    assert act(claim(SLACK), outside=answers, now=NOW + 3600).state == "waiting"
+
+
+@pytest.mark.parametrize(("status", "state"), [(403, "failed"), (400, "failed"), (422, "failed"),
+                                               (404, "skipped"), (500, "waiting"),
+                                               (401, "waiting")])  # fmt: skip
+def test_what_a_server_answers_decides_how_it_ends(status, state):
+    outcome = act(claim(LABEL), answering(status))
+    assert outcome.state == state
+    if status == 403:
+        assert "missing right: patch on pods" in outcome.message
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret-value"), KeyError("x"), RecursionError()])
+def test_an_internal_error_fails_the_step_and_tells_nothing(error):
+    doors = Clients(
+        CallRecorder(Broken(error), Broken(error)), RequestRecorder(Broken(error)), dry=False
+    )
+    for step in (LABEL, DELETE, SLACK):
+        outcome = attempt(claim(step), doors, Guard(), NOW)
+        assert outcome.state == "failed"
+        assert outcome.message == f"internal error: {type(error).__name__}"
+
+
+def test_a_permanent_error_fails_the_step_at_once():
+    outcome = act(claim(SLACK), outside=Broken(PermanentError("channel_not_found")))
+    assert (outcome.state, outcome.retry_in, outcome.message) == (
+        "failed",
+        None,
+        "channel_not_found",
+    )
+
+
+def test_a_step_that_was_interrupted_is_done_again_only_where_that_is_harmless():
+    assert act(claim(LABEL, interrupted=True)).state == "done"
+    failed = act(claim(SLACK, interrupted=True))
+    assert (failed.state, "may have run" in failed.message) == ("failed", True)
+    unknown = {**SLACK, "retry": {"unknown": True}}
+    assert act(claim(unknown, interrupted=True)).state == "done"
+
+
+def test_a_pod_that_went_after_our_own_delete_is_done():
+    server, facts = world(), {}
+    first = act(claim(DELETE), server, keeper=Notebook(facts))
+    assert (first.state, facts["sent"]) == ("done", "pod.delete")
+    again = claim(DELETE, attempt=2, facts=facts, interrupted=True)
+    assert act(again, server).state == "done"
+    server.let_go()
+    assert act(again, server).state == "done"
+    server.put(a_pod(uid="a-fresh-one"))
+    assert act(again, server).state == "done"
+    assert server.find("Pod", "web-0", "demo")["metadata"]["uid"] == "a-fresh-one"
+
+
+def test_so_is_one_that_only_its_container_names():
+    event = alert(**{"k8s.ns.name": None, "k8s.pod.name": None, "container.id": "0a1b2c3d4e5f"})
+    server, facts = world(), {}
+    assert act(claim(DELETE, event=event), server).state == "done"
+    server = world()
+    act(claim(DELETE, event=event), server, keeper=Notebook(facts))
+    server.let_go()
+    again = claim(DELETE, event=event, attempt=2, facts=facts, interrupted=True)
+    assert act(again, server).state == "done"
+    assert act(claim(DELETE, event=event), server).state == "skipped"
+
+
+def test_a_pod_that_went_by_itself_is_skipped():
+    server = world()
+    server.interfere = server.objects.clear
+    assert act(claim(DELETE), server).state == "skipped"
+    assert act(claim(DELETE, facts={"uid": "x", "sent": "another.step"}), server).state == "skipped"
+
+
+def test_nothing_is_sent_by_an_attempt_that_another_has_overtaken():
+    server = world()
+    outcome = act(claim(DELETE), server, keeper=Notebook(open=False))
+    assert outcome.retry_in is not None
+    assert not server.wrote
+
+
+class Noting(Notebook):
+    """Writes to a list when it keeps what."""
+
+    def __init__(self, log):
+        super().__init__()
+        self.log = log
+
+    def keep(self, claim, facts):
+        self.log.append(sorted(facts))
+        return super().keep(claim, facts)
+
+
+def test_the_uid_is_on_disk_before_the_call_goes_out():
+    server, log = world(), []
+    server.interfere = lambda: log.append("call")
+    act(claim(DELETE), server, keeper=Noting(log))
+    assert log == [["uid"], ["sent", "uid"], "call"]
+
+
+def when(*conditions, results=(), dry=False):
+    second = {**LABEL, "name": "second", "when": list(conditions)}
+    return act(claim(LABEL, second, at=1, results=results), dry=dry)
+
+
+def test_a_step_runs_when_all_conditions_hold_and_is_skipped_with_the_reason_else():
+    yes, no = {"field": "proc.cmdline", "equals": "sh"}, {"field": "proc.cmdline", "equals": "x"}
+    assert when(yes, yes).state == "done"
+    assert when(yes, no).message == "when: proc.cmdline equals x is false"
+    absent = when({"field": "no.such", "notIn": ["a"]})
+    assert (absent.state, absent.message.endswith("is unknown")) == ("skipped", True)
+
+
+def test_a_step_may_wait_for_how_an_earlier_one_ended_or_what_it_answered():
+    done = (Result("pod.label", "done", answer={"id": 7}),)
+    failed = (Result("pod.label", "failed"),)
+    ended = {"step": "pod.label", "is": ["done", "skipped"]}
+    assert when(ended, results=done).state == "done"
+    assert when(ended, results=failed).state == "skipped"
+    answered = {"step": "pod.label", "jsonPath": "$.id", "gt": 5}
+    assert when(answered, results=done).state == "done"
+    assert when(answered, results=failed).state == "skipped"
+
+
+def test_in_a_plan_an_earlier_planned_step_counts_as_done():
+    planned = (Result("pod.label", "planned"),)
+    assert when({"step": "pod.label", "is": ["done"]}, results=planned, dry=True).state == "planned"
+    assert (
+        when({"step": "pod.label", "is": ["failed"]}, results=planned, dry=True).state == "skipped"
+    )
+    told = when({"step": "pod.label", "jsonPath": "$.id", "gt": 5}, results=planned, dry=True)
+    assert (told.state, "$.id gt 5" in told.message) == ("planned", True)
+
+
+def test_a_value_that_the_parameter_does_not_allow_is_refused():
+    hostile = {"action": "pod.label", "with": {"labels": {"cmd": "%proc.cmdline"}}}
+    server = world()
+    outcome = act(claim(hostile, event=alert(**{"proc.cmdline": "a b\nc"})), server)
+    assert (outcome.state, server.wrote) == ("refused", [])
+    assert "\n" not in outcome.message
+
+
+def test_after_a_failure_the_rest_is_skipped_and_finally_runs():
+    steps = [LABEL, {**LABEL, "name": "b"}]
+    found = Loader().load(
+        Files("", files(p=playbook("p", actions=steps, **{"finally": [{**LABEL, "name": "c"}]})))
+    )
+    run = Run("0" * 32, found.playbooks[0], parse({"rule": "r"}), NOW, "t")
+    for state, position in (("failed", 2), ("refused", 2), ("skipped", 1), ("done", 1)):
+        outcome = act(claim(LABEL))
+        ended = after(Claim(run, 0), type(outcome)(state, "why"))
+        assert ended[1] == position
+        assert [r.state for r in ended[0]] == [state, *["skipped"] * (position - 1)]
+    assert after(Claim(run, 2), type(outcome)("failed", "why"))[1] is None
+
+
+def test_the_outcome_of_a_run_is_its_worst():
+    def ended(*states):
+        return outcome_of([Result(state, state) for state in states])
+
+    assert ended("done", "failed", "refused") == "failed"
+    assert ended("done", "refused", "skipped") == "refused"
+    assert ended("skipped", "done") == "done"
+    assert ended("skipped") == ended() == "skipped"
+    assert ended("held", "skipped") == "planned"  # a dry run waits for nobody
+
+
+def test_the_defaults_of_retry_are_the_contracts():
+    assert Retry() == Retry(4, 1.0, 60.0, 3600.0, unknown=False)
+
+
+def over(step, **of):
+    """An attempt at a step past the budget of its cluster, and what the run kept of it."""
+    full = BudgetLedger()
+    rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), hold_for=60.0)
+    full.take(rails, Charge("disrupt", "pod.delete", "p", "another"), NOW)
+    kept, server, now = {}, world(), of.pop("now", NOW)
+    doors = Clients(
+        CallRecorder(server.cluster, server.cluster), RequestRecorder(Elsewhere()), dry=False
+    )
+    guard = Guard(rails, ledger=full)
+    outcome = attempt(claim(step, **of), doors, guard, now, Notebook(kept))
+    return outcome, kept, doors.cluster.calls
+
+
+def test_what_is_over_a_budget_is_held_and_denied_when_nobody_gave_leave():
+    held, kept, calls = over(DELETE)
+    assert (held.state, held.retry_in, calls) == ("held", 60.0, [])
+    again = over(DELETE, facts=kept, now=NOW + 20)[0]  # claimed again after a crash
+    assert (again.state, again.retry_in) == ("held", 40.0)
+    denied = over(DELETE, facts=kept, now=NOW + 60)[0]
+    assert (denied.state, denied.retry_in) == ("refused", None)
+    assert "denied: nobody gave leave within 1m" in denied.message
+
+
+def test_with_a_persons_leave_a_held_step_acts_and_says_whose_it_was():
+    kept = over(DELETE)[1]
+    allowed, _, calls = over(
+        DELETE, facts={**kept, "verdict": [DELETE["action"], "approve", "alice"]}
+    )
+    assert (allowed.state, len(calls)) == ("done", 1)
+    assert "with the leave of alice" in allowed.message
+
+
+def test_a_step_that_a_person_denied_is_refused_even_if_the_budget_is_free_by_then():
+    facts = {"held": [DELETE["action"], NOW], "verdict": [DELETE["action"], "deny", "bob"]}
+    denied, _, calls = over(DELETE, facts=facts)
+    assert (denied.state, denied.message, calls) == ("refused", "denied by bob", [])
+    free = act(claim(DELETE, facts=facts))
+    assert (free.state, free.message) == ("refused", "denied by bob")
+
+
+def test_leave_for_one_step_is_none_for_another():
+    held = over(DELETE, facts={"verdict": ["another", "approve", "alice"]})[0]
+    assert held.state == "held"
+
+
+KILL = {
+    "action": "http.request",
+    "with": {"url": "https://f.example/%k8s.pod.name", "effect": "disrupt"},
+}
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_request_that_disrupts_has_the_events_pod_as_its_target(dry):
+    done = act(claim(KILL), dry=dry)
+    assert (done.state, len(done.requests)) == ("planned" if dry else "done", 1)
+    assert done.uid
+    shut = alert(**{"k8s.ns.name": "kube-system", "k8s.pod.name": "coredns"})
+    server = world()
+    system = a_pod()
+    system["metadata"] |= {"namespace": "kube-system", "name": "coredns"}
+    server.put(system)
+    for event, state in (
+        (shut, "refused"),
+        (alert(**{"k8s.pod.name": "gone"}), "skipped"),
+        (alert(**{"k8s.pod.uid": "another"}), "skipped"),
+        (parse({"rule": "R", "output_fields": {"proc.name": "nc"}}), "skipped"),
+    ):
+        ended = act(claim(KILL, event=event), server, dry=dry)
+        assert (ended.state, ended.requests) == (state, ()), ended.message
+
+
+def test_a_request_that_disrupts_counts_in_the_budget_of_its_pods_namespace():
+    guard = Guard(
+        Guardrails(budgets=(Budget("disrupt", 1, 60.0, "namespace", on_exceeded="drop"),))
+    )
+    server = world()
+    other = a_pod()
+    other["metadata"] |= {"name": "web-1", "uid": "u-web-1"}
+    server.put(other)
+
+    def kill(event):
+        doors = Clients(
+            CallRecorder(server.cluster, server.cluster), RequestRecorder(Elsewhere()), dry=False
+        )
+        return attempt(claim(KILL, event=event), doors, guard, NOW).state
+
+    assert kill(alert()) == "done"
+    assert kill(alert(**{"k8s.pod.name": "web-1"})) == "refused"
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_status_is_expected_of_an_answer_and_not_of_a_preview(dry):
+    step = {"action": "http.request", "with": {"url": "https://x.example/", "expect": [201]}}
+    ended = act(claim(step), dry=dry)
+    assert ended.state == ("planned" if dry else "failed")
+
+
+def test_headers_are_equal_in_any_case():
+    headers = {"content-type": "text/x", "IDEMPOTENCY-KEY": "mine", "X-Team": "soc"}
+    step = {
+        "action": "http.request",
+        "with": {"url": "https://x.example/", "headers": headers, "body": {}},
+    }
+    (request,) = act(claim(step), dry=True).requests
+    assert request.headers == headers
+    step["with"]["headers"] = {"X-Team": "%proc.cmdline"}
+    hostile = alert(**{"proc.cmdline": "x\r\nEvil: 1"})
+    ended = act(claim(step, event=hostile), dry=True)
+    assert (ended.state, ended.requests) == ("refused", ())
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "what"),
+    [
+        ({"url": "x.example/a"}, "bad-value", "http://"),
+        ({"url": "https:///a"}, "bad-value", "host"),
+        ({"url": "x.example/%proc.name"}, "bad-value", "http://"),
+        ({"url": "%proc.name"}, "bad-value", "http://"),
+        ({"url": r"http://2130706433\.example.com/"}, "bad-value", "host"),
+        ({"url": "https://ada:canary@x.example/"}, "bad-value", "password"),
+        ({"headers": {"X Team": "a"}}, "bad-parameter", "header"),
+        ({"headers": {"X\nTeam": "a"}}, "bad-parameter", "header"),
+        ({"headers": {"": "a"}}, "bad-parameter", "header"),
+        ({"headers": {"X-Team": "a", "x-team": "b"}}, "bad-parameter", "given twice"),
+        ({"headers": {"content-length": "1"}}, "bad-parameter", "sets itself"),
+        ({"headers": {"Host": "other.example"}}, "bad-parameter", "sets itself"),
+        ({"headers": {"X-Team": "a\nb"}}, "bad-parameter", "header value"),
+    ],
+)
+def test_requests_that_can_never_be_sent_are_findings(given, code, what):
+    step = {"action": "http.request", "with": {"url": "https://x.example/", **given}}
+    found = Loader().load(Files("", files(p=playbook("p", actions=[step]))))
+    (finding,) = found.errors
+    assert (finding.code, what in finding.what) == (code, True), finding
+    assert "canary" not in finding.what
+
+
+@pytest.mark.parametrize(
+    "url", ["https://%k8s.ns.name.x.example/", "http://x.example:80/%%20/%rule"]
+)
+def test_urls_with_fields_are_checked_as_far_as_they_are_literal(url):
+    step = {"action": "http.request", "with": {"url": url}}
+    assert not Loader().load(Files("", files(p=playbook("p", actions=[step])))).errors

@@ -1,0 +1,229 @@
+"""What messages say besides their text: a digest of those held back, and what `mode: notify` spares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.cluster.api import CallRecorder
+from engine.cluster.simulated import AssumedCluster
+from engine.execution.attempt import Clients, attempt
+from engine.execution.budgets import BudgetLedger
+from engine.execution.guardrails import Guard
+from engine.language.folder import Files
+from engine.language.loader import Loader
+from engine.model.errors import TemporaryError
+from engine.model.event import parse
+from engine.model.playbook import Budget, Guardrails
+from engine.model.run import Claim, Result
+from engine.outbound.http import Answer, RequestRecorder
+from engine.planning.matcher import Playbooks
+from engine.planning.planner import PlanningMemory, plan
+from tests.support.fakes import Notebook
+
+NOW = 1_772_359_200.0
+PLAYBOOK = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: tell}
+spec:
+  mode: %s
+  match: {rules: [R]}
+  actions:
+    - {action: pod.label, name: mark, with: {labels: {a: b}}}
+    - {action: slack.post, with: {webhook: {fromSecret: hook}, text: "it was %%proc.name"}}
+"""
+RAILS = Guardrails(budgets=(Budget("notify", 2, 60.0, "playbook", on_exceeded="digest"),))
+
+
+class Slack:
+    """Takes messages, or answers what it is told to first."""
+
+    def __init__(self):
+        self.messages, self.fails = [], []
+
+    def slack(self, message, webhook, token):
+        del webhook, token
+        if self.fails:
+            raise self.fails.pop()
+        self.messages.append(message["text"])
+        return Answer(200)
+
+    def request(self, *_):
+        return Answer(200)
+
+
+class Messages:
+    """Runs of one playbook at their message; ``now`` moves as the test says."""
+
+    def __init__(self, ledger=None, mode="enforce", text=PLAYBOOK):
+        text = (text % mode).encode()
+        self.playbook = Loader().load(Files("", {"a.yaml": text})).usable().playbooks[0]
+        self.slack, self.now, self.facts = Slack(), NOW, {}
+        self.guard = Guard(RAILS, ledger=ledger or BudgetLedger())
+
+    def tell(self, number, results=(), *, dry=False):
+        """Attempt the message of the run of that number: its outcome."""
+        event = parse(
+            {"rule": "R", "output_fields": {"proc.name": f"<{number}>"}}, salt=str(number)
+        )
+        (planned,) = plan(event, Playbooks([self.playbook]), PlanningMemory())
+        facts = self.facts.setdefault(number, {})
+        claim = Claim(planned.run, 1, began=NOW, facts=facts, results=results)
+        doors = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(self.slack), dry=dry)
+        return attempt(claim, doors, self.guard, self.now, Notebook(facts))
+
+
+def test_past_a_budget_the_first_message_becomes_the_digest_of_the_others():
+    told = Messages()
+    ended = [told.tell(number) for number in range(6)]
+    assert [outcome.state for outcome in ended] == ["done", "done", "waiting", *["skipped"] * 3]
+    assert ended[2].retry_in == 60.0
+    assert "a digest tells of it" in ended[3].message
+    told.now += 60.0
+    assert told.tell(2).state == "done"
+    assert told.slack.messages[2:] == ["it was &lt;2&gt;\nand 3 more like it"]
+
+
+def test_after_a_digest_the_next_excess_becomes_one_again():
+    told = Messages()
+    for number in range(4):
+        told.tell(number)
+    told.now += 60.0
+    told.tell(2)
+    assert [told.tell(n).state for n in range(10, 14)] == ["done", "done", "waiting", "skipped"]
+
+
+def test_a_digest_of_one_message_is_that_message():
+    told = Messages()
+    for number in range(3):
+        told.tell(number)
+    told.now += 60.0
+    told.tell(2)
+    assert told.slack.messages[-1] == "it was &lt;2&gt;"
+
+
+def test_a_digest_that_could_not_be_sent_is_tried_again_and_counts_on():
+    told = Messages()
+    for number in range(4):
+        told.tell(number)
+    told.now += 60.0
+    told.slack.fails = [TemporaryError("down")]
+    assert told.tell(2).state == "waiting"
+    told.now += 1.0
+    told.tell(2)
+    assert told.slack.messages[-1].endswith("and 1 more like it")
+
+
+def test_the_count_is_on_disk_and_a_digest_that_died_with_its_run_is_taken_over():
+    kept = {}
+    told = Messages(BudgetLedger(remember=kept.update))
+    for number in range(5):
+        told.tell(number)
+    again = Messages(BudgetLedger({k: v for k, v in kept.items() if v is not None}))
+    again.now += 30.0
+    assert again.tell(7).state == "skipped"  # the digest is still to come
+    again.now += 100.0
+    for number in (8, 9):
+        again.tell(number)
+    assert again.tell(10).state == "waiting"
+    again.now += 60.0
+    again.tell(10)
+    assert again.slack.messages[-1].endswith("and 4 more like it")
+
+
+def test_in_a_preview_nothing_becomes_a_digest():
+    told = Messages()
+    preview = Messages(told.guard._ledger)
+    event = parse({"rule": "R"})
+    (planned,) = plan(event, Playbooks([preview.playbook]), PlanningMemory())
+    for number in range(2):
+        told.tell(number)
+    doors = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(None))
+    outcome = attempt(Claim(planned.run, 1), doors, told.guard, NOW)
+    assert outcome.state == "skipped"
+
+
+def test_a_playbook_that_only_notifies_says_what_it_did_not_do():
+    told = Messages(mode="notify")
+    marked = Result("mark", "planned", "label a=<b>")
+    assert told.tell(1, (marked,)).state == "done"
+    (message,) = told.slack.messages
+    assert message.endswith("Not done, for the playbook only notifies: mark: label a=&lt;b&gt;")
+
+
+def test_blocks_say_it_too():
+    told = Messages(mode="notify")
+    step = told.playbook.steps[1]
+    blocks = [{"type": "divider"}]
+    told.playbook = replace(
+        told.playbook,
+        steps=(
+            told.playbook.steps[0],
+            replace(step, parameters={**step.parameters, "blocks": blocks}),
+        ),
+    )
+    outcome = told.tell(1)
+    assert outcome.state == "done"
+    assert outcome.requests[0].body["blocks"][-1]["elements"][0]["text"].startswith("Not done")
+
+
+HOOK = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: tell}
+spec:
+  mode: %s
+  match: {rules: [R]}
+  actions:
+    - {action: pod.label, name: mark, with: {labels: {a: b}}}
+    - action: http.request
+      with: {url: "https://ops.example.com/", body: {run: "%%run.outcome", mark: "%%steps.mark.state"}}
+"""
+
+
+def hooked(*results, dry=False):
+    """The note and the body that a webhook gets of a playbook that only notifies, after these steps."""
+    outcome = Messages(mode="notify", text=HOOK).tell(1, results, dry=dry)
+    assert outcome.state == ("planned" if dry else "done"), outcome.message
+    return outcome.requests[0].headers.get("Tiercel-Note"), outcome.requests[0].body
+
+
+def test_a_webhook_is_told_in_a_header_what_was_not_done_and_has_the_body_as_written():
+    note, body = hooked(Result("mark", "planned", "label a=<b>\nü%"))
+    assert note == "Not done, for the playbook only notifies: mark: label a=<b>; %C3%BC%25"
+    assert body == {"run": "planned", "mark": "planned"}
+
+
+def test_a_hostile_message_makes_no_second_header_and_no_long_one():
+    note, _ = hooked(Result("mark", "planned", "x\r\nEvil: 1\0" + "y" * 9000))
+    assert len(note) <= 2000
+    assert note.isascii()
+    assert note.isprintable()
+
+
+def test_a_message_that_went_out_makes_no_deed_of_what_was_only_planned():
+    told = Result("tell", "done", "to hook")
+    assert hooked(told, Result("mark", "planned", "x"))[1] == {"run": "planned", "mark": "planned"}
+    assert hooked(told, Result("mark", "failed", "x"))[1] == {"run": "failed", "mark": "failed"}
+
+
+def test_in_a_preview_what_is_planned_renders_as_done():
+    assert hooked(Result("mark", "planned", "x"), dry=True)[1] == {"run": "done", "mark": "done"}
+
+
+def test_a_webhook_that_is_a_digest_is_told_the_count():
+    told = Messages(text=HOOK)
+    ended = [told.tell(number) for number in range(6)]
+    assert "Tiercel-Note" not in ended[0].requests[0].headers
+    told.now += 60.0
+    assert told.tell(2).requests[0].headers["Tiercel-Note"] == "and 3 more like it"
+
+
+def test_what_the_engine_itself_does_is_suppressed():
+    (playbook,) = Loader().load(Files("", {"a.yaml": (PLAYBOOK % "enforce").encode()})).playbooks
+    memory = PlanningMemory()
+    memory.own = "system:serviceaccount:tiercel:tiercel"
+    for user, suppressed in ((memory.own, "self"), ("system:serviceaccount:demo:x", None)):
+        event = parse({"rule": "R", "output_fields": {"ka.user.name": user}}, salt=user)
+        (planned,) = plan(event, Playbooks([playbook]), memory)
+        assert planned.suppressed == suppressed

@@ -1,0 +1,94 @@
+"""A spell of dry run in between: what was accepted before it is done after it, and holds keep their hour."""
+
+from __future__ import annotations
+
+import pytest
+from engine.cluster.api import POD
+from engine.journal.protocol import Decision
+from engine.journal.sqlite.journal import SqliteJournal
+from engine.model.calls import Change
+from engine.model.run import Outcome
+from tests.support.journals import LEASE, NOW, accept, run, thaw
+
+DONE, PLANNED = Outcome("done", ""), Outcome("planned", "")
+LABEL = Change(POD, "demo", "web", "u", ("metadata", "labels", "a"), "b")
+
+
+def claim(journal, now=NOW):
+    return journal.claim("cluster", 10, now)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts an engine's journal on the file, after the one before has ended."""
+    opened = []
+
+    def start(*, dry=False):
+        for one in opened:
+            one.close()
+        opened.append(SqliteJournal(tmp_path / "j.db", thaw, LEASE, dry=dry))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_what_a_live_engine_accepted_waits_for_the_end_of_the_dry_run(start):
+    live, dry = (run(number, target="demo/web") for number in (1, 2))
+    accept(start(), live)
+    journal = start(dry=True)
+    assert (journal.aside, journal.memory()) == (1, {})
+    accept(journal, dry)  # on the same target, and not held up by what is before it
+    (claimed,) = claim(journal, NOW + 1e6)
+    assert claimed.run.id == dry.id
+    assert journal.settle(claimed, PLANNED, NOW) == "planned"
+    assert claim(journal, NOW + 1e8) == []
+    assert journal.counts()["waiting"] == 1
+    journal = start(dry=True)  # it was restarted
+    assert (journal.aside, claim(journal, NOW + 1e8)) == (1, [])
+    journal = start()
+    (claimed,) = claim(journal)
+    assert claimed.run.id == live.id
+
+
+def test_what_was_in_flight_is_told_as_interrupted_after_it_all_the_same(start):
+    journal = start()
+    accept(journal, run(1))
+    assert len(claim(journal)) == 1
+    assert claim(start(dry=True), NOW + 1e6) == []
+    (again,) = claim(start())
+    assert again.interrupted
+
+
+def test_what_a_dry_run_left_waiting_is_done_too(start):
+    accept(start(dry=True), run(1))
+    assert len(claim(start(dry=True))) == 1
+    assert len(claim(start(), NOW + 1000)) == 1
+
+
+def test_leave_that_is_given_during_it_counts_after_it(start):
+    journal = start()
+    accept(journal, run(1))
+    (claimed,) = claim(journal)
+    journal.keep(claimed, {"held": [claimed.step.name, NOW]})
+    assert journal.settle(claimed, Outcome("held", "", retry_in=60.0), NOW) == "waiting"
+    journal = start(dry=True)
+    assert journal.counts()["held"] == 1
+    assert journal.decide(claimed.run.id, Decision("approve", "ada", NOW))
+    assert claim(journal, NOW + 1e6) == []
+    (again,) = claim(start())
+    assert again.facts["verdict"] == [claimed.step.name, "approve", "ada", ""]
+
+
+def test_an_undoing_that_comes_due_in_it_is_due_at_once_after_it(start):
+    journal = start()
+    accept(journal, run(1, target="demo/web"))
+    (claimed,) = claim(journal)
+    assert journal.hold(claimed, [LABEL], NOW + 60, {})
+    journal.settle(claimed, DONE, NOW)
+    journal = start(dry=True)
+    assert claim(journal, NOW + 100) == []
+    assert journal.next_due("cluster") is None  # so that nobody looks in vain
+    (undoing,) = claim(start(), NOW + 101)
+    assert undoing.undo

@@ -1,0 +1,259 @@
+"""The thread that writes: what waits is one transaction, and each piece of work stands alone."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+
+import pytest
+from engine.journal.sqlite import schema
+from engine.journal.sqlite.group_commit import LARGEST, GroupCommitWriter
+from engine.journal.sqlite.watchdog import Watchdog
+from engine.model.errors import JournalError
+
+COMPUTING = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)"
+    " SELECT sum(i) FROM n"
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def writer(path):
+    schema.prepare(path)
+    writer = GroupCommitWriter(
+        lambda: schema.connect(path, writes=True), "journal under test", schema.Flush(path)
+    )
+    yield writer
+    writer.close()
+
+
+def held_up(writer, *works):
+    """The futures of works that wait together, so that they share a transaction."""
+    reached, go_on = threading.Event(), threading.Event()
+    writer.submit(lambda _: (reached.set(), go_on.wait()))
+    reached.wait()
+    futures = [writer.submit(work) for work in works]
+    go_on.set()
+    return futures
+
+
+def put(key):
+    return lambda connection: connection.execute("INSERT INTO memory VALUES (?, x'30')", (key,))
+
+
+def broken(connection):
+    put("broken")(connection)
+    raise RuntimeError("a bug")
+
+
+def lose(connection):
+    connection.execute("ROLLBACK")
+    raise sqlite3.OperationalError("disk I/O error")
+
+
+def keys(path):
+    with sqlite3.connect(path) as connection:
+        found = [key for (key,) in connection.execute("SELECT key FROM memory ORDER BY key")]
+    connection.close()
+    return found
+
+
+def test_a_failing_piece_of_work_is_undone_and_its_neighbours_are_not(writer, path):
+    first, bug, twice, last = held_up(writer, put("a"), broken, put("a"), put("b"))
+    first.result()
+    last.result()
+    for failing, why in ((bug, "a bug"), (twice, "UNIQUE")):
+        with pytest.raises(JournalError, match=why):
+            failing.result()
+    assert keys(path) == ["a", "b"]
+
+
+def test_what_waits_together_is_one_transaction_and_fails_together(writer, path):
+    for future in held_up(writer, put("a"), lose, put("b")):
+        with pytest.raises(JournalError, match="disk I/O error"):
+            future.result()
+    assert writer.trouble == "the journal cannot be written: disk I/O error"
+    assert keys(path) == []
+    assert writer.probe() is None
+    writer.submit(put("c")).result()
+    assert keys(path) == ["c"]
+
+
+def test_a_sender_who_hangs_up_does_not_take_what_he_sent_with_him(writer, path):
+    (future,) = held_up(writer, put("a"))
+    assert not future.cancel()
+    future.result()
+    assert keys(path) == ["a"]
+
+
+def test_closing_writes_what_waits_and_ends_the_thread(path):
+    schema.prepare(path)
+    flush = schema.Flush(path)
+    writer = GroupCommitWriter(
+        lambda: schema.connect(path, writes=True), "journal to be closed", flush
+    )
+    futures = held_up(writer, *(put(str(number)) for number in range(9)))
+    writer.close()
+    assert all(future.done() for future in futures)
+    assert len(keys(path)) == 9
+    assert "journal to be closed" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_after_a_failure_the_file_is_opened_anew(path):
+    schema.prepare(path)
+    opened = []
+
+    def connect():
+        opened.append(schema.connect(path, writes=True))
+        return opened[-1]
+
+    writer = GroupCommitWriter(connect, "journal that is reopened", schema.Flush(path))
+    for future in held_up(writer, put("a"), lose):
+        assert isinstance(future.exception(), JournalError)
+    writer.submit(put("b")).result()
+    writer.close()
+    assert len(opened) == 2
+    assert keys(path) == ["b"]
+
+
+def test_nobody_is_told_before_the_disk_has_it(path):
+    schema.prepare(path)
+    order = []
+    writer = GroupCommitWriter(
+        lambda: schema.connect(path, writes=True), "journal", lambda: order.append("flushed")
+    )
+    for future in held_up(writer, put("a"), put("b")):
+        future.add_done_callback(lambda _: order.append("told"))
+    writer.close()
+    assert order == ["flushed", "told", "told"]
+
+
+def test_what_the_disk_does_not_take_has_failed(path):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    schema.prepare(path)
+    writer = GroupCommitWriter(lambda: schema.connect(path, writes=True), "journal", full)
+    with pytest.raises(JournalError, match="No space left on device"):
+        writer.submit(put("a")).result()
+    assert "No space left" in writer.trouble
+    writer.close()
+
+
+class Hanging:
+    """A disk that takes what it is given once it is let go. now: seconds by a clock of its own."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self):
+        self.reached.set()
+        self.go_on.wait(20)
+
+
+@pytest.fixture
+def disk():
+    return Hanging()
+
+
+@pytest.fixture
+def watched(path, disk):
+    """A writer on that disk, and who watches it."""
+    schema.prepare(path)
+    writer = GroupCommitWriter(
+        lambda: schema.connect(path, writes=True), "journal that hangs", disk, now=lambda: disk.now
+    )
+    watch = Watchdog(writer, lambda: None, lambda: disk.now)
+    yield writer, watch
+    disk.go_on.set()
+    watch.close()
+    writer.close()
+
+
+def wait_until(holds):
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+
+
+def test_while_a_commit_hangs_who_waits_and_who_comes_is_refused(watched, disk, path):
+    writer, watch = watched
+    first = writer.submit(put("a"))
+    disk.reached.wait()
+    behind = writer.submit(put("b"))
+    disk.now += 4
+    watch.look()
+    assert (writer.probe(), first.done(), behind.done()) == (None, False, False)
+    disk.now += 2
+    watch.look()
+    assert "has not answered for 5 seconds" in writer.probe()
+    for future in (first, behind, writer.submit(put("c"))):
+        with pytest.raises(JournalError, match="has not answered"):
+            future.result(0)
+    disk.go_on.set()
+    wait_until(lambda: writer.waits_since is None)
+    watch.look()
+    assert writer.probe() is None
+    writer.submit(put("d")).result()
+    assert keys(path) == ["a", "d"]  # what was under way came to its end, and nothing else
+
+
+def test_work_that_computes_for_long_is_not_a_disk_that_hangs(watched, disk, path):
+    writer, watch = watched
+    disk.go_on.set()
+
+    def compute(connection):
+        for _ in range(3):
+            connection.execute(COMPUTING).fetchone()
+            disk.now += 4
+            watch.look()
+        put("a")(connection)
+
+    writer.submit(compute).result()
+    assert writer.probe() is None
+    assert keys(path) == ["a"]
+
+
+def test_a_transaction_takes_a_bounded_number_of_jobs(path):
+    schema.prepare(path)
+    ended, flush = [], schema.Flush(path)
+    writer = GroupCommitWriter(
+        lambda: schema.connect(path, writes=True), "journal with a crowd", flush, ended.append
+    )
+    held_up(writer, *(put(str(number)) for number in range(2 * LARGEST + 1)))
+    writer.close()
+    assert len(keys(path)) == 2 * LARGEST + 1
+    assert ended == [True] * 4  # the job that held the others up is alone
+
+
+def test_a_writer_that_has_nothing_to_do_does_not_hang(watched, disk):
+    writer, watch = watched
+    disk.go_on.set()
+    writer.submit(put("a")).result()
+    wait_until(lambda: writer.waits_since is None)
+    disk.now += 999
+    watch.look()
+    assert writer.probe() is None
+
+
+def test_a_writer_is_closed_though_it_refuses_work(watched, disk, path):
+    writer, watch = watched
+    first = writer.submit(put("a"))
+    disk.reached.wait()
+    closing = threading.Thread(target=writer.close)
+    closing.start()
+    wait_until(lambda: writer.probe() == "the journal is closed")
+    disk.now += 6
+    watch.look()
+    assert isinstance(first.exception(0), JournalError)
+    disk.go_on.set()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert keys(path) == ["a"]

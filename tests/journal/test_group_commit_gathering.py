@@ -1,0 +1,56 @@
+"""How long the ends of attempts gather: longer in a flood of events, and only while another may still come."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+from engine.journal.sqlite import schema
+from engine.journal.sqlite.gathering import FLOOD, FLOODED, USUAL, Gathering
+from engine.journal.sqlite.group_commit import CROWD, FEW, GroupCommitWriter
+
+
+@pytest.fixture
+def connection(tmp_path):
+    schema.prepare(tmp_path / "journal.db")
+    with contextlib.closing(schema.connect(tmp_path / "journal.db", writes=True)) as connection:
+        yield connection
+
+
+def come(connection, events):
+    rows = [(b"{}",)] * events
+    connection.executemany("INSERT INTO events (body, received) VALUES (?, 0)", rows)
+
+
+def test_they_gather_longer_while_events_flood_in(connection):
+    now = 100.0
+    gathering = Gathering(lambda: now)
+    assert gathering(connection) == USUAL
+    told = []
+    for events in (0, FLOOD * 0.9, FLOOD * 1.1, FLOOD * 1.1, 1):
+        come(connection, int(events))
+        now += 1.0
+        told.append(gathering(connection))
+    assert told == [USUAL, USUAL, FLOODED, FLOODED, USUAL]
+
+
+def test_nobody_is_waited_for_where_as_many_wait_as_there_are(tmp_path):
+    path = tmp_path / "journal.db"
+    schema.prepare(path)
+    held, go_on = threading.Event(), threading.Event()
+    writer = GroupCommitWriter(
+        lambda: schema.connect(path, writes=True),
+        "journal under test",
+        schema.Flush(path),
+        gather=lambda _: 3_600.0,
+    )
+    writer.submit(lambda _: (held.set(), go_on.wait()))
+    held.wait()
+    several = [writer.submit(lambda _: None) for _ in range(FEW + 1)]
+    go_on.set()
+    for future in several:
+        future.result(10)
+    for future in [writer.submit(lambda _: None) for _ in range(CROWD)]:
+        future.result(10)
+    writer.close()

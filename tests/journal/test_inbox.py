@@ -1,0 +1,164 @@
+"""What was accepted and waits to enter the lanes: seen by everybody, taken in when it is wanted."""
+
+import contextlib
+import select
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+from engine.journal.protocol import AcceptBatch, RunFilter
+from engine.journal.sqlite import inbox
+from engine.journal.sqlite.journal import SqliteJournal
+from tests.support.journals import DONE, NOW, accept, claim, playbook, run, step, thaw
+
+SLOW = playbook("slow", step(effect="notify", pool="slow"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(path):
+    with contextlib.closing(SqliteJournal(path, thaw)) as journal:
+        yield journal
+
+
+def waiting(path):
+    """How many rows wait to enter, as the file has it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT count(*) FROM arrived").fetchone()[0]
+
+
+def test_what_waits_to_enter_is_known_counted_found_and_listed(journal, path):
+    accept(journal, run(1), run(2))
+    assert waiting(path) == 1
+    assert journal.known([run(1).id, run(2).id, run(3).id]) == {run(1).id, run(2).id}
+    assert journal.counts()["waiting"] == 2
+    assert waiting(path) == 1  # neither has moved it
+    assert journal.find(run(1).id).run == run(1)
+    assert {record.run.id for record in journal.runs(RunFilter())} == {run(1).id, run(2).id}
+    assert journal.counts()["waiting"] == 2
+    assert journal.known([run(1).id]) == {run(1).id}
+
+
+def test_what_waited_when_the_process_ended_is_known_and_done_by_the_next(journal, path):
+    accept(journal, run(1))
+    journal.close()
+    with contextlib.closing(SqliteJournal(path, thaw)) as again:
+        assert again.known([run(1).id, run(2).id]) == {run(1).id}
+        assert claim(again).run == run(1)
+
+
+def test_a_claim_takes_in_no_more_than_it_needs(journal, path):
+    for number in range(2 * inbox.SLICE):
+        accept(journal, run(number))
+    assert len(journal.claim("cluster", 4, NOW)) == 4
+    assert waiting(path) == inbox.SLICE
+    assert len(journal.claim("cluster", 4, NOW)) == 4
+    assert waiting(path) == inbox.SLICE
+
+
+def test_workers_of_the_slow_pool_take_nothing_in_where_nothing_waits_for_them(journal, path):
+    accept(journal, run(1))
+    assert journal.claim("slow", 4, NOW) == []
+    assert journal.next_due("slow") is None
+    assert waiting(path) == 1
+    accept(journal, run(2, of=SLOW))
+    assert [one.run.id for one in journal.claim("slow", 4, NOW)] == [run(2, of=SLOW).id]
+
+
+def test_past_a_bound_what_comes_takes_along_what_waits(journal, path, monkeypatch):
+    monkeypatch.setattr(inbox, "BEHIND", 10)
+    for number in range(10 * inbox.LOOKS):
+        accept(journal, run(number))
+    assert waiting(path) <= 10 + inbox.LOOKS
+    assert journal.counts()["waiting"] == 10 * inbox.LOOKS
+
+
+def test_a_body_of_very_many_runs_enters_in_order(journal):
+    runs = [run(number, "demo/web") for number in range(120)]
+    journal.accept(AcceptBatch(runs), NOW).result()
+    done = []
+    while claims := journal.claim("cluster", 1, NOW):
+        done.append(claims[0].run.id)
+        journal.settle(claims[0], DONE, NOW)
+    assert done == [one.id for one in runs]
+
+
+def test_an_event_that_is_written_again_leaves_one_run_and_one_body(journal, path):
+    accept(journal, run(1))
+    accept(journal, run(1))
+    assert len(journal.claim("cluster", 9, NOW)) == 1
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM events").fetchone()[0] == 1
+
+
+def test_what_a_partner_took_in_and_did_is_known_to_the_owner(journal, path):
+    with contextlib.closing(SqliteJournal(path, thaw, partner=True)) as partner:
+        accept(journal, run(1))
+        partner.settle(claim(partner), DONE, NOW)
+        assert journal.known([run(1).id]) == {run(1).id}
+        accept(journal, run(2))
+        assert journal.known([run(1).id]) == {run(1).id}
+        assert journal.find(run(1).id).outcome == "done"
+
+
+def waits_for_a_lock(pid):
+    """Whether a process waits for a lock, as the kernel has it."""
+    blocked = (
+        line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line
+    )
+    return any(words[words.index("->") + 4] == str(pid) for words in blocked)
+
+
+@pytest.mark.usefixtures("journal")
+def test_a_partner_waits_for_one_of_an_earlier_process_to_end(path):
+    script = """
+        import sys
+        from engine.journal.sqlite.journal import SqliteJournal
+        from tests.support.journals import thaw
+        SqliteJournal(sys.argv[1], thaw, partner=True)
+        print("has it", flush=True)
+        sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, **pipes) as first:
+        assert first.stdout.readline() == "has it\n"
+        with subprocess.Popen(command, cwd=root, **pipes) as second:
+            has_it = [second.stdout]
+            while not waits_for_a_lock(second.pid) and not select.select(has_it, [], [], 0)[0]:
+                pass
+            assert not select.select(has_it, [], [], 0)[0]
+            first.kill()
+            assert second.stdout.readline() == "has it\n"
+            second.kill()
+
+
+def test_what_fails_among_others_is_not_known_and_the_others_are_written(journal, monkeypatch):
+    broken = run(2)
+    bodies = []
+
+    def refused(connection, statement, rows, insert=inbox.insert):
+        if statement.startswith("INSERT INTO arrived"):
+            bodies.append(len(rows))
+            if any(broken.id.encode() in row[1] for row in rows):
+                raise sqlite3.IntegrityError("this one cannot be written")
+        return insert(connection, statement, rows)
+
+    monkeypatch.setattr(inbox, "insert", refused)
+    reached, go_on = threading.Event(), threading.Event()
+    journal._writer.submit(lambda _: (reached.set(), go_on.wait()))
+    reached.wait()
+    futures = [journal.accept(AcceptBatch([one]), NOW) for one in (run(1), broken, run(3))]
+    go_on.set()
+    assert [future.exception() is None for future in futures] == [True, False, True]
+    assert bodies[0] == 3
+    assert journal.known([one.id for one in (run(1), broken, run(3))]) == {run(1).id, run(3).id}

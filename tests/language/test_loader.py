@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+from engine.language.compile import playbook_from_snapshot
+from engine.language.folder import Files
+from engine.language.loader import Loader
+from engine.model.errors import PlaybookError
+
+LABEL = [{"action": "pod.label", "with": {"labels": {"a": "b"}}}]
+
+
+def files(**documents):
+    return {
+        f"{name}.yaml": yaml.safe_dump(document).encode() for name, document in documents.items()
+    }
+
+
+def playbook(name, kind="Playbook", **spec):
+    spec = {"match": {"rules": ["R"]}, "actions": LABEL} | spec
+    return copy.deepcopy(
+        {"apiVersion": "tiercel.dev/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+    )
+
+
+def told(found):
+    return [(f.where.file, f.where.line, f.code) for f in found.findings]
+
+
+def load(**documents):
+    return Loader().load(Files("", files(**documents)))
+
+
+def loaded(text, **more):
+    return Loader().load(Files("", {"a.yaml": text.encode(), **more}))
+
+
+BASE = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: a}
+spec:
+  match: {rules: [R]}
+  actions: [{action: pod.label, with: {labels: {a: b}}}]
+"""
+
+
+def test_a_folder_full_of_mistakes_tells_each_once_at_its_place():
+    text = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: A_b}
+spec:
+  match: {priority: Warnin, priorty: x}
+  mode: on
+  conditions:
+    - {field: a, equal: 1}
+    - {field: b, cidr: [10.0.0.1/8]}
+  throttle: {once: ten}
+  actions:
+    - &x {action: pod.lable, timeout: 1:30}
+    - {<<: *x, name: again}
+    - {action: pod.label, with: {labels: {a: "%nothing"}}, tymeout: 3s}
+    - {action: slack.post, with: {webhook: "https://hooks.slack.com/x", text: hi}}
+---
+kind: [Playbook]
+---
+- 1
+---
+a: [
+"""
+    other = BASE.replace("name: a", "name: A_b")
+    found = loaded(text, **{"b.yaml": other.encode(), "values.yaml": b"[1]"})
+    assert told(found) == [
+        ("a.yaml", 3, "bad-value"),
+        ("a.yaml", 5, "bad-value"),
+        ("a.yaml", 5, "unknown-key"),
+        ("a.yaml", 6, "yaml-trap"),
+        ("a.yaml", 8, "unknown-operator"),
+        ("a.yaml", 9, "bad-cidr"),
+        ("a.yaml", 10, "bad-duration"),
+        ("a.yaml", 12, "unknown-action"),
+        ("a.yaml", 12, "yaml-trap"),
+        ("a.yaml", 14, "bad-template"),
+        ("a.yaml", 14, "unknown-key"),
+        ("a.yaml", 15, "literal-secret"),
+        ("a.yaml", 17, "unknown-kind"),
+        ("a.yaml", 19, "wrong-type"),
+        ("a.yaml", 22, "yaml-syntax"),
+        ("b.yaml", 3, "bad-value"),
+        ("b.yaml", 3, "duplicate-name"),
+        ("values.yaml", 1, "wrong-type"),
+    ]
+    assert not any("hooks.slack.com" in str(finding) for finding in found.findings)
+    with pytest.raises(PlaybookError):
+        found.usable()
+
+
+def test_the_forms_of_a_throttle():
+    def throttle(**given):
+        (book,) = load(k=playbook("k", throttle=given)).playbooks
+        return book.throttle.first, book.throttle.count, book.throttle.within
+
+    assert throttle(once="10m") == throttle(first=1, within="10m") == (1, 0, 600.0)
+    assert throttle(first=5, within="1m", key=["proc.name"]) == (5, 0, 60.0)
+    assert throttle(count=5, within="1m") == (None, 5, 60.0)
+
+
+WRONG_THROTTLES = [
+    ({}, "missing-key"),
+    ({"first": 5}, "missing-key"),
+    ({"within": "1m"}, "missing-key"),
+    ({"once": "1m", "first": 1}, "bad-value"),
+    ({"once": "1m", "within": "1m"}, "bad-value"),
+    ({"first": 1, "count": 1, "within": "1m"}, "bad-value"),
+    ({"first": 0, "within": "1m"}, "bad-value"),
+    ({"first": 1001, "within": "1m"}, "bad-value"),
+    ({"first": True, "within": "1m"}, "wrong-type"),
+]
+
+
+@pytest.mark.parametrize(("throttle", "code"), WRONG_THROTTLES)
+def test_a_throttle_of_no_form_is_an_error(throttle, code):
+    errors = load(k=playbook("k", throttle=throttle)).errors
+    assert [error.code for error in errors] == [code]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("match", "yes"),
+        ("throttle", "on"),
+        ("actions", "no"),
+        ("finally", "off"),
+        ("conditions", "y"),
+        ("match", "{rules: yes}"),
+        ("match", "{tags: {any: on}}"),
+        ("match", "{priority: 010}"),
+        ("throttle", "{count: 010, within: 1m}"),
+        ("mode", "off"),
+        ("match", "${none}"),
+        ("throttle", "${none}"),
+        ("actions", "[{action: pod.label, with: on, retry: no, when: y, name: off}]"),
+        ("actions", "[{action: pod.isolate, with: {allow: on, egress: no}}]"),
+    ],
+)
+def test_a_trap_or_a_missing_value_in_any_place_is_told_and_nothing_raises(key, value):
+    spec = {"match": "{rules: [R]}", "actions": "[{action: kubernetes.event, with: {message: m}}]"}
+    text = "apiVersion: tiercel.dev/v1\nkind: Playbook\nmetadata: {name: a}\nspec:\n"
+    lines = [f"  {k}: {v}\n" for k, v in {**spec, key: value}.items()]
+    found = loaded(text + "".join(lines))
+    assert {f.code for f in found.errors} <= {"yaml-trap", "missing-value"}
+    assert found.errors
+    assert not found.playbooks
+
+
+def test_a_mistake_behind_an_alias_is_told_once():
+    text = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: a}
+spec:
+  match: {rules: [R]}
+  actions:
+    - &x {action: pod.label, with: {labels: {a: yes}}, tymeout: 3s}
+    - {<<: *x, name: b}
+"""
+    assert told(loaded(text)) == [("a.yaml", 7, "yaml-trap"), ("a.yaml", 7, "unknown-key")]
+
+
+def test_names_are_unique_per_kind_over_the_folder():
+    test = {"apiVersion": "tiercel.dev/v1", "kind": "PlaybookTest", "metadata": {"name": "a"}}
+    found = load(a=playbook("a"), b=playbook("a"), c={**test, "spec": {}}, d=playbook("d"))
+    ((file, _, code),) = told(found)
+    assert (file, code) == ("b.yaml", "duplicate-name")
+
+
+def test_there_is_one_guardrails_document():
+    def guardrails(name):
+        return {**playbook(name, "Guardrails"), "spec": {"maxEventAge": "5m"}}
+
+    found = load(a=guardrails("a"), b=guardrails("b"))
+    assert [(f.where.file, f.code) for f in found.errors] == [("b.yaml", "bad-value")]
+
+
+def test_risks_are_told_as_warnings():
+    kill = [{"action": "pod.delete"}]
+    found = load(k=playbook("k", actions=kill, match={"everything": True}))
+    assert {f.code for f in found.findings} == {
+        "no-throttle", "no-namespace", "matches-everything", "deletes-daemonset",
+    }  # fmt: skip
+    assert not found.errors
+    kill = [{"action": "pod.delete", "with": {"skipKinds": ["DaemonSet"]}}]
+    careful = [{"not": {"field": "k8s.ns.name", "in": ["x"]}}]
+    assert not told(
+        load(k=playbook("k", actions=kill, throttle={"once": "1m"}, conditions=careful))
+    )
+    assert not told(load(k=playbook("k", actions=kill, mode="disabled")))
+
+
+def test_a_file_that_the_kustomization_forgets_is_told():
+    forgets = b"configMapGenerator: [{name: p, files: [a.yaml, sub/b.yaml=./c.yaml]}]\n"
+    test = {**playbook("t", "PlaybookTest"), "spec": {}}
+    given = files(a=playbook("a"), b=playbook("b"), c=playbook("c"), t=test, k={"kind": []})
+    given.pop("k.yaml")
+    found = Loader().load(Files("", given, ("kustomization.yaml", forgets)))
+    assert told(found) == [("b.yaml", 1, "not-deployed")]
+
+
+def test_values_are_put_into_playbooks_and_not_into_tests():
+    book = playbook("${name}", description="in ${env}")
+    test = {**playbook("t", "PlaybookTest"), "spec": {"cases": [{"event": "${not.this}"}]}}
+    found = Loader().load(Files("", files(a=book, t=test, values={"name": "p", "env": "prod"})))
+    assert not found.findings
+    assert (found.playbooks[0].name, found.playbooks[0].description) == ("p", "in prod")
+    other = Loader().load(
+        Files("", files(a=book, values={"name": "p", "env": "prod"})),
+        ("v.yaml", b"{name: q, env: test}"),
+    )
+    assert other.playbooks[0].name == "q"
+
+
+def test_a_loader_that_has_loaded_before_gives_what_a_new_one_gives():
+    loader = Loader()
+    sets = [
+        files(a=playbook("a"), b=playbook("b", description="${x}"), values={"x": "one"}),
+        files(a=playbook("a"), b=playbook("b", description="${x}"), values={"x": "two"}),
+        files(a=playbook("b"), b=playbook("b", description="${y}"), values={"x": "two"}),
+        files(a=playbook("a")),
+    ]
+    for content in [*sets, *reversed(sets)]:
+        warm, cold = loader.load(Files("f", content)), Loader().load(Files("f", content))
+        assert warm.findings == cold.findings
+        assert [p.snapshot for p in warm.playbooks] == [p.snapshot for p in cold.playbooks]
+        assert (warm.digest, warm.sources) == (cold.digest, cold.sources)
+
+
+def test_a_file_that_did_not_change_is_not_compiled_again():
+    loader = Loader()
+    first = loader.load(Files("", files(a=playbook("a"), b=playbook("b"))))
+    second = loader.load(Files("", files(a=playbook("a"), b=playbook("b", mode="dryRun"))))
+    assert second.playbooks[0] is first.playbooks[0]
+    assert second.playbooks[1] is not first.playbooks[1]
+
+
+def test_a_run_that_waits_has_the_playbook_it_was_accepted_with():
+    number = int("9" * 1000)
+    conditions = [{"field": "a", "gt": number}, {"field": "b", "equals": "%{x} ${y}$${z}"}]
+    (book,) = load(a=playbook("a", conditions=conditions), values={"y": "why"}).playbooks
+    again = playbook_from_snapshot(book.snapshot)
+    assert again.snapshot == book.snapshot
+    assert again.digest == book.digest
+    assert again.steps == book.steps
+    assert again.conditions[1].text == "b equals %{x} why${z}"

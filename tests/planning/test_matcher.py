@@ -1,0 +1,126 @@
+"""Which playbooks want an event."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+import pytest
+from engine.language.conditions import compile_condition
+from engine.language.findings import Findings
+from engine.language.yaml_source import Document
+from engine.model.event import parse
+from engine.model.playbook import Condition, Match, Playbook
+from engine.planning.matcher import Playbooks
+
+
+def names(match, *conditions, **alert):
+    found = Playbooks([Playbook("p", match, (), conditions=conditions)])
+    event = parse({"rule": "Write below etc", **alert})
+    assert found.wanting(event) == found.wanting(event)
+    return [playbook.name for playbook in found.wanting(event)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted"),
+    [
+        (("Write below etc",), True),
+        (("Write below",), False),
+        (("Write below *",), True),
+        (("*etc",), True),
+        (("Write ????? etc",), True),
+        (("write below etc",), False),
+        (("W[a-z]*",), False),
+        (("*", "Write below etc"), True),
+        (None, True),
+    ],
+)
+def test_a_rule_is_exact_or_a_glob_of_star_and_question_mark(rules, wanted):
+    assert names(Match(rules=rules)) == (["p"] if wanted else [])
+
+
+def test_a_glob_is_linear_in_what_an_attacker_names_a_rule():
+    slow = Match(rules=("*a*a*a*a*a*a*a*a*b",))
+    assert names(slow, rule="a" * 200_000) == []
+
+
+def test_a_rules_newline_is_part_of_its_name():
+    assert names(Match(rules=("Write*",)), rule="Write\nbelow") == ["p"]
+    assert names(Match(rules=("Write",)), rule="Write\n") == []
+
+
+@pytest.mark.parametrize(("host", "wanted"), [("worker-1", True), ("master", False), (None, False)])
+def test_a_hostname_is_exact_or_a_glob_and_an_absent_one_never_matches(host, wanted):
+    assert names(Match(hostnames=("worker-*", "w")), hostname=host) == (["p"] if wanted else [])
+
+
+def test_tags_of_an_event_without_any_hold_only_for_none():
+    assert names(Match(tags_none=frozenset({"test"}))) == ["p"]
+    assert names(Match(tags_any=frozenset({"test"}))) == []
+    assert names(Match(tags_all=frozenset({"test"}))) == []
+
+
+def test_a_condition_that_is_unknown_does_not_hold():
+    for truth, wanted in ((True, ["p"]), (False, []), (None, [])):
+        condition = Condition("c", lambda _, truth=truth: truth)
+        assert names(Match(), condition) == wanted
+
+
+def test_names_that_nobody_ships_do_not_fill_the_memory():
+    found = Playbooks([Playbook("p", Match(rules=("a*",)), ())])
+    for number in range(10_050):
+        assert len(found.wanting(parse({"rule": f"a{number}"}))) == 1
+    assert len(found._finds) <= 10_000
+
+
+def keyed(key, truth, asked=None):
+    def holds(_):
+        if asked is not None:
+            asked.append(key)
+        return truth
+
+    return Condition(key, holds, key=key)
+
+
+@pytest.mark.parametrize("truth", [True, False, None])
+def test_a_condition_that_several_share_is_asked_once(truth):
+    asked: list[str] = []
+    shared = [keyed("shared", truth, asked) for _ in range(8)]
+    own = [keyed(f"own-{n}", truth=n != 3, asked=asked) for n in range(8)]
+    found = Playbooks(
+        Playbook(f"p{n}", Match(), (), conditions=(own[n], shared[n])) for n in range(8)
+    )
+    wanting = [playbook.name for playbook in found.wanting(parse({"rule": "r"}))]
+    assert wanting == ([f"p{n}" for n in range(8) if n != 3] if truth else [])
+    assert asked.count("shared") == 1
+    assert len(asked) == (9 if truth else 1)
+
+
+def test_groups_of_the_same_conditions_are_not_the_same_condition():
+    told = [
+        compile_condition({word: [field("a"), field("b")]}, (), Findings(Document("a.yaml", None)))
+        for word in ("any", "all")
+        for _ in range(4)
+    ]
+    found = Playbooks(
+        Playbook(f"p{n}", Match(), (), conditions=(condition,)) for n, condition in enumerate(told)
+    )
+    event = parse({"rule": "r", "output_fields": {"a": "x", "b": "y"}})
+    assert [playbook.name for playbook in found.wanting(event)] == ["p0", "p1", "p2", "p3"]
+
+
+def test_conditions_shared_by_ever_fewer_are_no_deep_recursion():
+    shared = [keyed(f"k{n}", truth=True) for n in range(200)]
+    found = Playbooks(
+        Playbook(f"p{n:03}", Match(), (), conditions=tuple(shared[:n])) for n in range(200)
+    )
+    event, before = parse({"rule": "r"}), sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+    try:
+        assert len(found.wanting(event)) == 200
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def field(name):
+    return {"field": name, "equals": "x"}

@@ -1,0 +1,52 @@
+"""The two processes of an engine: neither outlives the other, and what one pair leaves the next one does."""
+
+import os
+import select
+import signal
+
+import pytest
+from tests.support.serving import PATIENCE, engine
+from tests.support.taking import PLAYBOOK, alert
+
+
+@pytest.fixture
+def running(tmp_path):
+    with engine(tmp_path, {"mark.yaml": PLAYBOOK}, "--dry-run") as running:
+        yield running
+
+
+def test_an_engine_whose_workers_are_killed_ends_and_says_what_becomes_of_the_rest(running):
+    os.kill(running.pids[1], signal.SIGKILL)
+    assert running._end() == 2
+    assert any("worked off after a restart" in str(line) for line in running.log)
+    running.restart()
+    run = running.post(alert(1))[2]["runs"][0]
+    assert running.wait_for_audit(lambda line: line["run"] == run)["state"] == "planned"
+
+
+def test_the_workers_of_a_killed_engine_end(running):
+    orphan = running.pids[1]
+    descriptor = os.pidfd_open(orphan)
+    os.kill(orphan, signal.SIGSTOP)  # not even where they cannot hear of it
+    running.kill()
+    assert select.select([descriptor], [], [], PATIENCE)[0]
+    os.close(descriptor)
+
+
+def test_guardrails_of_a_new_set_hold_for_the_workers(running, tmp_path):
+    guardrails = (
+        "apiVersion: tiercel.dev/v1\nkind: Guardrails\nmetadata: {name: default}\n"
+        "spec: {protected: {namespaces: [demo]}}\n"
+    )
+    (tmp_path / "playbooks" / "guardrails.yaml").write_text(guardrails)
+    running.wait_for_log(
+        lambda line: (
+            line.get("event") == "playbooks in force" and "guardrails.yaml" in _files(running)
+        )
+    )
+    run = running.post(alert(1))[2]["runs"][0]
+    assert running.wait_for_audit(lambda line: line["run"] == run)["state"] == "refused"
+
+
+def _files(running):
+    return [file["path"] for file in running.get("/status")[2]["playbooks"]["files"]]

@@ -1,0 +1,826 @@
+"""The event port: what each sender sends, what each gets, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import http.client
+import itertools
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import pytest
+from engine.intake.deferred_records import DeferredRecords
+from engine.journal.protocol import AcceptBatch
+from engine.journal.sqlite import schema, watchdog
+from engine.journal.sqlite.journal import SqliteJournal
+from engine.language.compile import playbook_from_snapshot
+from engine.model.bodies import _Split
+from engine.server.credentials_file import MAX_BYTES
+from engine.server.messages import Request
+from engine.server.sender_auth import Credentials
+from engine.sources.http import MAX_BODY, TOGETHER, TOGETHER_BYTES, EventPort
+from engine.telemetry.events import Observers
+from tests.support.serving import engine
+from tests.support.taking import (
+    FALCO,
+    NOW,
+    ONCE,
+    PLAYBOOK,
+    SHELL,
+    SIDEKICK,
+    THIRD,
+    Disk,
+    Prompt,
+    alert,
+    ask,
+    call,
+    intake_of,
+    port_of,
+)
+
+KEYS = {"accepted", "duplicates", "runs", "errors"}
+SIDEKICKS = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "Falcosidekick"}
+CE = {
+    "specversion": "1.0",
+    "id": "d2f0a4b2",
+    "source": "https://falco.org",
+    "type": "falco.rule.output.v1",
+}
+SENDERS = {
+    "Falco": (FALCO, "/", {"Content-Type": "application/json"}),
+    "Falco without json_output's header": (FALCO, "/falco?x=1", {"Content-Type": "text/plain"}),
+    "Falcosidekick webhook": (SIDEKICK, "/", SIDEKICKS),
+    "Falcosidekick Talon": (SIDEKICK, "/", SIDEKICKS),
+    "Falcosidekick kubeless": (
+        SIDEKICK,
+        "/",
+        SIDEKICKS | {"event-id": "5", "event-type": "falco", "event-namespace": "falco"},
+    ),
+    "CloudEvents binary": (
+        SIDEKICK,
+        "/",
+        {f"ce-{key}": value for key, value in CE.items()} | {"ce-rule": SHELL},
+    ),
+    "CloudEvents structured": (
+        CE | {"data": SIDEKICK},
+        "/",
+        {"Content-Type": "application/cloudevents+json"},
+    ),
+    "CloudEvents structured, base64": (
+        CE | {"data_base64": base64.b64encode(json.dumps(SIDEKICK).encode()).decode()},
+        "/",
+        {"Content-Type": "application/cloudevents+json"},
+    ),
+    "CloudEvents structured, text": (CE | {"data": json.dumps(SIDEKICK)}, "/", {}),
+    "curl": (FALCO, "/events", {"Content-Type": "application/x-www-form-urlencoded"}),
+}
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+def test_every_sender_is_understood_and_tells_the_same_event(sender):
+    body, path, headers = SENDERS[sender]
+    disk = Prompt()
+    port = port_of(disk)
+    status, given, said = ask(port, json.dumps(body).encode() + b"\n", path=path, headers=headers)
+    assert (status, given["content-type"]) == (202, "application/json")
+    assert said == {"accepted": 1, "duplicates": 0, "runs": disk.runs, "errors": []}
+    assert ask(port, FALCO)[2]["duplicates"] == 1
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("path", ["/", "/events", "/any/other", "//", "/events/"])
+def test_events_are_posted_or_put_on_any_path(method, path):
+    assert ask(port_of(Prompt()), FALCO, path=path, method=method)[0] == 202
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_told_which_are_allowed(method):
+    status, headers, said = ask(port_of(Prompt()), method=method)
+    assert (status, headers["allow"]) == (405, "POST, PUT")
+    assert not said if method == "HEAD" else said["error"]
+
+
+def test_an_answer_says_what_is_paused_to_those_who_may_send_and_in_one_header():
+    intake = intake_of(Prompt())
+    port = EventPort(intake, Observers(), lambda: None, dry_run=True)
+    intake.pause({"mark-shell", "b", "x\r\nset-cookie: y"})
+    for body in (FALCO, b"{", json.dumps([7] * 1_001).encode()):
+        headers = ask(port, body)[1]
+        assert (headers["tiercel-mode"], headers["tiercel-paused"]) == ("dry-run", "b, mark-shell")
+        assert "set-cookie" not in headers
+    assert "tiercel-mode" not in ask(port, method="GET")[1]
+    intake.pause({"*", "b"})
+    assert ask(port, FALCO)[1]["tiercel-paused"] == "*"
+
+
+def test_an_array_and_ndjson_are_taken_whole():
+    alerts = [alert(number) for number in range(3)]
+    lines = "\r\n".join(map(json.dumps, alerts)).encode() + b"\n\n"
+    for body in (json.dumps(alerts).encode(), lines):
+        status, _, said = ask(port_of(Prompt()), body)
+        assert (status, said["accepted"], len(said["runs"])) == (202, 3, 3)
+
+
+def test_a_batch_of_cloudevents_is_unwrapped_one_by_one():
+    body = json.dumps([CE | {"data": alert(1)}, CE | {"data": None}]).encode()
+    status, _, said = ask(port_of(Prompt()), body)
+    assert (status, said["accepted"], [e["index"] for e in said["errors"]]) == (202, 1, [1])
+
+
+GOOD, ALSO = (json.dumps(alert(number)).encode() for number in (1, 2))
+SPOILED = {
+    "half a surrogate pair": (rb'{"rule": "R", "output": "cut \ud83d"}', 29),
+    "an invalid byte": (b'{"rule": "R", "output": "cut \xe2\x82"}', 29),
+    "an escape that is none": (rb'{"rule": "R", "output": "\x41"}', 27),
+    "a number without end": (b'{"rule": "R", "output_fields": {"a": 1e400}}', None),
+    "no JSON": (b"{bad}", 1),
+    "a bracket of another kind": (b'{"rule": [}', None),
+    "too deep": (b'{"rule": "R", "a": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", None),
+}
+SHAPES = {
+    "array": b"[%b,\n%b , %b]",
+    "array that is cut off": b"[%b, %b, %b, ",
+    "lines": b"%b\n%b\r\n%b\n",
+    "one after the other": b"%b%b%b",
+    "mark of another file": b"\xef\xbb\xbf%b\n%b\n\xef\xbb\xbf%b",
+    "CloudEvent": b'{"specversion": "1.0", "id": "x", "data": [%b, %b, %b]}',
+}
+
+
+# without a separator, a value that is not an object has no end that could be found
+PAIRS = [
+    pair
+    for pair in itertools.product(SHAPES, SPOILED)
+    if pair != ("one after the other", "no JSON")
+]
+
+
+@pytest.mark.parametrize(("shape", "why"), PAIRS)
+def test_an_unreadable_element_affects_no_other_and_is_kept(shape, why):
+    spoiled, at = SPOILED[why]
+    body = SHAPES[shape] % (GOOD, spoiled, ALSO)
+    disk, notes = Prompt(), DeferredRecords()
+    port = EventPort(intake_of(disk, notes=notes), Observers(), lambda: None)
+    status, _, said = ask(port, body)
+    assert (status, said["accepted"], len(said["runs"])) == (202, 2, 2)
+    assert [error["index"] for error in said["errors"]] == [1]
+    if at is not None:
+        assert f"(byte {body.index(spoiled) + at})" in said["errors"][0]["error"]
+    assert [letter.body[:5] for letter in notes.take()[0]] == [spoiled[:5]]
+
+
+def test_alerts_over_several_lines_may_follow_one_another():
+    body = "\n".join(json.dumps(alert(number), indent=2) for number in range(3)).encode()
+    assert ask(port_of(Prompt()), body)[2]["accepted"] == 3
+    assert ask(port_of(Prompt()), b"\xef\xbb\xbf" + GOOD)[2]["accepted"] == 1
+
+
+def test_the_data_of_a_cloudevent_may_be_several_alerts_in_any_form():
+    alerts = [alert(number) for number in range(3)]
+    lines = "\n".join(map(json.dumps, alerts))
+    for data in (
+        {"data": alerts},
+        {"data": lines},
+        {"data_base64": base64.b64encode(lines.encode()).decode()},
+    ):
+        assert ask(port_of(Prompt()), json.dumps(CE | data).encode())[2]["accepted"] == 3
+    status, _, said = ask(port_of(Prompt()), json.dumps([CE | {"data": []}, FALCO]).encode())
+    assert (status, [error["index"] for error in said["errors"]]) == (202, [0])
+    assert (
+        ask(port_of(Prompt()), json.dumps(CE | {"data": [{"rule": "x"}] * 1_001}).encode())[0]
+        == 413
+    )
+
+
+HINTS = {
+    gzip.compress(b"{}", mtime=0): "Content-Encoding",
+    '{"rule": "x"}'.encode("utf-16"): "UTF-8",
+    b"10:00:00.123: Notice A shell": "json_output",
+    b"{'rule': 'x'}": "double quotes",
+    b"<html>": "JSON",
+}
+
+
+@pytest.mark.parametrize("body", HINTS)
+def test_the_hint_says_what_to_do(body):
+    status, _, said = ask(port_of(Prompt()), body)
+    assert (status, HINTS[body] in said["hint"]) == (400, True)
+
+
+@pytest.mark.parametrize("begin", [b"[1, {bad}, ", b"{bad}\n", b'{"specversion":"1","data":['])
+@pytest.mark.parametrize(
+    "text", [b"[", b"]", b"{", b"[]", b"{\n", b'{"', b'{"a":"', b"\\", b'"\n', b","]
+)
+def test_the_steps_of_a_split_are_bounded(begin, text):
+    split = _Split(begin + text * (20_000 // len(text)))
+    assert len(list(split.parts())) <= 20_000
+    assert split._brackets > -20_000
+    small = _Split(begin + text * 10_000)
+    small._brackets = 100
+    list(itertools.islice(small.parts(), 200))
+    assert small._brackets >= 0
+
+
+GZIP = {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZip", "x-gzip", "identity, gzip"])
+def test_a_body_may_be_gzip_in_one_member_or_several(coding):
+    packed = gzip.compress(GOOD + b"\n") + gzip.compress(ALSO) + b"\0" * 10
+    status, _, said = ask(port_of(Prompt()), packed, headers={"Content-Encoding": coding})
+    assert (status, said["accepted"]) == (202, 2)
+    assert ask(port_of(Prompt()), GOOD, headers={"Content-Encoding": "identity"})[0] == 202
+
+
+PACKED = gzip.compress(GOOD)
+BROKEN = {
+    "plain": (GOOD, 400),
+    "empty": (b"", 400),
+    "cut off": (PACKED[:-1], 400),
+    "cut off in the head": (PACKED[:5], 400),
+    "another checksum": (PACKED[:-8] + b"\0\0\0\0" + PACKED[-4:], 400),
+    "something after it": (PACKED + b"x", 400),
+    "too many members": (gzip.compress(b"") * 101, 400),
+    "empty members only": (gzip.compress(b"") * 3, 400),
+    "a bomb": (gzip.compress(b" " * (MAX_BODY + 1)), 413),
+    "a bomb of members": (gzip.compress(b" " * (MAX_BODY // 2)) * 3, 413),
+}
+
+
+@pytest.mark.parametrize("why", BROKEN)
+def test_gzip_that_is_broken_or_too_large_is_refused_with_a_hint(why):
+    packed, expected = BROKEN[why]
+    disk = Prompt()
+    status, _, said = ask(port_of(disk), packed, headers=GZIP)
+    assert (status, set(said), disk.runs) == (expected, {"error", "hint"}, [])
+
+
+def test_gzip_of_just_4_mib_is_taken():
+    body = gzip.compress(GOOD + b" " * (MAX_BODY - len(GOOD)))
+    assert ask(port_of(Prompt()), body, headers=GZIP)[0] == 202
+
+
+@pytest.mark.parametrize("coding", ["deflate", "br", "zstd", "gzip, gzip", "gzip, br"])
+def test_another_coding_is_415_and_says_which_is_read(coding):
+    headers = {"Content-Encoding": coding}
+    status, given, said = ask(port_of(Prompt()), GOOD, headers=headers)
+    assert (status, given["accept-encoding"], set(said)) == (415, "gzip", {"error", "hint"})
+
+
+BAD_LINES = [b"{", b"7", b'{"rule": ""}', b'{"rule": "x", "priority": "loud"}', b"\xff\xfe"]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
+def test_one_bad_line_costs_the_others_nothing(bad):
+    body = b"\n".join([json.dumps(alert(1)).encode(), bad, json.dumps(alert(2)).encode()])
+    status, _, said = ask(port_of(Prompt()), body)
+    assert (status, said["accepted"], len(said["runs"])) == (202, 2, 2)
+    ((index, sentence),) = [tuple(error.values()) for error in said["errors"]]
+    assert index == 1
+    assert sentence
+    assert set(said["errors"][0]) == {"index", "error"}
+
+
+def test_a_bad_element_beside_one_that_matches_nothing_is_200_with_its_error():
+    body = json.dumps([alert(rule="Another"), {}]).encode()
+    status, _, said = ask(port_of(Prompt()), body)
+    assert (status, said["accepted"], said["runs"], len(said["errors"])) == (200, 1, [], 1)
+    assert set(said) == KEYS
+
+
+BAD = {
+    "empty": b"",
+    "blank": b"  \n ",
+    "empty array": b"[]",
+    "no JSON": b"rule=x",
+    "cut off": json.dumps(FALCO).encode()[:-1],
+    "NUL": b"\0",
+    "NUL in a string": b'{"rule": "a\0b"}',
+    "invalid UTF-8": b'{"rule": "\xff"}',
+    "half a surrogate pair": rb'{"rule": "\ud800"}',
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "no object": b'"rule"',
+    "no rule": b'{"priority": "Error"}',
+    "empty rule": b'{"rule": ""}',
+    "rule of another type": b'{"rule": ["x"]}',
+    "unknown priority": b'{"rule": "x", "priority": "warn"}',
+    "priority of another type": b'{"rule": "x", "priority": 4}',
+    "no time": b'{"rule": "x", "time": "yesterday"}',
+    "impossible time": b'{"rule": "x", "time": "2026-02-30T10:00:00Z"}',
+    "tags of another type": b'{"rule": "x", "tags": "a"}',
+    "fields of another type": b'{"rule": "x", "output_fields": []}',
+    "number without end": b'{"rule": "x", "output_fields": {"a": 1e999}}',
+    "nested too deep": b'{"rule": "x", "a": ' + b"[" * 100_000,
+    "all bad": b'[{}, 7, {"rule": 1}]',
+    "CloudEvent without data": json.dumps(CE).encode(),
+    "CloudEvent of no base64": json.dumps(CE | {"data_base64": "%"}).encode(),
+    "CloudEvent of foreign letters": json.dumps(CE | {"data_base64": "é"}).encode(),
+    "CloudEvent of no JSON": json.dumps(CE | {"data": "rule"}).encode(),
+}
+
+
+@pytest.mark.parametrize("why", BAD)
+def test_what_is_no_event_is_400_with_an_error_and_a_hint(why):
+    disk = Prompt()
+    status, _, said = ask(port_of(disk), BAD[why])
+    assert (status, set(said), disk.runs) == (400, {"error", "hint"}, [])
+    assert said["error"]
+
+
+def test_a_nul_that_is_escaped_is_a_letter_like_any_other():
+    fields = {"proc.cmdline": "a\0b", "k8s.pod.name": "\0", "k8s.ns.name": "\u202e"}
+    assert ask(port_of(Prompt()), alert(output_fields=fields))[0] == 202
+
+
+def test_no_depth_of_nesting_is_an_internal_error(tmp_path):
+    journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
+    port = port_of(journal)
+    start, end = json.dumps(FALCO)[:-1].encode() + b', "deep": ', b"}"
+    for depth in (*range(850, 1050, 3), 5_000):
+        status = ask(port, start + b"[" * depth + b"]" * depth + end)[0]
+        assert status in (202, 400), depth
+    journal.close()
+
+
+def test_nothing_matched_is_200_and_has_all_four_keys():
+    status, _, said = ask(port_of(Disk()), alert(rule="Another"))
+    assert status == 200
+    assert said == {"accepted": 1, "duplicates": 0, "runs": [], "errors": []}
+
+
+def test_a_throttle_that_only_counted_is_202_without_runs():
+    disk = Prompt()
+    status, _, said = ask(port_of(disk, THIRD), FALCO)
+    assert (status, said) == (202, {"accepted": 1, "duplicates": 0, "runs": [], "errors": []})
+    assert disk.windows
+
+
+def test_a_throttle_that_dropped_is_200():
+    port = port_of(Prompt(), ONCE)
+    assert [ask(port, alert(number))[0] for number in (1, 2)] == [202, 200]
+
+
+def test_a_disabled_playbook_is_200():
+    disabled = PLAYBOOK.replace("spec:", "spec:\n  mode: disabled")
+    status, _, said = ask(port_of(Prompt(), disabled), FALCO)
+    assert (status, said["runs"]) == (200, [])
+
+
+def test_a_repeated_event_is_202_and_carries_the_earlier_run():
+    port = port_of(Prompt())
+    first, again = ask(port, FALCO), ask(port, FALCO)
+    assert (again[0], set(again[2])) == (202, KEYS)
+    assert again[2] == first[2] | {"duplicates": 1}
+
+
+def test_a_repeated_event_that_had_been_dropped_is_200():
+    port = port_of(Prompt(), ONCE)
+    ask(port, alert(1))
+    ask(port, alert(2))
+    status, _, said = ask(port, alert(2))
+    assert (status, said["duplicates"], said["runs"]) == (200, 1, [])
+
+
+async def _turns():
+    """Let all others go as far as they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_202_comes_only_after_the_write():
+    async def scene():
+        disk = Disk()
+        asked = asyncio.ensure_future(call(port_of(disk), FALCO))
+        await _turns()
+        assert disk.waiting
+        assert not asked.done()
+        disk.write()
+        assert (await asked)[0] == 202
+
+    asyncio.run(scene())
+
+
+def test_what_comes_while_the_disk_is_at_work_is_written_together_after_that():
+    async def scene():
+        disk = Disk()
+        port = port_of(disk)
+        asked = [asyncio.ensure_future(call(port, alert(1)))]
+        await _turns()
+        asked += [asyncio.ensure_future(call(port, alert(number))) for number in (2, 3)]
+        await _turns()
+        assert [len(accepted.runs) for accepted, _ in disk.waiting] == [1]
+        disk.write()
+        await _turns()
+        assert [len(accepted.runs) for accepted, _ in disk.waiting] == [2]
+        disk.write()
+        assert [(await one)[0] for one in asked] == [202] * 3
+
+    asyncio.run(scene())
+
+
+def test_so_many_bodies_and_bytes_are_planned_at_one_go_and_no_more():
+    async def scene():
+        disk = Disk()
+        port = port_of(disk)
+        large = alert(0, output="x" * TOGETHER_BYTES)
+        told = [large, *(alert(number) for number in range(1, TOGETHER + 10))]
+        asked = [asyncio.ensure_future(call(port, one)) for one in told]
+        sizes = []
+        while not all(one.done() for one in asked):
+            await _turns()
+            sizes += [len(accepted.runs) for accepted, _ in disk.waiting]
+            disk.write()
+        assert sizes == [1, TOGETHER, 9]
+
+    asyncio.run(scene())
+
+
+def test_a_body_that_starts_many_runs_is_planned_in_slices_and_others_go_between(monkeypatch):
+    monkeypatch.setattr("engine.intake.intake.SLICE", 3)
+    texts = [PLAYBOOK.replace("mark-shell", f"p{number}") for number in range(2)]
+
+    async def scene():
+        disk = Disk()
+        port = port_of(disk, *texts)
+        large = asyncio.ensure_future(call(port, json.dumps([alert(n) for n in range(6)]).encode()))
+        await _turns()
+        small = asyncio.ensure_future(call(port, alert(9)))
+        sizes, order = [], []
+        while not large.done():
+            await _turns()
+            sizes += [len(accepted.runs) for accepted, _ in disk.waiting]
+            disk.write()
+            order.append(small.done())
+        assert sizes == [4, 4, 4, 2]
+        assert order[-2:] == [True, True]  # before the last slice
+        status, _, said = await large
+        assert (status, said["accepted"]) == (202, 6)
+        assert sorted(disk.runs) == sorted(said["runs"] + (await small)[2]["runs"])
+
+    asyncio.run(scene())
+
+
+def test_a_body_of_which_a_slice_is_not_written_is_503_and_known_in_part_when_it_is_sent_again(
+    monkeypatch,
+):
+    monkeypatch.setattr("engine.intake.intake.SLICE", 2)
+    sent = json.dumps([alert(n) for n in range(6)]).encode()
+
+    async def scene():
+        disk = Disk()
+        port = port_of(disk)
+        first = asyncio.ensure_future(call(port, sent))
+        await _turns()
+        disk.write()
+        await _turns()
+        disk.fail()
+        status, headers, said = await first
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert said["error"].startswith("only a part was accepted")
+        assert len(disk.runs) == 2
+        again = asyncio.ensure_future(call(port, sent))
+        while not again.done():
+            await _turns()
+            disk.write()
+        status, _, said = await again
+        assert (status, said["duplicates"], len(set(disk.runs))) == (202, 2, 6)
+
+    asyncio.run(scene())
+
+
+def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs():
+    async def scene():
+        disk = Disk()
+        port = port_of(disk)
+
+        def broken(_):
+            raise ZeroDivisionError
+
+        port.answer(Request(b"POST", b"/", {}, body=json.dumps(alert(1)).encode()), broken)
+        asked = asyncio.ensure_future(call(port, alert(2)))
+        for _ in range(2):  # those of the first one, and those that came meanwhile
+            await _turns()
+            disk.write()
+        assert (await asked)[0] == 202
+
+    asyncio.run(scene())
+
+
+def test_a_bug_is_500_to_those_it_befalls_and_the_port_goes_on(monkeypatch):
+    port = port_of(Prompt())
+    with monkeypatch.context() as patch:
+        patch.setattr(port._intake, "take", None)
+        assert ask(port, FALCO)[0] == 500
+    assert ask(port, FALCO)[0] == 202
+
+
+@pytest.mark.parametrize("text", [PLAYBOOK, ONCE])
+def test_what_cannot_be_written_is_503_and_new_when_it_is_sent_again(text):
+    async def scene():
+        disk = Disk()
+        port = port_of(disk, text)
+        asked = asyncio.ensure_future(call(port, FALCO))
+        await _turns()
+        disk.fail()
+        status, headers, said = await asked
+        assert (status, set(said)) == (503, {"error", "hint"})
+        assert int(headers["retry-after"]) > 0
+        asked = asyncio.ensure_future(call(port, FALCO))
+        await _turns()
+        disk.write()
+        status, _, said = await asked
+        assert (status, said["duplicates"], said["runs"]) == (202, 0, disk.runs)
+
+    asyncio.run(scene())
+
+
+def test_a_closed_journal_is_503_and_a_broken_one_too():
+    disk = Disk()
+    disk.closed = True
+    assert ask(port_of(disk), FALCO)[0] == 503
+    disk.broken = True
+    assert ask(port_of(disk), FALCO)[0] == 503
+
+
+def test_the_workers_are_woken_only_once_a_run_is_written():
+    woken = []
+    port = port_of(Prompt())
+    port._wake = lambda: woken.append(True)
+    ask(port, alert(rule="Another"))
+    assert not woken
+    ask(port, FALCO)
+    assert woken
+
+
+def test_a_body_that_is_announced_too_large_is_not_read():
+    headers = {"Content-Length": str(MAX_BODY + 1)}
+    status, given, said = ask(port_of(Prompt()), b"", headers=headers)
+    assert (status, given["connection"], set(said)) == (413, "close", {"error", "hint"})
+
+
+def test_a_body_that_grows_too_large_is_cut_off():
+    assert ask(port_of(Prompt()), [b" " * (1 << 20)] * 5)[0] == 413
+
+
+def test_a_body_of_just_4_mib_in_chunks_is_taken():
+    sent = json.dumps(FALCO).encode()
+    chunks = [b" " * (1 << 20)] * 3 + [b" " * ((1 << 20) - len(sent)), sent]
+    assert ask(port_of(Prompt()), chunks)[0] == 202
+
+
+def test_1001_events_are_413_as_array_and_as_lines():
+    alerts = [json.dumps({"rule": "x"})] * 1001
+    for body in ("[" + ",".join(alerts) + "]", "\n".join(alerts)):
+        assert ask(port_of(Prompt()), body.encode())[0] == 413
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+FIRST, SECOND, THIRD_ONE = (f"{number}-of-the-tokens" for number in ("first", "second", "third"))
+
+
+def statuses(port, *tokens):
+    return [ask(port, FALCO, headers=bearer(token))[0] for token in tokens]
+
+
+def test_without_one_of_the_tokens_it_is_401(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text(f"# falco\n{FIRST}\n\n  {SECOND} \t# the other cluster\r\n")
+    disk = Prompt()
+    port = port_of(disk, access=[Credentials(file)])
+    for headers in (
+        {},
+        bearer(THIRD_ONE),
+        bearer(""),
+        bearer("# falco"),
+        bearer(f"{FIRST} {SECOND}"),
+        bearer(f"{SECOND} \t# the other cluster"),
+        {"Authorization": f"Basic {FIRST}"},
+        {"Authorization": FIRST},
+    ):
+        status, given, said = ask(port, FALCO, headers=headers)
+        assert (status, given["www-authenticate"]) == (401, "Bearer")
+        assert set(said) == {"error", "hint"}
+        assert FIRST not in json.dumps(said)
+    assert disk.runs == []
+    for headers in (bearer(FIRST), {"authorization": f"bEARER {SECOND}"}):
+        assert ask(port, FALCO, headers=headers)[0] == 202
+
+
+def test_a_wrong_method_asks_for_no_token(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text(FIRST)
+    assert ask(port_of(Prompt(), access=[Credentials(file)]), method="GET")[0] == 405
+
+
+def test_rotated_tokens_are_good_at_once_and_the_old_ones_no_more(tmp_path):
+    file, new = tmp_path / "tokens", tmp_path / "new"
+    file.write_text(FIRST)
+    port = port_of(Prompt(), access=[Credentials(file)])
+    new.write_text(SECOND)
+    new.rename(file)
+    assert statuses(port, FIRST, SECOND) == [401, 202]
+    file.write_text(THIRD_ONE)
+    os.utime(file, ns=(1, 1))
+    assert statuses(port, SECOND, THIRD_ONE) == [401, 202]
+
+
+def mounted(folder, **files):
+    """Put files into a folder as the kubelet mounts a Secret: links to files of a folder that is swapped."""
+    number = len(list(folder.glob("..2*")))
+    content = folder / f"..2026_{number}"
+    content.mkdir(parents=True)
+    for name, text in files.items():
+        (content / name).write_text(text)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    (folder / "new").symlink_to(content.name)
+    (folder / "new").rename(folder / "..data")
+
+
+@pytest.mark.parametrize(
+    "left", [{}, {"tokens": ""}, {"tokens": f"# {FIRST}\n"}, {"tokens": "short"}]
+)
+def test_a_token_file_that_loses_its_tokens_closes_the_port_at_once(tmp_path, left):
+    mounted(tmp_path, tokens=FIRST)
+    port = port_of(Prompt(), access=[Credentials(tmp_path / "tokens")])
+    assert statuses(port, FIRST) == [202]
+    mounted(tmp_path, **left)
+    assert statuses(port, FIRST, "short", "", "x") == [401] * 4
+    mounted(tmp_path, tokens=SECOND)
+    assert statuses(port, FIRST, SECOND) == [401, 202]
+
+
+def test_an_invalid_line_that_is_added_gives_no_access_and_costs_the_valid_ones_none(
+    tmp_path, capsys
+):
+    file = tmp_path / "tokens"
+    file.write_text(FIRST)
+    port = port_of(Prompt(), access=[Credentials(file)])
+    file.write_text(f"{FIRST}\nshort\n{SECOND}")
+    assert statuses(port, FIRST, "short", SECOND) == [202, 401, 202]
+    said = "".join(capsys.readouterr())
+    assert "tokens:2: a token must have at least 16 characters" in said
+    assert FIRST not in said
+
+
+@pytest.mark.parametrize("text", ["\n \n", "# one\n", "fifteen-letters", f"{FIRST}\nshort\n"])
+def test_a_token_file_without_tokens_or_with_a_short_one_is_refused_at_the_start(tmp_path, text):
+    file = tmp_path / "tokens"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"no credentials|at least 16 characters"):
+        Credentials(file)
+
+
+def test_a_credentials_file_has_a_largest_size(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_bytes(b"\xef\xbb\xbf" + FIRST.encode() + b"\n" * MAX_BYTES)
+    with pytest.raises(ValueError, match="larger than 1 MiB"):
+        Credentials(file)
+    file.write_bytes(b"\xef\xbb\xbf" + FIRST.encode())
+    assert statuses(port_of(Prompt(), access=[Credentials(file)]), FIRST) == [202]
+
+
+@pytest.fixture
+def running(tmp_path):
+    with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as one:
+        yield one
+
+
+def test_twenty_connections_at_once_are_all_answered_and_nothing_is_lost(running):
+    def post(number):
+        return [running.post(alert(100 * number + k)) for k in range(10)]
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = [answer for each in pool.map(post, range(20)) for answer in each]
+    assert {status for status, _, _ in answers} == {202}
+    ids = {said["runs"][0] for _, _, said in answers}
+    assert len(ids) == 200
+    for run in ids:
+        running.wait_for_audit(lambda line, run=run: line.get("run") == run)
+
+
+def test_a_connection_is_kept_open_from_event_to_event(running):
+    address = urlsplit(running.events)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    connection.connect()
+    first = connection.sock
+    for number, status in ((1, 202), (1, 202)):
+        connection.request("PUT", "/", json.dumps(alert(number)))
+        response = connection.getresponse()
+        assert response.status == status
+        response.read()
+    assert connection.sock is first
+    connection.close()
+
+
+def test_a_large_body_over_a_socket_is_413_whether_announced_or_in_chunks(running):
+    address = urlsplit(running.events)
+
+    def status(**request):
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the end
+            connection.request("POST", "/", **request)
+        try:
+            return connection.getresponse().status
+        except ConnectionResetError:
+            return None
+        finally:
+            connection.close()
+
+    # the sender says what is coming and waits, as curl does
+    assert status(headers={"Content-Length": str(5 << 20), "Expect": "100-continue"}) == 413
+    assert status(body=b" " * (5 << 20)) in (413, None)
+    assert status(body=iter([b" " * (1 << 20)] * 5), encode_chunked=True) in (413, None)
+    assert running.post(FALCO)[0] == 202  # nothing else suffers
+
+
+SECRET = "5b7d0f3a9c1e4826b7d0f3a9"
+
+
+@pytest.fixture
+def shut(tmp_path):
+    """A port that lets in whom a token or a path secret names."""
+    (tmp_path / "tokens").write_text("one-of-the-tokens\n")
+    (tmp_path / "paths").write_text(f"# falco\n{SECRET}  # node\n{SECRET[::-1]}\n")
+    return port_of(Prompt(), access=[Credentials(tmp_path / "tokens", tmp_path / "paths")])
+
+
+@pytest.mark.parametrize("path", [f"/{SECRET}", f"/events/{SECRET}", f"/a/b/{SECRET[::-1]}/"])
+def test_a_secret_at_the_end_of_the_path_lets_falco_in(shut, path):
+    assert ask(shut, FALCO, path=path)[0] == 202
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/events", f"/{SECRET[:-1]}", f"/{SECRET}/events", f"/{SECRET.upper()}", f"/x{SECRET}"],
+)
+def test_any_other_path_does_not_and_the_secret_is_not_said(shut, path):
+    status, headers, said = ask(shut, FALCO, path=path)
+    assert status == 401
+    assert SECRET not in json.dumps([headers, said])
+
+
+def test_a_token_as_the_password_of_basic_lets_in_what_can_send_no_header(shut):
+    pair = base64.b64encode(b"falco:one-of-the-tokens").decode()
+    assert ask(shut, FALCO, headers={"authorization": f"Basic {pair}"})[0] == 202
+    for wrong in ("falco:", "one-of-the-tokens:falco", "falco:two", "one-of-the-tokens"):
+        pair = base64.b64encode(wrong.encode()).decode()
+        assert ask(shut, FALCO, headers={"authorization": f"Basic {pair}"})[0] == 401
+    assert ask(shut, FALCO, headers={"authorization": "Basic ~"})[0] == 401
+
+
+def test_a_path_secret_is_rotated_like_a_token(tmp_path):
+    file = tmp_path / "paths"
+    file.write_text(SECRET)
+    port = port_of(Prompt(), access=[Credentials(None, file)])
+    assert ask(port, FALCO, path=f"/{SECRET}")[0] == 202
+    file.write_text(SECRET[::-1])
+    os.utime(file, ns=(1, 1))
+    assert ask(port, FALCO, path=f"/{SECRET}")[0] == 401
+    assert ask(port, alert(1), path=f"/{SECRET[::-1]}")[0] == 202
+    for text in ("", f"# {SECRET[::-1]}", None):
+        file.unlink() if text is None else file.write_text(text)
+        assert ask(port, alert(1), path=f"/{SECRET[::-1]}")[0] == 401
+        assert ask(port, alert(1), path="/")[0] == 401
+
+
+@pytest.mark.parametrize(
+    "text", ["", "short", "a secret with blanks in it", "per%2Fcent/and/slashes/x"]
+)
+def test_a_path_secret_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "paths").write_text(text)
+    with pytest.raises(ValueError, match="secret"):
+        Credentials(None, tmp_path / "paths")
+
+
+def test_while_the_disk_hangs_events_are_answered_503_and_what_it_took_after_all_is_known(
+    tmp_path, monkeypatch
+):
+    go_on, flush = threading.Event(), schema.Flush.__call__
+    monkeypatch.setattr(schema.Flush, "__call__", lambda self: (go_on.wait(20), flush(self)))
+    monkeypatch.setattr(watchdog, "PATIENCE", 0.05)
+    monkeypatch.setattr(watchdog, "EVERY", 0.01)
+    journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
+    with contextlib.closing(journal):
+        port = port_of(journal)
+        for number in (1, 2):  # the one that waits for the disk, and one that comes then
+            status, headers, said = ask(port, alert(number))
+            assert (status, headers["retry-after"]) == (503, "5")
+            assert "its disk has not answered" in said["error"]
+        assert "has not answered" in journal.writable()
+        monkeypatch.setattr(watchdog, "PATIENCE", 20)
+        go_on.set()
+        while journal.writable() is not None:
+            pass
+        journal.accept(AcceptBatch(), NOW).result()  # once what it had before it is on disk
+        duplicates = [ask(port, alert(number))[2]["duplicates"] for number in (1, 2)]
+        assert duplicates == [1, 0]

@@ -1,0 +1,405 @@
+"""An API server in memory, behind the real port, and a world outside that answers.
+
+``KubernetesCluster(ApiServer())`` speaks to it in HTTP methods, paths and statuses, so that what the port
+makes of a 404, 409 or 422 is under test, too.
+"""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+import json
+import re
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from engine.cluster import transport
+from engine.cluster.circuit_breaker import CircuitBreaker
+from engine.cluster.client import KubernetesCluster, Load
+from engine.cluster.rate_limiter import RateLimiter
+from engine.model.run import undo_id
+from engine.outbound.http import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.model.calls import Change
+    from engine.model.run import Claim, Notice
+
+Key = tuple[str, str | None, str]
+"""resource (with its API group), namespace, name"""
+
+KINDS = {
+    "Pod": ("v1", "pods"),
+    "Node": ("v1", "nodes"),
+    "Namespace": ("v1", "namespaces"),
+    "Event": ("v1", "events"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "ReplicaSet": ("apps/v1", "replicasets"),
+    "Deployment": ("apps/v1", "deployments"),
+    "StatefulSet": ("apps/v1", "statefulsets"),
+    "DaemonSet": ("apps/v1", "daemonsets"),
+    "Job": ("batch/v1", "jobs"),
+    "CronJob": ("batch/v1", "cronjobs"),
+}
+_CLUSTER_WIDE = ("nodes", "namespaces")
+_LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_PATH = re.compile(r"/(api/v1|apis/[a-z0-9.]+/v1)(/[A-Za-z0-9.-]+)+")
+
+
+def qualified(resource: str, api_version: str) -> str:
+    """The resource as RBAC and ``needs`` write it: ``networkpolicies.networking.k8s.io``."""
+    group = api_version.rpartition("/")[0]
+    return f"{resource}.{group}" if group else resource
+
+
+def key_of(item: dict[str, Any]) -> Key:
+    api_version, resource = KINDS[item["kind"]]
+    metadata = item["metadata"]
+    where = None if resource in _CLUSTER_WIDE else metadata.get("namespace", "default")
+    return qualified(resource, api_version), where, metadata["name"]
+
+
+class Failed(Exception):  # noqa: N818 - an answer, not a fault
+    """An answer other than success."""
+
+    def __init__(self, status: int, reason: str, *causes: dict[str, str]) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.causes = list(causes)
+
+
+class ApiServer:
+    """Objects by key, with the API server's rules for creating, patching, applying and deleting them.
+
+    asked: every right that was used, reads too. wrote: keys of what was changed or made. refused: what
+    validation has turned down. interfere: called once, before the next write is looked at. answers: what
+    the next writes get in place of an answer.
+    """
+
+    def __init__(self, *objects: dict[str, Any]) -> None:
+        self.objects: dict[Key, dict[str, Any]] = {}
+        self.asked: set[tuple[str, str]] = set()
+        self.wrote: list[Key] = []
+        self.refused: list[str] = []
+        self.interfere: Any = None
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.host = "https://fake"
+        self._owners: dict[Key, dict[tuple[str, ...], str]] = {}
+        self._version = 0
+        for item in objects:
+            self.put(item)
+
+    @property
+    def cluster(self) -> KubernetesCluster:
+        return KubernetesCluster(self, Load(CircuitBreaker(lambda: 0.0), RateLimiter(1e9)))
+
+    def put(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Somebody else, with kubectl, makes or replaces an object."""
+        stored = copy.deepcopy(item)
+        key = key_of(stored)
+        stored.setdefault("apiVersion", KINDS[stored["kind"]][0])
+        stored["metadata"].setdefault("uid", str(uuid.uuid5(uuid.NAMESPACE_URL, repr(key))))
+        self.objects[key] = stored
+        self._owners[key] = dict.fromkeys(_leaves(stored), "kubectl")
+        return stored
+
+    def state(self) -> dict[Key, dict[str, Any]]:
+        """What is there, as a copy, without what counts every write."""
+        found = copy.deepcopy(self.objects)
+        for item in found.values():
+            item["metadata"].pop("resourceVersion", None)
+            for part in ("labels", "annotations"):
+                if not item["metadata"].get(part, True):  # the server shows no empty map
+                    del item["metadata"][part]
+        return found
+
+    def find(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        api_version, resource = KINDS[kind]
+        return self.objects.get((qualified(resource, api_version), namespace, name))
+
+    def let_go(self) -> None:
+        """The kubelets end what terminates."""
+        for key in [k for k, v in self.objects.items() if v["metadata"].get("deletionTimestamp")]:
+            del self.objects[key]
+
+    # What the port calls: the client's two methods.
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        sent: tuple[bytes, str] | None,
+        left: float,
+    ) -> transport.Answer:
+        assert left > 0
+        if self.answers and method != "GET":
+            status, headers = self.answers.pop(0)
+            return response(status, {"message": "told to"}, headers)
+        assert _PATH.fullmatch(path), f"a path that no object has: {path!r}"
+        content = sent[1] if sent else None
+        body = json.loads(sent[0]) if sent else None
+        try:
+            return response(200, self._answer(method, path, dict(query), content, body))
+        except Failed as failed:
+            details = {"name": path.rpartition("/")[2], "causes": failed.causes}
+            return response(failed.status, {"message": str(failed), "details": details})
+
+    def _answer(
+        self, method: str, path: str, query: dict[str, str], content: str | None, body: Any
+    ) -> dict[str, Any]:
+        resource, namespace, name = _where(path)
+        key = (resource, namespace, name or "")
+        if method == "GET":
+            self.asked.add(("get" if name else "list", resource))
+            return self._get(key) if name else self._list(resource, namespace, query)
+        if self.interfere:
+            interfere, self.interfere = self.interfere, None
+            interfere()
+        # of a DELETE that brings its options in the body the query is not looked at
+        in_body = method == "DELETE" and body
+        dry = "All" in (body.get("dryRun", []) if in_body else [query.get("dryRun")])
+        before = copy.deepcopy((self.objects, self._owners, self._version))
+        answer = self._write(method, key, content, body)
+        if dry:
+            self.objects, self._owners, self._version = before
+        else:
+            self.wrote.append(answer[0])
+        return answer[1]
+
+    def _write(
+        self, method: str, key: Key, content: str | None, body: Any
+    ) -> tuple[Key, dict[str, Any]]:
+        resource, namespace, _ = key
+        if method == "POST":
+            self.asked.add(("create", resource))
+            key = (resource, namespace, body["metadata"]["name"])
+            return key, self._create(key, body)
+        if method == "DELETE":
+            self.asked.add(("delete", resource))
+            return key, self._delete(key, body or {})
+        self.asked.add(("patch", resource))
+        if content == "application/apply-patch+yaml":
+            self.asked.add(("create", resource))  # an apply may make it, so RBAC is asked for both
+            return key, self._apply(key, body)
+        assert content == "application/merge-patch+json"
+        return key, self._patch(key, body)
+
+    def _get(self, key: Key) -> dict[str, Any]:
+        if key not in self.objects:
+            raise Failed(404, f"{key[0]} {key[2]!r} not found")
+        return copy.deepcopy(self.objects[key])
+
+    def _list(self, resource: str, namespace: str | None, query: dict[str, str]) -> dict[str, Any]:
+        node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
+        items = [
+            copy.deepcopy(item)
+            for (kind, where, _), item in sorted(self.objects.items(), key=lambda o: str(o[0]))
+            if kind == resource and namespace in (None, where)
+            if not node or item.get("spec", {}).get("nodeName") == node
+        ]
+        start, limit = int(query.get("continue", "0")), int(query["limit"])
+        rest = {"continue": str(start + limit)} if len(items) > start + limit else {}
+        return {"items": items[start : start + limit], "metadata": rest}
+
+    def _create(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
+        if key in self.objects:
+            raise Failed(409, f"{key[2]} already exists")
+        return self._store(key, copy.deepcopy(body), dict.fromkeys(_leaves(body), "tiercel"))
+
+    def _patch(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
+        found = self._get(key)
+        patched = _merged(found, body)
+        if patched["metadata"].get("uid") != found["metadata"].get("uid"):
+            cause = {"field": "metadata.uid", "reason": "FieldValueInvalid"}
+            raise Failed(422, "metadata.uid: field is immutable", cause)
+        version = (body.get("metadata") or {}).get("resourceVersion")
+        if version not in (None, found["metadata"].get("resourceVersion")):
+            raise Failed(409, "the object has been modified")
+        assert patched["metadata"]["name"] == found["metadata"]["name"]
+        owners = self._owners[key] | dict.fromkeys(_leaves(body), "tiercel")
+        return self._store(key, patched, owners)
+
+    def _apply(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
+        wanted, found = set(_leaves(body)), self.objects.get(key)
+        if found is None:
+            if body["metadata"].get("uid"):
+                raise Failed(409, "uid mismatch: the object does not exist")
+            return self._create(key, body)
+        if body["metadata"].get("uid") not in (None, found["metadata"]["uid"]):
+            raise Failed(409, "uid mismatch")
+        owners = self._owners[key]
+        for path in wanted:
+            theirs = owners.get(path, "tiercel") != "tiercel" and path[0] in ("metadata", "spec")
+            if theirs and path[1] != "name" and _at(found, path) != _at(body, path):
+                cause = {"reason": "FieldManagerConflict", "field": ".".join(path)}
+                raise Failed(409, f"conflict with {owners[path]}", cause)
+        applied = copy.deepcopy(found)
+        for path in [p for p, who in owners.items() if who == "tiercel" and p not in wanted]:
+            _remove(applied, path)
+        kept = {p: who for p, who in owners.items() if who != "tiercel"}
+        body = {**body, "metadata": {**body["metadata"], "uid": found["metadata"]["uid"]}}
+        return self._store(key, _merged(applied, body), kept | dict.fromkeys(wanted, "tiercel"))
+
+    def _delete(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
+        found = self._get(key)
+        wanted = (body.get("preconditions") or {}).get("uid")
+        if wanted not in (None, found["metadata"]["uid"]):
+            raise Failed(409, "the uid in the precondition is another")
+        if key[0] == "pods" and body.get("gracePeriodSeconds") != 0:
+            self.objects[key]["metadata"]["deletionTimestamp"] = "2026-03-01T10:01:00Z"
+            return self.objects[key]
+        return self.objects.pop(key)
+
+    def _store(
+        self, key: Key, item: dict[str, Any], owners: dict[tuple[str, ...], str]
+    ) -> dict[str, Any]:
+        fault = _invalid(key, item)
+        if fault:
+            self.refused.append(fault)
+            raise Failed(422, fault, {"field": "metadata", "reason": "FieldValueInvalid"})
+        self._version += 1
+        item["metadata"].setdefault("uid", str(uuid.uuid5(uuid.NAMESPACE_URL, repr(key))))
+        item["metadata"]["resourceVersion"] = str(self._version)
+        self.objects[key], self._owners[key] = item, owners
+        return copy.deepcopy(item)
+
+
+@dataclass
+class Elsewhere:
+    """The world outside: it answers 200 and remembers what it was sent."""
+
+    sent: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def request(self, method: str, url: str, headers: dict[str, Any], body: Any) -> Answer:
+        self.sent.append((method, url, headers, body))
+        return Answer(200, {"id": 7})
+
+    def slack(self, message: dict[str, Any], webhook: Any, token: Any) -> Answer:
+        self.sent.append((message, webhook, token))
+        return Answer(200, {"ts": "1.2", "channel": "C1"})
+
+
+@dataclass
+class Notebook:
+    """Keeps what attempts write down. holds: undoing -> when it is due and what it puts back."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    holds: dict[str, tuple[float | None, list[Change]]] = field(default_factory=dict)
+    open: bool = True
+    notices: list[Notice] = field(default_factory=list)
+
+    def keep(self, claim: Claim, facts: dict[str, Any], notice: Notice | None = None) -> bool:
+        del claim  # one notebook has one claim's facts
+        if notice and self.open:
+            self.notices.append(notice)
+        self.facts.update(facts if self.open else {})
+        return self.open
+
+    def hold(self, claim: Claim, changes: Any, until: float | None, facts: dict[str, Any]) -> bool:
+        if not self.keep(claim, facts):
+            return False
+        first = {c.key: c.before for _, held in self.holds.values() for c in held}
+        held = [replace(c, before=first.get(c.key, c.before)) for c in changes]
+        self.holds[undo_id(claim.run.id, claim.step.name)] = (until, held)
+        return True
+
+    def ends(self, key: str, but: str | None = None) -> list[float | None]:
+        held = self.holds.items()
+        return [end for id_, (end, all_) in held if id_ != but for c in all_ if c.key == key]
+
+    def undoing(self, claim: Claim) -> Claim:
+        """The claim to undo what the step of that claim has changed."""
+        id_ = undo_id(claim.run.id, claim.step.name)
+        changes = self.holds[id_][1] if id_ in self.holds else ()
+        return replace(claim, undo=id_, changes=tuple(changes))
+
+    def let_go(self, claim: Claim) -> None:
+        self.holds.pop(claim.undo, None)
+
+
+def response(status: int, body: Any, headers: dict[str, str] | None = None) -> transport.Answer:
+    return transport.Answer(status, headers or {}, json.dumps(body).encode())
+
+
+def _where(path: str) -> tuple[str, str | None, str | None]:
+    """Resource with its group, namespace and name of a path."""
+    parts = path.strip("/").split("/")
+    version, rest = ("v1", parts[2:]) if parts[0] == "api" else ("/".join(parts[1:3]), parts[3:])
+    namespace = None
+    if rest[0] == "namespaces" and len(rest) > 2:
+        namespace, rest = rest[1], rest[2:]
+    resource = "/".join([rest[0], *rest[2:]])
+    return qualified(resource, version), namespace, rest[1] if len(rest) > 1 else None
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The paths of all fields; lists are whole, as NetworkPolicies' own are to the API server."""
+    if isinstance(value, dict) and value:
+        return [leaf for k, v in value.items() for leaf in _leaves(v, (*path, k))]
+    return [path]
+
+
+def _at(item: Any, path: tuple[str, ...]) -> Any:
+    for part in path:
+        item = item.get(part) if isinstance(item, dict) else None
+    return item
+
+
+def _remove(item: dict[str, Any], path: tuple[str, ...]) -> None:
+    inner = _at(item, path[:-1])
+    if isinstance(inner, dict):
+        inner.pop(path[-1], None)
+
+
+def _merged(item: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(item) if isinstance(item, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), value)
+    return merged
+
+
+def _invalid(key: Key, item: dict[str, Any]) -> str | None:
+    """What the API server's validation would say of an object; None if it takes it."""
+    metadata = item["metadata"]
+    if not _NAME.fullmatch(metadata["name"]) or metadata["name"] != key[2]:
+        return f"metadata.name: {metadata['name']!r}"
+    if metadata.get("namespace") != key[1]:
+        return f"metadata.namespace: {metadata.get('namespace')!r}"
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    for name, value in {**annotations, **labels}.items():
+        prefix, slash, rest = name.rpartition("/")
+        if not rest or not _LABEL.fullmatch(rest) or (slash and not _NAME.fullmatch(prefix)):
+            return f"a key of labels or annotations: {name!r}"
+        if not isinstance(value, str):
+            return f"a value of labels or annotations: {value!r}"
+    for value in labels.values():
+        if not _LABEL.fullmatch(value):
+            return f"metadata.labels: {value!r}"
+    if sum(len(k.encode()) + len(v.encode()) for k, v in annotations.items()) > 256 << 10:
+        return "metadata.annotations: too long"
+    if len(item.get("message", "")) > 1024:
+        return "message: too long"
+    return _invalid_policy(item["spec"]) if key[0].startswith("networkpolicies") else None
+
+
+def _invalid_policy(spec: dict[str, Any]) -> str | None:
+    if not spec["policyTypes"]:
+        return "spec.policyTypes is empty: the server would make it Ingress"
+    rules = [*spec.get("ingress", []), *spec.get("egress", [])]
+    for peer in [p for rule in rules for p in [*rule.get("to", []), *rule.get("from", [])]]:
+        if "ipBlock" in peer:
+            ipaddress.ip_network(peer["ipBlock"]["cidr"])
+        for value in (peer.get("namespaceSelector") or {}).get("matchLabels", {}).values():
+            if not _LABEL.fullmatch(value):
+                return f"spec: {value!r}"
+    return None

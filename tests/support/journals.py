@@ -1,0 +1,74 @@
+"""What the tests of journals make: playbooks by hand, runs, and every journal there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.journal.protocol import AcceptBatch
+from engine.journal.sqlite.journal import SqliteJournal
+from engine.model.event import parse
+from engine.model.playbook import Match, Playbook, Step
+from engine.model.run import Outcome, Run, run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from engine.journal.protocol import Journal
+    from engine.model.event import Event
+
+NOW = 1_772_359_200.0
+"""2026-03-01T10:00:00Z, when everything here is accepted."""
+
+LEASE = 40.0
+"""Seconds from a claim to the end of its lease: a step's timeout of 30 and the margin of 10."""
+
+_thawed: dict[bytes, Playbook] = {}
+
+
+def thaw(snapshot: bytes) -> Playbook:
+    return _thawed[bytes(snapshot)]
+
+
+def step(name: str = "mark", **of: Any) -> Step:
+    return Step(name, "mark", {}, **of)
+
+
+def playbook(name: str = "p", *steps: Step) -> Playbook:
+    steps = steps or (step(),)
+    snapshot = f"{name} {steps}".encode()
+    made = Playbook(name, Match(), steps, snapshot=snapshot, digest=snapshot.hex())
+    return _thawed.setdefault(snapshot, made)
+
+
+def event(number: int = 0, **alert: Any) -> Event:
+    second = f"2026-03-01T10:00:00.{number:09d}Z"
+    return parse({"rule": "Terminal shell", "time": second, "hostname": "worker-1"} | alert)
+
+
+def run(number: int, target: str | None = None, of: Playbook | None = None) -> Run:
+    """The run of that number, on a target of its own unless told."""
+    of = of or playbook()
+    target = target or f"demo/pod-{number}"
+    return Run(run_id(str(number), of.name), of, event(number), NOW, target)
+
+
+def open_sqlite(folder: Path, **of: Any) -> Journal:
+    return SqliteJournal(folder / "journal.db", thaw, **of)
+
+
+JOURNALS: dict[str, Callable[..., Journal]] = {"sqlite": open_sqlite}
+"""Opens the journal that lives in a folder, anew or as it was left; ``most``: bytes that it may have."""
+
+
+DONE = Outcome("done", "labelled")
+FAILED = Outcome("failed", "no such label")
+
+
+def accept(journal, *runs, memory=None, now=NOW):
+    journal.accept(AcceptBatch(runs, memory or {}), now).result()
+
+
+def claim(journal, now=NOW, pool="cluster"):
+    (only,) = journal.claim(pool, 10, now)
+    return only

@@ -1,0 +1,276 @@
+"""What the tests of intake share: playbooks from text, a journal whose disk the test is, events."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from engine.intake.intake import Intake
+from engine.language.folder import Files
+from engine.language.loader import Loader
+from engine.model.errors import JournalError
+from engine.planning.matcher import Playbooks
+from engine.server.connection import Connection
+from engine.server.connection_limits import ConnectionLimits, Limits
+from engine.sources.http import EventPort
+from engine.telemetry.events import Observers
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from engine.journal.protocol import AcceptBatch
+
+NOW = 1_772_359_200.0
+"""2026-03-01T10:00:00Z."""
+
+SHELL = "Terminal shell in container"
+
+FALCO = {
+    "hostname": "worker-1",
+    "output": "2026-03-01T10:00:00.000000000+0000: Notice A shell was spawned",
+    "output_fields": {
+        "container.id": "0a1b2c3d4e5f",
+        "evt.time.iso8601": 1772359200000000000,
+        "k8s.ns.name": "demo",
+        "k8s.pod.name": "nginx",
+        "proc.aname[2]": None,
+        "proc.exe_ino.ctime_duration_proc_start": 18446744073670260079,
+    },
+    "priority": "Notice",
+    "rule": SHELL,
+    "source": "syscall",
+    "tags": ["container", "shell"],
+    "time": "2026-03-01T10:00:00.000000000Z",
+}
+"""As Falco's http_output sends it."""
+
+SIDEKICK = {
+    "uuid": "7b8f6f0e-8d0a-4d54-a6de-0c6e2f0b1c11",
+    **FALCO,
+    "time": "2026-03-01T10:00:00Z",
+}
+"""The same as Falcosidekick forwards it: a fresh uuid, the time without its zeros."""
+
+PLAYBOOK = """
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: mark-shell}
+spec:
+  match: {rules: [Terminal shell in container]}
+  actions:
+    - {action: pod.label, with: {labels: {seen: "true"}}}
+"""
+
+ONCE = PLAYBOOK.replace("  match:", "  throttle: {once: 10m}\n  match:")
+THIRD = PLAYBOOK.replace("  match:", "  throttle: {key: [rule], count: 3, within: 1m}\n  match:")
+
+
+def alert(number: int = 0, **other: Any) -> dict[str, Any]:
+    """An alert of that number, unlike every other."""
+    return FALCO | {"time": f"2026-03-01T10:00:00.{number:09d}Z"} | other
+
+
+@functools.cache
+def playbooks_of(*texts: str) -> Playbooks:
+    files = {f"{number}.yaml": text.encode() for number, text in enumerate(texts)}
+    return Playbooks(Loader().load(Files("", files)).usable().playbooks)
+
+
+class Disk:
+    """A journal that writes when the test says so.
+
+    waiting: what was accepted and is not on disk yet. runs, windows: what is. broken: whether reading fails.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[AcceptBatch, Future[None]]] = []
+        self.runs: list[str] = []
+        self.windows: dict[str, Any] = {}
+        self.broken = self.closed = False
+
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
+        del now
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+        if self.closed:
+            future.set_exception(JournalError("the journal is closed"))
+        else:
+            self.waiting.append((accepted, future))
+        return future
+
+    def write(self) -> None:
+        """Write what waits."""
+        for accepted, future in self._taken():
+            self.runs += [run.id for run in accepted.runs]
+            self.remember(accepted.memory)
+            future.set_result(None)
+
+    def fail(self) -> None:
+        """Fail to write what waits."""
+        for _, future in self._taken():
+            future.set_exception(JournalError("disk full"))
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        if self.broken:
+            raise JournalError("the journal cannot be read")
+        return set(ids) & set(self.runs)
+
+    def paused(self) -> dict[str, Any]:
+        return {}
+
+    def memory(self) -> dict[str, Any]:
+        return dict(self.windows)
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        if self.broken:
+            raise JournalError("the journal cannot be written")
+        for key, window in memory.items():
+            self.windows[key] = window
+            if window is None:
+                del self.windows[key]
+
+    def _taken(self) -> list[tuple[AcceptBatch, Future[None]]]:
+        taken, self.waiting = self.waiting, []
+        return taken
+
+
+class Prompt(Disk):
+    """One that writes at once."""
+
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
+        future = super().accept(accepted, now)
+        self.write()
+        return future
+
+
+def intake_of(journal: Any, *texts: str, now: float = NOW, **of: Any) -> Intake:
+    playbooks = playbooks_of(*texts or (PLAYBOOK,))
+    return Intake(journal, lambda: playbooks, lambda: now, **of)
+
+
+def take_together(intake: Intake, bodies: list[bytes]) -> tuple[list[Any], Future[None] | None]:
+    """What bodies came to that are taken at one go, and what resolves once that is decided."""
+    read = intake.read(bodies)
+    written = intake.take(read)
+    return [body.taken for body in read], written
+
+
+class Took:
+    """What one body came to, taken alone. written: resolves, or fails, once that is decided; None if it is."""
+
+    def __init__(self, intake: Intake, body: bytes) -> None:
+        (self._taken,), group = take_together(intake, [body])
+        self.written: Future[None] | None = None
+        if group is not None:
+            self.written = Future()
+            group.add_done_callback(self._end)
+        elif self._taken.failed is not None:
+            raise self._taken.failed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._taken, name)
+
+    def _end(self, _: Future[None]) -> None:
+        if self._taken.failed is None:
+            self.written.set_result(None)
+        else:
+            self.written.set_exception(self._taken.failed)
+
+
+def take(intake: Intake, body: bytes) -> Took:
+    return Took(intake, body)
+
+
+def port_of(journal: Any, *texts: str, access: Any = ()) -> EventPort:
+    return EventPort(intake_of(journal, *texts), Observers(), lambda: None, access)
+
+
+class Pipe(asyncio.Transport):
+    """The other end of a connection: what is written to it is kept."""
+
+    def __init__(self, client: tuple[str, int] | None = None) -> None:
+        super().__init__({"peername": client})
+        self.sent = b""
+        self.closed = False
+        self.reading = True
+        self.wrote = asyncio.Event()
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+        self.wrote.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self.wrote.set()
+
+    abort = write_eof = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    async def reply(self, *, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
+        """The first whole reply: its status, headers, body."""
+        while True:
+            head, whole, body = self.sent.partition(b"\r\n\r\n")
+            lines = head.decode("latin-1").split("\r\n")
+            given = [line.split(": ", 1) for line in lines[1:]]
+            headers = {name.lower(): value for name, value in given} if whole else {}
+            if whole and (head_only or len(body) >= int(headers["content-length"])):
+                return int(lines[0].split()[1]), headers, body
+            assert not self.closed, self.sent
+            self.wrote.clear()
+            await self.wrote.wait()
+
+
+async def call(  # noqa: PLR0917 - a request has as many parts
+    app: Any,
+    body: Any = b"",
+    path: str = "/events",
+    headers: Mapping[str, str] | None = None,
+    method: str = "POST",
+    client: tuple[str, int] | None = None,
+    query: str = "",
+) -> tuple[int, dict[str, str], Any]:
+    """One request on a connection of its own: the status, headers, JSON or text.
+
+    A list of bytes is sent in chunks.
+    """
+    if isinstance(body, dict):
+        body = json.dumps(body).encode()
+    given = {"host": "localhost"}
+    given |= {name.lower(): value for name, value in (headers or {}).items()}
+    if isinstance(body, list):
+        given["transfer-encoding"] = "chunked"
+        parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in [*body, b""]]
+    else:
+        given.setdefault("content-length", str(len(body)))
+        parts = [body]
+    target = quote(path, safe="/?=&%:") + (f"?{query}" if query else "")
+    lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in given.items()), "", ""]
+    pipe, connection = Pipe(client), Connection(ConnectionLimits(app, Limits()))
+    connection.connection_made(pipe)
+    for part in ("\r\n".join(lines).encode("latin-1"), *parts):
+        if part:
+            connection.data_received(part)
+    status, told, content = await pipe.reply(head_only=method == "HEAD")
+    connection.connection_lost(None)
+    is_json = told["content-type"] == "application/json"
+    return status, told, json.loads(content) if is_json and content else content.decode()
+
+
+def ask(app: Any, body: Any = b"", **request: Any) -> tuple[int, dict[str, str], Any]:
+    """The same, for tests that have no loop of their own."""
+    return asyncio.run(call(app, body, **request))

@@ -1,0 +1,137 @@
+"""The log: one line a thing worth waking for, and one when it is over."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import resource
+import socket
+import threading
+
+import pytest
+import structlog
+from engine.model.run import Outcome
+from engine.telemetry.events import UNWRITTEN, Settled, log_steps
+from engine.telemetry.fault_log import FaultLog
+from engine.telemetry.logging import configure
+from tests.execution.test_attempt import LABEL, claim
+from tests.runtime.test_serve import kubeconfig
+from tests.support.serving import PATIENCE, engine
+from tests.support.taking import PLAYBOOK, alert
+
+ENDS = [
+    (Outcome("done", "it is"), "next", 1, None),
+    (Outcome("skipped", "gone"), "skipped", 1, None),
+    (Outcome("refused", "protected"), "refused", 1, None),
+    (Outcome("failed", "403"), "failed", 2, "warning"),
+    (Outcome("failed", "403"), UNWRITTEN, 2, None),
+    (Outcome("held", "over", retry_in=60.0), "waiting", 1, "warning"),
+    (Outcome("waiting", "503", retry_in=1.0), "waiting", 1, "info"),
+    (Outcome("waiting", "503", retry_in=2.0), "waiting", 2, None),
+]
+
+
+@pytest.mark.parametrize(("outcome", "became", "attempt", "level"), ENDS)
+def test_of_the_steps_only_what_failed_or_is_held_is_told_and_once_that_one_waits(
+    outcome, became, attempt, level
+):
+    with structlog.testing.capture_logs() as lines:
+        log_steps(Settled(claim(LABEL, attempt=attempt), outcome, became, 0.0))
+    assert [line["log_level"] for line in lines] == ([level] if level else [])
+
+
+def test_a_fault_is_told_when_it_begins_and_once_it_has_not_come_back():
+    time = [0.0]
+    fault = FaultLog("journal", calm=5.0, now=lambda: time[0], refusing="events")
+    with structlog.testing.capture_logs() as lines:
+        fault.gone()
+        for time[0] in (1.0, 2.0, 3.0):
+            fault.seen("disk full")
+            fault.gone()
+        assert [line["event"] for line in lines] == ["journal"]
+        time[0] = 8.0
+        fault.gone()
+        fault.gone()
+        fault.seen("disk full")
+    assert [line["event"] for line in lines] == ["journal", "journal is back", "journal"]
+    assert lines[0]["error"] == "disk full"
+    assert {line["refusing"] for line in lines} == {"events"}
+
+
+def test_a_full_disk_is_told_once_however_many_bodies_it_refuses(tmp_path):
+    with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
+        resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        number = 0
+        while running.post(alert(number))[0] != 503:
+            number += 1
+        for _ in range(20):
+            assert running.post(alert(number))[0] == 503
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(running.pid, resource.RLIMIT_FSIZE, unlimited)
+        running.wait_for_log(lambda line: line["event"] == "journal is back")
+        told = [line for line in running.log if line.get("refusing") == "events"]
+    assert [line["event"] for line in told] == ["journal", "journal is back"]
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Knows no object."""
+
+    def do_GET(self):
+        body = b'{"kind": "Status", "code": 404}'
+        self.send_response(404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Nobody reads it."""
+
+
+def test_an_api_server_that_gives_no_answers_is_told_once_and_so_is_its_return(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = tmp_path / "kubeconfig"
+    config.write_text(kubeconfig(f"http://127.0.0.1:{port}"))
+    with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--kubeconfig", str(config)) as running:
+        for number in range(9):
+            fields = {"k8s.ns.name": "demo", "k8s.pod.name": f"web-{number}"}
+            running.post(alert(number, output_fields=fields))
+        silent = running.wait_for_log(lambda line: line["event"] == "API server")
+        assert (silent["level"], "refused" in silent["error"]) == ("error", True)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", port), Answers) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                running.wait_for_log(lambda line: line["event"] == "API server is back")
+            finally:
+                server.shutdown()
+                thread.join(PATIENCE)
+        told = [line for line in running.log if line["event"].startswith("API server")]
+    assert len(told) == 2
+
+
+@pytest.fixture
+def written():
+    """Logs three lines with the given options; what is written."""
+    stream = io.StringIO()
+
+    def write(level, form):
+        configure(stream, level, form)
+        for say in (structlog.get_logger().info, structlog.get_logger().warning):
+            say("journal", zebra=1, alpha="a")
+        return stream.getvalue()
+
+    yield write
+    structlog.reset_defaults()
+
+
+def test_each_line_begins_with_time_level_and_event(written):
+    lines = [json.loads(line) for line in written("info", "json").splitlines()]
+    assert [list(line)[:3] for line in lines] == [["time", "level", "event"]] * 2
+    assert lines[0]["event"] == "journal"
+
+
+def test_the_level_and_the_format_are_chosen(written):
+    text = written("warning", "text")
+    assert (text.count("journal"), "{" in text) == (1, False)

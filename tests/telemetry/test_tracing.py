@@ -1,0 +1,145 @@
+"""OpenTelemetry: a body's span is its sender's child, and an attempt's the body's, also after a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from engine.model.errors import SettingsError
+from engine.sources.http import EventPort
+from engine.telemetry.events import Observers
+from engine.telemetry.tracing import Tracing, tracing
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.support.serving import engine
+from tests.support.taking import FALCO, PLAYBOOK, Prompt, ask, intake_of
+
+SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+CANARY = "s3cr3t-canary"
+
+
+@pytest.fixture
+def spans():
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    exporter.tracing = Tracing(provider)
+    yield exporter
+    provider.shutdown()
+
+
+@pytest.mark.parametrize("parent", [SENDER, "", "00-junk", "a" * 5000, "\u00e9"])
+def test_a_body_belongs_to_its_senders_span_where_that_can_be_read(spans, parent):
+    disk = Prompt()
+    port = EventPort(intake_of(disk), Observers(), lambda: None, (), spans.tracing)
+    assert ask(port, FALCO, headers={"traceparent": parent} if parent else {})[0] == 202
+    (span,) = spans.get_finished_spans()
+    assert span.attributes == {"http.response.status_code": 202}
+    assert (span.parent is not None) is (parent == SENDER)
+    if parent == SENDER:
+        assert f"{span.context.trace_id:032x}" == SENDER[3:35]
+
+
+def test_a_refused_body_has_a_span_too(spans):
+    port = EventPort(intake_of(Prompt()), Observers(), lambda: None, (), spans.tracing)
+    assert ask(port, b"{")[0] == 400
+    assert [
+        span.attributes["http.response.status_code"] for span in spans.get_finished_spans()
+    ] == [400]
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    """Takes spans, as OpenTelemetry's collector does."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        told = ExportTraceServiceRequest.FromString(body)
+        with self.server.came:
+            for resource in told.resource_spans:
+                self.server.names = {
+                    a.key: a.value.string_value for a in resource.resource.attributes
+                }
+                self.server.spans += [s for scope in resource.scope_spans for s in scope.spans]
+            self.server.came.notify_all()
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@contextlib.contextmanager
+def collector():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        server.spans, server.names, server.came = [], {}, threading.Condition()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_engine_sends_the_spans_of_a_body_and_of_its_attempts(tmp_path):
+    with collector() as server:
+        env = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+            "OTEL_BSP_SCHEDULE_DELAY": "20",
+        }
+        with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run", env=env) as running:
+            (run,) = running.post(FALCO, headers={"traceparent": SENDER})[2]["runs"]
+            running.wait_for_audit(lambda line: line.get("run") == run)
+            assert running.terminate() == 0
+    body, attempt = sorted(server.spans, key=lambda span: span.start_time_unix_nano)
+    assert server.names["service.name"] == "tiercel"
+    assert (body.name, attempt.name) == ("POST events", "attempt pod.label")
+    assert body.trace_id.hex() == attempt.trace_id.hex() == SENDER[3:35]
+    assert (body.parent_span_id.hex(), attempt.parent_span_id) == (SENDER[36:52], body.span_id)
+    told = {a.key: a.value.string_value for a in attempt.attributes}
+    assert (told["tiercel.run"], told["tiercel.state"]) == (run, "planned")
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["refuses", "hangs"])
+def test_a_collector_that_is_dead_is_told_in_the_log_and_holds_up_no_end(tmp_path, listens):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if not listens:
+            server.close()
+        env = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+            "OTEL_BSP_SCHEDULE_DELAY": "20",
+        }
+        with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run", env=env) as running:
+            (run,) = running.post(FALCO)[2]["runs"]
+            running.wait_for_audit(lambda line: line.get("run") == run)
+            assert running.terminate() == 0
+            told = [line for line in running.log if "spans" in line["event"]]
+            assert {line["level"] for line in told} == {"warning"}  # each process has its own
+            assert [line for line in running.log if "line" in line] == []
+
+
+def test_what_libraries_log_are_json_lines_like_the_rest():
+    script = (
+        "import logging, sys; from engine.telemetry.logging import configure; configure(sys.stderr);"
+        "logging.getLogger('library').error('it %s', 'broke');"
+        "logging.getLogger('library').info('idle talk')"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stderr
+    (line,) = map(json.loads, said.splitlines())
+    assert (line["event"], line["level"], line["logger"]) == ("it broke", "error", "library")
+    assert list(line)[:3] == ["time", "level", "event"]
+
+
+def test_without_the_variables_there_are_no_spans_and_without_the_extra_it_says_so(monkeypatch):
+    assert tracing({}) is None
+    monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(SettingsError, match=r"tiercel\[otel\]"):
+        tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
