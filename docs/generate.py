@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 from engine.actions.registry import load
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.language import duration
 from engine.language.schema import API_VERSION, KINDS, MATCH, METADATA, STEP
 from engine.language.template import RUN_WORDS, WORDS

@@ -1,5 +1,5 @@
 """The command ``tiercel``."""
 
-from engine.cli.command import main
+from engine.cli.command_group import main
 
 __all__ = ["main"]

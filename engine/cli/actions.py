@@ -6,7 +6,7 @@ import click
 
 from engine.actions.registry import load
 from engine.cli.completion import action_names
-from engine.cli.playbooks import fail
+from engine.cli.playbook_arguments import fail
 from engine.language.findings import nearest
 from engine.render.reference import action_lines
 from engine.render.text import say

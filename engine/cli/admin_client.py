@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from engine.cli.playbooks import fail
+from engine.cli.playbook_arguments import fail
 from engine.model.errors import EventError
 from engine.model.event import parse, time_of
 from engine.outbound.destination import without_user
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from engine.model.event import Event
 
-SERVER = "http://127.0.0.1:8081"
+DEFAULT_SERVER = "http://127.0.0.1:8081"
 _SECONDS = 10.0
 
 
-def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options --server and --token-file."""
     token = click.option(
         "--token-file",
@@ -34,7 +34,7 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
         help="File with an operator's token.",
     )
     server = click.option(
-        "--server", metavar="URL", default=SERVER, show_default=True,
+        "--server", metavar="URL", default=DEFAULT_SERVER, show_default=True,
         envvar="TIERCEL_SERVER", show_envvar=True,
         help="The running engine's admin port.",
     )  # fmt: skip
@@ -49,22 +49,22 @@ def reason_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def body_of(**given: str | None) -> dict[str, str]:
+def json_body(**given: str | None) -> dict[str, str]:
     """The body of a POST: the options that are given; ``from_`` is ``from``."""
     return {key.rstrip("_"): value for key, value in given.items() if value is not None}
 
 
-def ask(server: str, token_file: Path | None, path: str) -> Any:
+def get(server: str, token_file: Path | None, path: str) -> Any:
     """The JSON that the engine answers to a GET; exit 2 where it answers none, 1 where it refuses."""
     return _call("GET", server.rstrip("/") + path, token_file)
 
 
-def tell(server: str, token_file: Path | None, path: str, given: dict[str, Any]) -> Any:
+def post(server: str, token_file: Path | None, path: str, given: dict[str, Any]) -> Any:
     """The JSON that the engine answers to a POST; exit 2 where it answers none, 1 where it refuses."""
     return _call("POST", server.rstrip("/") + path, token_file, json.dumps(given).encode())
 
 
-def tell_note(said: dict[str, Any]) -> None:
+def print_note(said: dict[str, Any]) -> None:
     """Write what the engine adds to an answer, on stderr: it was done, and perhaps not as it was meant."""
     if said.get("note"):
         say(str(said["note"]), err=True)
@@ -117,7 +117,7 @@ def recent_events(
 
     digest: of the local set; where the engine has another one in force, that is said on stderr.
     """
-    body = ask(server, token_file, "/events/recent")
+    body = get(server, token_file, "/events/recent")
     if body["digest"] != digest:
         say(
             "The engine has another set in force than these PLAYBOOKS; they are explained.",
@@ -134,6 +134,6 @@ def recent_events(
     return events
 
 
-def to_run(run: str, act: str) -> str:
+def run_path(run: str, act: str) -> str:
     """The path of an act on a run."""
     return f"/runs/{quote(run, safe='')}/{act}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.admin_client import body_of, engine_options, reason_option, tell, to_run
+from engine.cli.admin_client import json_body, post, reason_option, run_path, server_options
 from engine.cli.completion import run_ids
 from engine.render.text import say
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @click.command("approve")
 @click.argument("run", shell_complete=run_ids)
 @reason_option
-@engine_options
+@server_options
 def command(*, run: str, reason: str | None, server: str, token_file: Path | None) -> None:
     """Approve a held RUN: the step that waits is done now, and the run goes on.
 
     `tiercel history --state held` lists what waits. The audit keeps who approved it, and why.
     """
-    done = tell(server, token_file, to_run(run, "approve"), body_of(reason=reason))
+    done = post(server, token_file, run_path(run, "approve"), json_body(reason=reason))
     say(f"approved; it goes on: tiercel show {done['run'][:12]}")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.playbooks import fail, files_of, load_files, values_option
-from engine.falco.answers import answers
-from engine.falco.join import Join
-from engine.falco.rules_file import FalcoRules, own_rules, read_rules
+from engine.cli.playbook_arguments import fail, files_of, load_files, values_option
+from engine.falco.compatibility import CompatibilityCheck
+from engine.falco.rule_coverage import rule_coverage
+from engine.falco.rules_file import FalcoRules, read_rules, shipped_rules
 from engine.language.folder import FolderError
 from engine.language.lint import nothing_found, run_out
 from engine.preview.test_cases import read_cases
@@ -69,14 +69,14 @@ def command(
         fail("--coverage needs -o text or -o json", 2)
     falco = _falco(rules)
     files = files_of(playbooks, values)
-    found = load_files(files, values, Join(falco).inspect)
+    found = load_files(files, values, CompatibilityCheck(falco).inspect)
     _, of_tests = read_cases(files, found)
     past = run_out(found.silences, time.time())
     findings = sorted(
         [*found.findings, *of_tests, *past, *falco.findings, *nothing_found(found, files)],
         key=lambda finding: finding.where,
     )
-    answered = answers(falco, found.playbooks) if coverage else None
+    answered = rule_coverage(falco, found.playbooks) if coverage else None
     if output == "text":
         matrix = answers_lines(answered) if answered else ()
         for line in (*finding_lines(findings), summary(findings, len(found.playbooks)), *matrix):
@@ -100,6 +100,6 @@ def command(
 
 def _falco(rules: tuple[str, ...]) -> FalcoRules:
     try:
-        return read_rules(rules) if rules else own_rules()
+        return read_rules(rules) if rules else shipped_rules()
     except FolderError as error:
         fail(f"--rules: {error}", 2)

@@ -29,7 +29,7 @@ def command(*, shell: str) -> None:
       source <(tiercel completion zsh)
       tiercel completion fish | source
     """  # noqa: D301 - \b is click's mark for text to be left alone
-    from engine.cli.command import cli  # noqa: PLC0415 - it imports this module
+    from engine.cli.command_group import cli  # noqa: PLC0415 - it imports this module
 
     found = get_completion_class(shell)
     if (
@@ -43,7 +43,7 @@ def playbook_names(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The names of the playbooks in ``playbooks/``."""
-    from engine.cli.playbooks import DEFAULT  # noqa: PLC0415 - only completion needs it
+    from engine.cli.playbook_arguments import DEFAULT  # noqa: PLC0415 - only completion needs it
     from engine.language.folder import FolderError, read_files  # noqa: PLC0415 - the same
     from engine.language.loader import Loader  # noqa: PLC0415 - the same
 
@@ -69,15 +69,18 @@ def run_ids(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The ids of the newest runs of the engine, each with its playbook and state; none without an engine."""
-    from engine.cli.admin_client import SERVER, ask  # noqa: PLC0415 - only completion needs it
+    from engine.cli.admin_client import (  # noqa: PLC0415 - only completion needs it
+        DEFAULT_SERVER,
+        get,
+    )
 
     del parameter
-    server, token = ctx.params.get("server") or SERVER, ctx.params.get("token_file")
+    server, token = ctx.params.get("server") or DEFAULT_SERVER, ctx.params.get("token_file")
     try:
         with contextlib.redirect_stderr(
             io.StringIO()
         ):  # a shell shows it in the middle of the line
-            runs = ask(server, token, f"/runs?limit={MOST}")["runs"]
+            runs = get(server, token, f"/runs?limit={MOST}")["runs"]
     except SystemExit:
         return []
     return [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.playbooks import load_usable, values_option
+from engine.cli.playbook_arguments import load_valid, values_option
 from engine.render.text import echo
 
 if TYPE_CHECKING:
@@ -22,4 +22,4 @@ def command(*, playbooks: tuple[str, ...], values: Path | None) -> None:
     It is the SHA-256 over the sorted lines `path NUL blob-id`, values.yaml included; /status shows that of
     the set that is in force, so that one can tell whether a commit has arrived.
     """
-    echo(load_usable(playbooks, values).digest)
+    echo(load_valid(playbooks, values).digest)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.admin_client import engine_options, recent_events
+from engine.cli.admin_client import recent_events, server_options
 from engine.cli.completion import playbook_names
-from engine.cli.playbooks import fail, load_usable, values_option
+from engine.cli.playbook_arguments import fail, load_valid, values_option
 from engine.language.findings import nearest
 from engine.model.alerts import read_alerts
 from engine.model.safe_text import clean
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "--last", type=click.IntRange(1, 1000), default=20, show_default=True,
     help="With --recent: how many, the newest last.",
 )  # fmt: skip
-@engine_options
+@server_options
 def command(
     *,
     arguments: tuple[str, ...],
@@ -65,7 +65,7 @@ def command(
     if not recent and not arguments:
         fail("Name a file of EVENTS, or ask a running engine with --recent.", 2)
     paths, file = (arguments, "") if recent else (arguments[:-1], arguments[-1])
-    found = load_usable(paths, values)
+    found = load_valid(paths, values)
     names = [one.name for one in found.playbooks]
     if playbook is not None and playbook not in names:
         near = nearest(playbook, names)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import click
 
-from engine.cli.admin_client import ask, engine_options
+from engine.cli.admin_client import get, server_options
 from engine.cli.completion import playbook_names
 from engine.render.history_text import dead_lines, history_lines
 from engine.render.text import echo, say
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--dead", is_flag=True, help="What came and was no event, instead of runs.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
-@engine_options
+@server_options
 def command(
     *,
     dead: bool,
@@ -50,14 +50,14 @@ def command(
         if others:
             told = " and ".join(f"--{name}" for name in others)
             raise click.UsageError(f"{told}: what was no event is nobody's run; --dead has --since")
-        letters = ask(server, token_file, f"/dead?{urlencode(query)}")["dead"][:limit]
+        letters = get(server, token_file, f"/dead?{urlencode(query)}")["dead"][:limit]
         if output == "json":
             echo(json.dumps(letters, indent=1))
         else:
             for line in dead_lines(letters):
                 say(line)
         return
-    found = ask(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")
+    found = get(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")
     if output == "json":
         echo(json.dumps(found, indent=1))
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from engine.cli.playbooks import fail
+from engine.cli.playbook_arguments import fail
 from engine.model.safe_text import clean
 from engine.render.findings import finding_json, finding_lines
 from engine.render.text import count, echo, say

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.admin_client import body_of, engine_options, reason_option, tell
+from engine.cli.admin_client import json_body, post, reason_option, server_options
 from engine.cli.completion import playbook_names
 from engine.render.text import say
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--for", "lasts", metavar="DURATION", help="End the pause by itself, after 30m or 2h."
 )
 @reason_option
-@engine_options
+@server_options
 def command(
     *,
     playbook: str | None,
@@ -36,6 +36,6 @@ def command(
     It lasts until `tiercel resume`, or as long as --for says, over restarts too. A step that is under way
     ends first.
     """
-    given = body_of(playbook=playbook, for_=lasts, reason=reason)
-    said = tell(server, token_file, "/pause", given)
+    given = json_body(playbook=playbook, for_=lasts, reason=reason)
+    said = post(server, token_file, "/pause", given)
     say(f"paused: {', '.join('all' if name == '*' else name for name in said['paused'])}")

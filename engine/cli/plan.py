@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.playbooks import fail, load_usable, values_option
+from engine.cli.playbook_arguments import fail, load_valid, values_option
 from engine.cluster.objects import MAX_BYTES, GivenError, read_objects
 from engine.cluster.simulated import GivenCluster
 from engine.execution.guardrails import Guard
@@ -70,7 +70,7 @@ def command(
         hosts = host_list(http_hosts)
     except SettingsError as error:
         fail(f"tiercel plan: {error}", 2)
-    found = load_usable(paths, values)
+    found = load_valid(paths, values)
     playbooks = Playbooks(found.playbooks, found.silences)
     world = _world(cluster, hosts, server=server, kubeconfig=kubeconfig, context=context)
     memory, totals = PlanningMemory(), Totals()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.playbooks import load_usable, values_option
+from engine.cli.playbook_arguments import load_valid, values_option
 from engine.render.text import echo
 
 if TYPE_CHECKING:
@@ -36,5 +36,5 @@ def command(
 
     from engine.actions.rbac import rights, roles  # noqa: PLC0415 - the same
 
-    found = roles(rights(load_usable(playbooks, values).playbooks), name, namespaced=namespaced)
+    found = roles(rights(load_valid(playbooks, values).playbooks), name, namespaced=namespaced)
     echo(yaml.safe_dump_all(found, sort_keys=False, default_flow_style=None).rstrip())

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from engine.cli.playbooks import DEFAULT, fail, load_usable, values_option
+from engine.cli.playbook_arguments import DEFAULT, fail, load_valid, values_option
 from engine.language.folder import VALUES
 from engine.language.loader import Loader
 from engine.model.own_identity import OwnIdentity
@@ -61,7 +61,7 @@ def command(
       tiercel replay playbooks/ events.ndjson -o html > replay.html
     """  # noqa: D301 - \b is click's mark for text to be left alone
     *paths, events = arguments
-    found = load_usable(paths, values)
+    found = load_valid(paths, values)
     own = OwnIdentity.of(os.environ)
     new, old, comparison = Side(found, own), None, None
     if against is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.admin_client import body_of, engine_options, reason_option, tell
+from engine.cli.admin_client import json_body, post, reason_option, server_options
 from engine.cli.completion import playbook_names
 from engine.render.text import say
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     help="Only this one; else every pause ends.",
 )
 @reason_option
-@engine_options
+@server_options
 def command(
     *, playbook: str | None, reason: str | None, server: str, token_file: Path | None
 ) -> None:
     """Act again. Runs that waited go on; events that came meanwhile were suppressed, and stay so."""
-    given = body_of(playbook=playbook, reason=reason)
-    paused = tell(server, token_file, "/resume", given)["paused"]
+    given = json_body(playbook=playbook, reason=reason)
+    paused = post(server, token_file, "/resume", given)["paused"]
     left = ", ".join("all" if name == "*" else name for name in paused)
     say(f"still paused: {left}" if left else "nothing is paused")

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.admin_client import body_of, engine_options, reason_option, tell, tell_note, to_run
+from engine.cli.admin_client import (
+    json_body,
+    post,
+    print_note,
+    reason_option,
+    run_path,
+    server_options,
+)
 from engine.cli.completion import run_ids
 from engine.render.text import say
 
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
     "--from", "step", metavar="STEP", help="Begin at this step; else the first that failed."
 )
 @reason_option
-@engine_options
+@server_options
 def command(
     *, run: str, step: str | None, reason: str | None, server: str, token_file: Path | None
 ) -> None:
@@ -29,6 +36,6 @@ def command(
     It goes on with the playbook that it was accepted with, whatever Git says by now; the pod must be the
     one that the run found first.
     """
-    done = tell(server, token_file, to_run(run, "retry"), body_of(from_=step, reason=reason))
+    done = post(server, token_file, run_path(run, "retry"), json_body(from_=step, reason=reason))
     say(f"tried again: tiercel show {done['run'][:12]}")
-    tell_note(done)
+    print_note(done)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from engine.cli.playbooks import fail
+from engine.cli.playbook_arguments import fail
 from engine.intake.redaction import RedactError, Redaction
 from engine.language import duration
 from engine.language.folder import FolderError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from engine.cli.playbooks import fail, files_of, load_files, usable, values_option
+from engine.cli.playbook_arguments import fail, files_of, load_files, require_valid, values_option
 from engine.language.findings import nearest
 from engine.model.own_identity import OwnIdentity
 from engine.preview.coverage import coverage
@@ -54,7 +54,7 @@ def command(
     true and some case false (or unknown); what is missing is told at its place.
     """
     files = files_of(playbooks, values)
-    found = usable(load_files(files, values))
+    found = require_valid(load_files(files, values))
     cases, findings = read_cases(files, found)
     if findings:
         for line in finding_lines(findings):

@@ -44,9 +44,9 @@ def _rule(row: Mapping[str, str]) -> FalcoRule:
         source=row["source"],
         tags=frozenset(filter(None, row["tags"].split(","))),
         # a name with a comma in its brackets is none that Falco ships
-        printed=frozenset(filter(None, row["output_fields"].split(","))),
+        output_fields=frozenset(filter(None, row["output_fields"].split(","))),
         enabled=row["enabled"] != "false",
-        never=row["enabled"] == "never",
+        never_true=row["enabled"] == "never",
         where=Location(row["file"], 1, 1),
     )
 
@@ -58,9 +58,9 @@ def table(rules: Iterable[FalcoRule], origin: str) -> str:
 
 
 def _line(rule: FalcoRule) -> str:
-    tags, printed = ",".join(sorted(rule.tags)), ",".join(sorted(rule.printed))
+    tags, printed = ",".join(sorted(rule.tags)), ",".join(sorted(rule.output_fields))
     enabled, file = str(rule.enabled).lower(), Path(rule.where.file).name
-    if rule.enabled and rule.never:
+    if rule.enabled and rule.never_true:
         enabled = "never"
     cells = (rule.name, rule.priority_name, rule.source, tags, printed, enabled, file)
     return "\t".join(cells)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from engine.falco.carriers import carried
 from engine.falco.catalogue import OWN_FILE, catalogue
 from engine.falco.condition import Conditions
-from engine.falco.configuration import Configuration
-from engine.falco.rule import FalcoRule, fields_of
+from engine.falco.embedded_rules import carried
+from engine.falco.falco_yaml import Configuration
+from engine.falco.rule import FalcoRule, fields_in_output
 from engine.language.folder import FolderError, read_files
 from engine.language.yaml_source import read
 from engine.model.errors import Finding, Location
@@ -77,7 +77,7 @@ class _Work:
             raise _TooMuchWorkError
 
 
-def own_rules() -> FalcoRules:
+def shipped_rules() -> FalcoRules:
     """The rules that Falco and its plugins ship."""
     return FalcoRules(catalogue())
 
@@ -87,7 +87,7 @@ def read_rules(paths: Sequence[str]) -> FalcoRules:
 
     Falco's own falco_rules.yaml is taken from the catalogue if it is not among the files, because Falco loads it
     too. A mapping is read as Falco's configuration, or for the rules that it carries (see
-    engine.falco.carriers). Raises FolderError.
+    engine.falco.embedded_rules). Raises FolderError.
     """
     folders = [read_files([path]) for path in paths]
     names = {PurePosixPath(name).name for files in folders for name in files.files}
@@ -292,7 +292,7 @@ class _Reader:
         if rule is not None:
             self._kinds["rule"].where[name] = rule.where
             self._kinds["rule"].items[name] = {
-                "output": " ".join(f"%{printed}" for printed in rule.printed),
+                "output": " ".join(f"%{printed}" for printed in rule.output_fields),
                 "tags": list(rule.tags),
                 "priority": rule.priority_name,
                 "source": rule.source,
@@ -339,9 +339,9 @@ def _rule(name: str, item: dict[str, Any], where: Location, conditions: Conditio
         PRIORITIES.index("Debug") if priority is None else priority,
         source=str(item.get("source") or "syscall"),
         tags=frozenset(_words(item.get("tags"))),
-        printed=frozenset(fields_of(str(item.get("output", "")))),
+        output_fields=frozenset(fields_in_output(str(item.get("output", "")))),
         enabled=_is(item.get("enabled", True)),
-        never=not conditions.can_hold(str(item.get("condition", ""))),
+        never_true=not conditions.can_hold(str(item.get("condition", ""))),
         where=where,
     )
 

@@ -10,18 +10,18 @@ from engine.render.text import count, short
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.falco.answers import Answer, Answers
+    from engine.falco.rule_coverage import AnsweringPlaybook, RuleCoverage
 
 _NAME = 100
 
 
-def answers_lines(found: Answers) -> Iterator[str]:
+def answers_lines(found: RuleCoverage) -> Iterator[str]:
     """The matrix as text."""
     names = [short(one.rule.name, _NAME) for one in found.answered]
     width = max(map(len, ["RULE", *names]))
     yield f"{'EFFECT':8} {'RULE':{width}} PLAYBOOKS"
     for name, one in zip(names, found.answered, strict=True):
-        yield f"{one.effect:8} {name:{width}} {', '.join(map(_named, one.answers))}"
+        yield f"{one.effect:8} {name:{width}} {', '.join(map(_named, one.playbooks))}"
     yield ""
     listed = found.unanswered[: found.listed]
     rest = Counter(rule.where.file for rule in found.unanswered[found.listed :])
@@ -30,11 +30,11 @@ def answers_lines(found: Answers) -> Iterator[str]:
     yield from (f"  {number} of {file} (--rules FILE lists them)" for file, number in rest.items())
 
 
-def _named(answer: Answer) -> str:
-    return answer.playbook if answer.mode == "enforce" else f"{answer.playbook} ({answer.mode})"
+def _named(playbook: AnsweringPlaybook) -> str:
+    return playbook.name if playbook.mode == "enforce" else f"{playbook.name} ({playbook.mode})"
 
 
-def answers_json(found: Answers) -> dict[str, Any]:
+def answers_json(found: RuleCoverage) -> dict[str, Any]:
     """``rules`` (those that some playbook answers) and ``unanswered`` (names)."""
     return {
         "rules": [
@@ -44,8 +44,8 @@ def answers_json(found: Answers) -> dict[str, Any]:
                 "priority": one.rule.priority_name,
                 "effect": one.effect,
                 "playbooks": [
-                    {"name": answer.playbook, "mode": answer.mode, "effect": answer.effect}
-                    for answer in one.answers
+                    {"name": playbook.name, "mode": playbook.mode, "effect": playbook.effect}
+                    for playbook in one.playbooks
                 ],
             }
             for one in found.answered

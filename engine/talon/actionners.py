@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.talon.notes import LostError
+from engine.talon.import_report import NotCarriedError
 from engine.talon.parameters import literal
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _block(provider: str) -> Callable[[Parameters], dict[str, Any]]:
             [],
             ["0.0.0.0/0"],
         ):
-            raise LostError(
+            raise NotCarriedError(
                 "it allows some networks or namespaces only, and the action for it cuts one "
                 "destination and leaves the rest",
                 "pod.isolate with `allow`",
@@ -117,10 +117,10 @@ def _block(provider: str) -> Callable[[Parameters], dict[str, Any]]:
 def _shell(command: str) -> Callable[[Parameters], dict[str, Any]]:
     def carry(given: Parameters) -> dict[str, Any]:
         if command == "script" and given.get("file") is not None:
-            raise LostError("the script is in a file of Talon's container", "write it out")
+            raise NotCarriedError("the script is in a file of Talon's container", "write it out")
         text = given.text(command)
         if "$" in text:
-            raise LostError(
+            raise NotCarriedError(
                 f"`{command}` has a `$`: Talon puts what the event says into the shell's words, "
                 "which whoever writes the event may choose",
                 "pod.exec takes arguments one by one: command: [cat, %fd.name]",
@@ -163,7 +163,7 @@ def _drain(given: Parameters) -> dict[str, Any]:
 
 def _lost(what: str, hint: str, uses: str) -> Callable[[Parameters], dict[str, Any]]:
     def carry(_: Parameters) -> dict[str, Any]:
-        raise LostError(what, hint, uses)
+        raise NotCarriedError(what, hint, uses)
 
     return carry
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.talon.import_report import ImportReport
 from engine.talon.merge import merge
-from engine.talon.notes import Notes
-from engine.talon.rules import read_rules
+from engine.talon.playbook_yaml import playbook_yaml
+from engine.talon.rules_file import read_rules
 from engine.talon.translate import drafts
-from engine.talon.write import playbook_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def convert(files: Sequence[tuple[str, bytes]]) -> Conversion:
 
     Where a file is broken as YAML no playbook is made: half of an override would mean something else.
     """
-    notes = Notes()
+    notes = ImportReport()
     read, broken = [], []
     for file, content in files:
         rules, faults = read_rules(content, file, notes)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from engine.talon.notes import Notes
-    from engine.talon.rules import Action, Match, Rule, RulesFile
+    from engine.talon.import_report import ImportReport
+    from engine.talon.rules_file import Action, Match, Rule, RulesFile
 
 
-def merge(files: Iterable[RulesFile], notes: Notes) -> tuple[dict[str, Action], list[Rule]]:
+def merge(files: Iterable[RulesFile], notes: ImportReport) -> tuple[dict[str, Action], list[Rule]]:
     """The action blocks by name, and the rules in the order in which each is first named."""
     blocks: dict[str, Action] = {}
     rules: dict[str, Rule] = {}
@@ -65,7 +65,7 @@ def _joined(own: Any, block: Any) -> Any:
     return own
 
 
-def _over(before: Action, later: Action, notes: Notes) -> Action:
+def _over(before: Action, later: Action, notes: ImportReport) -> Action:
     parameters, places = dict(before.parameters), dict(before.places)
     for key, value in later.parameters.items():
         old = parameters.get(key)
@@ -96,7 +96,7 @@ def _over(before: Action, later: Action, notes: Notes) -> Action:
     )
 
 
-def _extended(before: Rule, later: Rule, notes: Notes) -> Rule:
+def _extended(before: Rule, later: Rule, notes: ImportReport) -> Rule:
     return replace(
         before,
         match=_wider(before.match, later.match, notes),
@@ -108,7 +108,7 @@ def _extended(before: Rule, later: Rule, notes: Notes) -> Rule:
     )
 
 
-def _wider(before: Match, later: Match, notes: Notes) -> Match:
+def _wider(before: Match, later: Match, notes: ImportReport) -> Match:
     for key in ("priority", "source"):
         old = getattr(before, key)
         if old is not None and getattr(later, key) is None:

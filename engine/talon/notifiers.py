@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from engine.language.findings import nearest
 
 if TYPE_CHECKING:
-    from engine.talon.notes import Notes
-    from engine.talon.rules import Said
+    from engine.talon.import_report import ImportReport
+    from engine.talon.rules_file import SourceText
 
 _TEXT = "%rule: %k8s.ns.name/%k8s.pod.name, playbook %playbook %run.outcome"
 _STEPS: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ _ELSEWHERE: dict[str, str | None] = {
 }
 
 
-def steps(notifiers: tuple[Said, ...], notes: Notes) -> list[dict[str, Any]]:
+def steps(notifiers: tuple[SourceText, ...], notes: ImportReport) -> list[dict[str, Any]]:
     """The steps of ``finally``; what has no counterpart is told."""
     found: dict[str, dict[str, Any]] = {}
     for said in notifiers:

@@ -7,12 +7,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from engine.language.findings import nearest
-from engine.talon.notes import LostError
+from engine.talon.import_report import NotCarriedError
 
 if TYPE_CHECKING:
     from engine.model.errors import Location
-    from engine.talon.notes import Notes
-    from engine.talon.rules import Action
+    from engine.talon.import_report import ImportReport
+    from engine.talon.rules_file import Action
 
 _BUCKETS = {"aws:s3": "s3", "minio:s3": "s3", "gcp:gcs": "gs"}
 
@@ -20,7 +20,7 @@ _BUCKETS = {"aws:s3": "s3", "minio:s3": "s3", "gcp:gcs": "gs"}
 class Parameters:
     """What an action says. Every reader raises LostError where the value is of another type."""
 
-    def __init__(self, action: Action, notes: Notes) -> None:
+    def __init__(self, action: Action, notes: ImportReport) -> None:
         self._action = action
         self._notes = notes
         self._asked: set[str] = set()
@@ -44,7 +44,7 @@ class Parameters:
         if value is None and default is not None:
             return default
         if not isinstance(value, str) or not value:
-            raise LostError(f"`{name}` takes text")
+            raise NotCarriedError(f"`{name}` takes text")
         return value
 
     def number(self, name: str, default: int) -> int:
@@ -53,7 +53,7 @@ class Parameters:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            raise LostError(f"`{name}` takes a whole number from 0")
+            raise NotCarriedError(f"`{name}` takes a whole number from 0")
         return value
 
     def flag(self, name: str) -> bool:
@@ -65,7 +65,7 @@ class Parameters:
             return True
         if value is False:
             return False
-        raise LostError(f"`{name}` takes true or false")
+        raise NotCarriedError(f"`{name}` takes true or false")
 
     def texts(self, name: str) -> list[str]:
         """A list of texts; empty where it is not there."""
@@ -73,7 +73,7 @@ class Parameters:
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-            raise LostError(f"`{name}` takes a list of texts")
+            raise NotCarriedError(f"`{name}` takes a list of texts")
         return list(dict.fromkeys(value))
 
     def networks(self, name: str) -> list[str]:
@@ -85,14 +85,14 @@ class Parameters:
                     raise ValueError
                 found.append(str(ipaddress.ip_network(one, strict=False)))
             except ValueError:
-                raise LostError(f"`{one[:80]}` in `{name}` is no network") from None
+                raise NotCarriedError(f"`{one[:80]}` in `{name}` is no network") from None
         return list(dict.fromkeys(found))
 
     def pairs(self, name: str) -> dict[str, str | None]:
         """Key -> text, or None where it is empty, which removes the key."""
         value = self.get(name)
         if not isinstance(value, dict) or not value:
-            raise LostError(f"`{name}` takes a mapping with at least one key")
+            raise NotCarriedError(f"`{name}` takes a mapping with at least one key")
         return {key: _printed(name, one) for key, one in value.items()}
 
     def replicas(self, name: str) -> int | str | None:
@@ -102,7 +102,7 @@ class Parameters:
             return None
         found = re.fullmatch(r"([0-9]{1,9})(%?)", str(value))
         if not found or isinstance(value, bool):
-            raise LostError(f"`{name}` takes a number or a percentage")
+            raise NotCarriedError(f"`{name}` takes a number or a percentage")
         return f"{int(found[1])}%" if found[2] else int(found[1])
 
     def artifact(self) -> str | None:
@@ -116,7 +116,7 @@ class Parameters:
         if target == "local:file":
             return f"file://{given.get('destination', '')}"
         if target not in _BUCKETS:
-            raise LostError(f"`{target}` is no output of Talon's")
+            raise NotCarriedError(f"`{target}` is no output of Talon's")
         return f"{_BUCKETS[target]}://{given.get('bucket', '')}/{str(given.get('prefix', '')).lstrip('/')}"
 
     def tell_rest(self) -> None:
@@ -143,4 +143,4 @@ def _printed(name: str, value: Any) -> str | None:
         return str(value).lower()
     if isinstance(value, (str, int, float)):
         return literal(str(value))
-    raise LostError(f"`{name}` takes texts as values")
+    raise NotCarriedError(f"`{name}` takes texts as values")

@@ -11,19 +11,19 @@ from engine.language.findings import Findings, nearest
 from engine.language.yaml_source import Document
 from engine.talon import notifiers
 from engine.talon.actionners import ACTIONNERS, FORMER
-from engine.talon.matches import outside, overlap, translate
+from engine.talon.import_report import NotCarriedError
+from engine.talon.match import outside, overlap, translate
 from engine.talon.merge import resolve
-from engine.talon.notes import LostError
 from engine.talon.parameters import Parameters
-from engine.talon.write import flow
+from engine.talon.playbook_yaml import flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from engine.model.errors import Location
-    from engine.talon.matches import Wanted
-    from engine.talon.notes import Notes
-    from engine.talon.rules import Action, Rule
+    from engine.talon.import_report import ImportReport
+    from engine.talon.match import Wanted
+    from engine.talon.rules_file import Action, Rule
 
 _LONGEST_NAME = 50
 """Of a DNS-1123 label's 63, so that a number has room behind."""
@@ -57,7 +57,9 @@ class Draft:
     finally_: list[dict[str, Any]] = field(default_factory=list)
 
 
-def drafts(rules: Sequence[Rule], blocks: Mapping[str, Action], notes: Notes) -> Iterator[Draft]:
+def drafts(
+    rules: Sequence[Rule], blocks: Mapping[str, Action], notes: ImportReport
+) -> Iterator[Draft]:
     """The playbooks, in the rules' order; a rule that leaves nothing to do is told and left out."""
     names = _Names()
     endings = _Endings()
@@ -107,7 +109,7 @@ class _Endings:
         return found[:_MOST_ENDINGS], few
 
 
-def _exclude(endings: _Endings, wanted: Wanted, draft: Draft, notes: Notes) -> bool:
+def _exclude(endings: _Endings, wanted: Wanted, draft: Draft, notes: ImportReport) -> bool:
     """Conditions against earlier rules after which Talon asks no other; whether all could be written."""
     before, written = endings.over(wanted)
     if not written:
@@ -128,7 +130,7 @@ def _exclude(endings: _Endings, wanted: Wanted, draft: Draft, notes: Notes) -> b
     return written
 
 
-def _steps(rule: Rule, blocks: Mapping[str, Action], notes: Notes) -> list[Noted]:
+def _steps(rule: Rule, blocks: Mapping[str, Action], notes: ImportReport) -> list[Noted]:
     steps: list[Noted] = []
     names = _Names()
     ended: Action | None = None
@@ -154,7 +156,7 @@ def _continues(action: Action) -> bool:
     return known is None or known.continues
 
 
-def _step(action: Action, name: str, origin: str, notes: Notes) -> Noted:
+def _step(action: Action, name: str, origin: str, notes: ImportReport) -> Noted:
     said = action.actionner
     if said is None:
         what = f"`{action.name}` has no actionner, and no action block has one for it"
@@ -170,7 +172,7 @@ def _step(action: Action, name: str, origin: str, notes: Notes) -> Noted:
     parameters = Parameters(action, notes)
     try:
         given = actionner.carry(parameters)
-    except LostError as error:
+    except NotCarriedError as error:
         notes.lost(action.where, f"`{action.name}` ({said.text}) left out: {error}", error.hint)
         return Noted(None, f"{origin}: left out, see what tiercel import said")
     parameters.tell_rest()

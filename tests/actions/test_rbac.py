@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 from click.testing import CliRunner
 from engine.actions.registry import load
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from tests.contracts.test_actions import act, alert, claim_of, scenarios, variants
 from tests.language.test_loader import playbook
 from tests.support.fakes import Notebook

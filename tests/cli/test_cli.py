@@ -9,7 +9,7 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from engine.cli import main
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from tests.runtime.test_serve import kubeconfig
 
 GOOD = """\
@@ -287,7 +287,7 @@ def test_a_plan_that_asks_a_server_exits_1_when_a_step_fails(folder):
 def test_no_command_but_serve_has_a_log():
     code = (
         "import sys, importlib\n"
-        "from engine.cli.command import _COMMANDS, cli\n"
+        "from engine.cli.command_group import _COMMANDS, cli\n"
         "for name in set(_COMMANDS) - {'serve'}: cli.get_command(None, name)\n"
         "import engine.preview.preview\n"
         "print('structlog' in sys.modules)"

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.cluster import client
 from engine.cluster import kubeconfig as kubeconfig_port
 from engine.cluster.api import POD

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from docs.generate import pages
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.language.folder import Files
 from engine.language.loader import Loader
 from engine.model.own_identity import OwnIdentity

@@ -9,7 +9,7 @@ import pytest
 from engine.falco import rules_file
 from engine.falco.catalogue import FOLDER, catalogue, table
 from engine.falco.condition import Conditions
-from engine.falco.rule import SUGGESTED, fields_of
+from engine.falco.rule import SUGGESTED_FIELDS, fields_in_output
 from engine.falco.rules_file import read_rules
 from rules.refresh_catalogue import refresh
 
@@ -58,15 +58,15 @@ def read(tmp_path):
     ],
 )
 def test_the_fields_that_an_output_prints(output, fields):
-    assert set(fields_of(output)) == fields
+    assert set(fields_in_output(output)) == fields
 
 
 def test_a_rule_is_what_its_last_definition_says(read):
     rules = read(RULE, RULE.replace("%fd.name", "%proc.name").replace("WARNING", "info")).rules
-    assert rules["R"].printed == {"proc.name"}
+    assert rules["R"].output_fields == {"proc.name"}
     assert rules["R"].priority_name == "Informational"
     assert rules["R"].tags == {"filesystem"}
-    assert rules["R"].fields >= SUGGESTED
+    assert rules["R"].event_fields >= SUGGESTED_FIELDS
 
 
 HOSTILE = 1 << 20
@@ -75,7 +75,7 @@ HOSTILE = 1 << 20
 @pytest.mark.parametrize("unit", ["%a.b[", "%tolower(", "%", "%1", "a.", '%x("\\', "'", "%x('\\\""])
 def test_an_output_costs_no_more_than_its_length(unit):
     # a scan that starts again at each place would take hours for a text of this length
-    assert list(fields_of(unit * (HOSTILE // len(unit)) + " %proc.name"))[-1:] in (
+    assert list(fields_in_output(unit * (HOSTILE // len(unit)) + " %proc.name"))[-1:] in (
         [],
         ["proc.name"],
     )
@@ -86,7 +86,7 @@ def test_override_appends_what_it_names(read):
         RULE,
         "- {rule: R, output: 'by %user.name', tags: [users], override: {output: append, tags: append}}",
     )
-    assert found.rules["R"].printed == {"fd.name", "user.name"}
+    assert found.rules["R"].output_fields == {"fd.name", "user.name"}
     assert found.rules["R"].tags == {"filesystem", "users"}
     assert found.findings == ()
 
@@ -98,7 +98,7 @@ def test_append_reads_the_condition_and_nothing_else(read):
     )
     found = read(RULE, change)
     rule = found.rules["R"]
-    assert (rule.printed, rule.tags, rule.priority_name, rule.enabled, rule.never) == (
+    assert (rule.output_fields, rule.tags, rule.priority_name, rule.enabled, rule.never_true) == (
         {"fd.name"}, {"filesystem"}, "Warning", True, True,
     )  # fmt: skip
     assert found.findings == ()
@@ -115,7 +115,11 @@ def test_what_is_replaced_is_gone(read):
           override: {output: replace, priority: replace, enabled: replace}
         """
     rule = read(RULE, change).rules["R"]
-    assert (rule.printed, rule.priority_name, rule.enabled) == ({"user.name"}, "Critical", False)
+    assert (rule.output_fields, rule.priority_name, rule.enabled) == (
+        {"user.name"},
+        "Critical",
+        False,
+    )
 
 
 @pytest.mark.parametrize(("word", "enabled"), [("false", False), ("no", False), ("On", True)])
@@ -123,10 +127,10 @@ def test_an_item_without_condition_output_desc_and_priority_is_a_switch(read, wo
     others = "tags: [other], source: syscall, exceptions: []"
     found = read(RULE, f"- {{rule: R, enabled: {word}, {others}}}")
     rule = found.rules["R"]
-    assert (rule.enabled, rule.printed, rule.tags) == (enabled, {"fd.name"}, {"filesystem"})
+    assert (rule.enabled, rule.output_fields, rule.tags) == (enabled, {"fd.name"}, {"filesystem"})
     assert found.findings == ()
     found = read(RULE, "- {rule: R, tags: [other]}")
-    assert (found.rules["R"].printed, found.rules["R"].tags) == ({"fd.name"}, {"filesystem"})
+    assert (found.rules["R"].output_fields, found.rules["R"].tags) == ({"fd.name"}, {"filesystem"})
     assert [finding.code for finding in found.findings] == ["bad-rules-file"]
 
 
@@ -140,7 +144,7 @@ def test_an_item_without_condition_output_desc_and_priority_is_a_switch(read, wo
 )
 def test_a_rule_keeps_its_source(read, item):
     found = read(RULE, f"- {item}")
-    assert (found.rules["R"].source, found.rules["R"].printed) == ("syscall", {"fd.name"})
+    assert (found.rules["R"].source, found.rules["R"].output_fields) == ("syscall", {"fd.name"})
     (finding,) = found.findings
     assert (finding.code, finding.hint) == ("bad-rules-file", "source: syscall")
 
@@ -155,7 +159,7 @@ def test_an_item_may_repeat_the_source(read):
         - {rule: A, output: '%ka.uri', override: {output: append}, source: k8s_audit}
         """
     found = read(audited, changes)
-    assert (found.rules["A"].printed, found.findings) == ({"ka.verb", "ka.uri"}, ())
+    assert (found.rules["A"].output_fields, found.findings) == ({"ka.verb", "ka.uri"}, ())
 
 
 def test_override_defines_a_macro_or_list_that_is_not_there(tmp_path):
@@ -166,13 +170,13 @@ def test_override_defines_a_macro_or_list_that_is_not_there(tmp_path):
         """
     (tmp_path / "falco_rules.yaml").write_text(textwrap.dedent(text))
     found = read_rules([str(tmp_path)])
-    assert (found.rules["R"].never, found.findings) == (True, ())
+    assert (found.rules["R"].never_true, found.findings) == (True, ())
 
 
 def test_a_bad_override_changes_nothing(read):
     change = "- {rule: R, output: '%user.name', tags: [x], override: {output: append}}"
     found = read(RULE, change)
-    assert (found.rules["R"].printed, len(found.findings)) == ({"fd.name"}, 1)
+    assert (found.rules["R"].output_fields, len(found.findings)) == ({"fd.name"}, 1)
 
 
 def test_lists_that_double_are_read_once_each():
@@ -212,7 +216,7 @@ def test_a_rule_that_falco_ships_can_be_changed_without_its_file(read):
         """)
     assert not found.rules["Terminal shell in container"].enabled
     assert found.rules["Create Privileged Pod"].source == "k8s_audit"
-    assert {"ka.verb", "ka.user.name"} <= found.rules["Create Privileged Pod"].printed
+    assert {"ka.verb", "ka.user.name"} <= found.rules["Create Privileged Pod"].output_fields
     assert found.findings == ()
 
 
@@ -265,7 +269,7 @@ MACRO = "- {macro: m, condition: %s}\n"
 )
 def test_a_rule_whose_condition_can_never_hold_is_known(read, items, never):
     rule = RULE.replace("evt.type = open", "spawned and m and not user.name in (a, b)")
-    assert read(items, rule).rules["R"].never is never
+    assert read(items, rule).rules["R"].never_true is never
 
 
 def test_falcos_configuration_selects_and_adds(read):
@@ -287,7 +291,7 @@ def test_falcos_configuration_selects_and_adds(read):
     rules = read(RULE, other, low, configuration).rules
     enabled = {name for name, rule in rules.items() if rule.enabled and "filesystem" in rule.tags}
     assert enabled & {"R", "S", "Low"} == {"R"}
-    assert rules["R"].printed == {"fd.name", "proc.cwd", "fd.rip", "custom"}
+    assert rules["R"].output_fields == {"fd.name", "proc.cwd", "fd.rip", "custom"}
     assert not rules["Terminal shell in container"].enabled
 
 
@@ -362,7 +366,7 @@ CARRIED = """\
 def test_rules_that_another_document_carries_are_read(read, around, line, column):
     text = json.dumps(CARRIED) if "{a: %s" in around else textwrap.indent(CARRIED, " " * 6)
     found = read(around % text)
-    assert found.rules["Carried"].printed == {"fd.name"}
+    assert found.rules["Carried"].output_fields == {"fd.name"}
     (finding,) = found.findings
     assert (finding.where.line, finding.where.column) == (line, column)
 
@@ -401,7 +405,7 @@ def test_the_catalogue_has_what_falco_and_its_plugins_ship():
 
 
 def test_the_catalogue_knows_rules_that_cannot_fire_as_shipped():
-    never = {rule.name for rule in catalogue().values() if rule.never}
+    never = {rule.name for rule in catalogue().values() if rule.never_true}
     assert {"Create Disallowed Pod", "All K8s Audit Events"} <= never
     assert "Terminal shell in container" not in never
 

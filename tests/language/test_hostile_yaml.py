@@ -6,7 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.language.findings import MOST
 from engine.language.folder import Files
 from engine.language.loader import Loader

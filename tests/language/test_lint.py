@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.language.folder import Files
 from engine.language.loader import Loader
 

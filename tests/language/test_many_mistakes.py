@@ -10,7 +10,7 @@ import re
 
 import pytest
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 
 FILES = {}
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from engine.cli import admin_client as running
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 
 PLAYBOOK = """
 apiVersion: tiercel.dev/v1
@@ -96,4 +96,4 @@ def test_without_an_engine_the_next_command_is_named(explain, tmp_path):
     asked = ["explain", folder, "--recent", "--server", "http://127.0.0.1:9"]
     done = CliRunner().invoke(cli, asked)
     assert (done.exit_code, "tiercel serve" in done.output) == (2, True)
-    assert running.SERVER in CliRunner().invoke(cli, ["explain", "-h"]).output
+    assert running.DEFAULT_SERVER in CliRunner().invoke(cli, ["explain", "-h"]).output

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 
 ROOT = Path(__file__).parents[2]
 EVENT = {

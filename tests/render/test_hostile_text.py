@@ -13,7 +13,7 @@ import pytest
 import structlog
 import yaml
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.intake.event_recorder import EventRecorder
 from engine.model.event import parse
 from engine.model.safe_text import json_line

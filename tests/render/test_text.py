@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.render.progress import shown
 from engine.render.text import cells, say, wrapped
 from hypothesis import given

@@ -8,7 +8,7 @@ import json
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.journal.protocol import RunRecord
 from engine.model.run import Outcome, after
 from engine.render.run_json import summary_json

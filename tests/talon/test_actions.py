@@ -5,7 +5,7 @@ import yaml
 from engine.actions.registry import load
 from engine.talon.actionners import ACTIONNERS
 
-from tests.talon.rivals import imported, loaded, rule
+from tests.talon.reference import imported, loaded, rule
 
 
 def action(actionner, name="Act", **more):

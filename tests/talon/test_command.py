@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 from engine.talon.actionners import ACTIONNERS
 
 PAGE = (Path(__file__).parents[2] / "docs/import.md").read_text()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.counting import calls
-from tests.talon.rivals import LABEL, imported, loaded, rule
+from tests.talon.reference import LABEL, imported, loaded, rule
 
 BLOCK = {"action": "Kill", "actionner": "kubernetes:terminate"}
 

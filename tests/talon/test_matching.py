@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.talon.rivals import acting, alert, imported, rule, talon_acts
+from tests.talon.reference import acting, alert, imported, rule, talon_acts
 
 NAMES = st.sampled_from(["R", "S", "R*", "R?"])
 TAGS = st.sampled_from(["network", "shell", "t1059"])

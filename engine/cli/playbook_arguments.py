@@ -62,12 +62,12 @@ def files_of(paths: Sequence[str], values: Path | None) -> Files:
         fail(str(error), 1, "Name a folder of playbooks: tiercel check DIR")
 
 
-def load_usable(paths: Sequence[str], values: Path | None) -> PlaybookSet:
+def load_valid(paths: Sequence[str], values: Path | None) -> PlaybookSet:
     """The set, where it has no error; else its errors on stderr and exit 1."""
-    return usable(load(paths, values))
+    return require_valid(load(paths, values))
 
 
-def usable(found: PlaybookSet) -> PlaybookSet:
+def require_valid(found: PlaybookSet) -> PlaybookSet:
     """The set, where it has no error; else its errors on stderr and exit 1."""
     if found.errors:
         for line in finding_lines(found.errors):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine.falco.types import is_of_falco, type_of
+from engine.falco.fields import is_of_falco, type_of
 from engine.language.jsonpath import PathError, field_of, keys_of
 from engine.language.operators import OPERATORS, kind_of, text_of
 from engine.language.template import TemplateError, compile_template

@@ -73,7 +73,7 @@ class _Commands(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - a traceback does not help a user
-            from engine.cli.playbooks import fail  # noqa: PLC0415 - as above
+            from engine.cli.playbook_arguments import fail  # noqa: PLC0415 - as above
 
             fail(_sentence(ctx.invoked_subcommand or "", error), 2)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.falco.catalogue import catalogue
-from engine.falco.reads import (
+from engine.falco.field_references import (
     all_fields,
     dead,
     keys_of_throttle,
@@ -18,7 +18,7 @@ from engine.falco.reads import (
     split_paths,
     templates,
 )
-from engine.falco.types import is_unknown, nearest_field
+from engine.falco.fields import is_unknown, nearest_field
 from engine.language.findings import mistyped, nearest
 from engine.model.event import priority_of
 from engine.model.name_patterns import is_glob, name_matcher
@@ -39,14 +39,14 @@ _MOST_HINTS = 200
 _MATCH: Path = ("spec", "match")
 
 
-class Join:
+class CompatibilityCheck:
     """The rules, ready to be held against one document after the other."""
 
     def __init__(self, rules: FalcoRules) -> None:
         self._rules = rules.rules
         self._given = rules.given
         given = rules.rules.values() if rules.given else ()
-        self._printed = frozenset[str]().union(*(rule.fields for rule in given))
+        self._printed = frozenset[str]().union(*(rule.event_fields for rule in given))
         self._hints = _MOST_HINTS
 
     def inspect(self, document: Document, report: Report) -> None:
@@ -97,7 +97,7 @@ class Join:
         self, names: Sequence[str], rules: Collection[FalcoRule], report: Report, *, known: bool
     ) -> None:
         """Warn of rules that send nothing; of what Falco ships so, only where no other rule is left."""
-        asleep = [rule for rule in rules if rule.never or not rule.enabled]
+        asleep = [rule for rule in rules if rule.never_true or not rule.enabled]
         awake = len(asleep) < len(rules) or not known
         first = {name: n for n, name in reversed(list(enumerate(names)))}
         for rule in asleep:
@@ -160,7 +160,7 @@ class Join:
         """Warn of fields that none of the rules prints."""
         if not rules:
             return
-        printed = frozenset[str]().union(*(rule.fields for rule in rules))
+        printed = frozenset[str]().union(*(rule.event_fields for rule in rules))
         who = f"`{rules[0].name}`" if len(rules) == 1 else f"any of {len(rules)} rules"
         hint = "print it in the rule's output, or by append_output in falco.yaml"
         reads = [*dead(spec, printed), *keys_of_throttle(spec, printed)]

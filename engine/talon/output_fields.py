@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from engine.falco.types import field_named
+from engine.falco.fields import field_named
 from engine.model.event import ABSENT
 
 if TYPE_CHECKING:
-    from engine.talon.notes import Notes
-    from engine.talon.rules import Said
+    from engine.talon.import_report import ImportReport
+    from engine.talon.rules_file import SourceText
 
 _COMPARISON = re.compile(r"([A-Za-z0-9_.\[\]]+)(!?=)(.*)", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,24})(?:\.[0-9]{1,24})?(?:e[+-][0-9]{2,3})?")
@@ -50,7 +50,7 @@ class Comparison:
         return self.text in ABSENT or self.text == _NULL
 
 
-def read_comparisons(entry: Said, notes: Notes) -> list[Comparison]:
+def read_comparisons(entry: SourceText, notes: ImportReport) -> list[Comparison]:
     """The comparisons of an entry, all of which must hold; what Talon reads otherwise is told."""
     found = []
     for part in entry.text.replace(", ", ",").split(","):
@@ -108,7 +108,7 @@ def _printed_by_go(number: float) -> str:
     return f"{'-' * sign}{mantissa}e{exponent:+03d}"
 
 
-def _tell_printed(comparison: Comparison, entry: Said, notes: Notes) -> None:
+def _tell_printed(comparison: Comparison, entry: SourceText, notes: ImportReport) -> None:
     """Tell of a comparison that Talon decides otherwise, because it compares with Go's text of the value."""
     field, text = comparison.field, comparison.text
     known = field_named(field)
@@ -136,7 +136,7 @@ def _tell_printed(comparison: Comparison, entry: Said, notes: Notes) -> None:
         notes.differs(entry.where, what, hint)
 
 
-def _tell_absent(comparison: Comparison, entry: Said, notes: Notes) -> None:
+def _tell_absent(comparison: Comparison, entry: SourceText, notes: ImportReport) -> None:
     if not comparison.is_absence:
         return
     shown = comparison.text or "an empty text"

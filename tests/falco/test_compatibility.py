@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from engine.cli.check import command
-from engine.falco import join
+from engine.falco import compatibility
 from engine.falco.catalogue import catalogue
 
 PLAYBOOK = """\
@@ -337,7 +337,7 @@ def test_what_shuts_all_rules_out_does_not_hide_what_they_never_print(check):
 
 def test_closest_words_are_looked_up_a_bounded_number_of_times(check, monkeypatch):
     asked = []
-    monkeypatch.setattr(join, "nearest_field", asked.append)
+    monkeypatch.setattr(compatibility, "nearest_field", asked.append)
     conditions = "\n".join(f"{{field: proc.x{n}, exists: true}}" for n in range(300))
     assert len(check("{tags: [a]}", conditions, rules=False)) == 300
     assert len(asked) == 200

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from engine.language.yaml_source import Document, Path
     from engine.model.errors import Finding, Location
-    from engine.talon.notes import Notes
+    from engine.talon.import_report import ImportReport
 
 _RULE_KEYS = ("rule", "description", "match", "actions", "continue", "dry_run", "notifiers")
 _ACTION_KEYS = (
@@ -29,7 +29,7 @@ _MATCH_KEYS = ("rules", "priority", "tags", "output_fields", "source")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SourceText:
     """A text of the file, and where it stands."""
 
     text: str
@@ -45,7 +45,7 @@ class Action:
 
     name: str
     where: Location
-    actionner: Said | None = None
+    actionner: SourceText | None = None
     description: str = ""
     continues: bool | None = None
     ignores_errors: bool | None = None
@@ -59,11 +59,11 @@ class Match:
     """Which events; all that is said must hold. lost: something that would narrow could not be read."""
 
     where: Location
-    rules: tuple[Said, ...] = ()
-    priority: Said | None = None
-    source: Said | None = None
-    tags: tuple[Said, ...] = ()
-    output_fields: tuple[Said, ...] = ()
+    rules: tuple[SourceText, ...] = ()
+    priority: SourceText | None = None
+    source: SourceText | None = None
+    tags: tuple[SourceText, ...] = ()
+    output_fields: tuple[SourceText, ...] = ()
     lost: bool = False
 
 
@@ -78,7 +78,7 @@ class Rule:
     description: str = ""
     continues: bool | None = None
     dry_run: bool | None = None
-    notifiers: tuple[Said, ...] = ()
+    notifiers: tuple[SourceText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class RulesFile:
     rules: tuple[Rule, ...]
 
 
-def read_rules(content: bytes, file: str, notes: Notes) -> tuple[RulesFile, list[Finding]]:
+def read_rules(content: bytes, file: str, notes: ImportReport) -> tuple[RulesFile, list[Finding]]:
     """The file's blocks, and what is wrong with it as YAML, for which Talon refuses it, too.
 
     Plain words and numbers of YAML 1.1, such as ``yes`` and ``010``, are text to Talon's YAML reader.
@@ -104,7 +104,7 @@ def read_rules(content: bytes, file: str, notes: Notes) -> tuple[RulesFile, list
 
 
 class _Reader:
-    def __init__(self, document: Document, notes: Notes) -> None:
+    def __init__(self, document: Document, notes: ImportReport) -> None:
         self._document = document
         self._notes = notes
         self._at = document.at
@@ -219,7 +219,7 @@ class _Reader:
 
     def _texts(
         self, item: dict[str, Any], key: str, path: Path, *, empty: bool = False
-    ) -> tuple[Said, ...]:
+    ) -> tuple[SourceText, ...]:
         """The texts of a list; empty: an empty one is told, for Talon takes it for no condition."""
         found = (self._text(one, where) for where, one in self._items(item, key, path))
         texts = tuple(text for text in found if text)
@@ -228,14 +228,14 @@ class _Reader:
             self._notes.differs(self._at((*path, key), key=True), what)
         return texts
 
-    def _text(self, value: Any, path: Path) -> Said | None:
+    def _text(self, value: Any, path: Path) -> SourceText | None:
         """A scalar as Go's YAML reads it into a string."""
         if isinstance(value, bool):
             value = str(value).lower()
         elif isinstance(value, (int, float)):
             value = str(value)
         if isinstance(value, str) and value:
-            return Said(value, self._at(path))
+            return SourceText(value, self._at(path))
         self._wrong(path, "text")
         return None
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.model.event import PRIORITIES, priority_of
 from engine.model.name_patterns import is_glob
-from engine.talon.comparisons import all_of, decided, read_comparisons
+from engine.talon.output_fields import all_of, decided, read_comparisons
 
 if TYPE_CHECKING:
-    from engine.talon.comparisons import Comparison
-    from engine.talon.notes import Notes
-    from engine.talon.rules import Match, Said
+    from engine.talon.import_report import ImportReport
+    from engine.talon.output_fields import Comparison
+    from engine.talon.rules_file import Match, SourceText
 
 _PRIORITY = re.compile(r"(<=|>=|<|>|=)?([A-Za-z]*)")
 _TAG = re.compile(r"[A-Za-z0-9_.]*[A-Za-z0-9]")
@@ -39,7 +39,7 @@ class Wanted:
         self.exact += conditions
 
 
-def translate(match: Match, notes: Notes) -> Wanted:
+def translate(match: Match, notes: ImportReport) -> Wanted:
     """What a playbook must ask for to want no event that Talon's rule does not want."""
     before = notes.losses
     wanted = Wanted()
@@ -85,7 +85,7 @@ def _rules(match: Match, wanted: Wanted) -> None:
         wanted.conditions.append({"jsonPath": "$.rule", "in": names})
 
 
-def _priority(said: Said, wanted: Wanted, notes: Notes) -> None:
+def _priority(said: SourceText, wanted: Wanted, notes: ImportReport) -> None:
     parsed = _PRIORITY.fullmatch(said.text)
     least = priority_of(parsed[2]) if parsed else None
     if parsed and not parsed[2]:
@@ -117,7 +117,7 @@ def _priority(said: Said, wanted: Wanted, notes: Notes) -> None:
         wanted.exact += [there, among]
 
 
-def _source(said: Said, wanted: Wanted, notes: Notes) -> None:
+def _source(said: SourceText, wanted: Wanted, notes: ImportReport) -> None:
     source = said.text
     if source == "syscalls":
         what = "`syscalls` is `syscall` here, which matches Falco's own spelling, too"
@@ -128,7 +128,7 @@ def _source(said: Said, wanted: Wanted, notes: Notes) -> None:
     wanted.exact.append({"jsonPath": "$.source", "equals": source})
 
 
-def _tags(entries: tuple[Said, ...], wanted: Wanted, notes: Notes) -> None:
+def _tags(entries: tuple[SourceText, ...], wanted: Wanted, notes: ImportReport) -> None:
     lists: list[list[str]] = []
     for entry in entries:
         tags = list(dict.fromkeys(entry.text.replace(" ", "").split(",")))
@@ -153,7 +153,7 @@ def _tagged(tags: list[str]) -> list[dict[str, Any]]:
     return [{"jsonPath": "$.tags", "intersects": [tag]} for tag in tags]
 
 
-def _fields(entries: tuple[Said, ...], wanted: Wanted, notes: Notes) -> None:
+def _fields(entries: tuple[SourceText, ...], wanted: Wanted, notes: ImportReport) -> None:
     read = [(entry, read_comparisons(entry, notes)) for entry in entries]
     lists = [(entry, comparisons) for entry, comparisons in read if comparisons]
     for entry, comparisons in lists:
@@ -190,7 +190,7 @@ def _same_field(lists: list[list[Comparison]]) -> dict[str, Any] | None:
     return {"field": alone[0].field, "in": values}
 
 
-def _tell_tautology(lists: list[tuple[Said, list[Comparison]]], notes: Notes) -> None:
+def _tell_tautology(lists: list[tuple[SourceText, list[Comparison]]], notes: ImportReport) -> None:
     """``a!=x`` or ``a!=y`` holds always; whoever writes it means both."""
     first: dict[str, str] = {}
     for entry, comparisons in lists:

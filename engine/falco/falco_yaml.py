@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.falco.rule import fields_of
+from engine.falco.rule import fields_in_output
 from engine.model.event import priority_of
 from engine.model.name_patterns import name_matcher
 
@@ -74,7 +74,7 @@ class Configuration:
         if self._floor is not None and rule.priority > self._floor:
             enabled = False
         added = [a.fields for a in self._additions if a.to(rule)]
-        return replace(rule, enabled=enabled, printed=rule.printed.union(*added))
+        return replace(rule, enabled=enabled, output_fields=rule.output_fields.union(*added))
 
 
 def _chosen(match: Any) -> Callable[[FalcoRule], bool]:
@@ -96,7 +96,7 @@ def _chosen(match: Any) -> Callable[[FalcoRule], bool]:
 
 def _added(entry: Mapping[str, Any]) -> Iterator[str]:
     """The output fields that an entry adds: fields, names of formats, and what its text prints."""
-    yield from fields_of(str(entry.get("extra_output") or ""))
+    yield from fields_in_output(str(entry.get("extra_output") or ""))
     for extra in _list(entry.get("extra_fields")):
         yield from (extra,) if isinstance(extra, str) else extra if isinstance(extra, dict) else ()
 

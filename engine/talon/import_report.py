@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from engine.model.errors import Location
 
 
-class LostError(Exception):
+class NotCarriedError(Exception):
     """Something of Talon's that has no counterpart; the sentence says what, the hint what to do.
 
     uses: the action that the hint needs; without it in this version there is no hint.
@@ -25,7 +25,7 @@ class LostError(Exception):
         self.hint = hint if uses is None or uses in load() else None
 
 
-class Notes:
+class ImportReport:
     """Collects the findings of an import."""
 
     def __init__(self) -> None:

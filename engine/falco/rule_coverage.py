@@ -1,0 +1,106 @@
+"""Which playbooks answer which Falco rules, and the strongest effect that they can have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.falco.catalogue import OWN_FILE, catalogue
+from engine.planning.matcher import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.falco.rule import FalcoRule
+    from engine.falco.rules_file import FalcoRules
+    from engine.model.playbook import Match, Playbook
+
+EFFECTS = ("disrupt", "mark", "notify", "observe", "none")
+"""The effects of actions, the strongest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweringPlaybook:
+    """A playbook whose ``match`` accepts events of a rule.
+
+    effect: the strongest effect of the steps that run in the playbook's mode; one of EFFECTS.
+    """
+
+    name: str
+    mode: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRule:
+    """A rule in force, with the playbooks that answer it, sorted by name. There is at least one."""
+
+    rule: FalcoRule
+    playbooks: tuple[AnsweringPlaybook, ...]
+
+    @property
+    def effect(self) -> str:
+        """The strongest effect of all playbooks."""
+        return min((playbook.effect for playbook in self.playbooks), key=EFFECTS.index)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCoverage:
+    """The rules in force, divided by whether a playbook answers them.
+
+    answered: sorted by effect, the strongest first.
+    unanswered: rules of the given rules files, or of Falco's catalogue if no files were given.
+    listed: how many of the unanswered rules, from the first, to print by name. Of the catalogue these
+        are the rules of the file that every Falco loads.
+    """
+
+    answered: tuple[AnsweredRule, ...]
+    unanswered: tuple[FalcoRule, ...]
+    listed: int
+
+
+def rule_coverage(falco: FalcoRules, playbooks: Iterable[Playbook]) -> RuleCoverage:
+    """Compare the rules in force with the ``match`` of each playbook that is not disabled.
+
+    Conditions are not evaluated, because they depend on the event. Hostnames are not compared,
+    because rules do not have them.
+    """
+    index = Index(playbook for playbook in playbooks if playbook.mode != "disabled")
+    answered, unanswered = [], []
+    for rule in falco.rules.values():
+        if rule.never_true or not rule.enabled:
+            continue
+        matching = [p for p in index.naming(rule.name) if _matches(p.match, rule)]
+        answering = sorted(map(_answering, matching), key=lambda playbook: playbook.name)
+        if answering:
+            answered.append(AnsweredRule(rule, tuple(answering)))
+        elif not falco.given or not _from_catalogue(rule):
+            unanswered.append(rule)
+    answered.sort(key=lambda one: (EFFECTS.index(one.effect), one.rule.name))
+    unanswered.sort(key=lambda rule: (rule.where.file != OWN_FILE, rule.where.file, rule.name))
+    listed = sum(falco.given or rule.where.file == OWN_FILE for rule in unanswered)
+    return RuleCoverage(tuple(answered), tuple(unanswered), listed)
+
+
+def _from_catalogue(rule: FalcoRule) -> bool:
+    """Whether the rule was added from the catalogue because Falco loads its file anyway."""
+    shipped = catalogue().get(rule.name)
+    return shipped is not None and shipped.where == rule.where
+
+
+def _matches(match: Match, rule: FalcoRule) -> bool:
+    return (
+        (match.sources is None or rule.source in match.sources)
+        and (match.priority is None or rule.priority <= match.priority)
+        and (match.tags_any is None or not rule.tags.isdisjoint(match.tags_any))
+        and (match.tags_all is None or rule.tags >= match.tags_all)
+        and (match.tags_none is None or rule.tags.isdisjoint(match.tags_none))
+    )
+
+
+def _answering(playbook: Playbook) -> AnsweringPlaybook:
+    effects = {step.effect for step in playbook.steps} if playbook.mode != "dryRun" else set()
+    if playbook.mode == "notify":
+        effects &= {"notify"}
+    strongest = min(effects or {"none"}, key=EFFECTS.index)
+    return AnsweringPlaybook(playbook.name, playbook.mode, strongest)
