@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 import yaml
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.cli.command_group import cli
 from engine.language import duration
 from engine.language.schema import API_VERSION, KINDS, MATCH, METADATA, STEP
@@ -55,7 +55,7 @@ def _made(name: str) -> str:
 
 def _actions_page() -> str:
     parts = [HEAD]
-    for action in sorted(load().values(), key=lambda action: action.name):
+    for action in sorted(load_actions().values(), key=lambda action: action.name):
         text = "\n".join(line.rstrip() for line in action_lines(action))
         parts.append(f"## {action.name}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
@@ -119,7 +119,7 @@ REGIONS: dict[str, Callable[[], Iterator[str]]] = {
     "match": partial(key_rows, MATCH.keys),
     "step": partial(key_rows, STEP.keys),
     "operators": operator_rows,
-    "actions": lambda: action_rows(load().values()),
+    "actions": lambda: action_rows(load_actions().values()),
     "words": _words,
     "floor": _floor,
     "commands": _commands,

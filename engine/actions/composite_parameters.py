@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from engine.actions.parameters import Duration, Kind, Secret, Text, label_key, label_value
+from engine.actions.parameters import Duration, ParameterType, Secret, Text, label_key, label_value
 from engine.language.findings import nearest
 from engine.language.template import Template
 from engine.model.calls import SecretName
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ListOf:
     """A list of one kind; never empty."""
 
-    item: Kind
+    item: ParameterType
 
     def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
         """The compiled items."""
@@ -45,7 +45,7 @@ class ListOf:
 class MapOf:
     """A mapping from keys of the author's own to one kind. nullable: null is a value, too."""
 
-    item: Kind
+    item: ParameterType
     key: Callable[[str], str | None] | None = None
     nullable: bool = False
 
@@ -84,7 +84,7 @@ class MapOf:
 class Record:
     """A mapping with keys of its own, none required. docs: a sentence for each."""
 
-    keys: Mapping[str, Kind]
+    keys: Mapping[str, ParameterType]
     docs: Mapping[str, str] = field(default_factory=dict)
 
     def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
@@ -146,10 +146,10 @@ class Json:
 
 
 @dataclass(frozen=True, slots=True)
-class Either:
+class SecretOr:
     """A secret, or another kind; told apart by ``fromSecret``."""
 
-    other: Kind
+    other: ParameterType
 
     def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
         """A SecretName, or what the other kind makes."""

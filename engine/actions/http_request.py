@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, unquote
 
-from engine.actions.composite_parameters import Either, Json, ListOf, MapOf
+from engine.actions.composite_parameters import Json, ListOf, MapOf, SecretOr
 from engine.actions.parameters import Integer, Text, header_value
-from engine.actions.registry import Doing, Done, action
+from engine.actions.registry import ActionResult, StepContext, action
 from engine.model.calls import SecretName
 from engine.model.errors import PermanentError, RefusedError, TemporaryError
 from engine.outbound.destination import destination_of, without_user
@@ -112,18 +112,18 @@ class Headers(MapOf):
     repeatable=False,
 )
 def send_request(
-    outside: HttpClient,
-    doing: Doing,
+    http: HttpClient,
+    context: StepContext,
     *,
     url: Annotated[str, Url(url_fault, escape)],
     method: Literal["POST", "PUT", "PATCH", "GET", "DELETE"] = "POST",
     headers: Annotated[
-        dict[str, str | SecretName] | None, Headers(Either(Text(header_value)), header_fault)
+        dict[str, str | SecretName] | None, Headers(SecretOr(Text(header_value)), header_fault)
     ] = None,
     body: Annotated[Any, Json()] = None,
     expect: Annotated[list[int] | None, ListOf(Integer(100, 599))] = None,
     effect: Literal["notify", "disrupt"] = "notify",
-) -> Done:
+) -> ActionResult:
     """Send an HTTP request. Its host must be on --http-hosts; redirects are not followed.
 
     The header Idempotency-Key is the run and the step. At most 64 KiB of an answer are kept, if it is JSON;
@@ -147,19 +147,19 @@ def send_request(
       target. The pod is found and verified, and protected targets, maxEventAge and budgets apply.
     """
     del effect
-    sent: dict[str, str | SecretName] = {"Idempotency-Key": f"{doing.run}/{doing.step}"}
-    if doing.also:
-        sent["Tiercel-Note"] = quote(doing.also.replace("\n", "; "), safe=_PLAIN)[:_LONGEST]
+    sent: dict[str, str | SecretName] = {"Idempotency-Key": f"{context.run}/{context.step}"}
+    if context.note:
+        sent["Tiercel-Note"] = quote(context.note.replace("\n", "; "), safe=_PLAIN)[:_LONGEST]
     if body is not None and not isinstance(body, str):
         sent["Content-Type"] = "application/json"
     written = headers or {}
     names = {name.lower() for name in written}
     own = {name: value for name, value in sent.items() if name.lower() not in names}
-    answer = outside.request(method, url, own | written, body)
+    answer = http.request(method, url, own | written, body)
     if answer.status is None:
-        return Done(f"{method} {url[:200]}")
+        return ActionResult(f"{method} {url[:200]}")
     if answer.status in expect if expect else 200 <= answer.status < 300:  # noqa: PLR2004 - HTTP
-        return Done(f"{method} {url[:200]}: {answer.status}", answer.json)
+        return ActionResult(f"{method} {url[:200]}: {answer.status}", answer.json)
     if answer.status >= 500:  # noqa: PLR2004 - HTTP
         raise TemporaryError(f"{method}: answered {answer.status}", answered=True)
     raise PermanentError(f"{method}: answered {answer.status}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.actions.ownership import digest, marks, must_be_ours
-from engine.actions.registry import Doing, action
+from engine.actions.registry import StepContext, action
 from engine.cluster.api import EVENT, AlreadyExistsError, Cluster
 from engine.cluster.pods import Pod
 from engine.model.calls import Call
@@ -28,7 +28,7 @@ LONGEST = 1024
 def write_event(
     subject: Pod | dict[str, Any],
     cluster: Cluster,
-    doing: Doing,
+    context: StepContext,
     *,
     message: str,
     type: Literal["Normal", "Warning"] = "Normal",  # noqa: A002 - Kubernetes' own name
@@ -43,12 +43,12 @@ def write_event(
         about["uid"] = subject.uid
     else:
         about, namespace = _reference("Node", subject["metadata"], None), "default"
-    name = f"tiercel-{digest(16, doing.run, doing.step)}"
-    now = time_text(int(doing.now) * 1_000_000_000)
+    name = f"tiercel-{digest(16, context.run, context.step)}"
+    now = time_text(int(context.now) * 1_000_000_000)
     body: Object = {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": name, "namespace": namespace, **marks(doing)},
+        "metadata": {"name": name, "namespace": namespace, **marks(context)},
         "involvedObject": about,
         "reason": "Tiercel",
         "message": message if len(message) <= LONGEST else message[: LONGEST - 1] + "…",

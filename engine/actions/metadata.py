@@ -23,7 +23,7 @@ from engine.model.errors import RefusedError, SkippedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.actions.registry import Doing, Right
+    from engine.actions.registry import Right, StepContext
     from engine.cluster.api import Cluster
     from engine.cluster.pods import Pod
     from engine.model.calls import Kind, Object
@@ -97,7 +97,7 @@ def find_subject(pod: Pod, cluster: Cluster, on: On, *, even_if_managed: bool) -
 def change_metadata(
     subject: Subject,
     cluster: Cluster,
-    doing: Doing,
+    context: StepContext,
     wanted: tuple[Literal["labels", "annotations"], Mapping[str, str | None]],
     ttl: float | None,
 ) -> str:
@@ -110,7 +110,7 @@ def change_metadata(
     name, uid = metadata["name"], metadata.get("uid")
     place = metadata.get("namespace") if kind.namespaced else None
     had = metadata.get(part) or {}
-    doing.hold(
+    context.save_undo_intent(
         [
             Change(kind, place, name, uid, ("metadata", part, key), value, had.get(key))
             for key, value in values.items()

@@ -9,7 +9,7 @@ from engine.cluster.undo import EXPIRES_AT, MANAGED_BY, stamp
 from engine.model.errors import PermanentError
 
 if TYPE_CHECKING:
-    from engine.actions.registry import Doing
+    from engine.actions.registry import StepContext
     from engine.model.calls import Object
 
 _LONGEST_ANNOTATION = 1024
@@ -20,14 +20,16 @@ def digest(length: int, *parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:length]
 
 
-def marks(doing: Doing, until: float | None = None, found: Object | None = None) -> dict[str, Any]:
+def marks(
+    context: StepContext, until: float | None = None, found: Object | None = None
+) -> dict[str, Any]:
     """The labels and annotations of an object that a step makes.
 
     until: when it goes, epoch seconds; never earlier than the one that was found already says.
     """
     annotations = {
-        "tiercel.dev/run": doing.run,
-        "tiercel.dev/rule": doing.event.rule[:_LONGEST_ANNOTATION],
+        "tiercel.dev/run": context.run,
+        "tiercel.dev/rule": context.event.rule[:_LONGEST_ANNOTATION],
     }
     if until is not None:
         ours = stamp(until)
@@ -35,7 +37,7 @@ def marks(doing: Doing, until: float | None = None, found: Object | None = None)
         later = before and len(before) == len(ours) and before > ours
         annotations[EXPIRES_AT] = str(before) if later else ours
     return {
-        "labels": {**MANAGED_BY, "tiercel.dev/playbook": doing.playbook},
+        "labels": {**MANAGED_BY, "tiercel.dev/playbook": context.playbook},
         "annotations": annotations,
     }
 

@@ -34,7 +34,7 @@ SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 Check = "Callable[[str], str | None]"
 
 
-class Kind(Protocol):
+class ParameterType(Protocol):
     """A kind of parameter."""
 
     def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:

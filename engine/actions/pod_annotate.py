@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.actions.composite_parameters import Annotations, Ttl
 from engine.actions.metadata import On, change_metadata, find_subject, needs
-from engine.actions.registry import Doing, action
+from engine.actions.registry import StepContext, action
 from engine.cluster.api import Cluster
 from engine.cluster.pods import Pod
 
@@ -18,7 +18,7 @@ from engine.cluster.pods import Pod
 def annotate_pod(
     pod: Pod,
     cluster: Cluster,
-    doing: Doing,
+    context: StepContext,
     *,
     annotations: Annotations,
     on: On = "pod",
@@ -33,4 +33,4 @@ def annotate_pod(
     ttl: how long the annotations stay; then what was there before is, unless it was changed since.
     """
     subject = find_subject(pod, cluster, on, even_if_managed=even_if_managed)
-    return change_metadata(subject, cluster, doing, ("annotations", annotations), ttl)
+    return change_metadata(subject, cluster, context, ("annotations", annotations), ttl)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from engine.actions.composite_parameters import ListOf
 from engine.actions.metadata import OWNERS
 from engine.actions.parameters import Integer, Text
-from engine.actions.registry import Doing, action
+from engine.actions.registry import StepContext, action
 from engine.cluster.api import POD, Cluster
 from engine.cluster.pods import Pod
 from engine.model.calls import Call
@@ -40,7 +40,7 @@ def _needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
 def delete_pod(
     pod: Pod,
     cluster: Cluster,
-    doing: Doing,
+    context: StepContext,
     *,
     grace: Annotated[int | None, Integer()] = None,
     only_if_owned: bool = True,
@@ -67,7 +67,7 @@ def delete_pod(
     if grace is not None:
         body["gracePeriodSeconds"] = grace
     # what a second attempt must know, to tell a pod that we deleted from one that went by itself
-    doing.keep({"uid": pod.uid, "sent": doing.step})
+    context.save({"uid": pod.uid, "sent": context.step})
     cluster.send(Call("delete", POD.api_version, POD.resource, pod.namespace, pod.name, body))
     return f"delete {pod}"
 

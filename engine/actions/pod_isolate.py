@@ -13,7 +13,7 @@ from engine.actions.composite_parameters import ListOf, Record, Ttl
 from engine.actions.metadata import lasting
 from engine.actions.ownership import digest, marks, must_be_ours
 from engine.actions.parameters import Choice, Integer, Network, Text, dns_label
-from engine.actions.registry import Doing, action
+from engine.actions.registry import StepContext, action
 from engine.cluster.api import NETWORK_POLICY, POD, Cluster
 from engine.cluster.network_policies import wider
 from engine.cluster.pods import Pod
@@ -73,7 +73,7 @@ def _check(given: Mapping[str, Any]) -> str | None:
 def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     pod: Pod,
     cluster: Cluster,
-    doing: Doing,
+    context: StepContext,
     *,
     egress: Literal["deny", "keep"] = "deny",
     ingress: Literal["deny", "keep"] = "deny",
@@ -100,7 +100,7 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     cut = {"Egress": egress == "deny", "Ingress": ingress == "deny"}
     both: tuple[Direction, ...] = ("Ingress", "Egress")
     directions = [name for name in both if cut[name]]
-    name = f"tiercel-{digest(10, doing.playbook, doing.step, pod.uid)}"
+    name = f"tiercel-{digest(10, context.playbook, context.step, pod.uid)}"
     label = digest(16, pod.uid)
     found = cluster.get(NETWORK_POLICY, name, pod.namespace)
     must_be_ours(found, f"networkpolicy {pod.namespace}/{name}")
@@ -108,14 +108,14 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     before = (pod.metadata.get("labels") or {}).get(QUARANTINE)
     path = ("metadata", "labels", QUARANTINE)
     labelled = Change(POD, pod.namespace, pod.name, pod.uid, path, label, before)
-    until = doing.hold((made, labelled), ttl)
+    until = context.save_undo_intent((made, labelled), ttl)
     policy = {
         "apiVersion": NETWORK_POLICY.api_version,
         "kind": NETWORK_POLICY.kind,
         "metadata": {
             "name": name,
             "namespace": pod.namespace,
-            **marks(doing, until, found),
+            **marks(context, until, found),
             "ownerReferences": [
                 {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}
             ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +42,7 @@ def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict
 
 
 def _of(step: Step) -> frozenset[Right]:
-    action = load()[step.action]
+    action = load_actions()[step.action]
     found = action.needs(step.parameters)
     if action.target(step.effect):
         found |= WHOSE

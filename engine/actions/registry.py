@@ -1,9 +1,12 @@
-"""The registry of actions. ``@action``: the signature is the schema, the docstring the documentation.
+"""The registry of actions. ``@action`` makes a function an action.
 
-An action is a function. Its first parameters are what it acts with, by name: ``pod``, ``node``, ``cluster``,
-``outside``, ``doing``; the keyword-only ones are what an author writes under ``with:`` (in camelCase there).
-It returns one sentence for the audit (or a ``Done``), and raises SkippedError, RefusedError, TemporaryError
-or PermanentError.
+The signature of the function is the schema of ``with:``, and its docstring is the documentation.
+
+- The positional parameters are the objects that the action works with. Their names come from ``ACTS_WITH``.
+- The keyword-only parameters are what an author writes under ``with:`` (there in camelCase).
+
+The function returns one sentence for the audit (or an ``ActionResult``). It raises SkippedError, RefusedError,
+TemporaryError or PermanentError.
 """
 
 from __future__ import annotations
@@ -24,56 +27,66 @@ from engine.language.findings import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from engine.actions.parameters import Kind
+    from engine.actions.parameters import ParameterType
     from engine.language.findings import Report
     from engine.language.yaml_source import Path
     from engine.model.calls import Change
     from engine.model.event import Event
 
 Effect = Literal["notify", "observe", "mark", "disrupt"]
+Target = Literal["pod", "node", "subject"]
+"""What a step acts on. ``subject`` is the event's pod, or its node if the event names no pod."""
 Right = tuple[str, str]
-"""A verb and a resource with its API group, as RBAC has them: ("patch", "networkpolicies.networking.k8s.io")."""
+"""A verb and a resource with its API group, as in RBAC: ("patch", "networkpolicies.networking.k8s.io")."""
 
-_MOST = 200
-"""Unknown parameters of one step that are told; each is compared with all that are known."""
-ACTS_WITH = ("pod", "subject", "cluster", "outside", "doing")
+TARGETS: tuple[Target, ...] = ("subject", "node", "pod")
+ACTS_WITH = (*TARGETS, "cluster", "http", "context")
+"""The positional parameters that an action can have: the target, the two clients and the ``StepContext``."""
+_MAX_UNKNOWN = 200
+"""Unknown parameters of one step that are reported. Each is compared with all known parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of an action, as the author writes its name."""
+    """A parameter of an action.
+
+    name: as the author writes it. argument: the name in the function's signature.
+    """
 
     name: str
     argument: str
-    kind: Kind
+    type: ParameterType
     doc: str
     required: bool
     default: Any = None
 
     def schema(self) -> dict[str, Any]:
-        """Its JSON Schema (2020-12), with what it is and its default."""
-        written = isinstance(self.default, (str, int, bool))
-        default = {"default": self.default} if written else {}
-        return {**self.kind.schema(), "description": self.doc, **default}
+        """Return the JSON Schema (2020-12) of the value, with its description and default."""
+        has_default = isinstance(self.default, (str, int, bool))
+        default = {"default": self.default} if has_default else {}
+        return {**self.type.schema(), "description": self.doc, **default}
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What an action did: one sentence, and an answer that later steps may look at (JSON)."""
+class ActionResult:
+    """What an action did: one sentence, and an answer (JSON) that later steps can read."""
 
     message: str
     answer: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class Doing:
-    """What an action knows of the step that it is.
+class StepContext:
+    """The step that an action runs for.
 
-    now: epoch seconds. event: the alert. sent: an earlier attempt's call may have gone out already.
-    keep: writes facts of the run to the journal before it returns. kept: the facts so far. also: what a
-    message must say besides: what its playbook would have done, and how many messages it stands for.
-    hold: writes to the journal what is about to be changed, to be undone after so many seconds (None: when
-    somebody asks); gives the end of the last hold on the first of the changes, None for no end.
+    now: epoch seconds.
+    save: writes values to the attempt state of the run. They are on disk when it returns.
+    saved: the attempt state so far.
+    note: what a message must add to its text: what the playbook would have done under ``mode: notify``, and
+      how many messages this one stands for.
+    save_undo_intent: writes the changes that the action is about to make, to be undone after so many seconds
+      (None: only on request). They are on disk when it returns. It returns when the last undo intent for the
+      first of the changes is due (epoch seconds), or None if that is only on request.
     """
 
     run: str
@@ -81,25 +94,26 @@ class Doing:
     step: str
     event: Event
     now: float
-    sent: bool = False
-    keep: Callable[[Mapping[str, Any]], None] = lambda _: None
-    kept: Mapping[str, Any] = field(default_factory=dict)
-    also: str = ""
-    hold: Callable[[Sequence[Change], float | None], float | None] = lambda _, ttl: ttl
+    save: Callable[[Mapping[str, Any]], None] = lambda _: None
+    saved: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    save_undo_intent: Callable[[Sequence[Change], float | None], float | None] = lambda _, ttl: ttl
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An action.
+    """A registered action.
 
-    needs: the least rights, from the step's compiled parameters. example: parameters of a valid step.
-    check: what is wrong with the parameters as written, taken together.
-    repeatable: whether a second run leaves what one run leaves. acts_with: names of what it is given.
+    needs: returns the RBAC rights of a step, from its compiled parameters.
+    example: the parameters of a valid step.
+    check: returns what is wrong with the parameters as written, taken together, or None.
+    repeatable: whether a second run has the same result as one run.
+    acts_with: the names of its positional parameters.
     """
 
     name: str
     effect: Effect
-    run: Callable[..., str | Done]
+    run: Callable[..., str | ActionResult]
     parameters: Mapping[str, Parameter]
     needs: Callable[[Mapping[str, Any]], frozenset[Right]]
     example: Mapping[str, Any]
@@ -110,28 +124,27 @@ class Action:
 
     @property
     def undoable(self) -> bool:
-        """Whether what it does can be undone, and so have an end."""
+        """Whether the engine can undo a step of this action."""
         return "ttl" in self.parameters
 
-    def target(self, effect: str) -> Literal["pod", "subject"] | None:
-        """What a step of that effect has as its target: the event's pod, or its pod or node; None without one.
+    def target(self, effect: str) -> Target | None:
+        """Return what a step with that effect acts on, or None.
 
-        A step that disrupts always has a target: without one of its own, the event's pod.
+        A step that disrupts always has a target. If the action has none, it is the event's pod.
         """
-        if "subject" in self.acts_with:
-            return "subject"
-        return "pod" if "pod" in self.acts_with or effect == "disrupt" else None
+        target = next((name for name in TARGETS if name in self.acts_with), None)
+        return target or ("pod" if effect == "disrupt" else None)
 
     def compile(
         self, data: Any, path: Path, report: Report, steps: tuple[str, ...]
     ) -> dict[str, Any]:
-        """The compiled parameters of a step, what is wrong with them reported at its place."""
+        """Compile the parameters of a step. Report each error at its place."""
         if data is None:
             data = {}
         if not isinstance(data, dict):
             report(path, "wrong-type", "`with` takes a mapping of parameters")
             return {}
-        unknown = [key for key in data if key not in self.parameters][:_MOST]
+        unknown = [key for key in data if key not in self.parameters][:_MAX_UNKNOWN]
         meant = {key: nearest(key, self.parameters) for key in unknown}
         for key, near in meant.items():
             hint = near or ", ".join(self.parameters)
@@ -145,13 +158,13 @@ class Action:
         if fault:
             report(path, "bad-parameter", fault)
         return {
-            name: self.parameters[name].kind.compile(value, (*path, name), report, steps)
+            name: self.parameters[name].type.compile(value, (*path, name), report, steps)
             for name, value in data.items()
             if name in self.parameters
         }
 
     def schema(self) -> dict[str, Any]:
-        """The JSON Schema (2020-12) of ``with:``."""
+        """Return the JSON Schema (2020-12) of ``with:``."""
         keys = {p.name: p.schema() for p in self.parameters.values()}
         required = [p.name for p in self.parameters.values() if p.required]
         return {
@@ -174,22 +187,25 @@ def action(
     repeatable: bool = True,
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as the action of that name. Raises TypeError for a parameter of an unknown type."""
+    """Register the decorated function as an action. The arguments are the fields of ``Action``.
+
+    Raises TypeError if a keyword-only parameter has an unknown type, or if a positional parameter is not in
+    ``ACTS_WITH``.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(function)
-        hints = _written(function)
+        signature = inspect.getfullargspec(function)
+        _check_acts_with(name, signature.args)
         summary, docs = _read_docstring(function.__doc__ or "")
-        parameters = {}
-        for argument in signature.parameters.values():
-            if argument.kind is inspect.Parameter.KEYWORD_ONLY:
-                key = _camel(argument.name)
-                required = argument.default is inspect.Parameter.empty
-                parameters[key] = Parameter(
-                    key, argument.name, _kind(name, argument.name, hints[argument.name]),
-                    docs.get(argument.name, ""),
-                    required, None if required else argument.default,
-                )  # fmt: skip
+        defaults = signature.kwonlydefaults or {}
+        parameters = {
+            key: Parameter(
+                key, argument, _parameter_type(name, argument, hint), docs.get(argument, ""),
+                argument not in defaults, defaults.get(argument),
+            )
+            for argument, hint in _keyword_types(function).items()
+            for key in [_camel_case(argument)]
+        }  # fmt: skip
         fixed = frozenset(needs) if isinstance(needs, set) else frozenset()
         REGISTRY[name] = Action(
             name=name,
@@ -200,7 +216,7 @@ def action(
             example=example or {},
             doc=summary,
             repeatable=repeatable,
-            acts_with=tuple(n for n in signature.parameters if n in ACTS_WITH),
+            acts_with=tuple(signature.args),
             check=check,
         )
         return function
@@ -209,8 +225,8 @@ def action(
 
 
 @functools.cache
-def load() -> Mapping[str, Action]:
-    """Every action there is: all modules of this package named ``thing_verb``."""
+def load_actions() -> Mapping[str, Action]:
+    """Import every module of this package that is named ``<thing>_<verb>``, and return all actions by name."""
     package = importlib.import_module("engine.actions")
     for module in pkgutil.iter_modules(package.__path__):
         if "_" in module.name:
@@ -218,37 +234,47 @@ def load() -> Mapping[str, Action]:
     return REGISTRY
 
 
-def _written(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of the parameters that an author writes; those that it acts with may be unknown here."""
+def _check_acts_with(action: str, arguments: list[str]) -> None:
+    for argument in arguments:
+        if argument not in ACTS_WITH:
+            what = f"the positional parameter `{argument}` is not one of {', '.join(ACTS_WITH)}"
+            raise TypeError(f"{action}: {what}")
+
+
+def _keyword_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of the keyword-only parameters.
+
+    The types of the positional parameters can be imported for type checking only, so they are not resolved.
+    """
     names = inspect.getfullargspec(function).kwonlyargs
     only = types.SimpleNamespace(__annotations__={n: function.__annotations__[n] for n in names})
     return typing.get_type_hints(only, function.__globals__, include_extras=True)
 
 
-def _kind(action: str, argument: str, hint: Any) -> Kind:
-    """The kind of a parameter, from its annotation. Raises TypeError for an annotation without a kind."""
+def _parameter_type(action: str, argument: str, hint: Any) -> ParameterType:
+    """Return the parameter type for an annotation. Raises TypeError if there is none."""
     if typing.get_origin(hint) is typing.Annotated:
-        return typing.cast("Kind", hint.__metadata__[0])
+        return typing.cast("ParameterType", hint.__metadata__[0])
     if typing.get_origin(hint) is Literal:
         return parameters.Choice(typing.get_args(hint))
-    plain: dict[Any, Kind] = {
+    plain: dict[Any, ParameterType] = {
         str: parameters.Text(),
         bool: parameters.Choice((True, False)),
         int: parameters.Integer(),
     }
     if hint not in plain:
-        what = "annotate it with str, bool, int, a Literal, or Annotated[TYPE, KIND]"
+        what = "annotate it with str, bool, int, a Literal, or Annotated[TYPE, PARAMETER TYPE]"
         raise TypeError(f"{action}: the parameter `{argument}` has the type {hint!r}: {what}")
     return plain[hint]
 
 
-def _camel(name: str) -> str:
+def _camel_case(name: str) -> str:
     first, *rest = name.rstrip("_").split("_")
     return first + "".join(word.title() for word in rest)
 
 
 def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """The text up to the parameters, and each parameter's lines (``name: what it is``)."""
+    """Split a docstring into the text above the parameters, and the text of each (``name: text``)."""
     summary: list[str] = []
     docs: dict[str, str] = {}
     current = None

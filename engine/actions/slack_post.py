@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.actions.composite_parameters import Json
 from engine.actions.parameters import Secret, Text
-from engine.actions.registry import Doing, Done, action
+from engine.actions.registry import ActionResult, StepContext, action
 from engine.language.template import Template
 from engine.model.calls import SecretName
 from engine.outbound.http import BlocksRefusedError, HttpClient
@@ -213,8 +213,8 @@ def _check(given: Mapping[str, Any]) -> str | None:
     check=_check,
 )
 def post_to_slack(
-    outside: HttpClient,
-    doing: Doing,
+    http: HttpClient,
+    context: StepContext,
     *,
     text: Annotated[str, Message()],
     webhook: Annotated[SecretName | None, Secret()] = None,
@@ -222,7 +222,7 @@ def post_to_slack(
     channel: Annotated[str | None, Text(channel_fault)] = None,
     blocks: Annotated[list[Any] | None, Blocks()] = None,
     thread: Literal["run", "none"] = "none",
-) -> Done:
+) -> ActionResult:
     """Post a message to Slack. What the event says is escaped, so it makes no links and mentions nobody.
 
     What the event says is cut so that every text stays within Slack's limits (a message 40,000 characters, a
@@ -236,19 +236,19 @@ def post_to_slack(
     blocks: Block Kit blocks, at most 50. A mrkdwn text with fields of the event is sent as verbatim.
     thread: with a token, run puts a run's messages into one thread.
     """
-    also = cut(escape(doing.also), 2000)
+    also = cut(escape(context.note), 2000)
     message = _message(text, blocks, also)
     if webhook is not None:
-        _, told = _post(outside, message, webhook, None)
-        return Done(f"to {webhook.name}: {text[:200]}{told}")
+        _, told = _post(http, message, webhook, None)
+        return ActionResult(f"to {webhook.name}: {text[:200]}{told}")
     message["channel"] = channel
-    first = doing.kept.get("slack")
+    first = context.saved.get("slack")
     if thread == "run" and first:
         message |= {"channel": first["channel"], "thread_ts": first["ts"]}
-    answer, told = _post(outside, message, None, token)
+    answer, told = _post(http, message, None, token)
     if thread == "run" and not first and answer.json:
-        doing.keep({"slack": answer.json})
-    return Done(f"to {channel}: {text[:200]}{told}", answer.json)
+        context.save({"slack": answer.json})
+    return ActionResult(f"to {channel}: {text[:200]}{told}", answer.json)
 
 
 def _message(text: str, blocks: list[Any] | None, also: str) -> dict[str, Any]:
@@ -280,14 +280,14 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _post(
-    outside: HttpClient,
+    http: HttpClient,
     message: dict[str, Any],
     webhook: SecretName | None,
     token: SecretName | None,
 ) -> tuple[Answer, str]:
     """Send a message, without its blocks if Slack refuses them; what to tell of that."""
     try:
-        return outside.slack(message, webhook, token), ""
+        return http.slack(message, webhook, token), ""
     except BlocksRefusedError as error:
         plain = {key: value for key, value in message.items() if key != "blocks"}
-        return outside.slack(plain, webhook, token), f" (as text: {error})"
+        return http.slack(plain, webhook, token), f" (as text: {error})"

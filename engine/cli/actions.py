@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.cli.completion import action_names
 from engine.cli.playbook_arguments import fail
 from engine.language.findings import nearest
@@ -16,7 +16,7 @@ from engine.render.text import say
 @click.argument("name", required=False, shell_complete=action_names)
 def command(name: str | None) -> None:
     """List the actions, or show the one of that NAME: its parameters, its rights, an example."""
-    actions = load()
+    actions = load_actions()
     if name is None:
         width = max(map(len, actions))
         for action in sorted(actions.values(), key=lambda action: action.name):

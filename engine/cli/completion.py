@@ -59,10 +59,10 @@ def action_names(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The names of the actions."""
-    from engine.actions.registry import load  # noqa: PLC0415 - only completion needs it
+    from engine.actions.registry import load_actions  # noqa: PLC0415 - only completion needs it
 
     del ctx, parameter
-    return _beginning(load(), incomplete)
+    return _beginning(load_actions(), incomplete)
 
 
 def run_ids(

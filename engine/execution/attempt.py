@@ -7,10 +7,10 @@ import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.actions.registry import Doing, Done, load
+from engine.actions.registry import ActionResult, StepContext, load_actions
 from engine.cluster.pods import Pod, Search, find_node, find_pod
-from engine.execution.attempt_store import NOWHERE, hold, require_current_claim, undo
-from engine.execution.budgets import Spent
+from engine.execution.attempt_store import PREVIEW_STORE, hold, require_current_claim, undo
+from engine.execution.budgets import ChargeResult
 from engine.execution.hold_notification import notice
 from engine.execution.retry import LONGEST, retry_outcome
 from engine.language import duration
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engine.actions.registry import Action
     from engine.cluster.api import CallRecorder
     from engine.execution.attempt_store import AttemptStore
-    from engine.execution.budgets import Over
+    from engine.execution.budgets import ExceededBudget
     from engine.execution.guardrails import Guard
     from engine.model.calls import Object
     from engine.model.run import Claim
@@ -49,25 +49,25 @@ class Clients:
     """What an attempt acts through. dry: nothing is passed on, so that steps end ``planned``."""
 
     cluster: CallRecorder
-    outside: RequestRecorder
+    http: RequestRecorder
     dry: bool = True
 
 
 def attempt(
-    claim: Claim, doors: Clients, guard: Guard, now: float, keeper: AttemptStore = NOWHERE
+    claim: Claim, clients: Clients, guard: Guard, now: float, store: AttemptStore = PREVIEW_STORE
 ) -> Outcome:
     """How the attempt ended. now: epoch seconds."""
     subject = None
     try:
         if claim.undo:
-            outcome = Outcome("undone", _undo(claim, doors, keeper))
+            outcome = Outcome("undone", _undo(claim, clients, store))
         else:
-            begun = _begin(claim, doors, now)
+            begun = _begin(claim, clients, now)
             subject = begun.subject
-            outcome = _act(begun, guard, keeper)
+            outcome = _act(begun, guard, store)
     except Exception as error:  # noqa: BLE001 - an unforeseen error is kept in the outcome
         outcome = _judged(claim, error, now)
-    calls, requests = tuple(doors.cluster.calls), tuple(doors.outside.requests)
+    calls, requests = tuple(clients.cluster.calls), tuple(clients.http.requests)
     return replace(outcome, calls=calls, requests=requests, uid=_uid(claim, subject))
 
 
@@ -76,68 +76,75 @@ class _Begun:
     """An attempt whose target is found. untold: the conditions that only an answer could tell."""
 
     claim: Claim
-    doors: Clients
+    clients: Clients
     now: float
     action: Action
     untold: list[str]
     subject: Pod | Object | None
 
 
-def _begin(claim: Claim, doors: Clients, now: float) -> _Begun:
+def _begin(claim: Claim, clients: Clients, now: float) -> _Begun:
     """Raises SkippedError where there is nothing to do, PermanentError where it may be done already."""
-    step, action = claim.step, load()[claim.step.action]
-    untold = _check_when(claim, doors)
+    step, action = claim.step, load_actions()[claim.step.action]
+    untold = _check_when(claim, clients)
     if claim.interrupted and not action.repeatable and not step.retry.unknown:
         raise PermanentError("interrupted, may have run (retry.unknown: true does it again)")
-    return _Begun(claim, doors, now, action, untold, _subject(claim, action, doors, now))
+    return _Begun(claim, clients, now, action, untold, _subject(claim, action, clients, now))
 
 
-def _act(begun: _Begun, guard: Guard, keeper: AttemptStore) -> Outcome:
-    claim, doors, now, subject = begun.claim, begun.doors, begun.now, begun.subject
+def _act(begun: _Begun, guard: Guard, store: AttemptStore) -> Outcome:
+    claim, clients, now, subject = begun.claim, begun.clients, begun.now, begun.subject
     step, event, action = claim.step, claim.run.event, begun.action
-    doing = Doing(
+    context = StepContext(
         run=claim.run.id, playbook=claim.run.playbook.name, step=step.name, event=event, now=now,
-        sent=_sent(claim), keep=lambda facts: require_current_claim(keeper.keep(claim, facts)), kept=claim.facts,
+        saved=claim.attempt_state,
+        save=lambda values: require_current_claim(store.keep(claim, values)),
     )  # fmt: skip
-    given: dict[str, Any] = {"cluster": doors.cluster, "outside": doors.outside, "doing": doing}
-    guard.check(claim, subject, doors.cluster)
+    given: dict[str, Any] = {"cluster": clients.cluster, "http": clients.http, "context": context}
+    guard.check(claim, subject, clients.cluster)
     if subject is not None:
         given |= {"pod": subject, "subject": subject}
-    found = {"uid": subject.uid} if isinstance(subject, Pod) and "uid" not in claim.facts else {}
-    if found and not doors.dry and not action.undoable:  # else it is kept with what is held
-        doing.keep(found)
-    arguments = _render(claim, action, dry=doors.dry)
+    found = (
+        {"uid": subject.uid}
+        if isinstance(subject, Pod) and "uid" not in claim.attempt_state
+        else {}
+    )
+    if found and not clients.dry and not action.undoable:  # else it is kept with what is held
+        context.save(found)
+    arguments = _render(claim, action, dry=clients.dry)
     leave = _leave(claim)
-    carried = guard.digested(claim) if claim.facts.get("digest") == step.name else 0
-    spent = Spent("") if carried else guard.spend(claim, subject, now)
-    held = _over(spent.over, begun, guard, keeper) if spent.over and not leave else None
-    given["doing"] = replace(
-        doing,
-        also=_also(claim, carried),
-        hold=functools.partial(hold, claim, NOWHERE if doors.dry else keeper, (now, found)),
+    carried = guard.digested(claim) if claim.attempt_state.get("digest") == step.name else 0
+    spent = ChargeResult("") if carried else guard.spend(claim, subject, now)
+    held = _over(spent.over, begun, guard, store) if spent.over and not leave else None
+    given["context"] = replace(
+        context,
+        note=_note(claim, carried),
+        save_undo_intent=functools.partial(
+            hold, claim, PREVIEW_STORE if clients.dry else store, (now, found)
+        ),
     )
     try:
         done = action.run(*(given[name] for name in action.acts_with), **arguments)
     except (SkippedError, RefusedError):
-        if not doors.cluster.calls and not doors.outside.requests:
+        if not clients.cluster.calls and not clients.http.requests:
             with contextlib.suppress(TemporaryError):  # spent, then: the step is over all the same
                 guard.refund(spent)
         raise
     if carried:
         guard.told(claim, carried)
-    done = done if isinstance(done, Done) else Done(done)
+    done = done if isinstance(done, ActionResult) else ActionResult(done)
     said = done.message + (f" (when {' and '.join(begun.untold)})" if begun.untold else "")
     said = f"{said} (with the leave of {leave})" if leave and spent.over else said
     if held:
         return Outcome("held", f"{held}; with a person's leave: {said}", answer=done.answer)
-    return Outcome("planned" if doors.dry else "done", said, answer=done.answer)
+    return Outcome("planned" if clients.dry else "done", said, answer=done.answer)
 
 
 def _judged(claim: Claim, error: Exception, now: float) -> Outcome:
     """How an attempt ended that raised."""
     if isinstance(error, TemporaryError):
         return retry_outcome(claim, error, now)
-    if isinstance(error, GoneError) and _sent(claim) and "uid" in claim.facts:
+    if isinstance(error, GoneError) and _sent(claim) and "uid" in claim.attempt_state:
         return Outcome("done", f"{error}; our own call had been sent")
     for kind, state in _ENDS.items():
         if isinstance(error, kind):
@@ -150,17 +157,17 @@ def _uid(claim: Claim, subject: Pod | Object | None) -> str | None:
     if subject is not None:
         uid = subject.uid if isinstance(subject, Pod) else subject["metadata"].get("uid")
     else:
-        action = load().get(claim.step.action)
+        action = load_actions().get(claim.step.action)
         has_target = action is not None and action.target(claim.step.effect) is not None
-        uid = claim.facts.get("uid") if has_target else None
+        uid = claim.attempt_state.get("uid") if has_target else None
     return None if uid is None else str(uid)
 
 
-def _undo(claim: Claim, doors: Clients, keeper: AttemptStore) -> str:
+def _undo(claim: Claim, clients: Clients, store: AttemptStore) -> str:
     """Put back what the step has changed. Raises PostponedError in a dry run, TemporaryError, PermanentError."""
-    if doors.dry:
+    if clients.dry:
         raise PostponedError("a dry run undoes nothing", LONGEST)
-    return undo(claim, doors.cluster, keeper)
+    return undo(claim, clients.cluster, store)
 
 
 def _leave(claim: Claim) -> str | None:
@@ -172,7 +179,7 @@ def _leave(claim: Claim) -> str | None:
     return None if approval is None else approval.by
 
 
-def _also(claim: Claim, carried: int) -> str:
+def _note(claim: Claim, carried: int) -> str:
     """What a message must say besides: how many it stands for, and what its playbook does not do."""
     parts = [f"and {carried - 1:,} more like it"] if carried > 1 else []
     if claim.run.playbook.mode == "notify":
@@ -181,16 +188,16 @@ def _also(claim: Claim, carried: int) -> str:
     return "\n".join(parts)
 
 
-def _over(over: Over, begun: _Begun, guard: Guard, keeper: AttemptStore) -> str:
+def _over(over: ExceededBudget, begun: _Begun, guard: Guard, store: AttemptStore) -> str:
     """Why the step is held, in previews, which go on as if a person gave leave.
 
     Raises RefusedError, SkippedError (a digest tells of the message), PostponedError (it is that digest),
     HeldError.
     """
-    claim, dry, now = begun.claim, begun.doors.dry, begun.now
+    claim, dry, now = begun.claim, begun.clients.dry, begun.now
     if over.then == "digest":
         if not dry and guard.digest(claim, over.per, now):
-            require_current_claim(keeper.keep(claim, {"digest": claim.step.name}))
+            require_current_claim(store.keep(claim, {"digest": claim.step.name}))
             raise PostponedError(f"{over.text}: this one becomes the digest", over.per)
         raise SkippedError(f"{over.text}: a digest tells of it")
     if over.then == "drop":
@@ -198,10 +205,10 @@ def _over(over: Over, begun: _Begun, guard: Guard, keeper: AttemptStore) -> str:
     if dry:
         return over.text + ("; the steps of onHeld notify" if guard.guardrails.on_held else "")
     hold_for = guard.guardrails.hold_for
-    step, since = claim.facts.get("held") or (None, 0.0)
+    step, since = claim.attempt_state.get("held") or (None, 0.0)
     if step != claim.step.name:
         told = notice(claim, guard.guardrails, now, over.text)
-        require_current_claim(keeper.keep(claim, {"held": [claim.step.name, now]}, told))
+        require_current_claim(store.keep(claim, {"held": [claim.step.name, now]}, told))
         raise HeldError(over.text, hold_for)
     if now < since + hold_for:  # claimed again after a crash
         raise HeldError(over.text, since + hold_for - now)
@@ -209,21 +216,21 @@ def _over(over: Over, begun: _Begun, guard: Guard, keeper: AttemptStore) -> str:
     raise RefusedError(f"denied: nobody gave leave within {waited} ({over.text})")
 
 
-def _subject(claim: Claim, action: Action, doors: Clients, now: float) -> Pod | Object | None:
+def _subject(claim: Claim, action: Action, clients: Clients, now: float) -> Pod | Object | None:
     """The target of the step, found again. Raises SkippedError."""
     target = action.target(claim.step.effect)
     search = Search(
         now=now,
         received=claim.run.received,
-        uid=claim.facts.get("uid"),
-        patient=not doors.dry,
+        uid=claim.attempt_state.get("uid"),
+        patient=not clients.dry,
         leaving=target == "subject",
     )
     if target == "pod":
-        return find_pod(claim.run.event, doors.cluster, search)
+        return find_pod(claim.run.event, clients.cluster, search)
     if target == "subject":
         find = find_pod if names_pod(claim.run.event) else find_node
-        return find(claim.run.event, doors.cluster, search)
+        return find(claim.run.event, clients.cluster, search)
     return None
 
 
@@ -238,11 +245,11 @@ def _render(claim: Claim, action: Action, *, dry: bool) -> dict[str, Any]:
     outcome = outcome_of(claim.results)
     only_planned = outcome == "done" and "planned" in states  # its messages alone are done
     outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
-    about = claim.facts.get("about") or {}
+    about = claim.attempt_state.get("about") or {}
     held = {word: str(about[word.removeprefix("held.")]) for word in HELD_WORDS if about}
     facts = Facts(run.playbook.name, about.get("run", run.id), outcome, steps, held)
     return {
-        action.parameters[name].argument: action.parameters[name].kind.render(
+        action.parameters[name].argument: action.parameters[name].type.render(
             value, run.event, facts
         )
         for name, value in claim.step.parameters.items()
@@ -250,7 +257,7 @@ def _render(claim: Claim, action: Action, *, dry: bool) -> dict[str, Any]:
     }
 
 
-def _check_when(claim: Claim, doors: Clients) -> list[str]:
+def _check_when(claim: Claim, clients: Clients) -> list[str]:
     """Raises SkippedError where a condition does not hold; gives those that only an answer can tell."""
     untold = []
     results = {result.step: result for result in claim.results}
@@ -262,7 +269,7 @@ def _check_when(claim: Claim, doors: Clients) -> list[str]:
             truth = result is not None and _as_done(result.state) in condition.states
         else:
             result = results.get(condition.step)
-            if doors.dry and result is not None and result.state == "planned":
+            if clients.dry and result is not None and result.state == "planned":
                 untold.append(condition.text)
                 continue
             truth = condition.on_answer(result.answer if result else None)
@@ -273,17 +280,17 @@ def _check_when(claim: Claim, doors: Clients) -> list[str]:
     return untold
 
 
-def when_holds(claim: Claim, doors: Clients) -> bool:
+def when_holds(claim: Claim, clients: Clients) -> bool:
     """Whether the step's ``when`` lets it run, as far as a preview can tell."""
     try:
-        _check_when(claim, doors)
+        _check_when(claim, clients)
     except SkippedError:
         return False
     return True
 
 
 def _sent(claim: Claim) -> bool:
-    return bool(claim.facts.get("sent") == claim.step.name)
+    return bool(claim.attempt_state.get("sent") == claim.step.name)
 
 
 def _as_done(state: str) -> str:

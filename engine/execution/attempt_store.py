@@ -34,7 +34,7 @@ class AttemptStore(Protocol):
         ...
 
 
-class Nowhere:
+class PreviewStore:
     """Where previews keep things."""
 
     def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
@@ -55,10 +55,10 @@ class Nowhere:
         return ()
 
 
-NOWHERE = Nowhere()
+PREVIEW_STORE = PreviewStore()
 
 
-def require_current_claim(written: bool) -> None:  # noqa: FBT001 - what a keeper told
+def require_current_claim(written: bool) -> None:  # noqa: FBT001 - what a store told
     """Raise TemporaryError where nothing was written: what is not on disk must not be acted upon."""
     if not written:
         raise TemporaryError("another attempt has taken over")
@@ -66,7 +66,7 @@ def require_current_claim(written: bool) -> None:  # noqa: FBT001 - what a keepe
 
 def hold(
     claim: Claim,
-    keeper: AttemptStore,
+    store: AttemptStore,
     at: tuple[float, Mapping[str, Any]],
     changes: Sequence[Change],
     ttl: float | None,
@@ -77,11 +77,11 @@ def hold(
     """
     now, facts = at
     until = None if ttl is None else now + ttl
-    require_current_claim(keeper.hold(claim, changes, until, facts))
-    return last([until, *keeper.ends(changes[0].key)])
+    require_current_claim(store.hold(claim, changes, until, facts))
+    return last([until, *store.ends(changes[0].key)])
 
 
-def undo(claim: Claim, cluster: Cluster, keeper: AttemptStore) -> str:
+def undo(claim: Claim, cluster: Cluster, store: AttemptStore) -> str:
     """Put back what the step has changed, the last change first; the sentence.
 
     Raises TemporaryError, PermanentError.
@@ -89,7 +89,7 @@ def undo(claim: Claim, cluster: Cluster, keeper: AttemptStore) -> str:
     said = []
     for change in reversed(claim.changes):
         try:
-            said.append(reverse(change, cluster, lambda key: keeper.ends(key, but=claim.undo)))
+            said.append(reverse(change, cluster, lambda key: store.ends(key, but=claim.undo)))
         except SkippedError as error:  # it went meanwhile
             said.append(str(error))
     return "; ".join(said)

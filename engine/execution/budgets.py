@@ -39,7 +39,7 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class ExceededBudget:
     """A budget that is used up, and what then becomes of the step. per: its window, in seconds."""
 
     text: str
@@ -48,12 +48,12 @@ class Over:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class ChargeResult:
     """What asking cost: the windows in which the target counts from now on; or what says no."""
 
     target: str
     keys: tuple[str, ...] = ()
-    over: Over | None = None
+    over: ExceededBudget | None = None
 
 
 class BudgetLedger:
@@ -73,7 +73,7 @@ class BudgetLedger:
         self._clock = 0.0
         self._lock = threading.Lock()
 
-    def take(self, guardrails: Guardrails, charge: Charge, now: float) -> Spent:
+    def take(self, guardrails: Guardrails, charge: Charge, now: float) -> ChargeResult:
         """Charge every budget that the step falls under, or none of them and say which is used up."""
         with self._lock:
             self._clock = max(self._clock, now)
@@ -86,13 +86,15 @@ class BudgetLedger:
                     continue
                 if len(targets) >= budget.limit:
                     then = budget.on_exceeded or guardrails.on_exceeded
-                    return Spent(charge.target, over=Over(_told(budget), then, budget.per))
+                    return ChargeResult(
+                        charge.target, over=ExceededBudget(_told(budget), then, budget.per)
+                    )
                 targets[charge.target] = self._clock
                 changes[key] = {"targets": targets, "until": self._clock + budget.per}
             self._change(changes)
-        return Spent(charge.target, tuple(changes))
+        return ChargeResult(charge.target, tuple(changes))
 
-    def give_back(self, spent: Spent) -> None:
+    def give_back(self, spent: ChargeResult) -> None:
         """Take the target out of the windows again, for it was not touched."""
         with self._lock:
             changes: dict[str, Any] = {}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from engine.cluster.api import ClusterReader
-    from engine.execution.budgets import Spent
+    from engine.execution.budgets import ChargeResult
     from engine.model.calls import Object
     from engine.model.playbook import Budget
     from engine.model.run import Claim
@@ -55,7 +55,7 @@ class Guard:
         if claim.step.effect == "disrupt":
             self._check_age(claim)
 
-    def spend(self, claim: Claim, subject: Pod | Object | None, now: float) -> Spent:
+    def spend(self, claim: Claim, subject: Pod | Object | None, now: float) -> ChargeResult:
         """Charge the budgets that the step falls under, or say which of them is used up."""
         return self._ledger.take(self.guardrails, _charge(claim, subject), now)
 
@@ -75,7 +75,7 @@ class Guard:
         """Of each budget, how many targets its fullest window has left."""
         return self._ledger.left(self.guardrails)
 
-    def refund(self, spent: Spent) -> None:
+    def refund(self, spent: ChargeResult) -> None:
         """Take back what a step was charged that touched nothing."""
         self._ledger.give_back(spent)
 

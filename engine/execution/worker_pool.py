@@ -41,14 +41,14 @@ class _Kept:
         self._journal = journal
 
     def ends(self, key: str, but: str | None = None) -> list[float | None]:
-        """See Keeper.ends. Raises TemporaryError while the journal cannot be read."""
+        """See AttemptStore.ends. Raises TemporaryError while the journal cannot be read."""
         try:
             return self._journal.ends(key, but)
         except JournalError as error:
             raise TemporaryError(str(error)) from None
 
     def keep(self, claim: Claim, facts: Mapping[str, object], notice: Notice | None = None) -> bool:
-        """See Keeper.keep."""
+        """See AttemptStore.keep."""
         try:
             return self._journal.keep(claim, facts, notice)
         except JournalError:
@@ -61,7 +61,7 @@ class _Kept:
         until: float | None,
         facts: Mapping[str, object],
     ) -> bool:
-        """See Keeper.hold."""
+        """See AttemptStore.hold."""
         try:
             return self._journal.hold(claim, changes, until, facts)
         except JournalError:
@@ -79,7 +79,7 @@ class WorkerPool:
     def __init__(
         self,
         journal: Journal,
-        doors: Callable[[Claim], Clients],
+        clients: Callable[[Claim], Clients],
         guard: Callable[[], Guard],
         observers: Observers,
         *,
@@ -88,10 +88,10 @@ class WorkerPool:
         over: Callable[[Run], None],
         room: Callable[[int], int | None] = lambda _: None,
     ) -> None:
-        self._journal, self._doors, self._guard = journal, doors, guard
+        self._journal, self._clients, self._guard = journal, clients, guard
         self._observers, self._sizes, self._now, self._over = observers, sizes, now, over
         self._room = room
-        self._keeper = _Kept(journal)
+        self._store = _Kept(journal)
         self._fault = FaultLog("journal", holding_up="runs")
         self._shut = False
         self._busy: dict[Pool, int] = dict.fromkeys(sizes, 0)
@@ -188,7 +188,7 @@ class WorkerPool:
     def _work(self, pool: Pool, claim: Claim) -> None:
         began = time.monotonic()
         try:
-            outcome = attempt(claim, self._doors(claim), self._guard(), self._now(), self._keeper)
+            outcome = attempt(claim, self._clients(claim), self._guard(), self._now(), self._store)
         except BaseException:
             self._count(pool, busy=-1)
             raise

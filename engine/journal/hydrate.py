@@ -100,7 +100,7 @@ class Records:
                 answers=row["answers"],
                 began=now if row["began"] is None else row["began"],
                 interrupted=bool(row["leased"]),
-                facts=codec.decode(row["facts"]),
+                attempt_state=codec.decode(row["facts"]),
                 results=codec.to_results(row["results"]),
                 fence=row["fence"] + 1,
                 undo=row["id"] if row["undoes"] else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.language import duration
 from engine.language.conditions import (
     compile_condition,
@@ -235,10 +235,10 @@ def _step(
     so_far: tuple[tuple[str, ...], Report],
 ) -> Step | None:
     earlier, report = so_far
-    action = load().get(item["action"])
+    action = load_actions().get(item["action"])
     when = _when(item.get("when"), (*path, "when"), earlier, report)
     if action is None:
-        hint = nearest(item["action"], load()) or "tiercel actions"
+        hint = nearest(item["action"], load_actions()) or "tiercel actions"
         report((*path, "action"), "unknown-action", f"`{item['action'][:80]}` is no action", hint)
         return None
     where = (*path, "with") if "with" in item else path

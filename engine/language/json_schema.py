@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.language import duration, value_checks
 from engine.language.conditions import STEP_ENDS
 from engine.language.operators import OPERATORS
@@ -140,7 +140,7 @@ def _condition() -> dict[str, Any]:
 def _step() -> dict[str, Any]:
     keys = {name: _key_schema(key, _CONDITION, _STEP) for name, key in STEP.keys.items()}
     keys["when"] = {**keys["when"], "items": _CONDITION}
-    actions = load()
+    actions = load_actions()
     keys["action"] = {
         "description": STEP.keys["action"].doc,
         "anyOf": [{"const": name, "description": one.doc} for name, one in sorted(actions.items())],

@@ -89,10 +89,10 @@ class Run(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A run that notifies people of a held step. facts: what it knows of the hold."""
+    """A run that notifies people of a held step. attempt_state: its initial state, which describes the hold."""
 
     run: Run
-    facts: Mapping[str, Any]
+    attempt_state: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Claim:
 
     attempt: counts from 1 over all claims of the step. answers: attempts used up before this one.
     began: epoch seconds of the step's first attempt. interrupted: the attempt before this one never
-    reported its end. facts: what earlier attempts of the run kept (``uid``: of the target; ``sent``:
+    reported its end. attempt_state: what earlier attempts of the run kept (``uid``: of the target; ``sent``:
     the steps whose call may have gone out). results: of the steps before this one. fence: grows with
     every claim of the run, so that a late attempt is told from the newest. undo: where the step is to be
     undone, the id of the undoing; changes: what it puts back.
@@ -122,7 +122,7 @@ class Claim:
     answers: int = 0
     began: float = 0.0
     interrupted: bool = False
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    attempt_state: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[Result, ...] = ()
     fence: int = 0
     undo: str | None = None
@@ -136,7 +136,7 @@ class Claim:
     @property
     def approval(self) -> Approval | None:
         """What a person answered about the step, if it was held."""
-        step, *answer = self.facts.get("verdict") or (None,)
+        step, *answer = self.attempt_state.get("verdict") or (None,)
         return Approval(*answer) if step == self.step.name else None
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.model.event_subject import subject_of
 from engine.preview.replay import Table, example, named_target
 
@@ -104,7 +104,7 @@ class Actions:
         """The actions whose use differs: by effect, and within an effect what cannot be undone first."""
         found = [self._difference(action) for action in self._counts]
         none = Reach(0, 0)
-        known = load()
+        known = load_actions()
         return sorted(
             (
                 one

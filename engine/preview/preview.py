@@ -1,4 +1,4 @@
-"""What would happen: plan and attempt over doors that pass nothing on. For plan, tests, replay, dry-run."""
+"""What would happen: plan and attempt over clients that pass nothing on. For plan, tests, replay, dry-run."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class World:
     hosts: frozenset[str] | None = None
     outcomes: Mapping[str, Any] = field(default_factory=dict)
 
-    def doors(self, event: Event) -> Clients:
-        """The doors for one attempt on the event."""
+    def clients(self, event: Event) -> Clients:
+        """The clients for one attempt on the event."""
         reads = self.reads or AssumedCluster(event)
         return Clients(
             CallRecorder(reads, self.forward), RequestRecorder(None, self.hosts), dry=True
@@ -82,13 +82,13 @@ def _walk(run: Run, guard: Guard, world: World, now: float) -> Iterator[Result]:
     claim: Claim | None = Claim(run, 0)
     told = 0
     while claim:
-        doors = world.doors(run.event)
-        outcome = attempt(claim, doors, guard, now)
+        clients = world.clients(run.event)
+        outcome = attempt(claim, clients, guard, now)
         if outcome.error is not None:
             raise InternalError(outcome.error) from outcome.error
         if outcome.retry_in is not None:
             outcome = Outcome("failed", outcome.message, calls=outcome.calls)
-        if claim.step.name in world.outcomes and when_holds(claim, doors):
+        if claim.step.name in world.outcomes and when_holds(claim, clients):
             outcome = _assumed(world.outcomes[claim.step.name], outcome)
         results, position = after(claim, outcome)
         yield from results[told:]

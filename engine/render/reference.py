@@ -50,8 +50,8 @@ def action_lines(action: Action) -> Iterator[str]:
         default = "required" if parameter.required else _default(parameter.default)
         told = f" ({default})" if default else ""
         yield f"  {parameter.name}: {parameter.doc}{told}"
-        if isinstance(parameter.kind, Record):
-            yield from (f"    {key}: {doc}" for key, doc in parameter.kind.docs.items())
+        if isinstance(parameter.type, Record):
+            yield from (f"    {key}: {doc}" for key, doc in parameter.type.docs.items())
     compiled: Mapping[str, Any] = action.example
     rights = sorted(action.needs(compiled))
     if rights:
@@ -67,7 +67,7 @@ def action_lines(action: Action) -> Iterator[str]:
 
 def _is_fixed(parameter: Parameter) -> bool:
     """Whether the parameter takes its default only: what it is for does not exist yet."""
-    return isinstance(parameter.kind, Choice) and len(parameter.kind.words) == 1
+    return isinstance(parameter.type, Choice) and len(parameter.type.words) == 1
 
 
 def _default(value: Any) -> str:

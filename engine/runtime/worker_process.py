@@ -163,7 +163,7 @@ class _Shift:
         settings, cluster = self._settings, self._cluster
         return WorkerPool(
             self._journal,
-            self.doors,
+            self.clients,
             self.guard,
             observers,
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
@@ -176,8 +176,8 @@ class _Shift:
         """The guard of the set in force; what its budgets have spent outlives sets, and a restart."""
         return self._made(self.guardrails)
 
-    def doors(self, claim: Claim) -> Clients:
-        """The doors for one attempt: dry in a dry run, and for playbooks that do not enforce."""
+    def clients(self, claim: Claim) -> Clients:
+        """The clients for one attempt: dry in a dry run, and for playbooks that do not enforce."""
         timeout, hosts = claim.step.timeout, self._settings.http_hosts
         live = self._cluster.within(timeout) if self._cluster else None
         if live is None or self._settings.dry_run or not _acts(claim):

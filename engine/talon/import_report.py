@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.model.errors import Finding
 from engine.render.text import short
 
@@ -22,7 +22,7 @@ class NotCarriedError(Exception):
 
     def __init__(self, what: str, hint: str | None = None, uses: str | None = None) -> None:
         super().__init__(what)
-        self.hint = hint if uses is None or uses in load() else None
+        self.hint = hint if uses is None or uses in load_actions() else None
 
 
 class ImportReport:

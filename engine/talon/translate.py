@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.language.findings import Findings, nearest
 from engine.language.yaml_source import Document
 from engine.talon import notifiers
@@ -191,7 +191,7 @@ def _step(action: Action, name: str, origin: str, notes: ImportReport) -> Noted:
 
 def _fault(name: str, given: Mapping[str, Any]) -> tuple[str, str | None] | None:
     """Why this version does not take the step: what is wrong, and a hint."""
-    action = load().get(name)
+    action = load_actions().get(name)
     if action is None:
         return f"this version has no action {name}", "the step stands in the playbook as a comment"
     report = Findings(Document("", None))

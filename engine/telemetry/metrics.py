@@ -172,7 +172,7 @@ class WorkMetrics(_Registry):
         claim, run = moment.claim, moment.claim.run
         self._attempts.labels(claim.step.action, moment.outcome.state).inc()
         self._attempt.labels(claim.step.action).observe(moment.seconds)
-        retried = RETRIED in claim.facts  # long after its receipt, by a person's will
+        retried = RETRIED in claim.attempt_state  # long after its receipt, by a person's will
         if not (claim.position or claim.undo or retried) and claim.attempt == 1:
             self._wait.observe(max(0.0, moment.time - moment.seconds - run.received))
         if moment.over:

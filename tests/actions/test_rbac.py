@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 from click.testing import CliRunner
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.cli.command_group import cli
 from tests.contracts.test_actions import act, alert, claim_of, scenarios, variants
 from tests.language.test_loader import playbook
@@ -32,12 +32,12 @@ def granted(*roles):
 
 
 def test_every_action_has_the_rights_that_it_asks_for(tmp_path):
-    for action in load().values():
+    for action in load_actions().values():
         for given in variants(action):
             (role,) = rbac(tmp_path, {"action": action.name, "with": given})
             assert role["kind"] == "ClusterRole"
             for server, event in scenarios():
-                act(server, claim_of(action, given, event or alert()), keeper=Notebook())
+                act(server, claim_of(action, given, event or alert()), store=Notebook())
                 assert server.asked <= granted(role), (action.name, given)
 
 

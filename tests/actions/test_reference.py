@@ -6,17 +6,17 @@ from pathlib import PurePath
 
 import pytest
 from engine.actions.composite_parameters import Record
-from engine.actions.registry import REGISTRY, action, load
+from engine.actions.registry import REGISTRY, action, load_actions
 from engine.render.reference import action_lines
 
 
 def lines(name):
-    return list(action_lines(load()[name]))
+    return list(action_lines(load_actions()[name]))
 
 
 def test_the_keys_of_a_parameter_are_listed_below_it():
     text = lines("pod.isolate")
-    allow = load()["pod.isolate"].parameters["allow"].kind
+    allow = load_actions()["pod.isolate"].parameters["allow"].type
     at = next(n for n, line in enumerate(text) if line.startswith("  allow: "))
     assert [line.split(":")[0] for line in text[at + 1 : at + 5]] == [
         "    dns", "    cidrs", "    namespaces", "    ports",
@@ -31,7 +31,7 @@ def test_a_parameter_that_takes_its_default_only_is_not_listed():
 
 
 def test_every_key_of_a_record_has_a_sentence():
-    kinds = [one.kind for known in load().values() for one in known.parameters.values()]
+    kinds = [one.type for known in load_actions().values() for one in known.parameters.values()]
     for kind in kinds:
         if isinstance(kind, Record):
             assert kind.keys.keys() == kind.docs.keys()

@@ -9,10 +9,10 @@ from urllib.parse import unquote, urlsplit
 import jsonschema
 import pytest
 import yaml
-from engine.actions.composite_parameters import Either, Json, ListOf, MapOf, Record
+from engine.actions.composite_parameters import Json, ListOf, MapOf, Record, SecretOr
 from engine.actions.metadata import OWNERS
 from engine.actions.parameters import Choice, Text
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import Guard
@@ -25,7 +25,7 @@ from engine.model.run import Claim, Run, run_id
 from engine.outbound.http import RequestRecorder
 from tests.support.fakes import ApiServer, Elsewhere, Notebook
 
-ACTIONS = sorted(load().values(), key=lambda action: action.name)
+ACTIONS = sorted(load_actions().values(), key=lambda action: action.name)
 NOW = 1_772_359_201.0
 CONTAINER = "0a1b2c3d4e5f"
 ENGINE = {("get", "namespaces"), ("get", "nodes"), ("list", "pods")}
@@ -144,36 +144,36 @@ def claim_of(action, given=None, event=None, **of):
     return Claim(run, 0, began=NOW, **of)
 
 
-def act(server, claim, outside=None, *, guard=None, keeper=None):
+def act(server, claim, http=None, *, guard=None, store=None):
     """One live attempt."""
     cluster = server.cluster
-    doors = Clients(
-        CallRecorder(cluster, cluster), RequestRecorder(outside or Elsewhere()), dry=False
+    clients = Clients(
+        CallRecorder(cluster, cluster), RequestRecorder(http or Elsewhere()), dry=False
     )
-    return attempt(claim, doors, guard or Guard(), NOW, keeper or Notebook())
+    return attempt(claim, clients, guard or Guard(), NOW, store or Notebook())
 
 
-def undo(server, claim, keeper):
+def undo(server, claim, store):
     """One attempt to undo what the step of the claim has changed."""
-    undoing = keeper.undoing(claim)
-    outcome = act(server, undoing, keeper=keeper)
+    undoing = store.undoing(claim)
+    outcome = act(server, undoing, store=store)
     if outcome.state == "undone":
-        keeper.let_go(undoing)
+        store.let_go(undoing)
     return outcome
 
 
 def plan(server, claim, forward=None):
     """One attempt that must change nothing."""
-    doors = Clients(CallRecorder(server.cluster, forward), RequestRecorder(), dry=True)
-    return attempt(claim, doors, Guard(), NOW)
+    clients = Clients(CallRecorder(server.cluster, forward), RequestRecorder(), dry=True)
+    return attempt(claim, clients, Guard(), NOW)
 
 
 def variants(action):
     """The example, and the example with every word that a choice knows."""
     yield dict(action.example)
     for name, parameter in action.parameters.items():
-        if isinstance(parameter.kind, Choice):
-            for word in parameter.kind.words:
+        if isinstance(parameter.type, Choice):
+            for word in parameter.type.words:
                 given = {**action.example, name: word}
                 if not compiled(action, given)[1]:
                     yield given
@@ -222,7 +222,7 @@ def test_everything_an_author_writes_is_described(action):
     assert action.doc.split("\n")[0].rstrip().endswith(".")
     for parameter in action.parameters.values():
         assert parameter.doc, parameter.name
-        for key, doc in docs(parameter.kind):
+        for key, doc in docs(parameter.type):
             assert doc, key
 
 
@@ -232,10 +232,10 @@ def test_it_asks_for_exactly_the_rights_it_declares(action):
         declared = action.needs(compiled(action, given)[0])
         asked = set()
         for server, event in scenarios():
-            claim, keeper = claim_of(action, given, event), Notebook()
-            act(server, claim, keeper=keeper)
-            act(server, claim, keeper=keeper)
-            undo(server, claim, keeper)
+            claim, store = claim_of(action, given, event), Notebook()
+            act(server, claim, store=store)
+            act(server, claim, store=store)
+            undo(server, claim, store)
             asked |= server.asked
         assert asked - ENGINE <= declared, given
         assert declared <= asked, given
@@ -260,27 +260,29 @@ def test_a_dry_run_makes_the_calls_of_the_live_one_and_changes_nothing(action):
 
 @every_action
 def test_the_example_does_something(action):
-    server, outside = world(), Elsewhere()
-    assert act(server, claim_of(action), outside).state == "done"
-    assert server.wrote or outside.sent
+    server, http = world(), Elsewhere()
+    assert act(server, claim_of(action), http).state == "done"
+    assert server.wrote or http.sent
 
 
 @every_action
 def test_what_is_run_twice_leaves_what_one_run_leaves(action):
     if not action.repeatable:
-        outside = Elsewhere()
-        outcome = act(world(), claim_of(action, interrupted=True, attempt=2), outside)
-        assert (outcome.state, outside.sent) == ("failed", [])
+        http = Elsewhere()
+        outcome = act(world(), claim_of(action, interrupted=True, attempt=2), http)
+        assert (outcome.state, http.sent) == ("failed", [])
         assert "may have run" in outcome.message
-        again = act(world(), claim_of(action, interrupted=True, attempt=2, unknown=True), outside)
-        assert (again.state, len(outside.sent)) == ("done", 1)
+        again = act(world(), claim_of(action, interrupted=True, attempt=2, unknown=True), http)
+        assert (again.state, len(http.sent)) == ("done", 1)
         return
     for given in variants(action):
-        server, keeper = world(), Notebook()
-        first = act(server, claim_of(action, given), keeper=keeper)
+        server, store = world(), Notebook()
+        first = act(server, claim_of(action, given), store=store)
         once = server.state()
-        again = claim_of(action, given, attempt=2, interrupted=True, facts=keeper.facts)
-        second = act(server, again, keeper=keeper)
+        again = claim_of(
+            action, given, attempt=2, interrupted=True, attempt_state=store.attempt_state
+        )
+        second = act(server, again, store=store)
         assert server.state() == once
         assert (second.state, first.state) == ("done", "done")
 
@@ -288,50 +290,50 @@ def test_what_is_run_twice_leaves_what_one_run_leaves(action):
 @every_undoable
 def test_undone_leaves_what_was_there_before(action):
     for given in variants(action):
-        server, keeper = world(), Notebook()
+        server, store = world(), Notebook()
         before = server.state()
         claim = claim_of(action, given)
-        act(server, claim, keeper=keeper)
+        act(server, claim, store=store)
         assert server.state() != before
-        assert undo(server, claim, keeper).state == "undone"
+        assert undo(server, claim, store).state == "undone"
         assert server.state() == before
         # and once more, after a crash: nothing is left to do
-        assert undo(server, claim, keeper).state == "undone"
+        assert undo(server, claim, store).state == "undone"
         assert server.state() == before
 
 
 @every_undoable
 def test_of_two_that_hold_a_thing_the_last_to_let_go_undoes_it(action):
-    server, keeper = world(), Notebook()
+    server, store = world(), Notebook()
     before = server.state()
     claims = [claim_of(action, event=alert(**{"proc.pid": n}), run=str(n)) for n in (1, 2)]
     for claim in claims:
-        act(server, claim, keeper=keeper)
+        act(server, claim, store=store)
     both = server.state()
-    undo(server, claims[0], keeper)
+    undo(server, claims[0], store)
     assert server.state() == both
-    undo(server, claims[1], keeper)
+    undo(server, claims[1], store)
     assert server.state() == before
 
 
 @every_undoable
 def test_a_pod_that_took_the_place_of_the_one_that_was_changed_is_not_changed_back(action):
-    server, keeper = world(), Notebook()
+    server, store = world(), Notebook()
     claim = claim_of(action)
-    act(server, claim, keeper=keeper)
+    act(server, claim, store=store)
     server.put(a_pod(uid="another", labels={"tiercel.dev/quarantine": "theirs"}))
     pod = copy.deepcopy(server.find("Pod", "web-0", "demo"))
-    assert undo(server, claim, keeper).state == "undone"
+    assert undo(server, claim, store).state == "undone"
     assert server.find("Pod", "web-0", "demo") == pod
 
 
 @every_undoable
 def test_undoing_waits_for_the_server_and_never_gives_up(action):
-    server, keeper = world(), Notebook()
+    server, store = world(), Notebook()
     claim = claim_of(action)
-    act(server, claim, keeper=keeper)
+    act(server, claim, store=store)
     server.answers = [(500, {})]
-    outcome = act(server, replace(keeper.undoing(claim), attempt=99, answers=98), keeper=keeper)
+    outcome = act(server, replace(store.undoing(claim), attempt=99, answers=98), store=store)
     assert (outcome.state, outcome.retry_in is not None) == ("waiting", True)
 
 
@@ -346,7 +348,7 @@ def templated(kind):
     """A value of the kind with an event's text wherever one may stand; None where none may."""
     if isinstance(kind, Text):
         return "%proc.cmdline"
-    if isinstance(kind, Either):
+    if isinstance(kind, SecretOr):
         return templated(kind.other)
     if isinstance(kind, ListOf):
         inner = templated(kind.item)
@@ -364,7 +366,7 @@ def templated(kind):
 def with_event_text():
     for action in ACTIONS:
         for name, parameter in action.parameters.items():
-            value = templated(parameter.kind)
+            value = templated(parameter.type)
             if value is not None:
                 more = COMPANIONS.get((action.name, name), {})
                 given = {**action.example, name: value, **more}
@@ -477,7 +479,7 @@ def test_what_it_makes_carries_our_marks_and_nobody_elses(action):
 def test_a_pod_that_took_the_place_of_the_one_first_found_is_left_alone(action):
     server = world()
     before = server.state()
-    outcome = act(server, claim_of(action, facts={"uid": "the-one-before"}, attempt=2))
+    outcome = act(server, claim_of(action, attempt_state={"uid": "the-one-before"}, attempt=2))
     assert outcome.state == "skipped"
     assert server.state() == before
 

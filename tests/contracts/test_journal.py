@@ -41,7 +41,7 @@ def test_a_lease_of_a_dead_process_ends_when_the_journal_is_opened_again(
     copy = opened(after_the_crash)
     try:
         again = claim(copy, NOW + 1)
-        assert (again.interrupted, again.attempt, again.facts) == (True, 2, {"uid": "u"})
+        assert (again.interrupted, again.attempt, again.attempt_state) == (True, 2, {"uid": "u"})
     finally:
         copy.close()
 

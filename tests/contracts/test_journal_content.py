@@ -18,7 +18,7 @@ def test_facts_are_laid_over_those_before_and_stay_with_the_run(journal):
     assert journal.keep(first, {"uid": "u", "sent": ["a"]})
     assert journal.keep(first, {"sent": ["a", "b"], "big": 2**70})
     journal.settle(first, DONE, NOW)
-    assert claim(journal).facts == {"uid": "u", "sent": ["a", "b"], "big": 2**70}
+    assert claim(journal).attempt_state == {"uid": "u", "sent": ["a", "b"], "big": 2**70}
 
 
 def test_a_run_shows_what_its_last_attempt_said_while_it_waits_and_while_it_is_tried(journal):

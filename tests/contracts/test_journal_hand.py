@@ -35,7 +35,7 @@ def test_a_verdict_lets_a_held_run_go_on_at_once_and_tells_whose_it_is(journal, 
     assert journal.claim("cluster", 9, NOW + 1) == []
     assert journal.decide(held, Decision(verdict, "alice", NOW + 1))
     again = claim(journal, NOW + 1)
-    assert again.facts["verdict"] == ["mark", verdict, "alice", ""]
+    assert again.attempt_state["verdict"] == ["mark", verdict, "alice", ""]
     assert journal.counts()["held"] == 0
 
 
@@ -50,7 +50,7 @@ def test_only_a_held_run_can_be_decided_and_only_once(journal):
 
 def test_a_hold_that_ran_out_is_claimed_without_a_verdict(journal):
     hold(journal)
-    assert "verdict" not in claim(journal, NOW + 3600).facts
+    assert "verdict" not in claim(journal, NOW + 3600).attempt_state
     assert journal.counts()["held"] == 0
 
 

@@ -6,7 +6,7 @@ import copy
 from dataclasses import replace
 
 import pytest
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.execution.adoption import Adoption, adopt
 from engine.journal.protocol import Decision
 from engine.journal.sqlite.journal import SqliteJournal
@@ -16,7 +16,7 @@ from engine.model.event import time_text
 from tests.contracts.test_actions import NOW, act, alert, claim_of, undo, world
 from tests.support.fakes import Notebook
 
-ISOLATE = load()["pod.isolate"]
+ISOLATE = load_actions()["pod.isolate"]
 HOUR = 3600.0
 
 
@@ -29,10 +29,10 @@ def journal(tmp_path):
 
 def isolated(ttl="1h", run="event"):
     """A server on which a run has isolated a pod, what it kept, and its claim."""
-    server, keeper = world(), Notebook()
+    server, store = world(), Notebook()
     claim = claim_of(ISOLATE, {"ttl": ttl} if ttl else {}, alert(), run=run)
-    act(server, claim, keeper=keeper)
-    return server, keeper, claim
+    act(server, claim, store=store)
+    return server, store, claim
 
 
 def policy(server):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
-from engine.execution.attempt_store import NOWHERE
+from engine.execution.attempt_store import PREVIEW_STORE
 from engine.execution.budgets import BudgetLedger, Charge
 from engine.execution.guardrails import Guard
 from engine.execution.retry import wait_before
@@ -31,14 +31,14 @@ def claim(*steps, at=0, event=None, **of):
     return Claim(run, at, **({"began": NOW} | of))
 
 
-def act(claim, server=None, *, now=NOW, outside=None, keeper=NOWHERE, dry=False):
+def act(claim, server=None, *, now=NOW, http=None, store=PREVIEW_STORE, dry=False):
     cluster = (server or world()).cluster
-    doors = Clients(
+    clients = Clients(
         CallRecorder(cluster, None if dry else cluster),
-        RequestRecorder(None if dry else outside or Elsewhere()),
+        RequestRecorder(None if dry else http or Elsewhere()),
         dry=dry,
     )
-    return attempt(claim, doors, Guard(), now, keeper)
+    return attempt(claim, clients, Guard(), now, store)
 
 
 def answering(*statuses):
@@ -54,7 +54,7 @@ def busy(after):
 
 
 class Broken:
-    """A cluster, or a world outside, that raises whatever it is asked."""
+    """A cluster, or a world http, that raises whatever it is asked."""
 
     def __init__(self, error):
         self.error = error
@@ -101,18 +101,18 @@ def test_a_server_that_asks_for_no_wait_is_asked_ever_more_rarely_all_the_same(a
 
 def test_a_look_of_our_own_is_repeated_when_it_says():
     soon = Broken(TemporaryError("not there yet", again=1.0))
-    assert act(claim(SLACK, attempt=50), outside=soon).retry_in == 1.0
+    assert act(claim(SLACK, attempt=50), http=soon).retry_in == 1.0
 
 
 def test_a_notification_gives_up_after_its_time_and_a_cluster_step_never():
     silent = Broken(TemporaryError("no answer"))
     patient = {**SLACK, "retry": {"giveUp": "10m"}}
-    assert act(claim(patient), outside=silent, now=NOW + 599).state == "waiting"
-    assert act(claim(patient), outside=silent, now=NOW + 600).state == "failed"
-    assert act(claim(SLACK), outside=silent, now=NOW + 3599).state == "waiting"
-    assert act(claim(SLACK), outside=silent, now=NOW + 3600).state == "failed"
+    assert act(claim(patient), http=silent, now=NOW + 599).state == "waiting"
+    assert act(claim(patient), http=silent, now=NOW + 600).state == "failed"
+    assert act(claim(SLACK), http=silent, now=NOW + 3599).state == "waiting"
+    assert act(claim(SLACK), http=silent, now=NOW + 3600).state == "failed"
     answers = Broken(TemporaryError("a 500", answered=True))
-    assert act(claim(SLACK), outside=answers, now=NOW + 3600).state == "waiting"
+    assert act(claim(SLACK), http=answers, now=NOW + 3600).state == "waiting"
 
 
 @pytest.mark.parametrize(("status", "state"), [(403, "failed"), (400, "failed"), (422, "failed"),
@@ -127,17 +127,17 @@ def test_what_a_server_answers_decides_how_it_ends(status, state):
 
 @pytest.mark.parametrize("error", [RuntimeError("secret-value"), KeyError("x"), RecursionError()])
 def test_an_internal_error_fails_the_step_and_tells_nothing(error):
-    doors = Clients(
+    clients = Clients(
         CallRecorder(Broken(error), Broken(error)), RequestRecorder(Broken(error)), dry=False
     )
     for step in (LABEL, DELETE, SLACK):
-        outcome = attempt(claim(step), doors, Guard(), NOW)
+        outcome = attempt(claim(step), clients, Guard(), NOW)
         assert outcome.state == "failed"
         assert outcome.message == f"internal error: {type(error).__name__}"
 
 
 def test_a_permanent_error_fails_the_step_at_once():
-    outcome = act(claim(SLACK), outside=Broken(PermanentError("channel_not_found")))
+    outcome = act(claim(SLACK), http=Broken(PermanentError("channel_not_found")))
     assert (outcome.state, outcome.retry_in, outcome.message) == (
         "failed",
         None,
@@ -155,9 +155,9 @@ def test_a_step_that_was_interrupted_is_done_again_only_where_that_is_harmless()
 
 def test_a_pod_that_went_after_our_own_delete_is_done():
     server, facts = world(), {}
-    first = act(claim(DELETE), server, keeper=Notebook(facts))
+    first = act(claim(DELETE), server, store=Notebook(facts))
     assert (first.state, facts["sent"]) == ("done", "pod.delete")
-    again = claim(DELETE, attempt=2, facts=facts, interrupted=True)
+    again = claim(DELETE, attempt=2, attempt_state=facts, interrupted=True)
     assert act(again, server).state == "done"
     server.let_go()
     assert act(again, server).state == "done"
@@ -171,9 +171,9 @@ def test_so_is_one_that_only_its_container_names():
     server, facts = world(), {}
     assert act(claim(DELETE, event=event), server).state == "done"
     server = world()
-    act(claim(DELETE, event=event), server, keeper=Notebook(facts))
+    act(claim(DELETE, event=event), server, store=Notebook(facts))
     server.let_go()
-    again = claim(DELETE, event=event, attempt=2, facts=facts, interrupted=True)
+    again = claim(DELETE, event=event, attempt=2, attempt_state=facts, interrupted=True)
     assert act(again, server).state == "done"
     assert act(claim(DELETE, event=event), server).state == "skipped"
 
@@ -182,12 +182,15 @@ def test_a_pod_that_went_by_itself_is_skipped():
     server = world()
     server.interfere = server.objects.clear
     assert act(claim(DELETE), server).state == "skipped"
-    assert act(claim(DELETE, facts={"uid": "x", "sent": "another.step"}), server).state == "skipped"
+    assert (
+        act(claim(DELETE, attempt_state={"uid": "x", "sent": "another.step"}), server).state
+        == "skipped"
+    )
 
 
 def test_nothing_is_sent_by_an_attempt_that_another_has_overtaken():
     server = world()
-    outcome = act(claim(DELETE), server, keeper=Notebook(open=False))
+    outcome = act(claim(DELETE), server, store=Notebook(open=False))
     assert outcome.retry_in is not None
     assert not server.wrote
 
@@ -207,7 +210,7 @@ class Noting(Notebook):
 def test_the_uid_is_on_disk_before_the_call_goes_out():
     server, log = world(), []
     server.interfere = lambda: log.append("call")
-    act(claim(DELETE), server, keeper=Noting(log))
+    act(claim(DELETE), server, store=Noting(log))
     assert log == [["uid"], ["sent", "uid"], "call"]
 
 
@@ -288,20 +291,20 @@ def over(step, **of):
     rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), hold_for=60.0)
     full.take(rails, Charge("disrupt", "pod.delete", "p", "another"), NOW)
     kept, server, now = {}, world(), of.pop("now", NOW)
-    doors = Clients(
+    clients = Clients(
         CallRecorder(server.cluster, server.cluster), RequestRecorder(Elsewhere()), dry=False
     )
     guard = Guard(rails, ledger=full)
-    outcome = attempt(claim(step, **of), doors, guard, now, Notebook(kept))
-    return outcome, kept, doors.cluster.calls
+    outcome = attempt(claim(step, **of), clients, guard, now, Notebook(kept))
+    return outcome, kept, clients.cluster.calls
 
 
 def test_what_is_over_a_budget_is_held_and_denied_when_nobody_gave_leave():
     held, kept, calls = over(DELETE)
     assert (held.state, held.retry_in, calls) == ("held", 60.0, [])
-    again = over(DELETE, facts=kept, now=NOW + 20)[0]  # claimed again after a crash
+    again = over(DELETE, attempt_state=kept, now=NOW + 20)[0]  # claimed again after a crash
     assert (again.state, again.retry_in) == ("held", 40.0)
-    denied = over(DELETE, facts=kept, now=NOW + 60)[0]
+    denied = over(DELETE, attempt_state=kept, now=NOW + 60)[0]
     assert (denied.state, denied.retry_in) == ("refused", None)
     assert "denied: nobody gave leave within 1m" in denied.message
 
@@ -309,7 +312,7 @@ def test_what_is_over_a_budget_is_held_and_denied_when_nobody_gave_leave():
 def test_with_a_persons_leave_a_held_step_acts_and_says_whose_it_was():
     kept = over(DELETE)[1]
     allowed, _, calls = over(
-        DELETE, facts={**kept, "verdict": [DELETE["action"], "approve", "alice"]}
+        DELETE, attempt_state={**kept, "verdict": [DELETE["action"], "approve", "alice"]}
     )
     assert (allowed.state, len(calls)) == ("done", 1)
     assert "with the leave of alice" in allowed.message
@@ -317,14 +320,14 @@ def test_with_a_persons_leave_a_held_step_acts_and_says_whose_it_was():
 
 def test_a_step_that_a_person_denied_is_refused_even_if_the_budget_is_free_by_then():
     facts = {"held": [DELETE["action"], NOW], "verdict": [DELETE["action"], "deny", "bob"]}
-    denied, _, calls = over(DELETE, facts=facts)
+    denied, _, calls = over(DELETE, attempt_state=facts)
     assert (denied.state, denied.message, calls) == ("refused", "denied by bob", [])
-    free = act(claim(DELETE, facts=facts))
+    free = act(claim(DELETE, attempt_state=facts))
     assert (free.state, free.message) == ("refused", "denied by bob")
 
 
 def test_leave_for_one_step_is_none_for_another():
-    held = over(DELETE, facts={"verdict": ["another", "approve", "alice"]})[0]
+    held = over(DELETE, attempt_state={"verdict": ["another", "approve", "alice"]})[0]
     assert held.state == "held"
 
 
@@ -364,10 +367,10 @@ def test_a_request_that_disrupts_counts_in_the_budget_of_its_pods_namespace():
     server.put(other)
 
     def kill(event):
-        doors = Clients(
+        clients = Clients(
             CallRecorder(server.cluster, server.cluster), RequestRecorder(Elsewhere()), dry=False
         )
-        return attempt(claim(KILL, event=event), doors, guard, NOW).state
+        return attempt(claim(KILL, event=event), clients, guard, NOW).state
 
     assert kill(alert()) == "done"
     assert kill(alert(**{"k8s.pod.name": "web-1"})) == "refused"

@@ -40,7 +40,7 @@ class Engine:
     def __init__(self, file, *on_held):
         found = load(*on_held)
         assert not found.errors
-        self.rails, self.outside = found.guardrails, Elsewhere()
+        self.rails, self.http = found.guardrails, Elsewhere()
         self.journal = SqliteJournal(file, playbook_from_snapshot)
         run = Run(RUN, found.playbooks[0], alert(), NOW, "demo/web-0")
         self.journal.accept(AcceptBatch([run]), NOW).result()
@@ -52,8 +52,8 @@ class Engine:
         ledger = BudgetLedger()
         ledger.take(self.rails, Charge("disrupt", "pod.delete", "p", "another"), now)
         cluster = world().cluster
-        doors = Clients(CallRecorder(cluster, cluster), RequestRecorder(self.outside), dry=False)
-        return attempt(claim, doors, Guard(self.rails, ledger=ledger), now, self.journal)
+        clients = Clients(CallRecorder(cluster, cluster), RequestRecorder(self.http), dry=False)
+        return attempt(claim, clients, Guard(self.rails, ledger=ledger), now, self.journal)
 
     def runs(self):
         return len(self.journal.runs(RunFilter()))
@@ -83,7 +83,7 @@ def test_a_held_step_notifies_once_also_when_its_attempt_is_made_again(started):
     (notice,) = engine.claim("slow", NOW + 100)
     done = engine.attempt(notice, NOW + 100)
     assert engine.journal.settle(notice, done, NOW + 100) == "done"
-    ((message, _, _),) = engine.outside.sent
+    ((message, _, _),) = engine.http.sent
     assert message["text"] == (
         "delete of kill waits until 2026-03-01T11:00:01Z: the budget of 1 targets per 10m and "
         f"cluster is used up (disrupt). tiercel approve {RUN}"

@@ -68,9 +68,9 @@ class Messages:
         )
         (planned,) = plan(event, Playbooks([self.playbook]), PlanningMemory())
         facts = self.facts.setdefault(number, {})
-        claim = Claim(planned.run, 1, began=NOW, facts=facts, results=results)
-        doors = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(self.slack), dry=dry)
-        return attempt(claim, doors, self.guard, self.now, Notebook(facts))
+        claim = Claim(planned.run, 1, began=NOW, attempt_state=facts, results=results)
+        clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(self.slack), dry=dry)
+        return attempt(claim, clients, self.guard, self.now, Notebook(facts))
 
 
 def test_past_a_budget_the_first_message_becomes_the_digest_of_the_others():
@@ -138,8 +138,8 @@ def test_in_a_preview_nothing_becomes_a_digest():
     (planned,) = plan(event, Playbooks([preview.playbook]), PlanningMemory())
     for number in range(2):
         told.tell(number)
-    doors = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(None))
-    outcome = attempt(Claim(planned.run, 1), doors, told.guard, NOW)
+    clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(None))
+    outcome = attempt(Claim(planned.run, 1), clients, told.guard, NOW)
     assert outcome.state == "skipped"
 
 

@@ -226,8 +226,8 @@ def test_no_more_cluster_steps_begin_than_find_room_and_all_come_to_their_end(tm
         return 1 - under_way
 
     with Engine(tmp_path, label) as engine:
-        doors, engine.workers._room = engine.workers._doors, room
-        engine.workers._doors = lambda claim: doors(claim) if gate.wait(PATIENCE) else None
+        clients, engine.workers._room = engine.workers._clients, room
+        engine.workers._clients = lambda claim: clients(claim) if gate.wait(PATIENCE) else None
         for number, pod in enumerate("abcde"):
             engine.accept(number, pod)
         gate.set()

@@ -78,7 +78,7 @@ def test_leave_that_is_given_during_it_counts_after_it(start):
     assert journal.decide(claimed.run.id, Decision("approve", "ada", NOW))
     assert claim(journal, NOW + 1e6) == []
     (again,) = claim(start())
-    assert again.facts["verdict"] == [claimed.step.name, "approve", "ada", ""]
+    assert again.attempt_state["verdict"] == [claimed.step.name, "approve", "ada", ""]
 
 
 def test_an_undoing_that_comes_due_in_it_is_due_at_once_after_it(start):

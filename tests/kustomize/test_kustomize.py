@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.language.folder import read_files
 from engine.language.loader import Loader
 from tests.cluster.api import Api, ApiError
@@ -244,7 +244,7 @@ def test_what_the_shipped_playbooks_need_is_granted():
     needed = {("get", "namespaces"), ("get", "nodes"), ("list", "pods")}  # the engine's own reads
     for playbook in loaded.playbooks:
         for step in playbook.steps:
-            needed |= load()[step.action].needs(step.parameters)
+            needed |= load_actions()[step.action].needs(step.parameters)
     granted = {(verb, resource) for resource, verbs in RIGHTS.items() for verb in verbs}
     assert needed <= granted
 

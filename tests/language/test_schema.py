@@ -8,7 +8,7 @@ import cerberus
 import jsonschema
 import pytest
 from cerberus import errors as codes
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.language import structure
 from engine.language.folder import Files
 from engine.language.json_schema import schema
@@ -254,7 +254,7 @@ def test_editors_show_defaults_and_what_each_action_does():
     step = definitions["step"]["properties"]
     assert step["timeout"]["default"] == "30s"
     (delete,) = [one for one in step["action"]["else"]["anyOf"] if one["const"] == "pod.delete"]
-    assert delete["description"] == load()["pod.delete"].doc
+    assert delete["description"] == load_actions()["pod.delete"].doc
     (then,) = [
         part["then"]["properties"]["with"]
         for part in definitions["step"]["allOf"]

@@ -103,8 +103,8 @@ def tell(slack, tmp_path, given, **fields):
     event = parse({"rule": "R", "output_fields": fields})
     (planned,) = plan(event, Playbooks(found.playbooks), PlanningMemory())
     outside = LiveHttpClient(Secrets(tmp_path), timeout=30, slack_api=f"{slack.url}/api/")
-    doors = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(outside), dry=False)
-    return attempt(Claim(planned.run, 0, began=NOW), doors, Guard(), NOW)
+    clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(outside), dry=False)
+    return attempt(Claim(planned.run, 0, began=NOW), clients, Guard(), NOW)
 
 
 HOSTILE = {

@@ -218,7 +218,7 @@ def test_leave_lets_a_held_run_go_on_and_is_told(admin):
     assert (listed["state"], listed["message"]) == ("held", "over")
     assert admin.post(f"/runs/{run[:8]}/approve")[0::2] == (200, {"run": run})
     (claim,) = admin.journal.claim("cluster", 1, admin.now)
-    assert claim.facts["verdict"] == ["pod.label", "approve", "local", ""]
+    assert claim.attempt_state["verdict"] == ["pod.label", "approve", "local", ""]
     assert Decided("approve", "local", NOW, "mark-shell", run, "pod.label") in admin.moments
     assert admin.woken == 1
 

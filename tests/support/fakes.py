@@ -287,7 +287,7 @@ class Elsewhere:
 class Notebook:
     """Keeps what attempts write down. holds: undoing -> when it is due and what it puts back."""
 
-    facts: dict[str, Any] = field(default_factory=dict)
+    attempt_state: dict[str, Any] = field(default_factory=dict)
     holds: dict[str, tuple[float | None, list[Change]]] = field(default_factory=dict)
     open: bool = True
     notices: list[Notice] = field(default_factory=list)
@@ -296,7 +296,7 @@ class Notebook:
         del claim  # one notebook has one claim's facts
         if notice and self.open:
             self.notices.append(notice)
-        self.facts.update(facts if self.open else {})
+        self.attempt_state.update(facts if self.open else {})
         return self.open
 
     def hold(self, claim: Claim, changes: Any, until: float | None, facts: dict[str, Any]) -> bool:

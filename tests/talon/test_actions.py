@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.talon.actionners import ACTIONNERS
 
 from tests.talon.reference import imported, loaded, rule
@@ -96,7 +96,7 @@ def test_what_has_no_action_yet_is_told_and_left_as_a_comment(actionner):
     carried = ACTIONNERS[actionner].action in {step["action"] for step in found}
     errors = [finding for finding in conversion.findings if finding.severity == "error"]
     assert carried is (not errors)
-    if ACTIONNERS[actionner].action not in load():
+    if ACTIONNERS[actionner].action not in load_actions():
         assert errors[0].where.line == 1
         if "yet" in errors[0].what:
             assert (

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from engine.actions.registry import load
+from engine.actions.registry import load_actions
 from engine.talon.actionners import ACTIONNERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,7 +75,7 @@ def test_hints_name_only_actions_of_this_version():
         named = re.findall(
             r"(?<![\w.])(?:pod|node|resource|notify|http)\.[a-z]+", finding.hint or ""
         )
-        assert set(named) <= load().keys(), finding
+        assert set(named) <= load_actions().keys(), finding
 
 
 def test_an_action_block_is_overridden_by_later_files_and_by_the_rule_itself():

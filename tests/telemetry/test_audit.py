@@ -38,21 +38,24 @@ def test_an_attempt_that_is_tried_again_tells_the_uid_and_what_was_sent():
     http = claim(
         {"action": "http.request", "with": {"url": "https://ops.example.com/", "body": "x"}}
     )
-    told = line(http, act(http, outside=Broken(TemporaryError("a 500", answered=True))), "waiting")
+    told = line(http, act(http, http=Broken(TemporaryError("a 500", answered=True))), "waiting")
     assert (told["state"], [request["body"] for request in told["requests"]]) == ("waiting", ["x"])
 
 
 def test_a_pod_that_is_gone_is_told_as_it_was_found_before_and_a_message_is_about_none():
-    gone = claim(LABEL, facts={"uid": "u-1"})
+    gone = claim(LABEL, attempt_state={"uid": "u-1"})
     assert line(gone, act(gone, world(pod=a_pod(uid="u-2"))))["uid"] == "u-1"
-    message = claim(LABEL, SLACK, at=1, facts={"uid": "u-1"})
+    message = claim(LABEL, SLACK, at=1, attempt_state={"uid": "u-1"})
     assert line(message, act(message))["uid"] is None
 
 
 @pytest.mark.parametrize("verdict", ["approve", "deny"])
 def test_leave_is_told_of_the_step_that_it_was_given_or_denied_to_and_of_no_other(verdict):
     facts = {"verdict": ["pod.delete", verdict, "ada"]}
-    asked, later = claim(DELETE, LABEL, facts=facts), claim(DELETE, LABEL, at=1, facts=facts)
+    asked, later = (
+        claim(DELETE, LABEL, attempt_state=facts),
+        claim(DELETE, LABEL, at=1, attempt_state=facts),
+    )
     assert line(asked, act(asked))["approval"] == {"verdict": verdict, "by": "ada", "reason": ""}
     assert line(later, act(later))["approval"] is None
 

@@ -178,7 +178,7 @@ class SqliteJournal(Stored):
         coming = (
             None if notice is None else inbox_batch(AcceptBatch([notice.run]), notice.run.received)
         )
-        known = b"" if notice is None else json_codec.encode(notice.facts)
+        known = b"" if notice is None else json_codec.encode(notice.attempt_state)
 
         def work(connection: sqlite3.Connection) -> bool:
             had = connection.execute(
