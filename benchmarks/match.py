@@ -22,8 +22,8 @@ import msgspec
 from benchmarks.common import alert, report
 from engine.language.folder import Files
 from engine.language.loader import Loader
-from engine.model.event import decode, parse
-from engine.planning.matcher import Playbooks
+from engine.model.event import decode_json, parse_event
+from engine.planning.matcher import PlaybookIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,9 +62,9 @@ def measure(playbooks: int) -> dict[str, float]:
     began = time.perf_counter()
     loaded = Loader().load(Files("", files)).usable()
     loading = time.perf_counter() - began
-    index = Playbooks(loaded.playbooks)
+    index = PlaybookIndex(loaded.playbooks)
     bodies = [json.dumps(alert(n, f"Rule {n % RULES}")).encode() for n in range(EVENTS)]
-    events = [parse(decode(body)) for body in bodies]
+    events = [parse_event(decode_json(body)) for body in bodies]
     for event in events[:RULES]:
         index.wanting(event)
     began = time.perf_counter()
@@ -73,7 +73,7 @@ def measure(playbooks: int) -> dict[str, float]:
     matching = time.perf_counter() - began
     began = time.perf_counter()
     for body in bodies:
-        index.wanting(parse(decode(body)))
+        index.wanting(parse_event(decode_json(body)))
     whole = time.perf_counter() - began
     return {
         "playbooks": playbooks,
@@ -98,7 +98,7 @@ def decoding() -> dict[str, float]:
             times.append((time.perf_counter() - began) / len(bodies) * 1e6)
         return min(times)
 
-    plain, whole = best(bare), best(lambda body: parse(decode(body)))
+    plain, whole = best(bare), best(lambda body: parse_event(decode_json(body)))
     return {
         "msgspec_us": round(plain, 2),
         "event_us": round(whole, 2),
@@ -106,9 +106,9 @@ def decoding() -> dict[str, float]:
     }
 
 
-def compiled(documents: list[dict[str, object]]) -> Playbooks:
+def compiled(documents: list[dict[str, object]]) -> PlaybookIndex:
     files = {f"{n}.yaml": json.dumps(one).encode() for n, one in enumerate(documents)}
-    return Playbooks(Loader().load(Files("", files)).usable().playbooks)
+    return PlaybookIndex(Loader().load(Files("", files)).usable().playbooks)
 
 
 def per_second(work: Callable[[Event], object], events: list[Event]) -> int:
@@ -124,7 +124,7 @@ def one_rule() -> dict[str, int]:
     conditions = [[{"field": "k8s.ns.name", "equals": f"team-{n}"}] for n in range(500)]
     index = compiled([document(n, "Rule 7", asked) for n, asked in enumerate(conditions)])
     fields = [{"k8s.ns.name": f"team-{n % 500}"} for n in range(EVENTS)]
-    events = [parse(alert(n, "Rule 7", **one)) for n, one in enumerate(fields)]
+    events = [parse_event(alert(n, "Rule 7", **one)) for n, one in enumerate(fields)]
     return {"playbooks": 500, "match_events_per_s": per_second(index.wanting, events)}
 
 
@@ -135,7 +135,7 @@ def paths() -> dict[str, float]:
         "jsonPath": {"jsonPath": "$.output_fields['proc.name']", "startswith": "x"},
         "jsonPath_top_level": {"jsonPath": "$.hostname", "startswith": "x"},
     }
-    events = [parse(alert(n)) for n in range(20_000)]
+    events = [parse_event(alert(n)) for n in range(20_000)]
     holds = {
         name: compiled([document(0, "Rule 7", [one])]).all[0].conditions[0].holds
         for name, one in asked.items()
@@ -148,7 +148,7 @@ def peers() -> dict[str, int]:
     import jsonpath_ng  # noqa: PLC0415 - only for the record
 
     documents: list[Any] = [playbook(n) for n in range(1_000)]
-    events = [parse(alert(n, f"Rule {n % RULES}")) for n in range(EVENTS)]
+    events = [parse_event(alert(n, f"Rule {n % RULES}")) for n in range(EVENTS)]
 
     def scan(event: Event) -> list[str]:
         return [

@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import ROOT, alert, report
 from engine.language.folder import read_files
 from engine.language.loader import Loader
-from engine.model.event import time_text
+from engine.model.event import format_time
 from engine.model.own_identity import OwnIdentity
-from engine.preview.event_log import Recording, opened
-from engine.preview.replay import Side, Tally
+from engine.preview.event_log import EventLog, open_event_file
+from engine.preview.replay import PlaybookReplay, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ def write_events(file: Path, events: int) -> None:
             wanted = (number // PLAYBOOKS * 37 + number) % 100 < HOLD
             out.write(
                 template.replace("@rule@", f"Rule {number % PLAYBOOKS}")
-                .replace("@time@", time_text(BEGAN_NS + number * (WEEK_NS // events)))
+                .replace("@time@", format_time(BEGAN_NS + number * (WEEK_NS // events)))
                 .replace("@pod@", f"web-{number // 5_000 % PODS}")
                 .replace("@proc@", "wget" if wanted else "curl")
                 + "\n"
@@ -115,25 +115,25 @@ def stages(folder: Path, file: Path) -> dict[str, float]:
     times, runs = [], 0
 
     def timed(work: Callable[[Iterator[tuple[int, Event]]], None]) -> None:
-        with file.open("rb") as content, opened(content) as source:
-            recording = Recording(source)
+        with file.open("rb") as content, open_event_file(content) as source:
+            recording = EventLog(source)
             began = time.perf_counter()
             work(iter(recording))
             times.append((time.perf_counter() - began) / recording.events * 1e6)
 
     def match(events: Iterator[tuple[int, Event]]) -> None:
-        playbooks = Side(found, OwnIdentity()).playbooks
+        playbooks = PlaybookReplay(found, OwnIdentity()).playbooks
         for _, event in events:
             playbooks.wanting(event)
 
     def judge(events: Iterator[tuple[int, Event]]) -> None:
-        side = Side(found, OwnIdentity())
+        side = PlaybookReplay(found, OwnIdentity())
         for _, event in events:
             side.judge(event)
 
     def count(events: Iterator[tuple[int, Event]]) -> None:
         nonlocal runs
-        side = Side(found, OwnIdentity())
+        side = PlaybookReplay(found, OwnIdentity())
         tally = Tally(side.playbooks)
         for line, event in events:
             tally.add(line, event, side.judge(event))

@@ -10,7 +10,7 @@ from engine.cluster.api import EVENT, AlreadyExistsError, Cluster
 from engine.cluster.pods import Pod
 from engine.model.calls import Call
 from engine.model.errors import PermanentError
-from engine.model.event import time_text
+from engine.model.event import format_time
 
 if TYPE_CHECKING:
     from engine.model.calls import Object
@@ -44,7 +44,7 @@ def write_event(
     else:
         about, namespace = _reference("Node", subject["metadata"], None), "default"
     name = f"tiercel-{digest(16, context.run, context.step)}"
-    now = time_text(int(context.now) * 1_000_000_000)
+    now = format_time(int(context.now) * 1_000_000_000)
     body: Object = {
         "apiVersion": "v1",
         "kind": "Event",

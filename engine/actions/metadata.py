@@ -17,7 +17,7 @@ from engine.cluster.api import (
     STATEFUL_SET,
 )
 from engine.language import duration
-from engine.model.calls import Call, Change
+from engine.model.calls import Call, ObjectChange
 from engine.model.errors import RefusedError, SkippedError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def change_metadata(
     had = metadata.get(part) or {}
     context.save_undo_intent(
         [
-            Change(kind, place, name, uid, ("metadata", part, key), value, had.get(key))
+            ObjectChange(kind, place, name, uid, ("metadata", part, key), value, had.get(key))
             for key, value in values.items()
         ],
         ttl,

@@ -17,7 +17,7 @@ from engine.actions.registry import StepContext, action
 from engine.cluster.api import NETWORK_POLICY, POD, Cluster
 from engine.cluster.network_policies import wider
 from engine.cluster.pods import Pod
-from engine.model.calls import Call, Change
+from engine.model.calls import Call, ObjectChange
 from engine.model.errors import PermanentError, SkippedError
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     label = digest(16, pod.uid)
     found = cluster.get(NETWORK_POLICY, name, pod.namespace)
     must_be_ours(found, f"networkpolicy {pod.namespace}/{name}")
-    made = Change(NETWORK_POLICY, pod.namespace, name)
+    made = ObjectChange(NETWORK_POLICY, pod.namespace, name)
     before = (pod.metadata.get("labels") or {}).get(QUARANTINE)
     path = ("metadata", "labels", QUARANTINE)
-    labelled = Change(POD, pod.namespace, pod.name, pod.uid, path, label, before)
+    labelled = ObjectChange(POD, pod.namespace, pod.name, pod.uid, path, label, before)
     until = context.save_undo_intent((made, labelled), ttl)
     policy = {
         "apiVersion": NETWORK_POLICY.api_version,

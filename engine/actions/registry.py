@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from engine.actions.parameters import ParameterType
     from engine.language.findings import Report
     from engine.language.yaml_source import Path
-    from engine.model.calls import Change
+    from engine.model.calls import ObjectChange
     from engine.model.event import Event
 
 Effect = Literal["notify", "observe", "mark", "disrupt"]
@@ -97,7 +97,9 @@ class StepContext:
     save: Callable[[Mapping[str, Any]], None] = lambda _: None
     saved: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-    save_undo_intent: Callable[[Sequence[Change], float | None], float | None] = lambda _, ttl: ttl
+    save_undo_intent: Callable[[Sequence[ObjectChange], float | None], float | None] = (
+        lambda _, ttl: ttl
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import click
 
 from engine.cli.playbook_arguments import fail
 from engine.model.errors import EventError
-from engine.model.event import parse, time_of
+from engine.model.event import parse_event, parse_time
 from engine.outbound.destination import without_user
 from engine.render.text import say
 
@@ -126,8 +126,8 @@ def recent_events(
     events = []
     for number, got in enumerate(body["events"]):
         try:
-            received = time_of(got["received"])
-            event = parse(got["alert"], received_ns=received, salt=f"event {number}")
+            received = parse_time(got["received"])
+            event = parse_event(got["alert"], received_ns=received, salt=f"event {number}")
             events.append((event, got.get("suppressed", {})))
         except EventError:  # it was one to the engine: another version
             continue

@@ -12,10 +12,10 @@ from engine.cli.admin_client import recent_events, server_options
 from engine.cli.completion import playbook_names
 from engine.cli.playbook_arguments import fail, load_valid, values_option
 from engine.language.findings import nearest
-from engine.model.alerts import read_alerts
-from engine.model.safe_text import clean
+from engine.model.event_formats import read_events
+from engine.model.safe_text import printable
 from engine.planning.explain import explain
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from engine.render.explain_text import explained
 from engine.render.text import count, say
@@ -70,7 +70,7 @@ def command(
     if playbook is not None and playbook not in names:
         near = nearest(playbook, names)
         hint = f" Did you mean `{near}`?" if near else ""
-        fail(f"No playbook is called `{clean(playbook)}`.{hint}", 2)
+        fail(f"No playbook is called `{printable(playbook)}`.{hint}", 2)
     if recent:
         wrong = 0
         events = recent_events(server, token_file, found.digest)[-last:]
@@ -88,7 +88,7 @@ def _events(file: str) -> tuple[int, list[Event]]:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         fail(f"{file}: {error.strerror}", 2, "tiercel explain [PLAYBOOKS] EVENTS")
-    alerts = list(read_alerts(content))
+    alerts = list(read_events(content))
     wrong = [alert for alert in alerts if alert.event is None]
     for alert in wrong:
         say(f"{file}:{alert.line}: {alert.error}", err=True)
@@ -99,14 +99,14 @@ def _tell(
     events: Iterable[tuple[Event, dict[str, str] | None]], found: PlaybookSet, playbook: str | None
 ) -> None:
     """Explain events, each with the playbooks that a running engine suppressed (None: not asked)."""
-    index, memory = Playbooks(found.playbooks, found.silences), PlanningMemory()
+    index, memory = PlaybookIndex(found.playbooks, found.silences), PlanningMemory()
     shown = [one for one in index.all if playbook in (None, one.name)]
     told = ran = 0
     for event, suppressed in events:
         if suppressed is None:
             planned = {one.run.playbook.name: one.suppressed for one in plan(event, index, memory)}
         else:
-            planned = {one.name: suppressed.get(one.name) for one in index.wanting(event)}
+            planned = {one.name: suppressed.get(one.name) for one in index.matching(event)}
         told += 1
         ran += any(why is None for why in planned.values())
         explanations = [explain(event, one) for one in shown]

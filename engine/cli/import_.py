@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from engine.cli.playbook_arguments import fail
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.render.findings import finding_json, finding_lines
 from engine.render.text import count, echo, say
 from engine.talon.convert import LARGEST, Conversion, convert
@@ -90,7 +90,7 @@ def _tell(found: Conversion, written: list[Path], out: Path | None) -> None:
     if out is None and found.playbooks:
         echo("---\n".join(found.playbooks.values()).rstrip("\n"))
     for path in written:
-        echo(clean(str(path)))
+        echo(printable(str(path)))
     errors = sum(finding.severity == "error" for finding in found.findings)
     lost, differ = count(errors, "thing"), count(len(found.findings) - errors, "thing")
     told = (

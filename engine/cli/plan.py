@@ -14,12 +14,12 @@ from engine.cli.playbook_arguments import fail, load_valid, values_option
 from engine.cluster.objects import MAX_BYTES, GivenError, read_objects
 from engine.cluster.simulated import GivenCluster
 from engine.execution.guardrails import Guard
-from engine.model.alerts import read_alerts
 from engine.model.errors import SettingsError
+from engine.model.event_formats import read_events
 from engine.model.own_identity import OwnIdentity
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory
-from engine.preview.preview import World, preview
+from engine.preview.preview import PreviewContext, preview
 from engine.render.plan_json import line_json
 from engine.render.plan_text import Totals, event_lines
 from engine.render.progress import tracked
@@ -27,7 +27,7 @@ from engine.render.text import echo, say
 from engine.runtime.settings import host_list
 
 if TYPE_CHECKING:
-    from engine.model.alerts import Alert
+    from engine.model.event_formats import ReadEvent
 
 
 @click.command("plan")
@@ -71,12 +71,12 @@ def command(
     except SettingsError as error:
         fail(f"tiercel plan: {error}", 2)
     found = load_valid(paths, values)
-    playbooks = Playbooks(found.playbooks, found.silences)
+    playbooks = PlaybookIndex(found.playbooks, found.silences)
     world = _world(cluster, hosts, server=server, kubeconfig=kubeconfig, context=context)
     memory, totals = PlanningMemory(), Totals()
-    guard = Guard(found.guardrails, OwnIdentity.of(os.environ))
+    guard = Guard(found.guardrails, OwnIdentity.from_environment(os.environ))
     wrong = failed = 0
-    for alert in tracked([*read_alerts(_read(events))], "Planning"):
+    for alert in tracked([*read_events(_read(events))], "Planning"):
         if alert.event is None:
             wrong += 1
             _tell(events, alert, output)
@@ -102,7 +102,7 @@ def _world(
     server: bool,
     kubeconfig: str | None,
     context: str | None,
-) -> World:
+) -> PreviewContext:
     if server:
         from engine.cluster.client import connect  # noqa: PLC0415 - 250 ms that only --server needs
         from engine.cluster.kubeconfig import (  # noqa: PLC0415 - only --server needs it
@@ -114,14 +114,14 @@ def _world(
             live = connect(kubeconfig or default_kubeconfig(), context)
         except ConnectionSettingsError as error:
             fail(f"--server: {error}", 2, "Name a cluster: --kubeconfig FILE --context NAME")
-        return World(live, live.asking(), hosts)
+        return PreviewContext(live, live.asking(), hosts)
     if cluster is None:
-        return World(hosts=hosts)
+        return PreviewContext(hosts=hosts)
     try:
         with click.open_file(
             str(cluster), "rb"
         ) as file:  # one byte more tells a file that is too large
-            return World(GivenCluster(read_objects(file.read(MAX_BYTES + 1))), hosts=hosts)
+            return PreviewContext(GivenCluster(read_objects(file.read(MAX_BYTES + 1))), hosts=hosts)
     except GivenError as error:
         fail(f"{cluster}{f':{error.line}' if error.line else ''}: {error}", 2)
 
@@ -135,7 +135,7 @@ def _read(events: str) -> bytes:
         fail(f"{events}: {error.strerror}", 2, "tiercel plan [PLAYBOOKS] EVENTS")
 
 
-def _tell(events: str, alert: Alert, output: str) -> None:
+def _tell(events: str, alert: ReadEvent, output: str) -> None:
     """Say of a line that is no event."""
     say(f"{events}:{alert.line}: {alert.error}", err=True)
     if output == "json":

@@ -17,9 +17,9 @@ from engine.language.folder import VALUES
 from engine.language.loader import Loader
 from engine.model.own_identity import OwnIdentity
 from engine.preview.comparison import Comparison
-from engine.preview.event_log import Recording, opened
+from engine.preview.event_log import EventLog, open_event_file
 from engine.preview.git_revision import RevisionError, read_revision
-from engine.preview.replay import Side, Tally
+from engine.preview.replay import PlaybookReplay, Tally
 from engine.render.findings import finding_lines
 from engine.render.progress import bytes_done
 from engine.render.replay_view import Replayed
@@ -62,19 +62,19 @@ def command(
     """  # noqa: D301 - \b is click's mark for text to be left alone
     *paths, events = arguments
     found = load_valid(paths, values)
-    own = OwnIdentity.of(os.environ)
-    new, old, comparison = Side(found, own), None, None
+    own = OwnIdentity.from_environment(os.environ)
+    new, old, comparison = PlaybookReplay(found, own), None, None
     if against is not None:
         revision, was = _before(against, paths or [DEFAULT], values)
         comparison = Comparison(revision.name, revision.commit)
         # the same files mean the same runs, so that they need not be planned twice
-        old = None if was.digest == found.digest else Side(was, own)
+        old = None if was.digest == found.digest else PlaybookReplay(was, own)
     with (
         _open(events) as (file, size),
-        opened(file, size) as source,
+        open_event_file(file, size) as source,
         bytes_done(size, "Replaying") as on_progress,
     ):
-        recording = Recording(source, on_progress)
+        recording = EventLog(source, on_progress)
         tally = _replay(recording, new, old, comparison)
     _tell(events, recording)
     _render(Replayed(events, recording, tally, comparison), output)
@@ -83,7 +83,10 @@ def command(
 
 
 def _replay(
-    recording: Recording, new: Side, old: Side | None, comparison: Comparison | None
+    recording: EventLog,
+    new: PlaybookReplay,
+    old: PlaybookReplay | None,
+    comparison: Comparison | None,
 ) -> Tally:
     tally = Tally(new.playbooks)
     for line, event in recording:
@@ -133,7 +136,7 @@ def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
         yield file, os.fstat(file.fileno()).st_size or None
 
 
-def _tell(events: str, recording: Recording) -> None:
+def _tell(events: str, recording: EventLog) -> None:
     """Name the lines that could not be read."""
     for line, reason in recording.told:
         say(f"{events}:{line}: {reason}", err=True)

@@ -190,5 +190,5 @@ def _settings(given: dict[str, Any]) -> Settings:
         redis=server("--redis", given["redis"], REDIS),
         follow=given["follow"],
         redaction=redaction,
-        own=OwnIdentity.of(os.environ, MOUNTED),
+        own=OwnIdentity.from_environment(os.environ, MOUNTED),
     )

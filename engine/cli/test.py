@@ -63,7 +63,7 @@ def command(
     chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
     if not chosen:
         _fail_without_cases(word, cases)
-    own = OwnIdentity.of(os.environ)
+    own = OwnIdentity.from_environment(os.environ)
     verdicts = [run_case(case, own) for case in tracked(chosen, "Testing")]
     covered = coverage(found.playbooks, verdicts, files)
     if output == "json":

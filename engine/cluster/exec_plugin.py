@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.model.event import time_of
+from engine.model.event import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,7 +133,7 @@ def _credential(output: bytes, version: str, name: str) -> Credential:
             status.get(what) for what in ("token", "clientCertificateData", "clientKeyData")
         )
         end = status.get("expirationTimestamp")
-        until = time_of(end) / 1e9 if end else None
+        until = parse_time(end) / 1e9 if end else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise PluginError(f"the plugin {name} does not give a valid ExecCredential") from None
     whole = isinstance(token, str) and token.strip()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cluster.api import NODE, POD
 from engine.model.errors import GoneError, SkippedError, TemporaryError
-from engine.model.event import time_of
+from engine.model.event import parse_time
 from engine.model.event_subject import names_pod, subject_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _identify(
 def _epoch(text: str) -> float:
     """Seconds since the epoch; 0 for a time that a given object has got wrong."""
     try:
-        return time_of(text) / 1e9
+        return parse_time(text) / 1e9
     except ValueError:
         return 0.0
 

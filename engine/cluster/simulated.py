@@ -6,7 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from engine.cluster.api import DEPLOYMENT, NAMESPACE, NODE, POD, REPLICA_SET
-from engine.model.event import time_text
+from engine.model.event import format_time
 from engine.model.event_subject import subject_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class AssumedCluster:
         who = subject_of(event)
         self._node = event.hostname
         self._pod: Object | None = None
-        self._born = time_text(event.time_ns - HOUR_NS)
+        self._born = format_time(event.time_ns - HOUR_NS)
         if who.pod is not None and who.namespace is not None:
             self._pod = self._assumed_pod(who.namespace, who.pod, who.uid, who.container_id)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.model.calls import Call, Change
-from engine.model.event import time_text
+from engine.model.calls import Call, ObjectChange
+from engine.model.event import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +34,10 @@ def last(ends: Ends) -> float | None:
 
 def stamp(until: float) -> str:
     """The end of a hold as ``EXPIRES_AT`` has it: whole seconds."""
-    return time_text(int(until) * 1_000_000_000)
+    return format_time(int(until) * 1_000_000_000)
 
 
-def reverse(change: Change, cluster: Cluster, others: Callable[[str], Ends]) -> str:
+def reverse(change: ObjectChange, cluster: Cluster, others: Callable[[str], Ends]) -> str:
     """Put back what was there before, unless others hold it or somebody changed it since; the sentence.
 
     others: the ends of the other holds on a key; asked after the object was read, and the write is bound to
@@ -61,7 +61,7 @@ def reverse(change: Change, cluster: Cluster, others: Callable[[str], Ends]) -> 
     return f"{what} {'removed' if change.before is None else 'restored'}"
 
 
-def _remove(change: Change, about: str, found: Object, cluster: Cluster, ends: Ends) -> str:
+def _remove(change: ObjectChange, about: str, found: Object, cluster: Cluster, ends: Ends) -> str:
     """Delete what was made; where others hold it, say when it goes now."""
     metadata = found["metadata"]
     if not (metadata.get("labels") or {}).items() >= MANAGED_BY.items():
@@ -78,13 +78,13 @@ def _remove(change: Change, about: str, found: Object, cluster: Cluster, ends: E
     return f"{about} stays for another run{f', until {until}' if until else ''}"
 
 
-def _patch(change: Change, found: Object, body: Object, cluster: Cluster) -> None:
+def _patch(change: ObjectChange, found: Object, body: Object, cluster: Cluster) -> None:
     bound = {key: found["metadata"].get(key) for key in ("uid", "resourceVersion")}
     metadata = {**{k: v for k, v in bound.items() if v}, **body.get("metadata", {})}
     _send("patch", change, {**body, "metadata": metadata}, cluster)
 
 
-def _send(verb: Any, change: Change, body: Object, cluster: Cluster) -> None:
+def _send(verb: Any, change: ObjectChange, body: Object, cluster: Cluster) -> None:
     kind = change.kind
     cluster.send(Call(verb, kind.api_version, kind.resource, change.namespace, change.name, body))
 

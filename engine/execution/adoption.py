@@ -21,7 +21,7 @@ from engine.cluster.undo import EXPIRES_AT, MANAGED_BY
 from engine.journal.codec import UnreadableError
 from engine.language.compile import playbook_from_snapshot
 from engine.language.schema import API_VERSION
-from engine.model.calls import Change
+from engine.model.calls import ObjectChange
 from engine.model.errors import (
     EventError,
     JournalError,
@@ -29,7 +29,7 @@ from engine.model.errors import (
     PlaybookError,
     TemporaryError,
 )
-from engine.model.event import parse, time_of
+from engine.model.event import parse_event, parse_time
 from engine.model.event_subject import target_queue
 from engine.model.run import Run
 
@@ -81,17 +81,17 @@ def _adopt(policy: Object, journal: Journal, now: float) -> bool:
     return True
 
 
-def _changes(policy: Object) -> list[Change]:
+def _changes(policy: Object) -> list[ObjectChange]:
     """What the step that made the policy has changed."""
     metadata = policy["metadata"]
-    changes = [Change(NETWORK_POLICY, metadata.get("namespace"), metadata["name"])]
+    changes = [ObjectChange(NETWORK_POLICY, metadata.get("namespace"), metadata["name"])]
     selector = (policy.get("spec") or {}).get("podSelector") or {}
     label = (selector.get("matchLabels") or {}).get(QUARANTINE)
     path = ("metadata", "labels", QUARANTINE)
     for owner in metadata.get("ownerReferences") or [] if label else []:
         if owner.get("kind") == "Pod":
             place, name, uid = metadata.get("namespace"), owner["name"], owner["uid"]
-            changes.append(Change(POD, place, name, uid, path, label))
+            changes.append(ObjectChange(POD, place, name, uid, path, label))
     return changes
 
 
@@ -105,7 +105,7 @@ def _run(id_: str, policy: Object) -> Run:
     owner: Object = next(iter(metadata.get("ownerReferences") or []), {})
     fields = {"k8s.ns.name": metadata.get("namespace"), "k8s.pod.name": owner.get("name")}
     time = metadata.get("creationTimestamp") or "1970-01-01T00:00:00Z"
-    event = parse({"rule": rule, "time": time, "output_fields": fields})
+    event = parse_event({"rule": rule, "time": time, "output_fields": fields})
     document: dict[str, Any] = {
         "apiVersion": API_VERSION,
         "kind": "Playbook",
@@ -119,7 +119,7 @@ def _run(id_: str, policy: Object) -> Run:
 def _until(text: str | None) -> float | None:
     """Epoch seconds; None, for a person to end it, where there is no time that can be read."""
     try:
-        return time_of(text) / 1e9 if text else None
+        return parse_time(text) / 1e9 if text else None
     except ValueError:
         return None
 

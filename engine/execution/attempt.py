@@ -26,7 +26,7 @@ from engine.model.errors import (
 )
 from engine.model.event_subject import names_pod
 from engine.model.playbook import Condition
-from engine.model.run import Outcome, outcome_of
+from engine.model.run import Outcome, run_outcome
 
 if TYPE_CHECKING:
     from engine.actions.registry import Action
@@ -242,7 +242,7 @@ def _render(claim: Claim, action: Action, *, dry: bool) -> dict[str, Any]:
     run = claim.run
     states = [_as_done(r.state) if dry else r.state for r in claim.results]
     steps = {r.step: (state, r.message) for r, state in zip(claim.results, states, strict=True)}
-    outcome = outcome_of(claim.results)
+    outcome = run_outcome(claim.results)
     only_planned = outcome == "done" and "planned" in states  # its messages alone are done
     outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
     about = claim.attempt_state.get("about") or {}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from engine.cluster.api import Cluster
     from engine.cluster.undo import Ends
-    from engine.model.calls import Change
+    from engine.model.calls import ObjectChange
     from engine.model.run import Claim, Notice
 
 
@@ -24,7 +24,11 @@ class AttemptStore(Protocol):
         ...
 
     def hold(
-        self, claim: Claim, changes: Sequence[Change], until: float | None, facts: Mapping[str, Any]
+        self,
+        claim: Claim,
+        changes: Sequence[ObjectChange],
+        until: float | None,
+        facts: Mapping[str, Any],
     ) -> bool:
         """Keep facts, and what is about to be changed, to be undone at ``until`` (None: when asked)."""
         ...
@@ -43,7 +47,11 @@ class PreviewStore:
         return True
 
     def hold(
-        self, claim: Claim, changes: Sequence[Change], until: float | None, facts: Mapping[str, Any]
+        self,
+        claim: Claim,
+        changes: Sequence[ObjectChange],
+        until: float | None,
+        facts: Mapping[str, Any],
     ) -> bool:
         """Hold nothing."""
         del claim, changes, until, facts
@@ -68,7 +76,7 @@ def hold(
     claim: Claim,
     store: AttemptStore,
     at: tuple[float, Mapping[str, Any]],
-    changes: Sequence[Change],
+    changes: Sequence[ObjectChange],
     ttl: float | None,
 ) -> float | None:
     """Write down what is about to be changed; the end of the last hold on the first of the changes.

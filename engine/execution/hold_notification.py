@@ -13,7 +13,7 @@ import msgspec
 
 from engine.language.compile import playbook_from_snapshot
 from engine.language.schema import API_VERSION
-from engine.model.event import time_text
+from engine.model.event import format_time
 from engine.model.run import Notice, Run
 
 if TYPE_CHECKING:
@@ -40,6 +40,6 @@ def notice(claim: Claim, guardrails: Guardrails, now: float, reason: str) -> Not
         },
     }
     steps = playbook_from_snapshot(msgspec.json.encode(snapshot, order="deterministic"))
-    until = time_text(int(now + guardrails.hold_for) * 1_000_000_000)
+    until = format_time(int(now + guardrails.hold_for) * 1_000_000_000)
     about = {"run": claim.run.id, "step": step, "until": until, "reason": reason}
     return Notice(Run(made, steps, claim.run.event, now, made), {"about": about})

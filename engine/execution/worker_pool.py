@@ -15,7 +15,7 @@ import structlog
 
 from engine.execution.attempt import Clients, attempt
 from engine.model.errors import JournalError, TemporaryError, UnwritableError
-from engine.model.run import after
+from engine.model.run import advance
 from engine.telemetry.events import UNWRITTEN, Settled
 from engine.telemetry.fault_log import FaultLog
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.execution.guardrails import Guard
     from engine.journal.protocol import Journal
-    from engine.model.calls import Change
+    from engine.model.calls import ObjectChange
     from engine.model.playbook import Pool
     from engine.model.run import Claim, Notice, Outcome, Run
     from engine.telemetry.events import Observers
@@ -57,7 +57,7 @@ class _Kept:
     def hold(
         self,
         claim: Claim,
-        changes: Sequence[Change],
+        changes: Sequence[ObjectChange],
         until: float | None,
         facts: Mapping[str, object],
     ) -> bool:
@@ -229,7 +229,7 @@ class WorkerPool:
                     break
         became = became or UNWRITTEN
         over = became not in ("waiting", "next", UNWRITTEN) and not claim.undo
-        results = after(claim, outcome)[0] if over else ()
+        results = advance(claim, outcome)[0] if over else ()
         self._observers.tell(Settled(claim, outcome, became, self._now(), results, seconds))
         if over and not any(result.state in ("done", "planned") for result in results):
             self._over(claim.run)

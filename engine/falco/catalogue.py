@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.falco.rule import FalcoRule
 from engine.model.errors import Location
-from engine.model.event import priority_of
+from engine.model.event import parse_priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,7 +40,7 @@ def catalogue() -> Mapping[str, FalcoRule]:
 def _rule(row: Mapping[str, str]) -> FalcoRule:
     return FalcoRule(
         name=row["rule"],
-        priority=priority_of(row["priority"]) or 0,
+        priority=parse_priority(row["priority"]) or 0,
         source=row["source"],
         tags=frozenset(filter(None, row["tags"].split(","))),
         # a name with a comma in its brackets is none that Falco ships

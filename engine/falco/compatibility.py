@@ -20,7 +20,7 @@ from engine.falco.field_references import (
 )
 from engine.falco.fields import is_unknown, nearest_field
 from engine.language.findings import mistyped, nearest
-from engine.model.event import priority_of
+from engine.model.event import parse_priority
 from engine.model.name_patterns import is_glob, name_matcher
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _keys(
         sources = match["sources"]
         yield "sources", lambda rule: rule.source in sources, lambda r: f"source {r.source}"
     if "priority" in match:
-        least = priority_of(match["priority"])
+        least = parse_priority(match["priority"])
         if least is not None:
             yield "priority", lambda r: r.priority <= least, lambda r: f"priority {r.priority_name}"
     if "tags" in match:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.falco.rule import fields_in_output
-from engine.model.event import priority_of
+from engine.model.event import parse_priority
 from engine.model.name_patterns import name_matcher
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Configuration:
             data = inner if isinstance(inner, dict) else data
         if not data.keys() & _SETTINGS:
             return False
-        floor = priority_of(str(data.get("priority", "")))
+        floor = parse_priority(str(data.get("priority", "")))
         self._floor = self._floor if floor is None else floor
         for entry in _maps(data.get("rules")):
             for word, on in (("enable", True), ("disable", False)):

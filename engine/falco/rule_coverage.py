@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.falco.catalogue import OWN_FILE, catalogue
-from engine.planning.matcher import Index
+from engine.planning.matcher import SelectorIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,12 +65,12 @@ def rule_coverage(falco: FalcoRules, playbooks: Iterable[Playbook]) -> RuleCover
     Conditions are not evaluated, because they depend on the event. Hostnames are not compared,
     because rules do not have them.
     """
-    index = Index(playbook for playbook in playbooks if playbook.mode != "disabled")
+    index = SelectorIndex(playbook for playbook in playbooks if playbook.mode != "disabled")
     answered, unanswered = [], []
     for rule in falco.rules.values():
         if rule.never_true or not rule.enabled:
             continue
-        matching = [p for p in index.naming(rule.name) if _matches(p.match, rule)]
+        matching = [p for p in index.for_rule(rule.name) if _matches(p.match, rule)]
         answering = sorted(map(_answering, matching), key=lambda playbook: playbook.name)
         if answering:
             answered.append(AnsweredRule(rule, tuple(answering)))

@@ -19,7 +19,7 @@ from engine.falco.rule import FalcoRule, fields_in_output
 from engine.language.folder import FolderError, read_files
 from engine.language.yaml_source import read
 from engine.model.errors import Finding, Location
-from engine.model.event import PRIORITIES, priority_of
+from engine.model.event import PRIORITIES, parse_priority
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -238,7 +238,7 @@ class _Reader:
             self._tell(document, (n,), f"the rule has no {' and no '.join(missing)}")
             if len(missing) == len(_MUST):
                 return
-        elif kind == "rule" and priority_of(str(item["priority"])) is None:
+        elif kind == "rule" and parse_priority(str(item["priority"])) is None:
             what = f"`{str(item['priority'])[:40]}` is not a priority of Falco"
             self._tell(document, (n, "priority"), what, ", ".join(PRIORITIES))
         kinds.items[name] = {key: value for key, value in item.items() if key not in _ABOUT}
@@ -333,7 +333,7 @@ def _fault_of_override(item: dict[str, Any]) -> tuple[Path, str] | None:
 
 
 def _rule(name: str, item: dict[str, Any], where: Location, conditions: Conditions) -> FalcoRule:
-    priority = priority_of(str(item.get("priority", "")))
+    priority = parse_priority(str(item.get("priority", "")))
     return FalcoRule(
         name,
         PRIORITIES.index("Debug") if priority is None else priority,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from engine.model.safe_text import json_line
+from engine.model.safe_text import escape_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 def _shown(line: bytes) -> bytes:
     """A line of JSON as a terminal may show it."""
     plain = line.isascii() and b"\x7f" not in line
-    return line if plain else json_line(line[:-1].decode()).encode() + b"\n"
+    return line if plain else escape_json(line[:-1].decode()).encode() + b"\n"
 
 
 class EventRecorder:

@@ -21,10 +21,11 @@ from engine.intake.recent_events import RecentEvent, RecentEvents
 from engine.intake.redaction import Redaction
 from engine.intake.write_batch import Part, Taken, Writing
 from engine.journal.protocol import DeadLetter
-from engine.model.bodies import HINT, Unreadable, elements
 from engine.model.errors import EventError
-from engine.model.event import parse
-from engine.planning.planner import counted, plan
+from engine.model.event import parse_event
+from engine.model.event_formats import FORMAT_HINT, Unreadable, body_elements
+from engine.planning.planner import plan
+from engine.planning.throttle import throttle_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
     from engine.journal.protocol import Journal
     from engine.model.event import Event
     from engine.model.run import Run
-    from engine.planning.matcher import Playbooks
-    from engine.planning.planner import Planned
+    from engine.planning.matcher import PlaybookIndex
+    from engine.planning.planner import PlannedRun
 
 MAX_EVENTS = 1_000
 SLICE = 1_000
 """Runs that are planned and written at one go, some 40 ms; one body may start a hundred times as many."""
-SHED: list[Planned] = []
+SHED: list[PlannedRun] = []
 """What becomes of an event that a journal which is nearly full has no room for."""
 
 
@@ -75,7 +76,7 @@ class Intake:
     def __init__(
         self,
         journal: Journal,
-        playbooks: Callable[[], Playbooks],
+        playbooks: Callable[[], PlaybookIndex],
         now: Callable[[], float],
         own: str | None = None,
         *,
@@ -89,8 +90,8 @@ class Intake:
         self._least = least
         self._journal, self._playbooks, self._now = journal, playbooks, now
         self._memory = PlanningState(journal)
-        self._memory.own = own
-        self._memory.hidden = self._redaction.finds
+        self._memory.own_user = own
+        self._memory.is_secret = self._redaction.finds
         # tells untimed events apart, also from those of before a restart; one call of the system for all
         self._salt, self._number = secrets.token_hex(8), itertools.count()
         # entered again where a write fails at once: its callback then runs under the plan's lock
@@ -160,7 +161,7 @@ class Intake:
         else:
             if not events:
                 first = taken.errors[0] if taken.errors else {"error": "the body has no events"}
-                taken.failed = EventError(first["error"], first.get("hint", HINT))
+                taken.failed = EventError(first["error"], first.get("hint", FORMAT_HINT))
             for wrong in taken.errors:
                 wrong.pop("hint", None)
         size = len(body) // (len(events) or 1)
@@ -168,7 +169,7 @@ class Intake:
 
     def _parse(self, body: bytes, taken: Taken, source: str, received_ns: int) -> list[Event]:
         events = []
-        items = list(itertools.islice(elements(body), MAX_EVENTS + 1))
+        items = list(itertools.islice(body_elements(body), MAX_EVENTS + 1))
         if len(items) > MAX_EVENTS:
             raise TooManyError
         for index, item in enumerate(items):
@@ -176,7 +177,7 @@ class Intake:
             if error is None:
                 try:
                     salt = f"{self._salt}{next(self._number)}"
-                    events.append(parse(item, received_ns=received_ns, salt=salt))
+                    events.append(parse_event(item, received_ns=received_ns, salt=salt))
                     continue
                 except EventError as wrong:
                     error = wrong
@@ -195,7 +196,7 @@ class Intake:
         taken, received = body.taken, body.received
         body.begun = True
         playbooks = self._playbooks()
-        planned: list[Planned] = []
+        planned: list[PlannedRun] = []
         try:
             while body.events and len(planned) < most:
                 event = body.events.popleft()
@@ -215,7 +216,7 @@ class Intake:
             return None, len(planned)
         return self._part(body, planned, written), len(planned)
 
-    def _part(self, body: Body, planned: list[Planned], written: Future[None]) -> Part | None:
+    def _part(self, body: Body, planned: list[PlannedRun], written: Future[None]) -> Part | None:
         taken = body.taken
         if not planned:
             return None
@@ -236,15 +237,15 @@ class Intake:
         self.writing.expect(part)
         return part
 
-    def _one(self, event: Event, playbooks: Playbooks, received: float) -> Sequence[Planned]:
+    def _one(self, event: Event, playbooks: PlaybookIndex, received: float) -> Sequence[PlannedRun]:
         """What each playbook does about an event, which from here on says only what may be read."""
         least = self._least()
         if least is not None and (event.priority is None or event.priority > least):
-            wanting = playbooks.wanting(event)
+            wanting = playbooks.matching(event)
             for playbook in wanting:
                 self._notes.drop(playbook.name, "shed: journal full", "", received)
             return SHED if wanting else ()
-        found: Sequence[Planned] = plan(event, playbooks, self._memory, received)
+        found: Sequence[PlannedRun] = plan(event, playbooks, self._memory, received)
         left = self._redaction.event(event)
         if left is not event:
             found = [replace(one, run=self._readable(one.run, left)) for one in found]
@@ -265,7 +266,7 @@ def _name(run: Run) -> str:
 def _key(run: Run) -> str:
     """What a throttle counts by, as far as it may be read."""
     throttle = run.playbook.throttle
-    pairs = counted(run.event, throttle) if throttle else ()
+    pairs = throttle_key(run.event, throttle) if throttle else ()
     return ", ".join(f"{name}={_text(value)}" for name, value in pairs)
 
 
@@ -275,7 +276,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _ended(planned: Sequence[Planned]) -> str:
+def _ended(planned: Sequence[PlannedRun]) -> str:
     """How an event ended, for the metrics."""
     if not planned:
         return "unmatched"

@@ -13,8 +13,8 @@ import msgspec
 import re2
 
 from engine.model.errors import EventError
-from engine.model.event import decode, identity
-from engine.model.event_subject import place
+from engine.model.event import decode_json, identity
+from engine.model.event_subject import subject_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -88,7 +88,7 @@ class Redaction:
 
         The same for one target whichever fields name it, so that what waits for it waits still.
         """
-        if not self.finds(place(event)):
+        if not self.finds(subject_names(event)):
             return target
         return f"{MASK} {hashlib.sha256(target.encode()).hexdigest()[:32]}"
 
@@ -98,7 +98,7 @@ class Redaction:
             return content if isinstance(content, bytes) else msgspec.json.encode(content)
         if isinstance(content, bytes):
             try:
-                content = decode(content)
+                content = decode_json(content)
             except EventError:
                 return self._raw(content.decode("utf-8", "replace")).encode()
         if (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.intake.planning_state import Changed, PlanningState
     from engine.journal.protocol import Journal
     from engine.model.run import Run
-    from engine.planning.planner import Planned
+    from engine.planning.planner import PlannedRun
 
 
 class Taken(msgspec.Struct, eq=False):
@@ -59,7 +59,7 @@ class Part(msgspec.Struct, eq=False):
     """
 
     taken: Taken
-    planned: list[Planned]
+    planned: list[PlannedRun]
     new: list[Run]
     changed: Changed
     after: list[Part]
@@ -89,7 +89,7 @@ class Writing:
     def give_back(self, run: str) -> None:
         """Give the throttle's slot back of a run, by its id, that came to nothing."""
         with self._lock:
-            self._memory.give_back(run)
+            self._memory.release(run)
             changes = self._owed | self._memory.taken().changes
             self._owed = {}
         if not changes:
@@ -178,7 +178,7 @@ class Writing:
                 self._under_way.pop(run.id, None)
             self.forget(part.planned, part.changed)
 
-    def forget(self, planned: list[Planned], changed: Changed) -> None:
+    def forget(self, planned: list[PlannedRun], changed: Changed) -> None:
         """What was not written was not seen: sent again, it is new."""
         self._memory.restore(changed)
         for one in planned:

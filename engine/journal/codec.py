@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.model.calls import Call, Request
+from engine.model.calls import Call, OutboundRequest
 from engine.model.errors import JournalError, PlaybookError
-from engine.model.event import parse
-from engine.model.json_codec import encode
-from engine.model.run import Result
+from engine.model.event import parse_event
+from engine.model.json_codec import encode_json
+from engine.model.run import StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,13 +49,13 @@ def from_event(event: Event, trace: str = "") -> bytes:
     row = {"alert": event.sent, "time_ns": event.time_ns, "salt": event.salt}
     if event.original:
         row["original"] = event.original
-    return encode(row | {"trace": trace} if trace else row)
+    return encode_json(row | {"trace": trace} if trace else row)
 
 
 def to_event(raw: bytes) -> tuple[Event, str]:
     """The event of a row, equal to the one that was written, and the trace that it belongs to."""
     row = decode(raw)
-    event = parse(row["alert"], received_ns=row["time_ns"], salt=row["salt"])
+    event = parse_event(row["alert"], received_ns=row["time_ns"], salt=row["salt"])
     if event.time_ns != row["time_ns"]:
         event = msgspec.structs.replace(event, time_ns=row["time_ns"])
     if "original" in row:
@@ -63,29 +63,29 @@ def to_event(raw: bytes) -> tuple[Event, str]:
     return event, row.get("trace", "")
 
 
-def to_result(row: dict[str, Any]) -> Result:
+def to_result(row: dict[str, Any]) -> StepResult:
     """One result, of its decoded JSON.
 
     Written out, since the types of those records are no names at run time that msgspec could find.
     """
     calls = tuple(Call(**call) for call in row["calls"])
-    requests = tuple(Request(**request) for request in row["requests"])
-    return Result(**{**row, "calls": calls, "requests": requests})
+    requests = tuple(OutboundRequest(**request) for request in row["requests"])
+    return StepResult(**{**row, "calls": calls, "requests": requests})
 
 
-def to_results(raw: bytes) -> tuple[Result, ...]:
+def to_results(raw: bytes) -> tuple[StepResult, ...]:
     """The results of a row, in the order of the steps."""
     return tuple(to_result(row) for row in decode(raw))
 
 
-def from_results(results: Sequence[Result]) -> bytes:
+def from_results(results: Sequence[StepResult]) -> bytes:
     """Results as a row."""
-    return encode(tuple(results))
+    return encode_json(tuple(results))
 
 
-def attempted(claim: Claim, outcome: Outcome) -> Result:
+def attempted(claim: Claim, outcome: Outcome) -> StepResult:
     """How a step stands that will be tried again, or waits for a person."""
-    return Result(
+    return StepResult(
         step=claim.step.name,
         state="held" if outcome.state == "held" else "waiting",
         message=outcome.message,

@@ -14,12 +14,12 @@ from engine.journal.codec import UnreadableError
 from engine.journal.protocol import RunRecord
 from engine.journal.sqlite import operator_commands, queries, undo_intents
 from engine.model.errors import JournalError
-from engine.model.run import Claim, Result, Run
+from engine.model.run import Claim, Run, StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.model.calls import Change
+    from engine.model.calls import ObjectChange
     from engine.model.playbook import Playbook
 
 THAWED = 256
@@ -146,7 +146,7 @@ class Records:
             trace=trace,
         )
 
-    def _changes(self, undo: str) -> tuple[Change, ...]:
+    def _changes(self, undo: str) -> tuple[ObjectChange, ...]:
         with self._readers.lend() as connection:
             return undo_intents.changes(connection, undo)
 
@@ -157,10 +157,10 @@ class Records:
         return replace(self._thaw(found["snapshot"]), blob=blob)  # no snapshot knows its file
 
 
-def _standing(run: Run, row: sqlite3.Row) -> Result:
+def _standing(run: Run, row: sqlite3.Row) -> StepResult:
     """How the current step stands: what its last attempt said, and whether one is under way."""
     if row["last"] is None:
-        last = Result(run.steps[row["position"]].name, "running")
+        last = StepResult(run.steps[row["position"]].name, "running")
     else:
         last = codec.to_result(codec.decode(row["last"]))
     state = "running" if row["leased"] else last.state

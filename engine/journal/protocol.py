@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from concurrent.futures import Future
 
-    from engine.model.calls import Change
+    from engine.model.calls import ObjectChange
     from engine.model.playbook import Pool
-    from engine.model.run import Claim, Notice, Outcome, Result, Run
+    from engine.model.run import Claim, Notice, Outcome, Run, StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class RunRecord:
     """
 
     run: Run
-    results: tuple[Result, ...]
+    results: tuple[StepResult, ...]
     position: int | None
     attempt: int
     due_at: float | None
@@ -151,7 +151,11 @@ class Journal(Protocol):
         ...
 
     def hold(
-        self, claim: Claim, changes: Sequence[Change], until: float | None, facts: Mapping[str, Any]
+        self,
+        claim: Claim,
+        changes: Sequence[ObjectChange],
+        until: float | None,
+        facts: Mapping[str, Any],
     ) -> bool:
         """Keep facts, and what the step is about to change, to be undone at ``until`` (None: when asked).
 
@@ -169,7 +173,13 @@ class Journal(Protocol):
         ...
 
     def adopt(
-        self, run: Run, step: str, changes: Sequence[Change], until: float | None, *, now: float
+        self,
+        run: Run,
+        step: str,
+        changes: Sequence[ObjectChange],
+        until: float | None,
+        *,
+        now: float,
     ) -> bool:
         """Take over what was found in the cluster: these changes are a step's of the run.
 

@@ -22,7 +22,7 @@ from engine.language.substitution import put_in
 from engine.language.value_checks import MAX_STEPS
 from engine.language.yaml_source import Document
 from engine.model.errors import PlaybookError
-from engine.model.event import priority_of, time_of
+from engine.model.event import parse_priority, parse_time
 from engine.model.playbook import (
     Condition,
     Match,
@@ -139,7 +139,7 @@ def compile_silence(document: Document, report: Findings) -> Silence | None:
     return Silence(
         name=data["metadata"]["name"],
         match=_match(spec["match"]),
-        until_ns=time_of(spec["until"]),
+        until_ns=parse_time(spec["until"]),
         owner=spec["owner"],
         comment=spec["comment"],
         conditions=conditions,
@@ -177,7 +177,7 @@ def _match(data: dict[str, Any]) -> Match:
     }
     return Match(
         rules=tuple(data["rules"]) if "rules" in data else None,
-        priority=priority_of(data["priority"]) if "priority" in data else None,
+        priority=parse_priority(data["priority"]) if "priority" in data else None,
         sources=frozenset(data["sources"]) if "sources" in data else None,
         tags_any=named["any"],
         tags_all=named["all"],

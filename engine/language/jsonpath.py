@@ -14,7 +14,7 @@ import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from engine.model.event import present
+from engine.model.event import is_present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -269,7 +269,7 @@ def _test(expression: Any) -> Callable[[Any, _Steps], bool]:
         raise PathError("a filter compares with == != < <= > >=, joined by &")
     find, sign, wanted = _lower(expression.target), expression.op, expression.value
     if sign is None:
-        return lambda node, steps: any(present(value) for value in find([node], steps))
+        return lambda node, steps: any(is_present(value) for value in find([node], steps))
     if sign not in _COMPARE or not isinstance(wanted, (str, int, float)):
         raise PathError("a filter compares with == != < <= > >=, joined by &")
     compare, kind = _COMPARE[sign], _kind(wanted)
@@ -278,7 +278,7 @@ def _test(expression: Any) -> Callable[[Any, _Steps], bool]:
 
     def holds(node: Any, steps: _Steps) -> bool:
         return any(
-            present(value) and _kind(value) == kind and compare(value, wanted)
+            is_present(value) and _kind(value) == kind and compare(value, wanted)
             for value in find([node], steps)
         )
 

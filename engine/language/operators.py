@@ -14,7 +14,7 @@ import re2
 
 from engine.language.glob import glob_expression
 from engine.language.jsonpath import UNKNOWN
-from engine.model.event import present
+from engine.model.event import is_present
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -248,7 +248,7 @@ def lift(name: str, one: Callable[[Any], Truth]) -> Callable[[Any], Truth]:
     def over(values: list[Any]) -> Truth:
         unknown = not values
         for value in values:
-            truth = one(value) if only_lists and present(value) else holds(value)
+            truth = one(value) if only_lists and is_present(value) else holds(value)
             if truth is None:
                 unknown = True
             elif truth is not negative:
@@ -277,7 +277,7 @@ def tester(name: str, operand: Any) -> Test:
     """The operator on its operand. Raises OperandError."""
     check_operand(name, operand)
     if name == "exists":
-        return Test(lambda value: None if value is UNKNOWN else present(value) is operand)
+        return Test(lambda value: None if value is UNKNOWN else is_present(value) is operand)
     operator = OPERATORS[name]
     if operator.expression:
         compiled = _expression(operator.expression(operand))

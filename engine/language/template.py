@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.model.event import PRIORITIES, present, time_text
+from engine.model.event import PRIORITIES, format_time, is_present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -159,7 +159,7 @@ def _word(name: str, event: Event, facts: Facts) -> str:
     if name == "priority":
         return ABSENT if event.priority is None else PRIORITIES[event.priority]
     if name == "time":
-        return time_text(event.time_ns)
+        return format_time(event.time_ns)
     value: Any = list(event.tags) if name == "tags" else getattr(event, name)
     return text_of(value)
 
@@ -171,7 +171,7 @@ def text_of(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if not present(value):
+    if not is_present(value):
         return ABSENT
     if isinstance(value, str):
         return value

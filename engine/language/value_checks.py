@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.language import duration
-from engine.model.event import PRIORITIES, priority_of, time_of
+from engine.model.event import PRIORITIES, parse_priority, parse_time
 
 Wrong = tuple[str, str, str | None]
 """A finding's code, what is wrong, and a hint."""
@@ -34,7 +34,7 @@ def duration_text(value: str) -> Wrong | None:
 
 def priority(value: str) -> Wrong | None:
     """What is wrong with the name of a priority."""
-    if priority_of(value) is not None:
+    if parse_priority(value) is not None:
         return None
     near = next((p for p in PRIORITIES if p.lower().startswith(value.lower()[:4]) and value), None)
     return "bad-value", f"`{value[:40]}` is no priority", near or ", ".join(PRIORITIES)
@@ -126,7 +126,7 @@ def throttle(value: dict[str, Any]) -> Wrong | None:
 def time(value: str) -> Wrong | None:
     """What is wrong with a text that should be a time."""
     try:
-        time_of(value)
+        parse_time(value)
     except ValueError:
         return "bad-value", f"`{value[:40]}` is no RFC 3339 time", "like 2026-12-24T00:00:00Z"
     return None

@@ -44,7 +44,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class OutboundRequest:
     """A request to somebody else's server, with secrets masked as ``***``; body is text or JSON."""
 
     method: str
@@ -72,7 +72,7 @@ def call_json(call: Call) -> dict[str, Any]:
     }
 
 
-def request_json(request: Request) -> dict[str, Any]:
+def request_json(request: OutboundRequest) -> dict[str, Any]:
     """One request, secrets masked."""
     return {
         "method": request.method,
@@ -83,7 +83,7 @@ def request_json(request: Request) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ObjectChange:
     """A value within an object that a step sets, or the object itself, which it makes.
 
     path: the keys down to the value; none for the object itself. uid: of the object, None for one that is
@@ -104,6 +104,6 @@ class Change:
         return json.dumps([self.kind.resource, self.namespace, self.uid or self.name, *self.path])
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Change:
+    def of(cls, data: Mapping[str, Any]) -> ObjectChange:
         """The change of its JSON."""
         return cls(**{**data, "kind": Kind(**data["kind"]), "path": tuple(data["path"])})

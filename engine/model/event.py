@@ -89,7 +89,7 @@ class Event(msgspec.Struct, frozen=True, eq=False):  # noqa: PLW1641 - its field
             "source": self.source,
             "tags": list(self.tags),
             "output_fields": self.fields,
-            "time": time_text(self.time_ns),
+            "time": format_time(self.time_ns),
         }
         if self.priority is not None:
             alert["priority"] = PRIORITIES[self.priority]
@@ -105,12 +105,12 @@ def _said(event: Event) -> tuple[Any, ...]:
     return tuple(getattr(event, name) for name in Event.__struct_fields__ if name != "sent")
 
 
-def priority_of(word: str) -> int | None:
+def parse_priority(word: str) -> int | None:
     """The index into PRIORITIES of a priority in any case (``info`` too), or None if it is none."""
     return _PRIORITY.get(word.lower())
 
 
-def time_of(text: str) -> int:
+def parse_time(text: str) -> int:
     """Nanoseconds since the epoch of an RFC 3339 time; digits past the ninth are cut. Raises ValueError."""
     if len(text) == 30 and text[29] == "Z":  # noqa: PLR2004 - Falco's own form
         head, digits = _seconds(text[:20]), text[20:29]
@@ -143,7 +143,7 @@ def _seconds(head: str) -> int | None:
         return None
 
 
-def time_text(ns: int) -> str:
+def format_time(ns: int) -> str:
     """RFC 3339 in UTC of nanoseconds since the epoch, without trailing zeros, as Go prints it."""
     seconds, rest = divmod(ns, _SECOND)
     return f"{_day_and_clock(seconds)}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
@@ -158,7 +158,7 @@ def _day_and_clock(seconds: int) -> str:
     return text.zfill(19)
 
 
-def decode(body: bytes, start: int = 0) -> Any:
+def decode_json(body: bytes, start: int = 0) -> Any:
     """The JSON value of a body. Raises EventError: not JSON, not UTF-8, nested too deep.
 
     start: the position of the body within what the sender sent; errors give positions in that.
@@ -222,7 +222,7 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def parse(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> Event:
+def parse_event(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> Event:
     """The event that a decoded alert is. Raises EventError with a sentence for the sender.
 
     received_ns: taken where the alert gives no time. salt: any text unlike that of other events.
@@ -278,7 +278,7 @@ def identity(event: Event) -> str:
     return hashlib.sha256(told).hexdigest()[:32]
 
 
-def present(value: Any) -> bool:
+def is_present(value: Any) -> bool:
     """Whether a value of an alert is there at all."""
     if isinstance(value, (list, dict)):
         return value != []
@@ -293,7 +293,7 @@ def _lowered(value: dict[str, Any]) -> dict[str, Any]:
 def _priority(word: Any) -> int | None:
     if word is None:
         return None
-    number = priority_of(word) if isinstance(word, str) else None
+    number = parse_priority(word) if isinstance(word, str) else None
     if number is None:
         raise EventError("`priority` is none of Falco's", ", ".join(PRIORITIES))
     return number
@@ -303,7 +303,7 @@ def _stamped(stamp: Any) -> int:
     if type(stamp) is not str:
         raise EventError("`time` must be a string")
     try:
-        return time_of(stamp)
+        return parse_time(stamp)
     except ValueError:
         raise EventError("`time` is no RFC 3339 time", "like 2026-03-01T10:00:00.5Z") from None
 

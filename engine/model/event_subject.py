@@ -30,16 +30,16 @@ class EventSubject(msgspec.Struct, frozen=True):
 
 def subject_of(event: Event) -> EventSubject:
     """What the event says of its pod."""
-    pod = first(event, "k8s.pod.name", "k8smeta.pod.name", "ka.target.pod.name")
+    pod = first_field(event, "k8s.pod.name", "k8smeta.pod.name", "ka.target.pod.name")
     if pod is None and event.fields.get("ka.target.resource") == "pods":
-        pod = first(event, "ka.target.name")
-    container = first(event, "container.id")
+        pod = first_field(event, "ka.target.name")
+    container = first_field(event, "container.id")
     if container is not None and not _CONTAINER_ID.fullmatch(container):
         container = None  # `host`, or nothing that a container runtime gives out
     return EventSubject(
         namespace=namespace_of(event),
         pod=pod,
-        uid=first(event, "k8s.pod.uid"),
+        uid=first_field(event, "k8s.pod.uid"),
         container_id=container,
         hostname=event.hostname,
     )
@@ -47,7 +47,7 @@ def subject_of(event: Event) -> EventSubject:
 
 def namespace_of(event: Event) -> str | None:
     """The namespace that the event says its pod is in."""
-    return first(event, "k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace")
+    return first_field(event, "k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace")
 
 
 def names_pod(event: Event) -> bool:
@@ -56,7 +56,7 @@ def names_pod(event: Event) -> bool:
     return who.pod is not None or who.container_id is not None
 
 
-def first(event: Event, *fields: str) -> str | None:
+def first_field(event: Event, *fields: str) -> str | None:
     """The first of the fields that holds a non-empty string other than ``<NA>``."""
     for field in fields:
         value = event.fields.get(field)
@@ -67,11 +67,11 @@ def first(event: Event, *fields: str) -> str | None:
 
 def target_queue(event: Event, run: str) -> str:
     """What no two attempts may touch at once: the pod, else the container, else the run itself."""
-    names = place(event)
+    names = subject_names(event)
     return "/".join(names) if names else run
 
 
-def place(event: Event) -> list[str] | None:
+def subject_names(event: Event) -> list[str] | None:
     """The names that tell the event's pod from others: namespace and pod, else host and container."""
     who = subject_of(event)
     if who.pod and who.namespace:

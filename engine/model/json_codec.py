@@ -10,7 +10,7 @@ import msgspec
 from engine.model.errors import UnwritableError
 
 
-def encode(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     """JSON of a record or of plain data; what no JSON can hold (NaN, infinity) is null.
 
     Halves of a surrogate pair, which a server's answer may hold, become ``?``. Raises

@@ -25,7 +25,9 @@ class OwnIdentity:
     service_account: str | None = None
 
     @classmethod
-    def of(cls, environment: Mapping[str, str], mounted: Path | None = None) -> OwnIdentity:
+    def from_environment(
+        cls, environment: Mapping[str, str], mounted: Path | None = None
+    ) -> OwnIdentity:
         """As the downward API tells it; what that does not, as the folder mounted for its account does."""
         names = ("TIERCEL_POD_NAMESPACE", "TIERCEL_NODE_NAME", "TIERCEL_SERVICE_ACCOUNT")
         namespace, node, account = (environment.get(name) or None for name in names)

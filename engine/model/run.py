@@ -14,7 +14,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.model.calls import Call, Change, Request
+    from engine.model.calls import Call, ObjectChange, OutboundRequest
     from engine.model.event import Event
     from engine.model.playbook import Playbook, Step
 
@@ -48,14 +48,14 @@ class Outcome:
     retry_in: float | None = None
     answered: bool = False
     calls: tuple[Call, ...] = ()
-    requests: tuple[Request, ...] = ()
+    requests: tuple[OutboundRequest, ...] = ()
     answer: Any = None
     uid: str | None = None
     error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class StepResult:
     """How a step of a run stands: its name and its last outcome, as kept in the journal."""
 
     step: str
@@ -63,7 +63,7 @@ class Result:
     message: str = ""
     attempts: int = 0
     calls: tuple[Call, ...] = ()
-    requests: tuple[Request, ...] = ()
+    requests: tuple[OutboundRequest, ...] = ()
     answer: Any = None
 
 
@@ -123,10 +123,10 @@ class Claim:
     began: float = 0.0
     interrupted: bool = False
     attempt_state: Mapping[str, Any] = field(default_factory=dict)
-    results: tuple[Result, ...] = ()
+    results: tuple[StepResult, ...] = ()
     fence: int = 0
     undo: str | None = None
-    changes: tuple[Change, ...] = ()
+    changes: tuple[ObjectChange, ...] = ()
 
     @property
     def step(self) -> Step:
@@ -140,14 +140,14 @@ class Claim:
         return Approval(*answer) if step == self.step.name else None
 
 
-def after(claim: Claim, outcome: Outcome) -> tuple[tuple[Result, ...], int | None]:
+def advance(claim: Claim, outcome: Outcome) -> tuple[tuple[StepResult, ...], int | None]:
     """The results once the step has ended so, and the position of the next step (None: the run is over).
 
     After a step that failed or was refused, with ``onFailure: stop``, the rest of ``actions`` is skipped;
     ``finally`` runs however the actions ended.
     """
     step, steps = claim.step, claim.run.steps
-    ended = Result(
+    ended = StepResult(
         step=step.name,
         state=outcome.state,
         message=outcome.message,
@@ -161,12 +161,14 @@ def after(claim: Claim, outcome: Outcome) -> tuple[tuple[Result, ...], int | Non
     position = claim.position + 1
     if stops and step.phase == "actions":
         while position < len(steps) and steps[position].phase == "actions":
-            results.append(Result(steps[position].name, "skipped", f"{step.name} {outcome.state}"))
+            results.append(
+                StepResult(steps[position].name, "skipped", f"{step.name} {outcome.state}")
+            )
             position += 1
     return tuple(results), position if position < len(steps) else None
 
 
-def outcome_of(results: Sequence[Result]) -> str:
+def run_outcome(results: Sequence[StepResult]) -> str:
     """The outcome of a run with these results: failed, refused, done (or planned) or skipped.
 
     A dry run waits for nobody. A step that it shows as held is therefore planned.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from engine.model.calls import Request, SecretName
+from engine.model.calls import OutboundRequest, SecretName
 from engine.model.errors import PermanentError, TemporaryError
 from engine.outbound.destination import address_check, check_host, destination_of
 from engine.outbound.host_limits import HostLimits
@@ -120,7 +120,7 @@ class RequestRecorder:
     ) -> None:
         self._forward = forward
         self._hosts = hosts
-        self.requests: list[Request] = []
+        self.requests: list[OutboundRequest] = []
 
     def request(
         self,
@@ -132,7 +132,7 @@ class RequestRecorder:
         """Record the request, and pass it on. Raises RefusedError if --http-hosts does not name its host."""
         check_host(destination_of(url), self._hosts)
         shown = {k: v if isinstance(v, str) else MASK for k, v in headers.items()}
-        self.requests.append(Request(method, url, body, shown))
+        self.requests.append(OutboundRequest(method, url, body, shown))
         return self._forward.request(method, url, headers, body) if self._forward else Answer(None)
 
     def slack(
@@ -140,7 +140,7 @@ class RequestRecorder:
     ) -> Answer:
         """Record the message, and pass it on."""
         url = MASK if webhook else "https://slack.com/api/chat.postMessage"
-        self.requests.append(Request("POST", url, message))
+        self.requests.append(OutboundRequest("POST", url, message))
         return self._forward.slack(message, webhook, token) if self._forward else Answer(None)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.language.findings import nearest
 from engine.language.operators import text_of
-from engine.model.event import PRIORITIES, present
+from engine.model.event import PRIORITIES, is_present
 from engine.model.name_patterns import name_matcher
 from engine.planning.matcher import key_tests
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from engine.model.event import Event
     from engine.model.playbook import Condition, Match, Truth
-    from engine.planning.matcher import Wanting
+    from engine.planning.matcher import EventSelector
 
 _ALIKE = 0.85
 """How like two names are of which one is probably a slip of the other: a letter or two in twenty."""
@@ -57,7 +57,7 @@ class Explanation:
         return not any(row.what == "rules" and row.truth is not True for row in self.rows)
 
 
-def explain(event: Event, item: Wanting) -> Explanation:
+def explain(event: Event, item: EventSelector) -> Explanation:
     """Why the playbook (or silence) wants the event, or does not."""
     rows = [*_rules(event, item.match), *_keys(event, item.match)]
     for condition in item.conditions:
@@ -102,17 +102,17 @@ def _condition(event: Event, condition: Condition, depth: int) -> Iterator[Row]:
     what, _, wanted = condition.text.partition(" ")
     value = condition.look(event)
     near = None
-    if not present(value):
+    if not is_present(value):
         near = _absent(event, what)
     elif truth is None:
         near = f"it is {_type(value)}, which the operator cannot compare with that"
-    actual = text_of(value) if present(value) else "(absent)"
+    actual = text_of(value) if is_present(value) else "(absent)"
     yield Row(what, wanted, actual, truth, depth, near)
 
 
 def _absent(event: Event, what: str) -> str | None:
     """A field of the event that was perhaps meant."""
-    close = nearest(what, [field for field in event.fields if present(event.fields[field])])
+    close = nearest(what, [field for field in event.fields if is_present(event.fields[field])])
     return f"the event has `{close}`" if close and close != what else None
 
 

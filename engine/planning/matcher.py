@@ -28,7 +28,7 @@ _DEEPEST = 16
 """Branches within one another; a set made for it could nest them by the thousand."""
 
 
-class Wanting(Protocol):
+class EventSelector(Protocol):
     """What wants events: a playbook or a silence."""
 
     @property
@@ -47,7 +47,7 @@ class Wanting(Protocol):
         ...
 
 
-W = TypeVar("W", bound=Wanting)
+W = TypeVar("W", bound=EventSelector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _Tree(Generic[W]):
     leaves: tuple[tuple[int, W, Callable[[Event], Truth]], ...]
 
 
-class Index(Generic[W]):
+class SelectorIndex(Generic[W]):
     """A set of things that want events, ready to be asked."""
 
     def __init__(self, items: Iterable[W]) -> None:
@@ -79,14 +79,14 @@ class Index(Generic[W]):
             self._add(item)
         self._finds: dict[str, Callable[[Event], list[W]]] = {}
 
-    def wanting(self, event: Event) -> list[W]:
+    def matching(self, event: Event) -> list[W]:
         """Those that match the event and whose conditions hold, by name."""
         find = self._finds.get(event.rule)
         if find is None:
             find = self._of_rule(event.rule)
         return find(event)
 
-    def naming(self, rule: str) -> list[W]:
+    def for_rule(self, rule: str) -> list[W]:
         """Those whose ``rules`` have the name, or that ask for none, by name."""
         found = [*self._any, *self._exact.get(rule, ())]
         found += [item for matches, item in self._globs if matches(rule)]
@@ -105,25 +105,25 @@ class Index(Generic[W]):
                 self._exact.setdefault(rule, []).append(item)
 
     def _of_rule(self, rule: str) -> Callable[[Event], list[W]]:
-        find = _finder(self.naming(rule))
+        find = _finder(self.for_rule(rule))
         if len(self._finds) >= _REMEMBERED:
             self._finds = {}
         self._finds[rule] = find
         return find
 
 
-class Playbooks(Index["Playbook"]):
+class PlaybookIndex(SelectorIndex["Playbook"]):
     """The playbooks in force, and the silences over them."""
 
     def __init__(self, playbooks: Iterable[Playbook], silences: Iterable[Silence] = ()) -> None:
         super().__init__(playbooks)
-        self._silences = Index(silences)
+        self._silences = SelectorIndex(silences)
 
     def silence(self, event: Event, time_ns: int) -> str | None:
         """The name of a silence that covers the event at that time, or None."""
         if not self._silences.all:
             return None
-        lasting = (s for s in self._silences.wanting(event) if time_ns < s.until_ns)
+        lasting = (s for s in self._silences.matching(event) if time_ns < s.until_ns)
         return next((silence.name for silence in lasting), None)
 
 
@@ -198,12 +198,12 @@ def _asking(*trees: _Tree[W]) -> Callable[[Event], list[W]]:
     return find
 
 
-def _equalities(item: Wanting) -> dict[str, frozenset[str]]:
+def _equalities(item: EventSelector) -> dict[str, frozenset[str]]:
     """Field -> the only texts with which the item's conditions can hold; one condition a field."""
     return {c.equality[0]: c.equality[1] for c in item.conditions if c.equality}
 
 
-def _tests(item: Wanting) -> Iterator[tuple[Hashable, Callable[[Event], Truth]]]:
+def _tests(item: EventSelector) -> Iterator[tuple[Hashable, Callable[[Event], Truth]]]:
     """What must be true for the item to want an event of a rule that it names: the cheap tests first.
 
     Tests of one key are the same.

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.actions.registry import load_actions
 from engine.model.event_subject import subject_of
-from engine.preview.replay import Table, example, named_target
+from engine.preview.replay import CountTable, example, named_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from engine.model.event import Event
     from engine.model.playbook import Step
-    from engine.model.run import Result
+    from engine.model.run import StepResult
     from engine.preview.preview import PreviewedRun
     from engine.preview.replay import Example
 
-Change = Literal["newly", "noLonger", "otherwise"]
-CHANGES: tuple[Change, ...] = ("newly", "noLonger", "otherwise")
+ChangeKind = Literal["newly", "noLonger", "otherwise"]
+CHANGES: tuple[ChangeKind, ...] = ("newly", "noLonger", "otherwise")
 EFFECTS: tuple[str, ...] = ("disrupt", "mark", "observe", "notify")
 """The order of actions: destructive ones first."""
 _EXAMPLES_OF_A_KIND = 2
@@ -43,7 +43,7 @@ class Difference:
     stopped: what stopped the run that is missing (``throttle`` …), or None where the event was not wanted.
     """
 
-    change: Change
+    change: ChangeKind
     playbook: str
     old: Example | None
     new: Example | None
@@ -58,7 +58,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class TargetCount:
     """How many targets, in how many namespaces."""
 
     targets: int
@@ -79,12 +79,12 @@ class ActionDifference:
     old: int
     new: int
     otherwise: int
-    begins: Reach
-    ceases: Reach
+    begins: TargetCount
+    ceases: TargetCount
     complete: bool
 
 
-class Actions:
+class ActionDifferences:
     """Counts the steps that act, by action and side, and what they act on, in bounded memory."""
 
     def __init__(self, most: int = _TARGETS) -> None:
@@ -103,7 +103,7 @@ class Actions:
     def differences(self) -> list[ActionDifference]:
         """The actions whose use differs: by effect, and within an effect what cannot be undone first."""
         found = [self._difference(action) for action in self._counts]
-        none = Reach(0, 0)
+        none = TargetCount(0, 0)
         known = load_actions()
         return sorted(
             (
@@ -121,9 +121,9 @@ class Actions:
 
     def _side(
         self, event: Event, runs: Iterable[PreviewedRun], side: int
-    ) -> dict[tuple[str, str], list[Result]]:
+    ) -> dict[tuple[str, str], list[StepResult]]:
         """The steps that act, by action, counted."""
-        found: dict[tuple[str, str], list[Result]] = {}
+        found: dict[tuple[str, str], list[StepResult]] = {}
         for run in runs:
             for step, result in _acting(run):
                 action = step.action, step.effect
@@ -164,12 +164,12 @@ class Comparison:
     def __init__(self, name: str, commit: str) -> None:
         self.name = name
         self.commit = commit
-        self.events: Counter[Change] = Counter()
+        self.events: Counter[ChangeKind] = Counter()
         self.acting: Counter[str] = Counter()
-        self.actions = Actions()
-        self.playbooks: Table[str] = Table(*CHANGES)
+        self.actions = ActionDifferences()
+        self.playbooks: CountTable[str] = CountTable(*CHANGES)
         self.examples: list[Difference] = []
-        self._kinds: Counter[tuple[Change, str]] = Counter()
+        self._kinds: Counter[tuple[ChangeKind, str]] = Counter()
 
     @property
     def differs(self) -> bool:
@@ -205,7 +205,7 @@ class Comparison:
                     Difference(change, name, before_it, after_it, stopped.get(name))
                 )
 
-    def _wants(self, change: Change, playbook: str) -> bool:
+    def _wants(self, change: ChangeKind, playbook: str) -> bool:
         """Whether another example of the kind is to be kept."""
         kind = (change, playbook)
         if self._kinds[kind] >= _EXAMPLES_OF_A_KIND or len(self.examples) >= _EXAMPLES:
@@ -218,7 +218,7 @@ def _unsuppressed(runs: Sequence[PreviewedRun]) -> Mapping[str, PreviewedRun]:
     return {run.run.playbook.name: run for run in runs if run.suppressed is None}
 
 
-def _change(*, acted: bool, acts: bool) -> Change:
+def _change(*, acted: bool, acts: bool) -> ChangeKind:
     if acted == acts:
         return "otherwise"
     return "newly" if acts else "noLonger"
@@ -228,7 +228,7 @@ def _acts(run: PreviewedRun) -> bool:
     return any(True for _ in _acting(run))
 
 
-def _acting(run: PreviewedRun) -> Iterator[tuple[Step, Result]]:
+def _acting(run: PreviewedRun) -> Iterator[tuple[Step, StepResult]]:
     """The steps that are done, or would be with an approval."""
     mode = run.run.playbook.mode
     if mode == "dryRun":
@@ -240,7 +240,7 @@ def _acting(run: PreviewedRun) -> Iterator[tuple[Step, Result]]:
             yield step, result
 
 
-def _differing(old: Sequence[Result], new: Sequence[Result]) -> int:
+def _differing(old: Sequence[StepResult], new: Sequence[StepResult]) -> int:
     """How many of the steps are on both sides, but not the same."""
     left = [_behaviour(result) for result in old]
     extra = 0
@@ -253,12 +253,12 @@ def _differing(old: Sequence[Result], new: Sequence[Result]) -> int:
     return min(len(left), extra)
 
 
-def _behaviour(result: Result) -> tuple[object, ...]:
+def _behaviour(result: StepResult) -> tuple[object, ...]:
     return result.state, result.calls, result.requests
 
 
-def _reach(targets: Sequence[tuple[str | None, str]]) -> Reach:
-    return Reach(len(targets), len({namespace for namespace, _ in targets if namespace}))
+def _reach(targets: Sequence[tuple[str | None, str]]) -> TargetCount:
+    return TargetCount(len(targets), len({namespace for namespace, _ in targets if namespace}))
 
 
 def _same(old: PreviewedRun | None, new: PreviewedRun | None) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.language.yaml_source import read
 from engine.model.playbook import Condition
-from engine.planning.matcher import Index, key_tests
+from engine.planning.matcher import SelectorIndex, key_tests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from engine.model.errors import Location
     from engine.model.event import Event
     from engine.model.playbook import Playbook
-    from engine.preview.test_cases import Case, Verdict
+    from engine.preview.test_cases import Case, CaseResult
 
 _OF_STEP = ("planned",)
 _OF_CONDITION = ("true", "false")
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class CoverageGap:
     """What no case exercises, at its place. what: a sentence, like ``never false: NAME: CONDITION``."""
 
     where: Location
@@ -43,7 +43,7 @@ class Coverage:
 
     all: int
     seen: int
-    missed: tuple[Missed, ...]
+    missed: tuple[CoverageGap, ...]
 
     @property
     def share(self) -> int:
@@ -68,9 +68,11 @@ class _Part:
         return f"never {' or '.join(never)}: {self.name}" if never else None
 
 
-def coverage(playbooks: Iterable[Playbook], verdicts: Sequence[Verdict], files: Files) -> Coverage:
+def coverage(
+    playbooks: Iterable[Playbook], verdicts: Sequence[CaseResult], files: Files
+) -> Coverage:
     """What the cases exercise of the playbooks that are not disabled. files: what they were loaded from."""
-    index = Index(playbook for playbook in playbooks if playbook.mode != "disabled")
+    index = SelectorIndex(playbook for playbook in playbooks if playbook.mode != "disabled")
     parts = {playbook.name: tuple(_parts(playbook)) for playbook in index.all}
     for verdict in verdicts:
         for name, step in verdict.planned:
@@ -111,9 +113,9 @@ def _leaves(condition: Condition, path: Path, of: str) -> Iterator[_Part]:
         yield from _leaves(part, where, of)
 
 
-def _asked(event: Event, case: Case, index: Index[Playbook]) -> Iterator[Playbook]:
+def _asked(event: Event, case: Case, index: SelectorIndex[Playbook]) -> Iterator[Playbook]:
     """The playbooks of the case whose ``match`` takes the event."""
-    for playbook in index.naming(event.rule):
+    for playbook in index.for_rule(event.rule):
         tested = case.playbooks is None or playbook.name in case.playbooks
         if tested and all(test(event) for _, test in key_tests(playbook.match)):
             yield playbook
@@ -128,7 +130,7 @@ def _ask(event: Event, playbook: Playbook, parts: Iterable[_Part]) -> None:
 
 def _missed(
     playbooks: Iterable[Playbook], parts: dict[str, tuple[_Part, ...]], files: Files
-) -> Iterator[Missed]:
+) -> Iterator[CoverageGap]:
     """In order of playbook and place; of a playbook that nothing exercises a single one."""
     contents = {files.shown(path): content for path, content in files.files.items()}
     for playbook in playbooks:
@@ -136,10 +138,12 @@ def _missed(
         if where is None or not gaps:
             continue
         if not any(part.seen for part in parts[playbook.name]):
-            yield Missed(where, f"never run: {playbook.name}")
+            yield CoverageGap(where, f"never run: {playbook.name}")
             continue
         documents, _ = read(contents.get(where.file, b""), where.file)
         mine = [one for one in documents if one.at(("metadata", "name")) == where]
         # a file that was edited meanwhile may not have it any more
-        found = [Missed(mine[0].at(path) if mine else where, gap) for path, gap in gaps.items()]
+        found = [
+            CoverageGap(mine[0].at(path) if mine else where, gap) for path, gap in gaps.items()
+        ]
         yield from sorted(found, key=lambda missed: missed.where)

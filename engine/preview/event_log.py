@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from engine.model.errors import EventError
-from engine.model.event import decode, parse
+from engine.model.event import decode_json, parse_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ _scan = json.JSONDecoder(strict=False, parse_int=len, parse_float=len).raw_decod
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EventFile:
     """An open file of events.
 
     read: the next bytes, decompressed, at most so many; none at the end. position: bytes read of the file
@@ -56,7 +56,7 @@ class Source:
 
 
 @contextmanager
-def opened(file: IO[bytes], size: int | None = None) -> Iterator[Source]:
+def open_event_file(file: IO[bytes], size: int | None = None) -> Iterator[EventFile]:
     """The source that an open file is."""
     raw = file if hasattr(file, "peek") else io.BufferedReader(cast("io.RawIOBase", file))
     counted = _Counted(raw)
@@ -64,7 +64,7 @@ def opened(file: IO[bytes], size: int | None = None) -> Iterator[Source]:
     if start.startswith(_GZIP):
         with gzip.GzipFile(fileobj=cast("BinaryIO", counted)) as inside:
             # read1, for read would lose what stands before the place where a file breaks off
-            yield Source(inside.read1, counted.position, size)
+            yield EventFile(inside.read1, counted.position, size)
     elif start.startswith(_ZSTD):
         import zstandard  # noqa: PLC0415 - 15 ms that few files need
 
@@ -74,9 +74,9 @@ def opened(file: IO[bytes], size: int | None = None) -> Iterator[Source]:
         ) as stream:
             # a block at a time: an error costs what its read had unpacked before it
             read = _quietly(lambda most: stream.read1(min(most, _BLOCK)), zstandard.ZstdError)
-            yield Source(read, counted.position, size)
+            yield EventFile(read, counted.position, size)
     else:
-        yield Source(counted.read, counted.position, size)
+        yield EventFile(counted.read, counted.position, size)
 
 
 class _Counted:
@@ -107,7 +107,7 @@ def _quietly(read: Callable[[int], bytes], error: type[Exception]) -> Callable[[
     return reads
 
 
-class Recording:
+class EventLog:
     """The events of a source, each with its line (in an array: the element's number), from 1.
 
     Counted on the way: ``events``, ``other`` (lines of other log text), ``unreadable``; of the last,
@@ -115,7 +115,9 @@ class Recording:
     worked off, every 64 KiB and at the end; of a compressed file, with their share of the bytes read.
     """
 
-    def __init__(self, source: Source, on_progress: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self, source: EventFile, on_progress: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.events = self.other = self.unreadable = 0
         self.told: list[tuple[int, str]] = []
         self._source = source
@@ -164,7 +166,7 @@ class Recording:
     def _whole_or_lines(self, head: bytes) -> Iterator[tuple[int, Event]]:
         if len(head) <= MAX_LINE and head.lstrip()[:1] in (b"{", b"["):
             try:
-                whole = decode(head)
+                whole = decode_json(head)
             except EventError:
                 pass  # one a line, then
             else:
@@ -187,7 +189,7 @@ class Recording:
                 self._wrong(number, f"longer than {MAX_LINE:,} bytes")
                 continue
             try:
-                event = parse(decode(line), salt=f"line {number}")
+                event = parse_event(decode_json(line), salt=f"line {number}")
             except EventError as error:
                 self._wrong(number, str(error))
                 continue
@@ -232,7 +234,7 @@ class Recording:
             self._last += 1
             self._report(self._read - len(text) + at)
             try:
-                value = decode(text[at:end].encode("latin-1"))
+                value = decode_json(text[at:end].encode("latin-1"))
             except EventError as error:
                 self._wrong(self._last, str(error))
             else:
@@ -268,7 +270,7 @@ class Recording:
     def _parsed(self, number: int, value: Any) -> Iterator[tuple[int, Event]]:
         self._last = number
         try:
-            event = parse(value, salt=f"line {number}")
+            event = parse_event(value, salt=f"line {number}")
         except EventError as error:
             self._wrong(number, str(error))
         else:

@@ -9,7 +9,7 @@ from engine.cluster.api import CallRecorder
 from engine.cluster.simulated import AssumedCluster
 from engine.execution.attempt import Clients, attempt, when_holds
 from engine.model.errors import InternalError
-from engine.model.run import Claim, Outcome, after
+from engine.model.run import Claim, Outcome, advance
 from engine.outbound.http import RequestRecorder
 from engine.planning.planner import plan
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from engine.cluster.api import Cluster, ClusterReader
     from engine.execution.guardrails import Guard
     from engine.model.event import Event
-    from engine.model.run import Result, Run
-    from engine.planning.matcher import Playbooks
+    from engine.model.run import Run, StepResult
+    from engine.planning.matcher import PlaybookIndex
     from engine.planning.planner import PlanningMemory
 
 
@@ -30,11 +30,11 @@ class PreviewedRun:
 
     run: Run
     suppressed: str | None
-    results: tuple[Result, ...] = ()
+    results: tuple[StepResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class PreviewContext:
     """What previews see.
 
     reads: the objects that exist, or None for those that each event makes one assume. forward: a cluster
@@ -56,21 +56,25 @@ class World:
 
 
 def preview(
-    event: Event, playbooks: Playbooks, memory: PlanningMemory, guard: Guard, world: World
+    event: Event,
+    playbooks: PlaybookIndex,
+    memory: PlanningMemory,
+    guard: Guard,
+    world: PreviewContext,
 ) -> list[PreviewedRun]:
     """The runs of the event, each walked to its end; the clock is the event's time."""
     runs = []
     for planned in plan(event, playbooks, memory):
-        results: tuple[Result, ...] = ()
+        results: tuple[StepResult, ...] = ()
         if planned.suppressed is None:
             results = walk(planned.run, guard, world, event.time)
             if not any(result.state in ("planned", "done", "held") for result in results):
-                memory.give_back(planned.run.id)
+                memory.release(planned.run.id)
         runs.append(PreviewedRun(planned.run, planned.suppressed, results))
     return runs
 
 
-def walk(run: Run, guard: Guard, world: World, now: float) -> tuple[Result, ...]:
+def walk(run: Run, guard: Guard, world: PreviewContext, now: float) -> tuple[StepResult, ...]:
     """The results of all steps of a run; a step that would be tried again counts as failed.
 
     Raises InternalError.
@@ -78,7 +82,7 @@ def walk(run: Run, guard: Guard, world: World, now: float) -> tuple[Result, ...]
     return tuple(_walk(run, guard, world, now))
 
 
-def _walk(run: Run, guard: Guard, world: World, now: float) -> Iterator[Result]:
+def _walk(run: Run, guard: Guard, world: PreviewContext, now: float) -> Iterator[StepResult]:
     claim: Claim | None = Claim(run, 0)
     told = 0
     while claim:
@@ -90,7 +94,7 @@ def _walk(run: Run, guard: Guard, world: World, now: float) -> Iterator[Result]:
             outcome = Outcome("failed", outcome.message, calls=outcome.calls)
         if claim.step.name in world.outcomes and when_holds(claim, clients):
             outcome = _assumed(world.outcomes[claim.step.name], outcome)
-        results, position = after(claim, outcome)
+        results, position = advance(claim, outcome)
         yield from results[told:]
         told = len(results)
         claim = None if position is None else replace(claim, position=position, results=results)

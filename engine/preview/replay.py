@@ -11,10 +11,10 @@ import msgspec
 from engine.execution.guardrails import Guard
 from engine.model.event import identity
 from engine.model.event_subject import subject_of
-from engine.model.run import outcome_of
-from engine.planning.matcher import Playbooks
+from engine.model.run import run_outcome
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory
-from engine.preview.preview import World, preview
+from engine.preview.preview import PreviewContext, preview
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.language.loader import PlaybookSet
     from engine.model.event import Event
     from engine.model.own_identity import OwnIdentity
-    from engine.model.run import Result
+    from engine.model.run import StepResult
     from engine.preview.preview import PreviewedRun
 
 STATES = ("planned", "held", "refused", "skipped", "failed")
@@ -41,7 +41,7 @@ _LEAVE = "; with a person's leave: "
 K = TypeVar("K")
 
 
-class Table(Generic[K]):
+class CountTable(Generic[K]):
     """Numbers by name and column, in bounded memory.
 
     Where there are too many names, the least busy half is forgotten into ``rest``: a name that keeps coming
@@ -101,14 +101,14 @@ class Example:
     run: PreviewedRun
 
 
-class Side:
+class PlaybookReplay:
     """A set of playbooks that events are put to in their order, as if the engine had begun with the first."""
 
     def __init__(self, found: PlaybookSet, own: OwnIdentity) -> None:
-        self.playbooks = Playbooks(found.playbooks, found.silences)
+        self.playbooks = PlaybookIndex(found.playbooks, found.silences)
         self._memory = PlanningMemory()
         self._guard = Guard(found.guardrails, own)
-        self._world = World()
+        self._world = PreviewContext()
 
     def judge(self, event: Event) -> list[PreviewedRun]:
         """The runs of the event; the clock is the event's time."""
@@ -121,18 +121,18 @@ class Side:
 class Tally:
     """Counts events and their runs."""
 
-    def __init__(self, playbooks: Playbooks) -> None:
+    def __init__(self, playbooks: PlaybookIndex) -> None:
         self.asked = {playbook.name: playbook.mode for playbook in playbooks.all}
         self.counts: Counter[str] = Counter()
         self.first_ns: int | None = None
         self.last_ns: int | None = None
-        self.playbooks: Table[str] = Table("runs", "stopped", *STATES, ranks=2)
-        self.actions: Table[str] = Table(*STATES)
-        self.namespaces: Table[str] = Table("runs", "stopped")
-        self.targets: Table[str] = Table("runs", "stopped")
-        self.hours: Table[int] = Table("events", "runs", "stopped")
-        self.stopped: Table[tuple[str, str]] = Table("runs")
-        self.reasons: Table[Reason] = Table("steps")
+        self.playbooks: CountTable[str] = CountTable("runs", "stopped", *STATES, ranks=2)
+        self.actions: CountTable[str] = CountTable(*STATES)
+        self.namespaces: CountTable[str] = CountTable("runs", "stopped")
+        self.targets: CountTable[str] = CountTable("runs", "stopped")
+        self.hours: CountTable[int] = CountTable("events", "runs", "stopped")
+        self.stopped: CountTable[tuple[str, str]] = CountTable("runs")
+        self.reasons: CountTable[Reason] = CountTable("steps")
         self.examples: list[Example] = []
         self._kinds: Counter[tuple[str, str]] = Counter()
 
@@ -169,7 +169,7 @@ class Tally:
             self._add_step(playbook, actions[result.step], result, f"{who.namespace}/{who.pod}")
         self._keep(line, event, previewed)
 
-    def _add_step(self, playbook: str, action: str, result: Result, pod: str) -> None:
+    def _add_step(self, playbook: str, action: str, result: StepResult, pod: str) -> None:
         self.counts["steps"] += 1
         self.counts[result.state] += 1
         self.playbooks.add(playbook, result.state)
@@ -183,7 +183,7 @@ class Tally:
 
     def _keep(self, line: int, event: Event, previewed: PreviewedRun) -> None:
         """Keep the first runs of each playbook and outcome; what they hold of the event is short."""
-        kind = (previewed.run.playbook.name, outcome_of(previewed.results))
+        kind = (previewed.run.playbook.name, run_outcome(previewed.results))
         if self._kinds[kind] < _EXAMPLES_OF_A_KIND and len(self.examples) < _EXAMPLES:
             self._kinds[kind] += 1
             self.examples.append(example(line, event, previewed))

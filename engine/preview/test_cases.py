@@ -14,11 +14,11 @@ from engine.language.folder import VALUES, FolderError
 from engine.language.loader import Loader
 from engine.language.value_checks import STEPS
 from engine.language.yaml_source import read
-from engine.model.alerts import read_alerts
 from engine.model.calls import call_json
 from engine.model.errors import EventError, Finding
-from engine.model.event import parse
-from engine.planning.matcher import Playbooks
+from engine.model.event import parse_event
+from engine.model.event_formats import read_events
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from engine.model.errors import Location
     from engine.model.event import Event
     from engine.model.own_identity import OwnIdentity
-    from engine.model.run import Result
+    from engine.model.run import StepResult
     from engine.preview.preview import PreviewedRun
 
 _ACTS = ("planned", "done")
@@ -58,7 +58,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class StepReport:
     """How one step ended in a case, or that a run was suppressed (step is empty then).
 
     expected: the states that the case accepts for this step; empty if the case does not name the step.
@@ -72,12 +72,12 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CaseResult:
     """The result of a case. differences: between the expected and the actual values; empty if it holds."""
 
     case: Case
     differences: tuple[str, ...]
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[StepReport, ...] = ()
 
     @property
     def planned(self) -> tuple[tuple[str, str], ...]:
@@ -135,24 +135,24 @@ def _check_name(document: Document, report: Findings, first: dict[str, Location]
         report(("metadata", "name"), "duplicate-name", what, f"see {first[name]}")
 
 
-def run_case(case: Case, own: OwnIdentity) -> Verdict:
+def run_case(case: Case, own: OwnIdentity) -> CaseResult:
     """Compare what the set plans for the case's events, with nothing spent yet, with what the case expects."""
     from engine.preview.preview import (  # noqa: PLC0415 - 90 ms that `check` does not need
-        World,
+        PreviewContext,
         preview,
     )
 
     found = case.found
     tested = [p for p in found.playbooks if case.playbooks is None or p.name in case.playbooks]
     index, memory, guard = (
-        Playbooks(tested, found.silences),
+        PlaybookIndex(tested, found.silences),
         PlanningMemory(),
         Guard(found.guardrails, own),
     )
     cluster = None if case.cluster is None else GivenCluster(case.cluster)
-    world = World(cluster, outcomes=case.outcomes)
+    world = PreviewContext(cluster, outcomes=case.outcomes)
     runs = [run for event in case.events for run in preview(event, index, memory, guard, world)]
-    return Verdict(case, tuple(_differences(case.expect, runs)), tuple(_seen(case.expect, runs)))
+    return CaseResult(case, tuple(_differences(case.expect, runs)), tuple(_seen(case.expect, runs)))
 
 
 @dataclass(slots=True)
@@ -241,7 +241,7 @@ class _Reader:
         for n, value in enumerate(given):
             at = (*path, "event") if "event" in item else (*path, "events", n)
             try:
-                yield parse(value, salt=f"event {n}")
+                yield parse_event(value, salt=f"event {n}")
             except EventError as error:
                 self._report(at, "bad-value", f"no event: {error}", error.hint)
 
@@ -252,7 +252,7 @@ class _Reader:
         except FolderError as error:
             self._report(where, "bad-value", f"{name}: {error}")
             return
-        for alert in read_alerts(content):
+        for alert in read_events(content):
             if alert.event is None:
                 self._report(where, "bad-value", f"{name}:{alert.line}: {alert.error}")
             else:
@@ -321,19 +321,19 @@ def gaps(got: Any, want: Any, path: str = "") -> Iterator[str]:
         yield f"{path} is {got!r}, expected {want!r}"
 
 
-def _belongs(key: str, run: PreviewedRun, result: Result) -> bool:
+def _belongs(key: str, run: PreviewedRun, result: StepResult) -> bool:
     if key in ("actions", "finally"):
         phase = next(step.phase for step in run.run.steps if step.name == result.step)
         return result.state in _ACTS and phase == key
     return result.state == key
 
 
-def _seen(expect: Mapping[str, Any], runs: Sequence[PreviewedRun]) -> Iterator[Seen]:
+def _seen(expect: Mapping[str, Any], runs: Sequence[PreviewedRun]) -> Iterator[StepReport]:
     """Each step as it ended, with what the case expects of it; and the runs that were suppressed."""
     for run in runs:
         playbook = run.run.playbook.name
         if run.suppressed is not None:
-            yield Seen(playbook, "", "suppressed", run.suppressed)
+            yield StepReport(playbook, "", "suppressed", run.suppressed)
         phases = {step.name: step.phase for step in run.run.steps}
         for result in run.results:
             keys = ("refused", "held", "skipped", phases[result.step])
@@ -341,7 +341,7 @@ def _seen(expect: Mapping[str, Any], runs: Sequence[PreviewedRun]) -> Iterator[S
             wanted = " or ".join("planned" if key in phases.values() else key for key in named)
             unwanted = expect.get("nothing") or phases[result.step] in expect
             expected = wanted or ("not planned" if unwanted else "")
-            yield Seen(playbook, result.step, result.state, result.message, expected)
+            yield StepReport(playbook, result.step, result.state, result.message, expected)
 
 
 def _names(names: Sequence[str]) -> str:

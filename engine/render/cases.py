@@ -8,33 +8,33 @@ from xml.etree import ElementTree as ET
 
 import click
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from engine.preview.coverage import Coverage
-    from engine.preview.test_cases import Seen, Verdict
+    from engine.preview.test_cases import CaseResult, StepReport
 
 MAX_STEPS = 100
 """Steps of a failed case that are shown as text."""
 
 
-def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def verdict_lines(verdicts: Sequence[CaseResult]) -> Iterator[str]:
     """A line a case, and what differs below it."""
     for verdict in verdicts:
         state = (
             click.style("FAIL", fg="red") if verdict.differences else click.style("ok", fg="green")
         )
-        yield f"{state:<4} {clean(verdict.case.test)}: {clean(verdict.case.name)}"
+        yield f"{state:<4} {printable(verdict.case.test)}: {printable(verdict.case.name)}"
         if verdict.differences:
-            yield f"     {clean(str(verdict.case.where))}"
-            yield from (f"     {clean(difference)}" for difference in verdict.differences)
-            yield from (f"     {clean(line)}" for line in _step_lines(verdict.seen))
+            yield f"     {printable(str(verdict.case.where))}"
+            yield from (f"     {printable(difference)}" for difference in verdict.differences)
+            yield from (f"     {printable(line)}" for line in _step_lines(verdict.seen))
 
 
-def _step_lines(seen: Sequence[Seen]) -> Iterator[str]:
+def _step_lines(seen: Sequence[StepReport]) -> Iterator[str]:
     """A table of the steps: the actual state beside the expected one, and what the step says."""
     if not seen:
         yield "no playbook matched the events (tiercel explain shows why)"
@@ -52,17 +52,17 @@ def _step_lines(seen: Sequence[Seen]) -> Iterator[str]:
         yield f"and {len(seen) - MAX_STEPS:,} more steps"
 
 
-def summary_lines(verdicts: Sequence[Verdict], covered: Coverage) -> Iterator[str]:
+def summary_lines(verdicts: Sequence[CaseResult], covered: Coverage) -> Iterator[str]:
     """A line for each gap in the coverage, and one for it all."""
     for missed in covered.missed:
-        yield click.style(clean(f"{missed.where}: {missed.what}"), dim=True)
+        yield click.style(printable(f"{missed.where}: {missed.what}"), dim=True)
     failed = sum(bool(verdict.differences) for verdict in verdicts)
     cases = f"{count(len(verdicts) - failed, 'case')} passed, {failed} failed"
     of_all = f"{covered.seen:,} of {covered.all:,} steps and outcomes of conditions"
     yield f"{cases}; {covered.share} % covered: {of_all}"
 
 
-def verdict_json(verdict: Verdict) -> dict[str, Any]:
+def verdict_json(verdict: CaseResult) -> dict[str, Any]:
     """One case."""
     return {
         "test": verdict.case.test,
@@ -75,21 +75,21 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def junit(verdicts: Sequence[Verdict]) -> str:
+def junit(verdicts: Sequence[CaseResult]) -> str:
     """JUnit's XML, a suite a PlaybookTest."""
     root = ET.Element("testsuites")
     suites: dict[str, ET.Element] = {}
     for verdict in verdicts:
-        name = clean(verdict.case.test)
+        name = printable(verdict.case.test)
         suite = suites.get(name)
         if suite is None:
             suite = suites[name] = ET.SubElement(root, "testsuite", name=name)
         place = verdict.case.where
-        case = ET.SubElement(suite, "testcase", classname=name, name=clean(verdict.case.name))
-        case.attrib |= {"file": clean(place.file), "line": str(place.line)}
+        case = ET.SubElement(suite, "testcase", classname=name, name=printable(verdict.case.name))
+        case.attrib |= {"file": printable(place.file), "line": str(place.line)}
         if verdict.differences:
             lines = [*verdict.differences, *_step_lines(verdict.seen)]
-            text = "\n".join(clean(line) for line in lines)
-            ET.SubElement(case, "failure", message=clean(verdict.differences[0])).text = text
+            text = "\n".join(printable(line) for line in lines)
+            ET.SubElement(case, "failure", message=printable(verdict.differences[0])).text = text
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.render.plan_text import headline
 from engine.render.text import count, short
 
@@ -61,7 +61,7 @@ def _table(explanation: Explanation, suppressed: Mapping[str, str | None]) -> It
 
 
 def _cells(row: Row) -> tuple[str, str, str]:
-    what = "  " * row.depth + clean(row.what)
+    what = "  " * row.depth + printable(row.what)
     actual = f"is {row.actual}" if row.actual else ""
     what, wanted, actual = (
         short(text, width) for text, width in zip((what, row.wanted, actual), _WIDEST, strict=True)
@@ -77,4 +77,4 @@ def _verdict(explanation: Explanation, suppressed: Mapping[str, str | None]) -> 
     why = suppressed[explanation.name]
     if why is None:
         return click.style("wants it and runs", fg="green")
-    return click.style(f"wants it, but runs nothing: {clean(why)}", fg="yellow")
+    return click.style(f"wants it, but runs nothing: {printable(why)}", fg="yellow")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.render.text import count
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     for finding in findings:
         colour = "red" if finding.severity == "error" else "yellow"
         severity = click.style(finding.severity, fg=colour)
-        hint = click.style(f" ({clean(finding.hint)})", dim=True) if finding.hint else ""
-        yield f"{clean(str(finding.where))}: {severity}: {clean(finding.what)}{hint} [{finding.code}]"
+        hint = click.style(f" ({printable(finding.hint)})", dim=True) if finding.hint else ""
+        yield f"{printable(str(finding.where))}: {severity}: {printable(finding.what)}{hint} [{finding.code}]"
 
 
 def summary(findings: Sequence[Finding], playbooks: int) -> str:

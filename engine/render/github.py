@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,4 +31,4 @@ def github_lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 def _escaped(text: str, letters: dict[str, str]) -> str:
     """Text for a command; GitHub decodes the letters, which the log does not show otherwise."""
-    return "".join(letters.get(letter) or clean(letter) for letter in text)
+    return "".join(letters.get(letter) or printable(letter) for letter in text)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.model.calls import Call, Request
+from engine.model.calls import Call, OutboundRequest
 from engine.model.errors import EventError
-from engine.model.event import parse
-from engine.model.run import Result
-from engine.model.safe_text import clean
+from engine.model.event import parse_event
+from engine.model.run import StepResult
+from engine.model.safe_text import printable
 from engine.render.plan_text import COLOURS, headline, result_lines
 from engine.render.text import count, short
 
@@ -33,7 +33,7 @@ def history_lines(
         first, last = (drop[key][:19].replace("T", " ") for key in ("first", "last"))
         key = f"  {short(drop['key'], 80)}" if drop["key"] else ""
         yield (
-            f"{last}  {drop['count']:>7,} times  {clean(drop['playbook'])}  {clean(drop['reason'])}"
+            f"{last}  {drop['count']:>7,} times  {printable(drop['playbook'])}  {printable(drop['reason'])}"
             f"  since {first}{key}"
         )
 
@@ -44,7 +44,7 @@ def dead_lines(letters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "Nothing came that was no event."
     for letter in letters:
         when = letter["received"][:19].replace("T", " ")
-        yield f"{when}  {clean(letter['source'])}  {short(letter['error'], 80)}"
+        yield f"{when}  {printable(letter['source'])}  {short(letter['error'], 80)}"
         yield click.style(f"    {short(letter['body'], 160)}", dim=True)
 
 
@@ -67,27 +67,27 @@ def _runs(runs: Sequence[Mapping[str, Any]], *, more: bool) -> Iterator[str]:
 def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
     """The event, where the run comes from, its steps with all that was sent, and what is next."""
     try:
-        yield headline(parse(run["alert"]))
+        yield headline(parse_event(run["alert"]))
     except EventError:  # it was one to the engine: another version
-        yield clean(json.dumps(run["event"]))
+        yield printable(json.dumps(run["event"]))
     mode = "" if run["mode"] == "enforce" else f", {run['mode']}"
-    yield f"  {clean(run['playbook'])}{mode}  {_state(run['outcome'] or 'not over')}"
+    yield f"  {printable(run['playbook'])}{mode}  {_state(run['outcome'] or 'not over')}"
     yield f"    run       {run['run']}"
     yield f"    received  {run['received']}"
-    yield f"    target    {clean(run['target'])}"
+    yield f"    target    {printable(run['target'])}"
     yield f"    playbook  git show {run['blob']}" if run["blob"] else "    playbook  of no file"
     yield from result_lines([_result(step) for step in run["steps"]], bodies=True)
     for one in run["decisions"]:
-        why = f": {clean(one['reason'])}" if one["reason"] else ""
-        what = f"{one['decision']} {clean(one['step'])}".rstrip()
-        yield f"    {one['time'][:19].replace('T', ' ')}  {what} by {clean(one['by'])}{why}"
+        why = f": {printable(one['reason'])}" if one["reason"] else ""
+        what = f"{one['decision']} {printable(one['step'])}".rstrip()
+        yield f"    {one['time'][:19].replace('T', ' ')}  {what} by {printable(one['by'])}{why}"
     if run["left"] and run["outcome"] is None:
-        yield f"    then      {clean(', '.join(run['left']))}"
+        yield f"    then      {printable(', '.join(run['left']))}"
     if run["due"]:
         yield f"  Next at {run['due']}."
     for undo in run["undo"]:
         when = f"at {undo['due']}" if undo["due"] else "when asked"
-        yield f"  {clean(undo['step'])} is undone {when}."
+        yield f"  {printable(undo['step'])} is undone {when}."
     yield from _next(run)
 
 
@@ -106,12 +106,12 @@ def _state(state: str) -> str:
     return click.style(f"{state:<8}", fg=COLOURS.get(state))
 
 
-def _result(step: Mapping[str, Any]) -> Result:
+def _result(step: Mapping[str, Any]) -> StepResult:
     calls = tuple(
         Call(c["verb"], c["apiVersion"], c["resource"], c["namespace"], c["name"], c["body"])
         for c in step["calls"]
     )
-    requests = tuple(Request(**request) for request in step["requests"])
+    requests = tuple(OutboundRequest(**request) for request in step["requests"])
     tried = f" (attempt {step['attempts']})" if step["attempts"] > 1 else ""
     message = step["message"] + tried
-    return Result(step["name"], step["state"], message, step["attempts"], calls, requests)
+    return StepResult(step["name"], step["state"], message, step["attempts"], calls, requests)

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,11 +20,11 @@ def junit(files: Iterable[str], findings: Sequence[Finding], *, strict: bool) ->
     root = ET.Element("testsuites")
     suite = ET.SubElement(root, "testsuite", name="tiercel check")
     for file in sorted({*files, *told}):
-        case = ET.SubElement(suite, "testcase", classname="tiercel check", name=clean(file))
-        lines = [clean(str(finding)) for finding in told.get(file, ())]
+        case = ET.SubElement(suite, "testcase", classname="tiercel check", name=printable(file))
+        lines = [printable(str(finding)) for finding in told.get(file, ())]
         counting = [f for f in told.get(file, ()) if strict or f.severity == "error"]
         if counting:
-            failure = ET.SubElement(case, "failure", message=clean(counting[0].what))
+            failure = ET.SubElement(case, "failure", message=printable(counting[0].what))
             failure.text = "\n".join(lines)
         elif lines:
             ET.SubElement(case, "system-out").text = "\n".join(lines)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.model.calls import call_json, request_json
-from engine.model.event import PRIORITIES, identity, time_text
+from engine.model.event import PRIORITIES, format_time, identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.model.event import Event
-    from engine.model.run import Result
+    from engine.model.run import StepResult
     from engine.preview.preview import PreviewedRun
 
 
@@ -21,7 +21,7 @@ def event_json(event: Event) -> dict[str, Any]:
         "id": identity(event),
         "rule": event.rule,
         "priority": None if event.priority is None else PRIORITIES[event.priority],
-        "time": time_text(event.time_ns),
+        "time": format_time(event.time_ns),
     }
 
 
@@ -46,7 +46,7 @@ def run_json(previewed: PreviewedRun) -> dict[str, Any]:
     }
 
 
-def step_json(result: Result, action: str, phase: str) -> dict[str, Any]:
+def step_json(result: StepResult, action: str, phase: str) -> dict[str, Any]:
     """One step: how it stands, its writes in order, its requests to others."""
     return {
         "name": result.step,

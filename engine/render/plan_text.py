@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.model.event import PRIORITIES, time_text
+from engine.model.event import PRIORITIES, format_time
 from engine.model.event_subject import subject_of
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.model.calls import Call, Request
+    from engine.model.calls import Call, OutboundRequest
     from engine.model.event import Event
     from engine.model.playbook import Playbook
-    from engine.model.run import Result
+    from engine.model.run import StepResult
     from engine.preview.preview import PreviewedRun
 
 COLOURS = {
@@ -36,7 +36,7 @@ def headline(event: Event) -> str:
     who = subject_of(event)
     priority = "no priority" if event.priority is None else PRIORITIES[event.priority]
     pod = "/".join(part for part in (who.namespace, who.pod) if part)
-    when = time_text(event.time_ns).replace("T", " ")
+    when = format_time(event.time_ns).replace("T", " ")
     parts = [priority, event.rule, pod or "no pod", event.hostname or "no host", when]
     return click.style("  ".join(short(part, 80) for part in parts), bold=True)
 
@@ -49,7 +49,7 @@ def event_lines(
     for previewed in runs:
         playbook = previewed.run.playbook
         told = f"suppressed: {previewed.suppressed}" if previewed.suppressed else playbook.mode
-        yield f"  {playbook.name}  {click.style(clean(told), dim=bool(previewed.suppressed))}"
+        yield f"  {playbook.name}  {click.style(printable(told), dim=bool(previewed.suppressed))}"
         if why:
             yield from (f"    {line}" for line in reasons(event, playbook))
         yield from result_lines(previewed.results)
@@ -84,7 +84,7 @@ def reasons(event: Event, playbook: Playbook) -> Iterator[str]:
         yield f"condition  {short(condition.text, 100)} holds{actual}"
 
 
-def result_lines(results: Sequence[Result], *, bodies: bool = False) -> Iterator[str]:
+def result_lines(results: Sequence[StepResult], *, bodies: bool = False) -> Iterator[str]:
     """The steps of a run, each with its writes and messages. bodies: with what exactly is sent."""
     width = max((len(result.step) for result in results), default=0)
     for number, result in enumerate(results, 1):
@@ -93,7 +93,7 @@ def result_lines(results: Sequence[Result], *, bodies: bool = False) -> Iterator
         for call in result.calls:
             yield f"         {_call_line(call)}"
             if bodies:
-                yield click.style(f"                  {clean(json.dumps(call.body))}", dim=True)
+                yield click.style(f"                  {printable(json.dumps(call.body))}", dim=True)
         for request in result.requests:
             yield f"         {_request_line(request)}"
 
@@ -140,7 +140,7 @@ def _rules(spec: dict[str, Any], direction: str) -> str:
     return "only " + ", ".join(names)
 
 
-def _request_line(request: Request) -> str:
+def _request_line(request: OutboundRequest) -> str:
     body = request.body if isinstance(request.body, str) else json.dumps(request.body)
     return f"{click.style('>', fg='blue')} {request.method:<6} {short(request.url, 60)}  {short(body, 120)}"
 

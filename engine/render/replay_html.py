@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.preview.replay import STATES
 from engine.render.plan_text import headline, result_lines
 from engine.render.replay_chart import STYLE, bar, legend, time_chart
@@ -224,4 +224,4 @@ def _details(title: str, rule: str, lines: Sequence[str]) -> Iterator[str]:
 
 def _text(text: str) -> str:
     """Text that is nothing but text, in an attribute too."""
-    return escape(clean(text))
+    return escape(printable(text))

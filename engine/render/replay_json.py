@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.model.event import PRIORITIES, time_text
+from engine.model.event import PRIORITIES, format_time
 from engine.preview.comparison import CHANGES
 from engine.preview.replay import STATES
 from engine.render.plan_json import run_json
@@ -41,8 +41,8 @@ from engine.render.replay_view import idle, stopped_by
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.preview.comparison import ActionDifference, Comparison, Reach
-    from engine.preview.replay import Example, Table, Tally
+    from engine.preview.comparison import ActionDifference, Comparison, TargetCount
+    from engine.preview.replay import CountTable, Example, Tally
     from engine.render.replay_view import Replayed
 
 _ROWS = 1_000
@@ -63,8 +63,8 @@ def replay_json(replayed: Replayed) -> dict[str, Any]:
             "count": recording.unreadable,
             "lines": [{"line": line, "reason": reason} for line, reason in recording.told],
         },
-        "first": None if tally.first_ns is None else time_text(tally.first_ns),
-        "last": None if tally.last_ns is None else time_text(tally.last_ns),
+        "first": None if tally.first_ns is None else format_time(tally.first_ns),
+        "last": None if tally.last_ns is None else format_time(tally.last_ns),
         **{key: counts[key] for key in ("runs", "stopped", "writes", "messages")},
         "steps": {state: counts[state] for state in STATES},
         **_tables(tally),
@@ -80,7 +80,7 @@ def _tables(tally: Tally) -> dict[str, Any]:
         "actions": _named(tally.actions),
         "namespaces": _named(tally.namespaces),
         "hours": [
-            {"hour": time_text(hour * _HOUR_NS), **row} for hour, row in sorted(tally.hours.rows())
+            {"hour": format_time(hour * _HOUR_NS), **row} for hour, row in sorted(tally.hours.rows())
         ],
         "stoppedBy": [
             {"playbook": playbook, "why": why, "runs": runs}
@@ -97,7 +97,7 @@ def _tables(tally: Tally) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _named(table: Table[str]) -> list[Mapping[str, Any]]:
+def _named(table: CountTable[str]) -> list[Mapping[str, Any]]:
     return [{"name": name, **row} for name, row in table.rows()[:_ROWS]]
 
 
@@ -108,7 +108,7 @@ def _about(one: Example) -> dict[str, Any]:
         "line": one.line,
         "event": {
             "id": one.id, "rule": event.rule, "priority": priority,
-            "time": time_text(event.time_ns),
+            "time": format_time(event.time_ns),
         },
     }  # fmt: skip
 
@@ -149,5 +149,5 @@ def _action(one: ActionDifference) -> dict[str, Any]:
     }
 
 
-def _reach(reach: Reach) -> dict[str, int]:
+def _reach(reach: TargetCount) -> dict[str, int]:
     return {"targets": reach.targets, "namespaces": reach.namespaces}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.preview.replay import STATES
 from engine.render.plan_text import headline, result_lines
 from engine.render.replay_view import (
@@ -143,7 +143,7 @@ def _compared(comparison: Comparison) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """A revision's name may hold signs that Markdown knows."""
-    return re.sub(r"[^A-Za-z0-9 .,/():-]", lambda found: f"&#{ord(found[0])};", clean(text))
+    return re.sub(r"[^A-Za-z0-9 .,/():-]", lambda found: f"&#{ord(found[0])};", printable(text))
 
 
 def _numbers(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.preview.replay import STATES
 from engine.render.plan_text import headline, result_lines
 from engine.render.replay_view import (
@@ -30,8 +30,8 @@ from engine.render.text import count, short
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.preview.comparison import Change, Comparison, Difference
-    from engine.preview.replay import Table, Tally
+    from engine.preview.comparison import ChangeKind, Comparison, Difference
+    from engine.preview.replay import CountTable, Tally
     from engine.render.replay_view import Replayed
 
 _ROWS = 10
@@ -45,7 +45,7 @@ _COLOURS = {
     "runs": "cyan", "planned": "cyan", "held": "blue", "refused": "magenta", "skipped": "yellow",
     "failed": "red", "stopped": "yellow",
 }  # fmt: skip
-_SIGNS: Mapping[Change, tuple[str, str]] = {
+_SIGNS: Mapping[ChangeKind, tuple[str, str]] = {
     "newly": ("+", "green"), "noLonger": ("-", "red"), "otherwise": ("~", "yellow"),
 }  # fmt: skip
 
@@ -85,7 +85,7 @@ def _playbooks(tally: Tally) -> Iterator[str]:
         yield click.style(f"  {short(line, 160)}", dim=True)
 
 
-def _table(title: str, table: Table[str], columns: Sequence[str]) -> Iterator[str]:
+def _table(title: str, table: CountTable[str], columns: Sequence[str]) -> Iterator[str]:
     rows = table.rows()
     yield from _rows(title, columns, rows, _ROWS, forgotten=any(table.rest))
 
@@ -220,13 +220,15 @@ def _difference(difference: Difference) -> Iterator[str]:
     sign, colour = _SIGNS[difference.change]
     yield ""
     yield f"{headline(one.event)}  {click.style(f'line {one.line:,}', dim=True)}"
-    words = click.style(clean(told(difference)), fg=colour)
+    words = click.style(printable(told(difference)), fg=colour)
     yield f"{click.style(sign, fg=colour)} {difference.playbook}  {words}"
     if difference.old is None or difference.new is None:
         yield from result_lines(one.run.results)
         return
     lines = list(changed_lines(difference))
     for line in lines[:_LINES]:
-        yield "    " + click.style(short(clean(line), 180), fg="green" if line[0] == "+" else "red")
+        yield "    " + click.style(
+            short(printable(line), 180), fg="green" if line[0] == "+" else "red"
+        )
     if len(lines) > _LINES:
         yield click.style(f"    {len(lines) - _LINES:,} more lines differ", dim=True)

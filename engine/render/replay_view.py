@@ -8,14 +8,20 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.model.event import time_text
+from engine.model.event import format_time
 from engine.render.text import count, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-    from engine.preview.comparison import ActionDifference, Change, Comparison, Difference, Reach
-    from engine.preview.event_log import Recording
+    from engine.preview.comparison import (
+        ActionDifference,
+        ChangeKind,
+        Comparison,
+        Difference,
+        TargetCount,
+    )
+    from engine.preview.event_log import EventLog
     from engine.preview.preview import PreviewedRun
     from engine.preview.replay import Example, Tally
 
@@ -24,7 +30,7 @@ T = TypeVar("T")
 HOUR = 3_600
 _WIDTHS = (1, 2, 3, 6, 12, 24, 48, 96, 168)
 _LEAVES = 400
-WORDS: Mapping[Change, str] = {
+WORDS: Mapping[ChangeKind, str] = {
     "newly": "newly act",
     "noLonger": "no longer act",
     "otherwise": "act otherwise",
@@ -36,7 +42,7 @@ class Replayed:
     """A replay at its end. file: as the user named it. comparison: with ``--against``."""
 
     file: str
-    recording: Recording
+    recording: EventLog
     tally: Tally
     comparison: Comparison | None = None
 
@@ -73,7 +79,7 @@ def bars(tally: Tally, most: int) -> tuple[int, list[Bar]]:
 
 def minute(ns: int) -> str:
     """A time to the minute, in UTC."""
-    return time_text(ns)[:16].replace("T", " ")
+    return format_time(ns)[:16].replace("T", " ")
 
 
 def span(tally: Tally) -> str:
@@ -158,7 +164,7 @@ def action_line(difference: ActionDifference) -> str:
     return ", ".join(parts)
 
 
-def _reach(reach: Reach, what: str) -> str:
+def _reach(reach: TargetCount, what: str) -> str:
     where = f" in {count(reach.namespaces, 'namespace')}" if reach.namespaces else ""
     return f"{count(reach.targets, what)}{where}"
 

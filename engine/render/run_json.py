@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.model.event import time_text
+from engine.model.event import format_time
 from engine.render.plan_json import event_json, step_json
 
 if TYPE_CHECKING:
@@ -115,4 +115,4 @@ def _stands(record: RunRecord) -> bool:
 
 
 def _at(seconds: float) -> str:
-    return time_text(int(seconds * 1000) * 1_000_000)
+    return format_time(int(seconds * 1000) * 1_000_000)

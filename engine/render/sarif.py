@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,4 +51,4 @@ def _result(finding: Finding) -> dict[str, Any]:
 
 def _text(text: str) -> str:
     """Text as a message, in which ``[a](b)`` would be a link."""
-    return _LINK.sub(r"\\[", clean(text))
+    return _LINK.sub(r"\\[", printable(text))

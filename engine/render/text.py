@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -30,7 +30,7 @@ _PARTS = re.compile(r"\x1b\[[0-9;]*m| +|[^ \x1b]+|\x1b")
 
 def short(text: str, width: int = MAX_WIDTH) -> str:
     """Cleaned text, cut to a width."""
-    text = clean(text[: width * 2])
+    text = printable(text[: width * 2])
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -48,7 +48,7 @@ def say(line: str = "", *, err: bool = False) -> None:
     """Print a line for people, with all escaped but its colors; wrapped to the width of a terminal."""
     stream = sys.stderr if err else sys.stdout
     parts = _COLOR.split(line)
-    line = "".join(clean(part) if n % 2 == 0 else part for n, part in enumerate(parts))
+    line = "".join(printable(part) if n % 2 == 0 else part for n, part in enumerate(parts))
     echo(wrapped(line, width(stream)) if stream.isatty() else line, err=err)
 
 

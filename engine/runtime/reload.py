@@ -18,7 +18,7 @@ from watchdog.observers import Observer
 from engine.language.folder import VALUES, Files, FolderError, read_bounded, read_files
 from engine.language.loader import Loader, PlaybookSet
 from engine.model.errors import JournalError, PlaybookError
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 from engine.telemetry.events import Reloaded
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 class Active:
     """The set in force. loaded_at: epoch seconds. error: why the folder's own set is not, if it is not."""
 
-    playbooks: Playbooks
+    playbooks: PlaybookIndex
     set: PlaybookSet
     loaded_at: float
     error: str | None = None
@@ -152,7 +152,7 @@ class Reloader:
     def _take(self, files: Files) -> None:
         """Put the set in force. Raises PlaybookError, FolderError."""
         found = self._usable(files)
-        active = Active(Playbooks(found.playbooks, found.silences), found, self._now())
+        active = Active(PlaybookIndex(found.playbooks, found.silences), found, self._now())
         self._journal.save_set(found.digest, files.files)
         before, self.active = getattr(self, "active", None), active
         self._observers.tell(
@@ -183,7 +183,7 @@ class Reloader:
         except (FolderError, PlaybookError):  # another version took it
             raise error from None
         self.active = Active(
-            Playbooks(found.playbooks, found.silences), found, self._now(), str(error)
+            PlaybookIndex(found.playbooks, found.silences), found, self._now(), str(error)
         )
         self._tell(error)
 

@@ -10,7 +10,7 @@ from engine.journal.protocol import RunFilter
 from engine.language import duration
 from engine.language.findings import nearest
 from engine.model.errors import JournalError
-from engine.model.event import time_of, time_text
+from engine.model.event import format_time, parse_time
 from engine.model.playbook import ALL_PLAYBOOKS, Mode, Pool
 from engine.render.run_json import (
     dead_json,
@@ -149,7 +149,7 @@ class AdminApi:
         if ago is not None:
             return self._operations.now() - ago
         try:
-            return time_of(text) / 1e9
+            return parse_time(text) / 1e9
         except ValueError:
             what = f"`since` is not a duration or a time: `{text[:40]}`"
             raise OperatorCommandError(what, 400, "like 30m, 2d or 2026-03-01T10:00:00Z") from None
@@ -163,7 +163,7 @@ class AdminApi:
         ]
         playbooks = {
             "digest": active.set.digest,
-            "loadedAt": time_text(int(active.loaded_at) * 1_000_000_000),
+            "loadedAt": format_time(int(active.loaded_at) * 1_000_000_000),
             "files": files,
             "error": active.error,
         }
@@ -210,7 +210,7 @@ class AdminApi:
     def _events(self) -> Answer:
         events = [
             {
-                "received": time_text(int(got.received * 1e9)),
+                "received": format_time(int(got.received * 1e9)),
                 "ended": got.ended,
                 "suppressed": dict(got.suppressed),
                 "alert": got.event.sent,

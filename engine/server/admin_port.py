@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from engine.model.errors import JournalError
-from engine.model.safe_text import json_bytes
+from engine.model.safe_text import encode_printable
 from engine.server.messages import JSON, Reply
 from engine.server.operator_commands import OperatorCommandError
 
@@ -120,7 +120,7 @@ def _encoded(status: int, body: Any) -> Reply:
     """The reply of an answer: bytes are text, all else becomes JSON."""
     if isinstance(body, bytes):
         return Reply(status, body, _TEXT)
-    return Reply(status, json_bytes(body), JSON)
+    return Reply(status, encode_printable(body), JSON)
 
 
 def _query(text: str) -> dict[str, str]:

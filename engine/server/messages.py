@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from engine.model.safe_text import json_bytes
+from engine.model.safe_text import encode_printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class Reply(msgspec.Struct, frozen=True, eq=False):
 
 def said(status: int, what: dict[str, Any], *headers: tuple[bytes, bytes]) -> Reply:
     """A reply of JSON."""
-    return Reply(status, json_bytes(what), headers=headers)
+    return Reply(status, encode_printable(what), headers=headers)
 
 
 class Port(Protocol):

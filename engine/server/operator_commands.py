@@ -11,7 +11,7 @@ from engine.journal.protocol import Decision, Paused
 from engine.language import duration
 from engine.language.findings import nearest
 from engine.model.playbook import ALL_PLAYBOOKS
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 from engine.telemetry.events import Decided
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Who:
     def __post_init__(self) -> None:
         if len(self.reason) > LONGEST_REASON:
             raise OperatorCommandError(f"a reason has at most {LONGEST_REASON:,} characters", 400)
-        object.__setattr__(self, "reason", clean(self.reason))
+        object.__setattr__(self, "reason", printable(self.reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class OperatorCommands:
             near = nearest(name, names)
             hint = f"; did you mean `{near}`?" if near else ""
             raise OperatorCommandError(
-                f"no playbook in force is called `{clean(name[:80])}`{hint}", 400
+                f"no playbook in force is called `{printable(name[:80])}`{hint}", 400
             )
 
     def _paused(self, what: str, playbook: str | None, who: Who) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.model.event import PRIORITIES, priority_of
+from engine.model.event import PRIORITIES, parse_priority
 from engine.model.name_patterns import is_glob
 from engine.talon.output_fields import all_of, decided, read_comparisons
 
@@ -87,7 +87,7 @@ def _rules(match: Match, wanted: Wanted) -> None:
 
 def _priority(said: SourceText, wanted: Wanted, notes: ImportReport) -> None:
     parsed = _PRIORITY.fullmatch(said.text)
-    least = priority_of(parsed[2]) if parsed else None
+    least = parse_priority(parsed[2]) if parsed else None
     if parsed and not parsed[2]:
         notes.differs(said.where, f"`{said.text}` names no priority: every one matches")
         return

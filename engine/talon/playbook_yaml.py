@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from engine.language.schema import API_VERSION
-from engine.model.safe_text import clean
+from engine.model.safe_text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,8 +80,8 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _comment(text: str, indent: int) -> Iterator[str]:
     for line in text.splitlines():
         is_step = line.startswith("- ")  # one that is left out, on a line of its own
-        for part in [line] if is_step else _wrapped(clean(line), _WIDTH - indent):
-            yield f"{' ' * indent}# {clean(part)}"
+        for part in [line] if is_step else _wrapped(printable(line), _WIDTH - indent):
+            yield f"{' ' * indent}# {printable(part)}"
 
 
 def _mapping(data: dict[str, Any], indent: int) -> Iterator[str]:

@@ -12,18 +12,18 @@ import msgspec
 import structlog
 
 from engine.model.calls import call_json, request_json
-from engine.model.event import identity, time_text
-from engine.model.json_codec import encode
+from engine.model.event import format_time, identity
+from engine.model.json_codec import encode_json
 from engine.model.playbook import Condition
-from engine.model.run import after
-from engine.model.safe_text import json_line
+from engine.model.run import advance
+from engine.model.safe_text import escape_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.model.errors import Finding
     from engine.model.playbook import Guardrails
-    from engine.model.run import Claim, Outcome, Result
+    from engine.model.run import Claim, Outcome, StepResult
 
 log = structlog.get_logger()
 UNWRITTEN = "unwritten"
@@ -58,7 +58,7 @@ class Settled:
     outcome: Outcome
     became: str
     time: float
-    results: tuple[Result, ...] = ()
+    results: tuple[StepResult, ...] = ()
     seconds: float = 0.0
 
     @property
@@ -176,7 +176,7 @@ class Audit:
         else:
             return
         coding = self._stream.encoding or "utf-8"  # a terminal's own, which may know few letters
-        line = json_line(encode(told).decode()).encode(coding, "replace").decode(coding)
+        line = escape_json(encode_json(told).decode()).encode(coding, "replace").decode(coding)
         with self._lock:
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -184,7 +184,7 @@ class Audit:
     @staticmethod
     def _decision(moment: Decided) -> dict[str, Any]:
         return {
-            "time": time_text(int(moment.time * 1000) * 1_000_000),
+            "time": format_time(int(moment.time * 1000) * 1_000_000),
             "level": "info",
             "event": None,
             "decision": moment.what,
@@ -200,7 +200,7 @@ class Audit:
         claim, outcome = moment.claim, moment.outcome
         run = claim.run
         return {
-            "time": time_text(int(moment.time * 1000) * 1_000_000),
+            "time": format_time(int(moment.time * 1000) * 1_000_000),
             "level": "warning" if outcome.state in _WARNED else "info",
             "event": identity(run.event),
             "run": run.id,
@@ -253,7 +253,7 @@ def _leaves(condition: Condition) -> Iterator[Condition]:
 
 def _short(value: Any) -> Any:
     """The value; of one that is too long the beginning, as text, of a list or an object as JSON."""
-    text = value if isinstance(value, str) else encode(value).decode()
+    text = value if isinstance(value, str) else encode_json(value).decode()
     return value if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
@@ -270,4 +270,4 @@ def _skips(moment: Settled) -> list[str]:
     claim, outcome = moment.claim, moment.outcome
     if claim.undo or moment.became in ("waiting", UNWRITTEN):
         return []
-    return [result.step for result in after(claim, outcome)[0][len(claim.results) + 1 :]]
+    return [result.step for result in advance(claim, outcome)[0][len(claim.results) + 1 :]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
-from engine.model.safe_text import clean, json_line
+from engine.model.safe_text import escape_json, printable
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
@@ -37,14 +37,14 @@ class Unfailing:
 
 
 def _json(told: Any, **options: Any) -> str:
-    return json_line(json.dumps(told, ensure_ascii=False, **options))
+    return escape_json(json.dumps(told, ensure_ascii=False, **options))
 
 
 def _cleaned(_: Any, __: str, told: EventDict) -> EventDict:
     """Escape what comes from outside, for a terminal; a traceback keeps its lines."""
-    safe = {k: clean(v) if isinstance(v, str) else v for k, v in told.items()}
+    safe = {k: printable(v) if isinstance(v, str) else v for k, v in told.items()}
     if "exception" in told:
-        safe["exception"] = "\n  ".join(map(clean, str(told["exception"]).split("\n")))
+        safe["exception"] = "\n  ".join(map(printable, str(told["exception"]).split("\n")))
     return safe
 
 

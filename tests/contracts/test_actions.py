@@ -18,7 +18,7 @@ from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import Guard
 from engine.language.folder import Files
 from engine.language.loader import Loader
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
 from engine.model.playbook import Match, Playbook, Retry, Step
 from engine.model.run import Claim, Run, run_id
@@ -109,7 +109,7 @@ def world(controller="ReplicaSet", pod=None):
 
 def alert(**fields):
     told = {"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "proc.cmdline": "sh"}
-    return parse(
+    return parse_event(
         {
             "rule": "Terminal shell",
             "time": "2026-03-01T10:00:00Z",

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from engine.journal.protocol import AcceptBatch
 from engine.model.errors import JournalError
-from engine.model.run import Outcome, Result
+from engine.model.run import Outcome, StepResult
 from tests.support.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
 
 
@@ -169,7 +169,7 @@ def test_each_step_counts_anew(journal):
     assert journal.next_due("cluster") is None
     second = claim(journal, NOW + 3, "slow")
     assert (second.attempt, second.answers, second.began) == (1, 0, NOW + 3)
-    assert second.results == (Result("a", "done", "labelled", attempts=2),)
+    assert second.results == (StepResult("a", "done", "labelled", attempts=2),)
 
 
 def test_after_a_failed_step_that_stops_the_finally_runs_and_the_outcome_is_failed(journal):

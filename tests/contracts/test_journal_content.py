@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from engine.model.calls import Call, Request
-from engine.model.event import parse
-from engine.model.run import Outcome, Result, Run, run_id
+from engine.model.calls import Call, OutboundRequest
+from engine.model.event import parse_event
+from engine.model.run import Outcome, Run, StepResult, run_id
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.journals import DONE, JOURNALS, NOW, accept, claim, event, playbook, run, step
@@ -36,13 +36,13 @@ def test_a_run_shows_what_its_last_attempt_said_while_it_waits_and_while_it_is_t
 
 def test_results_come_back_as_they_were(journal):
     call = Call("apply", "v1", "pods", "demo", "nginx", {"metadata": {"generation": 2**65}})
-    request = Request("POST", "https://hooks.example/***", {"text": "é"}, {"X-Run": "1"})
+    request = OutboundRequest("POST", "https://hooks.example/***", {"text": "é"}, {"X-Run": "1"})
     outcome = Outcome(
         "done", "ok", None, False, (call,), (request,), {"n": [1, 1.5, None, -(2**80)]}
     )
     accept(journal, run(1))
     journal.settle(claim(journal), outcome, NOW)
-    wanted = Result("mark", "done", "ok", 1, (call,), (request,), outcome.answer)
+    wanted = StepResult("mark", "done", "ok", 1, (call,), (request,), outcome.answer)
     assert journal.find(run(1).id).results == (wanted,)
 
 
@@ -83,7 +83,7 @@ def shared(request, tmp_path_factory):
 @given(alert=alerts, number=st.integers(0, 2**128), salt=st.text(max_size=4))
 def test_an_event_comes_back_as_it_was(shared, alert, number, salt):
     decoded = msgspec.json.decode(msgspec.json.encode(alert))
-    told = parse(decoded, received_ns=1_772_359_200_000_000_001, salt=salt)
+    told = parse_event(decoded, received_ns=1_772_359_200_000_000_001, salt=salt)
     one = Run(run_id(str(number), "p"), playbook(), told, NOW, "")
     known = bool(shared.known([one.id]))
     accept(shared, one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine.cluster.api import POD
 from engine.journal.protocol import AcceptBatch, Decision, Paused, RunFilter
-from engine.model.calls import Change
+from engine.model.calls import ObjectChange
 from engine.model.errors import JournalError
 from engine.model.run import Outcome, Run, run_id
 from tests.support.journals import DONE, NOW, accept, event, playbook
@@ -83,7 +83,9 @@ def test_all_is_undone_although_each_run_changes_something(journal):
                 assert journal.settle(claim, Outcome("undone", "q removed"), NOW) == "undone"
                 undone += 1
                 continue
-            change = Change(POD, "demo", "web", claim.run.id, ("metadata", "labels", "q"), "true")
+            change = ObjectChange(
+                POD, "demo", "web", claim.run.id, ("metadata", "labels", "q"), "true"
+            )
             assert journal.hold(claim, [change], None, {"uid": claim.run.id})
             assert journal.settle(claim, DONE, NOW) == "done"
             assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["mark"]

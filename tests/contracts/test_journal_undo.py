@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from engine.cluster.api import NETWORK_POLICY, POD
 from engine.journal.protocol import AcceptBatch, Decision, Paused, RunFilter
-from engine.model.calls import Change
+from engine.model.calls import ObjectChange
 from engine.model.run import Outcome
 from tests.support.journals import DONE, LEASE, NOW, accept, claim, playbook, run, step
 
-LABEL = Change(POD, "demo", "web", "u1", ("metadata", "labels", "seen"), "true", None)
-POLICY = Change(NETWORK_POLICY, "demo", "tiercel-1")
+LABEL = ObjectChange(POD, "demo", "web", "u1", ("metadata", "labels", "seen"), "true", None)
+POLICY = ObjectChange(NETWORK_POLICY, "demo", "tiercel-1")
 UNDONE = Outcome("undone", "seen of pod web removed")
 
 

@@ -11,7 +11,7 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
-from engine.model.event import identity, parse
+from engine.model.event import identity, parse_event
 from tests.support.serving import call, engine
 
 SECRETS = {
@@ -198,7 +198,7 @@ def test_no_channel_tells_a_secret_or_what_is_redacted(tmp_path, echo, flags):
         assert {answer[0] for answer in shown.values()} == {200}
         states = {step["name"]: step["state"] for step in shown[f"/runs/{run}"][2]["steps"]}
         assert states == dict.fromkeys(STEPS, "failed") | {"echo": "done"}
-        known = identity(parse(EVENT))  # as it came
+        known = identity(parse_event(EVENT))  # as it came
         assert shown[f"/runs/{run}"][2]["event"]["id"] == known
         assert {line["event"] for line in running.audit if "event" in line} == {known}
         assert running.terminate() == 0

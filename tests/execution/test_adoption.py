@@ -12,7 +12,7 @@ from engine.journal.protocol import Decision
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.compile import playbook_from_snapshot
 from engine.model.errors import PermanentError, TemporaryError
-from engine.model.event import time_text
+from engine.model.event import format_time
 from tests.contracts.test_actions import NOW, act, alert, claim_of, undo, world
 from tests.support.fakes import Notebook
 
@@ -124,7 +124,7 @@ def test_however_old_the_policy_is_its_run_is_kept_as_long_as_one_that_ends_now(
 def test_the_policy_tells_the_end_in_whole_seconds_of_utc():
     server = isolated()[0]
     told = policy(server)["metadata"]["annotations"]["tiercel.dev/expires-at"]
-    assert told == time_text(int(NOW + HOUR) * 1_000_000_000)
+    assert told == format_time(int(NOW + HOUR) * 1_000_000_000)
 
 
 class Answering:

@@ -10,9 +10,9 @@ from engine.execution.retry import wait_before
 from engine.language.folder import Files
 from engine.language.loader import Loader
 from engine.model.errors import PermanentError, TemporaryError
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.playbook import Budget, Guardrails, Retry
-from engine.model.run import Claim, Result, Run, after, outcome_of
+from engine.model.run import Claim, Run, StepResult, advance, run_outcome
 from engine.outbound.http import RequestRecorder
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.language.test_loader import files, playbook
@@ -228,8 +228,8 @@ def test_a_step_runs_when_all_conditions_hold_and_is_skipped_with_the_reason_els
 
 
 def test_a_step_may_wait_for_how_an_earlier_one_ended_or_what_it_answered():
-    done = (Result("pod.label", "done", answer={"id": 7}),)
-    failed = (Result("pod.label", "failed"),)
+    done = (StepResult("pod.label", "done", answer={"id": 7}),)
+    failed = (StepResult("pod.label", "failed"),)
     ended = {"step": "pod.label", "is": ["done", "skipped"]}
     assert when(ended, results=done).state == "done"
     assert when(ended, results=failed).state == "skipped"
@@ -239,7 +239,7 @@ def test_a_step_may_wait_for_how_an_earlier_one_ended_or_what_it_answered():
 
 
 def test_in_a_plan_an_earlier_planned_step_counts_as_done():
-    planned = (Result("pod.label", "planned"),)
+    planned = (StepResult("pod.label", "planned"),)
     assert when({"step": "pod.label", "is": ["done"]}, results=planned, dry=True).state == "planned"
     assert (
         when({"step": "pod.label", "is": ["failed"]}, results=planned, dry=True).state == "skipped"
@@ -261,18 +261,18 @@ def test_after_a_failure_the_rest_is_skipped_and_finally_runs():
     found = Loader().load(
         Files("", files(p=playbook("p", actions=steps, **{"finally": [{**LABEL, "name": "c"}]})))
     )
-    run = Run("0" * 32, found.playbooks[0], parse({"rule": "r"}), NOW, "t")
+    run = Run("0" * 32, found.playbooks[0], parse_event({"rule": "r"}), NOW, "t")
     for state, position in (("failed", 2), ("refused", 2), ("skipped", 1), ("done", 1)):
         outcome = act(claim(LABEL))
-        ended = after(Claim(run, 0), type(outcome)(state, "why"))
+        ended = advance(Claim(run, 0), type(outcome)(state, "why"))
         assert ended[1] == position
         assert [r.state for r in ended[0]] == [state, *["skipped"] * (position - 1)]
-    assert after(Claim(run, 2), type(outcome)("failed", "why"))[1] is None
+    assert advance(Claim(run, 2), type(outcome)("failed", "why"))[1] is None
 
 
 def test_the_outcome_of_a_run_is_its_worst():
     def ended(*states):
-        return outcome_of([Result(state, state) for state in states])
+        return run_outcome([StepResult(state, state) for state in states])
 
     assert ended("done", "failed", "refused") == "failed"
     assert ended("done", "refused", "skipped") == "refused"
@@ -351,7 +351,7 @@ def test_a_request_that_disrupts_has_the_events_pod_as_its_target(dry):
         (shut, "refused"),
         (alert(**{"k8s.pod.name": "gone"}), "skipped"),
         (alert(**{"k8s.pod.uid": "another"}), "skipped"),
-        (parse({"rule": "R", "output_fields": {"proc.name": "nc"}}), "skipped"),
+        (parse_event({"rule": "R", "output_fields": {"proc.name": "nc"}}), "skipped"),
     ):
         ended = act(claim(KILL, event=event), server, dry=dry)
         assert (ended.state, ended.requests) == (state, ()), ended.message

@@ -10,7 +10,7 @@ from engine.cluster.pods import Search, find_node, find_pod
 from engine.cluster.simulated import GivenCluster
 from engine.execution.guardrails import Guard
 from engine.model.errors import GoneError, RefusedError, SkippedError, TemporaryError
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
 from engine.model.playbook import Guardrails, Match, Playbook, Step
 from engine.model.run import Claim, Run
@@ -90,7 +90,7 @@ def test_a_container_of_another_pod_is_not_this_pods():
 
 def on_host(host, source="syscall"):
     fields = {"k8s.ns.name": "demo", "k8s.pod.name": "web-0"}
-    return parse({"rule": "r", "time": "2026-03-01T10:00:00Z", "hostname": host, "source": source,
+    return parse_event({"rule": "r", "time": "2026-03-01T10:00:00Z", "hostname": host, "source": source,
                   "output_fields": fields})  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_a_pod_must_not_be_younger_than_the_event_but_for_the_clocks():
         find(alert(), young())
     assert find(alert(), a_pod(creationTimestamp="2026-03-01T10:00:05Z"))
     assert find(alert(), a_pod(creationTimestamp=None))
-    untimed = parse(
+    untimed = parse_event(
         {"rule": "r", "output_fields": {"k8s.ns.name": "demo", "k8s.pod.name": "web-0"}}
     )
     assert find(untimed, young())
@@ -152,7 +152,7 @@ def test_the_node_is_the_pods_and_else_the_hosts():
     assert node(on_host("falco-x7k2p"), a_pod()) == "worker-1"
     assert node(nameless()) == "worker-1"
     with pytest.raises(SkippedError):
-        node(parse({"rule": "r", "hostname": "nowhere"}))
+        node(parse_event({"rule": "r", "hostname": "nowhere"}))
     with pytest.raises(SkippedError):
         node(on_host("worker-1"))
 
@@ -210,24 +210,26 @@ def mounted(folder, claims, namespace="tiercel\n"):
 
 def test_what_the_downward_api_does_not_tell_the_mounted_token_does(tmp_path):
     folder = mounted(tmp_path, {"sub": "system:serviceaccount:tiercel:hawk"})
-    own = OwnIdentity.of({}, folder)
+    own = OwnIdentity.from_environment({}, folder)
     assert (own.namespace, own.user) == ("tiercel", "system:serviceaccount:tiercel:hawk")
     told = {"TIERCEL_POD_NAMESPACE": "a", "TIERCEL_SERVICE_ACCOUNT": "b"}
-    assert OwnIdentity.of(told, folder).user == "system:serviceaccount:a:b"
-    assert OwnIdentity.of({}).user is None  # a preview's answer is the same wherever it runs
+    assert OwnIdentity.from_environment(told, folder).user == "system:serviceaccount:a:b"
+    assert (
+        OwnIdentity.from_environment({}).user is None
+    )  # a preview's answer is the same wherever it runs
 
 
 @pytest.mark.parametrize("claims", [{}, {"sub": 7}, {"sub": "ada"}, [], "x", {"sub": None}])
 def test_a_token_of_something_else_tells_no_account(tmp_path, claims):
-    assert OwnIdentity.of({}, mounted(tmp_path, claims)).user is None
+    assert OwnIdentity.from_environment({}, mounted(tmp_path, claims)).user is None
 
 
 @pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.%%%.c", "a.4pyT.c"])
 def test_what_is_no_token_tells_no_account(tmp_path, token):
     mounted(tmp_path, {})
     (tmp_path / "token").write_text(token)
-    assert OwnIdentity.of({}, tmp_path).user is None
-    assert OwnIdentity.of({}, tmp_path / "absent") == OwnIdentity()
+    assert OwnIdentity.from_environment({}, tmp_path).user is None
+    assert OwnIdentity.from_environment({}, tmp_path / "absent") == OwnIdentity()
 
 
 def test_a_document_adds_namespaces_and_labels_and_takes_none_away():

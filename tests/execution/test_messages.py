@@ -12,11 +12,11 @@ from engine.execution.guardrails import Guard
 from engine.language.folder import Files
 from engine.language.loader import Loader
 from engine.model.errors import TemporaryError
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.playbook import Budget, Guardrails
-from engine.model.run import Claim, Result
+from engine.model.run import Claim, StepResult
 from engine.outbound.http import Answer, RequestRecorder
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from tests.support.fakes import Notebook
 
@@ -63,10 +63,10 @@ class Messages:
 
     def tell(self, number, results=(), *, dry=False):
         """Attempt the message of the run of that number: its outcome."""
-        event = parse(
+        event = parse_event(
             {"rule": "R", "output_fields": {"proc.name": f"<{number}>"}}, salt=str(number)
         )
-        (planned,) = plan(event, Playbooks([self.playbook]), PlanningMemory())
+        (planned,) = plan(event, PlaybookIndex([self.playbook]), PlanningMemory())
         facts = self.facts.setdefault(number, {})
         claim = Claim(planned.run, 1, began=NOW, attempt_state=facts, results=results)
         clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(self.slack), dry=dry)
@@ -134,8 +134,8 @@ def test_the_count_is_on_disk_and_a_digest_that_died_with_its_run_is_taken_over(
 def test_in_a_preview_nothing_becomes_a_digest():
     told = Messages()
     preview = Messages(told.guard._ledger)
-    event = parse({"rule": "R"})
-    (planned,) = plan(event, Playbooks([preview.playbook]), PlanningMemory())
+    event = parse_event({"rule": "R"})
+    (planned,) = plan(event, PlaybookIndex([preview.playbook]), PlanningMemory())
     for number in range(2):
         told.tell(number)
     clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(None))
@@ -145,7 +145,7 @@ def test_in_a_preview_nothing_becomes_a_digest():
 
 def test_a_playbook_that_only_notifies_says_what_it_did_not_do():
     told = Messages(mode="notify")
-    marked = Result("mark", "planned", "label a=<b>")
+    marked = StepResult("mark", "planned", "label a=<b>")
     assert told.tell(1, (marked,)).state == "done"
     (message,) = told.slack.messages
     assert message.endswith("Not done, for the playbook only notifies: mark: label a=&lt;b&gt;")
@@ -189,26 +189,32 @@ def hooked(*results, dry=False):
 
 
 def test_a_webhook_is_told_in_a_header_what_was_not_done_and_has_the_body_as_written():
-    note, body = hooked(Result("mark", "planned", "label a=<b>\nü%"))
+    note, body = hooked(StepResult("mark", "planned", "label a=<b>\nü%"))
     assert note == "Not done, for the playbook only notifies: mark: label a=<b>; %C3%BC%25"
     assert body == {"run": "planned", "mark": "planned"}
 
 
 def test_a_hostile_message_makes_no_second_header_and_no_long_one():
-    note, _ = hooked(Result("mark", "planned", "x\r\nEvil: 1\0" + "y" * 9000))
+    note, _ = hooked(StepResult("mark", "planned", "x\r\nEvil: 1\0" + "y" * 9000))
     assert len(note) <= 2000
     assert note.isascii()
     assert note.isprintable()
 
 
 def test_a_message_that_went_out_makes_no_deed_of_what_was_only_planned():
-    told = Result("tell", "done", "to hook")
-    assert hooked(told, Result("mark", "planned", "x"))[1] == {"run": "planned", "mark": "planned"}
-    assert hooked(told, Result("mark", "failed", "x"))[1] == {"run": "failed", "mark": "failed"}
+    told = StepResult("tell", "done", "to hook")
+    assert hooked(told, StepResult("mark", "planned", "x"))[1] == {
+        "run": "planned",
+        "mark": "planned",
+    }
+    assert hooked(told, StepResult("mark", "failed", "x"))[1] == {"run": "failed", "mark": "failed"}
 
 
 def test_in_a_preview_what_is_planned_renders_as_done():
-    assert hooked(Result("mark", "planned", "x"), dry=True)[1] == {"run": "done", "mark": "done"}
+    assert hooked(StepResult("mark", "planned", "x"), dry=True)[1] == {
+        "run": "done",
+        "mark": "done",
+    }
 
 
 def test_a_webhook_that_is_a_digest_is_told_the_count():
@@ -222,8 +228,8 @@ def test_a_webhook_that_is_a_digest_is_told_the_count():
 def test_what_the_engine_itself_does_is_suppressed():
     (playbook,) = Loader().load(Files("", {"a.yaml": (PLAYBOOK % "enforce").encode()})).playbooks
     memory = PlanningMemory()
-    memory.own = "system:serviceaccount:tiercel:tiercel"
-    for user, suppressed in ((memory.own, "self"), ("system:serviceaccount:demo:x", None)):
-        event = parse({"rule": "R", "output_fields": {"ka.user.name": user}}, salt=user)
-        (planned,) = plan(event, Playbooks([playbook]), memory)
+    memory.own_user = "system:serviceaccount:tiercel:tiercel"
+    for user, suppressed in ((memory.own_user, "self"), ("system:serviceaccount:demo:x", None)):
+        event = parse_event({"rule": "R", "output_fields": {"ka.user.name": user}}, salt=user)
+        (planned,) = plan(event, PlaybookIndex([playbook]), memory)
         assert planned.suppressed == suppressed

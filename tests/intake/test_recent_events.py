@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from engine.intake.recent_events import BYTES, EVENTS, RecentEvent, RecentEvents
-from engine.model.event import parse
+from engine.model.event import parse_event
 
 
 def got(name, size=1):
-    return RecentEvent(parse({"rule": name}), 0.0, "run", size)
+    return RecentEvent(parse_event({"rule": name}), 0.0, "run", size)
 
 
 def test_the_newest_thousand_are_kept():

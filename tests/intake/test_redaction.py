@@ -12,7 +12,7 @@ from engine.journal.codec import from_event, to_event
 from engine.journal.protocol import RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.compile import playbook_from_snapshot
-from engine.model.event import identity, parse
+from engine.model.event import identity, parse_event
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.taking import FALCO, PLAYBOOK, Disk, Prompt, alert, intake_of, take
@@ -30,7 +30,7 @@ values = st.recursive(
 
 
 def left(redaction, **said):
-    return redaction.event(parse({**FALCO, **said}))
+    return redaction.event(parse_event({**FALCO, **said}))
 
 
 @given(values, values, st.lists(texts), texts)
@@ -67,16 +67,16 @@ def test_a_field_may_be_a_key_of_the_alert_itself():
 
 def test_an_event_stays_one_whatever_is_taken_out_of_it():
     event = left(Redaction([r"*=\d", "*=[A-Za-z]"]))
-    assert parse(event.alert).time_ns == parse(FALCO).time_ns
-    assert event.priority == parse(FALCO).priority
+    assert parse_event(event.alert).time_ns == parse_event(FALCO).time_ns
+    assert event.priority == parse_event(FALCO).priority
 
 
 def test_its_identity_is_that_of_the_event_as_it_came_also_from_the_journal():
     event = left(Redaction(["k8s.pod.name=nginx"]))
-    assert identity(event) == identity(parse(FALCO))
+    assert identity(event) == identity(parse_event(FALCO))
     kept, _ = to_event(from_event(event))
     assert kept == event
-    assert identity(kept) == identity(parse(FALCO))
+    assert identity(kept) == identity(parse_event(FALCO))
 
 
 def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):

@@ -6,12 +6,12 @@ import pytest
 from engine.cluster.api import POD
 from engine.journal.protocol import Decision
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.model.calls import Change
+from engine.model.calls import ObjectChange
 from engine.model.run import Outcome
 from tests.support.journals import LEASE, NOW, accept, run, thaw
 
 DONE, PLANNED = Outcome("done", ""), Outcome("planned", "")
-LABEL = Change(POD, "demo", "web", "u", ("metadata", "labels", "a"), "b")
+LABEL = ObjectChange(POD, "demo", "web", "u", ("metadata", "labels", "a"), "b")
 
 
 def claim(journal, now=NOW):

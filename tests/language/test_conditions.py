@@ -16,7 +16,7 @@ from engine.language.findings import (
 from engine.language.operators import OPERATORS, OperandError, check_operand
 from engine.language.operators import tester as made
 from engine.language.yaml_source import Document
-from engine.model.event import parse
+from engine.model.event import parse_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +64,7 @@ def compiled(*data):
 def truth(data, **fields):
     (condition,), wrong = compiled(data)
     assert not wrong
-    return condition.holds(parse({"rule": "r", "output_fields": fields}))
+    return condition.holds(parse_event({"rule": "r", "output_fields": fields}))
 
 
 @operators
@@ -398,7 +398,10 @@ def test_a_path_that_takes_too_many_steps_is_unknown(operator):
     value = {"b": 1}
     for _ in range(80):
         value = {"a": value}
-    assert (condition.holds(parse({"rule": "r", "output_fields": value})), wrong) == (None, [])
+    assert (condition.holds(parse_event({"rule": "r", "output_fields": value})), wrong) == (
+        None,
+        [],
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from engine.language.template import (
     compile_template,
 )
 from engine.language.yaml_source import Document, read
-from engine.model.event import parse
+from engine.model.event import parse_event
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,7 +54,7 @@ FACTS = Facts("isolate", "0123", "done", STEPS)
 
 
 def render(text, escape=None, alert=ALERT):
-    return compile_template(text, tuple(STEPS)).render(parse(alert), FACTS, escape)
+    return compile_template(text, tuple(STEPS)).render(parse_event(alert), FACTS, escape)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_long_list_is_cut_after_as_many_items_as_are_shown():
             shown.append(1)
             return super().__len__()
 
-    event = parse({"rule": "r"})
+    event = parse_event({"rule": "r"})
     event.fields["a.b"] = [Item("x")] * 100_000
     said = compile_template("%a.b").render(event, FACTS)
     assert len(said) == LONGEST
@@ -186,7 +186,7 @@ def test_any_text_is_a_template_or_an_error(text):
         template = compile_template(text)
     except TemplateError:
         return
-    template.render(parse(ALERT), FACTS)
+    template.render(parse_event(ALERT), FACTS)
 
 
 @given(st.text(max_size=60))

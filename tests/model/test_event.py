@@ -3,11 +3,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine.model.alerts import read_alerts
 from engine.model.errors import EventError
-from engine.model.event import MAX_DEPTH, decode, identity, parse, present, time_of, time_text
+from engine.model.event import (
+    MAX_DEPTH,
+    decode_json,
+    format_time,
+    identity,
+    is_present,
+    parse_event,
+    parse_time,
+)
+from engine.model.event_formats import read_events
 from engine.model.event_subject import subject_of, target_queue
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +47,7 @@ def forwarded(**changes):
 
 
 def test_an_alert_of_falco_is_read():
-    event = parse(decode(FALCO.encode()))
+    event = parse_event(decode_json(FALCO.encode()))
     assert (event.rule, event.priority, event.source) == (
         "Write to /tmp by container",
         4,
@@ -54,25 +62,31 @@ def test_an_alert_of_falco_is_read():
 
 
 def test_an_internal_one_has_no_tags_and_may_have_no_fields():
-    assert parse(decode(INTERNAL.encode())).tags == ()
+    assert parse_event(decode_json(INTERNAL.encode())).tags == ()
     for fields in ({}, None):
         assert (
-            parse({"rule": "Falco internal: hot restart failure", "output_fields": fields}).fields
+            parse_event(
+                {"rule": "Falco internal: hot restart failure", "output_fields": fields}
+            ).fields
             == {}
         )
 
 
 def test_it_is_the_same_event_through_falcosidekick():
-    there, here = parse(decode(FALCO.encode())), parse(forwarded())
-    assert identity(there) == identity(here) == identity(parse(forwarded(uuid="another")))
-    assert identity(there) == identity(parse(forwarded(source="syscall", message="x", output="y")))
+    there, here = parse_event(decode_json(FALCO.encode())), parse_event(forwarded())
+    assert identity(there) == identity(here) == identity(parse_event(forwarded(uuid="another")))
+    assert identity(there) == identity(
+        parse_event(forwarded(source="syscall", message="x", output="y"))
+    )
     assert len(identity(there)) == 32
     assert set(identity(there)) <= set("0123456789abcdef")
 
 
 def test_the_time_of_the_event_in_its_fields_is_no_part_of_it():
     fields = {**json.loads(FALCO)["output_fields"], "evt.time": 1, "evt.time.iso8601": 2}
-    assert identity(parse(forwarded(output_fields=fields))) == identity(parse(forwarded()))
+    assert identity(parse_event(forwarded(output_fields=fields))) == identity(
+        parse_event(forwarded())
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,35 +98,37 @@ def test_the_time_of_the_event_in_its_fields_is_no_part_of_it():
     ids=str,
 )  # fmt: skip
 def test_another_event_has_another_identity(change):
-    assert identity(parse(forwarded(**change))) != identity(parse(forwarded()))
+    assert identity(parse_event(forwarded(**change))) != identity(parse_event(forwarded()))
 
 
 def test_the_order_of_keys_is_no_part_of_it():
     one, other = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
-    assert identity(parse({**BARE, "output_fields": one})) == identity(
-        parse({**BARE, "output_fields": other})
+    assert identity(parse_event({**BARE, "output_fields": one})) == identity(
+        parse_event({**BARE, "output_fields": other})
     )
 
 
 def test_an_event_without_a_time_is_told_from_every_other():
-    one, other = parse({"rule": "r"}, salt="1"), parse({"rule": "r"}, salt="2")
+    one, other = parse_event({"rule": "r"}, salt="1"), parse_event({"rule": "r"}, salt="2")
     assert identity(one) != identity(other)
     assert (one.time_ns, one.timed) == (946_684_800_000_000_000, False)
-    assert parse({"rule": "r", "time": None}, received_ns=7).time_ns == 7
+    assert parse_event({"rule": "r", "time": None}, received_ns=7).time_ns == 7
 
 
 def test_keys_are_read_in_any_case_and_the_last_one_counts():
-    assert parse({"RULE": "r", "Output_Fields": {"A": 1}, "Tags": ["x"]}).fields == {"A": 1}
-    assert parse(decode(b'{"rule":"a","rule":"b"}')).rule == "b"
-    assert parse(decode(b'{"rule":"a","Rule":"b"}')).rule == "b"
-    assert parse(decode(b'{"Rule":"b","rule":"a"}')).rule == "a"
-    assert parse(decode(b'{"rule":"r","output_fields":{"a":1,"a":2}}')).fields == {"a": 2}
+    assert parse_event({"RULE": "r", "Output_Fields": {"A": 1}, "Tags": ["x"]}).fields == {"A": 1}
+    assert parse_event(decode_json(b'{"rule":"a","rule":"b"}')).rule == "b"
+    assert parse_event(decode_json(b'{"rule":"a","Rule":"b"}')).rule == "b"
+    assert parse_event(decode_json(b'{"Rule":"b","rule":"a"}')).rule == "a"
+    assert parse_event(decode_json(b'{"rule":"r","output_fields":{"a":1,"a":2}}')).fields == {
+        "a": 2
+    }
 
 
 def test_spellings_are_brought_to_one():
     for source in (None, "", "syscalls", "syscall"):
-        assert parse({**BARE, "source": source}).source == "syscall"
-        assert parse({**BARE, "source": source}).alert["source"] == "syscall"
+        assert parse_event({**BARE, "source": source}).source == "syscall"
+        assert parse_event({**BARE, "source": source}).alert["source"] == "syscall"
     for word, number in (
         ("CRITICAL", 2),
         ("info", 6),
@@ -120,10 +136,10 @@ def test_spellings_are_brought_to_one():
         ("iNformational", 6),
         ("debug", 7),
     ):
-        assert parse({**BARE, "priority": word}).priority == number
-    assert parse({**BARE, "priority": "info"}).alert["priority"] == "Informational"
-    assert parse({**BARE, "priority": None}).priority is None
-    assert parse({**BARE, "hostname": ""}).hostname is None
+        assert parse_event({**BARE, "priority": word}).priority == number
+    assert parse_event({**BARE, "priority": "info"}).alert["priority"] == "Informational"
+    assert parse_event({**BARE, "priority": None}).priority is None
+    assert parse_event({**BARE, "hostname": ""}).hostname is None
 
 
 @pytest.mark.parametrize(
@@ -138,12 +154,12 @@ def test_spellings_are_brought_to_one():
     ],
 )
 def test_times_are_rfc_3339_to_the_nanosecond(text, seconds, nanoseconds):
-    assert time_of(text) == seconds * 1_000_000_000 + nanoseconds
+    assert parse_time(text) == seconds * 1_000_000_000 + nanoseconds
 
 
 @given(st.integers(-62_135_596_800_000_000_000, 253_402_300_799_999_999_999))
 def test_a_time_is_written_as_it_is_read(ns):
-    assert time_of(time_text(ns)) == ns
+    assert parse_time(format_time(ns)) == ns
 
 
 WRONG = [
@@ -160,7 +176,7 @@ WRONG = [
 @pytest.mark.parametrize("value", WRONG, ids=str)
 def test_what_is_no_event_is_told(value):
     with pytest.raises(EventError):
-        parse(value)
+        parse_event(value)
 
 
 @pytest.mark.parametrize(
@@ -170,24 +186,24 @@ def test_what_is_no_event_is_told(value):
 )
 def test_what_is_no_json_is_told(body):
     with pytest.raises(EventError):
-        decode(body)
+        decode_json(body)
 
 
 @pytest.mark.parametrize("body", [b'"' + b"[" * 500 + b'"', b'["' + b"{" * 500 + b'"]'])
 def test_brackets_within_a_text_are_no_nesting(body):
-    assert decode(body) == json.loads(body)
+    assert decode_json(body) == json.loads(body)
 
 
 def test_what_is_nested_deeper_than_any_alert_is_told():
     def body(depth):
         return b'{"rule":"[[[{","output_fields":{"a":' + b"[" * depth + b"]" * depth + b"}}"
 
-    assert parse(decode(body(MAX_DEPTH - 2)))
+    assert parse_event(decode_json(body(MAX_DEPTH - 2)))
     for depth in (MAX_DEPTH, 900):
         with pytest.raises(EventError, match="too deep"):
-            decode(body(depth))
-    assert decode(b'{"a":"' + b"[{" * 500 + b'"}')
-    assert decode(b"[" + b"{}," * 500 + b"{}]")
+            decode_json(body(depth))
+    assert decode_json(b'{"a":"' + b"[{" * 500 + b'"}')
+    assert decode_json(b"[" + b"{}," * 500 + b"{}]")
 
 
 json_values = st.recursive(
@@ -220,18 +236,18 @@ alerts = st.dictionaries(
 @given(st.one_of(json_values, alerts))
 def test_any_json_is_an_event_or_told_as_none(value):
     try:
-        event = parse(value)
+        event = parse_event(value)
     except EventError:
         return
-    assert identity(event) == identity(parse(value))
-    assert parse(event.alert).fields == event.fields
+    assert identity(event) == identity(parse_event(value))
+    assert parse_event(event.alert).fields == event.fields
     subject_of(event)
-    plan(event, Playbooks([]), PlanningMemory())
+    plan(event, PlaybookIndex([]), PlanningMemory())
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_alerts_or_told_as_none(content):
-    for alert in read_alerts(content):
+    for alert in read_events(content):
         assert (alert.event is None) is (alert.error is not None)
 
 
@@ -239,7 +255,7 @@ def test_a_file_of_alerts_is_one_or_an_array_or_one_a_line():
     def read(content):
         return [
             (alert.line, alert.event.rule if alert.event else None)
-            for alert in read_alerts(content)
+            for alert in read_events(content)
         ]
 
     assert read(b'\xef\xbb\xbf{"rule": "a"}') == [(1, "a")]
@@ -250,8 +266,8 @@ def test_a_file_of_alerts_is_one_or_an_array_or_one_a_line():
 
 
 def test_what_is_absent_is_not_there():
-    assert not any(map(present, [None, "", "<NA>", []]))
-    assert all(map(present, [0, False, {}, " ", [None], "<na>"]))
+    assert not any(map(is_present, [None, "", "<NA>", []]))
+    assert all(map(is_present, [0, False, {}, " ", [None], "<na>"]))
 
 
 @pytest.mark.parametrize(
@@ -270,11 +286,11 @@ def test_what_is_absent_is_not_there():
     ids=str,
 )
 def test_the_pod_is_named_by_the_first_field_that_has_it(fields, names):
-    who = subject_of(parse({"rule": "r", "output_fields": fields}))
+    who = subject_of(parse_event({"rule": "r", "output_fields": fields}))
     assert (who.namespace, who.pod) == names
 
 
 def test_a_container_id_has_12_or_64_hex_digits():
     for text, there in (("a" * 12, True), ("0" * 64, True), ("host", False), ("A" * 12, False)):
-        who = subject_of(parse({"rule": "r", "output_fields": {"container.id": text}}))
+        who = subject_of(parse_event({"rule": "r", "output_fields": {"container.id": text}}))
         assert (who.container_id is not None) is there

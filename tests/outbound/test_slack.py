@@ -14,10 +14,10 @@ from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import Guard
 from engine.language.folder import Files
 from engine.language.loader import Loader
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.run import Claim
 from engine.outbound.http import LiveHttpClient, RequestRecorder, Secrets
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from tests.language.test_loader import files, playbook
 
@@ -100,8 +100,8 @@ def tell(slack, tmp_path, given, **fields):
     found = loaded(given)
     assert not found.errors, found.errors
     fields = {name.replace("_", "."): value for name, value in fields.items()}
-    event = parse({"rule": "R", "output_fields": fields})
-    (planned,) = plan(event, Playbooks(found.playbooks), PlanningMemory())
+    event = parse_event({"rule": "R", "output_fields": fields})
+    (planned,) = plan(event, PlaybookIndex(found.playbooks), PlanningMemory())
     outside = LiveHttpClient(Secrets(tmp_path), timeout=30, slack_api=f"{slack.url}/api/")
     clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(outside), dry=False)
     return attempt(Claim(planned.run, 0, began=NOW), clients, Guard(), NOW)

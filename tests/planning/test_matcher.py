@@ -9,16 +9,16 @@ import pytest
 from engine.language.conditions import compile_condition
 from engine.language.findings import Findings
 from engine.language.yaml_source import Document
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.playbook import Condition, Match, Playbook
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 
 
 def names(match, *conditions, **alert):
-    found = Playbooks([Playbook("p", match, (), conditions=conditions)])
-    event = parse({"rule": "Write below etc", **alert})
-    assert found.wanting(event) == found.wanting(event)
-    return [playbook.name for playbook in found.wanting(event)]
+    found = PlaybookIndex([Playbook("p", match, (), conditions=conditions)])
+    event = parse_event({"rule": "Write below etc", **alert})
+    assert found.matching(event) == found.matching(event)
+    return [playbook.name for playbook in found.matching(event)]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_a_condition_that_is_unknown_does_not_hold():
 
 
 def test_names_that_nobody_ships_do_not_fill_the_memory():
-    found = Playbooks([Playbook("p", Match(rules=("a*",)), ())])
+    found = PlaybookIndex([Playbook("p", Match(rules=("a*",)), ())])
     for number in range(10_050):
-        assert len(found.wanting(parse({"rule": f"a{number}"}))) == 1
+        assert len(found.matching(parse_event({"rule": f"a{number}"}))) == 1
     assert len(found._finds) <= 10_000
 
 
@@ -87,10 +87,10 @@ def test_a_condition_that_several_share_is_asked_once(truth):
     asked: list[str] = []
     shared = [keyed("shared", truth, asked) for _ in range(8)]
     own = [keyed(f"own-{n}", truth=n != 3, asked=asked) for n in range(8)]
-    found = Playbooks(
+    found = PlaybookIndex(
         Playbook(f"p{n}", Match(), (), conditions=(own[n], shared[n])) for n in range(8)
     )
-    wanting = [playbook.name for playbook in found.wanting(parse({"rule": "r"}))]
+    wanting = [playbook.name for playbook in found.matching(parse_event({"rule": "r"}))]
     assert wanting == ([f"p{n}" for n in range(8) if n != 3] if truth else [])
     assert asked.count("shared") == 1
     assert len(asked) == (9 if truth else 1)
@@ -102,22 +102,22 @@ def test_groups_of_the_same_conditions_are_not_the_same_condition():
         for word in ("any", "all")
         for _ in range(4)
     ]
-    found = Playbooks(
+    found = PlaybookIndex(
         Playbook(f"p{n}", Match(), (), conditions=(condition,)) for n, condition in enumerate(told)
     )
-    event = parse({"rule": "r", "output_fields": {"a": "x", "b": "y"}})
-    assert [playbook.name for playbook in found.wanting(event)] == ["p0", "p1", "p2", "p3"]
+    event = parse_event({"rule": "r", "output_fields": {"a": "x", "b": "y"}})
+    assert [playbook.name for playbook in found.matching(event)] == ["p0", "p1", "p2", "p3"]
 
 
 def test_conditions_shared_by_ever_fewer_are_no_deep_recursion():
     shared = [keyed(f"k{n}", truth=True) for n in range(200)]
-    found = Playbooks(
+    found = PlaybookIndex(
         Playbook(f"p{n:03}", Match(), (), conditions=tuple(shared[:n])) for n in range(200)
     )
-    event, before = parse({"rule": "r"}), sys.getrecursionlimit()
+    event, before = parse_event({"rule": "r"}), sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack(0)) + 100)
     try:
-        assert len(found.wanting(event)) == 200
+        assert len(found.matching(event)) == 200
     finally:
         sys.setrecursionlimit(before)
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import engine.planning.planner
 import pytest
-from engine.model.event import parse, time_text
+from engine.model.event import format_time, parse_event
 from engine.model.playbook import Condition, Match, Playbook, Silence, Throttle
 from engine.model.run import run_id
-from engine.planning.matcher import Playbooks
-from engine.planning.planner import PlanningMemory, counted, plan
+from engine.planning.matcher import PlaybookIndex
+from engine.planning.planner import PlanningMemory, plan
+from engine.planning.throttle import throttle_key
 
 START = 1_772_359_200
 
@@ -17,14 +18,14 @@ class Clock:
     def __init__(self, throttle=None, memory=None, name="p", mode="enforce", silences=()):
         self.memory = memory or PlanningMemory()
         book = Playbook(name, Match(), (), throttle=throttle, mode=mode)
-        self.playbooks = Playbooks([book], silences)
+        self.playbooks = PlaybookIndex([book], silences)
         self.number = 0
 
     def at(self, second, received=None, **fields):
         self.number += 1
         fields = {"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "n": self.number} | fields
-        stamp = time_text(round((START + second) * 1_000_000_000))
-        event = parse({"rule": "r", "time": stamp, "hostname": "h", "output_fields": fields})
+        stamp = format_time(round((START + second) * 1_000_000_000))
+        event = parse_event({"rule": "r", "time": stamp, "hostname": "h", "output_fields": fields})
         when = None if received is None else START + received
         (planned,) = plan(event, self.playbooks, self.memory, when)
         return planned
@@ -88,10 +89,10 @@ def test_a_slot_of_several_is_given_back_by_the_run_that_took_it():
     clock = Clock(first(2, 60))
     one, two = clock.at(0), clock.at(30)
     assert clock.acts(31) == [False]
-    clock.memory.give_back(two.run.id)
-    clock.memory.give_back(two.run.id)  # once only
+    clock.memory.release(two.run.id)
+    clock.memory.release(two.run.id)  # once only
     assert clock.acts(32, 33) == [True, False]
-    clock.memory.give_back(one.run.id)
+    clock.memory.release(one.run.id)
     assert clock.acts(59, 60) == [True, False]
     assert clock.acts(92) == [True]
 
@@ -100,7 +101,7 @@ def test_a_run_that_ends_after_its_window_gives_no_later_slot_back():
     clock = Clock(first(1, 10))
     late = clock.at(0)
     assert clock.acts(10) == [True]
-    clock.memory.give_back(late.run.id)
+    clock.memory.release(late.run.id)
     assert clock.acts(11) == [False]
 
 
@@ -127,9 +128,9 @@ def test_a_run_that_did_nothing_gives_its_slot_back():
     clock = Clock(once(10))
     first = clock.at(0)
     assert clock.acts(1) == [False]
-    clock.memory.give_back(first.run.id)
+    clock.memory.release(first.run.id)
     assert clock.acts(2, 3) == [True, False]
-    clock.memory.give_back(first.run.id)
+    clock.memory.release(first.run.id)
     assert clock.acts(4) == [False]
 
 
@@ -138,7 +139,7 @@ def test_a_slot_given_back_brings_what_was_counted_back():
     assert clock.acts(0, 1) == [False, False]
     acted = clock.at(2)
     assert acted.suppressed is None
-    clock.memory.give_back(acted.run.id)
+    clock.memory.release(acted.run.id)
     assert clock.acts(3) == [True]
 
 
@@ -183,9 +184,9 @@ def test_without_a_field_of_the_key_a_window_is_of_one_container(throttle):
 
 
 def test_what_a_throttle_counts_by_is_told_with_what_stands_in_for_an_absent_field():
-    event = parse({"rule": "r", "hostname": "h", "output_fields": {"a": "x"}})
-    assert counted(event, first(1, 60, ("a",))) == [("a", "x")]
-    assert counted(event, first(1, 60, ("a", "b"))) == [
+    event = parse_event({"rule": "r", "hostname": "h", "output_fields": {"a": "x"}})
+    assert throttle_key(event, first(1, 60, ("a",))) == [("a", "x")]
+    assert throttle_key(event, first(1, 60, ("a", "b"))) == [
         ("a", "x"), ("b", None), ("container.id", None), ("hostname", "h"),
     ]  # fmt: skip
 
@@ -195,13 +196,13 @@ def test_windows_of_the_version_before_go_on():
     at = {"at": START, "stamps": [], "run": "f" * 32, "before": [], "until": START + 10}
     assert Clock(throttle, PlanningMemory({key: at})).acts(9, 10) == [False, True]
     clock = Clock(throttle, PlanningMemory({key: at}))
-    clock.memory.give_back("f" * 32)
+    clock.memory.release("f" * 32)
     assert clock.acts(1) == [True]
     counting, key = count(3, 60), key.replace("first 1 in 10 None", "3 in 60")
     acted = at | {"before": [START - 2, START - 1], "stamps": []}
     assert Clock(counting, PlanningMemory({key: acted})).acts(1, 2, 3) == [False, False, True]
     clock = Clock(counting, PlanningMemory({key: acted}))
-    clock.memory.give_back("f" * 32)
+    clock.memory.release("f" * 32)
     assert clock.acts(1) == [True]
 
 
@@ -219,7 +220,7 @@ def test_a_throttle_outlives_a_restart_and_belongs_to_name_and_text():
     again = Clock(once(10), PlanningMemory(kept))
     again.number = 100
     assert again.acts(5) == [False]
-    again.memory.give_back(first.run.id)
+    again.memory.release(first.run.id)
     assert again.acts(6) == [True]
     assert Clock(once(10), PlanningMemory(kept), name="other").acts(5) == [True]
     assert Clock(once(11), PlanningMemory(kept)).acts(5) == [True]
@@ -304,8 +305,8 @@ def test_what_could_not_be_written_is_forgotten():
 
 
 def test_runs_are_sorted_by_playbook_and_named_by_event_and_playbook():
-    books = Playbooks([Playbook(name, Match(), ()) for name in ("b", "c", "a")])
-    event = parse({"rule": "r", "time": "2026-03-01T10:00:00Z"})
+    books = PlaybookIndex([Playbook(name, Match(), ()) for name in ("b", "c", "a")])
+    event = parse_event({"rule": "r", "time": "2026-03-01T10:00:00Z"})
     planned = plan(event, books, PlanningMemory())
     assert [one.run.playbook.name for one in planned] == ["a", "b", "c"]
     assert len({one.run.id for one in planned}) == 3
@@ -342,6 +343,6 @@ def test_stamps_are_bounded_by_the_count_though_every_run_gives_its_slot_back():
         planned = clock.at(second)
         clock.at(second)
         if planned.suppressed is None:
-            clock.memory.give_back(planned.run.id)
+            clock.memory.release(planned.run.id)
     (window,) = clock.memory.windows.values()
     assert len(window.get("stamps", [])) + len(window.get("before", [])) < 10

@@ -9,11 +9,11 @@ import click
 import pytest
 from engine.language.folder import Files, read_files
 from engine.language.loader import Loader
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
-from engine.preview.comparison import Actions, Comparison
-from engine.preview.event_log import Recording, Source
-from engine.preview.replay import Side, Tally
+from engine.preview.comparison import ActionDifferences, Comparison
+from engine.preview.event_log import EventFile, EventLog
+from engine.preview.replay import PlaybookReplay, Tally
 from engine.render.replay_text import replay_lines
 from engine.render.replay_view import Replayed, action_line
 from tests.preview.test_replay import alert, tiercel
@@ -459,11 +459,11 @@ def test_every_form_starts_with_the_difference_by_action_deletions_first():
 @pytest.mark.usefixtures("enforced")
 def test_deletions_are_in_red():
     found = Loader().load(read_files(["playbooks"])).usable()
-    side, comparison = Side(found, OwnIdentity()), Comparison("main", "0" * 40)
-    event = parse(alert(0))
+    side, comparison = PlaybookReplay(found, OwnIdentity()), Comparison("main", "0" * 40)
+    event = parse_event(alert(0))
     comparison.add(1, event, [], side.judge(event))
     tally = Tally(side.playbooks)
-    recording = Recording(Source(lambda _: b"", lambda: 0))
+    recording = EventLog(EventFile(lambda _: b"", lambda: 0))
     first, *_ = replay_lines(Replayed("events", recording, tally, comparison))
     assert first == click.style(
         "pod.delete 0 -> 1, 1 new target in 1 namespace", fg="red", bold=True
@@ -479,9 +479,9 @@ def test_where_no_action_differs_every_form_says_so_first():
 
 def test_targets_past_the_bound_make_the_numbers_minimums():
     found = Loader().load(Files("", {"a.yaml": KILL.replace("MODE", "enforce").encode()})).usable()
-    side, actions = Side(found, OwnIdentity()), Actions(most=5)
+    side, actions = PlaybookReplay(found, OwnIdentity()), ActionDifferences(most=5)
     for number in range(6):
-        event = parse(alert(number, f"web-{number}", f"ns-{number}"))
+        event = parse_event(alert(number, f"web-{number}", f"ns-{number}"))
         actions.add(event, [], side.judge(event))
     first = actions.differences()[0]
     assert (first.new, first.complete) == (6, False)

@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 import zstandard
-from engine.model.alerts import read_alerts
-from engine.preview.event_log import MAX_LINE, Recording, opened
+from engine.model.event_formats import read_events
+from engine.preview.event_log import MAX_LINE, EventLog, open_event_file
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,8 +41,8 @@ class Endless(io.RawIOBase):
 
 
 def read(content):
-    with opened(io.BytesIO(content)) as source:
-        recording = Recording(source)
+    with open_event_file(io.BytesIO(content)) as source:
+        recording = EventLog(source)
         events = [(line, event.rule) for line, event in recording]
     return events, recording
 
@@ -150,8 +150,8 @@ def test_progress_follows_what_has_been_worked_off_and_ends_at_the_size_of_the_f
     whole = b"\n".join(items) if shape == "lines" else b"[" + b",\n".join(items) + b"]"
     packed = pack(whole)
     seen, apart = [0], 0.0
-    with opened(io.BytesIO(packed), len(packed)) as source:
-        recording = Recording(source, seen.append)
+    with open_event_file(io.BytesIO(packed), len(packed)) as source:
+        recording = EventLog(source, seen.append)
         for number, _ in recording:
             apart = max(apart, abs(seen[-1] / len(packed) - number / len(items)))
     assert recording.events == len(items)
@@ -162,8 +162,8 @@ def test_progress_follows_what_has_been_worked_off_and_ends_at_the_size_of_the_f
 
 def test_a_line_of_any_length_costs_little_memory():
     tracemalloc.start()
-    with opened(io.BufferedReader(Endless())) as source:
-        recording = Recording(source)
+    with open_event_file(io.BufferedReader(Endless())) as source:
+        recording = EventLog(source)
         rules = [event.rule for _, event in recording]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -181,5 +181,5 @@ def test_any_bytes_are_read(content):
 @given(st.lists(st.sampled_from([LINE, b'{"rule": "b"}', b"{", b'{"rule": 1}']), max_size=5))
 def test_events_are_those_that_plan_finds_in_the_file(lines):
     content = b"\n".join(lines)
-    alerts = [alert for alert in read_alerts(content) if alert.event]
+    alerts = [alert for alert in read_events(content) if alert.event]
     assert read(content)[0] == [(alert.line, alert.event.rule) for alert in alerts]

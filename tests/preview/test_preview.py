@@ -9,9 +9,9 @@ from engine.language.folder import Files
 from engine.language.loader import Loader
 from engine.model.event_subject import subject_of
 from engine.model.playbook import Budget, Guardrails
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory
-from engine.preview.preview import World, preview
+from engine.preview.preview import PreviewContext, preview
 from tests.contracts.test_actions import a_pod, alert
 from tests.language.test_loader import files, playbook
 
@@ -22,8 +22,8 @@ TELL = {"action": "kubernetes.event", "with": {"message": "%run.outcome %steps.p
 def shown(event=None, *, world=None, memory=None, **spec):
     found = Loader().load(Files("", files(p=playbook("p", match={"everything": True}, **spec))))
     assert not found.errors
-    given = (event or alert(), Playbooks(found.playbooks), memory or PlanningMemory())
-    (run,) = preview(*given, Guard(), world or World())
+    given = (event or alert(), PlaybookIndex(found.playbooks), memory or PlanningMemory())
+    (run,) = preview(*given, Guard(), world or PreviewContext())
     return run
 
 
@@ -45,10 +45,10 @@ def test_the_assumed_pod_is_that_of_the_event():
 
 
 def test_with_a_cluster_given_what_is_not_in_it_does_not_exist():
-    assert states(shown(world=World(GivenCluster([])), actions=[LABEL])) == [
+    assert states(shown(world=PreviewContext(GivenCluster([])), actions=[LABEL])) == [
         ("pod.label", "skipped")
     ]
-    assert states(shown(world=World(GivenCluster([a_pod()])), actions=[LABEL])) == [
+    assert states(shown(world=PreviewContext(GivenCluster([a_pod()])), actions=[LABEL])) == [
         ("pod.label", "planned")
     ]
 
@@ -59,13 +59,13 @@ def test_outcomes_and_states_render_as_if_what_is_planned_were_done():
 
 
 def test_what_would_be_tried_again_counts_as_failed_and_finally_runs():
-    given = World(GivenCluster([a_pod(controller=None)]))
+    given = PreviewContext(GivenCluster([a_pod(controller=None)]))
     run = shown(world=given, actions=[{"action": "pod.delete"}, LABEL], **{"finally": [TELL]})
     assert [state for _, state in states(run)] == ["skipped", "planned", "planned"]
 
 
 def test_a_run_that_would_do_nothing_gives_its_slot_back():
-    memory, nothing = PlanningMemory(), World(GivenCluster([]))
+    memory, nothing = PlanningMemory(), PreviewContext(GivenCluster([]))
     spec = {"actions": [LABEL], "throttle": {"once": "1h"}}
     assert shown(alert(n=1), world=nothing, memory=memory, **spec).suppressed is None
     assert shown(alert(n=2), memory=memory, **spec).suppressed is None
@@ -91,7 +91,9 @@ def test_only_hosts_on_the_list_are_called():
         (frozenset({"*.example"}), "planned"),
         (frozenset({"example"}), "refused"),
     ):
-        assert states(shown(world=World(hosts=hosts), actions=[ask])) == [("http.request", state)]
+        assert states(shown(world=PreviewContext(hosts=hosts), actions=[ask])) == [
+            ("http.request", state)
+        ]
 
 
 def test_secrets_are_never_opened():
@@ -130,7 +132,7 @@ def test_numbers_of_replicas_that_a_dump_leaves_out_have_their_defaults(spec, st
     pod = {"kind": "Pod", "metadata": {"namespace": "demo", "ownerReferences": [owner]}}
     pod["metadata"]["name"] = subject_of(alert()).pod
     pod["status"] = {"conditions": [{"type": "Ready", "status": "True"}]}
-    given = World(GivenCluster([pod, {**replicas, "spec": spec, "status": status}]))
+    given = PreviewContext(GivenCluster([pod, {**replicas, "spec": spec, "status": status}]))
     step = {"action": "pod.delete", "with": {"minReady": "50%"}}
     assert states(shown(world=given, actions=[step])) == [("pod.delete", state)]
 
@@ -138,7 +140,7 @@ def test_numbers_of_replicas_that_a_dump_leaves_out_have_their_defaults(spec, st
 def test_a_step_over_its_budget_says_that_people_would_be_notified():
     rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), on_held=b"[{}]")
     guard = Guard(rails)
-    playbooks = Playbooks(
+    playbooks = PlaybookIndex(
         Loader()
         .load(
             Files(
@@ -152,7 +154,11 @@ def test_a_step_over_its_budget_says_that_people_would_be_notified():
     )
     first, second = (
         preview(
-            alert(n=n, **{"k8s.pod.name": f"web-{n}"}), playbooks, PlanningMemory(), guard, World()
+            alert(n=n, **{"k8s.pod.name": f"web-{n}"}),
+            playbooks,
+            PlanningMemory(),
+            guard,
+            PreviewContext(),
         )[0]
         for n in (1, 2)
     )

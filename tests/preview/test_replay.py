@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.language.folder import Files
 from engine.language.loader import Loader
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
-from engine.preview.replay import Side, Table
+from engine.preview.replay import CountTable, PlaybookReplay
 from engine.render.replay_view import spread
 
 PLAYBOOK = """\
@@ -207,7 +207,7 @@ def test_an_example_holds_little_of_an_event_however_long_it_is(replayed):
 
 
 def test_names_that_an_attacker_invents_cost_bounded_memory_and_hide_nobody():
-    table = Table("runs", most=100)
+    table = CountTable("runs", most=100)
     for number in range(10_000):
         table.add(f"invented-{number}", "runs")
         table.add("real", "runs")
@@ -225,7 +225,7 @@ def test_examples_shown_are_of_as_many_kinds_as_there_are():
 
 def test_what_a_journal_would_keep_does_not_pile_up():
     found = Loader().load(Files("", {"a.yaml": PLAYBOOK.encode()})).usable()
-    side = Side(found, OwnIdentity())
+    side = PlaybookReplay(found, OwnIdentity())
     for minute in range(30):
-        assert side.judge(parse(alert(minute, f"web-{minute}")))
+        assert side.judge(parse_event(alert(minute, f"web-{minute}")))
     assert side._memory.changes == {}

@@ -15,8 +15,8 @@ import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.intake.event_recorder import EventRecorder
-from engine.model.event import parse
-from engine.model.safe_text import json_line
+from engine.model.event import parse_event
+from engine.model.safe_text import escape_json
 from engine.server.messages import said
 from engine.telemetry.events import Audit, Decided
 from engine.telemetry.logging import configure
@@ -134,7 +134,7 @@ def test_a_message_of_code_scanning_has_no_link():
 
 
 def test_json_lines_stay_the_same_json_and_show_nothing_that_a_terminal_obeys():
-    text = json_line(json.dumps({EVIL: [EVIL, "é😀\U000e0001"]}, ensure_ascii=False))
+    text = escape_json(json.dumps({EVIL: [EVIL, "é😀\U000e0001"]}, ensure_ascii=False))
     assert json.loads(text) == {EVIL: [EVIL, "é😀\U000e0001"]}
     assert not unsafe(text)
     assert "é😀" in text
@@ -144,8 +144,8 @@ def test_the_audit_and_the_event_record_escape_what_events_and_people_say(tmp_pa
     stream = io.StringIO()
     Audit(stream)(Decided("approve", EVIL, 0.0, EVIL))
     record = EventRecorder(tmp_path / "record")
-    record.add(parse({"rule": EVIL, "output_fields": {EVIL: EVIL}}))
-    record.add(parse({"rule": "\x7f", "output_fields": {}}))
+    record.add(parse_event({"rule": EVIL, "output_fields": {EVIL: EVIL}}))
+    record.add(parse_event({"rule": "\x7f", "output_fields": {}}))
     record.flush()
     written = (tmp_path / "record").read_text(encoding="utf-8")
     for text, lines in ((stream.getvalue(), 1), (written, 2)):

@@ -12,7 +12,7 @@ from engine.journal.protocol import DeadLetter, DroppedRuns
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.compile import playbook_from_snapshot
 from engine.model.errors import JournalError
-from engine.preview.event_log import Recording, opened
+from engine.preview.event_log import EventLog, open_event_file
 from engine.runtime.maintenance import IDENTITIES, Maintenance
 from engine.telemetry.fault_log import FaultLog
 from tests.support.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of, take
@@ -195,8 +195,8 @@ def test_the_record_is_what_replay_reads_and_its_file_is_bounded(tmp_path):
     old, new = tmp_path / "events.ndjson.1", tmp_path / "events.ndjson"
     assert old.stat().st_size + new.stat().st_size <= 12_000
     assert oct(new.stat().st_mode)[-3:] == "600"
-    with new.open("rb") as file, opened(file) as source:
-        recording = Recording(source)
+    with new.open("rb") as file, open_event_file(file) as source:
+        recording = EventLog(source)
         events = [event for _, event in recording]
     assert recording.unreadable == 0
     assert events[-1].time_ns % 1_000_000_000 == 19

@@ -13,7 +13,7 @@ from engine.language import folder as folders
 from engine.language.compile import playbook_from_snapshot
 from engine.language.folder import FolderError, read_files
 from engine.model.errors import JournalError, PlaybookError
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.runtime import reload
 from engine.runtime.reload import Reloader
 from engine.telemetry.events import Observers, Reloaded
@@ -221,7 +221,7 @@ def test_silences_and_guardrails_come_into_force_with_their_set(tmp_path):
         (folder.path / "a.yaml").write_text("\n---\n".join([named("two"), SILENCE, GUARDRAILS]))
         folder.in_force("two")
         active = folder.reloader.active
-        assert active.playbooks.silence(parse({"rule": "any"}), 0) == "quiet"
+        assert active.playbooks.silence(parse_event({"rule": "any"}), 0) == "quiet"
         assert active.set.guardrails.max_event_age == 60
 
 

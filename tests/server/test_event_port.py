@@ -20,7 +20,7 @@ from engine.journal.protocol import AcceptBatch
 from engine.journal.sqlite import schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.compile import playbook_from_snapshot
-from engine.model.bodies import _Split
+from engine.model.event_formats import _Split
 from engine.server.credentials_file import MAX_BYTES
 from engine.server.messages import Request
 from engine.server.sender_auth import Credentials

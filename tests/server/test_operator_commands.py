@@ -10,7 +10,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.journal.protocol import RunRecord
-from engine.model.run import Outcome, after
+from engine.model.run import Outcome, advance
 from engine.render.run_json import summary_json
 from tests.execution.test_attempt import DELETE, LABEL, claim
 from tests.support.serving import engine
@@ -112,7 +112,7 @@ def test_what_was_no_event_is_of_no_playbook_and_no_pod(running, of):
 
 def test_a_line_of_a_run_that_was_denied_says_who_denied_it_whatever_came_after():
     denied = claim(DELETE, LABEL)
-    results, position = after(denied, Outcome("refused", "denied by ada"))
+    results, position = advance(denied, Outcome("refused", "denied by ada"))
     told = summary_json(RunRecord(denied.run, results, position, 1, None, "refused"))
     assert (told["state"], told["message"]) == ("refused", "denied by ada")
 

@@ -24,7 +24,7 @@ from engine.outbound.http import Answer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.model.calls import Change
+    from engine.model.calls import ObjectChange
     from engine.model.run import Claim, Notice
 
 Key = tuple[str, str | None, str]
@@ -288,7 +288,7 @@ class Notebook:
     """Keeps what attempts write down. holds: undoing -> when it is due and what it puts back."""
 
     attempt_state: dict[str, Any] = field(default_factory=dict)
-    holds: dict[str, tuple[float | None, list[Change]]] = field(default_factory=dict)
+    holds: dict[str, tuple[float | None, list[ObjectChange]]] = field(default_factory=dict)
     open: bool = True
     notices: list[Notice] = field(default_factory=list)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.journal.protocol import AcceptBatch
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.model.event import parse
+from engine.model.event import parse_event
 from engine.model.playbook import Match, Playbook, Step
 from engine.model.run import Outcome, Run, run_id
 
@@ -43,7 +43,7 @@ def playbook(name: str = "p", *steps: Step) -> Playbook:
 
 def event(number: int = 0, **alert: Any) -> Event:
     second = f"2026-03-01T10:00:00.{number:09d}Z"
-    return parse({"rule": "Terminal shell", "time": second, "hostname": "worker-1"} | alert)
+    return parse_event({"rule": "Terminal shell", "time": second, "hostname": "worker-1"} | alert)
 
 
 def run(number: int, target: str | None = None, of: Playbook | None = None) -> Run:

@@ -13,7 +13,7 @@ from engine.intake.intake import Intake
 from engine.language.folder import Files
 from engine.language.loader import Loader
 from engine.model.errors import JournalError
-from engine.planning.matcher import Playbooks
+from engine.planning.matcher import PlaybookIndex
 from engine.server.connection import Connection
 from engine.server.connection_limits import ConnectionLimits, Limits
 from engine.sources.http import EventPort
@@ -75,9 +75,9 @@ def alert(number: int = 0, **other: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def playbooks_of(*texts: str) -> Playbooks:
+def playbooks_of(*texts: str) -> PlaybookIndex:
     files = {f"{number}.yaml": text.encode() for number, text in enumerate(texts)}
-    return Playbooks(Loader().load(Files("", files)).usable().playbooks)
+    return PlaybookIndex(Loader().load(Files("", files)).usable().playbooks)
 
 
 class Disk:

@@ -6,8 +6,8 @@ import json
 
 from engine.language.folder import Files
 from engine.language.loader import Loader
-from engine.model.event import parse
-from engine.planning.matcher import Playbooks
+from engine.model.event import parse_event
+from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from engine.talon.convert import convert
 
@@ -37,8 +37,8 @@ def loaded(conversion):
 
 def acting(conversion, event):
     """The names of the playbooks in force that run on an event, as `plan` has it."""
-    playbooks = Playbooks(loaded(conversion).values())
-    planned = plan(parse(event), playbooks, PlanningMemory())
+    playbooks = PlaybookIndex(loaded(conversion).values())
+    planned = plan(parse_event(event), playbooks, PlanningMemory())
     return {
         p.run.playbook.name
         for p in planned

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from engine.model.errors import TemporaryError
-from engine.model.run import Outcome, after
+from engine.model.run import Outcome, advance
 from engine.telemetry.events import UNWRITTEN, Audit, Observers, Settled
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.execution.test_attempt import DELETE, LABEL, SLACK, Broken, act, answering, claim
@@ -85,7 +85,7 @@ def test_the_steps_that_a_failed_one_stops_are_told_with_it():
     assert line(one, Outcome("refused", "no"))["skips"] == ["pod.delete", "tell"]
     assert line(one, Outcome("done", ""))["skips"] == []
     assert line(one, Outcome("failed", "", retry_in=1.0), "waiting")["skips"] == []
-    assert [result.step for result in after(one, Outcome("failed", ""))[0][1:]] == [
+    assert [result.step for result in advance(one, Outcome("failed", ""))[0][1:]] == [
         "pod.delete",
         "tell",
     ]

@@ -17,7 +17,7 @@ from engine.journal.sqlite import retention
 from engine.journal.sqlite.bloom_filter import brief
 from engine.journal.sqlite.inbox_rows import decoded
 from engine.journal.sqlite.scheduler import in_slices, places, refresh
-from engine.model.run import outcome_of
+from engine.model.run import run_outcome
 
 if TYPE_CHECKING:
     import sqlite3
@@ -234,7 +234,7 @@ def _row(entry: Entry, event: int) -> tuple[Any, ...]:
         entry.received,
     )  # fmt: skip
     if entry.pool is None:
-        return (*row, None, None, None, None, outcome_of(()), b"[]", entry.due_at, None)
+        return (*row, None, None, None, None, run_outcome(()), b"[]", entry.due_at, None)
     return (*row, 0, entry.pool, entry.timeout, entry.due_at, None, b"[]", None, "queued")
 
 

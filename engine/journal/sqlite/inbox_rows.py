@@ -89,7 +89,7 @@ def inbox_batch(accepted: AcceptBatch, now: float) -> InboxBatch:
     return InboxBatch(
         bodies,
         array("Q", [brief(entry.id) for entry in waiting]),
-        [(json_codec.encode(p), len(p), int(any(e.pool == "slow" for e in p))) for p in parts],
+        [(json_codec.encode_json(p), len(p), int(any(e.pool == "slow" for e in p))) for p in parts],
         snapshots,
         _need(bodies, len(waiting)),
     )

@@ -45,14 +45,14 @@ from engine.journal.sqlite.undo_intents import Held
 from engine.journal.sqlite.watchdog import Watchdog
 from engine.model import json_codec
 from engine.model.errors import JournalError
-from engine.model.run import Claim, Outcome, Result, after, outcome_of
+from engine.model.run import Claim, Outcome, StepResult, advance, run_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from engine.journal.protocol import Decision
     from engine.journal.sqlite.outcomes import Ended
-    from engine.model.calls import Change
+    from engine.model.calls import ObjectChange
     from engine.model.playbook import Playbook, Pool
     from engine.model.run import Notice, Run
 
@@ -174,11 +174,11 @@ class SqliteJournal(Stored):
 
     def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
         """See Journal.keep; facts are laid over those that the run has."""
-        json_codec.encode(facts)
+        json_codec.encode_json(facts)
         coming = (
             None if notice is None else inbox_batch(AcceptBatch([notice.run]), notice.run.received)
         )
-        known = b"" if notice is None else json_codec.encode(notice.attempt_state)
+        known = b"" if notice is None else json_codec.encode_json(notice.attempt_state)
 
         def work(connection: sqlite3.Connection) -> bool:
             had = connection.execute(
@@ -187,7 +187,7 @@ class SqliteJournal(Stored):
             if had is None:
                 return False
             merged = {**codec.decode(had["facts"]), **facts}
-            kept = scheduler.keep(connection, _holder(claim), json_codec.encode(merged))
+            kept = scheduler.keep(connection, _holder(claim), json_codec.encode_json(merged))
             if kept and coming:
                 inbox.insert_at_once(connection, coming, known)
             return kept
@@ -195,7 +195,11 @@ class SqliteJournal(Stored):
         return self._writer.submit(work).result()
 
     def hold(
-        self, claim: Claim, changes: Sequence[Change], until: float | None, facts: Mapping[str, Any]
+        self,
+        claim: Claim,
+        changes: Sequence[ObjectChange],
+        until: float | None,
+        facts: Mapping[str, Any],
     ) -> bool:
         """See Journal.hold."""
         held = Held(claim.run.id, claim.step.name, claim.position, changes, until)
@@ -230,12 +234,18 @@ class SqliteJournal(Stored):
         return self._writer.submit(work).result()
 
     def adopt(
-        self, run: Run, step: str, changes: Sequence[Change], until: float | None, *, now: float
+        self,
+        run: Run,
+        step: str,
+        changes: Sequence[ObjectChange],
+        until: float | None,
+        *,
+        now: float,
     ) -> bool:
         """See Journal.adopt."""
         position = [one.name for one in run.steps].index(step)
         held = Held(run.id, step, position, changes, until)
-        done = Result(step, "done", "found in the cluster, and taken over")
+        done = StepResult(step, "done", "found in the cluster, and taken over")
         return self._writer.submit(
             partial(
                 undo_intents.adopt,
@@ -250,7 +260,7 @@ class SqliteJournal(Stored):
         """See Journal.settle."""
         holder = _holder(claim)
         if outcome.retry_in is not None:
-            last = json_codec.encode(codec.attempted(claim, outcome))
+            last = json_codec.encode_json(codec.attempted(claim, outcome))
             waits = outcomes.wait(holder, now + outcome.retry_in, last, outcome)
             return "waiting" if self._settled(waits) else None
         if claim.undo:
@@ -259,10 +269,10 @@ class SqliteJournal(Stored):
                 undo_intents.end, holder=holder, step=claim.step.name, said=said, now=now
             )
             return outcome.state if self._writer.submit(work).result() else None
-        results, position = after(claim, outcome)
+        results, position = advance(claim, outcome)
         raw = codec.from_results(results)
         if position is None:
-            over = outcome_of(results)
+            over = run_outcome(results)
             return over if self._settled(outcomes.end(holder, over, raw, now)) else None
         to = (position, claim.run.steps[position])
         return "next" if self._settled(outcomes.advance(holder, to, raw, now)) else None
@@ -316,7 +326,7 @@ class SqliteJournal(Stored):
             results = codec.to_results(row["results"])
         except (KeyError, TypeError, ValueError):
             results = ()
-        results += (Result(f"step {row['position'] + 1}", "failed", why),)
+        results += (StepResult(f"step {row['position'] + 1}", "failed", why),)
         holder = Holder(row["id"], row["fence"] + 1, row["target"])
         raw = codec.from_results(results)
         self._settled(outcomes.end(holder, "failed", raw, now))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def kept(memory: Mapping[str, Any]) -> list[tuple[str, bytes | None]]:
     """Changes of the memory as rows: key -> JSON, or None to forget it."""
     return [
-        (key, None if value is None else json_codec.encode(value)) for key, value in memory.items()
+        (key, None if value is None else json_codec.encode_json(value))
+        for key, value in memory.items()
     ]
 
 

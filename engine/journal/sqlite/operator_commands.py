@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from engine.journal.protocol import Paused
     from engine.model.playbook import Step
-    from engine.model.run import Result
+    from engine.model.run import StepResult
 
 
 MOST_DECISIONS = 20
@@ -39,7 +39,7 @@ def decide(connection: sqlite3.Connection, run_id: str, decision: Decision) -> b
     facts["decisions"] = _with(facts, decision)
     connection.execute(
         "UPDATE runs SET held = 0, due_at = iif(due_at < ?, ?, due_at), facts = ? WHERE id = ?",
-        (FAR, decision.at, json_codec.encode(facts), run_id),
+        (FAR, decision.at, json_codec.encode_json(facts), run_id),
     )
     return True
 
@@ -51,7 +51,9 @@ def note(connection: sqlite3.Connection, run_id: str, decision: Decision) -> Non
         return
     facts = codec.decode(row["facts"])
     facts["decisions"] = _with(facts, decision)
-    connection.execute("UPDATE runs SET facts = ? WHERE id = ?", (json_codec.encode(facts), run_id))
+    connection.execute(
+        "UPDATE runs SET facts = ? WHERE id = ?", (json_codec.encode_json(facts), run_id)
+    )
 
 
 def _with(facts: Mapping[str, Any], decision: Decision) -> list[Any]:
@@ -71,7 +73,7 @@ class Again:
     run: str
     position: int
     step: Step
-    results: tuple[Result, ...]
+    results: tuple[StepResult, ...]
 
 
 def retry(connection: sqlite3.Connection, again: Again, decision: Decision) -> bool:
@@ -92,7 +94,7 @@ def retry(connection: sqlite3.Connection, again: Again, decision: Decision) -> b
         " facts = ?, outcome = NULL, settled = NULL WHERE id = ?",
         (
             again.position, again.step.pool, again.step.timeout, decision.at,
-            codec.from_results(again.results), json_codec.encode(facts), again.run,
+            codec.from_results(again.results), json_codec.encode_json(facts), again.run,
         ),
     )  # fmt: skip
     scheduler.refresh(connection, row["target"])

@@ -151,7 +151,7 @@ class Stored:
 
     def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
         """See Journal.save_set."""
-        row = (digest, json_codec.encode(dict(files)))
+        row = (digest, json_codec.encode_json(dict(files)))
         self._writer.submit(
             lambda connection: connection.execute(
                 "INSERT INTO sets VALUES (1, ?, ?) ON CONFLICT DO UPDATE"

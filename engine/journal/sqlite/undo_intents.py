@@ -14,7 +14,7 @@ import msgspec
 from engine.journal import codec
 from engine.journal.sqlite import inbox, retention, scheduler
 from engine.model import json_codec
-from engine.model.calls import Change
+from engine.model.calls import ObjectChange
 from engine.model.run import undo_id
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Held:
     run: str
     step: str
     position: int
-    changes: Sequence[Change]
+    changes: Sequence[ObjectChange]
     until: float | None
 
 
@@ -57,7 +57,7 @@ def hold(
     had = connection.execute("SELECT facts FROM runs WHERE id = ?", (holder.id,)).fetchone()
     if had is None:
         return False
-    merged = json_codec.encode({**codec.decode(had["facts"]), **facts})
+    merged = json_codec.encode_json({**codec.decode(had["facts"]), **facts})
     if not scheduler.keep(connection, holder, merged):
         return False
     write(connection, held, now)
@@ -105,7 +105,7 @@ def adopt(
 
 
 def _take(
-    connection: sqlite3.Connection, undo: tuple[str, int, float | None], change: Change
+    connection: sqlite3.Connection, undo: tuple[str, int, float | None], change: ObjectChange
 ) -> None:
     """Hold one thing: what was there before the first hold stays known, and all know what is put now."""
     id_, place, until = undo
@@ -113,7 +113,7 @@ def _take(
         "SELECT undo, place, change FROM holds WHERE key = ?", (change.key,)
     ).fetchall()
     for other in others:
-        before = Change.of(codec.decode(other["change"]))
+        before = ObjectChange.of(codec.decode(other["change"]))
         change = replace(change, before=before.before)
         connection.execute(
             "UPDATE holds SET change = ? WHERE undo = ? AND place = ?",
@@ -134,12 +134,12 @@ def ends(connection: sqlite3.Connection, key: str, but: str | None) -> list[floa
     return [row["until"] for row in found]
 
 
-def changes(connection: sqlite3.Connection, undo: str) -> tuple[Change, ...]:
+def changes(connection: sqlite3.Connection, undo: str) -> tuple[ObjectChange, ...]:
     """What an undoing puts back, in the order in which it was changed."""
     found = connection.execute(
         "SELECT change FROM holds WHERE undo = ? ORDER BY place", (undo,)
     ).fetchall()
-    return tuple(Change.of(codec.decode(row["change"])) for row in found)
+    return tuple(ObjectChange.of(codec.decode(row["change"])) for row in found)
 
 
 def ask(connection: sqlite3.Connection, run: str, now: float) -> list[int]:
@@ -223,9 +223,9 @@ def _tell(connection: sqlite3.Connection, run: str, step: str, said: tuple[str, 
         elif result["step"] == step:
             result["message"] = f"{result['message']} (not undone: {message})"
     connection.execute(
-        "UPDATE runs SET results = ? WHERE id = ?", (json_codec.encode(results), run)
+        "UPDATE runs SET results = ? WHERE id = ?", (json_codec.encode_json(results), run)
     )
 
 
-def _encoded(change: Change) -> bytes:
+def _encoded(change: ObjectChange) -> bytes:
     return msgspec.json.encode(change)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from engine.model.errors import EventError
-from engine.model.event import decode
+from engine.model.event import decode_json, parse_event
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-HINT = "send one alert, an array, or one alert per line, as JSON"
+    from engine.model.event import Event
+
+FORMAT_HINT = "send one alert, an array, or one alert per line, as JSON"
 MAX_BRACKETS = 200_000
 """Brackets that a split looks at: 0.1 s. 1,000 audit events of 4 KiB have half of them."""
 _DEPTH = 100
@@ -48,16 +51,16 @@ class Value(NamedTuple):
     start: int | None
 
 
-def elements(body: bytes) -> Iterator[Any]:
+def body_elements(body: bytes) -> Iterator[Any]:
     """The elements of a body in order: decoded values, the alerts within CloudEvents, and Unreadable ones."""
-    for value, _ in values(body):
+    for value, _ in json_values(body):
         if isinstance(value, dict) and "specversion" in value and "rule" not in value:
             yield from _data(value)
         else:
             yield value
 
 
-def values(content: bytes, start: int = 0) -> Iterator[Value]:
+def json_values(content: bytes, start: int = 0) -> Iterator[Value]:
     """The values of a text, those of its arrays one by one; a value may be Unreadable.
 
     start: the position of the text within what the sender sent, for errors.
@@ -66,7 +69,7 @@ def values(content: bytes, start: int = 0) -> Iterator[Value]:
     if begin == len(content):
         return
     try:
-        whole = decode(content[begin:] if content.startswith(b"\xef\xbb\xbf") else content)
+        whole = decode_json(content[begin:] if content.startswith(b"\xef\xbb\xbf") else content)
     except EventError:
         for part, at in _parts(content, start):
             yield from _part(part, at)
@@ -94,7 +97,7 @@ def _part(part: bytes, start: int) -> Iterator[Value]:
 
 def _decoded(part: bytes, start: int) -> Any:
     try:
-        return decode(part, start)
+        return decode_json(part, start)
     except EventError as error:
         return Unreadable(part, error)
 
@@ -120,7 +123,7 @@ def _data(envelope: dict[str, Any]) -> Iterator[Any]:
             yield _unreadable(envelope, "`data_base64` is not base64")
             return
     if isinstance(data, (str, bytes)):
-        data = [value for value, _ in values(data.encode() if isinstance(data, str) else data)]
+        data = [value for value, _ in json_values(data.encode() if isinstance(data, str) else data)]
     if data == []:
         yield _unreadable(envelope, "`data` of the CloudEvent contains no event")
     elif isinstance(data, list):
@@ -225,3 +228,37 @@ def _past(pattern: re.Pattern[bytes], content: bytes, at: int) -> int:
 def _line_end(content: bytes, at: int) -> int:
     end = content.find(b"\n", at)
     return len(content) if end < 0 else end
+
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEvent:
+    """One alert of a file: its event, or why it is none. line: from 1; in an array the element's number."""
+
+    line: int
+    event: Event | None
+    error: EventError | None = None
+
+
+def read_events(content: bytes) -> Iterator[ReadEvent]:
+    """The alerts of a file, and the values and lines that are not alerts."""
+    in_array = content.removeprefix(_BOM).lstrip().startswith(b"[")
+    line, counted = 1, 0
+    for number, (value, start) in enumerate(json_values(content), 1):
+        if start is None or in_array:
+            line = number
+        else:
+            line, counted = line + content.count(b"\n", counted, start), start
+        if isinstance(value, Unreadable):
+            yield ReadEvent(line, None, value.error)
+        else:
+            yield _alert(line, value)
+
+
+def _alert(line: int, value: Any) -> ReadEvent:
+    try:
+        return ReadEvent(line, parse_event(value, salt=f"line {line}"))
+    except EventError as error:
+        return ReadEvent(line, None, error)
