@@ -188,9 +188,9 @@ def test_a_bug_costs_the_body_alone_in_which_it_shows(monkeypatch):
     def parse(value, **of):
         if value["rule"] == "bad":
             raise ZeroDivisionError
-        return event.parse(value, **of)
+        return event.parse_event(value, **of)
 
-    monkeypatch.setattr("engine.intake.intake.parse", parse)
+    monkeypatch.setattr("engine.intake.intake.parse_event", parse)
     disk = Prompt()
     taken, _ = take_together(intake_of(disk), [body(alert(rule="bad")), body(FALCO)])
     assert [type(one.failed) for one in taken] == [ZeroDivisionError, type(None)]

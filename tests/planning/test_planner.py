@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import engine.planning.planner
+import engine.planning.throttle
 import pytest
 from engine.model.event import format_time, parse_event
 from engine.model.playbook import Condition, Match, Playbook, Silence, Throttle
@@ -210,7 +211,7 @@ def test_slots_are_forgotten_with_the_windows_they_are_of():
     for throttle in (first(3, 10), count(2, 10)):
         clock = Clock(throttle)
         clock.acts(*range(1000))
-        assert len(clock.memory._slots) <= 3
+        assert len(clock.memory._key_of_run) <= 3
 
 
 def test_a_throttle_outlives_a_restart_and_belongs_to_name_and_text():
@@ -315,20 +316,21 @@ def test_runs_are_sorted_by_playbook_and_named_by_event_and_playbook():
 
 @pytest.mark.parametrize("throttle", [once(1e6, ("n",)), count(5, 1e6, ("n",))])
 def test_memory_is_bounded_whatever_an_attacker_writes(throttle, monkeypatch):
-    monkeypatch.setattr(engine.planning.planner, "_REMEMBERED", 200)
+    monkeypatch.setattr(engine.planning.throttle, "MAX_WINDOWS", 200)
+    monkeypatch.setattr(engine.planning.planner, "_MAX_RUNS", 200)
     clock = Clock(throttle)
     for second in range(1000):
         clock.at(second)
     memory = clock.memory
     assert len(memory.windows) <= 200
     assert len(memory._seen) <= 200
-    assert len(memory._slots) <= 200
+    assert len(memory._key_of_run) <= 200
     assert sum(window is not None for window in memory.changes.values()) <= 200
     assert clock.at(1001, n=1000).suppressed == "throttle"
 
 
 def test_windows_that_are_over_go_first(monkeypatch):
-    monkeypatch.setattr(engine.planning.planner, "_REMEMBERED", 200)
+    monkeypatch.setattr(engine.planning.throttle, "MAX_WINDOWS", 200)
     clock = Clock(once(1e6, ("n",)))
     short = Clock(once(1, ("n",)), clock.memory, name="short")
     clock.at(0, n="kept")
