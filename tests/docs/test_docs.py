@@ -47,6 +47,7 @@ def commands():
     lines = {
         line.partition("   #")[0].strip()
         for page in PAGES
+        if page.name != "tutorial.md"  # test_tutorial.py runs its commands in a folder of their own
         for language, text in BLOCK.findall(page.read_text())
         if language == "sh"
         for line in text.splitlines()
@@ -56,7 +57,12 @@ def commands():
 
 
 @pytest.mark.parametrize(
-    "text", [b for b in blocks("yaml") if "apiVersion: tiercel" in b.values[0]]
+    "text",
+    [
+        block
+        for block in blocks("yaml")
+        if "apiVersion: tiercel" in block.values[0] and not block.id.startswith("tutorial.md")
+    ],
 )
 def test_a_playbook_on_a_page_loads_without_a_warning_and_its_tests_pass(text):
     files = Files("", {"example.yaml": text.encode()})
