@@ -12,9 +12,7 @@ from engine.telemetry.events import Audit, Decided
 from tests.execution.test_attempt import LABEL, act, claim
 from tests.telemetry.test_audit import line
 
-WORDS = set(
-    re.findall(r"`([^`]+)`", (Path(__file__).parents[2] / "docs/glossary.md").read_text())
-)
+WORDS = set(re.findall(r"`([^`]+)`", (Path(__file__).parents[2] / "docs/glossary.md").read_text()))
 
 
 def test_each_state_is_explained():
