@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from click.testing import CliRunner
-from engine.cli.command import cli
+from engine.cli.command_group import cli
 
 PAGE = (Path(__file__).parents[2] / "docs/tutorial.md").read_text()
 STEP = re.compile(r"`(my-playbooks/[^`]+)`[^`]*```(?:json|yaml)\n(.*?)```", re.DOTALL)
