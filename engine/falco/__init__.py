@@ -1,1 +1,1 @@
-"""Falco's own rules: what their events say, and which playbooks wait for what never comes."""
+"""Falco's rules files, and the check of playbooks against the rules and fields that Falco has."""

@@ -1,6 +1,6 @@
-"""The rules that Falco and its plugins ship, as data: known to ``check`` without any rules file.
+"""The rules that Falco and its plugins ship, as data, so that ``check`` works without rules files.
 
-Each ``*_rules.tsv`` of ``catalogue/`` is a table with tabs: its first line names the source, its second the
+Each ``catalogue/*_rules.tsv`` is a tab-separated table. Its first line names the source, its second line the
 columns. ``rules/refresh_catalogue.py`` writes such a table from rules files.
 """
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).with_name("catalogue")
 COLUMNS = ("rule", "priority", "source", "tags", "output_fields", "enabled", "file")
 OWN_FILE = "falco_rules.yaml"
-"""The rules that Falco's image and chart load whatever else is configured."""
+"""The rules file that Falco's image and Helm chart always load."""
 
 
 @cache
 def catalogue() -> Mapping[str, FalcoRule]:
-    """Name -> rule; ``where.file`` is the rules file of upstream that has it.
+    """Return the shipped rules by name. ``where.file`` is the name of the upstream rules file.
 
-    The column ``enabled`` is ``never`` for a rule that is switched off by its condition.
+    The column ``enabled`` is ``never`` for an enabled rule whose condition is always false.
     """
     rules: dict[str, FalcoRule] = {}
     for file in sorted(FOLDER.glob("*_rules.tsv")):
@@ -43,7 +43,7 @@ def _rule(row: Mapping[str, str]) -> FalcoRule:
         priority=parse_priority(row["priority"]) or 0,
         source=row["source"],
         tags=frozenset(filter(None, row["tags"].split(","))),
-        # a name with a comma in its brackets is none that Falco ships
+        # the rules that Falco ships have no field with a comma in its argument
         output_fields=frozenset(filter(None, row["output_fields"].split(","))),
         enabled=row["enabled"] != "false",
         never_true=row["enabled"] == "never",
@@ -52,15 +52,18 @@ def _rule(row: Mapping[str, str]) -> FalcoRule:
 
 
 def table(rules: Iterable[FalcoRule], origin: str) -> str:
-    """The text of a catalogue file: its origin, the columns, a line a rule in order of file and name."""
+    """Return the text of a catalogue file: the origin, the columns, and one line per rule.
+
+    The rules are sorted by file and name.
+    """
     ordered = sorted(rules, key=lambda rule: (Path(rule.where.file).name, rule.name))
     return "\n".join([f"# {origin}", "\t".join(COLUMNS), *map(_line, ordered), ""])
 
 
 def _line(rule: FalcoRule) -> str:
-    tags, printed = ",".join(sorted(rule.tags)), ",".join(sorted(rule.output_fields))
+    tags, output_fields = ",".join(sorted(rule.tags)), ",".join(sorted(rule.output_fields))
     enabled, file = str(rule.enabled).lower(), Path(rule.where.file).name
     if rule.enabled and rule.never_true:
         enabled = "never"
-    cells = (rule.name, rule.priority_name, rule.source, tags, printed, enabled, file)
+    cells = (rule.name, rule.priority_name, rule.source, tags, output_fields, enabled, file)
     return "\t".join(cells)

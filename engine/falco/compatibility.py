@@ -1,8 +1,8 @@
-"""Compare playbooks and silences with Falco's rules and fields, and warn of what no event ever has.
+"""Check playbooks and silences against Falco's rules and fields, and warn of parts that no event can match.
 
-All findings are warnings, because users change rules and outputs in ways that are not visible here. With rules
-files, these files are the authority. Without, only rules of the catalogue are judged, because most users have
-rules of their own.
+All findings are warnings, because users change rules and outputs in ways that are not visible here. If rules
+files are given, they are the authority. Without rules files only rules of the catalogue are checked, because
+most users have rules of their own.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.falco.catalogue import catalogue
 from engine.falco.field_references import (
-    all_fields,
-    dead,
-    keys_of_throttle,
+    conditions_never_true,
+    field_references,
+    missing_template_fields,
+    missing_throttle_keys,
     mistyped_operands,
-    split_paths,
-    templates,
+    split_field_names,
 )
 from engine.falco.fields import is_unknown, nearest_field
 from engine.language.findings import mistyped, nearest
@@ -31,85 +31,93 @@ if TYPE_CHECKING:
     from engine.language.findings import Report
     from engine.language.yaml_source import Document, Path
 
-_BY_FALCO_ITSELF = ("Falco internal: ", "Test rule")
-"""Names that stand in no rules file: Falco's own messages, and Falcosidekick's test."""
+_NAMES_WITHOUT_RULE = ("Falco internal: ", "Test rule")
+"""Prefixes of event names that are not in a rules file: Falco's own messages, and Falcosidekick's test."""
 _SOURCES_WITHOUT_RULES = frozenset(("internal", "debug"))
-_MOST_HINTS = 200
-"""Closest words that are looked up for one command; each is compared with every name that is known."""
+_MAX_HINTS = 200
+"""Searches for the most similar word per command. Each search compares the word with every known name."""
 _MATCH: Path = ("spec", "match")
 
 
 class CompatibilityCheck:
-    """The rules, ready to be held against one document after the other."""
+    """The rules in force, prepared for the check of many documents."""
 
     def __init__(self, rules: FalcoRules) -> None:
         self._rules = rules.rules
         self._given = rules.given
         given = rules.rules.values() if rules.given else ()
-        self._printed = frozenset[str]().union(*(rule.event_fields for rule in given))
-        self._hints = _MOST_HINTS
+        self._given_fields = frozenset[str]().union(*(rule.event_fields for rule in given))
+        self._hints_left = _MAX_HINTS
 
     def inspect(self, document: Document, report: Report) -> None:
-        """Warn of what a Playbook or Silence reads and no event has. The document has the right shape."""
+        """Warn of the parts of a Playbook or Silence that no event can match.
+
+        The document must have passed the validation of its structure.
+        """
         spec = document.data["spec"]
-        self._unknown_fields(spec, report)
+        self._check_field_names(spec, report)
         for path, what, hint in mistyped_operands(spec):
             _warn(report, path, "quoted-number", what, hint)
         match = spec["match"]
-        found = self._found(match.get("rules"), report)
-        if found is None or not _SOURCES_WITHOUT_RULES.isdisjoint(match.get("sources") or ()):
+        rules = self._rules_of_match(match.get("rules"), report)
+        if rules is None or not _SOURCES_WITHOUT_RULES.isdisjoint(match.get("sources") or ()):
             return
         if self._given:
-            self._words(match, found, report)
-        self._fields(spec, _narrowed(match, found, report) or found, report)
+            self._check_sources_and_tags(match, rules, report)
+        self._check_printed_fields(spec, _passing(match, rules, report) or rules, report)
 
-    def _unknown_fields(self, spec: dict[str, Any], report: Report) -> None:
-        """Warn of fields that neither Falco's catalogue nor a given rule has."""
-        for path, field in all_fields(spec):
-            if is_unknown(field) and field not in self._printed:
-                what = f"Falco has no field `{field[:80]}`"
+    def _check_field_names(self, spec: dict[str, Any], report: Report) -> None:
+        """Warn of fields that are neither in Falco's catalogue nor in a given rule."""
+        for path, field in field_references(spec):
+            if is_unknown(field) and field not in self._given_fields:
+                what = f"Falco does not have a field `{field[:80]}`"
                 _warn(report, path, "unknown-field", what, self._hint(nearest_field, field))
-        for path, key in split_paths(spec):
-            what = f"the path looks for a mapping in `output_fields`, where `{key[:80]}` is one key"
+        for path, key in split_field_names(spec):
+            what = f"`{key[:80]}` is one key of `output_fields`, not a path of several keys"
             _warn(report, path, "unknown-field", what, f"$.output_fields['{key[:80]}']")
 
-    def _hint(self, near: Callable[[str], str | None], word: str) -> str | None:
-        """The closest valid word, or None; also None once the command has looked up many."""
-        self._hints -= 1
-        return near(word) if self._hints >= 0 else None
+    def _hint(self, search: Callable[[str], str | None], word: str) -> str | None:
+        """Return the most similar valid word, or None; always None after _MAX_HINTS searches."""
+        self._hints_left -= 1
+        return search(word) if self._hints_left >= 0 else None
 
-    def _found(self, names: Sequence[str] | None, report: Report) -> list[FalcoRule] | None:
-        """The rules that may send the events; None where others, which are not known, may do so, too."""
+    def _rules_of_match(
+        self, names: Sequence[str] | None, report: Report
+    ) -> list[FalcoRule] | None:
+        """Return the rules that can send matching events, or None if unknown rules can send them too."""
         if names is None:
             return list(self._rules.values()) if self._given else None
         found: dict[str, FalcoRule] = {}
-        known = True
+        complete = True
         for n, name in enumerate(names):
-            of_name = self._named(name)
-            if not of_name and self._is_wrong(name):
-                _warn(report, (*_MATCH, "rules", n), "unknown-rule", *self._unknown(name))
-            known = known and bool(of_name) and (self._given or not is_glob(name))
-            found |= {rule.name: rule for rule in of_name}
-        self._asleep(names, found.values(), report, known=known)
-        return list(found.values()) if known else None
+            named = self._named(name)
+            if not named and self._is_mistake(name):
+                _warn(report, (*_MATCH, "rules", n), "unknown-rule", *self._unknown_rule(name))
+            complete = complete and bool(named) and (self._given or not is_glob(name))
+            found |= {rule.name: rule for rule in named}
+        self._check_disabled(names, found.values(), report, complete=complete)
+        return list(found.values()) if complete else None
 
-    def _asleep(
-        self, names: Sequence[str], rules: Collection[FalcoRule], report: Report, *, known: bool
+    def _check_disabled(
+        self, names: Sequence[str], rules: Collection[FalcoRule], report: Report, *, complete: bool
     ) -> None:
-        """Warn of rules that send nothing; of what Falco ships so, only where no other rule is left."""
-        asleep = [rule for rule in rules if rule.never_true or not rule.enabled]
-        awake = len(asleep) < len(rules) or not known
+        """Warn of rules that never send events.
+
+        Rules of the catalogue that are shipped disabled are reported only if no other rule is left.
+        """
+        silent = [rule for rule in rules if rule.never_true or not rule.enabled]
+        others = len(silent) < len(rules) or not complete
         first = {name: n for n, name in reversed(list(enumerate(names)))}
-        for rule in asleep:
-            if rule.name not in first or (awake and not self._given):
+        for rule in silent:
+            if rule.name not in first or (others and not self._given):
                 continue
             if not rule.enabled:
                 what = f"the rule is disabled ({rule.where.file})"
                 hint = "rules: [{enable: {rule: NAME}}] in falco.yaml"
             else:
                 where = rule.where if self._given else rule.where.file
-                what = f"the rule's condition can never hold ({where})"
-                hint = "override the macro or list that switches it off"
+                what = f"the condition of the rule is never true ({where})"
+                hint = "override the macro or list that disables it"
             _warn(report, (*_MATCH, "rules", first[rule.name]), "disabled-rule", what, hint)
 
     def _named(self, name: str) -> list[FalcoRule]:
@@ -118,26 +126,32 @@ class CompatibilityCheck:
             return [rule for rule in self._rules.values() if matches(rule.name)]
         return [self._rules[name]] if name in self._rules else []
 
-    def _is_wrong(self, name: str) -> bool:
-        if name.startswith(_BY_FALCO_ITSELF):
+    def _is_mistake(self, name: str) -> bool:
+        if name.startswith(_NAMES_WITHOUT_RULE):
             return False
-        # without rules files, whatever is not all but Falco's name is a rule of the user's own
+        # without rules files, a name that is not similar to a shipped rule is a rule of the user
         if self._given or is_glob(name):
             return self._given
         return self._hint(lambda word: mistyped(word, self._rules), name) is not None
 
-    def _unknown(self, name: str) -> tuple[str, str | None]:
+    def _unknown_rule(self, name: str) -> tuple[str, str | None]:
+        """Return the message and the hint for a rule name that is not known."""
         shipped = catalogue().get(name)
         if self._given and shipped:
             file = shipped.where.file
-            return f"none of the rules files has `{name}`", f"load Falco's {file}, too: --rules"
-        what = f"no rule is called `{name[:80]}`" if self._given else f"Falco has no `{name[:80]}`"
+            what = f"the rules files do not contain the rule `{name}`"
+            return what, f"add Falco's {file}: --rules {file}"
+        holder = "the rules files do" if self._given else "Falco does"
+        what = f"{holder} not have a rule `{name[:80]}`"
         return what, self._hint(lambda word: nearest(word, self._rules), name)
 
-    def _words(self, match: Mapping[str, Any], rules: Sequence[FalcoRule], report: Report) -> None:
-        """Warn of a source or tag of a list that none of the rules has, although others of the list match.
+    def _check_sources_and_tags(
+        self, match: Mapping[str, Any], rules: Sequence[FalcoRule], report: Report
+    ) -> None:
+        """Warn of a source or tag in a list that none of the rules has, if another item of the list matches.
 
-        Tags are only compared with similar ones, because Falcosidekick's ``customtags`` adds tags.
+        A tag is reported only if it is similar to a known one, because Falcosidekick's ``customtags`` adds
+        tags.
         """
         sources = frozenset(rule.source for rule in rules)
         if not sources.isdisjoint(match.get("sources") or ()):
@@ -156,36 +170,42 @@ class CompatibilityCheck:
                     what = f"none of these rules has the tag `{tag[:80]}`"
                     _warn(report, (*path, n), "never-matches", what, near)
 
-    def _fields(self, spec: dict[str, Any], rules: Sequence[FalcoRule], report: Report) -> None:
+    def _check_printed_fields(
+        self, spec: dict[str, Any], rules: Sequence[FalcoRule], report: Report
+    ) -> None:
         """Warn of fields that none of the rules prints."""
         if not rules:
             return
-        printed = frozenset[str]().union(*(rule.event_fields for rule in rules))
-        who = f"`{rules[0].name}`" if len(rules) == 1 else f"any of {len(rules)} rules"
-        hint = "print it in the rule's output, or by append_output in falco.yaml"
-        reads = [*dead(spec, printed), *keys_of_throttle(spec, printed)]
-        reads += templates(spec, printed) if self._given else ()
-        for path, field, means in reads:
-            if is_unknown(field) and field not in self._printed:
-                continue  # told already
-            near = self._hint(lambda word: mistyped(word, printed), field)
-            what = f"`{field[:80]}` is not in the output of {who}: {means}"
+        fields = frozenset[str]().union(*(rule.event_fields for rule in rules))
+        subject = f"`{rules[0].name}`" if len(rules) == 1 else f"any of {len(rules)} rules"
+        hint = "add it to the rule's output, or to append_output in falco.yaml"
+        missing = [*conditions_never_true(spec, fields), *missing_throttle_keys(spec, fields)]
+        missing += missing_template_fields(spec, fields) if self._given else ()
+        for path, field, effect in missing:
+            if is_unknown(field) and field not in self._given_fields:
+                continue  # already reported as unknown-field
+            near = self._hint(lambda word: mistyped(word, fields), field)
+            what = f"`{field[:80]}` is not in the output of {subject}: {effect}"
             _warn(report, path, "unprinted-field", what, near or hint)
 
 
-def _narrowed(match: Mapping[str, Any], rules: list[FalcoRule], report: Report) -> list[FalcoRule]:
-    """The rules whose events pass ``match``; warns where a key leaves none, or shuts one out that is named."""
+def _passing(match: Mapping[str, Any], rules: list[FalcoRule], report: Report) -> list[FalcoRule]:
+    """Return the rules whose events pass ``match``.
+
+    Warn if a key excludes all rules, or a rule that ``match.rules`` names.
+    """
     names = match.get("rules") or []
     first = {name: n for n, name in reversed(list(enumerate(names)))}
-    for key, passes, said in _keys(match):
+    for key, passes, described in _keys(match):
         left = [rule for rule in rules if passes(rule)]
         if rules and not left:
-            has = ", ".join(sorted({said(rule) for rule in rules})[:5])
-            _warn(report, (*_MATCH, key), "never-matches", f"no rule here passes: they have {has}")
+            has = ", ".join(sorted({described(rule) for rule in rules})[:5])
+            what = f"`{key}` excludes all of these rules: they have {has}"
+            _warn(report, (*_MATCH, key), "never-matches", what)
             return []
         for rule in rules:
             if rule.name in first and not passes(rule):
-                what = f"`{key}` shuts this rule out: it has {said(rule)}"
+                what = f"`{key}` excludes this rule: it has {described(rule)}"
                 _warn(report, (*_MATCH, "rules", first[rule.name]), "never-matches", what)
         rules = left
     return rules
@@ -194,7 +214,7 @@ def _narrowed(match: Mapping[str, Any], rules: list[FalcoRule], report: Report) 
 def _keys(
     match: Mapping[str, Any],
 ) -> Iterator[tuple[str, Callable[[FalcoRule], bool], Callable[[FalcoRule], str]]]:
-    """The keys given that a rule can fail, each with its test and with what a rule has there."""
+    """Yield the keys of ``match`` that a rule can fail, each with its test and the rule's own value as text."""
     if "sources" in match:
         sources = match["sources"]
         yield "sources", lambda rule: rule.source in sources, lambda r: f"source {r.source}"
@@ -204,10 +224,10 @@ def _keys(
             yield "priority", lambda r: r.priority <= least, lambda r: f"priority {r.priority_name}"
     if "tags" in match:
         tags = match["tags"] if isinstance(match["tags"], dict) else {"any": match["tags"]}
-        yield "tags", lambda r: _tagged(tags, r.tags), lambda r: f"tags {_listed(r.tags)}"
+        yield "tags", lambda r: _has_tags(tags, r.tags), lambda r: f"tags {_listed(r.tags)}"
 
 
-def _tagged(wanted: Mapping[str, Iterable[str]], tags: frozenset[str]) -> bool:
+def _has_tags(wanted: Mapping[str, Iterable[str]], tags: frozenset[str]) -> bool:
     return (
         ("any" not in wanted or not tags.isdisjoint(wanted["any"]))
         and tags.issuperset(wanted.get("all", ()))

@@ -1,7 +1,8 @@
-"""Rules inside other documents: Helm values, ConfigMaps, and the Rulesfile of falco-operator.
+"""Rules inside other documents: Helm values, ConfigMaps, and the Rulesfile resource of falco-operator.
 
-``customRules`` (of Falco's Helm chart, also below a parent chart or in a HelmRelease) maps file names to texts.
-A ConfigMap has them under ``data``. A Rulesfile has one text, or the list itself, in ``inlineRules``.
+``customRules`` maps file names to texts (Falco's Helm chart; also below a parent chart or in a HelmRelease).
+A ConfigMap has the same mapping under ``data``. A Rulesfile has one text, or a list of rules, in
+``inlineRules``.
 """
 
 from __future__ import annotations
@@ -19,70 +20,74 @@ if TYPE_CHECKING:
     from engine.model.errors import Finding
 
 _SUFFIXES = (".yaml", ".yml")
-_READER = 1_000
+_PARSER_COST = 1_000
+"""Characters. The cost of starting a YAML parser, so that many small texts are limited too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A text with rules, or a list of them, at ``path`` of a document.
+class EmbeddedRules:
+    """A text with rules, or a list of rules, at ``path`` of a document.
 
-    place: line and column of the text's first character, from 1. block: whether the text is a YAML block, whose
-    lines and columns follow those of the document; otherwise all is at ``place``.
+    start: line and column of the first character of the text, from 1.
+    block: whether the text is a YAML block scalar. Only then do its lines and columns correspond to those of
+        the file. For other texts every location is ``start``.
     """
 
-    within: Document
+    document: Document
     path: Path
     value: str | list[Any]
-    place: tuple[int, int] = (1, 1)
+    start: tuple[int, int] = (1, 1)
     block: bool = False
 
     @property
     def cost(self) -> int:
-        """Characters, or values, that have to be read for its documents, with those for starting a reader."""
-        return _READER + len(self.value if isinstance(self.value, str) else self.within.values)
+        """The characters or values to read, plus a constant for each parser."""
+        return _PARSER_COST + len(
+            self.value if isinstance(self.value, str) else self.document.values
+        )
 
     def documents(self) -> tuple[list[Document], list[Finding]]:
-        """Its documents and its YAML mistakes, at their places in the file around it."""
-        file = self.within.file
+        """Return the YAML documents and the YAML mistakes, with locations in the surrounding file."""
+        file = self.document.file
         if not isinstance(self.value, str):
-            own = Document(file, self.value)
-            own.values = _below(self.within.values, self.path)
-            own.keys = _below(self.within.keys, self.path)
-            return [own], []
+            part = Document(file, self.value)
+            part.values = _below(self.document.values, self.path)
+            part.keys = _below(self.document.keys, self.path)
+            return [part], []
         documents, findings = read(self.value.encode(), file)
         for document in documents:
-            document.values = {path: self._moved(*at) for path, at in document.values.items()}
-            document.keys = {path: self._moved(*at) for path, at in document.keys.items()}
+            document.values = {path: self._in_file(*at) for path, at in document.values.items()}
+            document.keys = {path: self._in_file(*at) for path, at in document.keys.items()}
         moved = []
         for finding in findings:
-            line, column = self._moved(finding.where.line, finding.where.column)
+            line, column = self._in_file(finding.where.line, finding.where.column)
             moved.append(replace(finding, where=replace(finding.where, line=line, column=column)))
         return documents, moved
 
-    def _moved(self, line: int, column: int) -> tuple[int, int]:
+    def _in_file(self, line: int, column: int) -> tuple[int, int]:
         if not self.block:
-            return self.place
-        return self.place[0] + line - 1, self.place[1] + column - 1
+            return self.start
+        return self.start[0] + line - 1, self.start[1] + column - 1
 
 
 def _below(places: dict[Path, tuple[int, int]], path: Path) -> dict[Path, tuple[int, int]]:
     return {key[len(path) :]: at for key, at in places.items() if key[: len(path)] == path}
 
 
-def carried(document: Document, content: bytes) -> Iterator[Part]:
-    """The parts of a mapping that have rules. content: the bytes of the file that has the document."""
+def embedded_rules(document: Document, content: bytes) -> Iterator[EmbeddedRules]:
+    """Yield the rules inside a mapping. content: the bytes of the file that contains the document."""
     lines = content.decode("utf-8-sig", "replace").splitlines()
-    for path, value in _values(document.data, ()):
+    for path, value in _candidates(document.data, ()):
         if isinstance(value, list):
-            yield Part(document, path, value)
+            yield EmbeddedRules(document, path, value)
         elif isinstance(value, str) and value.strip():
-            yield _text(document, path, value, lines)
+            yield _from_text(document, path, value, lines)
 
 
-def _values(data: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+def _candidates(data: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     if isinstance(data, list):
         for n, item in enumerate(data):
-            yield from _values(item, (*path, n))
+            yield from _candidates(item, (*path, n))
     if not isinstance(data, dict):
         return
     for key, value in data.items():
@@ -94,14 +99,14 @@ def _values(data: Any, path: Path) -> Iterator[tuple[Path, Any]]:
                 if key == "customRules" or name.endswith(_SUFFIXES):
                     yield (*path, key, name), text
         else:
-            yield from _values(value, (*path, key))
+            yield from _candidates(value, (*path, key))
 
 
-def _text(document: Document, path: Path, text: str, lines: list[str]) -> Part:
+def _from_text(document: Document, path: Path, text: str, lines: list[str]) -> EmbeddedRules:
     where = document.at(path)
     line = lines[where.line - 1] if where.line <= len(lines) else ""
     if not line[where.column - 1 :].startswith(("|", ">")):
-        return Part(document, path, text, (where.line, where.column))
-    below = next((one for one in islice(lines, where.line, None) if one.strip()), "")
-    indent = len(below) - len(below.lstrip(" "))
-    return Part(document, path, text, (where.line + 1, indent + 1), block=True)
+        return EmbeddedRules(document, path, text, (where.line, where.column))
+    first = next((one for one in islice(lines, where.line, None) if one.strip()), "")
+    indent = len(first) - len(first.lstrip(" "))
+    return EmbeddedRules(document, path, text, (where.line + 1, indent + 1), block=True)

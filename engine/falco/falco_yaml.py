@@ -1,4 +1,4 @@
-"""What falco.yaml says about rules and outputs, as far as playbooks can tell: selection, floor, additions."""
+"""The parts of falco.yaml that change rules or their output: ``rules``, ``priority`` and ``append_output``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from engine.falco.rule import FalcoRule
 
-_CHARTS = 2
-"""Levels of ``falco`` above the settings: those of Falco's chart, and of a chart that has it as a dependency."""
+_CHART_LEVELS = 2
+"""Levels of ``falco`` above the settings: in the values of Falco's chart, and of a chart that depends on it."""
 _SETTINGS = frozenset((
     "append_output", "base_syscalls", "buffered_outputs", "config_files", "engine", "file_output",
     "falco_libs", "grpc", "grpc_output", "http_output", "json_include_message_property",
@@ -26,82 +26,83 @@ _SETTINGS = frozenset((
     "syscall_event_drops", "syscall_event_timeouts", "syslog_output", "time_format_iso_8601",
     "watch_config_files", "webserver",
 ))  # fmt: skip
-"""Keys of falco.yaml (Falco 0.44), by which one is recognised."""
+"""The keys of falco.yaml (Falco 0.44). A mapping with one of them is treated as a falco.yaml."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Addition:
-    """An entry of ``append_output``: which rules get which output fields."""
+class _AppendedOutput:
+    """An entry of ``append_output``: the rules that it applies to, and the output fields that it adds."""
 
-    to: Callable[[FalcoRule], bool]
+    applies_to: Callable[[FalcoRule], bool]
     fields: frozenset[str]
 
 
-class Configuration:
-    """The ``rules``, ``priority`` and ``append_output`` of Falco's configuration; later files add to it."""
+class FalcoSettings:
+    """The settings of all falco.yaml files that were added. Later files extend earlier ones."""
 
     def __init__(self) -> None:
-        self._floor: int | None = None
+        self._minimum_priority: int | None = None
         self._switches: list[tuple[Callable[[FalcoRule], bool], bool]] = []
-        self._additions: list[_Addition] = []
+        self._appended: list[_AppendedOutput] = []
 
-    def take(self, data: Mapping[str, Any]) -> bool:
-        """Take a falco.yaml, or the values of its Helm chart, which have it under ``falco``.
+    def add(self, data: Mapping[str, Any]) -> bool:
+        """Add a falco.yaml, or the values of Falco's Helm chart, which contain it under ``falco``.
 
-        The result says whether the mapping is either of these.
+        Returns False if the mapping is neither of these.
         """
-        for _ in range(_CHARTS):
+        for _ in range(_CHART_LEVELS):
             inner = data.get("falco")
             data = inner if isinstance(inner, dict) else data
         if not data.keys() & _SETTINGS:
             return False
-        floor = parse_priority(str(data.get("priority", "")))
-        self._floor = self._floor if floor is None else floor
-        for entry in _maps(data.get("rules")):
-            for word, on in (("enable", True), ("disable", False)):
+        minimum = parse_priority(str(data.get("priority", "")))
+        self._minimum_priority = self._minimum_priority if minimum is None else minimum
+        for entry in _mappings(data.get("rules")):
+            for word, enabled in (("enable", True), ("disable", False)):
                 if isinstance(entry.get(word), dict):
-                    self._switches.append((_chosen(entry[word]), on))
-        for entry in _maps(data.get("append_output")):
-            self._additions.append(_Addition(_chosen(entry.get("match")), frozenset(_added(entry))))
+                    self._switches.append((_selector(entry[word]), enabled))
+        for entry in _mappings(data.get("append_output")):
+            fields = frozenset(_added_fields(entry))
+            self._appended.append(_AppendedOutput(_selector(entry.get("match")), fields))
         return True
 
-    def applied(self, rule: FalcoRule) -> FalcoRule:
-        """The rule as it is in force."""
+    def apply(self, rule: FalcoRule) -> FalcoRule:
+        """Return the rule with these settings applied."""
         enabled = rule.enabled
-        for chosen, on in self._switches:
-            if chosen(rule):
-                enabled = on
-        if self._floor is not None and rule.priority > self._floor:
+        for selects, value in self._switches:
+            if selects(rule):
+                enabled = value
+        if self._minimum_priority is not None and rule.priority > self._minimum_priority:
             enabled = False
-        added = [a.fields for a in self._additions if a.to(rule)]
+        added = [one.fields for one in self._appended if one.applies_to(rule)]
         return replace(rule, enabled=enabled, output_fields=rule.output_fields.union(*added))
 
 
-def _chosen(match: Any) -> Callable[[FalcoRule], bool]:
-    """Whether a rule is meant by ``{rule, tag | tags, source}``; all that are given must be its own."""
+def _selector(match: Any) -> Callable[[FalcoRule], bool]:
+    """Return a test for ``{rule, tag | tags, source}``. A rule must have everything that is given."""
     match = match if isinstance(match, dict) else {}
     name = name_matcher([str(match["rule"])]) if match.get("rule") else None
     tags = {str(tag) for tag in [*_list(match.get("tags")), *filter(None, [match.get("tag")])]}
     source = match.get("source")
 
-    def chosen(rule: FalcoRule) -> bool:
+    def selects(rule: FalcoRule) -> bool:
         return (
             (name is None or name(rule.name))
             and tags <= rule.tags
             and (source is None or source == rule.source)
         )
 
-    return chosen
+    return selects
 
 
-def _added(entry: Mapping[str, Any]) -> Iterator[str]:
-    """The output fields that an entry adds: fields, names of formats, and what its text prints."""
+def _added_fields(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the output fields of an ``append_output`` entry: extra fields, named formats, printed fields."""
     yield from fields_in_output(str(entry.get("extra_output") or ""))
     for extra in _list(entry.get("extra_fields")):
         yield from (extra,) if isinstance(extra, str) else extra if isinstance(extra, dict) else ()
 
 
-def _maps(value: Any) -> list[dict[str, Any]]:
+def _mappings(value: Any) -> list[dict[str, Any]]:
     return [item for item in _list(value) if isinstance(item, dict)]
 
 

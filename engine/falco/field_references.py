@@ -1,11 +1,11 @@
-"""The output fields that a playbook or silence reads, and where: conditions, throttle keys, templates."""
+"""The output fields that a playbook or silence refers to: in conditions, throttle keys and templates."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine.falco.fields import is_of_falco, type_of
+from engine.falco.fields import has_falco_prefix, type_of
 from engine.language.jsonpath import PathError, field_of, keys_of
 from engine.language.operators import OPERATORS, kind_of, text_of
 from engine.language.template import TemplateError, compile_template
@@ -15,27 +15,30 @@ if TYPE_CHECKING:
 
     from engine.language.yaml_source import Path
 
-Read = tuple["Path", str, str]
-"""Where it stands, the output field, and what it means that the field is absent."""
+MissingField = tuple["Path", str, str]
+"""The path of the reference, the output field, and the effect if events do not have the field."""
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,40}(\.[0-9]{1,40})?")
 _PHASES = ("actions", "finally")
 
 
-def all_fields(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Every output field that is read, those of ``exists`` included, with the place that names it."""
+def field_references(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Yield the path and the name of every output field that the spec refers to, including ``exists``."""
     for path, items in _condition_lists(spec):
         for where, item in _leaves(items, path):
-            field, word = field_read(item)
+            field, key = _field_of_condition(item)
             if field is not None:
-                yield (*where, word), field
+                yield (*where, key), field
     for n, field in enumerate(_throttle_key(spec)):
         yield ("spec", "throttle", "key", n), field
     yield from _template_fields(spec)
 
 
-def split_paths(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    """JSONPaths such as ``$.output_fields.proc.name``, where the key is ``proc.name``; with that key."""
+def split_field_names(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Yield JSONPaths that split a field name, such as ``$.output_fields.proc.name``, with the name.
+
+    The key of ``output_fields`` is ``proc.name``, so such a path never finds anything.
+    """
     for path, items in _condition_lists(spec):
         for where, item in _leaves(items, path):
             try:
@@ -44,54 +47,61 @@ def split_paths(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
                 continue
             names = [key for key in keys if isinstance(key, str)]
             is_nested = len(names) == len(keys) > 2 and names[0] == "output_fields"  # noqa: PLR2004
-            if is_nested and "." not in names[1] and is_of_falco(f"{names[1]}."):
+            if is_nested and "." not in names[1] and has_falco_prefix(f"{names[1]}."):
                 yield (*where, "jsonPath"), ".".join(names[1:])
 
 
-def dead(spec: dict[str, Any], printed: Collection[str]) -> Iterator[Read]:
-    """Conditions that can never hold, for their field is never printed."""
+def conditions_never_true(spec: dict[str, Any], fields: Collection[str]) -> Iterator[MissingField]:
+    """Yield the fields that make a condition of the spec false for every event.
+
+    fields: the output fields that the events have.
+    """
     for path, items in _condition_lists(spec):
         for n, item in enumerate(items):
-            for where, field in _dead(item, (*path, n), printed):
-                yield where, field, "the condition never holds"
+            for where, field in _missing_fields(item, (*path, n), fields):
+                yield where, field, "the condition is never true"
 
 
-def _dead(item: Any, path: Path, printed: Collection[str]) -> list[tuple[Path, str]]:
-    """The leaves that keep a condition from ever holding; none where it may hold."""
+def _missing_fields(item: Any, path: Path, fields: Collection[str]) -> list[tuple[Path, str]]:
+    """Return the references that keep a condition from being true; empty if it can be true."""
     if not isinstance(item, dict):
         return []
     if "all" in item:
-        parts = _parts(item["all"], (*path, "all"), printed)
-        return [leaf for part in parts for leaf in part]
+        parts = _missing_in_each(item["all"], (*path, "all"), fields)
+        return [reference for part in parts for reference in part]
     if "any" in item:
-        parts = _parts(item["any"], (*path, "any"), printed)
-        return [leaf for part in parts for leaf in part] if all(parts) else []
+        parts = _missing_in_each(item["any"], (*path, "any"), fields)
+        return [reference for part in parts for reference in part] if all(parts) else []
     if "not" in item:
-        return _dead(item["not"], (*path, "not"), printed)
-    field, word = field_read(item)
-    # a name without a dot is none of Falco's: somebody adds it to his events on the way
-    if field is None or "exists" in item or "." not in field or field in printed:
+        return _missing_fields(item["not"], (*path, "not"), fields)
+    field, key = _field_of_condition(item)
+    # Falco has no names without a dot. A component between Falco and Tiercel adds such fields.
+    if field is None or "exists" in item or "." not in field or field in fields:
         return []
-    return [((*path, word), field)]
+    return [((*path, key), field)]
 
 
-def _parts(items: Any, path: Path, printed: Collection[str]) -> list[list[tuple[Path, str]]]:
+def _missing_in_each(
+    items: Any, path: Path, fields: Collection[str]
+) -> list[list[tuple[Path, str]]]:
     given = items if isinstance(items, list) else []
-    return [_dead(item, (*path, n), printed) for n, item in enumerate(given)]
+    return [_missing_fields(item, (*path, n), fields) for n, item in enumerate(given)]
 
 
-def keys_of_throttle(spec: dict[str, Any], printed: Collection[str]) -> Iterator[Read]:
-    """Fields of the throttle's key that are never printed."""
+def missing_throttle_keys(spec: dict[str, Any], fields: Collection[str]) -> Iterator[MissingField]:
+    """Yield the fields of the throttle key that events do not have."""
     for n, field in enumerate(_throttle_key(spec)):
-        if "." in field and field not in printed:
-            yield ("spec", "throttle", "key", n), field, "it tells no two events apart"
+        if "." in field and field not in fields:
+            yield ("spec", "throttle", "key", n), field, "it does not separate events"
 
 
-def templates(spec: dict[str, Any], printed: Collection[str]) -> Iterator[Read]:
-    """Fields that texts of ``with:`` name and that are never printed."""
+def missing_template_fields(
+    spec: dict[str, Any], fields: Collection[str]
+) -> Iterator[MissingField]:
+    """Yield the fields that templates in ``with:`` refer to and events do not have."""
     for path, field in _template_fields(spec):
-        if "." in field and field not in printed:
-            yield path, field, "it reads <NA>"
+        if "." in field and field not in fields:
+            yield path, field, "the template prints <NA>"
 
 
 def _template_fields(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -103,15 +113,14 @@ def _template_fields(spec: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     for phase in _PHASES:
         for n, step in enumerate(spec.get(phase) or ()):
             for path, text in _texts(step.get("with"), ("spec", phase, n, "with")):
-                for field in dict.fromkeys(_named(text, steps)):
+                for field in dict.fromkeys(_fields_of_template(text, steps)):
                     yield path, field
 
 
-def _named(text: str, steps: Collection[str]) -> Iterator[str]:
-    """The output fields that a template names."""
+def _fields_of_template(text: str, steps: Collection[str]) -> Iterator[str]:
     try:
         yield from compile_template(text, steps).fields
-    except TemplateError:  # not a template: a text that the action takes as it is
+    except TemplateError:  # the parameter is not a template; the action uses the text as it is
         return
 
 
@@ -131,13 +140,13 @@ def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def mistyped_operands(spec: dict[str, Any]) -> Iterator[tuple[Path, str, str | None]]:
-    """Operators that can never decide, because Falco gives the field another JSON type: where, what, hint.
+    """Yield (path, message, hint) for operands whose JSON type the field never has in Falco's events.
 
-    A list with one operand of the right type can decide.
+    A list is accepted if one of its operands has the right type.
     """
     for path, items in _condition_lists(spec):
         for where, item in _leaves(items, path):
-            field, _ = field_read(item)
+            field, _ = _field_of_condition(item)
             operator = next((name for name in item if name in OPERATORS), None)
             kind = type_of(field) if field else None
             if field is None or kind is None or operator is None or operator == "exists":
@@ -148,13 +157,13 @@ def mistyped_operands(spec: dict[str, Any]) -> Iterator[tuple[Path, str, str | N
             found = kind_of(given[0])
             what = (
                 f"`{field[:80]}` is a {kind} in Falco's events, and the operand is a {found}, "
-                "so the condition never holds"
+                "so the condition is never true"
             )
-            yield (*where, operator), what, _as(kind, given[0], operator)
+            yield (*where, operator), what, _correction(kind, given[0], operator)
 
 
-def _as(kind: str, operand: Any, operator: str) -> str | None:
-    """How to write an operand as a value of that type, or which operators compare this type."""
+def _correction(kind: str, operand: Any, operator: str) -> str | None:
+    """Return how to write the operand as a value of that type, or the operators that accept the type."""
     takes = OPERATORS[operator].operand
     if takes not in ("scalar", "scalars"):
         return "equals, notEquals, in or notIn" + (", gt, gte, lt, lte" * (kind == "number"))
@@ -165,8 +174,8 @@ def _as(kind: str, operand: Any, operator: str) -> str | None:
     return f"{operand}, without quotes" if operand in words or is_number else None
 
 
-def field_read(item: dict[str, Any]) -> tuple[str | None, str]:
-    """The output field that a condition looks at, and the word that names it."""
+def _field_of_condition(item: dict[str, Any]) -> tuple[str | None, str]:
+    """Return the output field that a condition reads, and the key of the condition that names it."""
     if isinstance(item.get("field"), str):
         return item["field"], "field"
     try:
@@ -184,7 +193,7 @@ def _condition_lists(spec: dict[str, Any]) -> Iterator[tuple[Path, list[Any]]]:
 
 
 def _leaves(item: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The conditions with an operator, those within groups too."""
+    """Yield the conditions with an operator, including those inside groups."""
     if isinstance(item, list):
         for n, inner in enumerate(item):
             yield from _leaves(inner, (*path, n))

@@ -1,7 +1,8 @@
-"""The output fields that Falco and its plugins define, and the JSON type that each has in an event.
+"""The output fields that Falco and its plugins define, and their JSON types.
 
-The table is ``catalogue/fields.tsv``; its first line names the sources. JSON types follow ``rawval_to_json`` of
-falcosecurity/libs: integers, ports, user ids and times are numbers, IP addresses and flags are text.
+The table is ``catalogue/fields.tsv``. Its first line names the sources. The JSON types follow
+``rawval_to_json`` of falcosecurity/libs: integers, ports, user ids and times are numbers; IP addresses and
+flags are text.
 """
 
 from __future__ import annotations
@@ -17,25 +18,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FIELDS = Path(__file__).with_name("catalogue") / "fields.tsv"
-_OPEN = frozenset((
+_OPEN_PREFIXES = frozenset((
     "static", "falco", "scap", "plugins",
     "docker", "seccomp", "seccompagent", "nomad", "dns", "dnscollector", "syslogsrv", "salesforce", "box",
     "journal", "journald", "gitlab", "keycloak", "awselb", "edera", "nginx", "coding_agent", "agent",
 ))  # fmt: skip
-"""First words of fields that no table lists: those of the user, those of Falco's metrics events, and those of
-the other plugins in the registry of falcosecurity/plugins."""
+"""First words of fields that the table does not list: fields of users, of Falco's metrics events, and of the
+other plugins in the registry of falcosecurity/plugins."""
 
 _SEPARATORS = {"no": "", "yes": "[_", "dotted": "[_."}
-"""Falcosidekick's ``bracketreplacer`` can turn ``proc.aname[2]`` into ``proc.aname_2``."""
+"""Falcosidekick's ``bracketreplacer`` can change ``proc.aname[2]`` into ``proc.aname_2``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """An output field.
 
-    kind: ``number``, ``boolean``, ``text`` or, where it depends on the event, ``any``. many: whether it is a
-    list of these. separators: the characters that may begin an argument: none, ``[`` as in ``proc.aname[2]``,
-    or also a dot as in ``evt.arg.flags``.
+    kind: ``number``, ``boolean``, ``text``, or ``any`` if the type depends on the event.
+    many: whether the value is a list of these.
+    separators: the characters that can start an argument: none, ``[`` and ``_`` as in ``proc.aname[2]``,
+        or also a dot as in ``evt.arg.flags``.
     """
 
     kind: str
@@ -45,7 +47,7 @@ class Field:
 
 @cache
 def fields() -> Mapping[str, Field]:
-    """All fields, by name without argument."""
+    """Return all fields by name, without argument."""
     found = {}
     for line in FIELDS.read_text(encoding="utf-8").splitlines()[2:]:
         name, kind, argument, _ = line.split("\t")
@@ -55,7 +57,7 @@ def fields() -> Mapping[str, Field]:
 
 
 def field_named(name: str) -> Field | None:
-    """The catalogue's entry for a field as an event spells it, with or without an argument; or None."""
+    """Return the entry of a field as an event spells it, with or without an argument; None if unknown."""
     table = fields()
     if name in table:
         return table[name]
@@ -67,33 +69,37 @@ def field_named(name: str) -> Field | None:
 
 
 def type_of(name: str) -> str | None:
-    """``number``, ``boolean`` or ``text``: the JSON type of the field, or of its elements; None if not known."""
+    """Return ``number``, ``boolean`` or ``text``: the JSON type of the field, or of its elements.
+
+    None if the field is unknown or its type depends on the event.
+    """
     entry = field_named(name)
     return None if entry is None or entry.kind == "any" else entry.kind
 
 
 def is_unknown(name: str) -> bool:
-    """Whether no release of Falco and none of its own plugins prints a field of this name.
+    """Return whether Falco and its own plugins do not have a field of this name in any release.
 
-    Names without a dot are never Falco's; users add them, for example with Falcosidekick's ``customfields``.
+    A name without a dot is not unknown: Falco has no such names, but users add them, for example with
+    Falcosidekick's ``customfields``.
     """
-    head, dot, _ = name.partition(".")
-    return bool(dot) and head not in _OPEN and field_named(name) is None
+    prefix, dot, _ = name.partition(".")
+    return bool(dot) and prefix not in _OPEN_PREFIXES and field_named(name) is None
 
 
 @cache
-def _first_words() -> frozenset[str]:
+def _prefixes() -> frozenset[str]:
     return frozenset(name.partition(".")[0] for name in fields())
 
 
-def is_of_falco(name: str) -> bool:
-    """Whether the first word of the name is one of Falco's or its plugins', such as ``proc``."""
-    return name.partition(".")[0] in _first_words()
+def has_falco_prefix(name: str) -> bool:
+    """Return whether the first word of the name is a prefix of Falco or its plugins, such as ``proc``."""
+    return name.partition(".")[0] in _prefixes()
 
 
-@lru_cache(256)  # a comparison with every field of the catalogue
+@lru_cache(256)  # each call compares the name with every field of the catalogue
 def nearest_field(name: str) -> str | None:
-    """The field that was probably meant, with the argument that was given, or None."""
+    """Return the known field with the most similar name, with the given argument; None if none is similar."""
     base, bracket, argument = name.partition("[")
     near = nearest(base, fields())
     return f"{near}{bracket}{argument}" if near and fields()[near].separators else near

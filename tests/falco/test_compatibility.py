@@ -1,4 +1,4 @@
-"""`check` tells what a playbook waits for and Falco's rules never send."""
+"""`check` warns of the parts of a playbook that no event of Falco's rules can match."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from engine.cli.check import command
+from engine.cli.command_group import cli
 from engine.falco import compatibility
 from engine.falco.catalogue import catalogue
 
@@ -55,9 +55,13 @@ RULES = """\
 """
 
 
+def check_command(*arguments):
+    return CliRunner().invoke(cli, ["check", *arguments])
+
+
 @pytest.fixture
 def check(tmp_path, monkeypatch):
-    """The warnings of a playbook, as (line, code, what with hint), with the rules above or without."""
+    """Return the warnings of a playbook as (line, code, message with hint); rules: with RULES or without."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rules").mkdir()
     (tmp_path / "rules/own.yaml").write_text(RULES)
@@ -66,7 +70,7 @@ def check(tmp_path, monkeypatch):
         lines = "\n".join(f"    - {condition}" for condition in conditions.split("\n") if condition)
         (tmp_path / "p.yaml").write_text(PLAYBOOK % (match, lines, key, text))
         given = ["--rules", "rules"] if rules else []
-        done = CliRunner().invoke(command, ["p.yaml", *given, "-o", "json"])
+        done = check_command("p.yaml", *given, "-o", "json")
         assert done.exit_code == 0, done.output
         return [
             (f["line"], f["code"], f"{f['message']} ({f['hint']})") for f in json.loads(done.stdout)
@@ -80,7 +84,7 @@ def codes(findings):
 
 
 @pytest.mark.parametrize("rules", [True, False])
-def test_what_the_rules_send_is_no_finding(check, rules):
+def test_a_playbook_that_matches_the_rules_has_no_warnings(check, rules):
     name = "Shell opened" if rules else "Terminal shell in container"
     conditions = (
         "{field: proc.name, equals: bash}\n{jsonPath: \"$.output_fields['user.uid']\", equals: 0}"
@@ -89,31 +93,31 @@ def test_what_the_rules_send_is_no_finding(check, rules):
     assert check(match, conditions, text="%proc.name %container.id %rule %%", rules=rules) == []
 
 
-def test_a_rule_that_nobody_has_is_told_with_the_nearest(check):
+def test_an_unknown_rule_is_reported_with_the_most_similar_name(check):
     ((line, code, what),) = check('{rules: ["Shell opend", "File written"]}')
     assert (line, code) == (5, "unknown-rule")
     assert "`Shell opend`" in what
     assert "(Shell opened)" in what
 
 
-def test_a_glob_that_no_rule_matches_is_told(check):
+def test_a_glob_that_matches_no_rule_is_reported(check):
     assert codes(check('{rules: ["Shel? *", "Zhell*"]}')) == ["unknown-rule"]
 
 
-def test_a_rule_that_falco_ships_but_was_not_given_names_its_file(check):
+def test_the_warning_about_a_shipped_rule_outside_the_given_files_names_its_file(check):
     ((_, code, what),) = check('{rules: ["Create Privileged Pod"]}')
     assert code == "unknown-rule"
     assert "k8s_audit_rules.yaml" in what
 
 
-def test_falcos_own_file_need_not_be_given(check):
+def test_rules_of_falcos_own_file_are_known_without_the_file(check):
     assert (
         check('{rules: ["Terminal shell in container", "Falco internal: syscall event drop"]}')
         == []
     )
 
 
-def test_without_rules_files_only_a_near_miss_is_told(check):
+def test_without_rules_files_only_a_name_similar_to_a_shipped_rule_is_reported(check):
     match = '{rules: ["Terminal shel in container", "My own rule", "Terminal shell in container"]}'
     ((_, code, what),) = check(match, "{field: customer, equals: a}", rules=False)
     assert code == "unknown-rule"
@@ -121,11 +125,11 @@ def test_without_rules_files_only_a_near_miss_is_told(check):
 
 
 @pytest.mark.parametrize("name", ["Off", "Template"])
-def test_a_rule_that_sends_nothing_is_told(check, name):
+def test_a_rule_that_never_sends_events_is_reported(check, name):
     assert codes(check(f'{{rules: ["{name}", "Shell opened"]}}')) == ["disabled-rule"]
 
 
-def test_a_rule_that_falco_ships_disabled_is_told_where_no_other_is_left(check):
+def test_a_rule_that_is_shipped_disabled_is_reported_if_it_is_the_only_rule(check):
     off = next(
         rule.name for rule in catalogue().values() if not rule.enabled and rule.source == "syscall"
     )
@@ -144,19 +148,19 @@ def test_a_rule_that_falco_ships_disabled_is_told_where_no_other_is_left(check):
         ("tags: {none: [shell]}", "tags"),
     ],
 )
-def test_a_key_that_no_rule_can_pass_is_told(check, key, has):
+def test_a_key_that_excludes_all_rules_is_reported(check, key, has):
     ((line, code, what),) = check(f'{{rules: ["Shell opened"], {key}}}')
     assert (line, code) == (5, "never-matches")
     assert has in what
 
 
-def test_a_key_that_shuts_out_one_of_the_rules_is_told_at_that_rule(check):
+def test_a_key_that_excludes_one_rule_is_reported_at_that_rule(check):
     ((_, code, what),) = check('{rules: ["Shell opened", "File written"], priority: error}')
     assert code == "never-matches"
     assert "priority Notice" in what
 
 
-def test_a_tag_of_no_rule_at_all_is_told(check):
+def test_a_tag_that_no_rule_has_is_reported(check):
     assert codes(check("{tags: [mitre_nothing]}")) == ["never-matches"]
     assert check("{tags: [mitre_nothing]}", rules=False) == []
 
@@ -174,21 +178,21 @@ def test_a_tag_of_no_rule_at_all_is_told(check):
         ("{field: customer, equals: a}", []),
     ],
 )
-def test_a_condition_on_what_the_rule_never_prints_is_told(check, condition, lines):
+def test_a_condition_on_a_field_that_the_rule_does_not_print_is_reported(check, condition, lines):
     found = check('{rules: ["Shell opened"]}', condition)
     assert [(line, code) for line, code, _ in found] == [(n, "unprinted-field") for n in lines]
 
 
-def test_a_field_that_one_of_the_rules_prints_is_fine(check):
+def test_a_field_that_one_of_the_rules_prints_is_accepted(check):
     assert check('{rules: ["Shell opened", "File written"]}', "{field: fd.name, equals: a}") == []
 
 
-def test_a_typo_in_a_field_names_the_right_one(check):
+def test_the_hint_for_a_mistyped_field_is_the_right_field(check):
     ((_, _, what),) = check('{rules: ["Shell opened"]}', "{field: proc.nam, equals: a}")
     assert "(proc.name)" in what
 
 
-def test_what_falco_adds_to_syscall_events_is_not_in_those_of_a_plugin(check):
+def test_fields_that_falco_adds_to_syscall_events_are_not_in_plugin_events(check):
     found = check('{rules: ["Audited"]}')
     assert [(line, code) for line, code, _ in found] == [
         (7, "unprinted-field"),
@@ -196,7 +200,7 @@ def test_what_falco_adds_to_syscall_events_is_not_in_those_of_a_plugin(check):
     ]
 
 
-def test_a_throttle_and_a_text_are_told_too(check):
+def test_throttle_keys_and_templates_are_checked(check):
     found = check('{rules: ["Shell opened"]}', key="fd.name, customer", text="%fd.name %{fd.name}")
     assert [(line, code) for line, code, _ in found] == [
         (9, "unprinted-field"),
@@ -206,7 +210,7 @@ def test_a_throttle_and_a_text_are_told_too(check):
 
 
 @pytest.mark.parametrize(
-    ("condition", "told"),
+    ("condition", "reported"),
     [
         ('{field: user.uid, equals: "0"}', True),
         ('{field: user.uid, in: [1, "0"]}', False),
@@ -236,9 +240,9 @@ def test_a_throttle_and_a_text_are_told_too(check):
         ('{field: proc.name, equals: "7"}', False),
     ],
 )
-def test_an_operand_of_another_type_than_the_field_is_told(check, condition, told):
+def test_an_operand_of_another_type_than_the_field_is_reported(check, condition, reported):
     found = check("{rules: [My own]}", condition, rules=False)
-    assert codes(found) == (["quoted-number"] if told else [])
+    assert codes(found) == (["quoted-number"] if reported else [])
 
 
 @pytest.mark.parametrize(
@@ -254,7 +258,7 @@ def test_an_operand_of_another_type_than_the_field_is_told(check, condition, tol
         ("acme.tenant", None),
     ],
 )
-def test_a_field_that_falco_does_not_have_is_told_wherever_it_stands(check, field, near):
+def test_a_field_that_falco_does_not_have_is_reported_in_every_place(check, field, near):
     for match in (
         "{tags: [shell]}",
         '{rules: ["Terminal *"]}',
@@ -272,7 +276,7 @@ def test_a_field_that_falco_does_not_have_is_told_wherever_it_stands(check, fiel
         assert all(f"`{field}`" in what and f"({near})" in what for _, _, what in found)
 
 
-def test_fields_that_others_add_are_not_told(check):
+def test_fields_that_other_components_add_are_accepted(check):
     fields = (
         "static.cluster", "cluster", "evt.arg.flags", "proc.aname[2]", "proc.aname_2", "evt.time.iso8601",
         "k8s.pod.label[app.kubernetes.io/name]", "k8s.ns.label.team", "ka.uri.param[command]",
@@ -293,20 +297,20 @@ def test_a_field_that_a_given_rule_prints_is_known(check, tmp_path):
     assert check("{rules: [T]}", read) == []
 
 
-def test_a_field_in_a_text_that_also_names_a_step_is_told(tmp_path):
+def test_a_field_in_a_template_that_also_names_a_step_is_checked(tmp_path):
     (tmp_path / "p.yaml").write_text(
         "apiVersion: tiercel.dev/v1\nkind: Playbook\nmetadata: {name: p}\nspec:\n"
         "  match: {rules: [R]}\n  throttle: {once: 1m}\n  actions:\n"
         "    - {action: pod.label, name: mark, with: {labels: {a: b}}}\n"
         '    - {action: kubernetes.event, with: {message: "%steps.mark.state %k8s.pod.nam %rule"}}\n'
     )
-    done = CliRunner().invoke(command, [str(tmp_path / "p.yaml"), "-o", "json"])
+    done = check_command(str(tmp_path / "p.yaml"), "-o", "json")
     found = [(f["line"], f["code"], f["hint"]) for f in json.loads(done.stdout)]
     assert found == [(9, "unknown-field", "k8s.pod.name")]
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "reported"),
     [
         ("$.output_fields.proc.name", True),
         ("$.output_fields['proc']['name']", True),
@@ -315,13 +319,13 @@ def test_a_field_in_a_text_that_also_names_a_step_is_told(tmp_path):
         ("$.output_fields.acme.name", False),
     ],
 )
-def test_a_path_that_splits_the_name_of_a_field_is_told(check, path, told):
+def test_a_path_that_splits_a_field_name_is_reported(check, path, reported):
     found = check("{rules: [X]}", f'{{jsonPath: "{path}", in: [a]}}', rules=False)
-    assert [(line, code) for line, code, _ in found] == ([(8, "unknown-field")] if told else [])
-    assert not told or "$.output_fields['proc.name']" in found[0][2]
+    assert [(line, code) for line, code, _ in found] == ([(8, "unknown-field")] if reported else [])
+    assert not reported or "$.output_fields['proc.name']" in found[0][2]
 
 
-def test_a_source_or_tag_among_others_that_no_rule_has_is_told(check):
+def test_one_unknown_source_or_tag_in_a_list_is_reported(check):
     names = 'rules: ["Shell opened", "File written"]'
     ((_, code, what),) = check(f"{{{names}, sources: [syscall, syscal]}}")
     assert (code, "(syscall)" in what) == ("never-matches", True)
@@ -330,46 +334,46 @@ def test_a_source_or_tag_among_others_that_no_rule_has_is_told(check):
     assert check("{sources: [internal]}") == []
 
 
-def test_what_shuts_all_rules_out_does_not_hide_what_they_never_print(check):
+def test_a_key_that_excludes_all_rules_does_not_hide_unprinted_fields(check):
     found = check('{rules: ["Shell opened"], tags: [soc]}', "{field: fd.name, equals: a}")
     assert codes(found) == ["never-matches", "unprinted-field"]
 
 
-def test_closest_words_are_looked_up_a_bounded_number_of_times(check, monkeypatch):
-    asked = []
-    monkeypatch.setattr(compatibility, "nearest_field", asked.append)
+def test_the_number_of_searches_for_similar_words_is_limited(check, monkeypatch):
+    searched = []
+    monkeypatch.setattr(compatibility, "nearest_field", searched.append)
     conditions = "\n".join(f"{{field: proc.x{n}, exists: true}}" for n in range(300))
     assert len(check("{tags: [a]}", conditions, rules=False)) == 300
-    assert len(asked) == 200
+    assert len(searched) == 200
 
 
-def test_a_broken_rules_file_is_told_at_its_place(check, tmp_path):
+def test_a_syntax_error_in_a_rules_file_is_reported_at_its_location(check, tmp_path):
     check("{everything: true}")
     (tmp_path / "rules/broken.yaml").write_text("\n- rule: [\n")
-    done = CliRunner().invoke(command, ["p.yaml", "--rules", "rules"])
+    done = check_command("p.yaml", "--rules", "rules")
     assert done.exit_code == 1
     assert "rules/broken.yaml:3:1: error" in done.output
 
 
-def test_a_folder_of_rules_that_is_empty_is_a_usage_error(check, tmp_path):
+def test_an_empty_folder_of_rules_is_a_usage_error(check, tmp_path):
     check("{everything: true}")
     (tmp_path / "none").mkdir()
-    done = CliRunner().invoke(command, ["p.yaml", "--rules", "none"])
+    done = check_command("p.yaml", "--rules", "none")
     assert done.exit_code == 2
     assert "none" in done.output
 
 
-def test_a_silence_is_held_against_the_rules_too(tmp_path):
+def test_a_silence_is_checked(tmp_path):
     (tmp_path / "s.yaml").write_text(
         "apiVersion: tiercel.dev/v1\nkind: Silence\nmetadata: {name: s}\nspec:\n"
         "  match: {rules: [Terminal shel in container]}\n"
         "  until: 2100-01-01T00:00:00Z\n  owner: me\n  comment: c\n"
     )
-    done = CliRunner().invoke(command, [str(tmp_path / "s.yaml"), "-o", "json"])
+    done = check_command(str(tmp_path / "s.yaml"), "-o", "json")
     assert [f["code"] for f in json.loads(done.stdout)] == ["unknown-rule"]
 
 
-def covered(tmp_path, *arguments):
+def coverage(tmp_path, *arguments):
     files = {"enforce": "a", "dryRun": "b", "notify": "c", "disabled": "d"}
     for mode, name in files.items():
         (tmp_path / f"{name}.yaml").write_text(
@@ -381,13 +385,13 @@ def covered(tmp_path, *arguments):
             " {action: slack.post, with: {webhook: {fromSecret: s}, text: x}}]\n"
         )
     playbooks = [str(tmp_path / f"{name}.yaml") for name in files.values()]
-    return CliRunner().invoke(command, [*playbooks, "--coverage", *arguments])
+    return check_command(*playbooks, "--coverage", *arguments)
 
 
-def test_coverage_shows_which_playbooks_answer_which_rules(tmp_path):
+def test_coverage_lists_the_rules_with_the_playbooks_that_answer_them(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own/rules.yaml").write_text(RULES)
-    done = covered(tmp_path, "--rules", str(tmp_path / "own"), "-o", "json")
+    done = coverage(tmp_path, "--rules", str(tmp_path / "own"), "-o", "json")
     found = json.loads(done.stdout)
     assert set(found) == {"findings", "rules", "unanswered"}
     (row,) = found["rules"]
@@ -395,17 +399,19 @@ def test_coverage_shows_which_playbooks_answer_which_rules(tmp_path):
     assert [tuple(answer.values()) for answer in row["playbooks"]] == [
         ("a", "enforce", "mark"), ("b", "dryRun", "none"), ("c", "notify", "notify"),
     ]  # fmt: skip
-    # neither the rules that are off, nor those of Falco's own file, which was not given
+    # without disabled rules, and without the rules of Falco's own file, which was not given
     assert found["unanswered"] == ["Audited", "File written"]
-    text = covered(tmp_path, "--rules", str(tmp_path / "own")).stdout
+    text = coverage(tmp_path, "--rules", str(tmp_path / "own")).stdout
     assert "mark     Shell opened a, b (dryRun), c (notify)\n" in text
     assert "2 rules that no playbook answers:\n  Audited\n  File written\n" in text
 
 
-def test_coverage_without_rules_files_lists_falcos_own_file_and_counts_the_others(tmp_path):
-    text = covered(tmp_path).stdout
+def test_coverage_without_rules_files_lists_the_rules_of_falcos_own_file_and_counts_the_others(
+    tmp_path,
+):
+    text = coverage(tmp_path).stdout
     assert "  Terminal shell in container\n" in text
     assert " of k8s_audit_rules.yaml (--rules FILE lists them)" in text
     assert "Create Privileged Pod" not in text
-    assert len(json.loads(covered(tmp_path, "-o", "json").stdout)["unanswered"]) > 200
-    assert covered(tmp_path, "-o", "sarif").exit_code == 2
+    assert len(json.loads(coverage(tmp_path, "-o", "json").stdout)["unanswered"]) > 200
+    assert coverage(tmp_path, "-o", "sarif").exit_code == 2

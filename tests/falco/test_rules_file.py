@@ -1,4 +1,4 @@
-"""Falco's rules files come to the rules that Falco itself would have in force."""
+"""The rules read from Falco's rules files are those that Falco would have in force."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import textwrap
 import pytest
 from engine.falco import rules_file
 from engine.falco.catalogue import FOLDER, catalogue, table
-from engine.falco.condition import Conditions
+from engine.falco.condition import ConstantEvaluator
 from engine.falco.rule import SUGGESTED_FIELDS, fields_in_output
 from engine.falco.rules_file import read_rules
 from rules.refresh_catalogue import refresh
@@ -25,7 +25,7 @@ RULE = """\
 
 @pytest.fixture
 def read(tmp_path):
-    """What files of the given texts come to; they are read in this order."""
+    """Read files with the given texts, in this order."""
 
     def read(*texts):
         files = []
@@ -57,11 +57,11 @@ def read(tmp_path):
         ("%evt.type.Next %proc.namely %my.own.field", {"evt.type", "proc.name", "my.own.field"}),
     ],
 )
-def test_the_fields_that_an_output_prints(output, fields):
+def test_the_fields_of_an_output_are_found(output, fields):
     assert set(fields_in_output(output)) == fields
 
 
-def test_a_rule_is_what_its_last_definition_says(read):
+def test_the_last_definition_of_a_rule_is_used(read):
     rules = read(RULE, RULE.replace("%fd.name", "%proc.name").replace("WARNING", "info")).rules
     assert rules["R"].output_fields == {"proc.name"}
     assert rules["R"].priority_name == "Informational"
@@ -69,19 +69,19 @@ def test_a_rule_is_what_its_last_definition_says(read):
     assert rules["R"].event_fields >= SUGGESTED_FIELDS
 
 
-HOSTILE = 1 << 20
+HOSTILE_LENGTH = 1 << 20
 
 
 @pytest.mark.parametrize("unit", ["%a.b[", "%tolower(", "%", "%1", "a.", '%x("\\', "'", "%x('\\\""])
-def test_an_output_costs_no_more_than_its_length(unit):
-    # a scan that starts again at each place would take hours for a text of this length
-    assert list(fields_in_output(unit * (HOSTILE // len(unit)) + " %proc.name"))[-1:] in (
+def test_the_scan_of_an_output_is_linear(unit):
+    # a scan that restarts at each position would take hours for a text of this length
+    assert list(fields_in_output(unit * (HOSTILE_LENGTH // len(unit)) + " %proc.name"))[-1:] in (
         [],
         ["proc.name"],
     )
 
 
-def test_override_appends_what_it_names(read):
+def test_override_appends_the_keys_that_it_names(read):
     found = read(
         RULE,
         "- {rule: R, output: 'by %user.name', tags: [users], override: {output: append, tags: append}}",
@@ -91,7 +91,7 @@ def test_override_appends_what_it_names(read):
     assert found.findings == ()
 
 
-def test_append_reads_the_condition_and_nothing_else(read):
+def test_append_reads_only_the_condition(read):
     change = (
         "- {rule: R, append: true, condition: and never_true, output: 'by %user.name',"
         " tags: [users], priority: DEBUG, enabled: false}"
@@ -106,7 +106,7 @@ def test_append_reads_the_condition_and_nothing_else(read):
     assert "condition and exceptions" in finding.what
 
 
-def test_what_is_replaced_is_gone(read):
+def test_override_replaces_the_keys_that_it_names(read):
     change = """\
         - rule: R
           output: by %user.name
@@ -123,7 +123,9 @@ def test_what_is_replaced_is_gone(read):
 
 
 @pytest.mark.parametrize(("word", "enabled"), [("false", False), ("no", False), ("On", True)])
-def test_an_item_without_condition_output_desc_and_priority_is_a_switch(read, word, enabled):
+def test_an_item_without_condition_output_desc_and_priority_enables_or_disables_the_rule(
+    read, word, enabled
+):
     others = "tags: [other], source: syscall, exceptions: []"
     found = read(RULE, f"- {{rule: R, enabled: {word}, {others}}}")
     rule = found.rules["R"]
@@ -142,14 +144,14 @@ def test_an_item_without_condition_output_desc_and_priority_is_a_switch(read, wo
         "{rule: R, output: '%ka.verb', override: {output: append}, source: k8s_audit}",
     ],
 )
-def test_a_rule_keeps_its_source(read, item):
+def test_an_item_with_another_source_is_refused(read, item):
     found = read(RULE, f"- {item}")
     assert (found.rules["R"].source, found.rules["R"].output_fields) == ("syscall", {"fd.name"})
     (finding,) = found.findings
     assert (finding.code, finding.hint) == ("bad-rules-file", "source: syscall")
 
 
-def test_an_item_may_repeat_the_source(read):
+def test_an_item_can_repeat_the_source(read):
     audited = (
         "- {rule: A, desc: d, condition: x, output: '%ka.verb', priority: INFO, source: k8s_audit}"
     )
@@ -162,7 +164,7 @@ def test_an_item_may_repeat_the_source(read):
     assert (found.rules["A"].output_fields, found.findings) == ({"ka.verb", "ka.uri"}, ())
 
 
-def test_override_defines_a_macro_or_list_that_is_not_there(tmp_path):
+def test_override_defines_a_missing_macro_or_list(tmp_path):
     text = """\
         - {macro: m, condition: never_true, override: {condition: replace}}
         - {list: l, items: [], override: {items: append}}
@@ -173,20 +175,20 @@ def test_override_defines_a_macro_or_list_that_is_not_there(tmp_path):
     assert (found.rules["R"].never_true, found.findings) == (True, ())
 
 
-def test_a_bad_override_changes_nothing(read):
+def test_a_mistake_in_override_changes_nothing(read):
     change = "- {rule: R, output: '%user.name', tags: [x], override: {output: append}}"
     found = read(RULE, change)
     assert (found.rules["R"].output_fields, len(found.findings)) == ({"fd.name"}, 1)
 
 
-def test_lists_that_double_are_read_once_each():
+def test_nested_lists_and_macros_are_evaluated_once_each():
     spent = []
     lists = {f"l{n}": [f"l{n - 1}"] * 2 for n in range(1, 23)} | {"l0": []}
-    assert not Conditions({}, lists, spent.append).can_hold("proc.name in (l22)")
+    assert not ConstantEvaluator({}, lists, spent.append).can_be_true("proc.name in (l22)")
     assert sum(spent) < 100
     spent.clear()
     macros = {f"m{n}": f"m{n - 1} or m{n - 1}" for n in range(1, 41)} | {"m0": "never_true"}
-    assert not Conditions(macros, {}, spent.append).can_hold("m40")
+    assert not ConstantEvaluator(macros, {}, spent.append).can_be_true("m40")
     assert sum(spent) < 1_000
 
 
@@ -200,16 +202,16 @@ def test_lists_that_double_are_read_once_each():
         ("customRules:\n" + "  a.yaml: &long '- {list: a, items: [%s]}'\n", 2),
     ],
 )  # fmt: skip
-def test_what_costs_too_much_is_an_error_at_its_place(tmp_path, monkeypatch, items, line):
+def test_the_work_limit_is_an_error_at_its_location(tmp_path, monkeypatch, items, line):
     text = items % ("x, " * 1_000)
-    monkeypatch.setattr(rules_file, "MOST_WORK", len(text) + 2_000)
+    monkeypatch.setattr(rules_file, "MAX_WORK", len(text) + 2_000)
     (tmp_path / "falco_rules.yaml").write_text(text)
     (finding,) = read_rules([str(tmp_path)]).findings
     assert (finding.severity, finding.code) == ("error", "bad-rules-file")
     assert finding.where.line > 1 if line is None else finding.where.line == line
 
 
-def test_a_rule_that_falco_ships_can_be_changed_without_its_file(read):
+def test_a_shipped_rule_can_be_changed_without_its_file(read):
     found = read("""\
         - {rule: Terminal shell in container, enabled: false}
         - {rule: Create Privileged Pod, output: '%ka.verb', override: {output: append}}
@@ -220,7 +222,7 @@ def test_a_rule_that_falco_ships_can_be_changed_without_its_file(read):
     assert found.findings == ()
 
 
-def test_falcos_own_file_replaces_what_the_catalogue_knows_of_it(tmp_path):
+def test_falcos_own_file_replaces_its_rules_in_the_catalogue(tmp_path):
     (tmp_path / "falco_rules.yaml").write_text(RULE)
     assert set(read_rules([str(tmp_path)]).rules) == {"R"}
 
@@ -230,9 +232,9 @@ MACRO = "- {macro: m, condition: %s}\n"
 
 
 @pytest.mark.parametrize(
-    ("items", "never"),
+    ("items", "never_true"),
     [
-        ("- {list: x, items: []}", False),  # m is defined nowhere
+        ("- {list: x, items: []}", False),  # m is not defined
         (MACRO % "(never_true)", True),
         (MACRO % "(evt.num=0)", True),
         (MACRO % "not always_true", True),
@@ -267,12 +269,12 @@ MACRO = "- {macro: m, condition: %s}\n"
         (MACRO % "'proc.cmdline contains \"and never_true\"'", False),
     ],
 )
-def test_a_rule_whose_condition_can_never_hold_is_known(read, items, never):
+def test_a_condition_that_is_always_false_is_found(read, items, never_true):
     rule = RULE.replace("evt.type = open", "spawned and m and not user.name in (a, b)")
-    assert read(items, rule).rules["R"].never_true is never
+    assert read(items, rule).rules["R"].never_true is never_true
 
 
-def test_falcos_configuration_selects_and_adds(read):
+def test_falco_yaml_selects_rules_and_adds_fields(read):
     configuration = """\
         priority: notice
         rules:
@@ -295,7 +297,7 @@ def test_falcos_configuration_selects_and_adds(read):
     assert not rules["Terminal shell in container"].enabled
 
 
-def test_what_falco_would_refuse_is_told_at_its_place(tmp_path):
+def test_an_item_that_falco_refuses_is_reported_at_its_location(tmp_path):
     file = tmp_path / "falco_rules.yaml"
     text = """\
         - rule: A
@@ -308,8 +310,8 @@ def test_what_falco_would_refuse_is_told_at_its_place(tmp_path):
         """
     file.write_text(textwrap.dedent(text))
     found = read_rules([str(file)])
-    told = [(finding.where.line, finding.what) for finding in found.findings]
-    assert told == [
+    reported = [(finding.where.line, finding.what) for finding in found.findings]
+    assert reported == [
         (1, "the rule has no desc and no output and no priority"),
         (3, "there is no earlier macro `m` to change"),
         (4, "there is no earlier rule `B` to change"),
@@ -319,7 +321,7 @@ def test_what_falco_would_refuse_is_told_at_its_place(tmp_path):
     assert {finding.severity for finding in found.findings} == {"warning"}
 
 
-def test_macros_and_lists_of_falcos_own_file_can_be_changed_without_it(read):
+def test_macros_and_lists_of_falcos_own_file_can_be_changed_without_the_file(read):
     change = "- {macro: user_known_x, append: true, condition: or proc.name = a}"
     assert read(change, "- {list: l, items: [a], override: {items: append}}").findings == ()
 
@@ -337,12 +339,12 @@ def test_macros_and_lists_of_falcos_own_file_can_be_changed_without_it(read):
         "text",
     ],
 )
-def test_whatever_a_file_holds_the_rest_is_read(read, text):
+def test_an_item_with_wrong_types_does_not_stop_the_rest(read, text):
     assert "R" in read(RULE, text).rules
 
 
-CARRIED = """\
-- rule: Carried
+EMBEDDED = """\
+- rule: Embedded
   desc: d
   condition: x
   output: "%fd.name"
@@ -363,15 +365,15 @@ CARRIED = """\
         ("kind: Rulesfile\nspec:\n  inlineRules:\n%s", 9, 9),
     ],
 )
-def test_rules_that_another_document_carries_are_read(read, around, line, column):
-    text = json.dumps(CARRIED) if "{a: %s" in around else textwrap.indent(CARRIED, " " * 6)
+def test_rules_inside_another_document_are_read(read, around, line, column):
+    text = json.dumps(EMBEDDED) if "{a: %s" in around else textwrap.indent(EMBEDDED, " " * 6)
     found = read(around % text)
-    assert found.rules["Carried"].output_fields == {"fd.name"}
+    assert found.rules["Embedded"].output_fields == {"fd.name"}
     (finding,) = found.findings
     assert (finding.where.line, finding.where.column) == (line, column)
 
 
-def test_a_mistake_in_a_carried_text_has_its_place(read):
+def test_a_syntax_error_in_an_embedded_text_has_its_location_in_the_file(read):
     (finding,) = read("customRules:\n  a.yaml: |\n    - rule: R\n      x: [\n").findings
     assert (finding.code, finding.severity, finding.where.line) == ("yaml-syntax", "error", 5)
 
@@ -391,12 +393,12 @@ def test_a_mapping_without_rules_is_reported(read, text):
     assert "no Falco rules" in finding.what
 
 
-def test_a_file_that_is_no_yaml_is_an_error(read):
+def test_a_file_that_is_not_yaml_is_an_error(read):
     (finding,) = read(RULE, "- rule: [").findings
     assert (finding.severity, finding.code) == ("error", "yaml-syntax")
 
 
-def test_the_catalogue_has_what_falco_and_its_plugins_ship():
+def test_the_catalogue_has_the_rules_that_falco_and_its_plugins_ship():
     rules = catalogue()
     assert len(rules) == 242
     assert rules["Terminal shell in container"].where.file == "falco_rules.yaml"
@@ -404,13 +406,13 @@ def test_the_catalogue_has_what_falco_and_its_plugins_ship():
     assert sources == {"syscall", "k8s_audit", "aws_cloudtrail", "okta", "github", "gcp_auditlog"}
 
 
-def test_the_catalogue_knows_rules_that_cannot_fire_as_shipped():
+def test_the_catalogue_marks_rules_that_are_always_false_as_shipped():
     never = {rule.name for rule in catalogue().values() if rule.never_true}
     assert {"Create Disallowed Pod", "All K8s Audit Events"} <= never
     assert "Terminal shell in container" not in never
 
 
-def test_the_catalogue_is_made_from_rules_files(tmp_path):
+def test_a_catalogue_table_is_generated_from_rules_files(tmp_path):
     (tmp_path / "x_rules.yaml").write_text(RULE)
     refreshed = tmp_path / "x.tsv"
     assert refresh("upstream 1234", refreshed, [str(tmp_path / "x_rules.yaml")]) == 1
@@ -421,7 +423,7 @@ def test_the_catalogue_is_made_from_rules_files(tmp_path):
     ]
 
 
-def test_a_table_of_the_catalogue_is_written_as_it_was_read():
+def test_a_catalogue_table_is_written_as_it_was_read():
     file = FOLDER / "falco_rules.tsv"
     origin = file.read_text().splitlines()[0].removeprefix("# ")
     rules = [r for r in catalogue().values() if f"\t{r.where.file}\n" in file.read_text()]
