@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import PLAYBOOK, ROOT, alert, percentile, report
 from benchmarks.match import playbook
+from engine.actions.registry import load_actions
 from engine.language.folder import read_files
 from engine.language.loader import Loader
 
@@ -43,7 +44,7 @@ def loading(folder: Path) -> dict[str, float]:
     """Milliseconds."""
     for number in range(FILES):
         write_playbook(folder, number)
-    loader = Loader()
+    loader = Loader(load_actions())
 
     def load() -> float:
         began = time.perf_counter()
@@ -56,7 +57,7 @@ def loading(folder: Path) -> dict[str, float]:
     changed = []
     for number in range(EDITS):
         write_playbook(folder, number, "edited")
-        changed.append(load())
+        changed.append(load_actions())
     return {
         "files": FILES,
         "cold_ms": round(cold),

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 from benchmarks.common import alert, report
+from engine.actions.registry import load_actions
 from engine.language.folder import Files
 from engine.language.loader import Loader
 from engine.model.event import decode_json, parse_event
@@ -60,7 +61,7 @@ def document(number: int, rule: str, conditions: list[dict[str, Any]]) -> dict[s
 def measure(playbooks: int) -> dict[str, float]:
     files = {f"{n}.yaml": json.dumps(playbook(n)).encode() for n in range(playbooks)}
     began = time.perf_counter()
-    loaded = Loader().load(Files("", files)).usable()
+    loaded = Loader(load_actions()).load(Files("", files)).usable()
     loading = time.perf_counter() - began
     index = PlaybookIndex(loaded.playbooks)
     bodies = [json.dumps(alert(n, f"Rule {n % RULES}")).encode() for n in range(EVENTS)]
@@ -108,7 +109,7 @@ def decoding() -> dict[str, float]:
 
 def compiled(documents: list[dict[str, object]]) -> PlaybookIndex:
     files = {f"{n}.yaml": json.dumps(one).encode() for n, one in enumerate(documents)}
-    return PlaybookIndex(Loader().load(Files("", files)).usable().playbooks)
+    return PlaybookIndex(Loader(load_actions()).load(Files("", files)).usable().playbooks)
 
 
 def per_second(work: Callable[[Event], object], events: list[Event]) -> int:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ROOT, alert, report
+from engine.actions.registry import load_actions
 from engine.language.folder import read_files
 from engine.language.loader import Loader
 from engine.model.event import format_time
@@ -111,7 +112,7 @@ def measure(folder: Path, *arguments: str) -> dict[str, Any]:
 
 def stages(folder: Path, file: Path) -> dict[str, float]:
     """Microseconds an event that each stage adds to those before it."""
-    found = Loader().load(read_files([str(folder / "playbooks")])).usable()
+    found = Loader(load_actions()).load(read_files([str(folder / "playbooks")])).usable()
     times, runs = [], 0
 
     def timed(work: Callable[[Iterator[tuple[int, Event]]], None]) -> None:

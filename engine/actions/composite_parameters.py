@@ -13,7 +13,7 @@ from engine.model.calls import SecretName
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.language.findings import Report
+    from engine.language.findings import Findings
     from engine.language.template import Facts
     from engine.language.yaml_source import Path
     from engine.model.event import Event
@@ -25,12 +25,12 @@ class ListOf:
 
     item: ParameterType
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """The compiled items."""
         if not isinstance(data, list) or not data:
-            report(path, "bad-parameter", f"`{path[-1]}` takes a list with at least one item")
+            findings.add(path, "bad-parameter", f"`{path[-1]}` takes a list with at least one item")
             return None
-        return [self.item.compile(one, (*path, n), report, steps) for n, one in enumerate(data)]
+        return [self.item.compile(one, (*path, n), findings, steps) for n, one in enumerate(data)]
 
     def render(self, value: Any, event: Event, facts: Facts) -> Any:
         """The rendered items."""
@@ -49,19 +49,21 @@ class MapOf:
     key: Callable[[str], str | None] | None = None
     nullable: bool = False
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """Key -> compiled value."""
         if not isinstance(data, dict) or not data:
-            report(path, "bad-parameter", f"`{path[-1]}` takes a mapping with at least one key")
+            findings.add(
+                path, "bad-parameter", f"`{path[-1]}` takes a mapping with at least one key"
+            )
             return None
         for key in data:
             fault = self.key and self.key(key)
             if fault:
-                report((*path, key), "bad-parameter", f"`{key[:80]}` {fault}", key=True)
+                findings.add((*path, key), "bad-parameter", f"`{key[:80]}` {fault}", key=True)
         return {
             key: None
             if one is None and self.nullable
-            else self.item.compile(one, (*path, key), report, steps)
+            else self.item.compile(one, (*path, key), findings, steps)
             for key, one in data.items()
         }
 
@@ -87,16 +89,18 @@ class Record:
     keys: Mapping[str, ParameterType]
     docs: Mapping[str, str] = field(default_factory=dict)
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """Key -> compiled value, of the keys given."""
         if not isinstance(data, dict):
-            report(path, "bad-parameter", f"`{path[-1]}` takes a mapping")
+            findings.add(path, "bad-parameter", f"`{path[-1]}` takes a mapping")
             return None
         for key in data.keys() - self.keys.keys():
             hint = nearest(key, self.keys) or ", ".join(self.keys)
-            report((*path, key), "bad-parameter", f"`{path[-1]}` has no `{key}`", hint, key=True)
+            findings.add(
+                (*path, key), "bad-parameter", f"`{path[-1]}` has no `{key}`", hint, key=True
+            )
         return {
-            key: self.keys[key].compile(one, (*path, key), report, steps)
+            key: self.keys[key].compile(one, (*path, key), findings, steps)
             for key, one in data.items()
             if key in self.keys
         }
@@ -120,14 +124,14 @@ class Json:
 
     escape: Callable[[str], str] | None = None
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """The same structure, its strings compiled."""
         if isinstance(data, dict):
-            return {k: self.compile(v, (*path, k), report, steps) for k, v in data.items()}
+            return {k: self.compile(v, (*path, k), findings, steps) for k, v in data.items()}
         if isinstance(data, list):
-            return [self.compile(v, (*path, n), report, steps) for n, v in enumerate(data)]
+            return [self.compile(v, (*path, n), findings, steps) for n, v in enumerate(data)]
         if isinstance(data, str):
-            return Text(escape=self.escape).compile(data, path, report, steps)
+            return Text(escape=self.escape).compile(data, path, findings, steps)
         return data
 
     def render(self, value: Any, event: Event, facts: Facts) -> Any:
@@ -151,10 +155,10 @@ class SecretOr:
 
     other: ParameterType
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """A SecretName, or what the other kind makes."""
         secret = isinstance(data, dict) and "fromSecret" in data
-        return (Secret() if secret else self.other).compile(data, path, report, steps)
+        return (Secret() if secret else self.other).compile(data, path, findings, steps)
 
     def render(self, value: Any, event: Event, facts: Facts) -> Any:
         """The SecretName, or what the other kind renders."""

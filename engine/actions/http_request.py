@@ -15,7 +15,7 @@ from engine.outbound.destination import destination_of, without_user
 from engine.outbound.http import HttpClient
 
 if TYPE_CHECKING:
-    from engine.language.findings import Report
+    from engine.language.findings import Findings
     from engine.language.template import Template
     from engine.language.yaml_source import Path
 
@@ -69,9 +69,9 @@ def header_fault(name: str) -> str | None:
 class Url(Text):
     """An http(s) URL. Its scheme is literal text."""
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """A Template; a URL without scheme or host is reported."""
-        template: Template | None = Text(escape=self.escape).compile(data, path, report, steps)
+        template: Template | None = Text(escape=self.escape).compile(data, path, findings, steps)
         if template is None:
             return None
         fault = None
@@ -82,21 +82,23 @@ class Url(Text):
                 "is not a valid URL: the URL must begin with http:// or https:// and name a host"
             )
         if fault:
-            report(path, "bad-value", f"`{without_user(data)[:80]}` {fault}", "https://HOST/PATH")
+            findings.add(
+                path, "bad-value", f"`{without_user(data)[:80]}` {fault}", "https://HOST/PATH"
+            )
         return template
 
 
 class Headers(MapOf):
     """Header names, which are equal in any case, and their values."""
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """Name -> compiled value; a name that is given twice is reported at the later place."""
-        compiled = super().compile(data, path, report, steps)
+        compiled = super().compile(data, path, findings, steps)
         seen: set[str] = set()
         for name in compiled or ():
             if name.lower() in seen:
                 what = f"the header `{name[:80]}` is given twice; names of headers ignore case"
-                report((*path, name), "bad-parameter", what, key=True)
+                findings.add((*path, name), "bad-parameter", what, key=True)
             seen.add(name.lower())
         return compiled
 

@@ -20,7 +20,7 @@ from engine.model.errors import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.language.findings import Report
+    from engine.language.findings import Findings
     from engine.language.template import Facts
     from engine.language.yaml_source import Path
     from engine.model.event import Event
@@ -37,7 +37,7 @@ Check = "Callable[[str], str | None]"
 class ParameterType(Protocol):
     """A kind of parameter."""
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """The compiled value; what is wrong is reported."""
         ...
 
@@ -84,19 +84,19 @@ class Text:
     check: Callable[[str], str | None] | None = None
     escape: Callable[[str], str] | None = None
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """A Template."""
         if not isinstance(data, str):
-            report(path, "bad-parameter", f"`{path[-1]}` takes text", "quote it")
+            findings.add(path, "bad-parameter", f"`{path[-1]}` takes text", "quote it")
             return None
         try:
             template = compile_template(data, steps)
         except TemplateError as error:
-            report(path, "bad-template", str(error), "%% is a percent sign")
+            findings.add(path, "bad-template", str(error), "%% is a percent sign")
             return None
         fault = self.check and not template.names and self.check("".join(map(str, template.parts)))
         if fault:
-            report(path, "bad-parameter", f"`{data[:80]}` {fault}")
+            findings.add(path, "bad-parameter", f"`{data[:80]}` {fault}")
         return template
 
     def render(self, value: Template, event: Event, facts: Facts) -> str:
@@ -118,14 +118,14 @@ class Choice:
 
     words: tuple[Any, ...]
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """The word."""
         del steps
         if any(data == word and type(data) is type(word) for word in self.words):
             return data
         hint = nearest(str(data), map(str, self.words))
         words = ", ".join(shown_constant(word) for word in self.words)
-        report(path, "bad-parameter", f"`{path[-1]}` takes {words}", hint)
+        findings.add(path, "bad-parameter", f"`{path[-1]}` takes {words}", hint)
         return None
 
     def render(self, value: Any, event: Event, facts: Facts) -> Any:
@@ -146,7 +146,7 @@ class Integer:
     most: int = 2**31 - 1
     percent: bool = False
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """The number, or the percentage as text."""
         del steps
         if type(data) is int and self.least <= data <= self.most:
@@ -155,7 +155,7 @@ class Integer:
         if self.percent and found and int(found[1]) <= 100:  # noqa: PLR2004 - per cent
             return data
         what = "a whole number or a percentage" if self.percent else "a whole number"
-        report(path, "bad-parameter", f"`{path[-1]}` takes {what} from {self.least}")
+        findings.add(path, "bad-parameter", f"`{path[-1]}` takes {what} from {self.least}")
         return None
 
     def render(self, value: Any, event: Event, facts: Facts) -> Any:
@@ -175,12 +175,12 @@ class Integer:
 class Duration:
     """A duration, in seconds once compiled."""
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """Seconds."""
         del steps
         value = duration.seconds(data)
         if value is None:
-            report(path, "bad-duration", f"`{path[-1]}` takes a duration", duration.HINT)
+            findings.add(path, "bad-duration", f"`{path[-1]}` takes a duration", duration.HINT)
         return value
 
     def render(self, value: Any, event: Event, facts: Facts) -> Any:
@@ -197,13 +197,13 @@ class Duration:
 class Network:
     """A network or a single address, as text."""
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """The network in its canonical form."""
         del steps
         try:
             return str(network_of(data))
         except OperandError as error:
-            report(path, error.code, str(error), error.hint)
+            findings.add(path, error.code, str(error), error.hint)
             return None
 
     def render(self, value: Any, event: Event, facts: Facts) -> Any:
@@ -220,17 +220,19 @@ class Network:
 class Secret:
     """``{fromSecret: NAME}``; what is written out is refused and never repeated in the finding."""
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """A SecretName."""
         del steps
         hint = "{fromSecret: NAME}"
         if not isinstance(data, dict) or set(data) != {"fromSecret"}:
             code = "bad-parameter" if isinstance(data, dict) else "literal-secret"
-            report(path, code, f"`{path[-1]}` is a secret, so it is not written out", hint)
+            findings.add(path, code, f"`{path[-1]}` is a secret, so it is not written out", hint)
             return None
         name = data["fromSecret"]
         if not isinstance(name, str) or not SECRET_NAME.fullmatch(name):
-            report((*path, "fromSecret"), "bad-parameter", "no name of a secret", "like slack-url")
+            findings.add(
+                (*path, "fromSecret"), "bad-parameter", "no name of a secret", "like slack-url"
+            )
             return None
         return SecretName(name)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from engine.actions.parameters import ParameterType
-    from engine.language.findings import Report
+    from engine.language.findings import Findings
     from engine.language.yaml_source import Path
     from engine.model.calls import ObjectChange
     from engine.model.event import Event
@@ -138,29 +138,31 @@ class Action:
         return target or ("pod" if effect == "disrupt" else None)
 
     def compile(
-        self, data: Any, path: Path, report: Report, steps: tuple[str, ...]
+        self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]
     ) -> dict[str, Any]:
         """Compile the parameters of a step. Report each error at its place."""
         if data is None:
             data = {}
         if not isinstance(data, dict):
-            report(path, "wrong-type", "`with` takes a mapping of parameters")
+            findings.add(path, "wrong-type", "`with` takes a mapping of parameters")
             return {}
         unknown = [key for key in data if key not in self.parameters][:_MAX_UNKNOWN]
         meant = {key: nearest(key, self.parameters) for key in unknown}
         for key, near in meant.items():
             hint = near or ", ".join(self.parameters)
-            report((*path, key), "bad-parameter", f"{self.name} has no `{key}`", hint, key=True)
+            findings.add(
+                (*path, key), "bad-parameter", f"{self.name} has no `{key}`", hint, key=True
+            )
         for name in self.parameters.keys() - data.keys() - set(meant.values()):
             if self.parameters[name].required:
-                report(
+                findings.add(
                     path, "missing-key", f"{self.name} needs `{name}`", self.parameters[name].doc
                 )
         fault = self.check(data) if self.check and not any(meant.values()) else None
         if fault:
-            report(path, "bad-parameter", fault)
+            findings.add(path, "bad-parameter", fault)
         return {
-            name: self.parameters[name].type.compile(value, (*path, name), report, steps)
+            name: self.parameters[name].type.compile(value, (*path, name), findings, steps)
             for name, value in data.items()
             if name in self.parameters
         }

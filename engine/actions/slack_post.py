@@ -16,7 +16,7 @@ from engine.outbound.http import BlocksRefusedError, HttpClient
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from engine.language.findings import Report
+    from engine.language.findings import Findings
     from engine.language.template import Facts
     from engine.language.yaml_source import Path
     from engine.model.event import Event
@@ -93,10 +93,10 @@ def _share(lengths: list[int], room: int) -> int:
 class Message:
     """The text of a message, within Slack's limit."""
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """A Template."""
-        template = Text(escape=escape).compile(data, path, report, steps)
-        _check_length(template, TEXT, path, report)
+        template = Text(escape=escape).compile(data, path, findings, steps)
+        _check_length(template, TEXT, path, findings)
         return template
 
     def render(self, value: Template, event: Event, facts: Facts) -> str:
@@ -116,24 +116,24 @@ class Blocks:
     names in it. In a ``markdown`` block an event could write links, so its text takes no fields.
     """
 
-    def compile(self, data: Any, path: Path, report: Report, steps: tuple[str, ...]) -> Any:
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """The same structure, its strings compiled."""
         if not isinstance(data, list) or not data:
-            report(path, "bad-parameter", "`blocks` takes a list with at least one block")
+            findings.add(path, "bad-parameter", "`blocks` takes a list with at least one block")
             return None
         if len(data) > BLOCKS:
             what = f"a message of Slack's has at most {BLOCKS} blocks; these are {len(data)}"
-            report(path, "bad-parameter", what)
-        compiled = Json(escape).compile(data, path, report, steps)
+            findings.add(path, "bad-parameter", what)
+        compiled = Json(escape).compile(data, path, findings, steps)
         for place, template, limit in _texts(compiled, path, _OBJECT):
-            _check_length(template, limit, place, report)
+            _check_length(template, limit, place, findings)
         for n, block in enumerate(compiled):
             if _kind(block) == "markdown" and any(
                 t.names for _, t, _ in _texts(block, (), _OBJECT)
             ):
                 what = "an event could write links into a markdown block"
                 hint = "a section with a mrkdwn text"
-                report((*path, n), "bad-parameter", what, hint)
+                findings.add((*path, n), "bad-parameter", what, hint)
         return compiled
 
     def render(self, value: Any, event: Event, facts: Facts) -> Any:
@@ -188,12 +188,12 @@ def _kind(value: Any) -> str:
     return found.source if isinstance(found, Template) else ""
 
 
-def _check_length(template: Template | None, most: int, path: Path, report: Report) -> None:
+def _check_length(template: Template | None, most: int, path: Path, findings: Findings) -> None:
     """Report a text that is too long before an event has said anything."""
     literal = sum(len(part) for part in template.parts if isinstance(part, str)) if template else 0
     if literal > most:
         what = f"Slack takes at most {most:,} characters here; these are {literal:,}"
-        report(path, "bad-parameter", what)
+        findings.add(path, "bad-parameter", what)
 
 
 def _check(given: Mapping[str, Any]) -> str | None:

@@ -43,13 +43,14 @@ def playbook_names(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The names of the playbooks in ``playbooks/``."""
+    from engine.actions.registry import load_actions  # noqa: PLC0415 - the same
     from engine.cli.playbook_arguments import DEFAULT  # noqa: PLC0415 - only completion needs it
     from engine.language.folder import FolderError, read_files  # noqa: PLC0415 - the same
     from engine.language.loader import Loader  # noqa: PLC0415 - the same
 
     del ctx, parameter
     try:
-        found = Loader().load(read_files([DEFAULT]))
+        found = Loader(load_actions()).load(read_files([DEFAULT]))
     except FolderError:
         return []
     return _beginning((one.name for one in found.playbooks), incomplete)

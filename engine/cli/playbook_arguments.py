@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from engine.actions.registry import load_actions
 from engine.language.folder import VALUES, Files, FolderError, read_bounded, read_files
 from engine.language.loader import Loader
 from engine.language.yaml_source import MAX_BYTES
@@ -42,7 +43,7 @@ def load(paths: Sequence[str], values: Path | None, inspect: Inspect | None = No
 def load_files(files: Files, values: Path | None, inspect: Inspect | None = None) -> PlaybookSet:
     """The set of files that ``files_of`` has read, whatever is wrong with it."""
     named = None if values is None else (str(values), files.files[VALUES])
-    return Loader(inspect).load(files, named)
+    return Loader(load_actions(), inspect).load(files, named)
 
 
 def files_of(paths: Sequence[str], values: Path | None) -> Files:

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from engine.actions.registry import load_actions
 from engine.cli.playbook_arguments import DEFAULT, fail, load_valid, values_option
 from engine.language.folder import VALUES
 from engine.language.loader import Loader
@@ -108,13 +109,13 @@ def _before(ref: str, paths: Sequence[str], values: Path | None) -> tuple[Revisi
     for note in revision.notes:
         say(note, err=True)
     if values is None:
-        found = Loader().load(revision.files)
+        found = Loader(load_actions()).load(revision.files)
     else:
         known = revision.values is not None
         content = revision.values if revision.values is not None else values.read_bytes()
         files = replace(revision.files, files={**revision.files.files, VALUES: content})
         shown = f"{revision.name}:{values}" if known else str(values)
-        found = Loader().load(files, (shown, content))
+        found = Loader(load_actions()).load(files, (shown, content))
     if found.errors:
         for line in finding_lines(found.errors[:_FINDINGS]):
             say(line, err=True)

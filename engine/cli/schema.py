@@ -6,6 +6,7 @@ import json
 
 import click
 
+from engine.actions.registry import load_actions
 from engine.language.json_schema import schema
 from engine.render.text import echo
 
@@ -18,4 +19,4 @@ def command() -> None:
       tiercel schema > tiercel.schema.json
       # yaml-language-server: $schema=tiercel.schema.json
     """  # noqa: D301 - \b is click's mark for text to be left alone
-    echo(json.dumps(schema(), indent=2))
+    echo(json.dumps(schema(load_actions()), indent=2))

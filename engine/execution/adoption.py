@@ -16,6 +16,7 @@ import structlog
 
 from engine.actions.parameters import dns_label
 from engine.actions.pod_isolate import QUARANTINE
+from engine.actions.registry import load_actions
 from engine.cluster.api import NETWORK_POLICY, POD
 from engine.cluster.undo import EXPIRES_AT, MANAGED_BY
 from engine.journal.codec import UnreadableError
@@ -112,7 +113,7 @@ def _run(id_: str, policy: Object) -> Run:
         "metadata": {"name": name},
         "spec": {"match": {"rules": [rule]}, "actions": [{"action": ACTION}]},
     }
-    playbook = playbook_from_snapshot(msgspec.json.encode(document))
+    playbook = playbook_from_snapshot(msgspec.json.encode(document), load_actions())
     return Run(id_, playbook, event, event.time, target_queue(event, id_))
 
 

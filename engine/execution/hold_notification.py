@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.actions.registry import load_actions
 from engine.language.compile import playbook_from_snapshot
 from engine.language.schema import API_VERSION
 from engine.model.event import format_time
@@ -39,7 +40,9 @@ def notice(claim: Claim, guardrails: Guardrails, now: float, reason: str) -> Not
             ],
         },
     }
-    steps = playbook_from_snapshot(msgspec.json.encode(snapshot, order="deterministic"))
+    steps = playbook_from_snapshot(
+        msgspec.json.encode(snapshot, order="deterministic"), load_actions()
+    )
     until = format_time(int(now + guardrails.hold_for) * 1_000_000_000)
     about = {"run": claim.run.id, "step": step, "until": until, "reason": reason}
     return Notice(Run(made, steps, claim.run.event, now, made), {"about": about})

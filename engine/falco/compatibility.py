@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from engine.falco.rule import FalcoRule
     from engine.falco.rules_file import FalcoRules
-    from engine.language.findings import Report
+    from engine.language.findings import Findings
     from engine.language.yaml_source import Document, Path
 
 _NAMES_WITHOUT_RULE = ("Falco internal: ", "Test rule")
@@ -49,32 +49,32 @@ class CompatibilityCheck:
         self._given_fields = frozenset[str]().union(*(rule.event_fields for rule in given))
         self._hints_left = _MAX_HINTS
 
-    def inspect(self, document: Document, report: Report) -> None:
+    def inspect(self, document: Document, findings: Findings) -> None:
         """Warn of the parts of a Playbook or Silence that no event can match.
 
         The document must have passed the validation of its structure.
         """
         spec = document.data["spec"]
-        self._check_field_names(spec, report)
+        self._check_field_names(spec, findings)
         for path, what, hint in mistyped_operands(spec):
-            _warn(report, path, "quoted-number", what, hint)
+            _warn(findings, path, "quoted-number", what, hint)
         match = spec["match"]
-        rules = self._rules_of_match(match.get("rules"), report)
+        rules = self._rules_of_match(match.get("rules"), findings)
         if rules is None or not _SOURCES_WITHOUT_RULES.isdisjoint(match.get("sources") or ()):
             return
         if self._given:
-            self._check_sources_and_tags(match, rules, report)
-        self._check_printed_fields(spec, _passing(match, rules, report) or rules, report)
+            self._check_sources_and_tags(match, rules, findings)
+        self._check_printed_fields(spec, _passing(match, rules, findings) or rules, findings)
 
-    def _check_field_names(self, spec: dict[str, Any], report: Report) -> None:
+    def _check_field_names(self, spec: dict[str, Any], findings: Findings) -> None:
         """Warn of fields that are neither in Falco's catalogue nor in a given rule."""
         for path, field in field_references(spec):
             if is_unknown(field) and field not in self._given_fields:
                 what = f"Falco does not have a field `{field[:80]}`"
-                _warn(report, path, "unknown-field", what, self._hint(nearest_field, field))
+                _warn(findings, path, "unknown-field", what, self._hint(nearest_field, field))
         for path, key in split_field_names(spec):
             what = f"`{key[:80]}` is one key of `output_fields`, not a path of several keys"
-            _warn(report, path, "unknown-field", what, f"$.output_fields['{key[:80]}']")
+            _warn(findings, path, "unknown-field", what, f"$.output_fields['{key[:80]}']")
 
     def _hint(self, search: Callable[[str], str | None], word: str) -> str | None:
         """Return the most similar valid word, or None; always None after _MAX_HINTS searches."""
@@ -82,7 +82,7 @@ class CompatibilityCheck:
         return search(word) if self._hints_left >= 0 else None
 
     def _rules_of_match(
-        self, names: Sequence[str] | None, report: Report
+        self, names: Sequence[str] | None, findings: Findings
     ) -> list[FalcoRule] | None:
         """Return the rules that can send matching events, or None if unknown rules can send them too."""
         if names is None:
@@ -92,14 +92,19 @@ class CompatibilityCheck:
         for n, name in enumerate(names):
             named = self._named(name)
             if not named and self._is_mistake(name):
-                _warn(report, (*_MATCH, "rules", n), "unknown-rule", *self._unknown_rule(name))
+                _warn(findings, (*_MATCH, "rules", n), "unknown-rule", *self._unknown_rule(name))
             complete = complete and bool(named) and (self._given or not is_glob(name))
             found |= {rule.name: rule for rule in named}
-        self._check_disabled(names, found.values(), report, complete=complete)
+        self._check_disabled(names, found.values(), findings, complete=complete)
         return list(found.values()) if complete else None
 
     def _check_disabled(
-        self, names: Sequence[str], rules: Collection[FalcoRule], report: Report, *, complete: bool
+        self,
+        names: Sequence[str],
+        rules: Collection[FalcoRule],
+        findings: Findings,
+        *,
+        complete: bool,
     ) -> None:
         """Warn of rules that never send events.
 
@@ -118,7 +123,7 @@ class CompatibilityCheck:
                 where = rule.where if self._given else rule.where.file
                 what = f"the condition of the rule is never true ({where})"
                 hint = "override the macro or list that disables it"
-            _warn(report, (*_MATCH, "rules", first[rule.name]), "disabled-rule", what, hint)
+            _warn(findings, (*_MATCH, "rules", first[rule.name]), "disabled-rule", what, hint)
 
     def _named(self, name: str) -> list[FalcoRule]:
         if is_glob(name):
@@ -146,7 +151,7 @@ class CompatibilityCheck:
         return what, self._hint(lambda word: nearest(word, self._rules), name)
 
     def _check_sources_and_tags(
-        self, match: Mapping[str, Any], rules: Sequence[FalcoRule], report: Report
+        self, match: Mapping[str, Any], rules: Sequence[FalcoRule], findings: Findings
     ) -> None:
         """Warn of a source or tag in a list that none of the rules has, if another item of the list matches.
 
@@ -159,7 +164,7 @@ class CompatibilityCheck:
                 if source not in sources:
                     what = f"none of these rules has the source `{source[:80]}`"
                     near = self._hint(lambda word: nearest(word, sources), source)
-                    _warn(report, (*_MATCH, "sources", n), "never-matches", what, near)
+                    _warn(findings, (*_MATCH, "sources", n), "never-matches", what, near)
         given, tags = match.get("tags"), frozenset[str]().union(*(rule.tags for rule in rules))
         path = (*_MATCH, "tags") if isinstance(given, list) else (*_MATCH, "tags", "any")
         wanted = given if isinstance(given, list) else (given or {}).get("any") or ()
@@ -168,10 +173,10 @@ class CompatibilityCheck:
                 near = None if tag in tags else self._hint(lambda word: mistyped(word, tags), tag)
                 if near:
                     what = f"none of these rules has the tag `{tag[:80]}`"
-                    _warn(report, (*path, n), "never-matches", what, near)
+                    _warn(findings, (*path, n), "never-matches", what, near)
 
     def _check_printed_fields(
-        self, spec: dict[str, Any], rules: Sequence[FalcoRule], report: Report
+        self, spec: dict[str, Any], rules: Sequence[FalcoRule], findings: Findings
     ) -> None:
         """Warn of fields that none of the rules prints."""
         if not rules:
@@ -186,10 +191,12 @@ class CompatibilityCheck:
                 continue  # already reported as unknown-field
             near = self._hint(lambda word: mistyped(word, fields), field)
             what = f"`{field[:80]}` is not in the output of {subject}: {effect}"
-            _warn(report, path, "unprinted-field", what, near or hint)
+            _warn(findings, path, "unprinted-field", what, near or hint)
 
 
-def _passing(match: Mapping[str, Any], rules: list[FalcoRule], report: Report) -> list[FalcoRule]:
+def _passing(
+    match: Mapping[str, Any], rules: list[FalcoRule], findings: Findings
+) -> list[FalcoRule]:
     """Return the rules whose events pass ``match``.
 
     Warn if a key excludes all rules, or a rule that ``match.rules`` names.
@@ -201,12 +208,12 @@ def _passing(match: Mapping[str, Any], rules: list[FalcoRule], report: Report) -
         if rules and not left:
             has = ", ".join(sorted({described(rule) for rule in rules})[:5])
             what = f"`{key}` excludes all of these rules: they have {has}"
-            _warn(report, (*_MATCH, key), "never-matches", what)
+            _warn(findings, (*_MATCH, key), "never-matches", what)
             return []
         for rule in rules:
             if rule.name in first and not passes(rule):
                 what = f"`{key}` excludes this rule: it has {described(rule)}"
-                _warn(report, (*_MATCH, "rules", first[rule.name]), "never-matches", what)
+                _warn(findings, (*_MATCH, "rules", first[rule.name]), "never-matches", what)
         rules = left
     return rules
 
@@ -239,5 +246,5 @@ def _listed(tags: frozenset[str]) -> str:
     return f"[{', '.join(sorted(tags))}]"
 
 
-def _warn(report: Report, path: Path, code: str, what: str, hint: str | None = None) -> None:
-    report(path, code, what, hint, severity="warning")
+def _warn(findings: Findings, path: Path, code: str, what: str, hint: str | None = None) -> None:
+    findings.add(path, code, what, hint, severity="warning")

@@ -1,14 +1,16 @@
-"""One document -> what it says, compiled; every mistake reported at its place."""
+"""Compiles one document and reports every mistake with its place.
+
+The compiler receives the actions as an argument, so this package does not depend on them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from engine.actions.registry import load_actions
 from engine.language import duration
 from engine.language.conditions import (
     compile_condition,
@@ -17,8 +19,8 @@ from engine.language.conditions import (
 )
 from engine.language.findings import Findings, nearest
 from engine.language.schema import API_VERSION, KINDS
-from engine.language.structure import check_shape
-from engine.language.substitution import put_in
+from engine.language.structure import check_structure
+from engine.language.substitution import substitute
 from engine.language.value_checks import MAX_STEPS
 from engine.language.yaml_source import Document
 from engine.model.errors import PlaybookError
@@ -37,8 +39,6 @@ from engine.model.playbook import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.actions.registry import Action
-    from engine.language.findings import Report
     from engine.language.yaml_source import Path
     from engine.model.errors import Finding
     from engine.model.playbook import Phase
@@ -48,68 +48,96 @@ _STEP_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _SLOW_EFFECTS = ("notify", "observe")
 
 
+class Action(Protocol):
+    """What the language needs to know about an action (engine.actions.registry.Action).
+
+    name: as in the playbook, like ``pod.delete``. effect: notify, observe, mark or disrupt. doc: one
+    sentence for editors. parameters: by name.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see the class
+
+    @property
+    def effect(self) -> str: ...  # noqa: D102 - see the class
+
+    @property
+    def doc(self) -> str: ...  # noqa: D102 - see the class
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...  # noqa: D102 - see the class
+
+    def compile(
+        self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Compile the value of ``with``. steps: the names of the earlier steps, for templates."""
+        ...
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema (2020-12) of ``with``."""
+        ...
+
+
 def kind_of(document: Document) -> str | None:
-    """The document's kind, where it is one of ours."""
+    """Return the kind of the document, or None if the kind is not one of KINDS."""
     kind = document.data.get("kind") if isinstance(document.data, dict) else None
     return kind if isinstance(kind, str) and kind in KINDS else None
 
 
 def check_document(
-    document: Document, values: Mapping[str, Any], told: list[Finding]
+    document: Document, values: Mapping[str, Any], yaml_findings: list[Finding]
 ) -> tuple[Document, Findings]:
-    """The document with values put in, and what is wrong with its frame.
+    """Substitute values, then check the structure of the document.
 
-    told: what is wrong with the file as YAML; it is not told again. Cases of a PlaybookTest hold events,
-    so values are not put into them.
+    values: for ``${name}``. yaml_findings: the findings about the file as YAML; they are not reported again.
+    In a PlaybookTest nothing is substituted, because its cases contain events.
     """
-    report = Findings(document, told)
+    findings = Findings(document, yaml_findings)
     data, kind = document.data, kind_of(document)
     if not isinstance(data, dict):
-        report((), "wrong-type", "a document is a mapping", f"apiVersion: {API_VERSION}")
-        return document, report
+        findings.add((), "wrong-type", "a document is a mapping", f"apiVersion: {API_VERSION}")
+        return document, findings
     if kind is None:
-        _check_envelope(data, report)
-        return document, report
+        _report_kind(data, findings)
+        return document, findings
     if kind != "PlaybookTest":
-        data = put_in(data, values, (), report)
+        data = substitute(data, values, (), findings)
         if data is None:
-            return Document(document.file, {}), report
-        # what stands at the place of a missing value is not wrong once more
-        report = _after(report, document, told)
+            return Document(document.file, {}), findings
+        findings.suppress_reported_places()
     checked = Document(document.file, data, document.values, document.keys)
-    check_shape(data, kind, report)
+    check_structure(data, kind, findings)
     metadata = data.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if isinstance(name, str) and not _NAME.fullmatch(name):
-        what = f"`{name[:80]}` is no name: lower-case letters, digits and -, at most 63"
-        report(("metadata", "name"), "bad-value", what, "a DNS-1123 label")
-    return checked, report
+        what = f"`{name[:80]}` is not a valid name: use at most 63 lower-case letters, digits and -"
+        findings.add(("metadata", "name"), "bad-value", what, "a DNS-1123 label")
+    return checked, findings
 
 
-def _after(report: Findings, document: Document, told: list[Finding]) -> Findings:
-    again = Findings(document, [*told, *report.found])
-    again.found += report.found
-    again.muted = report.muted
-    return again
-
-
-def _check_envelope(data: dict[str, Any], report: Report) -> None:
+def _report_kind(data: dict[str, Any], findings: Findings) -> None:
     kind = data.get("kind")
     if kind is None:
-        report((), "missing-key", "`kind` is missing", ", ".join(KINDS))
+        findings.add((), "missing-key", "`kind` is missing", ", ".join(KINDS))
     else:
         hint = nearest(str(kind), KINDS) or ", ".join(KINDS)
-        report(("kind",), "unknown-kind", f"`{str(kind)[:80]}` is no kind of document", hint)
+        what = f"`{str(kind)[:80]}` is not a kind of document"
+        findings.add(("kind",), "unknown-kind", what, hint)
 
 
-def compile_playbook(document: Document, report: Findings, blob: str = "") -> Playbook | None:
-    """The playbook; None where an error was reported. The document has been through check_document."""
+def compile_playbook(
+    document: Document, findings: Findings, actions: Mapping[str, Action], blob: str = ""
+) -> Playbook | None:
+    """Compile a Playbook that ``check_document`` has checked; None if it has an error.
+
+    blob: the Git blob id of its file.
+    """
     spec = document.data.get("spec")
     if not isinstance(spec, dict):
         return None
-    conditions = _conditions(spec, ("spec",), report)
-    steps = compile_steps(spec, report, ("actions", "finally"))
-    if report.failed:
+    conditions = _conditions(spec, ("spec",), findings)
+    steps = compile_steps(spec, ("actions", "finally"), findings, actions)
+    if findings.has_errors:
         return None
     data = document.data
     snapshot = msgspec.json.encode(data, order="deterministic")
@@ -129,12 +157,12 @@ def compile_playbook(document: Document, report: Findings, blob: str = "") -> Pl
     )
 
 
-def compile_silence(document: Document, report: Findings) -> Silence | None:
-    """The silence; None where an error was reported. The document has been through check_document."""
+def compile_silence(document: Document, findings: Findings) -> Silence | None:
+    """Compile a Silence that ``check_document`` has checked; None if it has an error."""
     data = document.data
     spec = data.get("spec")
-    conditions = _conditions(spec, ("spec",), report) if isinstance(spec, dict) else ()
-    if report.failed:
+    conditions = _conditions(spec, ("spec",), findings) if isinstance(spec, dict) else ()
+    if findings.has_errors:
         return None
     return Silence(
         name=data["metadata"]["name"],
@@ -147,41 +175,41 @@ def compile_silence(document: Document, report: Findings) -> Silence | None:
     )
 
 
-def playbook_from_snapshot(snapshot: bytes) -> Playbook:
-    """A playbook made again from its snapshot, for a run that outlived the file.
+def playbook_from_snapshot(snapshot: bytes, actions: Mapping[str, Action]) -> Playbook:
+    """Compile a playbook from its snapshot, so that a run does not depend on the current files.
 
-    Raises PlaybookError where this version of the engine no longer understands it.
+    Raises PlaybookError if this version of the engine does not accept the snapshot.
     """
     document = Document("journal", msgspec.json.decode(snapshot))
-    report = Findings(document)
-    playbook = compile_playbook(document, report)
+    findings = Findings(document)
+    playbook = compile_playbook(document, findings, actions)
     if playbook is None:
-        raise PlaybookError(report.found)
+        raise PlaybookError(findings.entries)
     return playbook
 
 
-def _conditions(spec: dict[str, Any], path: Path, report: Report) -> tuple[Condition, ...]:
+def _conditions(spec: dict[str, Any], path: Path, findings: Findings) -> tuple[Condition, ...]:
     data = spec.get("conditions")
     if not isinstance(data, list):
         return ()
-    return compile_conditions(data, (*path, "conditions"), report)
+    return compile_conditions(data, (*path, "conditions"), findings)
 
 
 def _match(data: dict[str, Any]) -> Match:
     tags = data.get("tags")
     if isinstance(tags, list):
         tags = {"any": tags}
-    named: dict[str, frozenset[str] | None] = {
-        which: frozenset(tags[which]) if tags and which in tags else None
-        for which in ("any", "all", "none")
+    by_key: dict[str, frozenset[str] | None] = {
+        key: frozenset(tags[key]) if tags and key in tags else None
+        for key in ("any", "all", "none")
     }
     return Match(
         rules=tuple(data["rules"]) if "rules" in data else None,
         priority=parse_priority(data["priority"]) if "priority" in data else None,
         sources=frozenset(data["sources"]) if "sources" in data else None,
-        tags_any=named["any"],
-        tags_all=named["all"],
-        tags_none=named["none"],
+        tags_any=by_key["any"],
+        tags_all=by_key["all"],
+        tags_none=by_key["none"],
         hostnames=tuple(data["hostnames"]) if "hostnames" in data else None,
     )
 
@@ -198,52 +226,65 @@ def _throttle(data: dict[str, Any] | None) -> Throttle | None:
     )
 
 
-def compile_steps(spec: dict[str, Any], report: Report, keys: tuple[str, ...]) -> tuple[Step, ...]:
-    """The steps under the keys of the spec, in order."""
-    found: list[tuple[Path, dict[str, Any], Phase]] = []
+def compile_steps(
+    spec: dict[str, Any], keys: tuple[str, ...], findings: Findings, actions: Mapping[str, Action]
+) -> tuple[Step, ...]:
+    """Compile the steps under these keys of the spec, in order. Steps with an unknown action are left out."""
+    steps: list[Step] = []
+    names: list[str] = []
     for key in keys:
         data = spec.get(key)
+        phase: Phase = "finally" if key == "finally" else "actions"
         for n, item in enumerate(data[:MAX_STEPS] if isinstance(data, list) else []):
-            if isinstance(item, dict) and isinstance(item.get("action"), str):
-                found.append((("spec", key, n), item, "finally" if key == "finally" else "actions"))
-    names: list[str] = []
-    steps = []
-    for path, item, phase in found:
-        name = _name(item, path, names, report)
-        steps.append(_step(item, name, phase, path, (tuple(names), report)))
-        names.append(name)
-    return tuple(step for step in steps if step)
+            if not isinstance(item, dict) or not isinstance(item.get("action"), str):
+                continue
+            path = ("spec", key, n)
+            name = _step_name(item, path, names, findings)
+            when = _when(item.get("when"), (*path, "when"), tuple(names), findings)
+            action = _action(item["action"], path, findings, actions)
+            if action is not None:
+                where = (*path, "with") if "with" in item else path
+                parameters = action.compile(item.get("with"), where, findings, tuple(names))
+                steps.append(_step(item, name, phase, action, parameters, when))
+            names.append(name)
+    return tuple(steps)
 
 
-def _name(item: dict[str, Any], path: Path, names: list[str], report: Report) -> str:
+def _step_name(item: dict[str, Any], path: Path, names: list[str], findings: Findings) -> str:
     name = item.get("name", item["action"])
     if not isinstance(name, str):
-        return str(item["action"])  # told already
+        return str(item["action"])  # check_structure has reported the type
     where = (*path, "name") if "name" in item else (*path, "action")
     if name in names:
-        report(where, "duplicate-name", f"two steps are called `{name}`", "give one a name")
+        findings.add(where, "duplicate-name", f"two steps have the name `{name}`", "name one step")
     elif not _STEP_NAME.fullmatch(name):
-        report(where, "bad-value", f"`{name[:80]}` is no name of a step", "letters, digits, . _ -")
+        what = f"`{name[:80]}` is not a valid name of a step"
+        findings.add(where, "bad-value", what, "letters, digits, . _ -")
     return name
+
+
+def _action(
+    name: str, path: Path, findings: Findings, actions: Mapping[str, Action]
+) -> Action | None:
+    action = actions.get(name)
+    if action is None:
+        hint = nearest(name, actions) or "tiercel actions"
+        what = f"there is no action `{name[:80]}`"
+        findings.add((*path, "action"), "unknown-action", what, hint)
+    return action
 
 
 def _step(
     item: dict[str, Any],
     name: str,
     phase: Phase,
-    path: Path,
-    so_far: tuple[tuple[str, ...], Report],
-) -> Step | None:
-    earlier, report = so_far
-    action = load_actions().get(item["action"])
-    when = _when(item.get("when"), (*path, "when"), earlier, report)
-    if action is None:
-        hint = nearest(item["action"], load_actions()) or "tiercel actions"
-        report((*path, "action"), "unknown-action", f"`{item['action'][:80]}` is no action", hint)
-        return None
-    where = (*path, "with") if "with" in item else path
-    parameters = action.compile(item.get("with"), where, report, earlier)
-    effect = _effect(action, parameters)
+    action: Action,
+    parameters: Mapping[str, Any],
+    when: tuple[Condition | StepCondition, ...],
+) -> Step:
+    effect = action.effect
+    if "effect" in action.parameters:  # the author of an http.request knows what the request does
+        effect = parameters.get("effect") or effect
     return Step(
         name=name,
         action=action.name,
@@ -258,19 +299,10 @@ def _step(
     )
 
 
-def _effect(action: Action, parameters: Mapping[str, Any]) -> str:
-    """The step's effect; http.request may say that it disrupts."""
-    return (
-        parameters.get("effect") or action.effect
-        if "effect" in action.parameters
-        else action.effect
-    )
-
-
 def _retry(data: Any) -> Retry:
-    if not isinstance(data, dict):
-        return Retry()
     default = Retry()
+    if not isinstance(data, dict):
+        return default
     return Retry(
         attempts=data.get("attempts", default.attempts),
         delay=duration.seconds(data.get("delay")) or default.delay,
@@ -281,20 +313,21 @@ def _retry(data: Any) -> Retry:
 
 
 def _when(
-    data: Any, path: Path, earlier: tuple[str, ...], report: Report
+    data: Any, path: Path, earlier: tuple[str, ...], findings: Findings
 ) -> tuple[Condition | StepCondition, ...]:
+    """Compile the conditions of a step. earlier: the names of the steps before it."""
     if not isinstance(data, list):
         return ()
-    found: list[Condition | StepCondition | None] = []
+    compiled: list[Condition | StepCondition | None] = []
     for n, item in enumerate(data):
         where = (*path, n)
         if not isinstance(item, dict) or not item.keys() & {"step", "is"}:
-            found.append(compile_condition(item, where, report))
+            compiled.append(compile_condition(item, where, findings))
             continue
-        condition = compile_step_condition(item, where, report)
+        condition = compile_step_condition(item, where, findings)
         if condition and condition.step not in earlier:
-            hint = nearest(condition.step, earlier) or ", ".join(earlier) or "none is earlier"
-            what = f"no earlier step is called `{condition.step[:80]}`"
-            report((*where, "step"), "bad-value", what, hint)
-        found.append(condition)
-    return tuple(condition for condition in found if condition)
+            hint = nearest(condition.step, earlier) or ", ".join(earlier) or "this is the first"
+            what = f"no earlier step has the name `{condition.step[:80]}`"
+            findings.add((*where, "step"), "bad-value", what, hint)
+        compiled.append(condition)
+    return tuple(condition for condition in compiled if condition)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.language.findings import Report, nearest
+from engine.language.findings import Findings, nearest
 from engine.language.jsonpath import PathError, compile_path, field_of, keys_of
 from engine.language.operators import OPERATORS, OperandError, Test, negated, tester, text_of
 from engine.language.paths import lint
@@ -38,32 +38,32 @@ _LOOKS = ("field", "jsonPath", *GROUPS)
 _WORDS = (*OPERATORS, *_LOOKS)
 
 
-def compile_conditions(data: Any, path: Path, report: Report) -> tuple[Condition, ...]:
+def compile_conditions(data: Any, path: Path, findings: Findings) -> tuple[Condition, ...]:
     """The conditions of a list, what is wrong with them reported at its place."""
     if not isinstance(data, list):
-        report(path, "wrong-type", "conditions are a list", "begin each with `- `")
+        findings.add(path, "wrong-type", "conditions are a list", "begin each with `- `")
         return ()
     if len(data) > MOST_CONDITIONS:
-        report(path, "bad-value", f"more than {MOST_CONDITIONS:,} conditions")
+        findings.add(path, "bad-value", f"more than {MOST_CONDITIONS:,} conditions")
         return ()
-    found = [compile_condition(item, (*path, n), report) for n, item in enumerate(data)]
+    found = [compile_condition(item, (*path, n), findings) for n, item in enumerate(data)]
     return tuple(condition for condition in found if condition)
 
 
-def compile_condition(data: Any, path: Path, report: Report) -> Condition | None:
+def compile_condition(data: Any, path: Path, findings: Findings) -> Condition | None:
     """One condition or group; None where it was reported as wrong."""
     if not isinstance(data, dict):
-        report(path, "wrong-type", "a condition is a mapping", "{field: NAME, equals: VALUE}")
+        findings.add(path, "wrong-type", "a condition is a mapping", "{field: NAME, equals: VALUE}")
         return None
     if "step" in data:
         place = "a condition on a step stands in `when`, outside of groups"
-        report((*path, "step"), "unknown-key", place, key=True)
+        findings.add((*path, "step"), "unknown-key", place, key=True)
         return None
     group = next((word for word in GROUPS if word in data), None)
     if group:
-        return _group(group, data, path, report)
-    look = _look(data, path, report)
-    comparison = _comparison(data, path, report)
+        return _group(group, data, path, findings)
+    look = _look(data, path, findings)
+    comparison = _comparison(data, path, findings)
     if look is None or comparison is None:
         return None
     name, test = comparison
@@ -91,21 +91,23 @@ def _on_field(field: str, test: Test) -> Callable[[Event], Truth]:
     return holds
 
 
-def _group(word: str, data: dict[str, Any], path: Path, report: Report) -> Condition | None:
+def _group(word: str, data: dict[str, Any], path: Path, findings: Findings) -> Condition | None:
     for other in data.keys() - {word}:
-        report((*path, other), "unknown-key", f"`{word}` stands alone, without `{other}`", key=True)
+        findings.add(
+            (*path, other), "unknown-key", f"`{word}` stands alone, without `{other}`", key=True
+        )
     inner, where = data[word], (*path, word)
     if word == "not":
-        one = compile_condition(inner, where, report)
+        one = compile_condition(inner, where, findings)
         if one is None:
             return None
         text, holds = f"not ({one.text})", negated(one.holds)
         return Condition(text, holds, group=word, parts=(one,), key=repr(data))
     if not isinstance(inner, list) or not inner:
         code = "bad-value" if inner == [] else "wrong-type"
-        report(where, code, f"`{word}` takes a list of conditions")
+        findings.add(where, code, f"`{word}` takes a list of conditions")
         return None
-    conditions = compile_conditions(inner, where, report)
+    conditions = compile_conditions(inner, where, findings)
     tests = tuple(condition.holds for condition in conditions)
     joined = f" {'and' if word == 'all' else 'or'} ".join(f"({c.text})" for c in conditions)
     holds = _joined(tests, stops=word == "any")
@@ -130,19 +132,21 @@ def _joined(
     return holds
 
 
-def _look(data: dict[str, Any], path: Path, report: Report) -> str | Callable[[Event], Any] | None:
+def _look(
+    data: dict[str, Any], path: Path, findings: Findings
+) -> str | Callable[[Event], Any] | None:
     """What a condition looks at: an output field's name, or a function of the event."""
     given = [word for word in ("field", "jsonPath") if word in data]
     if len(given) != 1:
         typo = any(k not in _WORDS and nearest(k, _WORDS) in _LOOKS for k in data)
         if not typo:
             code = "bad-value" if given else "missing-key"
-            report(path, code, "a condition has one of `field` and `jsonPath`")
+            findings.add(path, code, "a condition has one of `field` and `jsonPath`")
         return None
     (word,) = given
     text = data[word]
     if not isinstance(text, str) or not text:
-        report((*path, word), "wrong-type", f"`{word}` takes text")
+        findings.add((*path, word), "wrong-type", f"`{word}` takes text")
         return None
     if word == "field":
         return text
@@ -150,22 +154,25 @@ def _look(data: dict[str, Any], path: Path, report: Report) -> str | Callable[[E
         field = field_of(text)
         if field is not None:
             return field
-        report.expression((*path, word), 0)
+        findings.count_expression((*path, word), 0)
         find = compile_path(text)
         keys = keys_of(text)
         wrong = lint(keys, data) if keys is not None else None
         if wrong:
-            report((*path, word), "same-everywhere", *wrong, severity="warning")
+            findings.add((*path, word), "same-everywhere", *wrong, severity="warning")
         if text in _OF_EVENT:
             return _OF_EVENT[text]
     except PathError as error:
-        report((*path, word), "bad-path", str(error))
+        findings.add((*path, word), "bad-path", str(error))
         return None
     return lambda event: find(event.alert)
 
 
 def _comparison(
-    data: dict[str, Any], path: Path, report: Report, own: Collection[str] = ("field", "jsonPath")
+    data: dict[str, Any],
+    path: Path,
+    findings: Findings,
+    own: Collection[str] = ("field", "jsonPath"),
 ) -> tuple[str, Test] | None:
     """The one operator of a condition and its predicate."""
     wrong = [key for key in data if key not in OPERATORS and key not in own][:_MOST]
@@ -173,33 +180,33 @@ def _comparison(
         hint = nearest(key, _WORDS)
         code = "unknown-key" if hint in _LOOKS else "unknown-operator"
         what = "key" if code == "unknown-key" else "operator"
-        report((*path, key), code, f"`{key}` is no {what} of a condition", hint, key=True)
+        findings.add((*path, key), code, f"`{key}` is no {what} of a condition", hint, key=True)
     given = [key for key in data if key in OPERATORS]
     if len(given) == 1 and not wrong:
         (name,) = given
         try:
             test = tester(name, data[name])
         except OperandError as error:
-            report((*path, name), error.code, str(error), error.hint)
+            findings.add((*path, name), error.code, str(error), error.hint)
             if error.size:
-                report.expression((*path, name), error.size)
+                findings.count_expression((*path, name), error.size)
             return None
         if OPERATORS[name].expression:
-            report.expression((*path, name), test.size)
+            findings.count_expression((*path, name), test.size)
         return name, test
     if len(given) > 1:
-        report(path, "bad-value", f"a condition has one operator, not {' and '.join(given)}")
+        findings.add(path, "bad-value", f"a condition has one operator, not {' and '.join(given)}")
     elif not wrong:
-        report(path, "missing-key", "a condition has an operator", ", ".join(OPERATORS))
+        findings.add(path, "missing-key", "a condition has an operator", ", ".join(OPERATORS))
     return None
 
 
 def compile_step_condition(
-    data: dict[str, Any], path: Path, report: Report
+    data: dict[str, Any], path: Path, findings: Findings
 ) -> StepCondition | None:
     """A condition on an earlier step: ``{step, is}`` or ``{step, jsonPath, OPERATOR}``."""
     if "step" not in data:
-        report(
+        findings.add(
             path,
             "missing-key",
             "`is` needs the `step` that it is about",
@@ -208,19 +215,19 @@ def compile_step_condition(
         return None
     step = data["step"]
     if not isinstance(step, str):
-        report((*path, "step"), "wrong-type", "`step` takes the name of an earlier step")
+        findings.add((*path, "step"), "wrong-type", "`step` takes the name of an earlier step")
         return None
     if "is" in data:
-        return _step_state(step, data, path, report)
+        return _step_state(step, data, path, findings)
     if "jsonPath" not in data:
-        report(path, "missing-key", "a condition on a step has `is` or `jsonPath`")
+        findings.add(path, "missing-key", "a condition on a step has `is` or `jsonPath`")
         return None
-    comparison = _comparison(data, path, report, ("step", "jsonPath"))
-    report.expression((*path, "jsonPath"), 0)
+    comparison = _comparison(data, path, findings, ("step", "jsonPath"))
+    findings.count_expression((*path, "jsonPath"), 0)
     try:
         find = compile_path(data["jsonPath"] if isinstance(data["jsonPath"], str) else "")
     except PathError as error:
-        report((*path, "jsonPath"), "bad-path", str(error))
+        findings.add((*path, "jsonPath"), "bad-path", str(error))
         return None
     if comparison is None:
         return None
@@ -229,20 +236,20 @@ def compile_step_condition(
     return StepCondition(text, step, on_answer=lambda answer: test.on(find(answer)))
 
 
-STEP_ENDS = ("done", "skipped", "refused", "failed")
+STEP_STATES = ("done", "skipped", "refused", "failed")
 
 
 def _step_state(
-    step: str, data: dict[str, Any], path: Path, report: Report
+    step: str, data: dict[str, Any], path: Path, findings: Findings
 ) -> StepCondition | None:
     for key in data.keys() - {"step", "is"}:
-        report((*path, key), "unknown-key", f"`is` stands without `{key}`", key=True)
+        findings.add((*path, key), "unknown-key", f"`is` stands without `{key}`", key=True)
     states = data["is"]
     if not isinstance(states, list) or not states:
-        report((*path, "is"), "wrong-type", "`is` takes a list of states", "[done]")
+        findings.add((*path, "is"), "wrong-type", "`is` takes a list of states", "[done]")
         return None
     for n, state in enumerate(states):
-        if state not in STEP_ENDS:
-            hint = nearest(str(state), STEP_ENDS)
-            report((*path, "is", n), "bad-value", f"`{state}` is no end of a step", hint)
+        if state not in STEP_STATES:
+            hint = nearest(str(state), STEP_STATES)
+            findings.add((*path, "is", n), "bad-value", f"`{state}` is no end of a step", hint)
     return StepCondition(f"{step} is {text_of(states)}", step, states=tuple(map(str, states)))

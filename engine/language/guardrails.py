@@ -14,22 +14,25 @@ from engine.language.template import HELD_WORDS, TemplateError, compile_template
 from engine.model.playbook import Budget, Guardrails
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from engine.language.compile import Action
     from engine.language.findings import Findings
     from engine.language.yaml_source import Document, Path
 
 
-def compile_guardrails(document: Document, report: Findings) -> Guardrails | None:
+def compile_guardrails(
+    document: Document, findings: Findings, actions: Mapping[str, Action]
+) -> Guardrails | None:
     """The guardrails; None where an error was reported. The document has been through check_document.
 
     It only adds to what is protected; the other keys that it names take the floor's place.
     """
     spec = document.data.get("spec")
     if isinstance(spec, dict):
-        _check_budgets(spec.get("budgets"), report)
-        _check_on_held(spec, report)
-    if report.failed:
+        _check_budgets(spec.get("budgets"), findings)
+        _check_on_held(spec, findings, actions)
+    if findings.has_errors:
         return None
     floor, protected = Guardrails(), spec.get("protected", {})
     return Guardrails(
@@ -46,22 +49,22 @@ def compile_guardrails(document: Document, report: Findings) -> Guardrails | Non
     )
 
 
-def _check_on_held(spec: dict[str, Any], report: Findings) -> None:
+def _check_on_held(spec: dict[str, Any], findings: Findings, actions: Mapping[str, Action]) -> None:
     """Report steps that do not notify, and words about the hold that there are not."""
-    steps = iter(compile_steps(spec, report, ("onHeld",)))
+    steps = iter(compile_steps(spec, ("onHeld",), findings, actions))
     data = spec.get("onHeld")
     for n, item in enumerate(data if isinstance(data, list) else []):
-        if report.failed or not isinstance(item, dict):
+        if findings.has_errors or not isinstance(item, dict):
             return
         effect = next(steps).effect
         if effect != "notify":
             what = f"`onHeld` takes steps that notify; the effect of {item['action']} is {effect}"
-            report(("spec", "onHeld", n, "action"), "bad-value", what, "slack.post")
+            findings.add(("spec", "onHeld", n, "action"), "bad-value", what, "slack.post")
         for path, name in _names(item.get("with"), ("spec", "onHeld", n, "with")):
             if name.startswith("held.") and name not in HELD_WORDS:
                 what = f"`%{name[:80]}` is not a word about the hold"
                 hint = nearest(name, HELD_WORDS) or ", ".join(HELD_WORDS)
-                report(path, "bad-template", what, hint)
+                findings.add(path, "bad-template", what, hint)
 
 
 def _names(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -77,7 +80,7 @@ def _names(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield from ((path, name) for name in compile_template(data).names)
 
 
-def _check_budgets(budgets: Any, report: Findings) -> None:
+def _check_budgets(budgets: Any, findings: Findings) -> None:
     """A digest is of messages; a message is not worth a person's leave."""
     for n, budget in enumerate(budgets if isinstance(budgets, list) else []):
         if not isinstance(budget, dict):
@@ -85,7 +88,7 @@ def _check_budgets(budgets: Any, report: Findings) -> None:
         effect, then = budget.get("effect"), budget.get("onExceeded")
         if then == "digest" and effect in ("observe", "mark", "disrupt"):
             what = f"only messages have a digest, and a step that {effect}s sends none"
-            report(("spec", "budgets", n, "onExceeded"), "bad-value", what, "hold")
+            findings.add(("spec", "budgets", n, "onExceeded"), "bad-value", what, "hold")
 
 
 def _budget(data: dict[str, Any]) -> Budget:

@@ -13,7 +13,7 @@ from engine.model.errors import Finding, Location
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from engine.language.findings import Report
+    from engine.language.findings import Findings
     from engine.language.folder import Files
     from engine.language.loader import PlaybookSet
     from engine.language.yaml_source import Document, Path
@@ -41,39 +41,39 @@ _TOKEN = re.compile(
 NAMESPACE_FIELDS = ("k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace")
 
 
-def risks(document: Document, playbook: Playbook | None, report: Report) -> None:
+def lint_playbook(document: Document, playbook: Playbook | None, findings: Findings) -> None:
     """Warn of what the playbook risks."""
     spec = document.data.get("spec")
     if not isinstance(spec, dict) or playbook is None:
         return
     for path, step in _steps(spec):
-        _credentials(step.get("with"), (*path, "with"), report)
+        _credentials(step.get("with"), (*path, "with"), findings)
         if step["action"] == "http.request":
-            _request(step.get("with") or {}, (*path, "with"), report)
+            _request(step.get("with") or {}, (*path, "with"), findings)
     if playbook.mode == "disabled":
         return
     effects = {step.effect for step in playbook.steps}
     if effects & {"disrupt", "notify"} and playbook.throttle is None:
         what = "it disrupts or notifies on every event, for it has no throttle"
-        report(("spec",), "no-throttle", what, "throttle: {once: 10m}", severity="warning")
+        findings.add(("spec",), "no-throttle", what, "throttle: {once: 10m}", severity="warning")
     if "disrupt" in effects and not _asks_for_namespace(spec.get("conditions")):
         what = "it disrupts in every namespace, for no condition asks for one"
         hint = "- {field: k8s.ns.name, notIn: [kube-system]}"
-        report(("spec",), "no-namespace", what, hint, severity="warning")
-    _daemon_sets(spec, report)
+        findings.add(("spec",), "no-namespace", what, hint, severity="warning")
+    _daemon_sets(spec, findings)
     if "disrupt" in effects and "everything" in spec["match"] and not playbook.conditions:
-        report(
+        findings.add(
             ("spec", "match"), "matches-everything", "it disrupts on everything", severity="warning"
         )
 
 
-def _daemon_sets(spec: dict[str, Any], report: Report) -> None:
+def _daemon_sets(spec: dict[str, Any], findings: Findings) -> None:
     for path, step in _steps(spec):
         kinds = (step.get("with") or {}).get("skipKinds") or ()
         if step["action"] == "pod.delete" and "DaemonSet" not in kinds:
             what = "it deletes pods of DaemonSets too, which come back on the very same node"
             hint = "with: {skipKinds: [DaemonSet]}"
-            report((*path, "action"), "deletes-daemonset", what, hint, severity="warning")
+            findings.add((*path, "action"), "deletes-daemonset", what, hint, severity="warning")
 
 
 def _steps(spec: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -82,12 +82,12 @@ def _steps(spec: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield ("spec", phase, n), step
 
 
-def _request(given: dict[str, Any], path: Path, report: Report) -> None:
+def _request(given: dict[str, Any], path: Path, findings: Findings) -> None:
     """Warn of text that only looks like JSON."""
     body = given.get("body")
     if isinstance(body, str) and _is_json_with_templates(body):
         what = "it looks like JSON, but is text: a quote in the event breaks it"
-        report((*path, "body"), "text-as-json", what, "write it as YAML", severity="warning")
+        findings.add((*path, "body"), "text-as-json", what, "write it as YAML", severity="warning")
 
 
 def _is_json_with_templates(text: str) -> bool:
@@ -99,7 +99,7 @@ def _has_template(text: str) -> bool:
     return bool(_TEMPLATE.search(text.replace("%%", "")))
 
 
-def _credentials(value: Any, path: Path, report: Report) -> None:
+def _credentials(value: Any, path: Path, findings: Findings) -> None:
     """Warn of a credential that is written out. The finding does not repeat it."""
     if isinstance(value, dict):
         for key, item in value.items():
@@ -108,12 +108,12 @@ def _credentials(value: Any, path: Path, report: Report) -> None:
                     f"`{str(key)[:80]}` is a credential that is written out; it belongs in a secret"
                 )
                 hint = "{fromSecret: NAME}"
-                report((*path, key), "literal-credential", what, hint, severity="warning")
+                findings.add((*path, key), "literal-credential", what, hint, severity="warning")
             else:
-                _credentials(item, (*path, key), report)
+                _credentials(item, (*path, key), findings)
     elif isinstance(value, list):
         for n, item in enumerate(value):
-            _credentials({n: item}, path, report)
+            _credentials({n: item}, path, findings)
 
 
 def _is_credential(key: str, text: str) -> bool:

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from engine.language.value_checks import Wrong
 
 API_VERSION = "tiercel.dev/v1"
-Shape = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
+KeyType = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """What may stand behind a key.
 
-    shape: its type. doc: a sentence for editors. keys: of a map. item: of a list. words: the only texts.
+    type: of the value. doc: a sentence for editors. keys: of a map. item: of a list. words: the only texts.
     free: a map of keys of the author's own. check: what else may be wrong with a value of the right type.
     default: what holds without the key, for editors.
     """
 
-    shape: Shape
+    type: KeyType
     doc: str
     required: bool = False
     keys: Mapping[str, Key] = field(default_factory=dict)
@@ -153,10 +153,17 @@ PLAYBOOK = Key(
             check=value_checks.throttle,
         ),
         "actions": Key(
-            "list", "the steps, in order", required=True, item=STEP, check=value_checks.some
+            "list",
+            "the steps, in order",
+            required=True,
+            item=STEP,
+            check=value_checks.required_steps,
         ),
         "finally": Key(
-            "list", "steps that always run, after the actions", item=STEP, check=value_checks.few
+            "list",
+            "steps that always run, after the actions",
+            item=STEP,
+            check=value_checks.optional_steps,
         ),
     },
 )
@@ -183,7 +190,7 @@ _PROTECTED = {
         "list",
         "namespaces whose pods may protect themselves",
         item=Key("text", ""),
-        check=value_checks.short,
+        check=value_checks.name_length,
     ),
 }
 _BUDGET = {
@@ -226,7 +233,7 @@ GUARDRAILS = Key(
             "list",
             "notify steps; they run once for each step that begins to wait for a person",
             item=STEP,
-            check=value_checks.few,
+            check=value_checks.optional_steps,
         ),
     },
 )
@@ -249,7 +256,7 @@ _EXPECT = {
 _CASE = Key(
     "map",
     "One case.",
-    check=value_checks.one_source,
+    check=value_checks.case_events,
     keys={
         "name": Key("text", "what holds", required=True),
         "event": Key("map", "the alert", free=True),
@@ -265,7 +272,7 @@ _CASE = Key(
             check=value_checks.outcomes,
         ),
         "expect": Key(
-            "map", "what is planned", required=True, keys=_EXPECT, check=value_checks.says_something
+            "map", "what is planned", required=True, keys=_EXPECT, check=value_checks.expectation
         ),
     },
 )

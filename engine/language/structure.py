@@ -21,7 +21,7 @@ from engine.language.value_checks import duration_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from engine.language.findings import Report
+    from engine.language.findings import Findings
     from engine.language.yaml_source import Path
 
 _TYPES = {"text": "string", "bool": "boolean", "integer": "integer", "list": "list", "map": "dict"}
@@ -50,7 +50,7 @@ class _Validator(cerberus.Validator):  # type: ignore[misc]  # cerberus ships no
             super()._error(*args)
 
 
-def check_shape(data: dict[str, Any], kind: str, report: Report) -> None:
+def check_structure(data: dict[str, Any], kind: str, findings: Findings) -> None:
     """Report what is wrong with the frame of a document of that kind."""
     validator = _validator(kind)
     validator.validate(data, normalize=False)  # no rule changes the data
@@ -59,7 +59,7 @@ def check_shape(data: dict[str, Any], kind: str, report: Report) -> None:
     misspelt = {_meant(error, keys) for error in errors if error.code == codes.UNKNOWN_FIELD.code}
     for error in errors:
         if not _is_told_as(misspelt, error):
-            _tell(error, keys, report)
+            _tell(error, keys, findings)
 
 
 def _meant(error: Any, keys: Key) -> Path:
@@ -91,20 +91,20 @@ def rules(kind: str) -> dict[str, Any]:
 def _rule(key: Key) -> dict[str, Any]:
     """Cerberus' rule for a key."""
     rule: dict[str, Any] = {"required": key.required}
-    if key.shape in _TYPES:
-        rule["type"] = _TYPES[key.shape]
+    if key.type in _TYPES:
+        rule["type"] = _TYPES[key.type]
     if key.words:
         rule["allowed"] = list(key.words)
-    if key.shape == "list" and key.item and key.item.shape != "any":
+    if key.type == "list" and key.item and key.item.type != "any":
         rule["schema"] = _rule(key.item)
         rule["schema"].pop("required")
-    if key.shape == "map" and key.free and key.item:
+    if key.type == "map" and key.free and key.item:
         rule["valuesrules"] = {k: v for k, v in _rule(key.item).items() if k != "required"}
-    elif key.shape == "map" and not key.free:
+    elif key.type == "map" and not key.free:
         rule["schema"] = {name: _rule(inner) for name, inner in key.keys.items()}
-    if key.shape == "any":
+    if key.type == "any":
         rule["nullable"] = True
-    if key.shape == "tags":
+    if key.type == "tags":
         rule["anyof"] = [
             {"type": "list", "schema": {"type": "string"}, "minlength": 1},
             {"type": "dict", "minlength": 1, "schema": {n: _rule(k) for n, k in key.keys.items()}},
@@ -146,12 +146,12 @@ def _nearest_branch(error: Any) -> Iterable[Any]:
     return _leaves(right[0] if right else branches[0][:1])
 
 
-def _tell(error: Any, keys: Key, report: Report) -> None:
+def _tell(error: Any, keys: Key, findings: Findings) -> None:
     path: Path = tuple(error.document_path)
     code, name = error.code, path[-1]
     if code == codes.UNKNOWN_FIELD.code:
         known = _at(keys, path[:-1])
-        report(
+        findings.add(
             path,
             "unknown-key",
             f"`{name}` is not known here",
@@ -159,30 +159,30 @@ def _tell(error: Any, keys: Key, report: Report) -> None:
             key=True,
         )
     elif code == codes.REQUIRED_FIELD.code:
-        report(path[:-1], "missing-key", f"`{name}` is missing", _doc(keys, path))
+        findings.add(path[:-1], "missing-key", f"`{name}` is missing", _doc(keys, path))
     elif code == codes.UNALLOWED_VALUE.code:
         words = error.constraint
         hint = nearest(str(error.value), words) or ", ".join(words)
         which = "unknown-kind" if path == ("kind",) else "bad-value"
-        report(path, which, f"`{str(error.value)[:80]}` is none of {', '.join(words)}", hint)
+        findings.add(path, which, f"`{str(error.value)[:80]}` is none of {', '.join(words)}", hint)
     elif code == codes.CUSTOM.code:
         which, what, hint = str(error.info[0]).split(_SEPARATOR)
-        report(path, which, what, hint or None)
+        findings.add(path, which, what, hint or None)
     elif code == codes.MIN_LENGTH.code:
-        report(path, "bad-value", f"`{name}` is empty", "leave the key out, or name some")
+        findings.add(path, "bad-value", f"`{name}` is empty", "leave the key out, or name some")
     elif _key(keys, path).check is duration_text:
-        report(path, "bad-duration", f"`{name}` takes a duration", HINT)
+        findings.add(path, "bad-duration", f"`{name}` takes a duration", HINT)
     else:
-        wanted = _WORDS.get(_key(keys, path).shape, "another type")
+        wanted = _WORDS.get(_key(keys, path).type, "another type")
         about = "an item" if isinstance(name, int) else f"`{name}`"
-        report(path, "wrong-type", f"{about} takes {wanted}", _doc(keys, path))
+        findings.add(path, "wrong-type", f"{about} takes {wanted}", _doc(keys, path))
 
 
 def _key(keys: Key, path: Path) -> Key:
     for part in path:
         inner = keys.item if isinstance(part, int) or keys.free else keys.keys.get(part)
         if inner is None:
-            return Key("text", "") if keys.shape == "tags" else Key("any", "")
+            return Key("text", "") if keys.type == "tags" else Key("any", "")
         keys = inner
     return keys
 

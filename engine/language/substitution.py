@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.language.findings import Findings, TooManyMistakesError
+from engine.language.findings import Findings, TooManyFindingsError
 from engine.language.operators import text_of
 from engine.language.yaml_source import MAX_BYTES, MAX_NODES
 from engine.model.errors import Finding
@@ -14,7 +14,6 @@ from engine.model.errors import Finding
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.language.findings import Report
     from engine.language.yaml_source import Document, Path
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
@@ -29,28 +28,30 @@ def read_values(document: Document) -> tuple[dict[str, Any], list[Finding]]:
     if not isinstance(document.data, dict):
         wrong = Finding(document.at(()), "wrong-type", "values are one mapping")
         return {}, [wrong]
-    report = Findings(document)
+    findings = Findings(document)
     try:
-        return _literal(document.data, (), report), report.found
-    except TooManyMistakesError as error:
-        return {}, error.found
+        return _literal(document.data, (), findings), findings.entries
+    except TooManyFindingsError as error:
+        return {}, error.entries
 
 
-def _literal(data: Any, path: Path, report: Report) -> Any:
+def _literal(data: Any, path: Path, findings: Findings) -> Any:
     """The data with every ``$${`` made ``${``; a ``${`` is reported."""
     if isinstance(data, dict):
-        return {key: _literal(item, (*path, key), report) for key, item in data.items()}
+        return {key: _literal(item, (*path, key), findings) for key, item in data.items()}
     if isinstance(data, list):
-        return [_literal(item, (*path, n), report) for n, item in enumerate(data)]
+        return [_literal(item, (*path, n), findings) for n, item in enumerate(data)]
     if not isinstance(data, str) or "${" not in data:
         return data
     if any(found[0] != "$${" for found in _REFERENCE.finditer(data)):
         what = "a value does not refer to other values"
-        report(path, "bad-value", what, "write $${ for a literal ${, or an anchor and an alias")
+        findings.add(
+            path, "bad-value", what, "write $${ for a literal ${, or an anchor and an alias"
+        )
     return data.replace("$${", "${")
 
 
-def put_in(data: Any, values: Mapping[str, Any], path: Path, report: Report) -> Any:
+def substitute(data: Any, values: Mapping[str, Any], path: Path, findings: Findings) -> Any:
     """The data with every ``${name}`` in a string replaced, and ``$${`` made ``${``.
 
     A string that is only ``${name}`` takes the value's type. A value that is missing, null or has null in it
@@ -58,10 +59,10 @@ def put_in(data: Any, values: Mapping[str, Any], path: Path, report: Report) -> 
     None where the values that are put in would come to more than a file may hold.
     """
     try:
-        return _Filling(values, report).fill(data, path)
+        return _Filling(values, findings).fill(data, path)
     except _TooMuchError as error:
         what = "the values that are put in come to more than a file may hold"
-        report(error.path, "yaml-limit", what)
+        findings.add(error.path, "yaml-limit", what)
         return None
 
 
@@ -76,7 +77,7 @@ class _Filling:
     """One document being filled. letters, nodes: what there is still room for."""
 
     values: Mapping[str, Any]
-    report: Report
+    findings: Findings
     letters: int = MAX_BYTES
     nodes: int = MAX_NODES
 
@@ -100,7 +101,7 @@ class _Filling:
             return "${"
         if found[1] is None:
             self._take("", path)
-            self.report(
+            self.findings.add(
                 path, "missing-value", "a `${` without its `}`", "write $${ for a literal ${"
             )
             return ""
@@ -108,7 +109,7 @@ class _Filling:
         self._take(value, path)
         if isinstance(value, (dict, list)):
             what = f"`${{{found[1]}}}` is no text, so it must stand alone"
-            self.report(path, "wrong-type", what)
+            self.findings.add(path, "wrong-type", what)
             return ""
         return text_of(value) if isinstance(value, bool) else str(value)
 
@@ -120,7 +121,7 @@ class _Filling:
             null = value is not _MISSING
             what = f"`{name[:80]}` {'is null or contains null' if null else 'has no value'}"
             hint = 'write "" for an empty text' if null else "add it to values.yaml"
-            self.report(path, "missing-value", what, hint)
+            self.findings.add(path, "missing-value", what, hint)
             return ""
         return value
 

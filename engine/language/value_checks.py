@@ -65,34 +65,34 @@ def not_empty(value: list[Any]) -> Wrong | None:
     return None if value else ("bad-value", "the list is empty", "leave the key out, or name some")
 
 
-def short(value: list[Any]) -> Wrong | None:
+def name_length(value: list[Any]) -> Wrong | None:
     """What is wrong with names of any length."""
     if all(len(name) <= _LONGEST_NAME for name in value if isinstance(name, str)):
         return None
     return "bad-value", f"a name has at most {_LONGEST_NAME:,} characters", None
 
 
-def few(value: list[Any]) -> Wrong | None:
+def optional_steps(value: list[Any]) -> Wrong | None:
     """What is wrong with steps, as many as they may be."""
     return ("bad-value", f"more than {MAX_STEPS:,} steps", None) if value[MAX_STEPS:] else None
 
 
-def some(value: list[Any]) -> Wrong | None:
+def required_steps(value: list[Any]) -> Wrong | None:
     """What is wrong with steps, of which there must be one."""
-    return not_empty(value) or few(value)
+    return not_empty(value) or optional_steps(value)
 
 
 def names(value: list[Any]) -> Wrong | None:
     """What is wrong with names, of which there must be one."""
-    return not_empty(value) or few_names(value) or short(value) or few_wildcards(value)
+    return not_empty(value) or name_count(value) or name_length(value) or wildcard_count(value)
 
 
-def few_names(value: list[Any]) -> Wrong | None:
+def name_count(value: list[Any]) -> Wrong | None:
     """What is wrong with names, as many as they may be."""
     return ("bad-value", f"more than {MAX_NAMES:,} names", None) if value[MAX_NAMES:] else None
 
 
-def few_wildcards(value: list[Any]) -> Wrong | None:
+def wildcard_count(value: list[Any]) -> Wrong | None:
     """What is wrong with names that are globs, as large as they may be together."""
     wildcards = sum(name.count("*") + name.count("?") for name in value if isinstance(name, str))
     if wildcards <= _MOST_WILDCARDS:
@@ -132,7 +132,7 @@ def time(value: str) -> Wrong | None:
     return None
 
 
-def one_source(value: dict[str, Any]) -> Wrong | None:
+def case_events(value: dict[str, Any]) -> Wrong | None:
     """What is wrong with where a case's events come from."""
     given = {"event", "events", "eventFile"} & value.keys()
     if len(given) == 1:
@@ -141,7 +141,7 @@ def one_source(value: dict[str, Any]) -> Wrong | None:
     return code, "a case has one of `event`, `events` and `eventFile`", None
 
 
-def says_something(value: dict[str, Any]) -> Wrong | None:
+def expectation(value: dict[str, Any]) -> Wrong | None:
     """Report an ``expect`` that every plan meets."""
     calls = value.get("calls") or ("calls" in value and value.get("onlyCalls") is True)
     if calls or "nothing" in value or not value.keys().isdisjoint(STEPS):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from engine.actions.registry import load_actions
 from engine.cluster.objects import GivenError, objects_of
 from engine.cluster.simulated import GivenCluster
 from engine.execution.guardrails import Guard
 from engine.language.compile import check_document, kind_of
-from engine.language.findings import TooManyMistakesError, nearest
+from engine.language.findings import TooManyFindingsError, nearest
 from engine.language.folder import VALUES, FolderError
 from engine.language.loader import Loader
 from engine.language.value_checks import STEPS
@@ -109,14 +110,14 @@ def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Findi
             findings += told  # of a file that also holds playbooks, the loader tells
         for document in tests:
             try:
-                checked, report = check_document(document, {}, told)
-                _check_name(checked, report, first)
-                if not report.failed:
-                    cases += _Reader(checked, report, sets, path, names).cases()
-            except TooManyMistakesError as error:
-                findings += error.found
+                checked, reported = check_document(document, {}, told)
+                _check_name(checked, reported, first)
+                if not reported.has_errors:
+                    cases += _Reader(checked, reported, sets, path, names).cases()
+            except TooManyFindingsError as error:
+                findings += error.entries
             else:
-                findings += report.found
+                findings += reported.entries
     return cases, findings
 
 
@@ -127,12 +128,12 @@ def _name(document: Document) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _check_name(document: Document, report: Findings, first: dict[str, Location]) -> None:
+def _check_name(document: Document, findings: Findings, first: dict[str, Location]) -> None:
     name = _name(document)
     where = document.at(("metadata", "name"))
     if name and first.setdefault(name, where) is not where:
         what = f"another PlaybookTest is called `{name[:80]}`"
-        report(("metadata", "name"), "duplicate-name", what, f"see {first[name]}")
+        findings.add(("metadata", "name"), "duplicate-name", what, f"see {first[name]}")
 
 
 def run_case(case: Case, own: OwnIdentity) -> CaseResult:
@@ -167,7 +168,9 @@ class _Sets:
         """The set with these values laid over ``values.yaml``."""
         key = repr(values)
         if key not in self.loaded:
-            self.loaded[key] = Loader().load(self.files, overlay=values) if values else self.found
+            self.loaded[key] = (
+                Loader(load_actions()).load(self.files, overlay=values) if values else self.found
+            )
         return self.loaded[key]
 
 
@@ -175,9 +178,9 @@ class _Reader:
     """Makes cases of one document whose frame is right."""
 
     def __init__(
-        self, document: Document, report: Findings, sets: _Sets, path: str, names: list[str]
+        self, document: Document, findings: Findings, sets: _Sets, path: str, names: list[str]
     ) -> None:
-        self._document, self._report = document, report
+        self._document, self._findings = document, findings
         self._files, self._sets, self._path, self._names = sets.files, sets, path, names
 
     def cases(self) -> Iterator[Case]:
@@ -187,7 +190,7 @@ class _Reader:
         for n, name in enumerate(spec.get("playbooks", [])):
             if name not in self._names:
                 what, hint = f"no playbook is called `{name[:80]}`", nearest(name, self._names)
-                self._report(("spec", "playbooks", n), "bad-value", what, hint)
+                self._findings.add(("spec", "playbooks", n), "bad-value", what, hint)
         cluster, found = self._cluster(spec), self._found(spec)
         named = frozenset(spec["playbooks"]) if "playbooks" in spec else None
         steps = [
@@ -198,7 +201,7 @@ class _Reader:
             for step in outcomes.keys() - set(steps):
                 at = ("spec", "cases", n, "outcomes", step)
                 what = f"no step of the tested playbooks is called `{str(step)[:80]}`"
-                self._report(at, "bad-value", what, nearest(str(step), steps), key=True)
+                self._findings.add(at, "bad-value", what, nearest(str(step), steps), key=True)
             yield Case(
                 test=test,
                 name=item["name"],
@@ -216,7 +219,7 @@ class _Reader:
         found = self._sets.of(spec.get("values", {}))
         if "values" in spec and found.errors and not self._sets.found.errors:
             what = f"with these values the playbooks are not valid: {found.errors[0]}"
-            self._report(("spec", "values"), "bad-value", what)
+            self._findings.add(("spec", "values"), "bad-value", what)
         return found
 
     def _cluster(self, spec: dict[str, Any]) -> tuple[dict[str, Any], ...] | None:
@@ -225,16 +228,18 @@ class _Reader:
         try:
             return tuple(objects_of(spec["cluster"]))
         except GivenError as error:
-            self._report(("spec", "cluster", *error.path), "bad-value", str(error))
+            self._findings.add(("spec", "cluster", *error.path), "bad-value", str(error))
             return ()
 
     def _events(self, item: dict[str, Any], number: int) -> Iterator[Event]:
         path = ("spec", "cases", number)
         if "eventFile" in item:
             name, where = str(item["eventFile"]), (*path, "eventFile")
-            told, events = len(self._report.found), list(self._from_file(name, where))
-            if not events and len(self._report.found) == told:
-                self._report(where, "bad-value", f"{name} has no events, so the case cannot fail")
+            told, events = len(self._findings.entries), list(self._from_file(name, where))
+            if not events and len(self._findings.entries) == told:
+                self._findings.add(
+                    where, "bad-value", f"{name} has no events, so the case cannot fail"
+                )
             yield from events
             return
         given = [item["event"]] if "event" in item else item["events"]
@@ -243,18 +248,18 @@ class _Reader:
             try:
                 yield parse_event(value, salt=f"event {n}")
             except EventError as error:
-                self._report(at, "bad-value", f"no event: {error}", error.hint)
+                self._findings.add(at, "bad-value", f"no event: {error}", error.hint)
 
     def _from_file(self, name: str, where: tuple[str | int, ...]) -> Iterator[Event]:
         """Relative to the test's file; read from disk, for events are not playbook files."""
         try:
             content = self._files.beside(self._path, name)
         except FolderError as error:
-            self._report(where, "bad-value", f"{name}: {error}")
+            self._findings.add(where, "bad-value", f"{name}: {error}")
             return
         for alert in read_events(content):
             if alert.event is None:
-                self._report(where, "bad-value", f"{name}:{alert.line}: {alert.error}")
+                self._findings.add(where, "bad-value", f"{name}:{alert.line}: {alert.error}")
             else:
                 yield alert.event
 

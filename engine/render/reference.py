@@ -27,7 +27,7 @@ _OPERANDS = {
     "number": "a number",
     "bool": "`true` or `false`",
 }
-_SHAPES = {
+_TYPES = {
     "bool": "`true` or `false`",
     "integer": "a whole number",
     "any": "a mapping",
@@ -85,7 +85,7 @@ def _key_rows(keys: Mapping[str, Key], before: str) -> Iterator[str]:
     for name, key in keys.items():
         needed = "**required**; " if key.required else ""
         yield f"| `{before}{name}` | {_takes(key)} | {needed}{key.doc} |"
-        item = key.item if key.shape == "list" else None
+        item = key.item if key.type == "list" else None
         if key is not MATCH and item is not STEP:
             inner, mark = (item, "[]") if item else (key, "")
             yield from _key_rows(inner.keys, f"{before}{name}{mark}.")
@@ -97,11 +97,9 @@ def _takes(key: Key) -> str:
         return ", ".join(f"`{word}`" for word in key.words)
     if key.check is duration_text:
         return "a duration"
-    if key.shape == "list" and key.item:
-        return {"text": "a list of texts", "map": "a list of mappings"}.get(
-            key.item.shape, "a list"
-        )
-    return "a mapping of your own" if key.free else _SHAPES[key.shape]
+    if key.type == "list" and key.item:
+        return {"text": "a list of texts", "map": "a list of mappings"}.get(key.item.type, "a list")
+    return "a mapping of your own" if key.free else _TYPES[key.type]
 
 
 def operator_rows() -> Iterator[str]:

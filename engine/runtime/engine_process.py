@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from engine.actions.registry import load_actions
 from engine.intake.deferred_records import DeferredRecords
 from engine.intake.event_recorder import EventRecorder
 from engine.intake.intake import Intake
@@ -170,7 +171,11 @@ def _shown(about: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
 
 def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack) -> _Core:
     """Everything behind the ports, at work; the stack ends it."""
-    journal = SqliteJournal(settings.journal, playbook_from_snapshot, dry=settings.dry_run)
+    journal = SqliteJournal(
+        settings.journal,
+        functools.partial(playbook_from_snapshot, actions=load_actions()),
+        dry=settings.dry_run,
+    )
     stack.callback(journal.close)
     if journal.aside:
         log.info("dry run: what was accepted before it waits for its end", runs=journal.aside)

@@ -15,6 +15,7 @@ import structlog
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from engine.actions.registry import load_actions
 from engine.language.folder import VALUES, Files, FolderError, read_bounded, read_files
 from engine.language.loader import Loader, PlaybookSet
 from engine.model.errors import JournalError, PlaybookError
@@ -62,7 +63,7 @@ class Reloader:
     ) -> None:
         self._folder, self._values = folder, values
         self._journal, self._observers, self._now = journal, observers, now
-        self._loader = Loader()
+        self._loader = Loader(load_actions())
         self._seen: tuple[object, ...] | None = None
         self._changed, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="tiercel-reload", daemon=True)

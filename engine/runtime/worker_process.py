@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from engine.actions.registry import load_actions
 from engine.cluster.api import CallRecorder
 from engine.cluster.client import connect
 from engine.cluster.kubeconfig import ConnectionSettingsError
@@ -82,7 +83,10 @@ def run_worker_process(settings: Settings, line: WorkerChannel, *, story: bool) 
         if traces:
             stack.callback(traces.stop)
         journal = SqliteJournal(
-            settings.journal, playbook_from_snapshot, partner=True, dry=settings.dry_run
+            settings.journal,
+            functools.partial(playbook_from_snapshot, actions=load_actions()),
+            partner=True,
+            dry=settings.dry_run,
         )
         stack.callback(journal.close)
         shift = _Shift(settings, cluster, journal, guardrails)

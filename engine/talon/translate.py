@@ -194,9 +194,9 @@ def _fault(name: str, given: Mapping[str, Any]) -> tuple[str, str | None] | None
     action = load_actions().get(name)
     if action is None:
         return f"this version has no action {name}", "the step stands in the playbook as a comment"
-    report = Findings(Document("", None))
-    action.compile(dict(given), ("with",), report, ())
-    errors = [finding for finding in report.found if finding.severity == "error"]
+    findings = Findings(Document("", None))
+    action.compile(dict(given), ("with",), findings, ())
+    errors = [finding for finding in findings.entries if finding.severity == "error"]
     return (f"{name}: {errors[0].what}", errors[0].hint) if errors else None
 
 

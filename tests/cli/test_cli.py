@@ -70,7 +70,7 @@ def test_findings_as_json_have_the_contracts_keys(folder):
     (finding,) = json.loads(tiercel("check", "-o", "json").stdout)
     assert finding == {
         "file": "playbooks/broken.yaml", "line": 1, "column": 7, "severity": "error",
-        "code": "unknown-kind", "message": "`Playbok` is no kind of document", "hint": "Playbook",
+        "code": "unknown-kind", "message": "`Playbok` is not a kind of document", "hint": "Playbook",
     }  # fmt: skip
 
 

@@ -16,14 +16,16 @@ from engine.actions.registry import load_actions
 from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import Guard
+from engine.language.findings import Findings
 from engine.language.folder import Files
-from engine.language.loader import Loader
+from engine.language.yaml_source import Document
 from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
 from engine.model.playbook import Match, Playbook, Retry, Step
 from engine.model.run import Claim, Run, run_id
 from engine.outbound.http import RequestRecorder
 from tests.support.fakes import ApiServer, Elsewhere, Notebook
+from tests.support.playbooks import new_loader
 
 ACTIONS = sorted(load_actions().values(), key=lambda action: action.name)
 NOW = 1_772_359_201.0
@@ -123,9 +125,8 @@ ON_THE_NODE = alert(**{"k8s.ns.name": None, "k8s.pod.name": None})
 
 
 def compiled(action, given):
-    wrong = []
-    parameters = action.compile(given, ("with",), lambda *told, **_: wrong.append(told), ())
-    return parameters, wrong
+    findings = Findings(Document("a.yaml", None))
+    return action.compile(given, ("with",), findings, ()), findings.entries
 
 
 def claim_of(action, given=None, event=None, **of):
@@ -201,7 +202,7 @@ def test_the_example_is_a_valid_step(action):
     }
     head = {"apiVersion": "tiercel.dev/v1", "kind": "Playbook", "metadata": {"name": "p"}}
     text = yaml.safe_dump({**head, "spec": spec}).encode()
-    found = Loader().load(Files("", {"p.yaml": text}))
+    found = new_loader().load(Files("", {"p.yaml": text}))
     assert not found.findings
     assert found.playbooks[0].steps[0].action == action.name
 

@@ -15,7 +15,6 @@ import redis
 import structlog
 from engine.intake.deferred_records import DeferredRecords
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.errors import JournalError
 from engine.sources.base import Source, Taker
 from engine.sources.file import Follow
@@ -24,6 +23,7 @@ from engine.sources.redis import RedisList
 from engine.telemetry.events import Observers
 from nats.js.errors import NotFoundError
 from tests.support.components import NatsServer, RedisServer
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.taking import PLAYBOOK, alert, intake_of
 
 PATIENCE = 20.0

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from docs.generate import pages
 from engine.cli.command_group import cli
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.own_identity import OwnIdentity
 from engine.preview.test_cases import read_cases, run_case
+from tests.support.playbooks import new_loader
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -66,7 +66,7 @@ def commands():
 )
 def test_a_playbook_on_a_page_loads_without_a_warning_and_its_tests_pass(text):
     files = Files("", {"example.yaml": text.encode()})
-    found = Loader().load(files)
+    found = new_loader().load(files)
     cases, findings = read_cases(files, found)
     assert (found.findings, findings) == ((), [])
     assert bool(cases) is ("kind: PlaybookTest" in text)

@@ -10,11 +10,11 @@ from engine.actions.registry import load_actions
 from engine.execution.adoption import Adoption, adopt
 from engine.journal.protocol import Decision
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.errors import PermanentError, TemporaryError
 from engine.model.event import format_time
 from tests.contracts.test_actions import NOW, act, alert, claim_of, undo, world
 from tests.support.fakes import Notebook
+from tests.support.playbooks import playbook_from_snapshot
 
 ISOLATE = load_actions()["pod.isolate"]
 HOUR = 3600.0

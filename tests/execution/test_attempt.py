@@ -8,7 +8,6 @@ from engine.execution.budgets import BudgetLedger, Charge
 from engine.execution.guardrails import Guard
 from engine.execution.retry import wait_before
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.errors import PermanentError, TemporaryError
 from engine.model.event import parse_event
 from engine.model.playbook import Budget, Guardrails, Retry
@@ -17,6 +16,7 @@ from engine.outbound.http import RequestRecorder
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.language.test_loader import files, playbook
 from tests.support.fakes import Elsewhere, Notebook
+from tests.support.playbooks import new_loader
 
 LABEL = {"action": "pod.label", "with": {"labels": {"a": "b"}}}
 DELETE = {"action": "pod.delete"}
@@ -25,7 +25,7 @@ SLACK = {"action": "slack.post", "with": {"webhook": {"fromSecret": "s"}, "text"
 
 def claim(*steps, at=0, event=None, **of):
     """A claim on a step of a playbook with these."""
-    found = Loader().load(Files("", files(p=playbook("p", actions=list(steps)))))
+    found = new_loader().load(Files("", files(p=playbook("p", actions=list(steps)))))
     assert not found.errors
     run = Run("0" * 32, found.playbooks[0], event or alert(), NOW, "demo/web-0")
     return Claim(run, at, **({"began": NOW} | of))
@@ -258,7 +258,7 @@ def test_a_value_that_the_parameter_does_not_allow_is_refused():
 
 def test_after_a_failure_the_rest_is_skipped_and_finally_runs():
     steps = [LABEL, {**LABEL, "name": "b"}]
-    found = Loader().load(
+    found = new_loader().load(
         Files("", files(p=playbook("p", actions=steps, **{"finally": [{**LABEL, "name": "c"}]})))
     )
     run = Run("0" * 32, found.playbooks[0], parse_event({"rule": "r"}), NOW, "t")
@@ -417,7 +417,7 @@ def test_headers_are_equal_in_any_case():
 )
 def test_requests_that_can_never_be_sent_are_findings(given, code, what):
     step = {"action": "http.request", "with": {"url": "https://x.example/", **given}}
-    found = Loader().load(Files("", files(p=playbook("p", actions=[step]))))
+    found = new_loader().load(Files("", files(p=playbook("p", actions=[step]))))
     (finding,) = found.errors
     assert (finding.code, what in finding.what) == (code, True), finding
     assert "canary" not in finding.what
@@ -428,4 +428,4 @@ def test_requests_that_can_never_be_sent_are_findings(given, code, what):
 )
 def test_urls_with_fields_are_checked_as_far_as_they_are_literal(url):
     step = {"action": "http.request", "with": {"url": url}}
-    assert not Loader().load(Files("", files(p=playbook("p", actions=[step])))).errors
+    assert not new_loader().load(Files("", files(p=playbook("p", actions=[step])))).errors

@@ -9,14 +9,13 @@ from engine.execution.budgets import BudgetLedger, Charge
 from engine.execution.guardrails import Guard
 from engine.journal.protocol import AcceptBatch, Decision, RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.run import Run
 from engine.outbound.http import RequestRecorder
 from tests.contracts.test_actions import NOW, alert, world
 from tests.language.test_loader import files, playbook
 from tests.support.fakes import Elsewhere
+from tests.support.playbooks import new_loader, playbook_from_snapshot
 
 TEXT = "%held.step of %playbook waits until %held.until: %held.reason. tiercel approve %run.id"
 SLACK = {"action": "slack.post", "with": {"webhook": {"fromSecret": "s"}, "text": TEXT}}
@@ -31,7 +30,7 @@ def load(*on_held):
     budget = {"effect": "disrupt", "limit": 1, "per": "10m", "scope": "cluster"}
     rails = guardrails(budgets=[budget], holdFor="1h", onHeld=list(on_held))
     book = playbook("kill", actions=[{"action": "pod.delete", "name": "delete"}])
-    return Loader().load(Files("", files(p=book, rails=rails)))
+    return new_loader().load(Files("", files(p=book, rails=rails)))
 
 
 class Engine:

@@ -10,7 +10,6 @@ from engine.execution.attempt import Clients, attempt
 from engine.execution.budgets import BudgetLedger
 from engine.execution.guardrails import Guard
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.errors import TemporaryError
 from engine.model.event import parse_event
 from engine.model.playbook import Budget, Guardrails
@@ -19,6 +18,7 @@ from engine.outbound.http import Answer, RequestRecorder
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from tests.support.fakes import Notebook
+from tests.support.playbooks import new_loader
 
 NOW = 1_772_359_200.0
 PLAYBOOK = """\
@@ -57,7 +57,7 @@ class Messages:
 
     def __init__(self, ledger=None, mode="enforce", text=PLAYBOOK):
         text = (text % mode).encode()
-        self.playbook = Loader().load(Files("", {"a.yaml": text})).usable().playbooks[0]
+        self.playbook = new_loader().load(Files("", {"a.yaml": text})).usable().playbooks[0]
         self.slack, self.now, self.facts = Slack(), NOW, {}
         self.guard = Guard(RAILS, ledger=ledger or BudgetLedger())
 
@@ -226,7 +226,9 @@ def test_a_webhook_that_is_a_digest_is_told_the_count():
 
 
 def test_what_the_engine_itself_does_is_suppressed():
-    (playbook,) = Loader().load(Files("", {"a.yaml": (PLAYBOOK % "enforce").encode()})).playbooks
+    (playbook,) = (
+        new_loader().load(Files("", {"a.yaml": (PLAYBOOK % "enforce").encode()})).playbooks
+    )
     memory = PlanningMemory()
     memory.own_user = "system:serviceaccount:tiercel:tiercel"
     for user, suppressed in ((memory.own_user, "self"), ("system:serviceaccount:demo:x", None)):

@@ -13,10 +13,10 @@ from engine.execution.attempt import Clients
 from engine.execution.guardrails import Guard
 from engine.execution.worker_pool import WorkerPool, _Kept
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.errors import JournalError, PermanentError, TemporaryError
 from engine.outbound.http import Answer, RequestRecorder
 from engine.telemetry.events import Observers
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import PATIENCE
 from tests.support.taking import NOW, SHELL, alert, intake_of, take
 

@@ -8,11 +8,11 @@ import json
 import pytest
 from engine.intake.intake import TooManyError
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model import event
 from engine.model.errors import EventError, JournalError
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.taking import (
     FALCO,
     NOW,

@@ -11,10 +11,10 @@ from engine.intake.redaction import Redaction
 from engine.journal.codec import from_event, to_event
 from engine.journal.protocol import RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.event import identity, parse_event
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.taking import FALCO, PLAYBOOK, Disk, Prompt, alert, intake_of, take
 
 SECRET = "canary"

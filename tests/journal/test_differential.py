@@ -13,9 +13,9 @@ import re
 
 import pytest
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.event import parse_event
 from engine.planning.matcher import PlaybookIndex
+from tests.support.playbooks import new_loader
 
 SETS, PLAYBOOKS, EVENTS = 20, 50, 150
 RULES = ["Terminal shell", "Terminal Shell", "Read file", "Connect", "x*y", "a?"]
@@ -288,7 +288,7 @@ def test_the_engine_reads_playbooks_as_the_contract_does(seed):
     dice = random.Random(seed)  # noqa: S311 - the same cases each time
     documents = [playbook(dice, number) for number in range(PLAYBOOKS)]
     files = {f"{n}.yaml": json.dumps(one).encode() for n, one in enumerate(documents)}
-    index = PlaybookIndex(Loader().load(Files("", files)).usable().playbooks)
+    index = PlaybookIndex(new_loader().load(Files("", files)).usable().playbooks)
     some = 0
     for _ in range(EVENTS):
         sent = alert(dice)

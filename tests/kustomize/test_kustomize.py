@@ -12,9 +12,9 @@ import pytest
 import yaml
 from engine.actions.registry import load_actions
 from engine.language.folder import read_files
-from engine.language.loader import Loader
 from tests.cluster.api import Api, ApiError
 from tests.cluster.fixtures import wait_for_rights
+from tests.support.playbooks import new_loader
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOKS = ROOT / "playbooks"
@@ -240,7 +240,7 @@ def test_the_engine_may_do_just_what_its_actions_need():
 
 
 def test_what_the_shipped_playbooks_need_is_granted():
-    loaded = Loader().load(read_files([PLAYBOOKS])).usable()
+    loaded = new_loader().load(read_files([PLAYBOOKS])).usable()
     needed = {("get", "namespaces"), ("get", "nodes"), ("list", "pods")}  # the engine's own reads
     for playbook in loaded.playbooks:
         for step in playbook.steps:

@@ -8,10 +8,10 @@ import ipaddress
 import pytest
 from engine.language.conditions import compile_conditions
 from engine.language.findings import (
-    LARGEST_EXPRESSIONS,
-    MOST_EXPRESSIONS,
+    MAX_EXPRESSIONS,
+    MAX_INSTRUCTIONS,
     Findings,
-    TooManyMistakesError,
+    TooManyFindingsError,
 )
 from engine.language.operators import OPERATORS, OperandError, check_operand
 from engine.language.operators import tester as made
@@ -51,8 +51,8 @@ class Told(Findings):
         super().__init__(Document("a.yaml", None))
         self.wrong = []
 
-    def __call__(self, *told, **more):
-        super().__call__(*told, **more)
+    def add(self, *told, **more):
+        super().add(*told, **more)
         self.wrong.append(told)
 
 
@@ -363,8 +363,8 @@ def told_of(*operands):
     data = [{"field": "a", "regex": operand} for operand in operands]
     try:
         compile_conditions(data, ("c",), report)
-    except TooManyMistakesError as error:
-        return [finding.code for finding in error.found]
+    except TooManyFindingsError as error:
+        return [finding.code for finding in error.entries]
     return [code for _, code, *_ in report.wrong]
 
 
@@ -380,14 +380,14 @@ def test_an_expression_that_takes_too_much_memory_is_a_bad_regex(condition):
 
 
 def test_expressions_of_one_document_are_bounded_in_number_and_in_size():
-    assert told_of(*["x"] * MOST_EXPRESSIONS) == []
-    assert told_of(*["y?" * 900 for _ in range(LARGEST_EXPRESSIONS // 2_000)]) == []
+    assert told_of(*["x"] * MAX_EXPRESSIONS) == []
+    assert told_of(*["y?" * 900 for _ in range(MAX_INSTRUCTIONS // 2_000)]) == []
     # the eighth that is too large alone uses up what all may have; none after it is compiled
     assert told_of(*[r"(?i)[\pL]{150}"] * 50) == ["bad-regex"] * 10
-    paths = [{"jsonPath": f"$.x{n % 9}", "exists": True} for n in range(MOST_EXPRESSIONS)]
-    with pytest.raises(TooManyMistakesError) as told:
+    paths = [{"jsonPath": f"$.x{n % 9}", "exists": True} for n in range(MAX_EXPRESSIONS)]
+    with pytest.raises(TooManyFindingsError) as told:
         compile_conditions([{"all": paths}, {"field": "a", "glob": "a*"}], (), Told())
-    assert [finding.code for finding in told.value.found] == ["bad-regex"]
+    assert [finding.code for finding in told.value.entries] == ["bad-regex"]
 
 
 @pytest.mark.parametrize("operator", ["exists", "equals", "notEquals", "notIn", "regex", "gt"])

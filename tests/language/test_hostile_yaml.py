@@ -7,9 +7,10 @@ import json
 import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
-from engine.language.findings import MOST
+from engine.language.findings import MAX_ERRORS
 from engine.language.folder import Files
-from engine.language.loader import Loader
+
+from tests.support.playbooks import new_loader
 
 HEAD = """\
 apiVersion: tiercel.dev/v1
@@ -105,7 +106,7 @@ def test_thousands_of_steps_are_too_many(tmp_path):
     found = check(tmp_path, a=text)
     assert ("a.yaml", "bad-value") in found
     assert ("a.yaml", "too-many-mistakes") in found
-    assert len(found) == MOST + 1
+    assert len(found) == MAX_ERRORS + 1
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_a_file_of_more_than_a_thousand_documents_is_too_much(tmp_path):
     ],
 )
 def test_of_one_document_only_so_many_mistakes_are_looked_for(rest):
-    found = Loader().load(
+    found = new_loader().load(
         Files(
             "",
             {
@@ -193,7 +194,7 @@ def test_of_one_document_only_so_many_mistakes_are_looked_for(rest):
             },
         )
     )
-    assert len(found.errors) == MOST + 1
+    assert len(found.errors) == MAX_ERRORS + 1
     assert found.errors[-1].code == "too-many-mistakes"
     assert [playbook.name for playbook in found.playbooks] == ["good"]
 
@@ -209,7 +210,7 @@ def test_of_one_document_only_so_many_mistakes_are_looked_for(rest):
     ],
 )
 def test_lists_that_nobody_writes_by_hand_are_refused(rest):
-    (error,) = Loader().load(Files("", {"p.yaml": (HEAD + rest).encode()})).errors
+    (error,) = new_loader().load(Files("", {"p.yaml": (HEAD + rest).encode()})).errors
     assert error.code == "bad-value"
     assert "more than 1,000" in error.what
 
@@ -217,4 +218,4 @@ def test_lists_that_nobody_writes_by_hand_are_refused(rest):
 def test_a_long_list_of_operands_is_none_of_them():
     operands = ", ".join(f"v{n}" for n in range(50_000))
     text = f"{HEAD}  conditions: [{{field: f, in: [{operands}]}}]\n  actions: [{{action: pod.delete}}]\n"
-    assert not Loader().load(Files("", {"p.yaml": text.encode()})).errors
+    assert not new_loader().load(Files("", {"p.yaml": text.encode()})).errors

@@ -10,7 +10,8 @@ import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.language.folder import Files
-from engine.language.loader import Loader
+
+from tests.support.playbooks import new_loader
 
 URL = "https://ops.example.com/x"
 DOCUMENT = {
@@ -23,7 +24,7 @@ def found(given, action="http.request", values=b"", **spec):
     step = {"action": action, "with": given}
     text = yaml.safe_dump({**DOCUMENT, "spec": {**QUIET, "actions": [step], **spec}})
     files = {"a.yaml": text.encode(), "values.yaml": values}
-    return [(f.code, f.severity) for f in Loader().load(Files("", files)).findings]
+    return [(f.code, f.severity) for f in new_loader().load(Files("", files)).findings]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_a_finding_does_not_repeat_the_credential():
             {"action": "http.request", "with": {"url": URL, "headers": {"Authorization": "hunter2"}}}
         ]}}
     )  # fmt: skip
-    (finding,) = Loader().load(Files("", {"a.yaml": text.encode()})).findings
+    (finding,) = new_loader().load(Files("", {"a.yaml": text.encode()})).findings
     assert "hunter2" not in str(finding)
     assert "`Authorization` is a credential" in str(finding)
     assert "secret" in finding.what

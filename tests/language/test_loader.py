@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import yaml
-from engine.language.compile import playbook_from_snapshot
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.errors import PlaybookError
+
+from tests.support.playbooks import new_loader, playbook_from_snapshot
 
 LABEL = [{"action": "pod.label", "with": {"labels": {"a": "b"}}}]
 
@@ -30,11 +30,11 @@ def told(found):
 
 
 def load(**documents):
-    return Loader().load(Files("", files(**documents)))
+    return new_loader().load(Files("", files(**documents)))
 
 
 def loaded(text, **more):
-    return Loader().load(Files("", {"a.yaml": text.encode(), **more}))
+    return new_loader().load(Files("", {"a.yaml": text.encode(), **more}))
 
 
 BASE = """\
@@ -205,17 +205,17 @@ def test_a_file_that_the_kustomization_forgets_is_told():
     test = {**playbook("t", "PlaybookTest"), "spec": {}}
     given = files(a=playbook("a"), b=playbook("b"), c=playbook("c"), t=test, k={"kind": []})
     given.pop("k.yaml")
-    found = Loader().load(Files("", given, ("kustomization.yaml", forgets)))
+    found = new_loader().load(Files("", given, ("kustomization.yaml", forgets)))
     assert told(found) == [("b.yaml", 1, "not-deployed")]
 
 
 def test_values_are_put_into_playbooks_and_not_into_tests():
     book = playbook("${name}", description="in ${env}")
     test = {**playbook("t", "PlaybookTest"), "spec": {"cases": [{"event": "${not.this}"}]}}
-    found = Loader().load(Files("", files(a=book, t=test, values={"name": "p", "env": "prod"})))
+    found = new_loader().load(Files("", files(a=book, t=test, values={"name": "p", "env": "prod"})))
     assert not found.findings
     assert (found.playbooks[0].name, found.playbooks[0].description) == ("p", "in prod")
-    other = Loader().load(
+    other = new_loader().load(
         Files("", files(a=book, values={"name": "p", "env": "prod"})),
         ("v.yaml", b"{name: q, env: test}"),
     )
@@ -223,7 +223,7 @@ def test_values_are_put_into_playbooks_and_not_into_tests():
 
 
 def test_a_loader_that_has_loaded_before_gives_what_a_new_one_gives():
-    loader = Loader()
+    loader = new_loader()
     sets = [
         files(a=playbook("a"), b=playbook("b", description="${x}"), values={"x": "one"}),
         files(a=playbook("a"), b=playbook("b", description="${x}"), values={"x": "two"}),
@@ -231,14 +231,14 @@ def test_a_loader_that_has_loaded_before_gives_what_a_new_one_gives():
         files(a=playbook("a")),
     ]
     for content in [*sets, *reversed(sets)]:
-        warm, cold = loader.load(Files("f", content)), Loader().load(Files("f", content))
+        warm, cold = loader.load(Files("f", content)), new_loader().load(Files("f", content))
         assert warm.findings == cold.findings
         assert [p.snapshot for p in warm.playbooks] == [p.snapshot for p in cold.playbooks]
         assert (warm.digest, warm.sources) == (cold.digest, cold.sources)
 
 
 def test_a_file_that_did_not_change_is_not_compiled_again():
-    loader = Loader()
+    loader = new_loader()
     first = loader.load(Files("", files(a=playbook("a"), b=playbook("b"))))
     second = loader.load(Files("", files(a=playbook("a"), b=playbook("b", mode="dryRun"))))
     assert second.playbooks[0] is first.playbooks[0]

@@ -12,15 +12,15 @@ from engine.actions.registry import load_actions
 from engine.language import structure
 from engine.language.folder import Files
 from engine.language.json_schema import schema
-from engine.language.loader import Loader
 from engine.language.schema import KINDS
 from engine.language.structure import rules
 from engine.language.yaml_source import read
 
 from tests.language.test_loader import files
+from tests.support.playbooks import new_loader
 
 ROOT = Path(__file__).parents[2]
-VALIDATOR = jsonschema.Draft202012Validator(schema())
+VALIDATOR = jsonschema.Draft202012Validator(schema(load_actions()))
 GOOD = {
     "apiVersion": "tiercel.dev/v1",
     "kind": "Playbook",
@@ -93,7 +93,7 @@ def set_at(document, path, value):
 
 
 def codes_of(document):
-    found = Loader().load(Files("", files(a=document)))
+    found = new_loader().load(Files("", files(a=document)))
     return [finding.code for finding in found.errors]
 
 
@@ -156,7 +156,7 @@ def test_a_kind_that_is_none_is_told(kind):
 
 
 def test_the_schema_is_one():
-    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.Draft202012Validator.check_schema(schema(load_actions()))
 
 
 def test_the_private_tree_of_cerberus_has_the_shape_that_is_walked():
@@ -207,7 +207,7 @@ def test_a_start_validates_no_rules_and_a_check_copies_no_document(monkeypatch):
     monkeypatch.setattr(cerberus.schema.DefinitionSchema, "validate", fail)
     monkeypatch.setattr(cerberus.Validator, "normalized", fail)
     try:
-        found = Loader().load(Files("", files(a=GOOD)))
+        found = new_loader().load(Files("", files(a=GOOD)))
     finally:
         structure._validator.cache_clear()
     assert found.errors == ()
@@ -250,7 +250,7 @@ def test_a_missing_action_is_told_at_its_step():
 
 
 def test_editors_show_defaults_and_what_each_action_does():
-    definitions = schema()["$defs"]
+    definitions = schema(load_actions())["$defs"]
     step = definitions["step"]["properties"]
     assert step["timeout"]["default"] == "30s"
     (delete,) = [one for one in step["action"]["else"]["anyOf"] if one["const"] == "pod.delete"]

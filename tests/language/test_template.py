@@ -7,7 +7,7 @@ from re import _parser
 import pytest
 from engine.language import substitution, template
 from engine.language.findings import Findings
-from engine.language.substitution import put_in, read_values
+from engine.language.substitution import read_values, substitute
 from engine.language.template import (
     LONGEST,
     MOST_NAMES,
@@ -196,8 +196,8 @@ def test_what_an_event_says_is_replaced_once(text):
 
 
 def put(data, **values):
-    report = Findings(Document("a.yaml", data))
-    return put_in(data, values, (), report), [f.code for f in report.found]
+    findings = Findings(Document("a.yaml", data))
+    return substitute(data, values, (), findings), [f.code for f in findings.entries]
 
 
 def test_values_are_put_into_strings():

@@ -13,13 +13,13 @@ from engine.cluster.simulated import AssumedCluster
 from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import Guard
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.event import parse_event
 from engine.model.run import Claim
 from engine.outbound.http import LiveHttpClient, RequestRecorder, Secrets
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from tests.language.test_loader import files, playbook
+from tests.support.playbooks import new_loader
 
 LIMITS = {"header": 150, "section": 3000, "context": 3000}
 NOW = 1_772_359_200.0
@@ -90,7 +90,7 @@ TOKEN = {"token": {"fromSecret": "bot"}, "channel": "#soc"}
 
 def loaded(given, mode="enforce"):
     steps = [{"action": "slack.post", "with": given}]
-    return Loader().load(Files("", files(p=playbook("p", mode=mode, actions=steps))))
+    return new_loader().load(Files("", files(p=playbook("p", mode=mode, actions=steps))))
 
 
 def tell(slack, tmp_path, given, **fields):

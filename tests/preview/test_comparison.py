@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 import pytest
 from engine.language.folder import Files, read_files
-from engine.language.loader import Loader
 from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
 from engine.preview.comparison import ActionDifferences, Comparison
@@ -17,6 +16,7 @@ from engine.preview.replay import PlaybookReplay, Tally
 from engine.render.replay_text import replay_lines
 from engine.render.replay_view import Replayed, action_line
 from tests.preview.test_replay import alert, tiercel
+from tests.support.playbooks import new_loader
 
 PLAYBOOK = """\
 apiVersion: tiercel.dev/v1
@@ -458,7 +458,7 @@ def test_every_form_starts_with_the_difference_by_action_deletions_first():
 
 @pytest.mark.usefixtures("enforced")
 def test_deletions_are_in_red():
-    found = Loader().load(read_files(["playbooks"])).usable()
+    found = new_loader().load(read_files(["playbooks"])).usable()
     side, comparison = PlaybookReplay(found, OwnIdentity()), Comparison("main", "0" * 40)
     event = parse_event(alert(0))
     comparison.add(1, event, [], side.judge(event))
@@ -478,7 +478,9 @@ def test_where_no_action_differs_every_form_says_so_first():
 
 
 def test_targets_past_the_bound_make_the_numbers_minimums():
-    found = Loader().load(Files("", {"a.yaml": KILL.replace("MODE", "enforce").encode()})).usable()
+    found = (
+        new_loader().load(Files("", {"a.yaml": KILL.replace("MODE", "enforce").encode()})).usable()
+    )
     side, actions = PlaybookReplay(found, OwnIdentity()), ActionDifferences(most=5)
     for number in range(6):
         event = parse_event(alert(number, f"web-{number}", f"ns-{number}"))

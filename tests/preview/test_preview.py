@@ -6,7 +6,6 @@ from engine.cluster.objects import read_objects
 from engine.cluster.simulated import AssumedCluster, GivenCluster
 from engine.execution.guardrails import Guard
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.event_subject import subject_of
 from engine.model.playbook import Budget, Guardrails
 from engine.planning.matcher import PlaybookIndex
@@ -14,13 +13,14 @@ from engine.planning.planner import PlanningMemory
 from engine.preview.preview import PreviewContext, preview
 from tests.contracts.test_actions import a_pod, alert
 from tests.language.test_loader import files, playbook
+from tests.support.playbooks import new_loader
 
 LABEL = {"action": "pod.label", "with": {"labels": {"a": "b"}}}
 TELL = {"action": "kubernetes.event", "with": {"message": "%run.outcome %steps.pod.label.state"}}
 
 
 def shown(event=None, *, world=None, memory=None, **spec):
-    found = Loader().load(Files("", files(p=playbook("p", match={"everything": True}, **spec))))
+    found = new_loader().load(Files("", files(p=playbook("p", match={"everything": True}, **spec))))
     assert not found.errors
     given = (event or alert(), PlaybookIndex(found.playbooks), memory or PlanningMemory())
     (run,) = preview(*given, Guard(), world or PreviewContext())
@@ -141,7 +141,7 @@ def test_a_step_over_its_budget_says_that_people_would_be_notified():
     rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), on_held=b"[{}]")
     guard = Guard(rails)
     playbooks = PlaybookIndex(
-        Loader()
+        new_loader()
         .load(
             Files(
                 "",

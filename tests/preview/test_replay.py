@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
 from engine.preview.replay import CountTable, PlaybookReplay
 from engine.render.replay_view import spread
+from tests.support.playbooks import new_loader
 
 PLAYBOOK = """\
 apiVersion: tiercel.dev/v1
@@ -224,7 +224,7 @@ def test_examples_shown_are_of_as_many_kinds_as_there_are():
 
 
 def test_what_a_journal_would_keep_does_not_pile_up():
-    found = Loader().load(Files("", {"a.yaml": PLAYBOOK.encode()})).usable()
+    found = new_loader().load(Files("", {"a.yaml": PLAYBOOK.encode()})).usable()
     side = PlaybookReplay(found, OwnIdentity())
     for minute in range(30):
         assert side.judge(parse_event(alert(minute, f"web-{minute}")))

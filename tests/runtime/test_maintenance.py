@@ -10,11 +10,11 @@ from engine.intake.event_recorder import EventRecorder
 from engine.intake.redaction import RedactError, Redaction
 from engine.journal.protocol import DeadLetter, DroppedRuns
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.errors import JournalError
 from engine.preview.event_log import EventLog, open_event_file
 from engine.runtime.maintenance import IDENTITIES, Maintenance
 from engine.telemetry.fault_log import FaultLog
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of, take
 
 

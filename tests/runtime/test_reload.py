@@ -10,7 +10,6 @@ import threading
 import pytest
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language import folder as folders
-from engine.language.compile import playbook_from_snapshot
 from engine.language.folder import FolderError, read_files
 from engine.model.errors import JournalError, PlaybookError
 from engine.model.event import parse_event
@@ -18,6 +17,7 @@ from engine.runtime import reload
 from engine.runtime.reload import Reloader
 from engine.telemetry.events import Observers, Reloaded
 from tests.support.kubelet_files import Mount
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import PATIENCE, engine, refusal
 from tests.support.taking import FALCO, NOW, PLAYBOOK
 

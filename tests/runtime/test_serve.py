@@ -14,10 +14,10 @@ import pytest
 import urllib3
 from engine.cli import serve
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.errors import SettingsError
 from engine.runtime.settings import address
 from tests.server.test_listener import Authority, trusting
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import PATIENCE, call, command_of, engine, refusal
 from tests.support.taking import FALCO, PLAYBOOK, alert
 

@@ -10,7 +10,6 @@ import pytest
 from engine.intake.intake import Intake
 from engine.journal.protocol import Paused
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.run import Outcome
 from engine.runtime.reload import Reloader
 from engine.server.admin_api import AdminApi
@@ -19,6 +18,7 @@ from engine.server.operator_auth import OnThisMachine, Operators
 from engine.server.operator_commands import OperatorCommands
 from engine.telemetry.events import Decided, Observers, Received
 from engine.telemetry.metrics import Metrics
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.taking import FALCO, NOW, PLAYBOOK, ask, take
 
 HERE = ("127.0.0.1", 40000)

@@ -19,13 +19,13 @@ from engine.intake.deferred_records import DeferredRecords
 from engine.journal.protocol import AcceptBatch
 from engine.journal.sqlite import schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.event_formats import _Split
 from engine.server.credentials_file import MAX_BYTES
 from engine.server.messages import Request
 from engine.server.sender_auth import Credentials
 from engine.sources.http import MAX_BODY, TOGETHER, TOGETHER_BYTES, EventPort
 from engine.telemetry.events import Observers
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import engine
 from tests.support.taking import (
     FALCO,

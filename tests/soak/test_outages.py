@@ -11,9 +11,9 @@ import threading
 import time
 
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from tests.soak.burst import NOTE, Burst, alert, done_once, drained, telling
 from tests.soak.watch import NOWHERE
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import engine
 
 

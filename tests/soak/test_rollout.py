@@ -8,8 +8,8 @@ import time
 
 import pytest
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from tests.contracts.test_sources import Published, PushedList
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import engine
 from tests.support.taking import PLAYBOOK, alert
 

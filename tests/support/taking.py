@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 from engine.intake.intake import Intake
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.errors import JournalError
 from engine.planning.matcher import PlaybookIndex
 from engine.server.connection import Connection
 from engine.server.connection_limits import ConnectionLimits, Limits
 from engine.sources.http import EventPort
 from engine.telemetry.events import Observers
+from tests.support.playbooks import new_loader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -77,7 +77,7 @@ def alert(number: int = 0, **other: Any) -> dict[str, Any]:
 @functools.cache
 def playbooks_of(*texts: str) -> PlaybookIndex:
     files = {f"{number}.yaml": text.encode() for number, text in enumerate(texts)}
-    return PlaybookIndex(Loader().load(Files("", files)).usable().playbooks)
+    return PlaybookIndex(new_loader().load(Files("", files)).usable().playbooks)
 
 
 class Disk:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 from engine.language.folder import Files
-from engine.language.loader import Loader
 from engine.model.event import parse_event
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from engine.talon.convert import convert
+
+from tests.support.playbooks import new_loader
 
 LABEL = {"action": "Mark", "actionner": "kubernetes:label", "parameters": {"labels": {"a": "b"}}}
 _ORDER = ("debug", "informational", "notice", "warning", "error", "critical", "alert", "emergency")
@@ -30,7 +31,7 @@ def imported(*files):
 def loaded(conversion):
     """The playbooks of a conversion; every one of them passes the loader."""
     files = {f"{name}.yaml": text.encode() for name, text in conversion.playbooks.items()}
-    found = Loader().load(Files("", files))
+    found = new_loader().load(Files("", files))
     assert found.errors == ()
     return {playbook.name: playbook for playbook in found.playbooks}
 

@@ -11,12 +11,12 @@ from engine.execution.guardrails import Guard
 from engine.intake.deferred_records import DeferredRecords
 from engine.journal.protocol import Decision
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.language.compile import playbook_from_snapshot
 from engine.model.playbook import Budget, Guardrails
 from engine.model.run import Outcome
 from engine.telemetry.events import Received, Reloaded, Settled
 from engine.telemetry.metrics import METRICS, Metrics, WorkMetrics
 from prometheus_client.parser import text_string_to_metric_families
+from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import call, engine
 from tests.support.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of, take
 
