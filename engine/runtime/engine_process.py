@@ -28,7 +28,7 @@ from engine.runtime.reload import Reloader
 from engine.runtime.worker_channel import WorkerProcess, freeze_startup_objects
 from engine.server.admin_api import AdminApi
 from engine.server.admin_port import AdminPort
-from engine.server.listener import ADMIN_LIMITS, LIMITS, Listener, allow_files
+from engine.server.listener import ADMIN_LIMITS, EVENT_LIMITS, Listener, allow_files
 from engine.server.operator_commands import OperatorCommands
 from engine.sources.base import Source, Taker
 from engine.sources.file import Follow
@@ -107,7 +107,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             dry_run=settings.dry_run,
             fault=core.fault,
         )
-        front_limits, back_limits = allow_files(LIMITS, ADMIN_LIMITS)
+        front_limits, back_limits = allow_files(EVENT_LIMITS, ADMIN_LIMITS)
         front = Listener(event_port, events, certificates, front_limits)
         back = Listener(AdminPort(pages, operators, core.ended), admin, limits=back_limits)
         for series in (pages.series, front.series, core.notes.dropped):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Answer = tuple[int, Any]
 log = structlog.get_logger()
-_LONGEST = 4096
+_MAX_BODY = 4096
 """Bytes of a body; what is asked for here is a name or two."""
 _PARAMETERS = 20
 """Parameters of a query."""
@@ -45,7 +45,7 @@ class AdminPort:
     ended: the name of a thread that should run and does not, so that the kubelet starts the engine anew.
     """
 
-    most = _LONGEST
+    max_body = _MAX_BODY
 
     def __init__(
         self, pages: AdminApi, door: Authenticator, ended: Callable[[], str | None] = lambda: None
@@ -53,16 +53,16 @@ class AdminPort:
         self._pages, self._door, self._ended = pages, door, ended
         self._asked: set[asyncio.Task[None]] = set()
 
-    def urgent(self, request: Request) -> bool:
+    def is_urgent(self, request: Request) -> bool:
         """Probes are: a kubelet that gets no answer restarts the engine."""
         return request.path in _PROBES
 
-    def refuse(self, request: Request) -> Reply | None:
+    def reject(self, request: Request) -> Reply | None:
         """Anything but a probe without a valid identity, before its body is read."""
-        operator = None if self.urgent(request) else self._door.who(request)
+        operator = None if self.is_urgent(request) else self._door.who(request)
         return operator if isinstance(operator, Reply) else None
 
-    def refused(self, status: int) -> None:
+    def count_rejected(self, status: int) -> None:
         """Nobody counts these."""
 
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:

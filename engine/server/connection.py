@@ -1,232 +1,240 @@
-"""One connection of HTTP/1.1: one request after the other, each within its time and its share of the memory.
+"""One HTTP/1.1 connection: reads and answers one request at a time, within time and memory limits.
 
-Own code instead of uvicorn, because uvicorn limits neither the time of a head and a body nor the bytes of
-unread bodies, and cannot reply before it reads the body. A few slow or huge senders would block the others.
+Own code instead of uvicorn: uvicorn limits neither the time of a head and a body nor the bytes of unread
+bodies, and it cannot reply before it reads the body. A few slow or huge senders would block the others.
 docs/dependencies.md compares the throughput.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from engine.server.framing import BadRequest, Reader
-from engine.server.messages import Reply, Request, said
+from engine.server.framing import BadRequest, RequestReader
+from engine.server.messages import json_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from engine.server.connection_limits import ConnectionLimits
-    from engine.server.framing import Head
+    from engine.server.connection_limits import OpenConnections
+    from engine.server.messages import Reply, Request
 
 log = structlog.get_logger()
 NEVER = float("inf")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_URGENT_ONLY = said(503, {"error": "too many connections"}, (b"retry-after", b"5"))
-_TOO_MUCH = said(503, {"error": "too much is being sent at once"}, (b"retry-after", b"5"))
-
-
-class _Asked(NamedTuple):
-    """A request whose body is being read, or that is being answered."""
-
-    head: Head
-    request: Request
+_ONLY_RESERVED_LEFT = json_reply(503, {"error": "too many connections"}, (b"retry-after", b"5"))
+_TOO_MUCH_BUFFERED = json_reply(
+    503, {"error": "too much is being sent at once"}, (b"retry-after", b"5")
+)
 
 
 class Connection(asyncio.Protocol):
-    """Reads a request, has it answered, and only then reads the next one.
+    """Reads a request, passes it to the port, and reads the next one after the reply.
 
-    peer: the address of the other end. deadline: by the monotonic clock; it counts from when the connection
-    is made, which is before the handshake of TLS. served: whether a request was answered that the port did
-    not refuse by its head. arriving: the task of its handshake.
+    peer: the address of the client.
+    deadline: when the current wait ends, by the monotonic clock. It starts with the connection, which is
+    before the TLS handshake.
+    served: whether a request was answered that the port did not reject by its head.
+    handshake: the task that accepts the connection.
     """
 
-    def __init__(self, house: ConnectionLimits, peer: str = "") -> None:
-        self._house = house
+    def __init__(self, shared: OpenConnections, peer: str = "") -> None:
+        self._shared = shared
+        self._limits = shared.limits
+        self._port = shared.port
         self.peer = peer
         self.served = False
-        self._reader = Reader(house.limits.head_bytes, house.limits.fields)
-        self.arriving: asyncio.Task[None] | None = None
+        self.handshake: asyncio.Task[None] | None = None
+        self.deadline = NEVER
+        self._reader = RequestReader(shared.limits.head_bytes, shared.limits.headers)
         self._transport: Any = None
         self._client: Any = None
-        self._asked: _Asked | None = None
-        self._body = bytearray()
-        self._counted = self._held = 0
-        self._began = 0.0
-        self._busy = self._advancing = self._stuck = self._paused = False
-        self._last = self._done = False
-        self.deadline = NEVER
-        house.enter(self)
+        self._request: Request | None = None  # its body is being read, or it is being answered
+        self._body = bytearray()  # parts of an incomplete body
+        self._counted_body = self._counted_input = 0  # their shares of shared.buffered_bytes
+        self._head_started = 0.0  # 0 while no byte of a head is received
+        self._answering = False
+        self._advancing = False
+        self._write_blocked = False
+        self._read_paused = False
+        self._no_more_requests = False
+        self._ending = False
+        shared.add(self)
 
-    # What the transport calls.
+    # Called by the transport.
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a request."""
+        """Start to wait for a request."""
         self._transport = transport
         self._client = transport.get_extra_info("peername")
-        self.deadline = time.monotonic() + self._house.limits.head
+        self.deadline = monotonic() + self._limits.head
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release everything but a body that the port has. Also called if the handshake of TLS failed."""
+        """Release all memory, except a body that the port has. Also called if the TLS handshake failed."""
         del exc
-        self._done = True
+        self._ending = True
         self._drop_input()
-        if not self._busy:
-            self._count(0)
-        self._house.leave(self)
+        if not self._answering:
+            self._count_body(0)
+        self._shared.remove(self)
 
     def data_received(self, data: bytes) -> None:
-        """Read what came, up to the end of one request; discard it after the last reply."""
-        if not self._last:
+        """Read the input up to the end of one request. Discard it after the last reply."""
+        if not self._no_more_requests:
             self._reader.add(data)
             self._advance()
 
     def eof_received(self) -> bool:
-        """Keep the connection open for a reply that is due. TLS cannot be half closed."""
-        self._last = True
-        return self._busy and self._transport.get_extra_info("sslcontext") is None
+        """Keep the connection open while a reply is due. A TLS connection cannot be half closed."""
+        self._no_more_requests = True
+        return self._answering and self._transport.get_extra_info("sslcontext") is None
 
     def pause_writing(self) -> None:
-        """The sender does not read its replies: read no more from it, and wait a limited time."""
-        self._stuck = True
-        self.deadline = time.monotonic() + self._house.limits.write
-        self._house.serve(self)
-        self._house.wait(self)
-        self._flow()
+        """Stop reading while the client does not read its replies."""
+        self._write_blocked = True
+        self.deadline = monotonic() + self._limits.write
+        self._shared.forbid_eviction(
+            self
+        )  # moves the connection to the end of the order of eviction
+        self._shared.allow_eviction(self)
+        self._apply_backpressure()
 
     def resume_writing(self) -> None:
-        """The sender reads again."""
-        self._stuck = False
-        self.deadline = time.monotonic() + self._house.limits.idle
+        """Continue to read."""
+        self._write_blocked = False
+        self.deadline = monotonic() + self._limits.idle
         self._advance()
 
     # Requests.
 
     def _advance(self) -> None:
-        """Read until a request is being answered, or more input is needed."""
+        """Read until a request is being answered, or until more input is needed."""
         if self._advancing:
             return
         self._advancing = True
         try:
-            while self._can_read():
-                asked = self._asked
-                if not (self._read_head() if asked is None else self._read_body(asked)):
-                    break
+            while (
+                not (self._answering or self._write_blocked or self._ending)
+                and self._reader.unread()
+                and (self._read_head() if self._request is None else self._read_body(self._request))
+            ):
+                pass
         except BadRequest as error:
-            self._refuse(said(error.status, {"error": str(error)}))
+            self._reject(json_reply(error.status, {"error": str(error)}))
         finally:
             self._advancing = False
-        self._count_held()
-        self._flow()
-
-    def _can_read(self) -> bool:
-        return self._reader.left > 0 and not (self._busy or self._stuck or self._done)
+        self._count_input()
+        self._apply_backpressure()
 
     def _read_head(self) -> bool:
-        """Judge a request by its head, before its body is read; whether to read on."""
-        house = self._house
-        if not self._began:
-            self._began = time.monotonic()
-            self.deadline = self._began + house.limits.head
-        head = self._reader.head()
-        if head is None:
-            if not self._reader.left:  # empty lines before a request
-                self._began = 0.0
+        """Read the head of a request and decide whether to read its body. Return whether to continue."""
+        reader, limits = self._reader, self._limits
+        now = monotonic()
+        if not self._head_started:
+            self._head_started = now
+            self.deadline = now + limits.head
+        request = reader.head()
+        if request is None:
+            if not reader.unread():  # only empty lines, which may precede a request
+                self._head_started = 0.0
             return False
-        house.serve(self)
-        request = Request(head.method, head.target, head.headers, self._client, self._began)
-        asked = self._asked = _Asked(head, request)
-        early = self._judge(request, head.length or 0)
-        if early is not None:
-            self._refuse(early)
+        self._shared.forbid_eviction(self)
+        request.client, request.received_at = self._client, self._head_started
+        self._request = request
+        length = request.body_length
+        rejection = self._rejection(request, length or 0)
+        if rejection is not None:
+            self._reject(rejection)
             return False
-        self.deadline = time.monotonic() + house.limits.body
-        if not head.length and head.length is not None:
-            self._answer(asked, b"")
+        if length == 0:
+            self._answer(request, b"")
             return True
-        expects = head.headers.get(b"expect", b"").lower() == b"100-continue"
-        if expects and head.version == "1.1" and not self._reader.left:
+        self.deadline = now + limits.body
+        if reader.unread():
+            return self._read_body(request)
+        if (
+            request.headers.get(b"expect", b"").lower() == b"100-continue"
+            and request.version == "1.1"
+        ):
             self._transport.write(_CONTINUE)
         return True
 
-    def _judge(self, request: Request, length: int) -> Reply | None:
-        """The reply to a request whose body is not read."""
-        house = self._house
-        if house.scarce(self.peer) and not house.port.urgent(request):
-            return _URGENT_ONLY
-        if length > house.port.most:
-            return _too_large(house.port.most)
-        early = house.port.refuse(request)
-        if early is None and house.buffered + length > house.limits.buffered:
-            return _TOO_MUCH
-        return early
+    def _rejection(self, request: Request, length: int) -> Reply | None:
+        """Return the reply to a request whose body must not be read, else None."""
+        shared, port = self._shared, self._port
+        if shared.only_reserved_left(self.peer) and not port.is_urgent(request):
+            return _ONLY_RESERVED_LEFT
+        if length > port.max_body:
+            return _too_large(port.max_body)
+        rejection = port.reject(request)
+        if rejection is None and shared.buffered_bytes + length > self._limits.buffered_bytes:
+            return _TOO_MUCH_BUFFERED
+        return rejection
 
-    def _read_body(self, asked: _Asked) -> bool:
-        """Take a part of the body; whether to read on."""
-        house = self._house
-        part = self._reader.body()
-        self._count(self._counted + len(part))
-        early = None
-        if self._counted > house.port.most:
-            early = _too_large(house.port.most)
-        elif house.buffered > house.limits.buffered:  # others came since the head did
-            early = _TOO_MUCH
-        if early is not None:
-            self._refuse(early)
+    def _read_body(self, request: Request) -> bool:
+        """Read a part of the body. Return whether to continue."""
+        reader = self._reader
+        part = reader.body()
+        self._count_body(self._counted_body + len(part))
+        if self._counted_body > self._port.max_body:
+            self._reject(_too_large(self._port.max_body))
             return False
-        if not self._reader.whole:
+        # other bodies can have arrived since the head was read
+        if self._shared.buffered_bytes > self._limits.buffered_bytes:
+            self._reject(_TOO_MUCH_BUFFERED)
+            return False
+        if not reader.body_complete():
             self._body += part
             return bool(part)
         if self._body:
             self._body += part
             part = bytes(self._body)
             self._body = bytearray()
-        self._answer(asked, part)
+        self._answer(request, part)
         return True
 
-    def _answer(self, asked: _Asked, body: bytes) -> None:
-        """Give a whole request to the port; it counts until it is answered."""
-        request, port = asked.request, self._house.port
+    def _answer(self, request: Request, body: bytes) -> None:
+        """Pass a complete request to the port. Its body is counted until the reply."""
         request.body = body
-        self._busy = True
-        self._began = 0.0
-        reply = self._replier(asked)
+        self._answering = True
+        self._head_started = 0.0
         try:
-            port.answer(request, reply)
-        except Exception:  # the port's door
-            port.refused(500)
-            reply(said(500, {"error": "internal error"}))
-            log.exception("request")
+            self._port.answer(request, self._reply)
+        except Exception:  # a bug in the port must not affect other connections
+            log.exception("request_failed")
+            self._port.count_rejected(500)
+            if self._answering:
+                self._reply(json_reply(500, {"error": "internal error"}))
 
-    def _count(self, size: int) -> None:
-        """The bytes of the body, among those of all connections."""
-        self._house.buffered += size - self._counted
-        self._counted = size
+    def _count_body(self, size: int) -> None:
+        """Count the received bytes of the body among those of all connections."""
+        self._shared.buffered_bytes += size - self._counted_body
+        self._counted_body = size
 
-    def _count_held(self) -> None:
-        """The bytes that wait behind a request; if there is no room, the connection ends with the reply."""
-        house = self._house
-        held = self._reader.left if self._busy or self._stuck else 0
-        house.buffered += held - self._held
-        self._held = held
-        if held and house.buffered > house.limits.buffered:
+    def _count_input(self) -> None:
+        """Count the input that waits behind a request. Over the limit, the reply ends the connection."""
+        waiting = self._reader.unread() if self._answering or self._write_blocked else 0
+        if waiting == self._counted_input:
+            return
+        shared = self._shared
+        shared.buffered_bytes += waiting - self._counted_input
+        self._counted_input = waiting
+        if waiting and shared.buffered_bytes > self._limits.buffered_bytes:
             self._drop_input()
 
     def _drop_input(self) -> None:
         """Read no further request."""
-        self._last = True
+        self._no_more_requests = True
         self._reader.clear()
-        self._count_held()
+        self._count_input()
 
-    def _flow(self) -> None:
+    def _apply_backpressure(self) -> None:
         """Read from the transport only what can be used now."""
-        pause = self._stuck or self._held > 0
-        if pause == self._paused or self._transport.is_closing():
+        pause = self._write_blocked or self._counted_input > 0
+        if pause == self._read_paused or self._transport.is_closing():
             return
-        self._paused = pause
+        self._read_paused = pause
         if pause:
             self._transport.pause_reading()
         else:
@@ -234,77 +242,80 @@ class Connection(asyncio.Protocol):
 
     # Replies.
 
-    def sweep(self, now: float) -> None:
-        """End what is late."""
-        if now < self.deadline or (self._busy and not self._stuck):
+    def check_timeout(self, now: float) -> None:
+        """Close the connection if its deadline is over. now: by the monotonic clock."""
+        if now < self.deadline or (self._answering and not self._write_blocked):
             return
-        if self._stuck or self._done:
+        if self._write_blocked or self._ending:
             self._transport.abort()
-        elif self._began:
-            self._house.late += 1
-            self._refuse(said(408, {"error": "the request did not come in time"}))
+        elif self._head_started:
+            self._shared.timed_out += 1
+            self._reject(json_reply(408, {"error": "the request did not arrive in time"}))
         else:
             self._end()
 
-    def leave(self) -> None:
-        """The listener ends: close a connection without a complete head, any other one after its reply."""
-        if self._asked is None:
+    def close_if_idle(self) -> None:
+        """Close a connection without a complete head. Any other one ends with its reply."""
+        if self._request is None:
             self._end()
 
     def abort(self) -> None:
-        """End it now."""
-        self._house.leave(self)
+        """Close the connection now."""
+        self._shared.remove(self)
         if self._transport is not None:
             self._transport.abort()
-        elif self.arriving is not None:
-            self.arriving.cancel()
+        elif self.handshake is not None:
+            self.handshake.cancel()
 
-    def _replier(self, asked: _Asked) -> Callable[[Reply], None]:
-        def reply(answer: Reply) -> None:
-            self._asked, self._busy = None, False
-            self._count(0)
-            if self._done or self._transport.is_closing():
-                return
-            self.served = True
-            head = asked.head
-            stays = head.keep and not (answer.close or self._house.closing or self._last)
-            told = None if stays and head.version == "1.1" else b"keep-alive" if stays else b"close"
-            self.deadline = time.monotonic() + self._house.limits.idle
-            self._house.wait(self)
-            self._transport.write(answer.encoded(told, head_only=head.method == b"HEAD"))
-            if stays:
-                self._advance()
-            else:
-                self._end()
+    def _reply(self, reply: Reply) -> None:
+        """Send the reply to the current request, then read the next one or close."""
+        request, self._request = self._request, None
+        self._answering = False
+        self._count_body(0)
+        if request is None or self._ending or self._transport.is_closing():
+            return
+        self.served = True
+        stays = request.keep_alive and not (
+            reply.close or self._no_more_requests or self._shared.closing
+        )
+        persistent = None if request.version == "1.1" else b"keep-alive"
+        connection = persistent if stays else b"close"
+        self.deadline = monotonic() + self._limits.idle
+        self._shared.allow_eviction(self)
+        self._transport.write(reply.encode(connection, head_only=request.method == b"HEAD"))
+        if stays:
+            self._advance()
+        else:
+            self._end()
 
-        return reply
-
-    def _refuse(self, reply: Reply) -> None:
-        """The last reply, to a request that is not read to its end."""
-        self._house.port.refused(reply.status)
-        head_only = self._asked is not None and self._asked.head.method == b"HEAD"
-        self._asked, self._body = None, bytearray()
-        self._count(0)
-        self._house.serve(self)
-        self._house.wait(self)
-        self._transport.write(reply.encoded(b"close", head_only=head_only))
+    def _reject(self, reply: Reply) -> None:
+        """Send the last reply, to a request that is not read completely."""
+        self._port.count_rejected(reply.status)
+        head_only = self._request is not None and self._request.method == b"HEAD"
+        self._request, self._body = None, bytearray()
+        self._count_body(0)
+        self._shared.forbid_eviction(self)
+        self._shared.allow_eviction(self)
+        self._transport.write(reply.encode(b"close", head_only=head_only))
         self._end(linger=True)
 
     def _end(self, *, linger: bool = False) -> None:
-        """Close after what is written. linger: read on and discard it, for a reset could overtake the reply."""
-        linger = linger or self._paused
-        self._done = True
+        """Close after the data that is already written.
+
+        linger: read and discard more input first, because a reset could overtake the reply.
+        """
+        linger = linger or self._read_paused
+        self._ending = True
         self._drop_input()
         if linger and self._transport.can_write_eof():
-            self._flow()
+            self._apply_backpressure()
             self._transport.write_eof()
-            self.deadline = time.monotonic() + self._house.limits.rest
+            self.deadline = monotonic() + self._limits.linger
         else:
             self._transport.close()
 
 
-def _too_large(most: int) -> Reply:
-    what = (
-        f"a body has at most {most >> 20} MiB" if most >> 20 else f"a body has at most {most} bytes"
-    )
-    return said(413, {"error": what, "hint": "send less at once"})
+def _too_large(limit: int) -> Reply:
+    size = f"{limit >> 20} MiB" if limit >> 20 else f"{limit} bytes"
+    what = f"a body has at most {size}"
+    return json_reply(413, {"error": what, "hint": "send less at once"})

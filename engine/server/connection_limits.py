@@ -1,152 +1,180 @@
-"""What the connections of one listener share, and what bounds them."""
+"""Limits of a listener, and the open connections that are counted against them."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from engine.server.connection import Connection
     from engine.server.messages import Port
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of a listener.
+    """Limits of a listener.
 
-    head, body, idle, write, rest: seconds for a head, a body after it, between two requests, for a reply
-    that is not read, for the rest of a refused request. idle is long, because Falco's curl and
-    Falcosidekick's client reuse their connections.
-    connections: open at once, also those whose handshake is under way. per_peer: of one address. reserved:
-    those of ``connections`` that only urgent requests may use (see Port.urgent).
-    head_bytes: of a head; Node.js allows 16 KiB. fields: headers of a head (as in Apache), and trailers.
-    buffered: bytes of all bodies that are not answered yet, and of what is read ahead of them.
-    sweep: seconds between two looks at who is late.
+    Timeouts in seconds:
+    head: for a head. body: for a body after its head. idle: between two requests; long, because Falco's curl
+    and Falcosidekick's client reuse their connections. write: for a client that does not read its reply.
+    linger: for the rest of a rejected request.
+    sweep: interval between two checks of the timeouts.
+
+    Sizes:
+    connections: open connections, including TLS handshakes in progress. per_peer: of one address.
+    reserved: connections that only urgent requests may use (see Port.is_urgent).
+    head_bytes: of a head; Node.js allows 16 KiB. headers: headers of a head (as in Apache), and trailers.
+    buffered_bytes: all unanswered bodies, and the input that is read ahead of them.
     """
 
     head: float = 10.0
     body: float = 30.0
     idle: float = 75.0
     write: float = 30.0
-    rest: float = 2.0
+    linger: float = 2.0
     connections: int = 2048
     per_peer: int = 512
     reserved: int = 0
     head_bytes: int = 32_768
-    fields: int = 100
-    buffered: int = 64 << 20
+    headers: int = 100
+    buffered_bytes: int = 64 << 20
     sweep: float = 1.0
 
 
-class _Line:
-    """Connections that may be closed to make room, in the order in which they began to wait.
+class Member(Protocol):
+    """A connection, as far as the limits need it.
 
-    Those that have never had a request answered go before idle ones.
+    peer: the address of the client. served: whether a request of it was answered.
     """
 
+    peer: str
+    served: bool
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        ...
+
+    def close_if_idle(self) -> None:
+        """Close the connection if no request is in progress."""
+        ...
+
+    def check_timeout(self, now: float) -> None:
+        """Close the connection if its deadline is over. now: by the monotonic clock."""
+        ...
+
+
+class _Evictable:
+    """Connections without a request in progress, in the order in which they became evictable."""
+
+    __slots__ = ("served", "unserved")
+
     def __init__(self) -> None:
-        self._new: dict[Connection, None] = {}
-        self._idle: dict[Connection, None] = {}
+        self.unserved: dict[Member, None] = {}
+        self.served: dict[Member, None] = {}
 
-    def add(self, connection: Connection) -> None:
-        """Append one that waits from now on."""
-        (self._idle if connection.served else self._new)[connection] = None
-
-    def discard(self, connection: Connection) -> None:
-        """Remove one, if it is there."""
-        self._new.pop(connection, None)
-        self._idle.pop(connection, None)
-
-    def first(self) -> Connection | None:
-        """The one to close first."""
-        return next(iter(self._new or self._idle), None)
+    def first(self) -> Member | None:
+        """Return the connection to close first: one that was never answered, if there is one."""
+        return next(iter(self.unserved or self.served), None)
 
     def __len__(self) -> int:
-        return len(self._new) + len(self._idle)
+        return len(self.unserved) + len(self.served)
 
 
 class _Peer:
-    """The connections of one address. open: how many. line: those that may be closed."""
+    """The connections of one address. open: their number."""
+
+    __slots__ = ("evictable", "open")
 
     def __init__(self) -> None:
         self.open = 0
-        self.line = _Line()
+        self.evictable = _Evictable()
 
 
-class ConnectionLimits:
-    """What the connections of one listener share. closing: none stays after its reply; left: the last went.
+class OpenConnections:
+    """The open connections of one listener, counted against its limits.
 
-    open: each from its acceptance on, so that what is bounded is sockets. turned_away: connections that were
-    too many. evicted: connections that made room for others. late: requests that did not come in time.
+    members: connections from their acceptance on, so that the limits count sockets.
+    buffered_bytes: see Limits.
+    closing: close each connection after its reply. all_closed: set when no connection is left.
+    refused: connections over the limit. evicted: connections closed in favor of new ones.
+    timed_out: requests that were not received in time.
     """
 
     def __init__(self, port: Port, limits: Limits) -> None:
         self.port, self.limits = port, limits
-        self.open: set[Connection] = set()
-        self.buffered = 0
+        self.members: dict[Member, _Peer] = {}
+        self.buffered_bytes = 0
         self.closing = False
-        self.left = asyncio.Event()
-        self.turned_away = 0
-        self.evicted = 0
-        self.late = 0
-        self._line = _Line()
+        self.all_closed = asyncio.Event()
+        self.refused = self.evicted = self.timed_out = 0
+        self._evictable = _Evictable()
         self._peers: dict[str, _Peer] = {}
 
-    def room(self, peer: str) -> bool:
-        """Whether a peer may open one more connection; another one is closed for it if need be."""
+    @property
+    def evictable(self) -> int:
+        """The number of connections that may be closed in favor of new ones."""
+        return len(self._evictable)
+
+    def make_room(self, peer: str) -> bool:
+        """Return whether a peer may open one more connection. Closes an evictable one if necessary."""
         known = self._peers.get(peer)
         if known is not None and known.open >= self.limits.per_peer:
-            line = known.line
-        elif len(self.open) >= self.limits.connections:
-            line = self._line
+            first = known.evictable.first()
+        elif len(self.members) >= self.limits.connections:
+            first = self._evictable.first()
         else:
             return True
-        first = line.first()
         if first is None:
             return False
         self.evicted += 1
         first.abort()
         return True
 
-    def scarce(self, peer: str) -> bool:
-        """Whether connections with a complete head have taken all that is not reserved."""
+    def only_reserved_left(self, peer: str) -> bool:
+        """Return whether requests in progress use all connections that are not reserved."""
         limits = self.limits
         if not limits.reserved:
             return False
         known = self._peers[peer]
         return (
-            len(self.open) - len(self._line) > limits.connections - limits.reserved
-            or known.open - len(known.line) > limits.per_peer - limits.reserved
+            len(self.members) - len(self._evictable) > limits.connections - limits.reserved
+            or known.open - len(known.evictable) > limits.per_peer - limits.reserved
         )
 
-    def enter(self, connection: Connection) -> None:
-        """Count a new connection."""
-        self.open.add(connection)
-        self._peers.setdefault(connection.peer, _Peer()).open += 1
-        self.wait(connection)
+    def add(self, member: Member) -> None:
+        """Add a new connection."""
+        peer = self.members[member] = self._peers.setdefault(member.peer, _Peer())
+        peer.open += 1
+        self.allow_eviction(member)
 
-    def leave(self, connection: Connection) -> None:
-        """Count a connection no more; one that has left already is ignored."""
-        if connection not in self.open:
+    def remove(self, member: Member) -> None:
+        """Remove a connection, if it is still a member."""
+        peer = self.members.get(member)
+        if peer is None:
             return
-        self.serve(connection)
-        self.open.remove(connection)
-        known = self._peers[connection.peer]
-        known.open -= 1
-        if not known.open:
-            del self._peers[connection.peer]
-        if not self.open:
-            self.left.set()
+        self.forbid_eviction(member)
+        del self.members[member]
+        peer.open -= 1
+        if not peer.open:
+            del self._peers[member.peer]
+        if not self.members:
+            self.all_closed.set()
 
-    def wait(self, connection: Connection) -> None:
-        """A connection that was served has no complete head now, so it may be closed to make room."""
-        if connection in self.open:
-            self._line.add(connection)
-            self._peers[connection.peer].line.add(connection)
+    def allow_eviction(self, member: Member) -> None:
+        """Mark a connection as one without a complete head."""
+        peer = self.members.get(member)
+        if peer is None:
+            return
+        if member.served:
+            self._evictable.served[member] = peer.evictable.served[member] = None
+        else:
+            self._evictable.unserved[member] = peer.evictable.unserved[member] = None
 
-    def serve(self, connection: Connection) -> None:
-        """The connection has a complete head now, so it stays."""
-        if connection in self.open:
-            self._line.discard(connection)
-            self._peers[connection.peer].line.discard(connection)
+    def forbid_eviction(self, member: Member) -> None:
+        """Mark a connection as one with a complete head."""
+        peer = self.members.get(member)
+        if peer is None:
+            return
+        for evictable in (self._evictable, peer.evictable):
+            evictable.served.pop(member, None)
+            evictable.unserved.pop(member, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from engine.server.messages import said
+from engine.server.messages import json_reply
 
 if TYPE_CHECKING:
     from engine.server.messages import Reply, Request
@@ -25,12 +25,12 @@ class EncodingError(ValueError):
         self.status, self.hint = status, hint
 
 
-def refuse(request: Request) -> Reply | None:
+def reject(request: Request) -> Reply | None:
     """415 for any content coding other than gzip; RFC 9110, sections 8.4.1 and 15.5.16."""
     if _codings(request) in ([], ["gzip"]):
         return None
     what = {"error": "this Content-Encoding is not supported", "hint": "send gzip, or none"}
-    return said(415, what, (b"accept-encoding", b"gzip"))
+    return json_reply(415, what, (b"accept-encoding", b"gzip"))
 
 
 def unpacked(request: Request, most: int) -> bytes:

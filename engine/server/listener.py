@@ -1,4 +1,4 @@
-"""A listening socket and its connections: TLS that is renewed, who is late, an end that cuts no reply off."""
+"""A listening socket: accepts connections, checks their timeouts, and closes them without losing a reply."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.server.connection import Connection
-from engine.server.connection_limits import ConnectionLimits, Limits
-from engine.server.messages import said
+from engine.server.connection_limits import Limits, OpenConnections
+from engine.server.messages import json_reply
 
 if TYPE_CHECKING:
     import socket
@@ -23,143 +23,150 @@ if TYPE_CHECKING:
     from engine.telemetry.metrics import Series
 
 _SPARE_FILES = 512
-"""Descriptors for the journal, the playbooks, files that are read again."""
-_AT_ONCE = 64
-"""Connections that are taken before those that are open have their turn."""
-_READ = 65_536
-"""Bytes of one who is turned away: a close that leaves some unread would be a reset, and no reply."""
-LIMITS = Limits()
-ADMIN_LIMITS = Limits(connections=256, per_peer=128, reserved=32, buffered=8 << 20)
-"""The admin port has few callers and small bodies; what is reserved is for probes."""
-_MANY = said(503, {"error": "too many connections"}, (b"retry-after", b"5"))
+"""File descriptors for the journal, the playbooks and other files."""
+_ACCEPTED_AT_ONCE = 64
+"""Connections that are accepted before the open ones have their turn."""
+_READ_BEFORE_CLOSE = 65_536
+"""Bytes to read from a refused client. Closing with unread input would send a reset instead of the reply."""
+EVENT_LIMITS = Limits()
+"""Limits of the event port."""
+ADMIN_LIMITS = Limits(connections=256, per_peer=128, reserved=32, buffered_bytes=8 << 20)
+"""Limits of the admin port: it has few clients and small bodies. Probes use the reserved connections."""
+_TOO_MANY = json_reply(503, {"error": "too many connections"}, (b"retry-after", b"5"))
 
 
 class Listener:
-    """Answers the requests of one socket with a port. Everything of it happens in the loop's thread."""
+    """Serves one socket with a port. Runs in the thread of the event loop.
+
+    certificates: for TLS; they are read again when they change.
+    """
 
     def __init__(
         self,
         port: Port,
         listening: socket.socket,
         certificates: Certificates | None = None,
-        limits: Limits = LIMITS,
+        limits: Limits = EVENT_LIMITS,
     ) -> None:
-        self.house = ConnectionLimits(port, limits)
+        self.shared = OpenConnections(port, limits)
         self._socket, self._certificates, self._limits = listening, certificates, limits
-        self._context: ssl.SSLContext | None = None
-        self._arriving: set[asyncio.Task[None]] = set()
-        self._sweeping: asyncio.Task[None] | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._timeouts: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to take connections."""
+        """Start to accept connections."""
         self._socket.setblocking(False)
-        self._renew()
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._resume_accepting()
+        self._timeouts = asyncio.create_task(self._check_timeouts())
 
     def series(self) -> Iterator[Series]:
-        """What a scrape asks of the connections."""
-        house = self.house
-        yield "connections", {}, len(house.open)
-        yield "connections_refused_total", {"reason": "many"}, house.turned_away
-        yield "connections_refused_total", {"reason": "evicted"}, house.evicted
-        yield "connections_refused_total", {"reason": "late"}, house.late
+        """Yield the metrics of the connections."""
+        shared = self.shared
+        yield "connections", {}, len(shared.members)
+        yield "connections_refused_total", {"reason": "many"}, shared.refused
+        yield "connections_refused_total", {"reason": "evicted"}, shared.evicted
+        yield "connections_refused_total", {"reason": "late"}, shared.timed_out
 
     async def stop(self, grace: float) -> None:
-        """Take no more, and give those that have asked so many seconds for their reply."""
-        self.house.closing = True
-        if self._sweeping:
-            self._sweeping.cancel()
+        """Stop accepting. Wait up to ``grace`` seconds for due replies, then close all connections."""
+        shared = self.shared
+        shared.closing = True
+        if self._timeouts:
+            self._timeouts.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeping
+                await self._timeouts
         if self._socket.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
-        await asyncio.sleep(0)  # a task that has not begun would be cancelled without a trace
-        for task in self._arriving:
+        await asyncio.sleep(0)  # a task that has not started could not close its socket
+        for task in self._handshakes:
             task.cancel()
-        await asyncio.gather(*self._arriving, return_exceptions=True)
-        for connection in [*self.house.open]:
-            connection.leave()
-        if self.house.open:
-            self.house.left.clear()
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        for connection in [*shared.members]:
+            connection.close_if_idle()
+        if shared.members:
+            shared.all_closed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.house.left.wait(), grace)
-        for connection in [*self.house.open]:
+                await asyncio.wait_for(shared.all_closed.wait(), grace)
+        for connection in [*shared.members]:
             connection.abort()
 
-    def _renew(self) -> None:
-        """Take connections, with the certificates of now; those that are open keep theirs."""
-        self._context = self._certificates.context() if self._certificates else None
+    def _resume_accepting(self) -> None:
+        """Accept connections with the current certificates. Open connections keep theirs."""
+        self._tls = self._certificates.context() if self._certificates else None
         asyncio.get_running_loop().add_reader(self._socket, self._accept)
 
     def _accept(self) -> None:
-        """Take those who wait. By hand, for the loop's own server counts nobody before his handshake."""
-        for _ in range(_AT_ONCE):
+        """Accept waiting connections.
+
+        Not with the server of the event loop, which does not count connections before their TLS handshake.
+        """
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                sender, address = self._socket.accept()
+                client, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except (
                 OSError
-            ):  # no descriptor, no memory: the next sweep tries again, and the loop does not spin
+            ):  # no free descriptor or memory: do not spin, try again after the next sweep
                 asyncio.get_running_loop().remove_reader(self._socket)
                 return
-            if not self.house.room(str(address[0])):
-                self.house.turned_away += 1
-                _turn_away(sender, in_clear=self._context is None)
+            if not self.shared.make_room(str(address[0])):
+                self.shared.refused += 1
+                _refuse(client, plain_text=self._tls is None)
                 continue
-            task = asyncio.create_task(
-                self._arrive(sender, Connection(self.house, str(address[0])))
-            )
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            connection = Connection(self.shared, str(address[0]))
+            task = asyncio.create_task(self._connect(client, connection))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
 
-    async def _arrive(self, sender: socket.socket, connection: Connection) -> None:
-        """Make the handshake, if there is TLS."""
-        if connection not in self.house.open:  # it made room for another one
-            sender.close()
+    async def _connect(self, client: socket.socket, connection: Connection) -> None:
+        """Attach the socket to the connection, after a TLS handshake if TLS is used."""
+        if connection not in self.shared.members:  # evicted before the task started
+            client.close()
             return
-        connection.arriving = asyncio.current_task()
-        tls = self._context is not None
+        connection.handshake = asyncio.current_task()
+        uses_tls = self._tls is not None
         with contextlib.suppress(
             OSError
-        ):  # ssl.SSLError is one: a bad handshake is its sender's business
+        ):  # includes ssl.SSLError: a failed handshake is not logged
             try:
                 await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: connection,
-                    sender,
-                    ssl=self._context,
-                    ssl_handshake_timeout=self._limits.head if tls else None,
-                    ssl_shutdown_timeout=self._limits.rest if tls else None,
+                    client,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self._limits.head if uses_tls else None,
+                    ssl_shutdown_timeout=self._limits.linger if uses_tls else None,
                 )
             except BaseException:
-                if connection in self.house.open:
+                if connection in self.shared.members:
                     connection.connection_lost(None)
                 raise
 
-    async def _sweep(self) -> None:
+    async def _check_timeouts(self) -> None:
         while True:
             await asyncio.sleep(self._limits.sweep)
             now = time.monotonic()
-            for connection in [*self.house.open]:
-                connection.sweep(now)
-            self._renew()
+            for connection in [*self.shared.members]:
+                connection.check_timeout(now)
+            self._resume_accepting()
 
 
-def _turn_away(sender: socket.socket, *, in_clear: bool) -> None:
-    """Close it at once; in the clear with a word, if that can be said without waiting."""
-    with sender, contextlib.suppress(OSError):
-        if in_clear:
-            sender.setblocking(False)
+def _refuse(client: socket.socket, *, plain_text: bool) -> None:
+    """Close a connection at once. Without TLS, send 503 first if this does not block."""
+    with client, contextlib.suppress(OSError):
+        if plain_text:
+            client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
-                sender.recv(_READ)
-            sender.send(_MANY.encoded(b"close", head_only=False))
+                client.recv(_READ_BEFORE_CLOSE)
+            client.send(_TOO_MANY.encode(b"close", head_only=False))
 
 
 def allow_files(*limits: Limits) -> tuple[Limits, ...]:
-    """Raise the soft limit of open files to what these listeners need, as far as the hard one lets.
+    """Raise the soft limit of open files to the number that these listeners need.
 
-    Returns the limits, with fewer connections in proportion where the engine itself would have too few files.
+    The hard limit stays. If it allows too few files, return limits with proportionally fewer connections.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = sum(one.connections for one in limits)
@@ -170,5 +177,5 @@ def allow_files(*limits: Limits) -> tuple[Limits, ...]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     files = soft if soft != resource.RLIM_INFINITY else wanted
-    room = min(needed, files - min(_SPARE_FILES, files // 2))
-    return tuple(replace(one, connections=one.connections * room // needed) for one in limits)
+    available = min(needed, files - min(_SPARE_FILES, files // 2))
+    return tuple(replace(one, connections=one.connections * available // needed) for one in limits)

@@ -11,7 +11,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING
 
-from engine.server.messages import said
+from engine.server.messages import json_reply
 
 if TYPE_CHECKING:
     from engine.server.messages import Reply, Request
@@ -28,10 +28,10 @@ class LocalPrograms:
     def __init__(self, hint: str) -> None:
         self._hint = hint
 
-    def refuse(self, request: Request) -> Reply | None:
+    def reject(self, request: Request) -> Reply | None:
         """403 with the reason; None for a program on the same machine."""
         reason = _reason(request)
-        return said(403, {"error": reason, "hint": self._hint}) if reason else None
+        return json_reply(403, {"error": reason, "hint": self._hint}) if reason else None
 
 
 def _reason(request: Request) -> str | None:

@@ -1,4 +1,4 @@
-"""A request as it came, the reply to it, and what answers: the words between connections and ports."""
+"""The request, the reply and the port: the types that connections and request handling share."""
 
 from __future__ import annotations
 
@@ -19,74 +19,82 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class Request(msgspec.Struct, eq=False):
-    """One request.
+    """An HTTP request.
 
-    target: in origin form (``/path?query``) or ``*``. headers: by name in lower case; the values of a name
-    that occurs several times are joined with a comma. Trailers are not among them.
-    client: the caller's address and port. began: when its first byte came, by the monotonic clock. body:
-    empty until all of it is there.
+    target: in origin form (``/path?query``) or ``*``.
+    headers: by name in lower case. The values of a name that occurs several times are joined with a comma.
+    Trailers are not included.
+    client: address and port of the peer.
+    received_at: time of the first byte, by the monotonic clock.
+    body: empty until the complete body is received.
+    version: ``1.0`` or ``1.1``.
+    keep_alive: whether the client wants to keep the connection open.
+    body_length: bytes of the body, None if the body is chunked.
     """
 
     method: bytes
     target: bytes
     headers: dict[bytes, bytes]
     client: Any = None
-    began: float = 0.0
+    received_at: float = 0.0
     body: bytes = b""
+    version: str = "1.1"
+    keep_alive: bool = True
+    body_length: int | None = 0
 
     @property
     def path(self) -> str:
-        """The path, its escapes taken back."""
+        """The path, percent-decoded."""
         return unquote(self.target.partition(b"?")[0].decode("latin-1"))
 
     @property
     def query(self) -> str:
-        """What stands after the question mark."""
+        """The query string, still percent-encoded."""
         return self.target.partition(b"?")[2].decode("latin-1")
 
 
 class Reply(msgspec.Struct, frozen=True, eq=False):
-    """The reply to a request. close: whether the connection ends with it."""
+    """An HTTP response. close: whether to close the connection after it."""
 
     status: int
     body: bytes
-    kind: bytes = JSON
+    content_type: bytes = JSON
     headers: Headers = ()
     close: bool = False
 
-    def encoded(self, connection: bytes | None, *, head_only: bool) -> bytes:
-        """As it goes out, in one piece. connection: what to say of it."""
-        also = b"".join(b"\r\n%b: %b" % header for header in self.headers)
+    def encode(self, connection: bytes | None, *, head_only: bool) -> bytes:
+        """Return the bytes to send. connection: value of the Connection header, None to omit it."""
+        extra = b"".join([b"\r\n%b: %b" % header for header in self.headers])
         if connection:
-            also += b"\r\nconnection: " + connection
+            extra += b"\r\nconnection: " + connection
         return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d%b\r\n\r\n%b" % (
-            self.status, _PHRASES[self.status], self.kind, len(self.body), also,
+            self.status, _PHRASES[self.status], self.content_type, len(self.body), extra,
             b"" if head_only else self.body,
         )  # fmt: skip
 
 
-def said(status: int, what: dict[str, Any], *headers: tuple[bytes, bytes]) -> Reply:
-    """A reply of JSON."""
-    return Reply(status, encode_printable(what), headers=headers)
+def json_reply(status: int, content: dict[str, Any], *headers: tuple[bytes, bytes]) -> Reply:
+    """Return a reply with a JSON body."""
+    return Reply(status, encode_printable(content), headers=headers)
 
 
 class Port(Protocol):
-    """What answers the requests of a listener. most: bytes that a body may have."""
+    """The request handling of a listener. max_body: largest body in bytes."""
 
-    most: int
+    max_body: int
 
-    def refuse(self, request: Request) -> Reply | None:
-        """The reply to a request whose body is not worth reading; None to go on. Must not block."""
+    def reject(self, request: Request) -> Reply | None:
+        """Return a reply if the body must not be read, else None. Must not block."""
         ...
 
-    def urgent(self, request: Request) -> bool:
-        """Whether the request may use a connection that is reserved (see Limits)."""
+    def is_urgent(self, request: Request) -> bool:
+        """Return whether the request may use a reserved connection (see Limits)."""
         ...
 
-    def refused(self, status: int) -> None:
-        """A request was answered so without being given to ``answer``, or by what went wrong there."""
+    def count_rejected(self, status: int) -> None:
+        """Count a request that was answered without ``answer``, or because ``answer`` failed."""
         ...
 
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
-        """See to it that ``reply`` is called once, in the loop's thread, now or later."""
+        """Call ``reply`` exactly once, in the thread of the event loop, now or later."""
         ...

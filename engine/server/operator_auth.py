@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from engine.server.credentials_file import SHORTEST, CredentialsFile
 from engine.server.loopback_access import LocalPrograms
-from engine.server.messages import said
+from engine.server.messages import json_reply
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,19 +49,21 @@ class Operators:
         header = request.headers.get(b"authorization")
         if header is None:
             what = "without a token this port answers only the probes"
-            return said(403, {"error": what, "hint": "send an operator's token: --token-file"})
+            return json_reply(
+                403, {"error": what, "hint": "send an operator's token: --token-file"}
+            )
         scheme, _, token = header.partition(b" ")
         token = token.strip()
         if scheme.lower() == b"bearer" and len(token) < SHORTEST:
             what = f"a token must have at least {SHORTEST} characters"
-            return said(401, {"error": what, "hint": "`openssl rand -hex 32` makes one"})
+            return json_reply(401, {"error": what, "hint": "`openssl rand -hex 32` makes one"})
         given = hashlib.sha256(token).digest()
         found = None
         for digest, operator in self._known.now():
             if hmac.compare_digest(given, digest):
                 found = operator
         if found is None or scheme.lower() != b"bearer":
-            return said(
+            return json_reply(
                 401, {"error": "no operator has this token", "hint": "see --operators-file"}
             )
         return found
@@ -75,7 +77,7 @@ class OnThisMachine:
 
     def who(self, request: Request) -> Operator | Reply:
         """``local`` for a program on this machine; else 403."""
-        return self._local.refuse(request) or LOCAL
+        return self._local.reject(request) or LOCAL
 
 
 def _entry(line: bytes) -> tuple[bytes, Operator]:

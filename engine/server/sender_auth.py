@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Protocol
 
 from engine.server.credentials_file import SHORTEST, CredentialsFile
-from engine.server.messages import said
+from engine.server.messages import json_reply
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ _AS_IT_IS = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
 class Access(Protocol):
     """Decides by the head of a request whether its sender has access."""
 
-    def refuse(self, request: Request) -> Reply | None:
+    def reject(self, request: Request) -> Reply | None:
         """The reply to a request without access; None to go on. Must not block."""
         ...
 
@@ -51,7 +51,7 @@ class Credentials:
             ways.append("post to a path that ends in a secret of --path-secret-file")
         self._hint = ", or ".join(ways)
 
-    def refuse(self, request: Request) -> Reply | None:
+    def reject(self, request: Request) -> Reply | None:
         """401 without a valid token or path secret."""
         last = request.path.rstrip("/").rpartition("/")[2].encode("utf-8", "surrogateescape")
         token = _token(request.headers.get(b"authorization", b""))
@@ -69,7 +69,7 @@ class ClientCertificates:
     def __init__(self, certificates: Certificates) -> None:
         self._certificates = certificates
 
-    def refuse(self, request: Request) -> Reply | None:
+    def reject(self, request: Request) -> Reply | None:
         """401 while no client certificate can be trusted; the handshake verifies the rest."""
         del request
         if self._certificates.trusted():
@@ -78,7 +78,7 @@ class ClientCertificates:
 
 
 def _unauthorized(error: str, hint: str) -> Reply:
-    return said(401, {"error": error, "hint": hint}, (b"www-authenticate", b"Bearer"))
+    return json_reply(401, {"error": error, "hint": hint}, (b"www-authenticate", b"Bearer"))
 
 
 def _among(known: tuple[bytes, ...], secret: bytes) -> bool:

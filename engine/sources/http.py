@@ -23,7 +23,7 @@ from engine.model.errors import EventError, JournalError
 from engine.model.playbook import ALL_PLAYBOOKS
 from engine.server import content_encoding
 from engine.server.content_encoding import EncodingError
-from engine.server.messages import said
+from engine.server.messages import json_reply
 from engine.telemetry.events import Received
 from engine.telemetry.fault_log import FaultLog
 
@@ -68,7 +68,7 @@ class EventPort:
     dry_run: whether every answer says that nothing is done. fault: the journal's, for the log.
     """
 
-    most = MAX_BODY
+    max_body = MAX_BODY
 
     def __init__(
         self,
@@ -89,22 +89,22 @@ class EventPort:
         self._open: list[_Open] = []
         self._taking = False
 
-    def urgent(self, request: Request) -> bool:
+    def is_urgent(self, request: Request) -> bool:
         """All requests are alike here."""
         del request
         return False
 
-    def refuse(self, request: Request) -> Reply | None:
+    def reject(self, request: Request) -> Reply | None:
         """405, 401, 403 and 415, before the body is read."""
         if request.method not in (b"POST", b"PUT"):
             hint = {"error": "events are posted", "hint": "POST /events"}
-            return said(405, hint, (b"allow", b"POST, PUT"))
+            return json_reply(405, hint, (b"allow", b"POST, PUT"))
         for access in self._access:
-            if (refusal := access.refuse(request)) is not None:
+            if (refusal := access.reject(request)) is not None:
                 return refusal
-        return content_encoding.refuse(request)
+        return content_encoding.reject(request)
 
-    def refused(self, status: int) -> None:
+    def count_rejected(self, status: int) -> None:
         """Count it; what was in such a body nobody knows."""
         self._observers.tell(Received(status, {}))
 
@@ -156,12 +156,12 @@ class EventPort:
     def _unpacked(self, asked: _Asked) -> bytes | None:
         """The body without its coding; None if it was answered because it cannot be unpacked."""
         try:
-            return content_encoding.unpacked(asked.request, self.most)
+            return content_encoding.unpacked(asked.request, self.max_body)
         except EncodingError as error:
             self._intake.bury(asked.request.body, str(error), "http")
             self._observers.tell(Received(error.status, Counter(error=1)))
             what = {"error": str(error), "hint": error.hint}
-            asked.reply(said(error.status, what, *self._marks()))
+            asked.reply(json_reply(error.status, what, *self._marks()))
             return None
 
     def _written(self) -> None:
@@ -190,26 +190,26 @@ class EventPort:
     def _say(self, status: int, asked: _Asked, taken: Taken) -> None:
         error, reply = taken.failed, asked.reply
         if error is None:
-            reply(self._accepted(status, taken, asked.request.began))
+            reply(self._accepted(status, taken, asked.request.received_at))
         elif isinstance(error, EventError):
             self._observers.tell(Received(400, Counter(error=1)))
-            reply(said(400, {"error": str(error), "hint": error.hint}, *self._marks()))
+            reply(json_reply(400, {"error": str(error), "hint": error.hint}, *self._marks()))
         elif isinstance(error, TooManyError):
             self._observers.tell(Received(413, {}))
             hint = "send fewer events at once"
-            reply(said(413, {"error": str(error), "hint": hint}, *self._marks()))
+            reply(json_reply(413, {"error": str(error), "hint": hint}, *self._marks()))
         elif isinstance(error, JournalError):
             self._unavailable(error, reply, kept=taken.kept)
         else:
             self._observers.tell(Received(500, Counter(refused=1)))
-            reply(said(500, {"error": "internal error"}))
+            reply(json_reply(500, {"error": "internal error"}))
             log.error("request", exc_info=error)
 
     def _accepted(self, status: int, taken: Taken, began: float) -> Reply:
         self._observers.tell(Received(status, taken.ended, time.monotonic() - began))
         if not taken.runs and not taken.errors:
             return _counted(status, taken.accepted, taken.duplicates, self._marks())
-        return said(status, taken.body(), *self._marks())
+        return json_reply(status, taken.body(), *self._marks())
 
     def _marks(self) -> Headers:
         """What an answer says of why nothing may come of it; to those only who may send events."""
@@ -222,7 +222,7 @@ class EventPort:
         hint = f"send it again in {RETRY_AFTER} seconds"
         accepted = "only a part" if kept else "nothing"
         what = {"error": f"{accepted} was accepted: {error}", "hint": hint}
-        reply(said(503, what, (b"retry-after", str(RETRY_AFTER).encode()), *self._marks()))
+        reply(json_reply(503, what, (b"retry-after", str(RETRY_AFTER).encode()), *self._marks()))
         self._fault.seen(str(error))
         self._observers.tell(Received(503, Counter(refused=1)))
 
@@ -230,7 +230,7 @@ class EventPort:
 @lru_cache(256)
 def _counted(status: int, accepted: int, duplicates: int, marks: Headers) -> Reply:
     """The reply to a body that came to nothing but numbers, which is what most bodies come to."""
-    return said(status, Taken(accepted, duplicates).body(), *marks)
+    return json_reply(status, Taken(accepted, duplicates).body(), *marks)
 
 
 @lru_cache(8)

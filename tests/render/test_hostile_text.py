@@ -17,7 +17,7 @@ from engine.cli.command_group import cli
 from engine.intake.event_recorder import EventRecorder
 from engine.model.event import parse_event
 from engine.model.safe_text import escape_json
-from engine.server.messages import said
+from engine.server.messages import json_reply
 from engine.telemetry.events import Audit, Decided
 from engine.telemetry.logging import configure
 
@@ -175,6 +175,6 @@ def test_a_log_line_escapes_what_comes_from_outside(text):
 
 
 def test_an_answer_over_http_shows_nothing_that_a_terminal_obeys():
-    body = said(400, {"error": EVIL, "name": "é"}).body.decode()
+    body = json_reply(400, {"error": EVIL, "name": "é"}).body.decode()
     assert json.loads(body) == {"error": EVIL, "name": "é"}
     assert not unsafe(body)

@@ -353,7 +353,7 @@ def test_a_body_that_says_something_else_is_refused(admin, path, given):
 @pytest.mark.parametrize("body", [b"[1]", b"{", b"\xff", b"[" * 3000, b" " * 5000])
 def test_a_body_that_is_no_object_is_refused(admin, body):
     status = ask(admin.port, body, path="/pause", client=HERE, headers=JSON)[0]
-    assert status == (413 if len(body) > AdminPort.most else 400)
+    assert status == (413 if len(body) > AdminPort.max_body else 400)
     assert admin.journal.paused() == {}
 
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 from engine.server.connection import Connection
-from engine.server.connection_limits import ConnectionLimits, Limits
-from engine.server.messages import said
+from engine.server.connection_limits import Limits, OpenConnections
+from engine.server.messages import json_reply
 from tests.support.taking import Pipe
 
 POST = b"POST /events HTTP/1.1\r\nhost: t\r\ncontent-length: %d\r\n\r\n%b"
@@ -22,27 +22,27 @@ def post(body=b"{}"):
 class Echo:
     """Answers a request with what it was; those of a path that begins with /later once they are let go."""
 
-    most = 100
+    max_body = 100
 
     def __init__(self):
         self.later = []
         self.came = asyncio.Event()
         self.asked = []
 
-    def refused(self, status):
+    def count_rejected(self, status):
         """Nobody counts these."""
 
-    def refuse(self, request):
-        return said(401, {"error": "no"}) if b"x-stranger" in request.headers else None
+    def reject(self, request):
+        return json_reply(401, {"error": "no"}) if b"x-stranger" in request.headers else None
 
-    def urgent(self, request):
+    def is_urgent(self, request):
         return request.path == "/urgent"
 
     def answer(self, request, reply):
         if request.path == "/broken":
             raise ValueError("a bug")
         self.asked.append(request)
-        told = said(200, {"path": request.path, "body": request.body.decode()})
+        told = json_reply(200, {"path": request.path, "body": request.body.decode()})
         if request.path.startswith("/later"):
             self.later.append(lambda: reply(told))
             self.came.set()
@@ -55,8 +55,8 @@ class Talk:
 
     def __init__(self, **limits):
         self.port = Echo()
-        self.house = ConnectionLimits(self.port, Limits(**limits))
-        self.pipe, self.connection = Pipe(("192.0.2.1", 5)), Connection(self.house)
+        self.shared = OpenConnections(self.port, Limits(**limits))
+        self.pipe, self.connection = Pipe(("192.0.2.1", 5)), Connection(self.shared)
         self.connection.connection_made(self.pipe)
 
     def say(self, *parts):
@@ -78,7 +78,7 @@ class Talk:
     def late(self, seconds):
         """So much time goes by, and somebody looks."""
         self.connection.deadline -= seconds
-        self.connection.sweep(time.monotonic())
+        self.connection.check_timeout(time.monotonic())
         return self
 
 
@@ -99,28 +99,28 @@ def test_requests_that_follow_are_read_once_the_first_is_answered():
     later = post(b"1").replace(b"/events", b"/later")
     talk = Talk().say(later + post(b"2") + later)
     assert (len(talk.port.asked), talk.pipe.reading) == (1, False)
-    assert talk.house.buffered == 1 + len(post(b"2") + later)
+    assert talk.shared.buffered_bytes == 1 + len(post(b"2") + later)
     talk.port.later.pop()()
     assert (len(talk.port.asked), talk.pipe.reading) == (3, True)
     talk.port.later.pop()()
     assert [told["body"] for told in talk.bodies] == ["1", "2", "1"]
-    assert talk.house.buffered == 0
+    assert talk.shared.buffered_bytes == 0
 
 
 def test_requests_that_follow_count_and_what_has_no_room_ends_with_the_reply():
-    talk = Talk(buffered=300).say(post(b"1").replace(b"/events", b"/later"))
+    talk = Talk(buffered_bytes=300).say(post(b"1").replace(b"/events", b"/later"))
     talk.say(*[post(b"x" * 90)] * 3)
-    assert (talk.pipe.closed, talk.house.buffered) == (False, 1)
+    assert (talk.pipe.closed, talk.shared.buffered_bytes) == (False, 1)
     talk.port.later.pop()()
-    assert (talk.statuses, talk.pipe.closed, talk.house.buffered) == ([200], True, 0)
+    assert (talk.statuses, talk.pipe.closed, talk.shared.buffered_bytes) == ([200], True, 0)
 
 
 def test_a_body_counts_until_it_is_answered_though_its_sender_is_gone():
     talk = Talk().say(post(b"x" * 80).replace(b"/events", b"/later"))
     talk.connection.connection_lost(None)
-    assert talk.house.buffered == 80
+    assert talk.shared.buffered_bytes == 80
     talk.port.later.pop()()
-    assert talk.house.buffered == 0
+    assert talk.shared.buffered_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_strangers_body_is_not_read():
     talk = Talk().say(
         b"POST / HTTP/1.1\r\nhost: t\r\nx-stranger: 1\r\ncontent-length: 90\r\n\r\n", b"abc"
     )
-    assert (talk.statuses, talk.port.asked, talk.house.buffered) == ([401], [], 0)
+    assert (talk.statuses, talk.port.asked, talk.shared.buffered_bytes) == ([401], [], 0)
     assert talk.say(post()).statuses == [401]
 
 
@@ -169,7 +169,7 @@ def test_what_is_announced_or_grows_too_large_is_refused_once():
     ]
     grows = b"POST / HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n"
     talk = Talk().say(grows, *[b"32\r\n" + b"x" * 50 + b"\r\n"] * 4)
-    assert (talk.statuses, talk.house.buffered) == ([413], 0)
+    assert (talk.statuses, talk.shared.buffered_bytes) == ([413], 0)
     assert Talk().say(post(b"x" * 100)).statuses == [200]
 
 
@@ -182,15 +182,15 @@ def test_a_refusal_waits_for_the_replies_before_it():
 
 
 def test_all_bodies_together_are_bounded():
-    one = Talk(buffered=120)
+    one = Talk(buffered_bytes=120)
     one.say(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 90\r\n\r\n", b"x" * 80)
-    other, pipe = Connection(one.house), Pipe()
+    other, pipe = Connection(one.shared), Pipe()
     other.connection_made(pipe)
     other.data_received(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 90\r\n\r\n")
     assert pipe.sent.startswith(b"HTTP/1.1 503")
     assert b"retry-after" in pipe.sent
     one.connection.connection_lost(None)
-    assert one.house.buffered == 0
+    assert one.shared.buffered_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_who_is_late_gets_408(began, seconds):
     talk = Talk().say(began)
     assert talk.late(seconds - 1).statuses == []
     assert talk.late(2).statuses == [408]
-    assert (talk.house.late, talk.pipe.closed) == (1, True)
+    assert (talk.shared.timed_out, talk.pipe.closed) == (1, True)
 
 
 def test_time_does_not_begin_anew_with_every_byte():
@@ -271,14 +271,14 @@ def test_a_reply_for_who_is_gone_is_nobodys():
     talk.connection.connection_lost(None)
     talk.port.later.pop()()
     assert talk.pipe.sent == b""
-    assert talk.house.open == set()
+    assert talk.shared.members == {}
 
 
 def test_at_the_end_an_idle_one_goes_and_a_busy_one_gets_its_reply():
     idle, busy = Talk(), Talk().say(post().replace(b"/events", b"/later"))
     for talk in (idle, busy):
-        talk.house.closing = True
-        talk.connection.leave()
+        talk.shared.closing = True
+        talk.connection.close_if_idle()
     assert (idle.pipe.closed, busy.pipe.closed) == (True, False)
     busy.port.later.pop()()
     assert (busy.statuses, busy.pipe.closed) == ([200], True)
@@ -297,10 +297,10 @@ def test_escapes_of_a_path_are_taken_back_and_its_query_is_apart():
 def test_bodies_that_grow_together_past_the_bound_are_refused(how):
     head = b"POST / HTTP/1.1\r\nhost: t\r\n" + how + b"\r\n\r\n"
     part = b"x" * 80 if how.startswith(b"content") else b"50\r\n" + b"x" * 80 + b"\r\n"
-    one = Talk(buffered=120).say(head)
-    other, pipe = Connection(one.house), Pipe()
+    one = Talk(buffered_bytes=120).say(head)
+    other, pipe = Connection(one.shared), Pipe()
     other.connection_made(pipe)
     other.data_received(head)  # announced while nothing was there yet
     one.say(part)
     other.data_received(part)
-    assert (pipe.sent[:12], one.house.buffered) == (b"HTTP/1.1 503", 80)
+    assert (pipe.sent[:12], one.shared.buffered_bytes) == (b"HTTP/1.1 503", 80)

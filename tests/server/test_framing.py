@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine.server.framing import MAX_CHUNKS, BadRequest, Reader
+from engine.server.framing import MAX_CHUNKS, BadRequest, RequestReader
 from tests.server.test_connection import Talk
 
 H = b"POST / HTTP/1.1\r\nhost: t\r\n"
@@ -86,7 +86,7 @@ def test_what_is_not_valid_is_refused_however_it_is_cut(name):
     for size in (len(said), 999, *([1] if len(said) < 1_000 else [])):
         talk = Talk().say(*(said[at : at + size] for at in range(0, len(said), size)))
         assert (talk.statuses, talk.pipe.closed, talk.port.asked) == ([status], True, [])
-        assert talk.house.buffered == 0
+        assert talk.shared.buffered_bytes == 0
 
 
 TAKEN = {
@@ -152,9 +152,9 @@ def test_the_host_of_a_url_replaces_the_header():
 
 
 def test_the_number_of_chunks_is_bounded():
-    reader = Reader(32_768, 100)
+    reader = RequestReader(32_768, 100)
     reader.add(CHUNKED)
-    assert reader.head().length is None
+    assert reader.head().body_length is None
     reader.add(b"1\r\na\r\n" * MAX_CHUNKS)
     assert len(reader.body()) == MAX_CHUNKS
     reader.add(b"1\r\na\r\n")

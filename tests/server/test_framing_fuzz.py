@@ -150,4 +150,4 @@ def test_whatever_comes_costs_no_more_than_its_connection(parts, noise, cuts):
     whole, _, _ = taken(sent[:at] + noise + sent[at:], [])
     assert asked == whole
     talk.connection.connection_lost(None)
-    assert (talk.house.buffered, talk.house.open) == (0, set())
+    assert (talk.shared.buffered_bytes, talk.shared.members) == (0, {})

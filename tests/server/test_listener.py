@@ -181,7 +181,7 @@ def test_an_authority_that_is_removed_closes_the_port_to_open_connections_too(
     files = [tmp_path / name for name in ("tls.crt", "tls.key", "client.ca")]
     certificates = Certificates(*files)
     access = ClientCertificates(certificates)
-    assert access.refuse(Request(b"POST", b"/", {})) is None
+    assert access.reject(Request(b"POST", b"/", {})) is None
     if content is None:
         for file in files:  # as a Secret that is deleted
             file.unlink()
@@ -189,10 +189,10 @@ def test_an_authority_that_is_removed_closes_the_port_to_open_connections_too(
         swap(tmp_path, client_ca=Authority(tmp_path, "strangers").file, tls_key=two[1])
     else:
         files[2].write_text(content)
-    reply = access.refuse(Request(b"POST", b"/", {}))
+    reply = access.reject(Request(b"POST", b"/", {}))
     assert (reply.status, set(json.loads(reply.body))) == (401, {"error", "hint"})
     swap(tmp_path, tls_crt=one[0], tls_key=one[1], client_ca=authority.file)
-    assert access.refuse(Request(b"POST", b"/", {})) is None
+    assert access.reject(Request(b"POST", b"/", {})) is None
 
 
 def test_files_that_are_no_pair_are_told_at_the_start(tmp_path, authority):
@@ -236,7 +236,7 @@ def test_the_half_open_ones_go_and_a_good_one_is_answered_meanwhile():
             for reader, writer in slow:
                 assert b"408" in await reader.readline()
                 writer.close()
-            assert listener.house.late == 50
+            assert listener.shared.timed_out == 50
             assert (await ask(listener))[0] == 200
 
     play(scene)
@@ -274,7 +274,7 @@ def test_at_the_end_what_is_asked_is_answered_and_new_ones_are_refused():
         async with listening() as listener:
             reader, writer = await asyncio.open_connection(*listener.address)
             writer.write(post().replace(b"/events", b"/later"))
-            port = listener.house.port
+            port = listener.shared.port
             await port.came.wait()
             stopping = asyncio.ensure_future(listener.stop(20))
             await asyncio.sleep(0)
@@ -282,7 +282,7 @@ def test_at_the_end_what_is_asked_is_answered_and_new_ones_are_refused():
             assert b"200" in await reader.readline()
             await stopping
             writer.close()
-            assert not listener.house.open
+            assert not listener.shared.members
 
     play(scene)
 
@@ -297,14 +297,14 @@ async def count(listener, number):
     async with asyncio.timeout(20):
         waits = select.poll()
         waits.register(listener._socket, select.POLLIN)
-        while len(listener.house.open) != number or waits.poll(0):  # noqa: ASYNC110 - its own turns
+        while len(listener.shared.members) != number or waits.poll(0):  # noqa: ASYNC110 - its own turns
             await asyncio.sleep(0)
 
 
 async def heads(listener):
     """Return once every connection has a complete head."""
     async with asyncio.timeout(20):
-        while len(listener.house._line):  # noqa: ASYNC110 - its own turns
+        while listener.shared.evictable:  # noqa: ASYNC110 - its own turns
             await asyncio.sleep(0)
 
 
@@ -321,7 +321,7 @@ def test_silent_connections_make_room_for_new_ones_the_oldest_first(authority, t
             async with asyncio.timeout(20):
                 for reader, _ in opened[:20]:
                     assert await reader.read() == b""
-            assert (listener.house.evicted, listener.house.turned_away) == (20, 0)
+            assert (listener.shared.evicted, listener.shared.refused) == (20, 0)
             context = trusting(authority) if tls else None
             assert (await ask(listener, context))[0] == 200
             for _, writer in opened:
@@ -344,7 +344,7 @@ def test_connections_with_a_complete_head_stay_and_more_are_turned_away(limits):
                 writer.write(b"}")
                 assert b"200" in await reader.readline()
                 writer.close()
-            assert (listener.house.evicted, listener.house.turned_away) == (0, 1)
+            assert (listener.shared.evicted, listener.shared.refused) == (0, 1)
 
     play(scene)
 
@@ -442,7 +442,7 @@ def test_who_finds_no_descriptor_waits_until_there_is_one():
                     await asyncio.get_running_loop().sock_sendall(sender, post())
                     for _ in range(9):  # so that the loop looks who is there
                         await asyncio.sleep(0)
-                    assert not listener.house.open
+                    assert not listener.shared.members
                 finally:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
                 said = await asyncio.get_running_loop().sock_recv(sender, 12)

@@ -15,7 +15,7 @@ HERE = ("127.0.0.1", 40000)
 
 def refusal(client=HERE, **headers):
     given = {name.replace("_", "-").encode(): value for name, value in headers.items()}
-    return LocalPrograms("give tokens").refuse(Request(b"POST", b"/", given, client))
+    return LocalPrograms("give tokens").reject(Request(b"POST", b"/", given, client))
 
 
 HOSTS = (

@@ -14,7 +14,7 @@ from engine.language.folder import Files
 from engine.model.errors import JournalError
 from engine.planning.matcher import PlaybookIndex
 from engine.server.connection import Connection
-from engine.server.connection_limits import ConnectionLimits, Limits
+from engine.server.connection_limits import Limits, OpenConnections
 from engine.sources.http import EventPort
 from engine.telemetry.events import Observers
 from tests.support.playbooks import new_loader
@@ -260,7 +260,7 @@ async def call(  # noqa: PLR0917 - a request has as many parts
         parts = [body]
     target = quote(path, safe="/?=&%:") + (f"?{query}" if query else "")
     lines = [f"{method} {target} HTTP/1.1", *(f"{k}: {v}" for k, v in given.items()), "", ""]
-    pipe, connection = Pipe(client), Connection(ConnectionLimits(app, Limits()))
+    pipe, connection = Pipe(client), Connection(OpenConnections(app, Limits()))
     connection.connection_made(pipe)
     for part in ("\r\n".join(lines).encode("latin-1"), *parts):
         if part:
