@@ -29,7 +29,7 @@ PAGES = sorted(
 )
 BLOCK_OF_YAML = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 OFFLINE = ("check", "plan", "explain", "replay", "test", "actions", "schema", "digest")
 
 
@@ -83,9 +83,19 @@ def test_a_command_on_a_page_runs(line, monkeypatch):
 
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
-def test_every_link_to_a_file_leads_somewhere(file):
-    broken = [link for link in LINK.findall(file.read_text()) if not (file.parent / link).exists()]
+def test_every_link_to_a_file_or_a_heading_leads_somewhere(file):
+    broken = []
+    for path, heading in LINK.findall(file.read_text()):
+        page = file.parent / path if path else file
+        if not page.exists() or (heading and heading not in headings(page)):
+            broken.append(f"{path}#{heading}")
     assert broken == []
+
+
+def headings(page):
+    """The anchors that a code host makes of the headings of a page."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 @pytest.mark.parametrize(
