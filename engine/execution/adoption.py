@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from engine.actions.registry import load_actions
 from engine.cluster.api import NETWORK_POLICY, POD
 from engine.cluster.undo import EXPIRES_AT, MANAGED_BY
 from engine.journal.codec import UnreadableError
+from engine.journal.protocol import History, UndoLog
 from engine.language.compile import playbook_from_snapshot
 from engine.language.schema import API_VERSION
 from engine.model.calls import ObjectChange
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.cluster.api import ClusterReader
-    from engine.journal.protocol import Journal
     from engine.model.calls import Object
 
 ACTION = "pod.isolate"
@@ -49,7 +49,11 @@ _FIRST, _LONGEST = 1.0, 60.0
 log = structlog.get_logger()
 
 
-def adopt(cluster: ClusterReader, journal: Journal, now: float) -> int:
+class AdoptionJournal(History, UndoLog, Protocol):
+    """The parts of the journal that adoption uses."""
+
+
+def adopt(cluster: ClusterReader, journal: AdoptionJournal, now: float) -> int:
     """Take over every policy of ours that the journal does not hold; how many that were.
 
     now: when that is, epoch seconds; their runs are kept as those that end now, however old the policies are.
@@ -58,7 +62,7 @@ def adopt(cluster: ClusterReader, journal: Journal, now: float) -> int:
     return sum(_adopt(policy, journal, now) for policy in cluster.list(NETWORK_POLICY))
 
 
-def _adopt(policy: Object, journal: Journal, now: float) -> bool:
+def _adopt(policy: Object, journal: AdoptionJournal, now: float) -> bool:
     metadata = policy["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     id_ = annotations.get("tiercel.dev/run", "")
@@ -66,7 +70,7 @@ def _adopt(policy: Object, journal: Journal, now: float) -> bool:
     if not ours or not _RUN.fullmatch(id_):
         return False
     changes = _changes(policy)
-    if journal.ends(changes[0].key):
+    if journal.undo_times(changes[0].key):
         return False
     try:
         record = journal.find(id_)
@@ -135,7 +139,7 @@ class Adoption:
     def __init__(
         self,
         cluster: ClusterReader,
-        journal: Journal,
+        journal: AdoptionJournal,
         wake: Callable[[], None],
         now: Callable[[], float],
     ) -> None:

@@ -23,7 +23,7 @@ class AttemptStore(Protocol):
         """Add facts to the run, and accept the run of a notice with them; on disk when it returns."""
         ...
 
-    def hold(
+    def add_undo_intent(
         self,
         claim: Claim,
         changes: Sequence[ObjectChange],
@@ -33,7 +33,7 @@ class AttemptStore(Protocol):
         """Keep facts, and what is about to be changed, to be undone at ``until`` (None: when asked)."""
         ...
 
-    def ends(self, key: str, but: str | None = None) -> Ends:
+    def undo_times(self, key: str, exclude: str | None = None) -> Ends:
         """When the holds on a changed thing end, but that of one undoing."""
         ...
 
@@ -46,7 +46,7 @@ class PreviewStore:
         del claim, facts, notice
         return True
 
-    def hold(
+    def add_undo_intent(
         self,
         claim: Claim,
         changes: Sequence[ObjectChange],
@@ -57,9 +57,9 @@ class PreviewStore:
         del claim, changes, until, facts
         return True
 
-    def ends(self, key: str, but: str | None = None) -> Ends:
+    def undo_times(self, key: str, exclude: str | None = None) -> Ends:
         """Of no other hold."""
-        del key, but
+        del key, exclude
         return ()
 
 
@@ -85,8 +85,8 @@ def hold(
     """
     now, facts = at
     until = None if ttl is None else now + ttl
-    require_current_claim(store.hold(claim, changes, until, facts))
-    return last([until, *store.ends(changes[0].key)])
+    require_current_claim(store.add_undo_intent(claim, changes, until, facts))
+    return last([until, *store.undo_times(changes[0].key)])
 
 
 def undo(claim: Claim, cluster: Cluster, store: AttemptStore) -> str:
@@ -97,7 +97,9 @@ def undo(claim: Claim, cluster: Cluster, store: AttemptStore) -> str:
     said = []
     for change in reversed(claim.changes):
         try:
-            said.append(reverse(change, cluster, lambda key: store.ends(key, but=claim.undo)))
+            said.append(
+                reverse(change, cluster, lambda key: store.undo_times(key, exclude=claim.undo))
+            )
         except SkippedError as error:  # it went meanwhile
             said.append(str(error))
     return "; ".join(said)

@@ -9,11 +9,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from engine.execution.attempt import Clients, attempt
+from engine.journal.protocol import Queue, UndoLog
 from engine.model.errors import JournalError, TemporaryError, UnwritableError
 from engine.model.run import advance
 from engine.telemetry.events import UNWRITTEN, Settled
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from engine.execution.guardrails import Guard
-    from engine.journal.protocol import Journal
     from engine.model.calls import ObjectChange
     from engine.model.playbook import Pool
     from engine.model.run import Claim, Notice, Outcome, Run
@@ -34,16 +34,20 @@ IDLE = 1.0
 """Seconds after which the journal is asked again, whatever was due."""
 
 
+class ExecutionJournal(Queue, UndoLog, Protocol):
+    """The parts of the journal that execution uses."""
+
+
 class _Kept:
     """Keeps what attempts write down in the journal; what that does not take is as good as taken over."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: ExecutionJournal) -> None:
         self._journal = journal
 
-    def ends(self, key: str, but: str | None = None) -> list[float | None]:
-        """See AttemptStore.ends. Raises TemporaryError while the journal cannot be read."""
+    def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
+        """See AttemptStore.undo_times. Raises TemporaryError while the journal cannot be read."""
         try:
-            return self._journal.ends(key, but)
+            return self._journal.undo_times(key, exclude)
         except JournalError as error:
             raise TemporaryError(str(error)) from None
 
@@ -54,16 +58,16 @@ class _Kept:
         except JournalError:
             return False
 
-    def hold(
+    def add_undo_intent(
         self,
         claim: Claim,
         changes: Sequence[ObjectChange],
         until: float | None,
         facts: Mapping[str, object],
     ) -> bool:
-        """See AttemptStore.hold."""
+        """See AttemptStore.add_undo_intent."""
         try:
-            return self._journal.hold(claim, changes, until, facts)
+            return self._journal.add_undo_intent(claim, changes, until, facts)
         except JournalError:
             return False
 
@@ -78,7 +82,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: ExecutionJournal,
         clients: Callable[[Claim], Clients],
         guard: Callable[[], Guard],
         observers: Observers,

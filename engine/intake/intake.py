@@ -30,7 +30,7 @@ from engine.planning.throttle import throttle_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from engine.journal.protocol import Journal
+    from engine.intake.planning_state import IntakeJournal
     from engine.model.event import Event
     from engine.model.run import Run
     from engine.planning.matcher import PlaybookIndex
@@ -75,7 +75,7 @@ class Intake:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: IntakeJournal,
         playbooks: Callable[[], PlaybookIndex],
         now: Callable[[], float],
         own: str | None = None,

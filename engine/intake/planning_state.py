@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from engine.journal.protocol import BUDGET_PREFIX, FILE_OFFSET_PREFIX
+from engine.journal.protocol import BUDGET_PREFIX, FILE_OFFSET_PREFIX, Queue, State
 from engine.planning.planner import PlanningMemory
 
-if TYPE_CHECKING:
-    from engine.journal.protocol import Journal
-
-
 _OTHERS = (BUDGET_PREFIX, FILE_OFFSET_PREFIX)
+
+
+class IntakeJournal(Queue, State, Protocol):
+    """The parts of the journal that intake uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class PlanningState(PlanningMemory):
     before: the windows that changed since it was last emptied, as they were then.
     """
 
-    def __init__(self, journal: Journal) -> None:
-        kept = journal.memory()
+    def __init__(self, journal: IntakeJournal) -> None:
+        kept = journal.key_values()
         super().__init__({k: kept[k] for k in kept if not k.startswith(_OTHERS)})
         self._journal = journal
         self.before: dict[str, dict[str, Any] | None] = {}

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from engine.intake.planning_state import Changed, PlanningState
-    from engine.journal.protocol import Journal
+    from engine.intake.planning_state import Changed, IntakeJournal, PlanningState
     from engine.model.run import Run
     from engine.planning.planner import PlannedRun
 
@@ -72,7 +71,9 @@ class Writing:
     lock: held by whoever plans, and plans nothing that a failed write takes back meanwhile.
     """
 
-    def __init__(self, journal: Journal, memory: PlanningState, lock: threading.RLock) -> None:
+    def __init__(
+        self, journal: IntakeJournal, memory: PlanningState, lock: threading.RLock
+    ) -> None:
         self._journal, self._memory, self._lock = journal, memory, lock
         self._owed: dict[str, Any] = {}
         self._under_way: dict[str, Part] = {}
@@ -95,7 +96,7 @@ class Writing:
         if not changes:
             return
         try:
-            self._journal.remember(changes)
+            self._journal.save_key_values(changes)
         except JournalError:  # with the next event that is written
             with self._lock:
                 self._owed = changes | self._owed

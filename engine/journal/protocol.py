@@ -1,14 +1,19 @@
-"""The journal's protocol and its law; every journal passes tests/contracts/journal.
+"""The journal: its records, its invariants, and one protocol for each kind of user.
 
-The law:
+The suite tests/contracts/test_journal*.py checks each backend.
 
-1. What ``accept`` has answered survives a power cut: it is on disk, not in a cache.
-2. ``due_at`` is the whole scheduler: a claim moves it to the end of the lease, a retry to the end of the
-   wait; without one a run is out of the queue. A dead worker needs no clean-up.
-3. A claim is a fence: only the newest one of a run can keep, settle or lengthen anything.
-4. A run accepted twice is one run.
-5. Two claims on one target never overlap; ready runs on it start in order of acceptance, then of playbook
-   name; one that waits for a retry lets later ones pass; different targets go side by side.
+Invariants:
+
+1. **Durability.** When the future of ``accept`` resolves, the batch is on disk. It survives a power failure.
+2. **Scheduling.** ``due_at`` is the only schedule. A claim moves it to the end of the lease. A retry moves it
+   to the end of the delay. A run without ``due_at`` is not in a target queue. A worker that dies needs no
+   cleanup.
+3. **Fencing.** Only the newest claim of a run can write attempt state, settle the attempt or add undo
+   intents.
+4. **Idempotency.** Accepting a run again has no effect.
+5. **Target queues.** Two attempts on one target never overlap. The ready runs of a target start in the order
+   of acceptance, then by playbook name. A run that waits for a retry lets later runs pass. Runs of different
+   targets run in parallel.
 """
 
 from __future__ import annotations
@@ -24,25 +29,32 @@ if TYPE_CHECKING:
     from engine.model.playbook import Pool
     from engine.model.run import Claim, Notice, Outcome, Run, StepResult
 
+BUDGET_PREFIX = "budget:"
+"""Prefix of the keys of budget windows in the key-value table. Throttle windows are in the same table."""
+FILE_OFFSET_PREFIX = "follow:"
+"""Prefix of the keys of file offsets in the key-value table. Throttle windows are in the same table."""
+
 
 @dataclass(frozen=True, slots=True)
 class AcceptBatch:
-    """What some bodies of events add: runs, and changes to the memory that throttles keep.
+    """Runs and key-value changes to write in one transaction.
 
-    runs: in the order in which those of one target start. memory: key -> JSON value, or None to forget the key.
+    runs: the runs of one target start in this order. key_values: key -> JSON value, or None to delete the key.
     """
 
     runs: Sequence[Run] = ()
-    memory: Mapping[str, Any] = field(default_factory=dict)
+    key_values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run as the journal has it.
+    """The stored state of a run.
 
-    results: of the steps that ended; last, where the current step was tried, its own as ``waiting`` or
-    ``running`` with what the last attempt said. due_at: epoch seconds, None once the run is over.
-    outcome: None until then. decisions: what people did to the run, the oldest first.
+    results: one for each step that ended. If the current step was attempted, its result is last, with the
+    state ``waiting``, ``held`` or ``running`` and the message of the last attempt. position: index of the
+    current step, or None after the end. due_at: epoch seconds, or None after the end. outcome: None until the
+    end. undo: step name -> epoch seconds at which the step is undone, or None (only on request). decisions:
+    the operator commands on the run, oldest first.
     """
 
     run: Run
@@ -57,9 +69,10 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list, the newest first; None is any.
+    """A filter for runs and for counters of dropped runs. None matches everything.
 
-    since: epoch seconds of the receipt. state: waiting, running, held, or an outcome.
+    since: epoch seconds; runs received at this time or later. state: ``waiting``, ``running``, ``held`` or an
+    outcome. limit: the maximum number of results.
     """
 
     playbook: str | None = None
@@ -71,9 +84,10 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person did to a run.
+    """An operator command on a run.
 
-    what: approve, deny, retry or undo. at: epoch seconds. step: the steps that it concerns, as text.
+    The journal stores the fields under these names. what: approve, deny, retry or undo. by: the operator.
+    at: epoch seconds. step: the names of the steps, as text.
     """
 
     what: str
@@ -84,8 +98,12 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
-    """Who paused a playbook, or all, when, and until when (epoch seconds; None: until it is resumed)."""
+class Pause:
+    """A pause of one playbook or of all playbooks.
+
+    by: the operator. since: epoch seconds. until: epoch seconds, or None for a pause that lasts until it is
+    resumed.
+    """
 
     by: str
     since: float
@@ -95,7 +113,10 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """What came and was no event: when (epoch seconds), from which source, why, its first bytes."""
+    """A request body that is not a valid event.
+
+    received: epoch seconds. source: the name of the event source. body: the first bytes.
+    """
 
     received: float
     source: str
@@ -105,9 +126,9 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DroppedRuns:
-    """How often a playbook's runs were suppressed for a reason, within an hour of the clock.
+    """The number of runs of a playbook that were suppressed for one reason within one clock hour.
 
-    key: what the throttle counts by, else empty. first, last: epoch seconds.
+    key: the key of the throttle, otherwise empty. first, last: epoch seconds.
     """
 
     playbook: str
@@ -118,58 +139,87 @@ class DroppedRuns:
     last: float
 
 
-class Journal(Protocol):
-    """Where runs live from their acceptance on. Thread-safe; times are epoch seconds."""
+class Queue(Protocol):
+    """The run queue: accept runs, claim attempts and settle them."""
 
     def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
-        """Write runs, due at once, and memory, in one transaction with whatever else waits.
+        """Write a batch. Its runs are due at once.
 
-        The future resolves once all of it is on disk; it fails with JournalError where nothing of it is.
-        A journal that is full refuses runs so early that those it has can be worked off, and pruned.
-        An Accepted without content resolves once all that was accepted before it is on disk.
+        The write shares its transaction with other waiting writes. The future resolves when the batch is on
+        disk. It fails with JournalError if none of the batch is on disk. An empty batch resolves when every
+        batch that was accepted earlier is on disk.
+
+        A full journal fails the future while it still has space to finish and delete the runs that it has.
         """
         ...
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """Which of these run ids are on disk."""
+        """Return those of the run ids that are on disk."""
         ...
 
     def claim(self, pool: Pool, limit: int, now: float) -> list[Claim]:
-        """Up to ``limit`` attempts that may start now, leased until their step's timeout and a margin.
+        """Claim up to ``limit`` attempts that may start now.
 
-        The claims are on disk when this returns. A claim whose predecessor's lease ran out without a word
-        is ``interrupted``.
+        The lease of a claim lasts for the timeout of its step plus a margin. The claims are on disk when this
+        method returns. A claim is ``interrupted`` if the lease of the previous claim expired without a result.
         """
         ...
 
-    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
-        """Add facts to the run, and accept the run of a notice with them; on disk when this returns.
+    def keep(
+        self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
+    ) -> bool:
+        """Merge values into the attempt state of the run. Accept the run of the notice in the same transaction.
 
-        False, and nothing written, where the claim is no longer the newest, or where a later ``claim``
-        saw that its lease had run out: another run may be on the target by now.
+        The values are on disk when this method returns.
+
+        Returns False and writes nothing if the claim is not the newest, or if a later ``claim`` saw its lease
+        expired. In both cases another attempt may be active on the target.
         """
         ...
 
-    def hold(
+    def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
+        """Write the outcome of an attempt and what follows: a retry, the next step or the end of the run.
+
+        Returns ``waiting``, ``next`` or the outcome of the run. For an undo: ``waiting``, ``undone`` or
+        ``failed``. The result is on disk when this method returns. Returns None and writes nothing if the
+        claim is not the newest.
+        """
+        ...
+
+    def next_due(self, pool: Pool) -> float | None:
+        """Return the time at which the next run of the pool may be claimable, or None.
+
+        A run that is due but waits behind another run of its target does not count.
+        """
+        ...
+
+
+class UndoLog(Protocol):
+    """The undo intents: the data that a later undo of a step needs.
+
+    Steps of several runs can change the same object. Each step then has its own undo intent. All of them
+    keep the value from before the first change.
+    """
+
+    def add_undo_intent(
         self,
         claim: Claim,
         changes: Sequence[ObjectChange],
         until: float | None,
-        facts: Mapping[str, Any],
+        attempt_state: Mapping[str, Any],
     ) -> bool:
-        """Keep facts, and what the step is about to change, to be undone at ``until`` (None: when asked).
+        """Write the undo intent of a step and merge values into the attempt state, before the step acts.
 
-        On disk when this returns. What others hold already keeps the value that was there before the first.
-        False, and nothing written, where ``keep`` would.
+        until: epoch seconds of the undo, or None (only on request). The data is on disk when this method
+        returns. Returns False and writes nothing in the cases of ``Queue.keep``.
         """
         ...
 
-    def ends(self, key: str, but: str | None = None) -> list[float | None]:
-        """When the holds on a changed thing end, but that of one undoing; None is when asked."""
-        ...
+    def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
+        """Return the times of all undo intents for a changed object.
 
-    def undo(self, run_id: str, decision: Decision) -> list[str]:
-        """Have every step of a run that can be undone be undone now; their names."""
+        key: of the ObjectChange. exclude: the id of one undo to ignore. A None in the list: only on request.
+        """
         ...
 
     def adopt(
@@ -181,133 +231,148 @@ class Journal(Protocol):
         *,
         now: float,
     ) -> bool:
-        """Take over what was found in the cluster: these changes are a step's of the run.
+        """Write an undo intent for changes that were found in the cluster.
 
-        A run that is not there is written as over now, whenever it was. False, and nothing written, where the
-        first of the changes is held already.
+        If the run does not exist, it is written as a run that ended now. Returns False and writes nothing if
+        the first of the changes already has an undo intent.
         """
         ...
 
-    def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
-        """Write how the attempt ended and what is next: a retry, the next step, the end of the run.
 
-        Gives ``waiting``, ``next`` or the run's outcome (of an undoing: ``waiting``, ``undone`` or
-        ``failed``), on disk when this returns; None where the claim is no longer the newest, and then
-        nothing is written.
-        """
-        ...
-
-    def next_due(self, pool: Pool) -> float | None:
-        """When to look for claims again: the time at which the earliest run of the pool is due, or None.
-
-        A run that is due but behind another on its target does not count until that one makes way.
-        """
-        ...
-
-    def find(self, run_id: str) -> RunRecord | None:
-        """The run of that id, as it stands."""
-        ...
-
-    def ids(self, prefix: str) -> list[str]:
-        """The ids of up to three runs that begin so."""
-        ...
-
-    def counts(self) -> dict[str, int]:
-        """How many runs are ``waiting``, ``running`` and ``held``, and how many ``over``."""
-        ...
-
-    def runs(self, wanted: RunFilter) -> list[RunRecord]:
-        """The runs that are wanted, the newest first."""
-        ...
+class OperatorCommands(Protocol):
+    """The commands of operators on runs and playbooks."""
 
     def decide(self, run_id: str, decision: Decision) -> bool:
-        """Have a held run go on now, with the decision (``approve``, ``deny``) among its facts.
+        """Let a held run continue now, with an approval or a denial in its attempt state.
 
-        False, and nothing written, where the run is not held.
+        Returns False and writes nothing if the run is not held.
         """
         ...
 
     def retry(self, run_id: str, position: int, decision: Decision) -> bool:
-        """Have a run that is over go on at the step of that position, with the results before it.
+        """Queue a finished run again, from the step at this position. Earlier results stay.
 
-        False, and nothing written, where it is not over.
+        Returns False and writes nothing if the run is not finished.
         """
         ...
 
-    def pause(self, playbook: str | None, pause: Paused) -> None:
-        """Give no claims on the runs of a playbook (None: of any), also after a restart.
-
-        A playbook that is paused already takes the new end and reason.
-        """
+    def undo(self, run_id: str, decision: Decision) -> list[str]:
+        """Make every undo of the run due now. Return the names of its steps."""
         ...
 
-    def end_pauses(self, now: float) -> list[str]:
-        """End the pauses whose time is over; what they were on."""
+    def pause(self, playbook: str | None, pause: Pause) -> None:
+        """Stop claims for a playbook (None: for all playbooks). The pause survives a restart.
+
+        If the playbook is already paused, the pause gets the new end, operator and reason.
+        """
         ...
 
     def resume(self, playbook: str | None) -> None:
         """End the pause of a playbook (None: every pause)."""
         ...
 
-    def paused(self) -> Mapping[str, Paused]:
-        """What is paused: the names of playbooks, ``*`` for all."""
+    def end_pauses(self, now: float) -> list[str]:
+        """End the pauses whose time is over. Return the names of their playbooks (``*``: all)."""
         ...
 
-    def note(self, dead: Sequence[DeadLetter], drops: Sequence[DroppedRuns]) -> None:
-        """Write dead letters, and add to the counters of drops; both are bounded, the oldest make way."""
+
+class History(Protocol):
+    """Queries about runs, dead letters and dropped runs."""
+
+    def find(self, run_id: str) -> RunRecord | None:
+        """Return the run with this id, or None."""
         ...
 
-    def dead(self, limit: int) -> list[DeadLetter]:
-        """The dead letters, the newest first."""
+    def find_ids(self, prefix: str) -> list[str]:
+        """Return the ids of up to three runs that start with the prefix."""
         ...
 
-    def drops(self, wanted: RunFilter) -> list[DroppedRuns]:
-        """The counters of a playbook and a time, the last changed first."""
+    def counts(self) -> dict[str, int]:
+        """Return the number of runs per state: ``waiting``, ``running``, ``held`` and ``over``."""
         ...
 
-    def forget(self, before: float) -> int:
-        """Remove some of the runs that were over before, and notes of before; how many runs that was."""
+    def runs(self, wanted: RunFilter) -> list[RunRecord]:
+        """Return the runs that match, newest first."""
         ...
 
-    def strip(self, before: float) -> int:
-        """Take the bodies from some of the runs that were over before; their ids stay ``known``."""
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """Return the dead letters, newest first."""
         ...
 
-    def fill(self) -> float:
-        """How much of what it may have is in use, or promised to runs that are not over, 0 to 1.
-
-        One that was full accepts again once this has found room.
-        """
+    def dropped_runs(self, wanted: RunFilter) -> list[DroppedRuns]:
+        """Return the counters that match the playbook and the time, last changed first."""
         ...
 
-    def memory(self) -> dict[str, Any]:
-        """All that throttles keep."""
+
+class State(Protocol):
+    """Small state that survives a restart: throttle windows, pauses and the last set of playbooks."""
+
+    def key_values(self) -> dict[str, Any]:
+        """Return the key-value table: throttle windows, budget windows and file offsets."""
         ...
 
-    def remember(self, memory: Mapping[str, Any]) -> None:
-        """Change what throttles keep, outside an accept."""
+    def save_key_values(self, key_values: Mapping[str, Any]) -> None:
+        """ObjectChange keys of the key-value table. A value of None deletes the key."""
+        ...
+
+    def paused(self) -> Mapping[str, Pause]:
+        """Return the pauses: playbook name -> pause. The name ``*`` means all playbooks."""
         ...
 
     def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
-        """Keep an accepted set of playbook files (path -> content) as the last good one."""
+        """Store a set of playbook files (path -> content) as the last good set."""
         ...
 
     def last_set(self) -> tuple[str, dict[str, bytes]] | None:
-        """The last good set: its digest and its files."""
+        """Return the digest and the files of the last good set, or None."""
         ...
 
-    def writable(self) -> str | None:
-        """None while the journal accepts runs, else what is wrong, in a sentence."""
+
+class Maintenance(Protocol):
+    """The methods that keep the journal small and report its condition."""
+
+    def save_dropped(
+        self, dead_letters: Sequence[DeadLetter], dropped_runs: Sequence[DroppedRuns]
+    ) -> None:
+        """Write dead letters and add to the counters of dropped runs.
+
+        Both tables have a maximum size. The oldest rows are deleted.
+        """
+        ...
+
+    def delete_runs(self, before: float) -> int:
+        """Delete some of the runs that ended before this time, and older dead letters and counters.
+
+        before: epoch seconds. Returns the number of deleted runs; 0 if none is left.
+        """
+        ...
+
+    def strip_runs(self, before: float) -> int:
+        """Delete the events and results of some of the runs that ended before this time.
+
+        The ids of the runs stay ``known``. Returns the number of runs; 0 if none is left.
+        """
+        ...
+
+    def fill_ratio(self) -> float:
+        """Measure the share of the maximum size that is in use or reserved for unfinished runs, 0 to 1.
+
+        A full journal accepts again after this method has found free space.
+        """
+        ...
+
+    def write_error(self) -> str | None:
+        """Return the reason why the journal does not accept runs, as a sentence, or None."""
         ...
 
     def close(self) -> None:
-        """Finish what is being written and let go of the file; later calls fail with JournalError."""
+        """Finish the current writes and release the storage. Later calls fail with JournalError."""
         ...
 
 
-BUDGET_PREFIX = "budget:"
-"""How the keys of the windows begin in the journal's memory, where throttles' are, too."""
+class Journal(Queue, UndoLog, OperatorCommands, History, State, Maintenance, Protocol):
+    """The durable store of runs. A backend implements all parts; a user asks for the parts that it needs.
 
-
-FILE_OFFSET_PREFIX = "follow:"
-"""How the keys of a followed file's offset begin in the journal's memory, where throttles' are, too."""
+    All methods are thread-safe. All times are epoch seconds. Methods raise JournalError if the storage cannot
+    be read or written.
+    """

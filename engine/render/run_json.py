@@ -8,7 +8,7 @@ from engine.model.event import format_time
 from engine.render.plan_json import event_json, step_json
 
 if TYPE_CHECKING:
-    from engine.journal.protocol import DeadLetter, DroppedRuns, Paused, RunRecord
+    from engine.journal.protocol import DeadLetter, DroppedRuns, Pause, RunRecord
 
 
 def summary_json(record: RunRecord) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def pause_json(playbook: str, pause: Paused) -> dict[str, Any]:
+def pause_json(playbook: str, pause: Pause) -> dict[str, Any]:
     """A pause. playbook: its name, ``*`` for all. until: null where it lasts until it is resumed."""
     return {
         "playbook": playbook,

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Sequence
 
-    from engine.journal.protocol import Journal
+    from engine.journal.protocol import Journal, State
     from engine.runtime.settings import Settings
     from engine.sources.base import Fetching
 
@@ -177,8 +177,10 @@ def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack)
         dry=settings.dry_run,
     )
     stack.callback(journal.close)
-    if journal.aside:
-        log.info("dry run: what was accepted before it waits for its end", runs=journal.aside)
+    if journal.postponed_runs:
+        log.info(
+            "dry run: what was accepted before it waits for its end", runs=journal.postponed_runs
+        )
     reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
     reloader.start()
     stack.callback(reloader.stop)
@@ -199,7 +201,7 @@ def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack)
     return _Core(journal, reloader, upkeep, fault, notes, intake)
 
 
-def _fetched(settings: Settings, journal: Journal) -> Iterator[Fetching]:
+def _fetched(settings: Settings, journal: State) -> Iterator[Fetching]:
     """The sources besides HTTP."""
     if settings.nats:
         yield JetStream(settings.nats)

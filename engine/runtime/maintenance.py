@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.intake.deferred_records import DeferredRecords
-    from engine.journal.protocol import Journal
+    from engine.journal import protocol
     from engine.telemetry.fault_log import FaultLog
 
 EVERY = 1.0
@@ -45,7 +45,7 @@ class Maintenance:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: protocol.Maintenance,
         notes: DeferredRecords,
         retention: float,
         now: Callable[[], float],
@@ -88,7 +88,7 @@ class Maintenance:
         dead, drops = self._notes.take()
         try:
             while dead or drops:
-                self._journal.note(dead[:_NOTES], drops[:_NOTES])
+                self._journal.save_dropped(dead[:_NOTES], drops[:_NOTES])
                 dead, drops = dead[_NOTES:], drops[_NOTES:]
             self._watch()
             for task in self._tasks:
@@ -96,7 +96,7 @@ class Maintenance:
         except JournalError as error:
             self._notes.give_back(dead, drops)
             self._fault.seen(str(error))
-        if self._journal.writable() is None:
+        if self._journal.write_error() is None:
             self._fault.gone()
         self._rounds += 1
 
@@ -104,10 +104,10 @@ class Maintenance:
         """Look how full the journal is, and for what is old, each as often as it is time."""
         was = self.least()
         if self._fill >= _HALF or self._rounds % _LOOKED_EVERY == 0:
-            self._fill = self._journal.fill()
+            self._fill = self._journal.fill_ratio()
         if self._rounds % (_LOOKED_EVERY if self._fill >= _FULL else _PRUNED_EVERY) == 0:
             self._prune()
-            self._fill = self._journal.fill()
+            self._fill = self._journal.fill_ratio()
         if self.least() != was:
             log.warning("journal", full=f"{self._fill:.0%}", least_priority=self.least())
 
@@ -115,9 +115,9 @@ class Maintenance:
         now = self._now()
         kept = min(self._retention, _EARLY) if self._fill >= _FULL else self._retention
         for _ in range(_SLICES):
-            gone = self._journal.forget(now - max(self._retention, IDENTITIES))
+            gone = self._journal.delete_runs(now - max(self._retention, IDENTITIES))
             if kept < IDENTITIES:
-                gone += self._journal.strip(now - kept)
+                gone += self._journal.strip_runs(now - kept)
             if not gone:
                 break
 

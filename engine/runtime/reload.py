@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from engine.journal.protocol import Journal
+    from engine.journal.protocol import State
     from engine.model.errors import Finding
     from engine.telemetry.events import Observers
 
@@ -57,7 +57,7 @@ class Reloader:
         self,
         folder: Path,
         values: Path | None,
-        journal: Journal,
+        journal: State,
         observers: Observers,
         now: Callable[[], float],
     ) -> None:

@@ -155,7 +155,9 @@ class _Shift:
         self._outside = LiveHttpClient(Secrets(settings.secrets_dir), senders=senders)
         self.guardrails = guardrails
         spent = {
-            key: window for key, window in journal.memory().items() if key.startswith(BUDGET_PREFIX)
+            key: window
+            for key, window in journal.key_values().items()
+            if key.startswith(BUDGET_PREFIX)
         }
         ledger = BudgetLedger() if settings.dry_run else BudgetLedger(spent, self._remember)
         self._made = functools.lru_cache(1)(
@@ -224,7 +226,7 @@ class _Shift:
 
     def _remember(self, windows: Mapping[str, Any]) -> None:
         try:
-            self._journal.remember(windows)
+            self._journal.save_key_values(windows)
         except JournalError as error:  # what is not on disk must not be acted upon
             raise TemporaryError(f"the journal cannot be written: {error}") from None
 

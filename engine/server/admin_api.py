@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
-from engine.journal.protocol import RunFilter
+from engine.journal.protocol import History, Maintenance, Queue, RunFilter, State
 from engine.language import duration
 from engine.language.findings import nearest
 from engine.model.errors import JournalError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from engine.intake.recent_events import RecentEvents
-    from engine.journal.protocol import Journal
     from engine.model.playbook import Playbook
     from engine.runtime.reload import Reloader
     from engine.server.operator_commands import OperatorCommands
@@ -42,12 +41,16 @@ _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry|undo)")
 
 
+class AdminJournal(Queue, History, State, Maintenance, Protocol):
+    """The parts of the journal that the admin API uses."""
+
+
 class AdminApi:
     """The answers. metrics: in the exposition format. about: version, mode, cluster and sources."""
 
     def __init__(
         self,
-        journal: Journal,
+        journal: AdminJournal,
         operations: OperatorCommands,
         reloader: Reloader,
         recent: RecentEvents,
@@ -64,7 +67,7 @@ class AdminApi:
 
     def ready(self) -> Answer:
         """Whether events can be taken."""
-        fault = self._journal.writable()
+        fault = self._journal.write_error()
         return (503, {"error": fault}) if fault else (200, {"status": "ok"})
 
     def read(self, path: str, query: Mapping[str, str]) -> Answer:
@@ -76,13 +79,13 @@ class AdminApi:
             runs = [summary_json(record) for record in self._journal.runs(wanted)]
             # what was dropped is nobody's run, so that a filter of runs leaves it out
             every = wanted.state is None and wanted.namespace is None
-            drops = self._journal.drops(wanted) if every else []
+            drops = self._journal.dropped_runs(wanted) if every else []
             if wanted.playbook is not None and not runs and not drops:
                 self._operations.check_playbook(wanted.playbook)
             return 200, {"runs": runs, "drops": [drop_json(drop) for drop in drops]}
         if path == "/dead":
             since = self._wanted(query, {"since"}).since or 0.0
-            letters = [one for one in self._journal.dead(MOST) if one.received >= since]
+            letters = [one for one in self._journal.dead_letters(MOST) if one.received >= since]
             return 200, {"dead": [dead_json(one) for one in letters]}
         if path.startswith("/runs/"):
             return 200, record_json(self._operations.find(path.removeprefix("/runs/")))
@@ -180,7 +183,7 @@ class AdminApi:
             "modes": {one.name: one.mode for one in active.set.playbooks if one.mode != "enforce"},
             "playbooks": playbooks,
             "queue": queue,
-            "journal": {"error": self._journal.writable()},
+            "journal": {"error": self._journal.write_error()},
         }
 
     def series(self) -> Iterator[Series]:
@@ -196,7 +199,7 @@ class AdminApi:
             yield "source_connected", {"kind": source["kind"]}, float(source["error"] is None)
         try:
             counts, oldest = self._journal.counts(), self._oldest_due()
-            paused, fill = len(self._operations.paused()), self._journal.fill()
+            paused, fill = len(self._operations.paused()), self._journal.fill_ratio()
         except JournalError:
             yield "journal_writable", {}, 0.0
             return
@@ -204,7 +207,7 @@ class AdminApi:
             yield "queue_runs", {"state": state}, counts[state]
         yield "queue_oldest_due_seconds", {}, oldest
         yield "paused", {}, paused
-        yield "journal_writable", {}, float(self._journal.writable() is None)
+        yield "journal_writable", {}, float(self._journal.write_error() is None)
         yield "journal_fill_ratio", {}, fill
 
     def _events(self) -> Answer:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from engine.journal import protocol
 from engine.journal.codec import UnreadableError
-from engine.journal.protocol import Decision, Paused
+from engine.journal.protocol import Decision, Pause
 from engine.language import duration
 from engine.language.findings import nearest
 from engine.model.playbook import ALL_PLAYBOOKS
@@ -17,7 +18,7 @@ from engine.telemetry.events import Decided
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from engine.journal.protocol import Journal, RunRecord
+    from engine.journal.protocol import RunRecord
     from engine.telemetry.events import Observers
 
 _ID = re.compile(r"[0-9a-f]{6,32}")
@@ -26,6 +27,10 @@ LONGEST_REASON = 1_000
 """Characters of a reason."""
 LONGEST_PAUSE = 366 * 86_400.0
 """Seconds of a pause that ends by itself."""
+
+
+class CommandJournal(protocol.OperatorCommands, protocol.History, protocol.State, Protocol):
+    """The parts of the journal that operator commands use."""
 
 
 class OperatorCommandError(Exception):
@@ -56,7 +61,7 @@ class OperatorCommands:
     wake: tells the workers. pauses: is told what is paused from now on. playbooks: names of the set in force.
     """
 
-    journal: Journal
+    journal: CommandJournal
     observers: Observers
     wake: Callable[[], None]
     pauses: Callable[[Collection[str]], None]
@@ -69,7 +74,7 @@ class OperatorCommands:
             raise OperatorCommandError(
                 "no run has this id: it is 32 hex digits, or 6 and more of them", 404
             )
-        ids = self.journal.ids(run)
+        ids = self.journal.find_ids(run)
         if not ids:
             raise OperatorCommandError("no run has this id", 404)
         if len(ids) > 1:
@@ -125,7 +130,7 @@ class OperatorCommands:
         if lasts is not None and (seconds is None or seconds > LONGEST_PAUSE):
             raise OperatorCommandError(f"`for` is a duration of at most 366d, {duration.HINT}", 400)
         until = None if seconds is None else now + seconds
-        self.journal.pause(playbook, Paused(who.by, now, until, who.reason))
+        self.journal.pause(playbook, Pause(who.by, now, until, who.reason))
         return self._paused("pause", playbook, who)
 
     def resume(self, playbook: str | None, who: Who) -> list[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from engine.journal.protocol import Journal
+    from engine.journal.protocol import State
 
 log = structlog.get_logger()
 POLL = 0.25
@@ -58,7 +58,7 @@ class Follow:
 
     kind = "follow"
 
-    def __init__(self, path: Path, journal: Journal) -> None:
+    def __init__(self, path: Path, journal: State) -> None:
         self.target = str(path)
         self._path, self._journal = path, journal
         self._key = FILE_OFFSET_PREFIX + str(path)
@@ -158,7 +158,7 @@ class Follow:
         return _identity(self._path) not in (None, (place.device, place.inode))
 
     def _kept(self) -> _Place | None:
-        found: Any = self._journal.memory().get(self._key)
+        found: Any = self._journal.key_values().get(self._key)
         return None if found is None else _Place(**found)
 
     def _keep(self, file: IO[bytes], place: _Place) -> None:
@@ -167,7 +167,7 @@ class Follow:
         place.written = os.fstat(file.fileno()).st_mtime_ns
         told = {key: getattr(place, key) for key in _Place.__slots__}
         try:
-            self._journal.remember({self._key: told})
+            self._journal.save_key_values({self._key: told})
         except JournalError as error:
             raise SourceError(f"the offset cannot be kept: {error}") from None
 

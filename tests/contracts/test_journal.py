@@ -25,7 +25,7 @@ def test_what_was_accepted_is_there_in_a_copy_of_the_files_of_a_living_journal(
     try:
         assert copy.known({run(1).id, run(2).id}) == {run(1).id}
         assert copy.find(run(1).id).run == run(1)
-        assert copy.memory() == {"throttle": [1]}
+        assert copy.key_values() == {"throttle": [1]}
     finally:
         copy.close()
 
@@ -208,12 +208,12 @@ def test_a_closed_journal_refuses_everything(journal):
         lambda: journal.keep(held, {}),
         lambda: journal.settle(held, DONE, NOW),
         lambda: journal.find(run(1).id),
-        lambda: journal.remember({}),
-        journal.memory,
+        lambda: journal.save_key_values({}),
+        journal.key_values,
         journal.counts,
         journal.last_set,
     )
     for call in calls:
         with pytest.raises(JournalError, match="closed"):
             call()
-    assert journal.writable() == "the journal is closed"
+    assert journal.write_error() == "the journal is closed"

@@ -92,8 +92,8 @@ def test_an_event_comes_back_as_it_was(shared, alert, number, salt):
 
 def test_memory_is_changed_with_an_accept_and_beside_it(journal):
     accept(journal, memory={"a": {"first": 2**64}, "b": [1], "c": False})
-    journal.remember({"b": None, "c": "x", "never": None})
-    assert journal.memory() == {"a": {"first": 2**64}, "c": "x"}
+    journal.save_key_values({"b": None, "c": "x", "never": None})
+    assert journal.key_values() == {"a": {"first": 2**64}, "c": "x"}
 
 
 def test_the_last_good_set_is_the_one_saved_last(journal, opened, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from engine.cluster.api import POD
-from engine.journal.protocol import AcceptBatch, Decision, Paused, RunFilter
+from engine.journal.protocol import AcceptBatch, Decision, Pause, RunFilter
 from engine.model.calls import ObjectChange
 from engine.model.errors import JournalError
 from engine.model.run import Outcome, Run, run_id
@@ -36,8 +36,8 @@ def until_it_refuses(journal, size=1_000, first=0):
         try:
             accept(journal, one)
         except JournalError:
-            journal.fill()
-            if journal.writable() is not None:
+            journal.fill_ratio()
+            if journal.write_error() is not None:
                 return accepted
         else:
             accepted.append(one.id)
@@ -61,7 +61,7 @@ def test_all_that_a_full_journal_has_accepted_is_done(journal, size):
 def test_it_takes_a_good_part_of_what_it_may_have_before_it_is_full(journal):
     accepted = until_it_refuses(journal)
     assert len(accepted) > MOST // 6_000
-    assert 0.9 < journal.fill() <= 1
+    assert 0.9 < journal.fill_ratio() <= 1
 
 
 def test_all_is_done_although_each_run_is_tried_again_and_waits_first(journal):
@@ -86,7 +86,7 @@ def test_all_is_undone_although_each_run_changes_something(journal):
             change = ObjectChange(
                 POD, "demo", "web", claim.run.id, ("metadata", "labels", "q"), "true"
             )
-            assert journal.hold(claim, [change], None, {"uid": claim.run.id})
+            assert journal.add_undo_intent(claim, [change], None, {"uid": claim.run.id})
             assert journal.settle(claim, DONE, NOW) == "done"
             assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["mark"]
     assert undone == len(accepted)
@@ -94,21 +94,21 @@ def test_all_is_undone_although_each_run_changes_something(journal):
 
 def test_while_it_is_full_it_says_so_and_refuses_all_that_is_new(journal):
     until_it_refuses(journal)
-    assert "full" in journal.writable()
+    assert "full" in journal.write_error()
     with pytest.raises(JournalError, match="full"):
         journal.accept(AcceptBatch([large(10**6, 100_000)]), NOW).result()
     journal.accept(AcceptBatch(), NOW).result()  # nothing is no more than it has
-    journal.pause("p", Paused("alice", NOW))
+    journal.pause("p", Pause("alice", NOW))
     assert list(journal.paused()) == ["p"]
 
 
 def test_once_what_is_over_is_pruned_it_takes_more(journal):
     accepted = until_it_refuses(journal)
     worked_off(journal)
-    while journal.forget(NOW + 1):
+    while journal.delete_runs(NOW + 1):
         pass
-    assert journal.fill() < 0.5
-    assert journal.writable() is None
+    assert journal.fill_ratio() < 0.5
+    assert journal.write_error() is None
     assert len(until_it_refuses(journal, first=10**5)) == pytest.approx(len(accepted), rel=0.1)
 
 
@@ -118,7 +118,7 @@ def test_steps_that_say_more_than_was_reckoned_with_stop_it_until_it_is_pruned(j
         worked_off(journal, Outcome("done", "x" * 20_000))
     done = [one.run.id for one in journal.runs(RunFilter(state="done", limit=10_000))]
     assert 0 < len(done) < len(accepted)
-    assert journal.strip(NOW + 1)
+    assert journal.strip_runs(NOW + 1)
     rest = worked_off(journal, now=NOW + 60)
     assert {*rest, *done} == {*accepted}
 
@@ -131,7 +131,7 @@ def test_a_full_journal_is_full_when_it_is_opened_again(opened, tmp_path):
         journal.close()
     journal = opened(tmp_path, most=MOST)
     try:
-        assert "full" in journal.writable()
+        assert "full" in journal.write_error()
         with pytest.raises(JournalError, match="full"):
             accept(journal, large(10**6, 100_000))
         accept(journal, large(10**7, 1))  # what little has room is taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from engine.journal.protocol import Decision, Paused, RunFilter
+from engine.journal.protocol import Decision, Pause, RunFilter
 from engine.model.run import Approval, Outcome
 from tests.support.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
 
@@ -83,7 +83,7 @@ def test_what_is_paused_is_not_claimed_until_it_is_resumed_also_after_a_restart(
     journal, opened, tmp_path
 ):
     accept(journal, run(1))
-    journal.pause("p", Paused("alice", NOW))
+    journal.pause("p", Pause("alice", NOW))
     assert journal.claim("cluster", 9, NOW) == []
     journal.close()
     again = opened(tmp_path)
@@ -100,8 +100,8 @@ def test_what_is_paused_is_not_claimed_until_it_is_resumed_also_after_a_restart(
 
 def test_a_pause_with_an_end_is_over_then_and_gives_its_runs_back(journal):
     accept(journal, run(1))
-    journal.pause("p", Paused("alice", NOW, NOW + 60, "an upgrade"))
-    assert journal.paused()["p"] == Paused("alice", NOW, NOW + 60, "an upgrade")
+    journal.pause("p", Pause("alice", NOW, NOW + 60, "an upgrade"))
+    assert journal.paused()["p"] == Pause("alice", NOW, NOW + 60, "an upgrade")
     assert journal.end_pauses(NOW + 59) == []
     assert journal.claim("cluster", 9, NOW + 59) == []
     assert journal.end_pauses(NOW + 60) == ["p"]
@@ -126,7 +126,7 @@ def test_a_run_keeps_the_newest_decisions(journal):
 def test_runs_of_a_paused_playbook_let_others_on_their_target_pass(journal):
     first, second = playbook("a"), playbook("b")
     accept(journal, run(1, "demo/x", first), run(1, "demo/x", second))
-    journal.pause("a", Paused("alice", NOW))
+    journal.pause("a", Pause("alice", NOW))
     passed = claim(journal)
     assert passed.run.playbook.name == "b"
     journal.settle(passed, DONE, NOW)
@@ -141,7 +141,7 @@ def test_a_pause_of_everything_holds_all_claims_and_timers_up(journal):
     accept(journal, run(1))
     journal.settle(claim(journal), Outcome("waiting", "busy", retry_in=5.0), NOW)
     accept(journal, run(2))
-    journal.pause(None, Paused("alice", NOW))
+    journal.pause(None, Pause("alice", NOW))
     assert journal.claim("cluster", 9, NOW + 9) == []
     assert journal.next_due("cluster") is None
     journal.resume(None)
@@ -152,7 +152,7 @@ def test_an_attempt_under_way_may_end_while_its_playbook_is_paused(journal):
     of = playbook("p", step("one"), step("two"))
     accept(journal, run(1, of=of))
     flying = claim(journal)
-    journal.pause("p", Paused("alice", NOW))
+    journal.pause("p", Pause("alice", NOW))
     assert journal.settle(flying, DONE, NOW) == "next"
     assert journal.claim("cluster", 9, NOW) == []
     journal.resume(None)
@@ -162,7 +162,7 @@ def test_an_attempt_under_way_may_end_while_its_playbook_is_paused(journal):
 def test_a_lease_that_ran_out_during_a_pause_is_given_after_it(journal):
     accept(journal, run(1))
     claim(journal)
-    journal.pause("p", Paused("alice", NOW))
+    journal.pause("p", Pause("alice", NOW))
     assert journal.claim("cluster", 9, NOW + LEASE) == []
     journal.resume("p")
     assert claim(journal, NOW + LEASE).interrupted
@@ -184,7 +184,7 @@ def test_runs_are_listed_newest_first_by_what_is_wanted(journal):
 
 def test_what_comes_behind_a_run_of_a_paused_playbook_passes_it(journal):
     accept(journal, run(1, "demo/a", playbook("sleeps")))
-    journal.pause("sleeps", Paused("alice", NOW))
+    journal.pause("sleeps", Pause("alice", NOW))
     accept(journal, run(2, "demo/a", playbook("acts")))
     assert claim(journal).run.id == run(2, of=playbook("acts")).id
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from engine.cluster.api import NETWORK_POLICY, POD
-from engine.journal.protocol import AcceptBatch, Decision, Paused, RunFilter
+from engine.journal.protocol import AcceptBatch, Decision, Pause, RunFilter
 from engine.model.calls import ObjectChange
 from engine.model.run import Outcome
 from tests.support.journals import DONE, LEASE, NOW, accept, claim, playbook, run, step
@@ -20,7 +20,7 @@ def held(journal, number=1, *, until=None, changes=(LABEL,), of=None, target="de
     """A run that is over, whose first step holds these changes; its claim."""
     accept(journal, run(number, target, of))
     taken = claim(journal)
-    assert journal.hold(taken, changes, until, {"uid": "u1"})
+    assert journal.add_undo_intent(taken, changes, until, {"uid": "u1"})
     journal.settle(taken, DONE, NOW)
     return taken
 
@@ -38,7 +38,7 @@ def test_what_is_held_is_undone_at_its_hour_by_a_claim_of_its_own(journal):
     record = journal.find(first.run.id)
     assert [(r.state, r.message) for r in record.results] == [("undone", UNDONE.message)]
     assert (record.outcome, record.undo) == ("done", {})
-    assert journal.ends(LABEL.key) == []
+    assert journal.undo_times(LABEL.key) == []
     assert journal.next_due("cluster") is None
 
 
@@ -68,20 +68,20 @@ def test_no_run_and_no_count_is_an_undoing(journal):
 def test_what_others_hold_is_told_and_what_was_there_first_stays_known(journal):
     first = held(journal, 1, until=NOW + 60)
     second = held(journal, 2, until=NOW + 90, changes=(replace(LABEL, put="later", before="true"),))
-    assert sorted(journal.ends(LABEL.key)) == [NOW + 60, NOW + 90]
+    assert sorted(journal.undo_times(LABEL.key)) == [NOW + 60, NOW + 90]
     one = claim(journal, NOW + 60)
     assert (one.run.id, one.changes[0].put) == (first.run.id, "later")
-    assert journal.ends(LABEL.key, but=one.undo) == [NOW + 90]
+    assert journal.undo_times(LABEL.key, exclude=one.undo) == [NOW + 90]
     journal.settle(one, UNDONE, NOW + 60)
     other = claim(journal, NOW + 90)
     assert other.run.id == second.run.id
     assert other.changes[0].before is None
-    assert journal.ends(LABEL.key, but=other.undo) == []
+    assert journal.undo_times(LABEL.key, exclude=other.undo) == []
 
 
 def test_a_hold_without_an_end_is_told_as_none(journal):
     held(journal)
-    assert journal.ends(LABEL.key) == [None]
+    assert journal.undo_times(LABEL.key) == [None]
 
 
 def test_an_undoing_waits_while_its_target_is_in_flight_and_goes_before_what_is_ready(journal):
@@ -125,7 +125,7 @@ def test_a_retry_waits_and_a_failure_stays_to_be_undone_by_a_person(journal):
     assert record.results[0].state == "done"
     assert "not undone: missing right" in record.results[0].message
     assert record.undo == {"mark": None}
-    assert journal.ends(LABEL.key) == [NOW + 60]
+    assert journal.undo_times(LABEL.key) == [NOW + 60]
     assert journal.undo(first.run.id, Decision("undo", "alice", NOW + 99)) == ["mark"]
     assert journal.settle(claim(journal, NOW + 99), UNDONE, NOW + 99) == "undone"
 
@@ -134,7 +134,7 @@ def test_a_retry_waits_and_a_failure_stays_to_be_undone_by_a_person(journal):
 def test_no_pause_stops_an_undoing(journal, which):
     held(journal, until=NOW + 60)
     accept(journal, run(2, "demo/web"), run(3, "demo/other"))
-    journal.pause(which, Paused("alice", NOW))
+    journal.pause(which, Pause("alice", NOW))
     assert journal.next_due("cluster") == NOW + 60
     undoing = claim(journal, NOW + 60)
     assert undoing.undo
@@ -148,17 +148,17 @@ def test_only_the_newest_attempt_holds(journal):
     accept(journal, run(1))
     late = claim(journal)
     claim(journal, NOW + LEASE)
-    assert not journal.hold(late, (LABEL,), NOW + 60, {})
-    assert journal.ends(LABEL.key) == []
+    assert not journal.add_undo_intent(late, (LABEL,), NOW + 60, {})
+    assert journal.undo_times(LABEL.key) == []
 
 
 def test_a_second_attempt_at_a_step_holds_the_same_thing_once(journal):
     accept(journal, run(1))
-    journal.hold(claim(journal), (LABEL,), NOW + 60, {})
+    journal.add_undo_intent(claim(journal), (LABEL,), NOW + 60, {})
     again = claim(journal, NOW + LEASE)
-    assert journal.hold(again, (replace(LABEL, before="true"),), NOW + 90, {})
+    assert journal.add_undo_intent(again, (replace(LABEL, before="true"),), NOW + 90, {})
     journal.settle(again, DONE, NOW + LEASE)
-    assert journal.ends(LABEL.key) == [NOW + 90]
+    assert journal.undo_times(LABEL.key) == [NOW + 90]
     assert claim(journal, NOW + 90).changes == (LABEL,)
 
 
@@ -175,8 +175,8 @@ def test_holds_survive_a_restart(opened, tmp_path):
 
 def test_what_is_to_be_undone_outlives_its_run(journal):
     first = held(journal, until=NOW + 999)
-    assert journal.forget(NOW + 500) == 1
-    assert journal.strip(NOW + 500) == 0
+    assert journal.delete_runs(NOW + 500) == 1
+    assert journal.strip_runs(NOW + 500) == 0
     assert journal.find(first.run.id) is None
     undoing = claim(journal, NOW + 999)
     assert (undoing.run.id, undoing.changes) == (first.run.id, (LABEL,))
@@ -185,8 +185,8 @@ def test_what_is_to_be_undone_outlives_its_run(journal):
 
 def test_what_nobody_undid_is_forgotten_with_its_run(journal):
     first = held(journal)
-    journal.forget(NOW + 500)
-    assert journal.ends(LABEL.key) == []
+    journal.delete_runs(NOW + 500)
+    assert journal.undo_times(LABEL.key) == []
     assert journal.undo(first.run.id, Decision("undo", "alice", NOW + 600)) == []
 
 

@@ -15,31 +15,33 @@ def drop(count=1, at=NOW, playbook="p", key=""):
 
 
 def test_drops_of_an_hour_are_one_line_with_a_counter(journal):
-    journal.note([], [drop(2), drop(at=NOW + 5400, playbook="q")])
-    journal.note([], [drop(3, NOW + 60)])
-    assert journal.drops(RunFilter()) == [
+    journal.save_dropped([], [drop(2), drop(at=NOW + 5400, playbook="q")])
+    journal.save_dropped([], [drop(3, NOW + 60)])
+    assert journal.dropped_runs(RunFilter()) == [
         drop(at=NOW + 5400, playbook="q"),
         DroppedRuns("p", "throttle", "", 5, NOW, NOW + 60),
     ]
-    assert [d.playbook for d in journal.drops(RunFilter(playbook="p"))] == ["p"]
-    assert [d.playbook for d in journal.drops(RunFilter(since=NOW + 3600))] == ["q"]
+    assert [d.playbook for d in journal.dropped_runs(RunFilter(playbook="p"))] == ["p"]
+    assert [d.playbook for d in journal.dropped_runs(RunFilter(since=NOW + 3600))] == ["q"]
 
 
 def test_lines_about_drops_are_bounded_and_the_oldest_make_way(journal):
     drops = [drop(at=NOW + n, key=str(n)) for n in range(DROPS + 500)]
     for start in range(0, len(drops), 5_000):
-        journal.note([], drops[start : start + 5_000])
-    left = journal.drops(RunFilter(limit=10**6))
+        journal.save_dropped([], drops[start : start + 5_000])
+    left = journal.dropped_runs(RunFilter(limit=10**6))
     assert len(left) == DROPS
     assert left[-1].key == "500"
 
 
 def test_dead_letters_are_bounded_and_the_newest_stay(journal):
-    journal.note([DeadLetter(NOW + n, "http", "no JSON", b"%d" % n) for n in range(DEAD + 5)], [])
-    letters = journal.dead(10**6)
+    journal.save_dropped(
+        [DeadLetter(NOW + n, "http", "no JSON", b"%d" % n) for n in range(DEAD + 5)], []
+    )
+    letters = journal.dead_letters(10**6)
     assert len(letters) == DEAD
     assert letters[0] == DeadLetter(NOW + DEAD + 4, "http", "no JSON", b"%d" % (DEAD + 4))
-    assert len(journal.dead(3)) == 3
+    assert len(journal.dead_letters(3)) == 3
 
 
 def over(journal, number, at):
@@ -51,12 +53,12 @@ def test_runs_that_were_over_long_ago_are_forgotten_and_no_others(journal):
     over(journal, 1, NOW)
     over(journal, 2, NOW + 100)
     accept(journal, run(3))
-    journal.note([DeadLetter(NOW, "http", "e", b"")], [drop()])
-    assert journal.forget(NOW + 50) == 1
+    journal.save_dropped([DeadLetter(NOW, "http", "e", b"")], [drop()])
+    assert journal.delete_runs(NOW + 50) == 1
     assert journal.known([run(n).id for n in (1, 2, 3)]) == {run(2).id, run(3).id}
     assert journal.find(run(2).id).run == run(2)
-    assert (journal.dead(9), journal.drops(RunFilter())) == ([], [])
-    assert journal.forget(NOW + 50) == 0
+    assert (journal.dead_letters(9), journal.dropped_runs(RunFilter())) == ([], [])
+    assert journal.delete_runs(NOW + 50) == 0
     assert claim(journal).run == run(3)
 
 
@@ -65,7 +67,7 @@ def test_a_body_that_several_runs_share_stays_as_long_as_one_of_them(journal):
     accept(journal, run(1, of=a), run(1, of=b))
     first = claim(journal)
     journal.settle(first, DONE, NOW)
-    assert journal.forget(NOW + 1) == 1
+    assert journal.delete_runs(NOW + 1) == 1
     second = claim(journal)
     assert second.run == run(1, of=b)
     journal.settle(second, DONE, NOW)
@@ -74,7 +76,7 @@ def test_a_body_that_several_runs_share_stays_as_long_as_one_of_them(journal):
 
 def test_a_run_without_its_body_is_still_known_so_that_a_repeat_runs_nothing(journal):
     over(journal, 1, NOW)
-    assert (journal.strip(NOW + 1), journal.strip(NOW + 1)) == (1, 0)
+    assert (journal.strip_runs(NOW + 1), journal.strip_runs(NOW + 1)) == (1, 0)
     assert journal.known([run(1).id]) == {run(1).id}
     accept(journal, run(1))
     assert journal.claim("cluster", 9, NOW + 9) == []
@@ -86,15 +88,15 @@ def test_a_run_without_its_body_is_still_known_so_that_a_repeat_runs_nothing(jou
 def test_a_run_that_waits_is_never_old(journal):
     accept(journal, run(1))
     journal.settle(claim(journal), Outcome("waiting", "busy", retry_in=10.0**9), NOW)
-    assert journal.forget(NOW + 10.0**8) == journal.strip(NOW + 10.0**8) == 0
+    assert journal.delete_runs(NOW + 10.0**8) == journal.strip_runs(NOW + 10.0**8) == 0
 
 
 def test_what_is_in_use_grows_with_what_is_kept(journal):
-    before = journal.fill()
+    before = journal.fill_ratio()
     for n in range(200):
         over(journal, n, NOW)
-    full = journal.fill()
-    while journal.forget(NOW + 1):
+    full = journal.fill_ratio()
+    while journal.delete_runs(NOW + 1):
         pass
     assert before < full < 1
-    assert journal.fill() < full
+    assert journal.fill_ratio() < full

@@ -375,7 +375,7 @@ def test_a_file_that_is_cut_off_is_begun_anew(tmp_path, followed):
 def has_kept_its_place(engine):
     """Whether the end of the file is where it would go on."""
     size = engine.origin.path.stat().st_size
-    return size in [place["offset"] for place in engine.real.memory().values()]
+    return size in [place["offset"] for place in engine.real.key_values().values()]
 
 
 def test_it_goes_on_where_it_was_and_another_file_of_that_name_is_read_whole(tmp_path, followed):

@@ -116,7 +116,7 @@ def test_an_end_that_cannot_be_read_is_none(journal):
 def test_however_old_the_policy_is_its_run_is_kept_as_long_as_one_that_ends_now(journal):
     server, _, claim = isolated(ttl=None)
     assert adopt(server.cluster, journal, NOW + 90 * 24 * HOUR) == 1
-    assert journal.forget(NOW + 60 * 24 * HOUR) == 0
+    assert journal.delete_runs(NOW + 60 * 24 * HOUR) == 0
     assert journal.find(claim.run.id) is not None
     assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["pod.isolate"]
 

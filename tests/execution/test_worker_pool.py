@@ -358,8 +358,8 @@ def test_an_audit_whose_pipe_is_broken_stops_nothing(tmp_path):
 
 def test_a_journal_that_cannot_be_read_is_waited_for():
     class Unread:
-        def ends(self, *_):
+        def undo_times(self, *_):
             raise JournalError("closed")
 
     with pytest.raises(TemporaryError, match="closed"):
-        _Kept(Unread()).ends("key")
+        _Kept(Unread()).undo_times("key")

@@ -98,9 +98,9 @@ def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):
         assert runs(3, "x canary-1") == []
         assert runs(4, "plain")
         assert runs(5, "plain") == []
-        journal.note(*notes.take())
-        kept = f"{journal.memory()} {journal.drops(RunFilter())}"
-        assert {drop.key for drop in journal.drops(RunFilter())} == {
+        journal.save_dropped(*notes.take())
+        kept = f"{journal.key_values()} {journal.dropped_runs(RunFilter())}"
+        assert {drop.key for drop in journal.dropped_runs(RunFilter())} == {
             "proc.cmdline=x ***",
             "proc.cmdline=plain",
         }

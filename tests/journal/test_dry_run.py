@@ -38,7 +38,7 @@ def test_what_a_live_engine_accepted_waits_for_the_end_of_the_dry_run(start):
     live, dry = (run(number, target="demo/web") for number in (1, 2))
     accept(start(), live)
     journal = start(dry=True)
-    assert (journal.aside, journal.memory()) == (1, {})
+    assert (journal.postponed_runs, journal.key_values()) == (1, {})
     accept(journal, dry)  # on the same target, and not held up by what is before it
     (claimed,) = claim(journal, NOW + 1e6)
     assert claimed.run.id == dry.id
@@ -46,7 +46,7 @@ def test_what_a_live_engine_accepted_waits_for_the_end_of_the_dry_run(start):
     assert claim(journal, NOW + 1e8) == []
     assert journal.counts()["waiting"] == 1
     journal = start(dry=True)  # it was restarted
-    assert (journal.aside, claim(journal, NOW + 1e8)) == (1, [])
+    assert (journal.postponed_runs, claim(journal, NOW + 1e8)) == (1, [])
     journal = start()
     (claimed,) = claim(journal)
     assert claimed.run.id == live.id
@@ -85,7 +85,7 @@ def test_an_undoing_that_comes_due_in_it_is_due_at_once_after_it(start):
     journal = start()
     accept(journal, run(1, target="demo/web"))
     (claimed,) = claim(journal)
-    assert journal.hold(claimed, [LABEL], NOW + 60, {})
+    assert journal.add_undo_intent(claimed, [LABEL], NOW + 60, {})
     journal.settle(claimed, DONE, NOW)
     journal = start(dry=True)
     assert claim(journal, NOW + 100) == []

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from engine.journal.protocol import AcceptBatch, Paused
+from engine.journal.protocol import AcceptBatch, Pause
 from engine.journal.sqlite import scheduler, schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import Finding, JournalError, Location, PlaybookError
@@ -115,7 +115,7 @@ def test_the_same_process_cannot_open_it_twice_but_again_after_closing(journal, 
 def test_a_full_disk_fails_what_is_written_says_so_and_heals(path):
     script = """
         import resource, sys
-        from engine.journal.protocol import AcceptBatch, Paused
+        from engine.journal.protocol import AcceptBatch, Pause
         from engine.model.errors import JournalError
         from engine.journal.sqlite.journal import SqliteJournal
         from tests.support.journals import NOW, run, thaw
@@ -126,19 +126,19 @@ def test_a_full_disk_fails_what_is_written_says_so_and_heals(path):
         for work in (
             lambda: journal.accept(AcceptBatch([run(2)]), NOW).result(),
             lambda: journal.claim("cluster", 1, NOW),
-            lambda: journal.remember({"a": 1}),
+            lambda: journal.save_key_values({"a": 1}),
         ):
             try:
                 work()
             except JournalError as error:
                 print("refused", error)
         journal.accept(AcceptBatch(), NOW).result()
-        print("writable", journal.writable())
+        print("writable", journal.write_error())
         print("known", journal.known([run(1).id, run(2).id]) == {run(1).id})
         resource.setrlimit(resource.RLIMIT_FSIZE, free)
-        print("writable", journal.writable())
+        print("writable", journal.write_error())
         journal.accept(AcceptBatch([run(2)]), NOW).result()
-        print("claimed", len(journal.claim("cluster", 9, NOW)), journal.memory())
+        print("claimed", len(journal.claim("cluster", 9, NOW)), journal.key_values())
         journal.close()
         """
     *refused, broken, known, healed, claimed = finished(python(script, path))
@@ -313,8 +313,8 @@ def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
     try:
         taken = claim(journal)
         assert taken.run == run(1)
-        assert journal.hold(taken, (), NOW + 1, {})
-        journal.pause("p", Paused("alice", NOW))
+        assert journal.add_undo_intent(taken, (), NOW + 1, {})
+        journal.pause("p", Pause("alice", NOW))
         assert list(journal.paused()) == ["p"]
     finally:
         journal.close()
@@ -323,7 +323,7 @@ def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
 def fill(journal):
     """Accept and end runs until it takes no more, looking how full it is as whoever keeps house does."""
     for number in range(1000):
-        journal.fill()
+        journal.fill_ratio()
         accept(journal, run(number))
         journal.settle(claim(journal), DONE, NOW)
 
@@ -333,10 +333,10 @@ def test_a_journal_that_has_all_it_may_have_takes_no_more_and_recovers_once_ther
     try:
         with pytest.raises(JournalError, match="full"):
             fill(journal)
-        assert journal.fill() > 0.9
-        while journal.forget(NOW + 1):
+        assert journal.fill_ratio() > 0.9
+        while journal.delete_runs(NOW + 1):
             pass
-        assert journal.fill() < 0.5
+        assert journal.fill_ratio() < 0.5
         accept(journal, run(9999))
         assert journal.known([run(9999).id])
     finally:
@@ -355,12 +355,12 @@ def test_a_file_that_is_gone_or_another_takes_nothing_until_it_is_back(
         away = file.rename(file.with_name("away"))
         if replaced:
             file.touch()
-        until(lambda: journal.writable() is not None)
-        assert f"{file} was deleted or replaced" in journal.writable()
+        until(lambda: journal.write_error() is not None)
+        assert f"{file} was deleted or replaced" in journal.write_error()
         with pytest.raises(JournalError, match="put it back"):
             accept(journal, run(2))
         away.rename(file)
-        until(lambda: journal.writable() is None)
+        until(lambda: journal.write_error() is None)
         accept(journal, run(3))
         assert journal.known([run(n).id for n in (1, 2, 3)]) == {run(1).id, run(3).id}
 

@@ -25,23 +25,23 @@ class Kept:
         self.noted, self.forgot, self.stripped = [], [], []
         self.full, self.broken = 0.1, False
 
-    def note(self, dead, drops):
+    def save_dropped(self, dead, drops):
         if self.broken:
             raise JournalError("disk full")
         self.noted.append((list(dead), list(drops)))
 
-    def forget(self, before):
+    def delete_runs(self, before):
         self.forgot.append(before)
         return 0
 
-    def strip(self, before):
+    def strip_runs(self, before):
         self.stripped.append(before)
         return 0
 
-    def writable(self):
+    def write_error(self):
         return "disk full" if self.broken else None
 
-    def fill(self):
+    def fill_ratio(self):
         return self.full
 
 
@@ -145,7 +145,7 @@ def test_many_notes_are_written_in_slices_and_only_those_that_failed_are_taken_a
         if journal.broken:
             raise JournalError("disk full")
 
-    journal.note = note
+    journal.save_dropped = note
     house.round()
     assert [len(drops) for _, drops in journal.noted] == [1_000, 1_000]
     house.round()
@@ -241,8 +241,8 @@ def test_what_is_redacted_is_matched_and_then_kept_and_shown_nowhere(tmp_path):
         with pytest.raises(ValueError, match="not JSON"):
             take(intake, f"{{token={SECRET} ".encode())
         record.flush()
-        journal.note(*notes.take())
-        told = [*intake.recent.all(), *journal.dead(9), (tmp_path / "events").read_text()]
+        journal.save_dropped(*notes.take())
+        told = [*intake.recent.all(), *journal.dead_letters(9), (tmp_path / "events").read_text()]
         assert SECRET not in repr(told)
     finally:
         journal.close()

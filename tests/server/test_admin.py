@@ -8,7 +8,7 @@ import os
 
 import pytest
 from engine.intake.intake import Intake
-from engine.journal.protocol import Paused
+from engine.journal.protocol import Pause
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.run import Outcome
 from engine.runtime.reload import Reloader
@@ -256,7 +256,7 @@ def test_a_playbook_that_is_not_in_force_is_refused_with_the_closest_name(admin,
 
 
 def test_a_pause_of_a_playbook_that_is_gone_can_be_ended(admin):
-    admin.journal.pause("gone", Paused("ada", NOW))
+    admin.journal.pause("gone", Pause("ada", NOW))
     assert admin.post("/resume", {"playbook": "gone"})[2] == {"paused": []}
 
 

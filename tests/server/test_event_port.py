@@ -816,10 +816,10 @@ def test_while_the_disk_hangs_events_are_answered_503_and_what_it_took_after_all
             status, headers, said = ask(port, alert(number))
             assert (status, headers["retry-after"]) == (503, "5")
             assert "its disk has not answered" in said["error"]
-        assert "has not answered" in journal.writable()
+        assert "has not answered" in journal.write_error()
         monkeypatch.setattr(watchdog, "PATIENCE", 20)
         go_on.set()
-        while journal.writable() is not None:
+        while journal.write_error() is not None:
             pass
         journal.accept(AcceptBatch(), NOW).result()  # once what it had before it is on disk
         duplicates = [ask(port, alert(number))[2]["duplicates"] for number in (1, 2)]

@@ -299,7 +299,9 @@ class Notebook:
         self.attempt_state.update(facts if self.open else {})
         return self.open
 
-    def hold(self, claim: Claim, changes: Any, until: float | None, facts: dict[str, Any]) -> bool:
+    def add_undo_intent(
+        self, claim: Claim, changes: Any, until: float | None, facts: dict[str, Any]
+    ) -> bool:
         if not self.keep(claim, facts):
             return False
         first = {c.key: c.before for _, held in self.holds.values() for c in held}
@@ -307,9 +309,9 @@ class Notebook:
         self.holds[undo_id(claim.run.id, claim.step.name)] = (until, held)
         return True
 
-    def ends(self, key: str, but: str | None = None) -> list[float | None]:
+    def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
         held = self.holds.items()
-        return [end for id_, (end, all_) in held if id_ != but for c in all_ if c.key == key]
+        return [end for id_, (end, all_) in held if id_ != exclude for c in all_ if c.key == key]
 
     def undoing(self, claim: Claim) -> Claim:
         """The claim to undo what the step of that claim has changed."""

@@ -106,7 +106,7 @@ class Disk:
         """Write what waits."""
         for accepted, future in self._taken():
             self.runs += [run.id for run in accepted.runs]
-            self.remember(accepted.memory)
+            self.save_key_values(accepted.key_values)
             future.set_result(None)
 
     def fail(self) -> None:
@@ -122,10 +122,10 @@ class Disk:
     def paused(self) -> dict[str, Any]:
         return {}
 
-    def memory(self) -> dict[str, Any]:
+    def key_values(self) -> dict[str, Any]:
         return dict(self.windows)
 
-    def remember(self, memory: Mapping[str, Any]) -> None:
+    def save_key_values(self, memory: Mapping[str, Any]) -> None:
         if self.broken:
             raise JournalError("the journal cannot be written")
         for key, window in memory.items():

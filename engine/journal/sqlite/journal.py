@@ -80,7 +80,7 @@ class SqliteJournal(Stored):
     ) -> None:
         path = Path(path).resolve()
         self._dry = dry
-        self.aside = 0
+        self.postponed_runs = 0
         self._margin = lease_margin
         self._lock = schema.partner(path) if partner else schema.own(path)
         try:
@@ -120,7 +120,7 @@ class SqliteJournal(Stored):
             if not self._room.has(coming.need):
                 raise JournalError(FULL)
             together = Together(self._arriving.write, coming)
-            memory = kept(accepted.memory)
+            memory = kept(accepted.key_values)
             if self._sieve:
                 self._sieve.add(*coming.ids)
         except JournalError as error:
@@ -172,9 +172,11 @@ class SqliteJournal(Stored):
                 self._bury(row, str(error), now)
         return claims
 
-    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
+    def keep(
+        self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
+    ) -> bool:
         """See Journal.keep; facts are laid over those that the run has."""
-        json_codec.encode_json(facts)
+        json_codec.encode_json(attempt_state)
         coming = (
             None if notice is None else inbox_batch(AcceptBatch([notice.run]), notice.run.received)
         )
@@ -186,7 +188,7 @@ class SqliteJournal(Stored):
             ).fetchone()
             if had is None:
                 return False
-            merged = {**codec.decode(had["facts"]), **facts}
+            merged = {**codec.decode(had["facts"]), **attempt_state}
             kept = scheduler.keep(connection, _holder(claim), json_codec.encode_json(merged))
             if kept and coming:
                 inbox.insert_at_once(connection, coming, known)
@@ -194,29 +196,29 @@ class SqliteJournal(Stored):
 
         return self._writer.submit(work).result()
 
-    def hold(
+    def add_undo_intent(
         self,
         claim: Claim,
         changes: Sequence[ObjectChange],
         until: float | None,
-        facts: Mapping[str, Any],
+        attempt_state: Mapping[str, Any],
     ) -> bool:
-        """See Journal.hold."""
+        """See Journal.add_undo_intent."""
         held = Held(claim.run.id, claim.step.name, claim.position, changes, until)
         return self._writer.submit(
             partial(
                 undo_intents.hold,
                 holder=_holder(claim),
                 held=held,
-                facts=facts,
+                facts=attempt_state,
                 now=claim.run.received,
             )
         ).result()
 
-    def ends(self, key: str, but: str | None = None) -> list[float | None]:
-        """See Journal.ends."""
+    def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
+        """See Journal.undo_times."""
         with self._readers.lend() as connection:
-            return undo_intents.ends(connection, key, but)
+            return undo_intents.ends(connection, key, exclude)
 
     def undo(self, run_id: str, decision: Decision) -> list[str]:
         """See Journal.undo."""
@@ -286,8 +288,8 @@ class SqliteJournal(Stored):
         with self._readers.lend() as connection:
             return queries.next_due(connection, pool, undo=pool == "cluster" and not self._dry)
 
-    def writable(self) -> str | None:
-        """See Journal.writable; after a failure a small write asks whether it still is so."""
+    def write_error(self) -> str | None:
+        """See Journal.write_error; after a failure a small write asks whether it still is so."""
         return self._writer.probe() or self._room.trouble
 
     def close(self) -> None:
@@ -313,7 +315,7 @@ class SqliteJournal(Stored):
         try:
             if self._dry:
                 self._enter_all()
-                self.aside = self._writer.submit(dry_run.put).result()
+                self.postponed_runs = self._writer.submit(dry_run.put).result()
             elif was_dry:
                 self._writer.submit(dry_run.take_back).result()
         except JournalError:

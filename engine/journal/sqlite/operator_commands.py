@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping
 
-    from engine.journal.protocol import Paused
+    from engine.journal.protocol import Pause
     from engine.model.playbook import Step
     from engine.model.run import StepResult
 
@@ -101,7 +101,7 @@ def retry(connection: sqlite3.Connection, again: Again, decision: Decision) -> b
     return True
 
 
-def pause(connection: sqlite3.Connection, playbook: str, pause: Paused) -> None:
+def pause(connection: sqlite3.Connection, playbook: str, pause: Pause) -> None:
     """Take the runs of a playbook from the heads of their lanes, so that the others pass."""
     connection.execute(
         "INSERT INTO paused (playbook, by, since, until, reason) VALUES (?, ?, ?, ?, ?)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.journal import codec
 from engine.journal.codec import UnreadableError
-from engine.journal.protocol import Paused, RunRecord
+from engine.journal.protocol import Pause, RunRecord
 from engine.journal.sqlite import dry_run, inbox, operator_commands, queries, retention
 from engine.journal.sqlite.key_value import kept, remember
 from engine.model import json_codec
@@ -41,7 +41,7 @@ class Stored:
         row = self._readers.row("SELECT * FROM runs WHERE id = ?", run_id)
         return None if row is None else self._records.record(row)
 
-    def ids(self, prefix: str) -> list[str]:
+    def find_ids(self, prefix: str) -> list[str]:
         """See Journal.ids."""
         self._enter_all()
         with self._readers.lend() as connection:
@@ -84,7 +84,7 @@ class Stored:
             partial(operator_commands.retry, again=again, decision=decision)
         ).result()
 
-    def pause(self, playbook: str | None, pause: Paused) -> None:
+    def pause(self, playbook: str | None, pause: Pause) -> None:
         """See Journal.pause."""
         name = ALL_PLAYBOOKS if playbook is None else playbook
         self._writer.submit(partial(operator_commands.pause, playbook=name, pause=pause)).result()
@@ -97,30 +97,32 @@ class Stored:
         """See Journal.resume."""
         self._writer.submit(partial(operator_commands.resume, playbook=playbook)).result()
 
-    def paused(self) -> dict[str, Paused]:
+    def paused(self) -> dict[str, Pause]:
         """See Journal.paused."""
         with self._readers.lend() as connection:
             found = connection.execute("SELECT * FROM paused").fetchall()
         return {
-            row["playbook"]: Paused(row["by"], row["since"], row["until"], row["reason"])
+            row["playbook"]: Pause(row["by"], row["since"], row["until"], row["reason"])
             for row in found
         }
 
-    def note(self, dead: Sequence[DeadLetter], drops: Sequence[DroppedRuns]) -> None:
+    def save_dropped(
+        self, dead_letters: Sequence[DeadLetter], dropped_runs: Sequence[DroppedRuns]
+    ) -> None:
         """See Journal.note."""
-        self._writer.submit(partial(retention.note, dead=dead, drops=drops)).result()
+        self._writer.submit(partial(retention.note, dead=dead_letters, drops=dropped_runs)).result()
 
-    def dead(self, limit: int) -> list[DeadLetter]:
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
         """See Journal.dead."""
         with self._readers.lend() as connection:
             return retention.dead(connection, limit)
 
-    def drops(self, wanted: RunFilter) -> list[DroppedRuns]:
+    def dropped_runs(self, wanted: RunFilter) -> list[DroppedRuns]:
         """See Journal.drops."""
         with self._readers.lend() as connection:
             return retention.drops(connection, wanted.playbook, wanted.since, wanted.limit)
 
-    def forget(self, before: float) -> int:
+    def delete_runs(self, before: float) -> int:
         """See Journal.forget."""
 
         def work(connection: sqlite3.Connection) -> int:
@@ -129,25 +131,25 @@ class Stored:
 
         return self._writer.submit(work).result()
 
-    def strip(self, before: float) -> int:
+    def strip_runs(self, before: float) -> int:
         """See Journal.strip."""
         return self._writer.submit(partial(retention.strip, before=before)).result()
 
-    def fill(self) -> float:
+    def fill_ratio(self) -> float:
         """See Journal.fill."""
         with self._readers.lend() as connection:
             return self._room.look(connection)
 
-    def memory(self) -> dict[str, Any]:
+    def key_values(self) -> dict[str, Any]:
         """See Journal.memory."""
         with self._readers.lend() as connection:
             told = "SELECT key, value FROM memory WHERE key != ?"
             kept = connection.execute(told, (dry_run.KEY,)).fetchall()
         return {row["key"]: codec.decode(row["value"]) for row in kept}
 
-    def remember(self, memory: Mapping[str, Any]) -> None:
+    def save_key_values(self, key_values: Mapping[str, Any]) -> None:
         """See Journal.remember."""
-        self._writer.submit(partial(remember, memory=kept(memory))).result()
+        self._writer.submit(partial(remember, memory=kept(key_values))).result()
 
     def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
         """See Journal.save_set."""
