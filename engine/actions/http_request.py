@@ -11,8 +11,8 @@ from engine.actions.parameters import Integer, Text, header_value
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.model.calls import SecretName
 from engine.model.errors import PermanentError, RefusedError, TemporaryError
-from engine.outbound.destination import destination_of, without_user
-from engine.outbound.http import HttpClient
+from engine.outbound.api import HttpClient
+from engine.outbound.destination import mask_userinfo, parse_url
 
 if TYPE_CHECKING:
     from engine.language.findings import Findings
@@ -51,7 +51,7 @@ def escape(text: str) -> str:
 def url_fault(text: str) -> str | None:
     """What is wrong with a URL; a segment ``..``, which ``escape`` cannot hide, would leave its place."""
     try:
-        segments = destination_of(text).target.partition("?")[0].split("/")
+        segments = parse_url(text).target.partition("?")[0].split("/")
     except RefusedError as error:
         return f"is not a valid URL: {error}"
     return "has a segment . or .." if {".", ".."} & set(map(unquote, segments)) else None
@@ -83,7 +83,7 @@ class Url(Text):
             )
         if fault:
             findings.add(
-                path, "bad-value", f"`{without_user(data)[:80]}` {fault}", "https://HOST/PATH"
+                path, "bad-value", f"`{mask_userinfo(data)[:80]}` {fault}", "https://HOST/PATH"
             )
         return template
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from engine.cluster.undo import EXPIRES_AT, MANAGED_BY, stamp
+from engine.cluster.undo import EXPIRES_AT, MANAGED_BY, expiry_text
 from engine.model.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def marks(
         "tiercel.dev/rule": context.event.rule[:_LONGEST_ANNOTATION],
     }
     if until is not None:
-        ours = stamp(until)
+        ours = expiry_text(until)
         before = (((found or {}).get("metadata") or {}).get("annotations") or {}).get(EXPIRES_AT)
         later = before and len(before) == len(ours) and before > ours
         annotations[EXPIRES_AT] = str(before) if later else ours

@@ -15,7 +15,7 @@ from engine.actions.ownership import digest, marks, must_be_ours
 from engine.actions.parameters import Choice, Integer, Network, Text, dns_label
 from engine.actions.registry import StepContext, action
 from engine.cluster.api import NETWORK_POLICY, POD, Cluster
-from engine.cluster.network_policies import wider
+from engine.cluster.network_policies import find_less_restrictive
 from engine.cluster.pods import Pod
 from engine.model.calls import Call, ObjectChange
 from engine.model.errors import PermanentError, SkippedError
@@ -23,7 +23,7 @@ from engine.model.errors import PermanentError, SkippedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.cluster.network_policies import Direction
+    from engine.cluster.network_policies import PolicyType
     from engine.model.calls import Object
 
 QUARANTINE = "tiercel.dev/quarantine"
@@ -98,7 +98,7 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     if pod.spec.get("hostNetwork"):
         raise SkippedError(f"pod {pod} uses its host's network, where no policy reaches it")
     cut = {"Egress": egress == "deny", "Ingress": ingress == "deny"}
-    both: tuple[Direction, ...] = ("Ingress", "Egress")
+    both: tuple[PolicyType, ...] = ("Ingress", "Egress")
     directions = [name for name in both if cut[name]]
     name = f"tiercel-{digest(10, context.playbook, context.step, pod.uid)}"
     label = digest(16, pod.uid)
@@ -132,7 +132,7 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     return f"cut {which} of {pod}{lasting(ttl)}{', DNS stays open' if dns else ''}"
 
 
-def _spec(label: str, directions: list[Direction], allow: Mapping[str, Any]) -> Object:
+def _spec(label: str, directions: list[PolicyType], allow: Mapping[str, Any]) -> Object:
     """The policy's spec: the directions that are cut, and within them what stays open."""
     peers: list[Object] = [{"ipBlock": {"cidr": cidr}} for cidr in allow.get("cidrs", [])]
     peers += [{"namespaceSelector": _named(name)} for name in allow.get("namespaces", [])]
@@ -169,12 +169,12 @@ def _named(namespace: str) -> Object:
 
 
 def _check_shut(
-    pod: Pod, label: str, policy: Object, cluster: Cluster, directions: list[Direction]
+    pod: Pod, label: str, policy: Object, cluster: Cluster, directions: list[PolicyType]
 ) -> None:
     """Raises PermanentError where another policy allows the pod what ours does not."""
     labels = {**(pod.metadata.get("labels") or {}), QUARANTINE: label}
     labelled = {**pod.object, "metadata": {**pod.metadata, "labels": labels}}
     others = cluster.list(NETWORK_POLICY, pod.namespace)
-    still = wider(policy, others, labelled, directions)
+    still = find_less_restrictive(policy, others, labelled, directions)
     if still:
         raise PermanentError(f"still open through {still} (detach: true takes the pod out of it)")

@@ -11,7 +11,7 @@ from engine.actions.parameters import Secret, Text
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.language.template import Template
 from engine.model.calls import SecretName
-from engine.outbound.http import BlocksRefusedError, HttpClient
+from engine.outbound.api import BlocksRefusedError, HttpClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.language.template import Facts
     from engine.language.yaml_source import Path
     from engine.model.event import Event
-    from engine.outbound.http import Answer
+    from engine.outbound.api import Answer
 
 _CHANNEL = re.compile(r"[#@]?[\w-]{1,80}")
 _OPEN = re.compile(r"(?:<[^<>]*|&(?:a(?:mp?)?|lt?|gt?)?)\Z")
@@ -287,7 +287,7 @@ def _post(
 ) -> tuple[Answer, str]:
     """Send a message, without its blocks if Slack refuses them; what to tell of that."""
     try:
-        return http.slack(message, webhook, token), ""
+        return http.post_slack_message(message, webhook, token), ""
     except BlocksRefusedError as error:
         plain = {key: value for key, value in message.items() if key != "blocks"}
-        return http.slack(plain, webhook, token), f" (as text: {error})"
+        return http.post_slack_message(plain, webhook, token), f" (as text: {error})"

@@ -12,7 +12,7 @@ import click
 from engine.cli.playbook_arguments import fail
 from engine.model.errors import EventError
 from engine.model.event import parse_event, parse_time
-from engine.outbound.destination import without_user
+from engine.outbound.destination import mask_userinfo
 from engine.render.text import say
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def print_note(said: dict[str, Any]) -> None:
 def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = None) -> Any:
     import urllib3  # noqa: PLC0415 - 30 ms that only these commands need
 
-    shown = without_user(url)
+    shown = mask_userinfo(url)
     headers = {"content-type": "application/json"} if sent is not None else {}
     if token_file:
         headers["authorization"] = f"Bearer {_token(token_file)}"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.playbook_arguments import fail, load_valid, values_option
-from engine.cluster.objects import MAX_BYTES, GivenError, read_objects
-from engine.cluster.simulated import GivenCluster
+from engine.cluster.objects import MAX_BYTES, InvalidObjectError, read_objects
+from engine.cluster.simulated import StaticCluster
 from engine.execution.guardrails import Guard
 from engine.model.errors import SettingsError
 from engine.model.event_formats import read_events
@@ -114,15 +114,17 @@ def _world(
             live = connect(kubeconfig or default_kubeconfig(), context)
         except ConnectionSettingsError as error:
             fail(f"--server: {error}", 2, "Name a cluster: --kubeconfig FILE --context NAME")
-        return PreviewContext(live, live.asking(), hosts)
+        return PreviewContext(live, live.with_dry_run(), hosts)
     if cluster is None:
         return PreviewContext(hosts=hosts)
     try:
         with click.open_file(
             str(cluster), "rb"
         ) as file:  # one byte more tells a file that is too large
-            return PreviewContext(GivenCluster(read_objects(file.read(MAX_BYTES + 1))), hosts=hosts)
-    except GivenError as error:
+            return PreviewContext(
+                StaticCluster(read_objects(file.read(MAX_BYTES + 1))), hosts=hosts
+            )
+    except InvalidObjectError as error:
         fail(f"{cluster}{f':{error.line}' if error.line else ''}: {error}", 2)
 
 

@@ -29,13 +29,13 @@ class CircuitBreaker:
         self._wait = _FIRST
         self.error: str | None = None
 
-    def answered(self) -> None:
+    def record_response(self) -> None:
         """A call got an answer, whatever it says: the server is there."""
         if self._failures:
             with self._lock:
                 self._failures, self._wait, self.error = 0, _FIRST, None
 
-    def failed(self, why: str) -> None:
+    def record_failure(self, why: str) -> None:
         """A call got none: refused, reset, timed out, or the server said that it is overloaded."""
         with self._lock:
             self._failures += 1
@@ -45,7 +45,7 @@ class CircuitBreaker:
                 self._probe_at = self._now() + self._wait
 
     @property
-    def shaken(self) -> bool:
+    def recently_unavailable(self) -> bool:
         """Whether the server was silent a moment ago, so that it may not know everything again yet."""
         return self._silent_at is not None and self._now() - self._silent_at < _SHAKEN
 
@@ -54,7 +54,7 @@ class CircuitBreaker:
         """Whether calls are held back."""
         return self._failures >= _OPENS
 
-    def room(self) -> int | None:
+    def acquire_slots(self) -> int | None:
         """How many attempts may start now: None is any number; while it is open one at each probe's time."""
         with self._lock:
             if self._failures < _OPENS:

@@ -17,15 +17,16 @@ from engine.cluster.api import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsErro
 from engine.cluster.circuit_breaker import CircuitBreaker
 from engine.cluster.kubeconfig import Credentials, read_access
 from engine.cluster.rate_limiter import RateLimiter
-from engine.cluster.transport import AnswerTooLongError, ApiServer, SilentError
+from engine.cluster.transport import ApiServer, NoResponseError, ResponseTooLongError
 from engine.model.errors import GoneError, PermanentError, TemporaryError
-from engine.outbound.destination import without_user
-from engine.outbound.http import asked_to_wait, masked
+from engine.outbound.destination import mask_userinfo
+from engine.outbound.masking import mask_secrets
+from engine.outbound.retry_after import retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.cluster.kubeconfig import Access
+    from engine.cluster.kubeconfig import ApiServerAccess
     from engine.model.calls import Call, Kind, Object
 
 log = structlog.get_logger()
@@ -48,7 +49,7 @@ _TYPES = {"apply": "application/apply-patch+yaml", "patch": "application/merge-p
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ApiServerState:
     """What all calls to one API server share: whether it answers, how fast it may be asked, what is known.
 
     labels_for: seconds for which a Namespace or Node that was read, or a Node that was not there, is taken to
@@ -56,7 +57,7 @@ class Load:
     """
 
     breaker: CircuitBreaker
-    pace: RateLimiter
+    rate_limiter: RateLimiter
     labels_for: float = 0.0
     known: dict[tuple[str, str], tuple[float, Object | None]] = field(default_factory=dict)
 
@@ -69,7 +70,7 @@ def connect(
     qps: calls a second at most. at_once: connections that are kept. Raises ConnectionSettingsError.
     """
 
-    def read() -> Access:
+    def read() -> ApiServerAccess:
         access = read_access(kubeconfig, context)
         access.settings.connection_pool_maxsize = (
             at_once  # one more is closed again, at a TLS handshake each
@@ -84,7 +85,7 @@ def connect(
         urllib3.disable_warnings(
             urllib3.exceptions.InsecureRequestWarning
         )  # one at each connection
-    load = Load(CircuitBreaker(time.monotonic), RateLimiter(qps), LABELS_FOR)
+    load = ApiServerState(CircuitBreaker(time.monotonic), RateLimiter(qps), LABELS_FOR)
     return KubernetesCluster(ApiServer(credentials), load)
 
 
@@ -92,7 +93,12 @@ class KubernetesCluster:
     """Reads and writes through the API server; every call within the time that ``within`` set."""
 
     def __init__(
-        self, server: ApiServer, load: Load, *, dry_run: bool = False, deadline: float | None = None
+        self,
+        server: ApiServer,
+        load: ApiServerState,
+        *,
+        dry_run: bool = False,
+        deadline: float | None = None,
     ) -> None:
         self._server = server
         self._load = load
@@ -103,30 +109,30 @@ class KubernetesCluster:
     @property
     def host(self) -> str:
         """The API server's URL, without a password."""
-        return without_user(self._server.host)
+        return mask_userinfo(self._server.host)
 
     @property
     def breaker(self) -> CircuitBreaker:
         """Whether the server answers."""
         return self._load.breaker
 
-    def room(self, under_way: int) -> int | None:
+    def available_slots(self, under_way: int) -> int | None:
         """How many attempts may begin beside those under way, None for any number.
 
         While the server is silent the breaker says so; else no more than find a turn at the pace set, since
         each would wait for the others' at every call until its time is over.
         """
-        beside = max(0, self._load.pace.at_once - under_way)
-        probes = self._load.breaker.room() if beside else 0
+        beside = max(0, self._load.rate_limiter.max_concurrent - under_way)
+        probes = self._load.breaker.acquire_slots() if beside else 0
         return beside if probes is None else probes
 
-    def within(self, seconds: float) -> KubernetesCluster:
+    def with_timeout(self, seconds: float) -> KubernetesCluster:
         """The same cluster, whose calls must all be over in so many seconds."""
         return KubernetesCluster(
             self._server, self._load, dry_run=self._dry_run, deadline=time.monotonic() + seconds
         )
 
-    def asking(self) -> KubernetesCluster:
+    def with_dry_run(self) -> KubernetesCluster:
         """The same cluster, asked with ``dryRun=All``: RBAC, admission and quota answer, nothing changes."""
         return KubernetesCluster(self._server, self._load, dry_run=True, deadline=self._deadline)
 
@@ -221,18 +227,18 @@ class KubernetesCluster:
         if status < 300:  # noqa: PLR2004 - HTTP
             return
         said = f"{about}: {status} {_message(answer)}"
-        if status == 403 and self._load.breaker.shaken:  # noqa: PLR2004 - HTTP
-            raise TemporaryError(f"{said} (it was away a moment ago)", after=asked_to_wait(headers))
+        if status == 403 and self._load.breaker.recently_unavailable:  # noqa: PLR2004 - HTTP
+            raise TemporaryError(f"{said} (it was away a moment ago)", after=retry_after(headers))
         if status == 403:  # noqa: PLR2004 - HTTP
             raise PermanentError(f"{said} (missing right: {_right(verb)} on {resource})")
         if status in OVERLOADED:
             budget = _causes(answer, "reason", "DisruptionBudget")
             if not budget:
-                self._load.breaker.failed(said)
-                self._load.pace.slower()
-            raise TemporaryError(said, after=asked_to_wait(headers), answered=budget)
+                self._load.breaker.record_failure(said)
+                self._load.rate_limiter.halve()
+            raise TemporaryError(said, after=retry_after(headers), answered=budget)
         if status >= 500 or status in (401, 409):  # noqa: PLR2004 - HTTP
-            raise TemporaryError(said, after=asked_to_wait(headers), answered=True)
+            raise TemporaryError(said, after=retry_after(headers), answered=True)
         raise PermanentError(said)
 
     def _turn(self) -> float:
@@ -244,9 +250,9 @@ class KubernetesCluster:
         if left <= 0:
             raise TemporaryError("the attempt ran out of time", answered=False)
         beside = 0.0 if self._deadline is None else self._turns
-        waited = self._load.pace.wait(left + beside)
+        waited = self._load.rate_limiter.wait(left + beside)
         if waited is None:
-            rate = f"{self._load.pace.rate:.0f} calls a second (--kube-qps)"
+            rate = f"{self._load.rate_limiter.rate:.0f} calls a second (--kube-qps)"
             raise TemporaryError(f"too much to do for {rate}", answered=False)
         if self._deadline is None:
             return left
@@ -269,22 +275,22 @@ class KubernetesCluster:
         left = self._turn()
         sent = (msgspec.json.encode(body), content) if content else None
         try:
-            status, headers, data, shown = self._server.ask(method, path, query, sent, left)
-        except SilentError as error:
-            self._load.breaker.failed(str(error))
+            status, headers, data, shown = self._server.request(method, path, query, sent, left)
+        except NoResponseError as error:
+            self._load.breaker.record_failure(str(error))
             raise TemporaryError(f"API server: {error}") from None
-        except AnswerTooLongError as error:
-            self._load.breaker.answered()
+        except ResponseTooLongError as error:
+            self._load.breaker.record_response()
             raise PermanentError(f"API server: {method} {path}: {error}") from None
         if status not in OVERLOADED:
-            self._load.breaker.answered()
-            self._load.pace.faster()
+            self._load.breaker.record_response()
+            self._load.rate_limiter.recover()
         try:
             answer = msgspec.json.decode(data) if data else {}
         except (msgspec.DecodeError, RecursionError):
-            answer = {"message": masked(data.decode("utf-8", "replace"), shown)[:200]}
+            answer = {"message": mask_secrets(data.decode("utf-8", "replace"), shown)[:200]}
         if status >= 300:  # noqa: PLR2004 - HTTP
-            answer = masked(answer, shown)
+            answer = mask_secrets(answer, shown)
         return status, headers, answer if isinstance(answer, dict) else {}
 
 

@@ -38,7 +38,7 @@ class ConnectionSettingsError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ApiServerAccess:
     """The client's settings (server, TLS, proxy) and the Authorization header, as they were read.
 
     until: epoch seconds at which they are read again; None if only the server's 401 says so.
@@ -61,14 +61,14 @@ class Credentials:
     also from the constructor.
     """
 
-    def __init__(self, read: Callable[[], Access]) -> None:
+    def __init__(self, read: Callable[[], ApiServerAccess]) -> None:
         self._read = read
         self._lock = threading.Lock()
         self._error: ConnectionSettingsError | None = None
         self._next = {"ended": 0.0, "refused": 0.0}
         self._access = read()
 
-    def current(self) -> Access:
+    def current(self) -> ApiServerAccess:
         """The access, renewed if its end has come; the previous one if that fails."""
         access = self._access
         if access.until is not None and time.time() >= access.until:
@@ -78,7 +78,7 @@ class Credentials:
                 return access  # the server decides
         return self._access
 
-    def renew(self, old: Access, why: Literal["ended", "refused"]) -> None:
+    def renew(self, old: ApiServerAccess, why: Literal["ended", "refused"]) -> None:
         """Read the access again, unless it is not ``old`` any more. Raises ConnectionSettingsError.
 
         For the same reason it is read once in PAUSE seconds, and after a failure for any reason.
@@ -106,7 +106,7 @@ class Credentials:
             self._error = None
 
 
-def read_access(kubeconfig: str | None, context: str | None) -> Access:
+def read_access(kubeconfig: str | None, context: str | None) -> ApiServerAccess:
     """The access of a kubeconfig's context, or with neither that of this pod. Raises ConnectionSettingsError."""
     import urllib3  # noqa: PLC0415 - loaded with the client
     import yaml  # noqa: PLC0415 - the same
@@ -125,7 +125,7 @@ def read_access(kubeconfig: str | None, context: str | None) -> Access:
             until = time.time() + TOKEN_FOR
         settings.refresh_api_key_hook = None  # see Credentials
         header = settings.api_key.pop("BearerToken", None)
-        return Access(settings, _header(header) if header else None, until)
+        return ApiServerAccess(settings, _header(header) if header else None, until)
     except yaml.MarkedYAMLError as error:  # its text repeats the line, which may be a token
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConnectionSettingsError(f"{which}is not valid YAML{line}: {error.problem}") from None

@@ -26,14 +26,14 @@ _OPERATORS: dict[str, Callable[[str | None, frozenset[str]], bool]] = {
 }
 
 
-def requirements(selector: Any) -> Requirements | None:
+def parse_selector(selector: Any) -> Requirements | None:
     """Label selector, read: no requirements if empty or missing, None if broken."""
     if selector is not None and not isinstance(selector, Mapping):
         return None
-    labels, expressions = (mapping(selector).get(k) for k in ("matchLabels", "matchExpressions"))
-    wanted: list[Any] = [(key, "In", [value]) for key, value in mapping(labels).items()]
-    for item in map(mapping, items(expressions)):
-        wanted += [(item.get("key"), item.get("operator"), items(item.get("values")))]
+    labels, expressions = (as_object(selector).get(k) for k in ("matchLabels", "matchExpressions"))
+    wanted: list[Any] = [(key, "In", [value]) for key, value in as_object(labels).items()]
+    for item in map(as_object, as_list(expressions)):
+        wanted += [(item.get("key"), item.get("operator"), as_list(item.get("values")))]
     for key, operator, values in wanted:
         words = all(isinstance(word, str) for word in (key, operator, *values))
         if not words or operator not in _OPERATORS or bool(values) != operator.endswith("In"):
@@ -41,13 +41,13 @@ def requirements(selector: Any) -> Requirements | None:
     return frozenset((key, operator, frozenset(values)) for key, operator, values in wanted)
 
 
-def meets(needs: Requirements | None, labels: Object) -> bool:
+def matches(needs: Requirements | None, labels: Object) -> bool:
     """Whether labels meet every requirement; those of a broken selector they never do."""
     words = {key: value for key, value in labels.items() if isinstance(value, str)}
     return needs is not None and all(_OPERATORS[o](words.get(k), v) for k, o, v in needs)
 
 
-def broader(wide: Selector, narrow: Selector) -> bool:
+def selects_superset(wide: Selector, narrow: Selector) -> bool:
     """Whether every pod that ``narrow`` means is surely meant by ``wide``."""
     return all(
         any(fact == need or _follows(need, fact) for fact in facts)
@@ -62,11 +62,11 @@ def _follows(need: Requirement, fact: Requirement) -> bool:
     return (name, given) == (key, "In") and all(_OPERATORS[operator](v, values) for v in known)
 
 
-def mapping(value: Any) -> Object:
+def as_object(value: Any) -> Object:
     """The value where it is an object, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
-def items(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """The value where it is a list, else an empty one."""
     return value if isinstance(value, list) else []

@@ -23,14 +23,14 @@ from typing import Any, Literal
 from engine.cluster.label_selectors import (
     Object,
     Selector,
-    broader,
-    items,
-    mapping,
-    meets,
-    requirements,
+    as_list,
+    as_object,
+    matches,
+    parse_selector,
+    selects_superset,
 )
 
-Direction = Literal["Ingress", "Egress"]
+PolicyType = Literal["Ingress", "Egress"]
 Ranges = list[tuple[int, int]]
 """A set of integers: ranges in any order, both ends in."""
 
@@ -74,25 +74,25 @@ class _Rule:
     ports: Ranges
 
 
-def selects(policy: Object, pod: Object) -> bool:
+def applies_to(policy: Object, pod: Object) -> bool:
     """Whether the policy is about the pod: same namespace, and its podSelector holds."""
-    needs = requirements(_spec(policy).get("podSelector"))
+    needs = parse_selector(_spec(policy).get("podSelector"))
     same = _metadata(policy, "namespace") == _metadata(pod, "namespace")
-    return same and meets(needs, mapping(_metadata(pod, "labels")))
+    return same and matches(needs, as_object(_metadata(pod, "labels")))
 
 
-def directions(policy: Object) -> frozenset[Direction]:
+def policy_types(policy: Object) -> frozenset[PolicyType]:
     """In which directions the policy shuts what it does not allow; by default as the API server."""
     spec = _spec(policy)
-    default = ["Ingress", "Egress"] if items(spec.get("egress")) else ["Ingress"]
-    types = items(spec.get("policyTypes")) or default
+    default = ["Ingress", "Egress"] if as_list(spec.get("egress")) else ["Ingress"]
+    types = as_list(spec.get("policyTypes")) or default
     return frozenset(direction for direction in _RULES if direction in types)
 
 
-def allowed(
+def is_allowed(
     policies: Iterable[Object],
     pod: Object,
-    direction: Direction,
+    direction: PolicyType,
     peer: Peer,
     port: int,
     protocol: str = "TCP",
@@ -101,7 +101,7 @@ def allowed(
 
     port: of the end that listens, 1 to 65535. protocol: TCP, UDP, SCTP, or one without ports.
     """
-    binding = [p for p in policies if selects(p, pod) and direction in directions(p)]
+    binding = [p for p in policies if applies_to(p, pod) and direction in policy_types(p)]
     places = {_place(port, protocol)}
     if direction == "Egress":
         named = _container_ports(peer.pod or {})
@@ -114,8 +114,8 @@ def allowed(
     )
 
 
-def wider(
-    own: Object, others: Iterable[Object], pod: Object, cut: Iterable[Direction]
+def find_less_restrictive(
+    own: Object, others: Iterable[Object], pod: Object, cut: Iterable[PolicyType]
 ) -> str | None:
     """Name of the first other policy that keeps open what ``own`` shuts, or None.
 
@@ -128,9 +128,9 @@ def wider(
     """
     for other in others:
         name, same = _metadata(other, "name"), _metadata(own, "name")
-        if (name is not None and name == same) or not selects(other, pod):
+        if (name is not None and name == same) or not applies_to(other, pod):
             continue
-        for direction in directions(other) & frozenset(cut):
+        for direction in policy_types(other) & frozenset(cut):
             mine = list(_rules(own, direction, pod))
             if any(_exceeds(rule, mine) for rule in _rules(other, direction, pod)):
                 return str(name)
@@ -151,7 +151,9 @@ def _exceeds(rule: _Rule, mine: list[_Rule]) -> bool:
         ]
         boxes = [(addresses, ports) for addresses, ports in pieces if addresses and ports]
     for selector in rule.selectors:
-        broad = [own.ports for own in mine if any(broader(s, selector) for s in own.selectors)]
+        broad = [
+            own.ports for own in mine if any(selects_superset(s, selector) for s in own.selectors)
+        ]
         if _minus(rule.ports, [*chain.from_iterable(broad)]):
             return True
     return any(addresses and ports for addresses, ports in boxes)
@@ -164,28 +166,28 @@ def _admits(rule: _Rule, peer: Peer) -> bool:
     place = _span(peer.ip)
     if place and not _minus(place, rule.addresses):
         return True
-    labels = mapping(_metadata(peer.pod, "labels"))
+    labels = as_object(_metadata(peer.pod, "labels"))
     name = {NAMESPACE_NAME: str(_metadata(peer.pod, "namespace"))}
-    around = {**mapping(peer.namespace_labels), **name}
+    around = {**as_object(peer.namespace_labels), **name}
     return peer.pod is not None and any(
-        meets(spaces, around) and meets(pods, labels) for spaces, pods in rule.selectors
+        matches(spaces, around) and matches(pods, labels) for spaces, pods in rule.selectors
     )
 
 
-_RULES: dict[Direction, tuple[str, str]] = {
+_RULES: dict[PolicyType, tuple[str, str]] = {
     "Ingress": ("ingress", "from"),
     "Egress": ("egress", "to"),
 }
 
 
-def _rules(policy: Object, direction: Direction, pod: Object) -> Iterator[_Rule]:
+def _rules(policy: Object, direction: PolicyType, pod: Object) -> Iterator[_Rule]:
     """Rules of the policy for that direction; named ports of ingress are the selected pod's."""
     key, side = _RULES[direction]
     names = list(_container_ports(pod)) if direction == "Ingress" else None
-    for item in items(_spec(policy).get(key)):
+    for item in as_list(_spec(policy).get(key)):
         rule = {} if item is None else item
         if isinstance(rule, Mapping):
-            spans = [span for entry in items(rule.get("ports")) for span in _port(entry, names)]
+            spans = [span for entry in as_list(rule.get("ports")) for span in _port(entry, names)]
             addresses, selectors = _peers(rule.get(side), str(_metadata(policy, "namespace")))
             yield _Rule(addresses, selectors, spans if rule.get("ports") else _ALL_PORTS)
 
@@ -196,13 +198,16 @@ def _peers(peers: Any, namespace: str) -> tuple[Ranges, list[Selector]]:
         return _EVERYWHERE, [_ALL_PODS]
     addresses: Ranges = []
     selectors: list[Selector] = []
-    for peer in map(mapping, items(peers)):
+    for peer in map(as_object, as_list(peers)):
         block, pods, spaces = (peer.get(k) for k in ("ipBlock", "podSelector", "namespaceSelector"))
         if block is not None:
-            addresses += _block(mapping(block)) if pods is None and spaces is None else []
+            addresses += _block(as_object(block)) if pods is None and spaces is None else []
         elif pods is not None or spaces is not None:
             here = {"matchLabels": {NAMESPACE_NAME: namespace}}
-            around, inside = requirements(here if spaces is None else spaces), requirements(pods)
+            around, inside = (
+                parse_selector(here if spaces is None else spaces),
+                parse_selector(pods),
+            )
             if around is not None and inside is not None:
                 selectors.append((around, inside))
     return addresses, selectors
@@ -210,7 +215,7 @@ def _peers(peers: Any, namespace: str) -> tuple[Ranges, list[Selector]]:
 
 def _block(block: Object) -> Ranges:
     """Addresses of an ipBlock, less its exceptions."""
-    whole, holes = _span(block.get("cidr")), [_span(c) for c in items(block.get("except"))]
+    whole, holes = _span(block.get("cidr")), [_span(c) for c in as_list(block.get("except"))]
     return _minus(whole, [*chain.from_iterable(holes)]) if all(holes) else []
 
 
@@ -233,7 +238,7 @@ def _span(cidr: Any) -> Ranges:
 
 def _port(entry: Any, names: Sequence[tuple[str, str, int | str]] | None) -> Ranges:
     """Places of one NetworkPolicyPort. names: what names mean; None if each peer has its own."""
-    port, end, protocol = (mapping(entry).get(key) for key in ("port", "endPort", "protocol"))
+    port, end, protocol = (as_object(entry).get(key) for key in ("port", "endPort", "protocol"))
     kind = "TCP" if protocol is None else protocol
     if not isinstance(kind, str) or kind not in _PROTOCOLS:
         return []
@@ -258,20 +263,20 @@ def _place(port: int | str, protocol: str) -> int:
 def _container_ports(pod: Object) -> Iterator[tuple[str, str, int]]:
     """Name, protocol and number of each named port of a pod's containers and sidecars."""
     spec = _spec(pod)
-    containers = [*items(spec.get("containers")), *items(spec.get("initContainers"))]
+    containers = [*as_list(spec.get("containers")), *as_list(spec.get("initContainers"))]
     for container in containers:
-        for port in map(mapping, items(mapping(container).get("ports"))):
+        for port in map(as_object, as_list(as_object(container).get("ports"))):
             name, number = port.get("name"), port.get("containerPort")
             if isinstance(name, str) and _PORT_NAME.fullmatch(name) and type(number) is int:
                 yield name, str(port.get("protocol") or "TCP"), number
 
 
 def _metadata(item: Any, key: str) -> Any:
-    return mapping(mapping(item).get("metadata")).get(key)
+    return as_object(as_object(item).get("metadata")).get(key)
 
 
 def _spec(item: Any) -> Object:
-    return mapping(mapping(item).get("spec"))
+    return as_object(as_object(item).get("spec"))
 
 
 def _minus(ranges: Ranges, others: Ranges) -> Ranges:

@@ -42,7 +42,7 @@ _SHAPE: dict[str, Any] = {
 """The types that the engine relies on. A mapping and a list describe what they contain; ``*`` is any key."""
 
 
-class GivenError(ValueError):
+class InvalidObjectError(ValueError):
     """Input that does not describe Kubernetes objects.
 
     path: of the wrong value; in a file, the number of the document comes first. line: from 1, where known.
@@ -56,35 +56,35 @@ class GivenError(ValueError):
 def read_objects(content: bytes) -> list[Object]:
     """The objects of a YAML or JSON file: documents, lists and ``List``s. Raises GivenError."""
     if len(content) > MAX_BYTES:
-        raise GivenError(f"the file is larger than {MAX_BYTES >> 20} MiB")
+        raise InvalidObjectError(f"the file is larger than {MAX_BYTES >> 20} MiB")
     try:
         documents = _documents(content)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = mark.line + 1 if mark else None
-        raise GivenError(f"neither JSON nor YAML: {problem or error}", line=line) from None
+        raise InvalidObjectError(f"neither JSON nor YAML: {problem or error}", line=line) from None
     except UnicodeDecodeError as error:
-        raise GivenError(f"the file is not UTF-8: {error.reason}") from None
+        raise InvalidObjectError(f"the file is not UTF-8: {error.reason}") from None
     try:
-        return list(objects_of(documents))
-    except GivenError as error:
-        raise GivenError(str(error), error.path, _line(content, error.path)) from None
+        return list(iter_objects(documents))
+    except InvalidObjectError as error:
+        raise InvalidObjectError(str(error), error.path, _line(content, error.path)) from None
 
 
-def objects_of(document: Any, path: Path = ()) -> Iterator[Object]:
+def iter_objects(document: Any, path: Path = ()) -> Iterator[Object]:
     """The objects of a document, of a list of documents or of a ``List``.
 
     path: of the document. Raises GivenError.
     """
     if isinstance(document, list):
         for n, item in enumerate(document):
-            yield from objects_of(item, (*path, n))
+            yield from iter_objects(item, (*path, n))
     elif isinstance(document, dict) and _is_list(document):
         items = document["items"] or []
         if not isinstance(items, list):
-            raise GivenError("`items` of a List is not a list", (*path, "items"))
+            raise InvalidObjectError("`items` of a List is not a list", (*path, "items"))
         for n, item in enumerate(items):
-            yield from objects_of(_typed(item, document), (*path, "items", n))
+            yield from iter_objects(_typed(item, document), (*path, "items", n))
     elif document is not None:
         yield _checked(document, path)
 
@@ -105,15 +105,17 @@ def _typed(item: Any, within: Object) -> Any:
 
 def _checked(item: Any, path: Path) -> Object:
     if not isinstance(item, dict):
-        raise GivenError("an object is a mapping with `kind` and `metadata`", path)
+        raise InvalidObjectError("an object is a mapping with `kind` and `metadata`", path)
     metadata = item.get("metadata")
     if not item.get("kind") or not isinstance(metadata, dict):
-        raise GivenError("an object without `kind` or `metadata`", path)
+        raise InvalidObjectError("an object without `kind` or `metadata`", path)
     if not metadata.get("name"):
-        raise GivenError(f"{_shown(item['kind'])} without metadata.name", (*path, "metadata"))
+        raise InvalidObjectError(
+            f"{_shown(item['kind'])} without metadata.name", (*path, "metadata")
+        )
     for where, what in _mistakes(item, _SHAPE, ()):
         name = f"{_text(item['kind'])} {_text(metadata['name'])}"
-        raise GivenError(f"{name}: {'.'.join(map(str, where))} {what}", (*path, *where))
+        raise InvalidObjectError(f"{name}: {'.'.join(map(str, where))} {what}", (*path, *where))
     return item
 
 
@@ -180,7 +182,7 @@ def _survey(content: bytes) -> None:
             most = f"more than {MAX_VALUES:,} values, aliases written out"
             deep = f"nested deeper than {MAX_DEPTH} levels"
             what = deep if len(opened) > MAX_DEPTH else most
-            raise GivenError(what, line=getattr(event.start_mark, "line", 0) + 1)
+            raise InvalidObjectError(what, line=getattr(event.start_mark, "line", 0) + 1)
 
 
 def _line(content: bytes, path: Path) -> int | None:

@@ -62,22 +62,22 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class TargetSearch:
     """How a pod is looked for.
 
-    now: epoch seconds. received: of the event. uid: found by an earlier attempt of the run. patient:
-    whether a container that is missing from the status is waited for (previews don't wait). leaving:
+    now: epoch seconds. received: of the event. uid: found by an earlier attempt of the run. wait_for_status:
+    whether a container that is missing from the status is waited for (previews don't wait). allow_terminating:
     whether a pod that terminates will do, where this run has found it before.
     """
 
     now: float
     received: float
     uid: str | None = None
-    patient: bool = True
-    leaving: bool = False
+    wait_for_status: bool = True
+    allow_terminating: bool = False
 
 
-def find_pod(event: Event, reads: ClusterReader, search: Search) -> Pod:
+def find_pod(event: Event, reads: ClusterReader, search: TargetSearch) -> Pod:
     """The pod that the event means. Raises SkippedError with the reason, TemporaryError."""
     who = subject_of(event)
     found = _read(who, reads, known=search.uid is not None)
@@ -88,7 +88,9 @@ def find_pod(event: Event, reads: ClusterReader, search: Search) -> Pod:
             raise GoneError(f"pod {pod} was replaced by another of the same name")
     else:
         _identify(pod, who, event, reads, search)
-    if metadata.get("deletionTimestamp") and not (search.leaving and search.uid == pod.uid):
+    if metadata.get("deletionTimestamp") and not (
+        search.allow_terminating and search.uid == pod.uid
+    ):
         raise GoneError(f"pod {pod} is terminating")
     return pod
 
@@ -112,7 +114,7 @@ def _read(who: EventSubject, reads: ClusterReader, *, known: bool) -> Object:
 
 
 def _identify(
-    pod: Pod, who: EventSubject, event: Event, reads: ClusterReader, search: Search
+    pod: Pod, who: EventSubject, event: Event, reads: ClusterReader, search: TargetSearch
 ) -> None:
     """Raises SkippedError where the pod is not the event's."""
     if who.uid is not None:
@@ -125,7 +127,7 @@ def _identify(
         if any(same_container(who.container_id, one) for one in ours):
             return
         _elsewhere(pod, who, reads)
-        if search.patient and search.now < search.received + KUBELET_LAG:
+        if search.wait_for_status and search.now < search.received + KUBELET_LAG:
             raise TemporaryError(f"pod {pod} does not show the event's container yet", again=1.0)
     if event.source == "syscall" and who.hostname and _NAME.fullmatch(who.hostname):
         node = pod.spec.get("nodeName")
@@ -176,7 +178,7 @@ def _uid(pod: Object) -> str:
     return metadata.get("uid") or f"{metadata.get('namespace')}/{metadata.get('name')}"
 
 
-def find_node(event: Event, reads: ClusterReader, search: Search) -> Object:
+def find_node(event: Event, reads: ClusterReader, search: TargetSearch) -> Object:
     """The node of the event's pod, else the one that its hostname names. Raises SkippedError."""
     name = event.hostname
     if names_pod(event):

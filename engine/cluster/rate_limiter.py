@@ -34,7 +34,7 @@ class RateLimiter:
         return self._rate
 
     @property
-    def at_once(self) -> int:
+    def max_concurrent(self) -> int:
         """How many may ask side by side so that each has a turn a second or so; more would only queue."""
         return max(1, int(self._rate))
 
@@ -52,12 +52,12 @@ class RateLimiter:
             self._sleep(wait)
         return wait
 
-    def slower(self) -> None:
+    def halve(self) -> None:
         """The server said that it is too much."""
         with self._lock:
             self._rate = max(_LEAST, self._rate / 2)
 
-    def faster(self) -> None:
+    def recover(self) -> None:
         """The server answered: back to the full rate, step by step."""
         if self._rate < self._full:
             with self._lock:

@@ -19,7 +19,7 @@ HOUR_NS = 3_600_000_000_000
 ASSUMED_REPLICAS = 3
 
 
-class GivenCluster:
+class StaticCluster:
     """Objects that exist. Objects that are not given do not exist; namespaces are the exception.
 
     An object of a namespaced kind that names no namespace is in ``default``, as with kubectl. If an object is

@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from engine.cluster.kubeconfig import ConnectionSettingsError
-from engine.outbound.http import masked
+from engine.outbound.masking import mask_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from engine.cluster.kubeconfig import Access, Credentials
+    from engine.cluster.kubeconfig import ApiServerAccess, Credentials
 
 LONGEST = 32 << 20
 """Bytes of an answer; a page of 500 pods of 30 KiB each has half of it."""
 
 
-class SilentError(Exception):
+class NoResponseError(Exception):
     """The server gave no answer; the sentence says why."""
 
 
-class AnswerTooLongError(Exception):
+class ResponseTooLongError(Exception):
     """The server gave an answer that is longer than its bound; the sentence says the bound."""
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What it answered. data: as it came; shown: the credentials that it was shown, which it may say again."""
 
     status: int
@@ -47,10 +47,10 @@ class ApiServer:
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self._access: Access | None = None
+        self._access: ApiServerAccess | None = None
         self._use(credentials.current())
 
-    def _use(self, access: Access) -> None:
+    def _use(self, access: ApiServerAccess) -> None:
         """Take over an access. Connections are made anew if the certificate of the client has changed."""
         from kubernetes.client import ApiClient  # noqa: PLC0415 - 250 ms that check and plan don't need
 
@@ -74,14 +74,14 @@ class ApiServer:
         """Its URL."""
         return self._host
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
         query: Sequence[tuple[str, str]],
         sent: tuple[bytes, str] | None,
         seconds: float,
-    ) -> Answer:
+    ) -> Response:
         """What it answers. After a 401 the credentials are renewed, and if they have changed it is asked again.
 
         sent: a body, and its content type. seconds: at most, for all of it. Raises SilentError, also if the
@@ -98,7 +98,7 @@ class ApiServer:
         try:
             self._credentials.renew(access, "refused")
         except ConnectionSettingsError as error:
-            raise SilentError(f"401, and no credentials: {error}"[:300]) from None
+            raise NoResponseError(f"401, and no credentials: {error}"[:300]) from None
         fresh = self._credentials.current()
         self._use(fresh)
         if fresh.shown == access.shown:
@@ -112,7 +112,7 @@ class ApiServer:
         sent: tuple[bytes, str] | None,
         headers: dict[str, str],
         seconds: float,
-    ) -> Answer:
+    ) -> Response:
         import urllib3  # noqa: PLC0415 - loaded with the client
 
         from engine.outbound.deadlines import CONNECT  # noqa: PLC0415 - the same
@@ -130,9 +130,9 @@ class ApiServer:
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if isinstance(_inner(error), TooLongError):
-                raise AnswerTooLongError(str(_inner(error))) from None
-            raise SilentError(masked(_reason(error), shown)[:200]) from None
-        return Answer(response.status, response.headers, response.data or b"", shown)
+                raise ResponseTooLongError(str(_inner(error))) from None
+            raise NoResponseError(mask_secrets(_reason(error), shown)[:200]) from None
+        return Response(response.status, response.headers, response.data or b"", shown)
 
 
 def _opener(pools: Any, host: str) -> Callable[..., Any]:

@@ -23,21 +23,21 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "tiercel"}
 EXPIRES_AT = "tiercel.dev/expires-at"
 """The annotation that tells when such an object goes, RFC 3339."""
 
-Ends = Sequence[float | None]
+DueTimes = Sequence[float | None]
 """When each of the other holds ends: epoch seconds, None for one that only a person ends."""
 
 
-def last(ends: Ends) -> float | None:
+def latest(ends: DueTimes) -> float | None:
     """When the last of these holds ends; None for never."""
     return None if None in ends else max(end for end in ends if end is not None)
 
 
-def stamp(until: float) -> str:
+def expiry_text(until: float) -> str:
     """The end of a hold as ``EXPIRES_AT`` has it: whole seconds."""
     return format_time(int(until) * 1_000_000_000)
 
 
-def reverse(change: ObjectChange, cluster: Cluster, others: Callable[[str], Ends]) -> str:
+def revert(change: ObjectChange, cluster: Cluster, others: Callable[[str], DueTimes]) -> str:
     """Put back what was there before, unless others hold it or somebody changed it since; the sentence.
 
     others: the ends of the other holds on a key; asked after the object was read, and the write is bound to
@@ -61,7 +61,9 @@ def reverse(change: ObjectChange, cluster: Cluster, others: Callable[[str], Ends
     return f"{what} {'removed' if change.before is None else 'restored'}"
 
 
-def _remove(change: ObjectChange, about: str, found: Object, cluster: Cluster, ends: Ends) -> str:
+def _remove(
+    change: ObjectChange, about: str, found: Object, cluster: Cluster, ends: DueTimes
+) -> str:
     """Delete what was made; where others hold it, say when it goes now."""
     metadata = found["metadata"]
     if not (metadata.get("labels") or {}).items() >= MANAGED_BY.items():
@@ -71,8 +73,8 @@ def _remove(change: ObjectChange, about: str, found: Object, cluster: Cluster, e
         body |= {"preconditions": {"uid": metadata["uid"]}} if metadata.get("uid") else {}
         _send("delete", change, body, cluster)
         return f"{about} deleted"
-    end = last(ends)
-    until = None if end is None else stamp(end)
+    end = latest(ends)
+    until = None if end is None else expiry_text(end)
     if (metadata.get("annotations") or {}).get(EXPIRES_AT) != until:
         _patch(change, found, {"metadata": {"annotations": {EXPIRES_AT: until}}}, cluster)
     return f"{about} stays for another run{f', until {until}' if until else ''}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.actions.registry import ActionResult, StepContext, load_actions
-from engine.cluster.pods import Pod, Search, find_node, find_pod
+from engine.cluster.pods import Pod, TargetSearch, find_node, find_pod
 from engine.execution.attempt_store import PREVIEW_STORE, hold, require_current_claim, undo
 from engine.execution.budgets import ChargeResult
 from engine.execution.hold_notification import notice
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.execution.guardrails import Guard
     from engine.model.calls import Object
     from engine.model.run import Claim
-    from engine.outbound.http import RequestRecorder
+    from engine.outbound.api import RequestRecorder
 
 _ENDS: dict[type[Exception], str] = {
     HeldError: "held", PostponedError: "waiting", SkippedError: "skipped", RefusedError: "refused",
@@ -219,12 +219,12 @@ def _over(over: ExceededBudget, begun: _Begun, guard: Guard, store: AttemptStore
 def _subject(claim: Claim, action: Action, clients: Clients, now: float) -> Pod | Object | None:
     """The target of the step, found again. Raises SkippedError."""
     target = action.target(claim.step.effect)
-    search = Search(
+    search = TargetSearch(
         now=now,
         received=claim.run.received,
         uid=claim.attempt_state.get("uid"),
-        patient=not clients.dry,
-        leaving=target == "subject",
+        wait_for_status=not clients.dry,
+        allow_terminating=target == "subject",
     )
     if target == "pod":
         return find_pod(claim.run.event, clients.cluster, search)

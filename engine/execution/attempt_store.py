@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.cluster.undo import last, reverse
+from engine.cluster.undo import latest, revert
 from engine.model.errors import SkippedError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.cluster.api import Cluster
-    from engine.cluster.undo import Ends
+    from engine.cluster.undo import DueTimes
     from engine.model.calls import ObjectChange
     from engine.model.run import Claim, Notice
 
@@ -33,7 +33,7 @@ class AttemptStore(Protocol):
         """Keep facts, and what is about to be changed, to be undone at ``until`` (None: when asked)."""
         ...
 
-    def undo_times(self, key: str, exclude: str | None = None) -> Ends:
+    def undo_times(self, key: str, exclude: str | None = None) -> DueTimes:
         """When the holds on a changed thing end, but that of one undoing."""
         ...
 
@@ -57,7 +57,7 @@ class PreviewStore:
         del claim, changes, until, facts
         return True
 
-    def undo_times(self, key: str, exclude: str | None = None) -> Ends:
+    def undo_times(self, key: str, exclude: str | None = None) -> DueTimes:
         """Of no other hold."""
         del key, exclude
         return ()
@@ -86,7 +86,7 @@ def hold(
     now, facts = at
     until = None if ttl is None else now + ttl
     require_current_claim(store.add_undo_intent(claim, changes, until, facts))
-    return last([until, *store.undo_times(changes[0].key)])
+    return latest([until, *store.undo_times(changes[0].key)])
 
 
 def undo(claim: Claim, cluster: Cluster, store: AttemptStore) -> str:
@@ -98,7 +98,7 @@ def undo(claim: Claim, cluster: Cluster, store: AttemptStore) -> str:
     for change in reversed(claim.changes):
         try:
             said.append(
-                reverse(change, cluster, lambda key: store.undo_times(key, exclude=claim.undo))
+                revert(change, cluster, lambda key: store.undo_times(key, exclude=claim.undo))
             )
         except SkippedError as error:  # it went meanwhile
             said.append(str(error))

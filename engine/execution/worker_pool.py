@@ -76,8 +76,8 @@ class WorkerPool:
     """The threads that work runs off.
 
     guard: that of the set in force. sizes: attempts at once in each pool. over: is told of each run that ended
-    without any step done. room: how many cluster steps may begin now beside so many that are under way, None
-    for any number.
+    without any step done. available_slots: how many more cluster steps may begin, given those under way;
+    None for any number.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class WorkerPool:
         sizes: Mapping[Pool, int],
         now: Callable[[], float],
         over: Callable[[Run], None],
-        room: Callable[[int], int | None] = lambda _: None,
+        available_slots: Callable[[int], int | None] = lambda _: None,
     ) -> None:
         self._journal, self._clients, self._guard = journal, clients, guard
         self._observers, self._sizes, self._now, self._over = observers, sizes, now, over
-        self._room = room
+        self._available_slots = available_slots
         self._store = _Kept(journal)
         self._fault = FaultLog("journal", holding_up="runs")
         self._shut = False
@@ -160,9 +160,9 @@ class WorkerPool:
             busy = self._busy[pool]
             free = self._free(pool)
         if pool == "cluster" and free > 0:
-            room = self._room(busy)
-            self._shut = room is not None and room < free
-            free = min(free, free if room is None else room)
+            slots = self._available_slots(busy)
+            self._shut = slots is not None and slots < free
+            free = min(free, free if slots is None else slots)
         if free <= 0:
             return
         for claim in self._journal.claim(pool, free, self._now()):

@@ -36,7 +36,7 @@ _EMBEDDING = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
 """IPv6 networks whose last 32 bits are an IPv4 address: IPv4-compatible (RFC 4291) and NAT64 (RFC 6052)."""
 
 
-def without_user(url: str) -> str:
+def mask_userinfo(url: str) -> str:
     """The URL, its user and password replaced by ``***``, for a message."""
     return _USER.sub("***@", url)
 
@@ -65,7 +65,7 @@ class Destination:
         return f"{self.scheme}://{self.authority}{self.target}"
 
 
-def destination_of(url: str) -> Destination:
+def parse_url(url: str) -> Destination:
     """Parse a URL. Raises RefusedError, whose sentence does not repeat the URL."""
     found = _URL.fullmatch(url)
     if not found:

@@ -17,8 +17,10 @@ from slack_sdk.web import WebClient
 from slack_sdk.webhook import WebhookClient, WebhookResponse
 
 from engine.model.errors import PermanentError, RefusedError, TemporaryError
-from engine.outbound.destination import destination_of
-from engine.outbound.http import MASK, Answer, BlocksRefusedError, asked_to_wait
+from engine.outbound.api import Answer, BlocksRefusedError
+from engine.outbound.destination import parse_url
+from engine.outbound.masking import MASK
+from engine.outbound.retry_after import retry_after
 
 if TYPE_CHECKING:
     from urllib.request import Request
@@ -97,7 +99,7 @@ def _answer(sender: Sender, request: Request, timeout: float) -> tuple[int, dict
     """Send a request of the SDK: status, headers and text of the answer."""
     headers = dict(request.header_items())
     data = request.data if isinstance(request.data, bytes) else None
-    place = destination_of(request.full_url)
+    place = parse_url(request.full_url)
     reply = sender.send(place, request.get_method(), headers, data, timeout)
     return reply.status, dict(reply.headers), reply.body.decode("utf-8", "replace")
 
@@ -112,7 +114,7 @@ def _is_object(body: str) -> bool:
 def _checked(status: int, body: str, headers: dict[str, str]) -> Answer:
     """The answer of Slack's server. Raises TemporaryError, PermanentError."""
     if status in (429, 503):
-        raise TemporaryError(f"Slack answered {status}", after=asked_to_wait(headers))
+        raise TemporaryError(f"Slack answered {status}", after=retry_after(headers))
     if status >= 500:  # noqa: PLR2004 - HTTP
         raise TemporaryError(f"Slack answered {status}", answered=True)
     if status >= 300:  # noqa: PLR2004 - HTTP

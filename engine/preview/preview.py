@@ -10,7 +10,7 @@ from engine.cluster.simulated import AssumedCluster
 from engine.execution.attempt import Clients, attempt, when_holds
 from engine.model.errors import InternalError
 from engine.model.run import Claim, Outcome, advance
-from engine.outbound.http import RequestRecorder
+from engine.outbound.api import RequestRecorder
 from engine.planning.planner import plan
 
 if TYPE_CHECKING:

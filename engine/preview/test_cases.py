@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.actions.registry import load_actions
-from engine.cluster.objects import GivenError, objects_of
-from engine.cluster.simulated import GivenCluster
+from engine.cluster.objects import InvalidObjectError, iter_objects
+from engine.cluster.simulated import StaticCluster
 from engine.execution.guardrails import Guard
 from engine.language.compile import check_document, kind_of
 from engine.language.findings import TooManyFindingsError, nearest
@@ -150,7 +150,7 @@ def run_case(case: Case, own: OwnIdentity) -> CaseResult:
         PlanningMemory(),
         Guard(found.guardrails, own),
     )
-    cluster = None if case.cluster is None else GivenCluster(case.cluster)
+    cluster = None if case.cluster is None else StaticCluster(case.cluster)
     world = PreviewContext(cluster, outcomes=case.outcomes)
     runs = [run for event in case.events for run in preview(event, index, memory, guard, world)]
     return CaseResult(case, tuple(_differences(case.expect, runs)), tuple(_seen(case.expect, runs)))
@@ -226,8 +226,8 @@ class _Reader:
         if "cluster" not in spec:
             return None
         try:
-            return tuple(objects_of(spec["cluster"]))
-        except GivenError as error:
+            return tuple(iter_objects(spec["cluster"]))
+        except InvalidObjectError as error:
             self._findings.add(("spec", "cluster", *error.path), "bad-value", str(error))
             return ()
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from engine.model.errors import RefusedError, SettingsError
 from engine.model.own_identity import OwnIdentity
-from engine.outbound.destination import canonical_host, destination_of
+from engine.outbound.destination import canonical_host, parse_url
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +96,7 @@ def _listed(entry: str) -> str:
         return f"{wild}{canonical_host(name)}"
     try:
         if not wild and "/" not in entry:
-            return destination_of(f"http://{entry}").authority
+            return parse_url(f"http://{entry}").authority
     except RefusedError:
         pass
     raise SettingsError(f"--http-hosts: `{entry}` is not HOST, HOST:PORT or *.SUFFIX")

@@ -29,7 +29,9 @@ from engine.language.compile import playbook_from_snapshot
 from engine.model.clock import SteadyClock
 from engine.model.errors import JournalError, SettingsError, TemporaryError
 from engine.model.playbook import Guardrails
-from engine.outbound.http import LiveHttpClient, RequestRecorder, Secrets, Senders
+from engine.outbound.api import RequestRecorder
+from engine.outbound.client import LiveHttpClient, Senders
+from engine.outbound.secrets import Secrets
 from engine.render.story import tell_story
 from engine.runtime.worker_channel import (
     Connected,
@@ -175,7 +177,7 @@ class _Shift:
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
             now=SteadyClock(),
             over=over,
-            room=cluster.room if cluster else lambda _: None,
+            available_slots=cluster.available_slots if cluster else lambda _: None,
         )
 
     def guard(self) -> Guard:
@@ -185,13 +187,13 @@ class _Shift:
     def clients(self, claim: Claim) -> Clients:
         """The clients for one attempt: dry in a dry run, and for playbooks that do not enforce."""
         timeout, hosts = claim.step.timeout, self._settings.http_hosts
-        live = self._cluster.within(timeout) if self._cluster else None
+        live = self._cluster.with_timeout(timeout) if self._cluster else None
         if live is None or self._settings.dry_run or not _acts(claim):
             reads = live or AssumedCluster(claim.run.event)
             return Clients(CallRecorder(reads), RequestRecorder(None, hosts), dry=True)
         return Clients(
             CallRecorder(live, live),
-            RequestRecorder(self._outside.within(timeout), hosts),
+            RequestRecorder(self._outside.with_timeout(timeout), hosts),
             dry=False,
         )
 

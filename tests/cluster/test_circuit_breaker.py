@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine.cluster.api import NAMESPACE, POD
 from engine.cluster.circuit_breaker import CircuitBreaker
-from engine.cluster.client import KubernetesCluster, Load
+from engine.cluster.client import ApiServerState, KubernetesCluster
 from engine.cluster.rate_limiter import RateLimiter
 from engine.model.calls import Call
 from engine.model.errors import PermanentError, TemporaryError
@@ -36,24 +36,24 @@ def clock():
 def test_it_opens_after_five_silences_in_a_row_and_not_before(clock):
     breaker = CircuitBreaker(clock)
     for _ in range(4):
-        breaker.failed("refused")
-    breaker.answered()
+        breaker.record_failure("refused")
+    breaker.record_response()
     for _ in range(4):
-        breaker.failed("refused")
-    assert breaker.room() is None
-    breaker.failed("refused")
-    assert (breaker.open, breaker.room(), breaker.error) == (True, 0, "refused")
+        breaker.record_failure("refused")
+    assert breaker.acquire_slots() is None
+    breaker.record_failure("refused")
+    assert (breaker.open, breaker.acquire_slots(), breaker.error) == (True, 0, "refused")
 
 
 def test_while_it_is_open_one_probe_passes_ever_more_rarely(clock):
     breaker = CircuitBreaker(clock)
     for _ in range(5):
-        breaker.failed("refused")
+        breaker.record_failure("refused")
     probes = []
     for _ in range(120):
-        if breaker.room():
+        if breaker.acquire_slots():
             probes.append(clock.time - 100)
-            breaker.failed("still refused")
+            breaker.record_failure("still refused")
         clock.time += 1
     assert probes == [1, 2, 4, 8, 16, 32, 62, 92]
 
@@ -61,11 +61,11 @@ def test_while_it_is_open_one_probe_passes_ever_more_rarely(clock):
 def test_the_first_answer_closes_it(clock):
     breaker = CircuitBreaker(clock)
     for _ in range(9):
-        breaker.failed("refused")
+        breaker.record_failure("refused")
     clock.time += 1
-    assert breaker.room() == 1
-    breaker.answered()
-    assert (breaker.open, breaker.room(), breaker.error) == (False, None, None)
+    assert breaker.acquire_slots() == 1
+    breaker.record_response()
+    assert (breaker.open, breaker.acquire_slots(), breaker.error) == (False, None, None)
 
 
 def test_calls_pass_at_the_rate_after_a_seconds_worth_at_once(clock):
@@ -87,12 +87,12 @@ def test_a_turn_that_is_too_far_off_is_not_taken(clock):
 def test_a_rate_that_is_too_much_is_halved_and_comes_back_step_by_step(clock):
     pace = RateLimiter(100, clock, clock.sleep)
     for _ in range(20):
-        pace.slower()
+        pace.halve()
     assert pace.rate == 1
-    pace.faster()
+    pace.recover()
     assert pace.rate == 2
     for _ in range(200):
-        pace.faster()
+        pace.recover()
     assert pace.rate == 100
 
 
@@ -101,12 +101,12 @@ class Overloaded(ApiServer):
 
     details = None
 
-    def ask(self, *_):
+    def request(self, *_):
         return response(429, {"message": "too many", "details": self.details or {}})
 
 
 def cluster_of(server, clock):
-    load = Load(CircuitBreaker(clock), RateLimiter(100, clock, clock.sleep))
+    load = ApiServerState(CircuitBreaker(clock), RateLimiter(100, clock, clock.sleep))
     return KubernetesCluster(server, load), load
 
 
@@ -120,15 +120,15 @@ def test_429_slows_down_and_counts_as_silence_unless_a_budget_said_it(clock, det
     for _ in range(5):
         with pytest.raises(TemporaryError):
             cluster.send(Call("create", "v1", "pods/eviction", "demo", "a", {}))
-    assert (load.breaker.open, load.pace.rate < 100) == (counts, counts)
+    assert (load.breaker.open, load.rate_limiter.rate < 100) == (counts, counts)
 
 
 def test_waiting_for_turns_is_not_the_attempts_time(clock, monkeypatch):
     monkeypatch.setattr("engine.cluster.client.time.monotonic", clock)
     cluster = KubernetesCluster(
-        ApiServer(), Load(CircuitBreaker(clock), RateLimiter(1, clock, clock.sleep))
+        ApiServer(), ApiServerState(CircuitBreaker(clock), RateLimiter(1, clock, clock.sleep))
     )
-    short = cluster.within(0.5)
+    short = cluster.with_timeout(0.5)
     for _ in range(10):  # a second's worth at once, and then a call a second
         short.get(POD, "a", "demo")
     assert clock.slept == [1.0] * 8
@@ -138,14 +138,24 @@ def test_waiting_for_turns_is_not_the_attempts_time(clock, monkeypatch):
 
 def test_no_more_attempts_begin_than_find_turns(clock):
     cluster, load = cluster_of(ApiServer(), clock)
-    assert [cluster.room(under_way) for under_way in (0, 15, 99, 100, 101)] == [100, 85, 1, 0, 0]
+    assert [cluster.available_slots(under_way) for under_way in (0, 15, 99, 100, 101)] == [
+        100,
+        85,
+        1,
+        0,
+        0,
+    ]
     for _ in range(20):
-        load.pace.slower()
-    assert [cluster.room(under_way) for under_way in (0, 1, 16)] == [1, 0, 0]
+        load.rate_limiter.halve()
+    assert [cluster.available_slots(under_way) for under_way in (0, 1, 16)] == [1, 0, 0]
     for _ in range(5):
-        load.breaker.failed("refused")
+        load.breaker.record_failure("refused")
     clock.time += 1
-    assert [cluster.room(under_way) for under_way in (1, 0, 0)] == [0, 1, 0]  # no probe is used up
+    assert [cluster.available_slots(under_way) for under_way in (1, 0, 0)] == [
+        0,
+        1,
+        0,
+    ]  # no probe is used up
 
 
 def test_labels_of_namespaces_are_asked_for_again_only_after_a_while_and_pods_always(monkeypatch):
@@ -154,7 +164,7 @@ def test_labels_of_namespaces_are_asked_for_again_only_after_a_while_and_pods_al
     server = ApiServer({"kind": "Namespace", "metadata": {"name": "demo", "labels": {"a": "1"}}})
     server.put({"kind": "Pod", "metadata": {"name": "web", "namespace": "demo", "labels": {}}})
     cluster = KubernetesCluster(
-        server, Load(CircuitBreaker(lambda: 0.0), RateLimiter(1e9), labels_for=10.0)
+        server, ApiServerState(CircuitBreaker(lambda: 0.0), RateLimiter(1e9), labels_for=10.0)
     )
     cluster.get(NAMESPACE, "demo")
     cluster.get(POD, "web", "demo")
@@ -169,7 +179,7 @@ def test_labels_of_namespaces_are_asked_for_again_only_after_a_while_and_pods_al
 def test_a_namespace_that_is_not_there_is_asked_for_each_time():
     server = ApiServer()
     cluster = KubernetesCluster(
-        server, Load(CircuitBreaker(lambda: 0.0), RateLimiter(1e9), labels_for=10.0)
+        server, ApiServerState(CircuitBreaker(lambda: 0.0), RateLimiter(1e9), labels_for=10.0)
     )
     assert cluster.get(NAMESPACE, "demo") is None
     server.put({"kind": "Namespace", "metadata": {"name": "demo"}})
@@ -179,13 +189,13 @@ def test_a_namespace_that_is_not_there_is_asked_for_each_time():
 class Forbidding(ApiServer):
     """Answers 403 to every call."""
 
-    def ask(self, *_):
+    def request(self, *_):
         return response(403, {"message": "forbidden"})
 
 
 def test_a_403_is_not_believed_right_after_an_outage(clock):
     cluster, load = cluster_of(Forbidding(), clock)
-    load.breaker.failed("refused")
+    load.breaker.record_failure("refused")
     clock.time += 59
     with pytest.raises(TemporaryError, match="away a moment ago"):
         cluster.get(POD, "a", "demo")

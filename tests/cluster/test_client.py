@@ -97,7 +97,7 @@ def test_what_is_gone_is_told_as_gone(cluster, namespace):
 
 
 def test_asking_changes_nothing_whatever_the_verb(cluster, pod, admin):
-    asking = cluster.asking()
+    asking = cluster.with_dry_run()
     asking.send(patch(pod, pod["uid"], {"a": "b"}))
     asking.send(delete(pod, pod["uid"]))
     asking.send(policy(pod["namespace"], ["Egress"]))
@@ -158,7 +158,7 @@ def test_a_server_that_is_not_there_is_temporary_and_uses_no_attempt_up(
 
 def test_time_that_ran_out_is_temporary(cluster):
     with pytest.raises(TemporaryError, match="out of time"):
-        cluster.within(0).get(NAMESPACE, "default")
+        cluster.with_timeout(0).get(NAMESPACE, "default")
 
 
 def test_a_kubeconfig_that_is_none_is_one_sentence(tmp_path):

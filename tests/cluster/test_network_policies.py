@@ -8,10 +8,10 @@ import pytest
 from engine.cluster.network_policies import (
     NAMESPACE_NAME,
     Peer,
-    allowed,
-    directions,
-    selects,
-    wider,
+    applies_to,
+    find_less_restrictive,
+    is_allowed,
+    policy_types,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,11 +62,11 @@ def cidr(*cidrs, ports=None, **block):
 
 
 def reaches(policies, peer, port=443, protocol="TCP", pod=NGINX):
-    return allowed(policies, pod, "Egress", peer, port, protocol)
+    return is_allowed(policies, pod, "Egress", peer, port, protocol)
 
 
 def is_wider(own, other, pod=NGINX, cut=EGRESS):
-    return wider(own, [other], pod, cut) is not None
+    return find_less_restrictive(own, [other], pod, cut) is not None
 
 
 # Which pods, which directions.
@@ -98,11 +98,11 @@ def is_wider(own, other, pod=NGINX, cut=EGRESS):
 def test_the_pod_selector_decides_whom_a_policy_is_about(selector, selected):
     made = policy()
     made["spec"]["podSelector"] = selector
-    assert selects(made, NGINX) is selected
+    assert applies_to(made, NGINX) is selected
 
 
 def test_a_policy_is_about_pods_of_its_own_namespace_only():
-    assert not selects(policy(namespace="elsewhere"), NGINX)
+    assert not applies_to(policy(namespace="elsewhere"), NGINX)
 
 
 def test_all_parts_of_a_selector_must_hold():
@@ -110,7 +110,7 @@ def test_all_parts_of_a_selector_must_hold():
         "matchLabels": {"app": "nginx"},
         "matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["nginx"]}],
     }
-    assert not selects(policy(selector=both), NGINX)
+    assert not applies_to(policy(selector=both), NGINX)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_all_parts_of_a_selector_must_hold():
     ],
 )
 def test_policy_types_default_as_in_kubernetes(spec, expected):
-    assert directions(policy(**spec)) == expected
+    assert policy_types(policy(**spec)) == expected
 
 
 # What a union lets through.
@@ -142,7 +142,7 @@ def test_a_pod_that_no_policy_selects_is_open():
 
 def test_a_policy_for_one_direction_leaves_the_other_open():
     assert reaches([ingress()], Peer(ip="213.215.222.58"))
-    assert not allowed([ingress()], NGINX, "Ingress", Peer(ip="213.215.222.58"), 80)
+    assert not is_allowed([ingress()], NGINX, "Ingress", Peer(ip="213.215.222.58"), 80)
 
 
 def test_default_deny_shuts_and_allow_all_opens():
@@ -229,7 +229,7 @@ PROD = {"matchLabels": {"env": "prod"}}
 def test_selectors_look_at_the_pod_and_at_its_namespace(peer, namespace, app, env, meant):
     who = Peer(ip="10.1.1.1", pod=a_pod(namespace, app=app), namespace_labels={"env": env})
     assert reaches([egress({"to": [peer]})], who) is meant
-    assert allowed([ingress({"from": [peer]})], NGINX, "Ingress", who, 80) is meant
+    assert is_allowed([ingress({"from": [peer]})], NGINX, "Ingress", who, 80) is meant
 
 
 def test_two_peers_are_either_and_two_selectors_in_one_peer_are_both():
@@ -278,13 +278,13 @@ HTTP = {"name": "http", "containerPort": 8080}
 
 def test_a_named_ingress_port_is_the_selected_pods():
     rule, client = ingress({"ports": [{"port": "http"}]}), Peer(ip="8.8.8.8", pod=a_pod())
-    assert allowed([rule], a_pod(ports=[HTTP]), "Ingress", client, 8080)
-    assert not allowed([rule], a_pod(ports=[HTTP]), "Ingress", client, 80)
-    assert not allowed([rule], a_pod(ports=[HTTP]), "Ingress", client, 8080, "UDP")
+    assert is_allowed([rule], a_pod(ports=[HTTP]), "Ingress", client, 8080)
+    assert not is_allowed([rule], a_pod(ports=[HTTP]), "Ingress", client, 80)
+    assert not is_allowed([rule], a_pod(ports=[HTTP]), "Ingress", client, 8080, "UDP")
     datagrams = a_pod(ports=[{**HTTP, "protocol": "UDP"}])
-    assert not allowed([rule], datagrams, "Ingress", client, 8080)
-    assert not allowed([rule], datagrams, "Ingress", client, 8080, "UDP")
-    assert not allowed([rule], NGINX, "Ingress", Peer(pod=a_pod(ports=[HTTP])), 8080)
+    assert not is_allowed([rule], datagrams, "Ingress", client, 8080)
+    assert not is_allowed([rule], datagrams, "Ingress", client, 8080, "UDP")
+    assert not is_allowed([rule], NGINX, "Ingress", Peer(pod=a_pod(ports=[HTTP])), 8080)
 
 
 def test_a_named_egress_port_is_the_peer_pods():
@@ -301,12 +301,12 @@ def test_a_named_egress_port_is_the_peer_pods():
 
 
 def test_nothing_else_is_not_wider():
-    assert wider(ISOLATED, [], NGINX, EGRESS) is None
+    assert find_less_restrictive(ISOLATED, [], NGINX, EGRESS) is None
 
 
 def test_the_first_wider_policy_is_named():
     others = [egress(name="default-deny"), egress({}, name="open-1"), egress({}, name="open-2")]
-    assert wider(ISOLATED, others, NGINX, EGRESS) == "open-1"
+    assert find_less_restrictive(ISOLATED, others, NGINX, EGRESS) == "open-1"
 
 
 @pytest.mark.parametrize(
@@ -634,7 +634,7 @@ probes = st.sampled_from([77, 78, 79, 80, 81, 82, 83, 65535])
 @given(st.lists(policies, max_size=3), here, sides, callers, probes, protocols)
 def test_allowed_agrees_with_the_oracle(several, pod, direction, who, port, protocol):
     expected = oracle(several, pod, direction, who, port, protocol)
-    assert allowed(several, pod, direction, who, port, protocol) is expected
+    assert is_allowed(several, pod, direction, who, port, protocol) is expected
 
 
 @st.composite
@@ -676,14 +676,14 @@ def test_what_is_not_wider_opens_nothing_that_own_shuts(data, pod, direction):
     own["metadata"]["name"] = "own"
     own["spec"].update(podSelector={}, policyTypes=["Ingress", "Egress"])
     other = data.draw(st.one_of(policies, narrowed(own)))
-    if wider(own, [other], pod, {direction}) is not None:
+    if find_less_restrictive(own, [other], pod, {direction}) is not None:
         return
-    if not selects(other, pod) or direction not in directions(other):
+    if not applies_to(other, pod) or direction not in policy_types(other):
         return
     for who in WORLD:
         for port, protocol in ((78, "TCP"), (80, "TCP"), (81, "UDP"), (81, "TCP"), (83, "TCP")):
-            if allowed([other], pod, direction, who, port, protocol):
-                assert allowed([own], pod, direction, who, port, protocol), (who, port, protocol)
+            if is_allowed([other], pod, direction, who, port, protocol):
+                assert is_allowed([own], pod, direction, who, port, protocol), (who, port, protocol)
 
 
 only_blocks = st.lists(
@@ -708,8 +708,8 @@ def test_on_addresses_and_numbers_wider_is_exact(mine, theirs):
         (ip, port, protocol)
         for ip in [*WORLD_ADDRESSES, *known]
         for port, protocol in [*((n, "TCP") for n in range(77, 84)), (80, "UDP"), (0, "ICMP")]
-        if allowed([other], NGINX, "Egress", Peer(ip=ip), port, protocol)
-        and not allowed([own], NGINX, "Egress", Peer(ip=ip), port, protocol)
+        if is_allowed([other], NGINX, "Egress", Peer(ip=ip), port, protocol)
+        and not is_allowed([own], NGINX, "Egress", Peer(ip=ip), port, protocol)
     ]
     assert is_wider(own, other) is bool(more), more
 
@@ -718,7 +718,7 @@ def test_on_addresses_and_numbers_wider_is_exact(mine, theirs):
 @given(policies, here)
 def test_no_policy_is_wider_than_itself(made, pod):
     twin = {**made, "metadata": {"name": "twin", "namespace": "demo"}}
-    assert wider(made, [twin], pod, {"Ingress", "Egress"}) is None
+    assert find_less_restrictive(made, [twin], pod, {"Ingress", "Egress"}) is None
 
 
 odd = st.recursive(
@@ -749,10 +749,10 @@ def test_odd_policies_and_pods_never_raise(data, made, strange):
     pod = data.draw(st.one_of(here, st.just(strange), spoilt(NGINX)))
     peer = Peer(ip=data.draw(st.one_of(st.none(), st.text(max_size=5))), pod=pod)
     for direction in ("Ingress", "Egress"):
-        allowed([broken, made, None], pod, direction, peer, 80)
-        wider(made, [broken, None], pod, {direction})
-        wider(broken, [made], pod, {direction})
-    directions(broken)
+        is_allowed([broken, made, None], pod, direction, peer, 80)
+        find_less_restrictive(made, [broken, None], pod, {direction})
+        find_less_restrictive(broken, [made], pod, {direction})
+    policy_types(broken)
 
 
 def test_a_lone_surrogate_in_a_name_is_no_port():

@@ -7,8 +7,8 @@ import json
 import pytest
 from engine.cluster import objects
 from engine.cluster.api import DEPLOYMENT, NAMESPACE, NETWORK_POLICY, NODE, POD
-from engine.cluster.objects import GivenError, read_objects
-from engine.cluster.simulated import GivenCluster
+from engine.cluster.objects import InvalidObjectError, read_objects
+from engine.cluster.simulated import StaticCluster
 
 POD_TEXT = """\
 apiVersion: v1
@@ -48,14 +48,14 @@ items:
 def test_the_items_of_a_typed_list_have_its_kind():
     items = [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]
     typed = {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items}
-    found = GivenCluster(read_objects(json.dumps(typed).encode()))
+    found = StaticCluster(read_objects(json.dumps(typed).encode()))
     assert [pod["metadata"]["name"] for pod in found.list(POD)] == ["a", "b"]
     assert read_objects(b'{"kind": "PodList", "items": null}') == []
 
 
 def test_an_object_without_a_namespace_is_in_default_everywhere():
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
-    found = GivenCluster(
+    found = StaticCluster(
         [
             {"kind": "Pod", "metadata": {"name": "a"}},
             {"kind": "Pod", "metadata": {"name": "b", "namespace": None}},
@@ -73,7 +73,7 @@ def test_an_object_without_a_namespace_is_in_default_everywhere():
 def test_kinds_of_the_same_name_in_another_group_are_other_kinds():
     calico = {"apiVersion": "crd.projectcalico.org/v1", "kind": "NetworkPolicy"}
     older = {"apiVersion": "apps/v1beta2", "kind": "Deployment", "metadata": {"name": "web"}}
-    found = GivenCluster([{**calico, "metadata": {"name": "p"}}, older, older])
+    found = StaticCluster([{**calico, "metadata": {"name": "p"}}, older, older])
     assert found.list(NETWORK_POLICY) == []
     assert len(found.list(DEPLOYMENT)) == 1
 
@@ -103,7 +103,7 @@ def test_kinds_of_the_same_name_in_another_group_are_other_kinds():
     ],
 )
 def test_what_is_not_an_object_is_an_error_with_its_line(text, line, said):
-    with pytest.raises(GivenError) as caught:
+    with pytest.raises(InvalidObjectError) as caught:
         read_objects(text.encode())
     assert said in str(caught.value)
     assert caught.value.line == line
@@ -114,11 +114,11 @@ def test_values_behind_aliases_count_as_often_as_they_are_used(monkeypatch):
     levels = ["a0: &a0 [x, x, x]"] + [
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 3)}]" for n in range(1, 9)
     ]
-    with pytest.raises(GivenError, match="more than 200 values, aliases written out"):
+    with pytest.raises(InvalidObjectError, match="more than 200 values, aliases written out"):
         read_objects("\n".join(levels).encode())
 
 
 def test_a_file_has_a_largest_size(monkeypatch):
     monkeypatch.setattr(objects, "MAX_BYTES", 10)
-    with pytest.raises(GivenError, match="larger than"):
+    with pytest.raises(InvalidObjectError, match="larger than"):
         read_objects(b" " * 11)

@@ -23,7 +23,7 @@ from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
 from engine.model.playbook import Match, Playbook, Retry, Step
 from engine.model.run import Claim, Run, run_id
-from engine.outbound.http import RequestRecorder
+from engine.outbound.api import RequestRecorder
 from tests.support.fakes import ApiServer, Elsewhere, Notebook
 from tests.support.playbooks import new_loader
 
@@ -248,7 +248,9 @@ def test_a_dry_run_makes_the_calls_of_the_live_one_and_changes_nothing(action):
         for (planned_on, event), (live_on, _) in zip(scenarios(), scenarios(), strict=True):
             before = planned_on.state()
             planned = plan(planned_on, claim_of(action, given, event))
-            asked = plan(planned_on, claim_of(action, given, event), planned_on.cluster.asking())
+            asked = plan(
+                planned_on, claim_of(action, given, event), planned_on.cluster.with_dry_run()
+            )
             assert planned_on.state() == before
             assert not planned_on.wrote
             live = act(live_on, claim_of(action, given, event))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engine.cluster.network_policies import Peer, allowed
+from engine.cluster.network_policies import Peer, is_allowed
 from tests.support.kubelet_files import Mount
 from tests.support.serving import engine
 
@@ -152,8 +152,8 @@ def test_a_connection_to_a_forbidden_address_cuts_the_pod_off(
     assert selected == [pod]
     forbidden = Peer(ip="213.215.222.58")
     resolver = Peer(pod=RESOLVER)
-    assert not allowed([policy], found, "Egress", forbidden, 443)
-    assert allowed([policy], found, "Egress", resolver, 53, "UDP")
+    assert not is_allowed([policy], found, "Egress", forbidden, 443)
+    assert is_allowed([policy], found, "Egress", resolver, 53, "UDP")
     assert found["metadata"]["labels"]["quarantine"] == "true"
     (note,) = [e for e in admin.list(f"{DEMO}/events") if e["reason"] == "Tiercel"]
     assert note["involvedObject"]["uid"] == found["metadata"]["uid"]

@@ -12,7 +12,7 @@ from engine.model.errors import PermanentError, TemporaryError
 from engine.model.event import parse_event
 from engine.model.playbook import Budget, Guardrails, Retry
 from engine.model.run import Claim, Run, StepResult, advance, run_outcome
-from engine.outbound.http import RequestRecorder
+from engine.outbound.api import RequestRecorder
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.language.test_loader import files, playbook
 from tests.support.fakes import Elsewhere, Notebook
@@ -62,7 +62,7 @@ class Broken:
     def _fail(self, *_, **__):
         raise self.error
 
-    get = list = send = request = slack = _fail
+    get = list = send = request = post_slack_message = _fail
 
 
 def test_the_wait_doubles_up_to_the_longest():

@@ -6,8 +6,8 @@ import base64
 import json
 
 import pytest
-from engine.cluster.pods import Search, find_node, find_pod
-from engine.cluster.simulated import GivenCluster
+from engine.cluster.pods import TargetSearch, find_node, find_pod
+from engine.cluster.simulated import StaticCluster
 from engine.execution.guardrails import Guard
 from engine.model.errors import GoneError, RefusedError, SkippedError, TemporaryError
 from engine.model.event import parse_event
@@ -17,13 +17,13 @@ from engine.model.run import Claim, Run
 from tests.contracts.test_actions import CONTAINER, NOW, a_pod, alert
 
 NODES = [{"kind": "Node", "metadata": {"name": n}} for n in ("worker-1", "worker-2")]
-LATER = Search(now=NOW + 60, received=NOW)
-SOON = Search(now=NOW + 9.9, received=NOW)
+LATER = TargetSearch(now=NOW + 60, received=NOW)
+SOON = TargetSearch(now=NOW + 9.9, received=NOW)
 OTHER = "f" * 12
 
 
 def find(event, *pods, search=LATER):
-    return find_pod(event, GivenCluster([*NODES, *(pods or [a_pod(uid="u")])]), search)
+    return find_pod(event, StaticCluster([*NODES, *(pods or [a_pod(uid="u")])]), search)
 
 
 def young(**metadata):
@@ -74,7 +74,7 @@ def test_a_container_in_no_status_is_waited_for_and_then_the_clocks_decide():
         find(event, search=SOON)
     assert (error.value.again, error.value.answered) == (1.0, False)
     assert find(event, search=LATER)
-    assert find(event, search=Search(now=NOW, received=NOW, patient=False))
+    assert find(event, search=TargetSearch(now=NOW, received=NOW, wait_for_status=False))
     with pytest.raises(SkippedError, match="younger"):
         find(event, young(), search=LATER)
 
@@ -121,14 +121,16 @@ def test_a_pod_that_is_gone_or_goes_or_was_replaced_is_not_found():
     with pytest.raises(GoneError, match="terminating"):
         find(alert(), a_pod(deletionTimestamp="2026-03-01T10:00:00Z"))
     with pytest.raises(GoneError, match="replaced"):
-        find(alert(), search=Search(now=NOW, received=NOW, uid="before"))
+        find(alert(), search=TargetSearch(now=NOW, received=NOW, uid="before"))
 
 
 def test_a_pod_that_goes_will_do_where_the_run_has_found_it_before():
     going = a_pod(uid="u", deletionTimestamp="2026-03-01T10:00:00Z")
-    assert find(alert(), going, search=Search(now=NOW, received=NOW, uid="u", leaving=True))
+    assert find(
+        alert(), going, search=TargetSearch(now=NOW, received=NOW, uid="u", allow_terminating=True)
+    )
     with pytest.raises(GoneError):
-        find(alert(), going, search=Search(now=NOW, received=NOW, leaving=True))
+        find(alert(), going, search=TargetSearch(now=NOW, received=NOW, allow_terminating=True))
 
 
 def nameless(**fields):
@@ -147,7 +149,7 @@ def test_without_a_name_the_container_is_looked_up_on_its_node():
 
 def test_the_node_is_the_pods_and_else_the_hosts():
     def node(event, *pods):
-        return find_node(event, GivenCluster([*NODES, *pods]), LATER)["metadata"]["name"]
+        return find_node(event, StaticCluster([*NODES, *pods]), LATER)["metadata"]["name"]
 
     assert node(on_host("falco-x7k2p"), a_pod()) == "worker-1"
     assert node(nameless()) == "worker-1"
@@ -163,7 +165,7 @@ def claim(event, action="pod.delete", effect="disrupt", received=NOW):
 
 
 def check(pod, *objects, own=None, guardrails=None, effect="disrupt"):
-    reads = GivenCluster([*NODES, pod, *objects])
+    reads = StaticCluster([*NODES, pod, *objects])
     event = alert(**{"k8s.ns.name": pod["metadata"]["namespace"]})
     guard = Guard(guardrails, OwnIdentity(own))
     guard.check(claim(event, effect=effect), find_pod(event, reads, LATER), reads)
@@ -185,18 +187,18 @@ def test_pods_of_the_system_and_our_own_are_protected(namespace):
 def test_a_node_may_protect_itself_by_its_label():
     node = {"kind": "Node", "metadata": {"name": "n", "labels": {"tiercel.dev/protected": "true"}}}
     with pytest.raises(RefusedError):
-        Guard().check(claim(alert()), node, GivenCluster([]))
+        Guard().check(claim(alert()), node, StaticCluster([]))
 
 
 def test_our_own_node_is_protected_against_steps_on_nodes_only():
     node = {"kind": "Node", "metadata": {"name": "ours"}}
     guard = Guard(own=OwnIdentity(node="ours"))
-    guard.check(claim(alert(), "kubernetes.event", "mark"), node, GivenCluster([]))
+    guard.check(claim(alert(), "kubernetes.event", "mark"), node, StaticCluster([]))
     guard.check(
-        claim(alert(), "node.cordon"), {**node, "metadata": {"name": "n"}}, GivenCluster([])
+        claim(alert(), "node.cordon"), {**node, "metadata": {"name": "n"}}, StaticCluster([])
     )
     with pytest.raises(RefusedError, match="itself runs"):
-        guard.check(claim(alert(), "node.cordon"), node, GivenCluster([]))
+        guard.check(claim(alert(), "node.cordon"), node, StaticCluster([]))
 
 
 def mounted(folder, claims, namespace="tiercel\n"):
@@ -279,7 +281,7 @@ def test_what_is_only_looked_at_or_told_of_is_not_protected():
 
 def test_an_old_event_disrupts_nothing_and_is_marked_all_the_same():
     guard, pod, then = Guard(), find(alert()), alert().time
-    reads = GivenCluster(NODES)
+    reads = StaticCluster(NODES)
     guard.check(claim(alert(), received=then + 300), pod, reads)
     guard.check(claim(alert(), "pod.label", "mark", received=then + 301), pod, reads)
     with pytest.raises(RefusedError, match="maxEventAge is 5m"):

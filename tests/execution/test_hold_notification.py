@@ -11,7 +11,7 @@ from engine.journal.protocol import AcceptBatch, Decision, RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.folder import Files
 from engine.model.run import Run
-from engine.outbound.http import RequestRecorder
+from engine.outbound.api import RequestRecorder
 from tests.contracts.test_actions import NOW, alert, world
 from tests.language.test_loader import files, playbook
 from tests.support.fakes import Elsewhere

@@ -14,7 +14,7 @@ from engine.model.errors import TemporaryError
 from engine.model.event import parse_event
 from engine.model.playbook import Budget, Guardrails
 from engine.model.run import Claim, StepResult
-from engine.outbound.http import Answer, RequestRecorder
+from engine.outbound.api import Answer, RequestRecorder
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from tests.support.fakes import Notebook
@@ -41,7 +41,7 @@ class Slack:
     def __init__(self):
         self.messages, self.fails = [], []
 
-    def slack(self, message, webhook, token):
+    def post_slack_message(self, message, webhook, token):
         del webhook, token
         if self.fails:
             raise self.fails.pop()

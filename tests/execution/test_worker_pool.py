@@ -14,7 +14,7 @@ from engine.execution.guardrails import Guard
 from engine.execution.worker_pool import WorkerPool, _Kept
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import JournalError, PermanentError, TemporaryError
-from engine.outbound.http import Answer, RequestRecorder
+from engine.outbound.api import Answer, RequestRecorder
 from engine.telemetry.events import Observers
 from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import PATIENCE
@@ -226,7 +226,7 @@ def test_no_more_cluster_steps_begin_than_find_room_and_all_come_to_their_end(tm
         return 1 - under_way
 
     with Engine(tmp_path, label) as engine:
-        clients, engine.workers._room = engine.workers._clients, room
+        clients, engine.workers._available_slots = engine.workers._clients, room
         engine.workers._clients = lambda claim: clients(claim) if gate.wait(PATIENCE) else None
         for number, pod in enumerate("abcde"):
             engine.accept(number, pod)

@@ -14,7 +14,8 @@ from engine.cluster.client import connect
 from engine.model.calls import Call, SecretName
 from engine.model.errors import TemporaryError
 from engine.outbound import deadlines
-from engine.outbound.http import LiveHttpClient, Secrets
+from engine.outbound.client import LiveHttpClient
+from engine.outbound.secrets import Secrets
 from tests.cluster.keys import make_keys
 from tests.execution.test_worker_pool import TELL, Engine, Ops
 from tests.support.serving import PATIENCE
@@ -77,7 +78,7 @@ def server(request, scheme, tmp_path):
 def outside(tmp_path, server):
     (tmp_path / "hook").write_text(f"{server.url}/services/x")
     (tmp_path / "bot").write_text("xoxb-1")
-    return LiveHttpClient(Secrets(tmp_path), slack_api=f"{server.url}/api/").within(TIME)
+    return LiveHttpClient(Secrets(tmp_path), slack_api=f"{server.url}/api/").with_timeout(TIME)
 
 
 @pytest.fixture
@@ -102,21 +103,21 @@ def over_in_time(call):
 
 def test_other_peoples_servers_have_the_attempts_time_and_no_more(server, outside):
     over_in_time(lambda: outside.request("POST", server.url, {}, {"a": 1}))
-    over_in_time(lambda: outside.slack({"text": "x"}, HOOK, None))
-    over_in_time(lambda: outside.slack({"text": "x", "channel": "C"}, None, BOT))
+    over_in_time(lambda: outside.post_slack_message({"text": "x"}, HOOK, None))
+    over_in_time(lambda: outside.post_slack_message({"text": "x", "channel": "C"}, None, BOT))
     for _ in server.asked:  # each connection was closed
         assert server.left.acquire(timeout=PATIENCE)
 
 
 def test_so_has_the_api_server_and_the_breaker_hears_of_it(cluster):
     patch = Call("patch", "v1", "pods", "demo", "p", {"metadata": {"labels": {"a": "b"}}})
-    over_in_time(lambda: cluster.within(TIME).get(POD, "p", "demo"))
+    over_in_time(lambda: cluster.with_timeout(TIME).get(POD, "p", "demo"))
     # the first letter of no status line is told at once
     assert any(what in cluster.breaker.error.lower() for what in ("timed out", "no http"))
-    over_in_time(lambda: cluster.within(TIME).send(patch))
-    over_in_time(lambda: cluster.within(TIME).list(POD))
+    over_in_time(lambda: cluster.with_timeout(TIME).send(patch))
+    over_in_time(lambda: cluster.with_timeout(TIME).list(POD))
     for _ in range(2):
-        over_in_time(lambda: cluster.within(TIME).get(POD, "p", "demo"))
+        over_in_time(lambda: cluster.with_timeout(TIME).get(POD, "p", "demo"))
     assert cluster.breaker.open
 
 

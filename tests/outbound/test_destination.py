@@ -7,7 +7,7 @@ import socket
 import pytest
 from engine.model.errors import RefusedError, SettingsError
 from engine.outbound import deadlines
-from engine.outbound.destination import address_check, check_host, destination_of
+from engine.outbound.destination import address_check, check_host, parse_url
 from engine.runtime.settings import host_list
 
 WILD = frozenset({"*.example.com"})
@@ -26,8 +26,8 @@ WILD = frozenset({"*.example.com"})
     ],
 )
 def test_a_url_has_one_canonical_form(url, parsed):
-    assert destination_of(url).url == parsed
-    assert destination_of(parsed).url == parsed
+    assert parse_url(url).url == parsed
+    assert parse_url(parsed).url == parsed
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_url_has_one_canonical_form(url, parsed):
 )
 def test_what_two_parsers_may_read_in_two_ways_is_refused(url):
     with pytest.raises(RefusedError) as caught:
-        destination_of(url)
+        parse_url(url)
     assert "canary" not in str(caught.value)
 
 
@@ -88,10 +88,10 @@ def test_what_two_parsers_may_read_in_two_ways_is_refused(url):
 )
 def test_the_list_names_hosts(url, hosts, allowed):
     if allowed:
-        check_host(destination_of(url), hosts)
+        check_host(parse_url(url), hosts)
         return
     with pytest.raises(RefusedError, match="--http-hosts"):
-        check_host(destination_of(url), hosts)
+        check_host(parse_url(url), hosts)
 
 
 @pytest.mark.parametrize(

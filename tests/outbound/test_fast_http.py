@@ -9,8 +9,8 @@ import ssl
 import threading
 
 import pytest
-from engine.cluster.kubeconfig import Access, Credentials
-from engine.cluster.transport import AnswerTooLongError, ApiServer, SilentError
+from engine.cluster.kubeconfig import ApiServerAccess, Credentials
+from engine.cluster.transport import ApiServer, NoResponseError, ResponseTooLongError
 from kubernetes.client import Configuration
 from tests.cluster.keys import make_keys
 
@@ -66,11 +66,11 @@ def api(server, prefix="", scheme="http", header="Bearer canary", **settings):
     configuration.host = f"{scheme}://127.0.0.1:{server.server_address[1]}{prefix}"
     for name, value in settings.items():
         setattr(configuration, name, value)
-    return ApiServer(Credentials(lambda: Access(configuration, header)))
+    return ApiServer(Credentials(lambda: ApiServerAccess(configuration, header)))
 
 
 def get(api, path="/x"):
-    return api.ask("GET", path, (), None, 5.0)
+    return api.request("GET", path, (), None, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_is_no_whole_answer_is_none_and_the_next_call_has_a_new_connection(
 ):
     server.script += [answer, SHORT]
     one = api(server)
-    with pytest.raises(SilentError, match=why):
+    with pytest.raises(NoResponseError, match=why):
         get(one)
     assert get(one).data == b"{}"
 
@@ -138,8 +138,8 @@ def test_what_is_no_whole_answer_is_none_and_the_next_call_has_a_new_connection(
 def test_an_answer_over_its_bound_is_an_error_that_names_the_bound(server, answer, why):
     server.script += [answer + b"#", SHORT]
     one = api(server)
-    with pytest.raises(AnswerTooLongError, match=why):
-        one.ask("GET", "/x", (), None, 60.0)
+    with pytest.raises(ResponseTooLongError, match=why):
+        one.request("GET", "/x", (), None, 60.0)
     assert get(one).data == b"{}"
 
 
@@ -166,7 +166,7 @@ def test_what_follows_an_answer_is_none_and_ends_the_connection(server, other):
 
 def test_a_request_goes_out_as_it_is_meant(server):
     server.script += [SHORT]
-    api(server, "/clusters/c").ask(
+    api(server, "/clusters/c").request(
         "PATCH", "/api/v1/pods/p", (("fieldManager", "tiercel"),), (b'{"a":"\xc3\xa9"}', "x/y"), 5.0
     )
     ((_, head, body),) = server.asked
@@ -195,7 +195,7 @@ def test_a_path_cannot_become_another_request(server):
 def test_tls_is_verified(tls):
     tls.script += [SHORT]
     assert get(api(tls, scheme="https", ssl_ca_cert=tls.ca)).data == b"{}"
-    with pytest.raises(SilentError, match="SSLCertVerificationError"):
+    with pytest.raises(NoResponseError, match="SSLCertVerificationError"):
         get(api(tls, scheme="https"))
 
 

@@ -17,16 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from engine.model.calls import SecretName
 from engine.model.errors import PermanentError, RefusedError, TemporaryError
-from engine.outbound.destination import check_host, destination_of
+from engine.outbound.api import BlocksRefusedError, RequestRecorder
+from engine.outbound.client import LiveHttpClient, Senders
+from engine.outbound.destination import check_host, parse_url
 from engine.outbound.host_limits import HostLimits
-from engine.outbound.http import (
-    BlocksRefusedError,
-    LiveHttpClient,
-    RequestRecorder,
-    Secrets,
-    Senders,
-    asked_to_wait,
-)
+from engine.outbound.retry_after import retry_after
+from engine.outbound.secrets import Secrets
 
 TOKEN = "xoxb-canary-token"
 PATH = "/services/T0/B0/canarysecret"
@@ -88,11 +84,11 @@ def outside(tmp_path, server):
 
 
 def hook(outside):
-    return outside.slack(MESSAGE, HOOK, None)
+    return outside.post_slack_message(MESSAGE, HOOK, None)
 
 
 def bot(outside):
-    return outside.slack(MESSAGE | {"channel": "C1"}, None, BOT)
+    return outside.post_slack_message(MESSAGE | {"channel": "C1"}, None, BOT)
 
 
 def http(outside, **headers):
@@ -163,7 +159,7 @@ def test_a_date_to_come_again_at_is_counted_from_the_answers_own(server, outside
 
 def test_a_date_to_come_again_at_counts_from_now_where_the_answer_has_none():
     then = formatdate(time.time() + 1000, usegmt=True)
-    assert 990 < asked_to_wait({"Retry-After": then}) <= 1000
+    assert 990 < retry_after({"Retry-After": then}) <= 1000
 
 
 @each_way
@@ -238,7 +234,7 @@ def test_a_server_that_speaks_no_http_is_temporary(server, outside, way, said):
 def test_a_server_that_only_trickles_is_given_up_in_time(server, tmp_path):
     server.answers = [(200, {"Content-Length": "9"}, b"x")]
     (tmp_path / "bot").write_text(TOKEN)
-    outside = LiveHttpClient(Secrets(tmp_path), slack_api=f"{server.url}/api/").within(0.2)
+    outside = LiveHttpClient(Secrets(tmp_path), slack_api=f"{server.url}/api/").with_timeout(0.2)
     with pytest.raises(TemporaryError):
         http(outside)
 
@@ -324,7 +320,7 @@ def test_only_hosts_on_the_list_are_called(url, allowed):
 
 
 def test_an_empty_list_refuses_every_host_and_none_refuses_none():
-    place = destination_of("https://a.example.com/")
+    place = parse_url("https://a.example.com/")
     with pytest.raises(RefusedError, match="--http-hosts"):
         check_host(place, frozenset())
     check_host(place, None)
@@ -334,8 +330,8 @@ def test_what_is_recorded_shows_no_secret(server, outside):
     server.answers = [(200, {}, b'{"ok": true}')]
     recorder = RequestRecorder(outside, None)
     recorder.request("POST", f"{server.url}/x", {"Authorization": BOT, "X": "plain"}, None)
-    recorder.slack(MESSAGE, HOOK, None)
-    recorder.slack(MESSAGE | {"channel": "C1"}, None, BOT)
+    recorder.post_slack_message(MESSAGE, HOOK, None)
+    recorder.post_slack_message(MESSAGE | {"channel": "C1"}, None, BOT)
     assert "canary" not in repr(recorder.requests)
     assert recorder.requests[0].headers == {"Authorization": "***", "X": "plain"}
     assert len(server.asked) == 3
@@ -343,7 +339,7 @@ def test_what_is_recorded_shows_no_secret(server, outside):
 
 def test_of_one_host_only_so_many_are_asked_at_once_and_others_go_on(tmp_path, server):
     hosts = HostLimits(2)
-    outside = LiveHttpClient(Secrets(tmp_path), hosts=hosts).within(5)
+    outside = LiveHttpClient(Secrets(tmp_path), hosts=hosts).with_timeout(5)
     with hosts.one("127.0.0.1"), hosts.one("elsewhere.example"):
         assert outside.request("GET", server.url, {}, None).status == 200
         with hosts.one("127.0.0.1"), pytest.raises(TemporaryError) as caught:

@@ -15,7 +15,9 @@ from engine.execution.guardrails import Guard
 from engine.language.folder import Files
 from engine.model.event import parse_event
 from engine.model.run import Claim
-from engine.outbound.http import LiveHttpClient, RequestRecorder, Secrets
+from engine.outbound.api import RequestRecorder
+from engine.outbound.client import LiveHttpClient
+from engine.outbound.secrets import Secrets
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from tests.language.test_loader import files, playbook

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from engine.cluster.api import POD
 from engine.cluster.objects import read_objects
-from engine.cluster.simulated import AssumedCluster, GivenCluster
+from engine.cluster.simulated import AssumedCluster, StaticCluster
 from engine.execution.guardrails import Guard
 from engine.language.folder import Files
 from engine.model.event_subject import subject_of
@@ -45,10 +45,10 @@ def test_the_assumed_pod_is_that_of_the_event():
 
 
 def test_with_a_cluster_given_what_is_not_in_it_does_not_exist():
-    assert states(shown(world=PreviewContext(GivenCluster([])), actions=[LABEL])) == [
+    assert states(shown(world=PreviewContext(StaticCluster([])), actions=[LABEL])) == [
         ("pod.label", "skipped")
     ]
-    assert states(shown(world=PreviewContext(GivenCluster([a_pod()])), actions=[LABEL])) == [
+    assert states(shown(world=PreviewContext(StaticCluster([a_pod()])), actions=[LABEL])) == [
         ("pod.label", "planned")
     ]
 
@@ -59,13 +59,13 @@ def test_outcomes_and_states_render_as_if_what_is_planned_were_done():
 
 
 def test_what_would_be_tried_again_counts_as_failed_and_finally_runs():
-    given = PreviewContext(GivenCluster([a_pod(controller=None)]))
+    given = PreviewContext(StaticCluster([a_pod(controller=None)]))
     run = shown(world=given, actions=[{"action": "pod.delete"}, LABEL], **{"finally": [TELL]})
     assert [state for _, state in states(run)] == ["skipped", "planned", "planned"]
 
 
 def test_a_run_that_would_do_nothing_gives_its_slot_back():
-    memory, nothing = PlanningMemory(), PreviewContext(GivenCluster([]))
+    memory, nothing = PlanningMemory(), PreviewContext(StaticCluster([]))
     spec = {"actions": [LABEL], "throttle": {"once": "1h"}}
     assert shown(alert(n=1), world=nothing, memory=memory, **spec).suppressed is None
     assert shown(alert(n=2), memory=memory, **spec).suppressed is None
@@ -132,7 +132,7 @@ def test_numbers_of_replicas_that_a_dump_leaves_out_have_their_defaults(spec, st
     pod = {"kind": "Pod", "metadata": {"namespace": "demo", "ownerReferences": [owner]}}
     pod["metadata"]["name"] = subject_of(alert()).pod
     pod["status"] = {"conditions": [{"type": "Ready", "status": "True"}]}
-    given = PreviewContext(GivenCluster([pod, {**replicas, "spec": spec, "status": status}]))
+    given = PreviewContext(StaticCluster([pod, {**replicas, "spec": spec, "status": status}]))
     step = {"action": "pod.delete", "with": {"minReady": "50%"}}
     assert states(shown(world=given, actions=[step])) == [("pod.delete", state)]
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cluster import transport
 from engine.cluster.circuit_breaker import CircuitBreaker
-from engine.cluster.client import KubernetesCluster, Load
+from engine.cluster.client import ApiServerState, KubernetesCluster
 from engine.cluster.rate_limiter import RateLimiter
 from engine.model.run import undo_id
-from engine.outbound.http import Answer
+from engine.outbound.api import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,9 @@ class ApiServer:
 
     @property
     def cluster(self) -> KubernetesCluster:
-        return KubernetesCluster(self, Load(CircuitBreaker(lambda: 0.0), RateLimiter(1e9)))
+        return KubernetesCluster(
+            self, ApiServerState(CircuitBreaker(lambda: 0.0), RateLimiter(1e9))
+        )
 
     def put(self, item: dict[str, Any]) -> dict[str, Any]:
         """Somebody else, with kubectl, makes or replaces an object."""
@@ -127,14 +129,14 @@ class ApiServer:
 
     # What the port calls: the client's two methods.
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
         query: Sequence[tuple[str, str]],
         sent: tuple[bytes, str] | None,
         left: float,
-    ) -> transport.Answer:
+    ) -> transport.Response:
         assert left > 0
         if self.answers and method != "GET":
             status, headers = self.answers.pop(0)
@@ -278,7 +280,7 @@ class Elsewhere:
         self.sent.append((method, url, headers, body))
         return Answer(200, {"id": 7})
 
-    def slack(self, message: dict[str, Any], webhook: Any, token: Any) -> Answer:
+    def post_slack_message(self, message: dict[str, Any], webhook: Any, token: Any) -> Answer:
         self.sent.append((message, webhook, token))
         return Answer(200, {"ts": "1.2", "channel": "C1"})
 
@@ -323,8 +325,8 @@ class Notebook:
         self.holds.pop(claim.undo, None)
 
 
-def response(status: int, body: Any, headers: dict[str, str] | None = None) -> transport.Answer:
-    return transport.Answer(status, headers or {}, json.dumps(body).encode())
+def response(status: int, body: Any, headers: dict[str, str] | None = None) -> transport.Response:
+    return transport.Response(status, headers or {}, json.dumps(body).encode())
 
 
 def _where(path: str) -> tuple[str, str | None, str | None]:
