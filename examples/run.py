@@ -1,7 +1,7 @@
-"""What `make run` does: start the engine in a dry run, post a sample event, stay up.
+"""Start the engine in dry run, post a sample event, and keep the engine running (`make run`).
 
-Everything goes the real way: `tiercel serve --dry-run` as a process of its own, an event as Falcosidekick
-sends it over HTTP, the SQLite journal, the workers. Only the last step is missing: nothing is sent.
+The example uses the real components: `tiercel serve --dry-run` as a process, an event over HTTP as Falcosidekick
+sends it, the SQLite journal and the workers. Only the calls to the cluster are not sent.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = Path("playbooks/events/vistatech.json")
 TIERCEL = Path(sys.executable).parent / "tiercel"
 READY = 20.0
-"""Seconds that the engine may take to start."""
+"""Seconds to wait until the engine is ready."""
 
 
 def main() -> None:
-    """Run the engine until it is interrupted, with a journal of its own: what ran before throttles nothing."""
+    """Run the engine until it is interrupted, with a temporary journal, so that earlier runs do not count."""
     with tempfile.TemporaryDirectory(prefix="tiercel-") as folder:
         _run(Path(folder) / "tiercel.db")
 
@@ -48,19 +48,20 @@ def _run(journal: Path) -> None:
         url = f"http://127.0.0.1:{events}/events"
         event = json.loads((ROOT / SAMPLE).read_text(encoding="utf-8"))
         event["time"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        _say(f"\n$ curl -d @{SAMPLE} {url}      (with the time of now)")
+        _say(f"\n$ curl -d @{SAMPLE} {url}      (with the current time)")
         _say(_post(url, event))
-        threading.Event().wait(1.0)  # the story of the runs comes from the engine itself
+        threading.Event().wait(1.0)  # the engine prints the runs
         _say(
             f"""
-Nothing was changed: this is a dry run, and the pod was assumed. The engine stays up; post your own event:
+Nothing was changed: this is a dry run, and the pod is assumed to exist. The engine keeps running. Post your
+own event:
 
   curl -d '{{"rule": "Terminal shell in container", "priority": "Notice", "hostname": "worker-1",
     "output_fields": {{"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "proc.name": "bash"}}}}' {url}
 
-Edit a file in playbooks/ and post again: the change is in force within a second. Status: curl \
+Edit a file in playbooks/ and post again. The change is in force within a second. Status: curl \
 http://127.0.0.1:{admin}/status
-Ctrl-C ends it, and removes its journal."""
+Ctrl-C stops the engine and removes its journal."""
         )
         with contextlib.suppress(KeyboardInterrupt):
             engine.wait()
@@ -95,7 +96,7 @@ def _post(url: str, event: object) -> str:
 
 
 def _free(port: int) -> int:
-    """The port, or a free one where somebody has it."""
+    """Return the port, or a free one if the port is in use."""
     for wanted in (port, 0):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", wanted)) as listener:
             taken: int = listener.getsockname()[1]
