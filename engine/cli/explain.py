@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from engine.cli.admin_client import recent_events, server_options
 from engine.cli.completion import playbook_names
+from engine.cli.input_files import read_events_input
 from engine.cli.playbook_arguments import fail, load_valid, values_option
 from engine.language.findings import nearest
 from engine.model.event_formats import read_events
@@ -22,6 +22,7 @@ from engine.render.text import count, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from engine.language.loader import PlaybookSet
     from engine.model.event import Event
@@ -84,11 +85,7 @@ def command(
 
 def _events(file: str) -> tuple[int, list[Event]]:
     """How many lines are no event (each told on stderr), and the events."""
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        fail(f"{file}: {error.strerror}", 2, "tiercel explain [PLAYBOOKS] EVENTS")
-    alerts = list(read_events(content))
+    alerts = list(read_events(read_events_input(file, "explain")))
     wrong = [alert for alert in alerts if alert.event is None]
     for alert in wrong:
         say(f"{file}:{alert.line}: {alert.error}", err=True)

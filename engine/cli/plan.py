@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli.input_files import open_input, read_events_input
 from engine.cli.playbook_arguments import fail, load_valid, values_option
 from engine.cluster.objects import MAX_BYTES, InvalidObjectError, read_objects
 from engine.cluster.simulated import StaticCluster
@@ -76,7 +77,7 @@ def command(
     memory, totals = PlanningMemory(), Totals()
     guard = Guard(found.guardrails, OwnIdentity.from_environment(os.environ))
     wrong = failed = 0
-    for alert in tracked([*read_events(_read(events))], "Planning"):
+    for alert in tracked([*read_events(read_events_input(events, "plan"))], "Planning"):
         if alert.event is None:
             wrong += 1
             _tell(events, alert, output)
@@ -118,23 +119,12 @@ def _world(
     if cluster is None:
         return PreviewContext(hosts=hosts)
     try:
-        with click.open_file(
-            str(cluster), "rb"
-        ) as file:  # one byte more tells a file that is too large
-            return PreviewContext(
-                StaticCluster(read_objects(file.read(MAX_BYTES + 1))), hosts=hosts
-            )
+        with open_input(str(cluster), "tiercel plan --cluster FILE") as file:
+            # one byte more than the limit shows that the file is too large
+            objects = read_objects(file.read(MAX_BYTES + 1))
+        return PreviewContext(StaticCluster(objects), hosts=hosts)
     except InvalidObjectError as error:
         fail(f"{cluster}{f':{error.line}' if error.line else ''}: {error}", 2)
-
-
-def _read(events: str) -> bytes:
-    if events == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(events).read_bytes()
-    except OSError as error:
-        fail(f"{events}: {error.strerror}", 2, "tiercel plan [PLAYBOOKS] EVENTS")
 
 
 def _tell(events: str, alert: ReadEvent, output: str) -> None:

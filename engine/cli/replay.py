@@ -7,12 +7,12 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
 from engine.actions.registry import load_actions
+from engine.cli.input_files import open_input
 from engine.cli.playbook_arguments import DEFAULT, fail, load_valid, values_option
 from engine.language.folder import VALUES
 from engine.language.loader import Loader
@@ -28,6 +28,7 @@ from engine.render.text import count, echo, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from engine.language.loader import PlaybookSet
     from engine.preview.git_revision import Revision
@@ -126,15 +127,10 @@ def _before(ref: str, paths: Sequence[str], values: Path | None) -> tuple[Revisi
 
 @contextmanager
 def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
-    if events == "-":
-        yield sys.stdin.buffer, None
-        return
-    try:
-        file = Path(events).open("rb")  # noqa: SIM115 - closed below; only its opening may fail so
-    except OSError as error:
-        fail(f"{events}: {error.strerror}", 2, "tiercel replay [PLAYBOOKS] EVENTS")
-    with file:
-        yield file, os.fstat(file.fileno()).st_size or None
+    """Open EVENTS. Yield the file and its size in bytes; the size is None for stdin and pipes."""
+    with open_input(events, "tiercel replay [PLAYBOOKS] EVENTS") as file:
+        size = None if events == "-" else os.fstat(file.fileno()).st_size or None
+        yield file, size
 
 
 def _tell(events: str, recording: EventLog) -> None:

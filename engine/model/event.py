@@ -1,7 +1,7 @@
-"""A Falco alert as a frozen record: what it says, its identity, whom it is about.
+"""A Falco alert as a frozen record, and the parser from JSON.
 
-Shapes and spellings are those of Falco 0.30 to 0.44 and of Falcosidekick 2.34, which forwards Falco's JSON
-with a ``uuid`` of its own, fresh at every send, and ``source`` spelled ``syscalls``.
+The formats are those of Falco 0.30 to 0.44 and of Falcosidekick 2.34. Falcosidekick forwards Falco's JSON,
+adds a new ``uuid`` each time it sends, and spells the source ``syscalls``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from engine.model.errors import EventError
 PRIORITIES = (
     "Emergency", "Alert", "Critical", "Error", "Warning", "Notice", "Informational", "Debug",
 )  # fmt: skip
-"""Falco's eight names, the most severe first; a priority is an index into them."""
+"""Falco's priorities, the most severe first. A priority is an index into this tuple."""
 
 _PRIORITY = {name.lower(): number for number, name in enumerate(PRIORITIES)} | {"info": 6}
 _SPELLINGS = {spelling: n for low, n in _PRIORITY.items() for spelling in (low, low.title())}
@@ -35,7 +35,7 @@ _HINTS = (
     (re.compile(rb"\s*[\[{]\s*'"), "JSON needs double quotes"),
     (re.compile(rb"\s*<"), "this is XML or HTML: send JSON"),
 )
-"""How bodies begin that are not JSON, and what to do."""
+"""Pattern of the first bytes of a body that is not JSON -> hint for the sender."""
 _KEYS = frozenset(
     ("hostname", "output", "output_fields", "priority", "rule", "source", "tags", "time", "uuid")
 )
@@ -45,24 +45,30 @@ _decode = msgspec.json.Decoder().decode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 ASSUMED_TIME_NS = 946_684_800 * _SECOND
-"""2000-01-01T00:00:00Z: in previews, the time of an event that has none."""
+"""2000-01-01T00:00:00Z: in previews, the time of an event that does not give one."""
 
 MAX_DEPTH = 100
-"""Levels of lists and objects in a body: what walks an alert may recurse. Falco's own have three."""
+"""Levels of lists and objects in a body, so that code that walks an alert may recurse. Falco uses three."""
 
 ABSENT = (None, "", "<NA>")
-"""How Falco and its plugins spell a value that is not there (an empty list is absent, too)."""
+"""How Falco and its plugins spell an absent value. An empty list is absent, too."""
 
 
-class Event(msgspec.Struct, frozen=True, eq=False):  # noqa: PLW1641 - its fields are a dict
-    """An alert. It is a struct, because a frozen dataclass takes eight times as long to make.
+class Event(msgspec.Struct, frozen=True, eq=False, dict=True):  # noqa: PLW1641 - its fields are a dict
+    """A Falco alert.
 
-    Two are equal that say the same, however each was spelled.
+    It is a struct because a frozen dataclass takes eight times as long to create. ``dict`` gives it a
+    place for ``cached_property``. Two events are equal if all values except ``sent`` are equal.
 
-    priority: index into PRIORITIES, 0 the most severe, or None. time_ns: nanoseconds since the epoch.
-    timed: whether the alert gave its time; one without is never a duplicate. fields: ``output_fields``.
-    alert: the whole alert, normalised, for jsonPath. salt: tells untimed events apart. original: the
-    identity of the event as it came, where something was taken out of it since.
+    Attributes:
+        priority: index into PRIORITIES, or None.
+        time_ns: nanoseconds since the epoch.
+        timed: whether the alert gave its time. An event without a time is never a duplicate.
+        fields: ``output_fields``.
+        sent: the alert as it was received.
+        salt: any text that distinguishes this event from other events without a time.
+        original: the identity before values were redacted, or "" if nothing was redacted.
+
     """
 
     rule: str
@@ -79,12 +85,12 @@ class Event(msgspec.Struct, frozen=True, eq=False):  # noqa: PLW1641 - its field
     original: str = ""
 
     def __eq__(self, other: object) -> bool:
-        """Whether both say the same, in however different an alert."""
-        return isinstance(other, Event) and _said(self) == _said(other)
+        """Return whether all values except ``sent`` are equal."""
+        return isinstance(other, Event) and _compared(self) == _compared(other)
 
-    @property
+    @cached_property
     def alert(self) -> dict[str, Any]:
-        """The whole alert, normalised, for jsonPath; made anew each time, for few look beyond the fields."""
+        """The whole normalised alert, for jsonPath. Created at the first use; do not change it."""
         alert = self.sent | {
             "source": self.source,
             "tags": list(self.tags),
@@ -101,31 +107,31 @@ class Event(msgspec.Struct, frozen=True, eq=False):  # noqa: PLW1641 - its field
         return self.time_ns / _SECOND
 
 
-def _said(event: Event) -> tuple[Any, ...]:
+def _compared(event: Event) -> tuple[Any, ...]:
     return tuple(getattr(event, name) for name in Event.__struct_fields__ if name != "sent")
 
 
 def parse_priority(word: str) -> int | None:
-    """The index into PRIORITIES of a priority in any case (``info`` too), or None if it is none."""
+    """Return the index into PRIORITIES, or None. ``word`` may be in any case; ``info`` is accepted."""
     return _PRIORITY.get(word.lower())
 
 
 def parse_time(text: str) -> int:
-    """Nanoseconds since the epoch of an RFC 3339 time; digits past the ninth are cut. Raises ValueError."""
-    if len(text) == 30 and text[29] == "Z":  # noqa: PLR2004 - Falco's own form
+    """Return nanoseconds since the epoch from RFC 3339. Ignores digits after the ninth. Raises ValueError."""
+    if len(text) == 30 and text[29] == "Z":  # noqa: PLR2004 - the format of Falco
         head, digits = _seconds(text[:20]), text[20:29]
         if head is not None and digits.isascii() and digits.isdecimal():
             return head * _SECOND + int(digits)
-    return _any_time_of(text)
+    return _parse_any_time(text)
 
 
-def _any_time_of(text: str) -> int:
+def _parse_any_time(text: str) -> int:
     found = _TIME.fullmatch(text)
     if not found:
         raise ValueError(text)
     day, clock, fraction, sign, hours, minutes = found.groups()
-    since = datetime.fromisoformat(f"{day}T{clock}+00:00") - _EPOCH
-    seconds = since.days * 86_400 + since.seconds
+    elapsed = datetime.fromisoformat(f"{day}T{clock}+00:00") - _EPOCH
+    seconds = elapsed.days * 86_400 + elapsed.seconds
     if sign:
         if int(hours) > 23 or int(minutes) > 59:  # noqa: PLR2004 - hours of a day, minutes of an hour
             raise ValueError(text)
@@ -134,34 +140,34 @@ def _any_time_of(text: str) -> int:
     return seconds * _SECOND + int((fraction or "0")[:9].ljust(9, "0"))
 
 
-@lru_cache(1024)  # events come in bursts, and a file of them is in order
+@lru_cache(1024)  # the times of events in a burst or a file share their seconds
 def _seconds(head: str) -> int | None:
-    """The seconds of a time up to its decimal point, or None where it is none."""
+    """Return the seconds of a time that ends with its decimal point, or None if it is not valid."""
     try:
-        return _any_time_of(f"{head}0Z") // _SECOND if head[19] == "." else None
+        return _parse_any_time(f"{head}0Z") // _SECOND if head[19] == "." else None
     except ValueError:
         return None
 
 
 def format_time(ns: int) -> str:
-    """RFC 3339 in UTC of nanoseconds since the epoch, without trailing zeros, as Go prints it."""
+    """Format nanoseconds since the epoch as RFC 3339 in UTC, without trailing zeros, as Go does."""
     seconds, rest = divmod(ns, _SECOND)
-    return f"{_day_and_clock(seconds)}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
+    return f"{_format_seconds(seconds)}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
 
 
 @lru_cache(1024)  # as above
-def _day_and_clock(seconds: int) -> str:
+def _format_seconds(seconds: int) -> str:
     try:
         text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
-    except OverflowError:  # an offset can push the first or last day out of the calendar
+    except OverflowError:  # with its offset, a time of year 1 or 9999 can leave the calendar
         text = "0001-01-01T00:00:00" if seconds < 0 else "9999-12-31T23:59:59"
     return text.zfill(19)
 
 
 def decode_json(body: bytes, start: int = 0) -> Any:
-    """The JSON value of a body. Raises EventError: not JSON, not UTF-8, nested too deep.
+    """Decode JSON. Raises EventError if it is not JSON, not UTF-8 or nested too deep.
 
-    start: the position of the body within what the sender sent; errors give positions in that.
+    start: offset of ``body`` in the input. Error messages give positions in the input.
     """
     try:
         value = _decode(body)
@@ -172,7 +178,7 @@ def decode_json(body: bytes, start: int = 0) -> Any:
         raise EventError(f"not JSON: {_reason(body, str(error), start)}", _hint(body)) from None
     except RecursionError:
         raise EventError("nested too deep", "send a Falco alert") from None
-    # an alert has two braces, which are quickly found, and some brackets, which are counted
+    # Counting brackets is cheaper than walking the value. An alert has few braces, so find() is fast.
     opened, at = body.count(b"["), body.find(b"{")
     while at >= 0 and opened <= MAX_DEPTH:
         opened, at = opened + 1, body.find(b"{", at + 1)
@@ -182,7 +188,7 @@ def decode_json(body: bytes, start: int = 0) -> Any:
 
 
 def _undecodable(body: bytes, error: UnicodeDecodeError) -> int:
-    """The position of the first byte that is not UTF-8; msgspec counts from the string's own beginning."""
+    """Return the position of the first byte that is not UTF-8; msgspec counts from the start of the string."""
     try:
         body.decode()
     except UnicodeDecodeError as wrong:
@@ -191,16 +197,16 @@ def _undecodable(body: bytes, error: UnicodeDecodeError) -> int:
 
 
 def _reason(body: bytes, what: str, start: int) -> str:
-    """The sentence of msgspec with positions that count from the start, and without its paths."""
+    """Return the message of msgspec with positions in the input and without msgspec's paths."""
     half = _HALF.search(body)
     if half:
         return f"half of a surrogate pair: a string was cut within a character (byte {start + half.start()})"
-    said = what.removeprefix("JSON is malformed: ").partition(" - at `$")[0]
-    return _BYTE.sub(lambda found: f"(byte {start + int(found[1])})", said)
+    reason = what.removeprefix("JSON is malformed: ").partition(" - at `$")[0]
+    return _BYTE.sub(lambda found: f"(byte {start + int(found[1])})", reason)
 
 
 def _hint(body: bytes) -> str:
-    """What to send in place of a body that is not JSON, by how it begins."""
+    """Return what the sender should change, from the first bytes of a body that is not JSON."""
     for beginning, hint in _HINTS:
         if beginning.match(body):
             return hint
@@ -208,7 +214,7 @@ def _hint(body: bytes) -> str:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether lists and objects stand within one another more than MAX_DEPTH levels deep."""
+    """Return whether lists and objects are nested more than MAX_DEPTH levels deep."""
     level: list[Any] = [value] if isinstance(value, (list, dict)) else []
     for _ in range(MAX_DEPTH + 1):
         level = [
@@ -223,9 +229,9 @@ def _is_deep(value: Any) -> bool:
 
 
 def parse_event(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "") -> Event:
-    """The event that a decoded alert is. Raises EventError with a sentence for the sender.
+    """Return the event of a decoded alert. Raises EventError with a message for the sender.
 
-    received_ns: taken where the alert gives no time. salt: any text unlike that of other events.
+    received_ns: the event's time if the alert does not give one. salt: see Event.
     """
     if not isinstance(value, dict):
         raise EventError("an event is a JSON object", "send Falco's JSON (json_output: true)")
@@ -252,7 +258,7 @@ def parse_event(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "
     source, hostname, output = get("source"), get("hostname"), get("output")
     if type(source) is not str or type(hostname) is not str or type(output) is not str:
         source, hostname, output = (_text(alert, key) for key in ("source", "hostname", "output"))
-    if not source or source == "syscalls":  # Falcosidekick's spelling where Falco gave none
+    if not source or source == "syscalls":  # Falcosidekick sends this if Falco gave no source
         source = "syscall"
     return Event(
         rule, priority, time_ns, timed, source, hostname or None, _tags(get("tags")), output or "",
@@ -261,10 +267,10 @@ def parse_event(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "
 
 
 def identity(event: Event) -> str:
-    """32 hex digits that name the event: the same however often and through whatever it is sent.
+    """Return 32 hex digits that are the same each time the event is sent, directly or by a forwarder.
 
-    Falcosidekick's ``uuid`` and the ``evt.time*`` fields, which tell the same time in formats that depend
-    on Falco's settings, are left out.
+    Two values have no effect: Falcosidekick's ``uuid``, and the fields ``evt.time*``, which repeat the
+    time in a format that depends on Falco's settings.
     """
     if event.original:
         return event.original
@@ -274,19 +280,19 @@ def identity(event: Event) -> str:
             fields = {k: v for k, v in fields.items() if not k.startswith("evt.time")}
             break
     time: int | str = event.time_ns if event.timed else event.salt
-    told = _canonical([event.hostname, event.rule, event.source, time, fields])
-    return hashlib.sha256(told).hexdigest()[:32]
+    content = _canonical([event.hostname, event.rule, event.source, time, fields])
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def is_present(value: Any) -> bool:
-    """Whether a value of an alert is there at all."""
+    """Return whether a value of an alert is present (see ABSENT)."""
     if isinstance(value, (list, dict)):
         return value != []
     return value not in ABSENT
 
 
 def _lowered(value: dict[str, Any]) -> dict[str, Any]:
-    """The alert with top-level keys in lower case; of a key written twice the last counts."""
+    """Return the alert with top-level keys in lower case. If two keys are then equal, the last one wins."""
     return {key.lower(): item for key, item in value.items()}
 
 
@@ -295,7 +301,7 @@ def _priority(word: Any) -> int | None:
         return None
     number = parse_priority(word) if isinstance(word, str) else None
     if number is None:
-        raise EventError("`priority` is none of Falco's", ", ".join(PRIORITIES))
+        raise EventError("`priority` is not one of Falco's priorities", ", ".join(PRIORITIES))
     return number
 
 
@@ -305,7 +311,9 @@ def _stamped(stamp: Any) -> int:
     try:
         return parse_time(stamp)
     except ValueError:
-        raise EventError("`time` is no RFC 3339 time", "like 2026-03-01T10:00:00.5Z") from None
+        raise EventError(
+            "`time` is not an RFC 3339 time", "example: 2026-03-01T10:00:00.5Z"
+        ) from None
 
 
 def _text(alert: dict[str, Any], key: str) -> str | None:

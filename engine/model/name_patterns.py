@@ -9,22 +9,29 @@ import re2
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+_MAX_MEMORY = 2**19
+"""Bytes of one compiled glob and its automaton, as for regular expressions. RE2's own default is 8 MiB."""
+
 
 def is_glob(text: str) -> bool:
-    """Whether a rule's or host's name is a glob; they know only the star and the question mark."""
+    """Return whether a name contains a wildcard: ``*`` or ``?``."""
     return "*" in text or "?" in text
 
 
-def glob_matcher(text: str) -> Callable[[str], bool]:
-    """Whether a name matches the glob as a whole, in linear time."""
-    parts = {"*": ".*", "?": "."}
-    expression = "".join(parts.get(letter) or re2.escape(letter) for letter in text)
-    matches = re2.compile(f"(?s){expression}").fullmatch
-    return lambda name: matches(name) is not None
+def glob_matcher(glob: str) -> Callable[[str], bool]:
+    """Return a predicate: whether the glob matches a whole name. It needs linear time."""
+    wildcards = {"*": ".*", "?": "."}
+    expression = "".join(wildcards.get(letter) or re2.escape(letter) for letter in glob)
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MAX_MEMORY
+    match = re2.compile(f"(?s){expression}", options).fullmatch
+    return lambda name: match(name) is not None
 
 
 def name_matcher(names: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a name is one of these, which are exact or globs."""
+    """Return a predicate: whether a name is one of ``names``, which are exact names or globs."""
+    names = tuple(names)
     exact = frozenset(name for name in names if not is_glob(name))
     globs = tuple(glob_matcher(name) for name in names if is_glob(name))
     return lambda name: name in exact or any(matches(name) for matches in globs)

@@ -91,20 +91,27 @@ def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Findi
     cases: list[Case] = []
     findings: list[Finding] = []
     paths = sorted(files.files.keys() - {VALUES})
-    if not any(b"PlaybookTest" in files.files[path] for path in paths):
-        return cases, findings  # and nothing is read a second time
-    texts = {path: read(files.files[path], files.shown(path)) for path in paths}
+    with_tests = {path for path in paths if b"PlaybookTest" in files.files[path]}
+    if not with_tests:
+        return cases, findings
+    # The loader knows the names of all playbooks except those with errors.
+    with_errors = {finding.where.file for finding in found.errors}
+    parsed = {
+        path: read(files.files[path], files.shown(path))
+        for path in paths
+        if path in with_tests or files.shown(path) in with_errors
+    }
     # of a playbook that is wrong its own mistakes are told, and not that its tests lack it
     written = {
         _name(document)
-        for documents, _ in texts.values()
+        for documents, _ in parsed.values()
         for document in documents
         if kind_of(document) in (None, "Playbook")
     }
     names = sorted({playbook.name for playbook in found.playbooks} | written - {""})
     sets = _Sets(files, found)
     first: dict[str, Location] = {}
-    for path, (documents, told) in texts.items():
+    for path, (documents, told) in parsed.items():
         tests = [document for document in documents if kind_of(document) == "PlaybookTest"]
         if tests and len(tests) == len(documents):
             findings += told  # of a file that also holds playbooks, the loader tells

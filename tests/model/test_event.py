@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from engine.model.errors import EventError
 from engine.model.event import (
@@ -294,3 +295,13 @@ def test_a_container_id_has_12_or_64_hex_digits():
     for text, there in (("a" * 12, True), ("0" * 64, True), ("host", False), ("A" * 12, False)):
         who = subject_of(parse_event({"rule": "r", "output_fields": {"container.id": text}}))
         assert (who.container_id is not None) is there
+
+
+def test_the_whole_alert_is_made_once_per_event():
+    event = parse_event({"rule": "r", "priority": "Warning", "source": "syscalls"})
+    assert event.alert is event.alert
+    assert event.alert["source"] == "syscall"
+    changed = msgspec.structs.replace(event, fields={"a": 1})
+    assert changed.alert["output_fields"] == {"a": 1}
+    assert event.alert["output_fields"] == {}
+    assert event == parse_event({"rule": "r", "priority": "Warning", "source": "syscalls"})

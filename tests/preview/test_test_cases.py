@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import engine.preview.test_cases
 import pytest
 import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
+from engine.language.folder import read_files
+from engine.language.loader import Loader
+from engine.language.yaml_source import read
+from engine.preview.test_cases import read_cases
 
 ROOT = Path(__file__).parents[2]
 EVENT = {
@@ -376,3 +381,24 @@ def test_the_playbooks_that_ship_pass_their_tests_without_a_warning():
     assert CliRunner().invoke(cli, ["check", "--strict", folder]).exit_code == 0
     tested = CliRunner().invoke(cli, ["test", folder, "--coverage-threshold", "100"])
     assert tested.exit_code == 0, tested.output
+
+
+def test_files_without_a_test_and_without_an_error_are_not_parsed_again(tmp_path, monkeypatch):
+    (tmp_path / "kill.yaml").write_text(yaml.safe_dump(KILL))
+    broken = {**KILL, "metadata": {"name": "broken"}, "spec": {}}
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken))
+    spec = {"playbooks": ["kill", "broken"], "cases": [case(ALL)]}
+    test = {**KILL, "kind": "PlaybookTest", "spec": spec}
+    (tmp_path / "kill.test.yaml").write_text(yaml.safe_dump(test))
+    files = read_files([tmp_path])
+    found = Loader().load(files)
+    parsed = []
+
+    def record(content, file):
+        parsed.append(Path(file).name)
+        return read(content, file)
+
+    monkeypatch.setattr(engine.preview.test_cases, "read", record)
+    cases, findings = read_cases(files, found)
+    assert ([one.name for one in cases], findings) == (["a case"], [])
+    assert parsed == ["broken.yaml", "kill.test.yaml"]

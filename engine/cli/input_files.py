@@ -1,0 +1,54 @@
+"""The files that a command line names: EVENTS and cluster objects. Limits their size, and refuses devices."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from engine.cli.playbook_arguments import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_EVENTS_BYTES = 64 * 2**20
+"""Bytes of EVENTS for commands that read the file as a whole. ``tiercel replay`` reads a stream."""
+_KINDS = (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISSOCK)
+
+
+@contextmanager
+def open_input(name: str, usage: str) -> Iterator[IO[bytes]]:
+    """Open a regular file or a pipe for reading; ``-`` is stdin, which stays open.
+
+    If it cannot be opened, print the reason and ``usage``, and exit with 2.
+    """
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        if not any(is_kind(Path(name).stat().st_mode) for is_kind in _KINDS):
+            fail(f"{name}: not a regular file or a pipe", 2, usage)
+        file = Path(name).open("rb")  # noqa: SIM115 - closed below; only its opening may fail here
+    except OSError as error:
+        fail(f"{name}: {error.strerror}", 2, usage)
+    with file:
+        yield file
+
+
+def read_events_input(name: str, command: str) -> bytes:
+    """Return the content of EVENTS, at most 64 MiB. On an error, print it and exit with 2.
+
+    command: ``plan`` or ``explain``.
+    """
+    usage = f"tiercel {command} [PLAYBOOKS] EVENTS"
+    with open_input(name, usage) as file:
+        try:
+            content = file.read(MAX_EVENTS_BYTES + 1)
+        except OSError as error:
+            fail(f"{name}: {error.strerror}", 2, usage)
+    if len(content) > MAX_EVENTS_BYTES:
+        hint = "For recorded events of any size: tiercel replay [PLAYBOOKS] EVENTS"
+        fail(f"{name}: larger than {MAX_EVENTS_BYTES >> 20} MiB", 2, hint)
+    return content
