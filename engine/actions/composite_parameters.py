@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.language.findings import Findings
-    from engine.language.template import Facts
+    from engine.language.template import TemplateContext
     from engine.language.yaml_source import Path
     from engine.model.event import Event
 
@@ -32,9 +32,9 @@ class ListOf:
             return None
         return [self.item.compile(one, (*path, n), findings, steps) for n, one in enumerate(data)]
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The rendered items."""
-        return [self.item.render(one, event, facts) for one in value]
+        return [self.item.render(one, event, context) for one in value]
 
     def schema(self) -> dict[str, Any]:
         """An array."""
@@ -67,10 +67,10 @@ class MapOf:
             for key, one in data.items()
         }
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """Key -> rendered value."""
         return {
-            key: None if one is None else self.item.render(one, event, facts)
+            key: None if one is None else self.item.render(one, event, context)
             for key, one in value.items()
         }
 
@@ -105,9 +105,9 @@ class Record:
             if key in self.keys
         }
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """Key -> rendered value."""
-        return {key: self.keys[key].render(one, event, facts) for key, one in value.items()}
+        return {key: self.keys[key].render(one, event, context) for key, one in value.items()}
 
     def schema(self) -> dict[str, Any]:
         """An object of these keys."""
@@ -134,14 +134,14 @@ class Json:
             return Text(escape=self.escape).compile(data, path, findings, steps)
         return data
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The structure with its strings rendered."""
         if isinstance(value, dict):
-            return {k: self.render(v, event, facts) for k, v in value.items()}
+            return {k: self.render(v, event, context) for k, v in value.items()}
         if isinstance(value, list):
-            return [self.render(v, event, facts) for v in value]
+            return [self.render(v, event, context) for v in value]
         if isinstance(value, Template):
-            return value.render(event, facts, self.escape)
+            return value.render(event, context, self.escape)
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -160,11 +160,11 @@ class SecretOr:
         secret = isinstance(data, dict) and "fromSecret" in data
         return (Secret() if secret else self.other).compile(data, path, findings, steps)
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The SecretName, or what the other kind renders."""
         if isinstance(value, SecretName):
             return value
-        return self.other.render(value, event, facts)
+        return self.other.render(value, event, context)
 
     def schema(self) -> dict[str, Any]:
         """Either shape."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.language.findings import Findings
-    from engine.language.template import Facts
+    from engine.language.template import TemplateContext
     from engine.language.yaml_source import Path
     from engine.model.event import Event
 
@@ -41,7 +41,7 @@ class ParameterType(Protocol):
         """The compiled value; what is wrong is reported."""
         ...
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The value for one attempt. Raises RefusedError."""
         ...
 
@@ -99,9 +99,9 @@ class Text:
             findings.add(path, "bad-parameter", f"`{data[:80]}` {fault}")
         return template
 
-    def render(self, value: Template, event: Event, facts: Facts) -> str:
+    def render(self, value: Template, event: Event, context: TemplateContext) -> str:
         """The text."""
-        text = value.render(event, facts, self.escape)
+        text = value.render(event, context, self.escape)
         fault = self.check(text) if self.check else None
         if fault:
             raise RefusedError(f"{shown(text)} {fault}")
@@ -128,9 +128,9 @@ class Choice:
         findings.add(path, "bad-parameter", f"`{path[-1]}` takes {words}", hint)
         return None
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The word."""
-        del event, facts
+        del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -158,9 +158,9 @@ class Integer:
         findings.add(path, "bad-parameter", f"`{path[-1]}` takes {what} from {self.least}")
         return None
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The number."""
-        del event, facts
+        del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -183,9 +183,9 @@ class Duration:
             findings.add(path, "bad-duration", f"`{path[-1]}` takes a duration", duration.HINT)
         return value
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """Seconds."""
-        del event, facts
+        del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -206,9 +206,9 @@ class Network:
             findings.add(path, error.code, str(error), error.hint)
             return None
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The network."""
-        del event, facts
+        del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -236,9 +236,9 @@ class Secret:
             return None
         return SecretName(name)
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The SecretName; its value is for the port that sends it."""
-        del event, facts
+        del event, context
         return value
 
     def schema(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from engine.language.findings import Findings
-    from engine.language.template import Facts
+    from engine.language.template import TemplateContext
     from engine.language.yaml_source import Path
     from engine.model.event import Event
     from engine.outbound.api import Answer
@@ -64,7 +64,7 @@ def cut(text: str, most: int) -> str:
     return _OPEN.sub("", text[: max(most - 1, 0)]) + "…"[:most]
 
 
-def fitted(template: Template, event: Event, facts: Facts, most: int) -> str:
+def fitted(template: Template, event: Event, context: TemplateContext, most: int) -> str:
     """The text of a template in at most so many characters; the longest values of the event are cut."""
     said: list[str] = []
 
@@ -72,10 +72,10 @@ def fitted(template: Template, event: Event, facts: Facts, most: int) -> str:
         said.append(escape(text))
         return ""
 
-    room = most - len(template.render(event, facts, note))
+    room = most - len(template.render(event, context, note))
     share = _share([len(text) for text in said], room)
     values = iter(said)
-    return template.render(event, facts, lambda _: cut(next(values), share))
+    return template.render(event, context, lambda _: cut(next(values), share))
 
 
 def _share(lengths: list[int], room: int) -> int:
@@ -99,9 +99,9 @@ class Message:
         _check_length(template, TEXT, path, findings)
         return template
 
-    def render(self, value: Template, event: Event, facts: Facts) -> str:
+    def render(self, value: Template, event: Event, context: TemplateContext) -> str:
         """The text."""
-        return fitted(value, event, facts, TEXT)
+        return fitted(value, event, context, TEXT)
 
     def schema(self) -> dict[str, Any]:
         """Any string."""
@@ -136,25 +136,25 @@ class Blocks:
                 findings.add((*path, n), "bad-parameter", what, hint)
         return compiled
 
-    def render(self, value: Any, event: Event, facts: Facts) -> Any:
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
         """The structure with its strings rendered."""
-        return _rendered(value, event, facts, _OBJECT)
+        return _rendered(value, event, context, _OBJECT)
 
     def schema(self) -> dict[str, Any]:
         """A list of objects."""
         return {"type": "array", "minItems": 1, "maxItems": BLOCKS, "items": {"type": "object"}}
 
 
-def _rendered(value: Any, event: Event, facts: Facts, limit: int) -> Any:
+def _rendered(value: Any, event: Event, context: TemplateContext, limit: int) -> Any:
     """A part of blocks with its strings rendered; limit: characters of a text object here."""
     if isinstance(value, Template):
-        return fitted(value, event, facts, limit)
+        return fitted(value, event, context, limit)
     if isinstance(value, list):
-        return [_rendered(one, event, facts, limit) for one in value]
+        return [_rendered(one, event, context, limit) for one in value]
     if not isinstance(value, dict):
         return value
     made = {
-        key: _rendered(one, event, facts, _limit(value, key, limit)) for key, one in value.items()
+        key: _rendered(one, event, context, _limit(value, key, limit)) for key, one in value.items()
     }
     text = value.get("text")
     if _kind(value) == "mrkdwn" and isinstance(text, Template) and text.names:

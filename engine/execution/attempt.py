@@ -14,7 +14,7 @@ from engine.execution.budgets import ChargeResult
 from engine.execution.hold_notification import notice
 from engine.execution.retry import LONGEST, retry_outcome
 from engine.language import duration
-from engine.language.template import HELD_WORDS, Facts
+from engine.language.template import HELD_WORDS, TemplateContext
 from engine.model.errors import (
     GoneError,
     HeldError,
@@ -247,10 +247,10 @@ def _render(claim: Claim, action: Action, *, dry: bool) -> dict[str, Any]:
     outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
     about = claim.attempt_state.get("about") or {}
     held = {word: str(about[word.removeprefix("held.")]) for word in HELD_WORDS if about}
-    facts = Facts(run.playbook.name, about.get("run", run.id), outcome, steps, held)
+    context = TemplateContext(run.playbook.name, about.get("run", run.id), outcome, steps, held)
     return {
         action.parameters[name].argument: action.parameters[name].type.render(
-            value, run.event, facts
+            value, run.event, context
         )
         for name, value in claim.step.parameters.items()
         if value is not None

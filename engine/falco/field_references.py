@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.falco.fields import has_falco_prefix, type_of
 from engine.language.jsonpath import PathError, field_of, keys_of
-from engine.language.operators import OPERATORS, kind_of, text_of
+from engine.language.operators import OPERATORS, display_text, value_type
 from engine.language.template import TemplateError, compile_template
 
 if TYPE_CHECKING:
@@ -152,9 +152,9 @@ def mistyped_operands(spec: dict[str, Any]) -> Iterator[tuple[Path, str, str | N
             if field is None or kind is None or operator is None or operator == "exists":
                 continue
             given = item[operator] if isinstance(item[operator], list) else [item[operator]]
-            if any(kind_of(operand) == kind for operand in given):
+            if any(value_type(operand) == kind for operand in given):
                 continue
-            found = kind_of(given[0])
+            found = value_type(given[0])
             what = (
                 f"`{field[:80]}` is a {kind} in Falco's events, and the operand is a {found}, "
                 "so the condition is never true"
@@ -168,7 +168,7 @@ def _correction(kind: str, operand: Any, operator: str) -> str | None:
     if takes not in ("scalar", "scalars"):
         return "equals, notEquals, in or notIn" + (", gt, gte, lt, lte" * (kind == "number"))
     if kind == "text" and not isinstance(operand, str):
-        return f'"{text_of(operand)}"'
+        return f'"{display_text(operand)}"'
     words = ("true", "false") if kind == "boolean" else ()
     is_number = kind == "number" and isinstance(operand, str) and _NUMBER.fullmatch(operand)
     return f"{operand}, without quotes" if operand in words or is_number else None

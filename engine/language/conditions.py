@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.language.findings import Findings, nearest
 from engine.language.jsonpath import PathError, compile_path, field_of, keys_of
-from engine.language.operators import OPERATORS, OperandError, Test, negated, tester, text_of
+from engine.language.operators import OPERATORS, OperandError, Test, display_text, negated, tester
 from engine.language.paths import lint
 from engine.model.event import PRIORITIES
 from engine.model.playbook import Condition, StepCondition, Truth
@@ -68,7 +68,7 @@ def compile_condition(data: Any, path: Path, findings: Findings) -> Condition | 
         return None
     name, test = comparison
     what = data.get("field") or data.get("jsonPath")
-    text = f"{what} {name} {text_of(data[name])}"
+    text = f"{what} {name} {display_text(data[name])}"
     key = repr(sorted(data.items()))  # not as JSON, which has no words for infinity and NaN
     if isinstance(look, str):
         only = (look, test.only) if test.only else None
@@ -232,7 +232,7 @@ def compile_step_condition(
     if comparison is None:
         return None
     name, test = comparison
-    text = f"{step} {data['jsonPath']} {name} {text_of(data[name])}"
+    text = f"{step} {data['jsonPath']} {name} {display_text(data[name])}"
     return StepCondition(text, step, on_answer=lambda answer: test.on(find(answer)))
 
 
@@ -252,4 +252,4 @@ def _step_state(
         if state not in STEP_STATES:
             hint = nearest(str(state), STEP_STATES)
             findings.add((*path, "is", n), "bad-value", f"`{state}` is no end of a step", hint)
-    return StepCondition(f"{step} is {text_of(states)}", step, states=tuple(map(str, states)))
+    return StepCondition(f"{step} is {display_text(states)}", step, states=tuple(map(str, states)))

@@ -1,15 +1,17 @@
-"""JSONPath, parsed by jsonpath-ng and lowered to look-ups of our own.
+"""JSONPath: names, indices, slices, wildcards, ``..``, and filters with ``== != < <= > >=`` joined by ``&``.
 
-What is allowed: names, indices, slices, wildcards, ``..`` and filters with ``== != < <= > >=`` and ``&``.
-jsonpath-ng's regular expressions (they backtrack), arithmetic and back-quoted functions are not.
+A singular path (RFC 9535: names and indices only) is read here. All other paths are parsed by jsonpath-ng
+and turned into selector functions. Regular expressions (they backtrack), arithmetic and back-quoted
+functions of jsonpath-ng are not allowed.
 
-An evaluation has a budget of steps. One step visits one value. The budget grows with the alert, so that a
-path without filters within filters always fits, and padding an alert does not hide anything from it.
+An evaluation has a budget of steps, and one step visits one value. The budget grows with the alert. A path
+without nested filters always fits, so a large alert cannot hide a value from it.
 """
 
 from __future__ import annotations
 
 import operator
+import re
 import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,9 +21,9 @@ from engine.model.event import is_present
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    Select = Callable[["Nodes", "_Steps"], "Nodes"]
-
-Nodes = list[Any]
+    Keys = tuple[str | int, ...]
+    Nodes = list[Any]
+    Selector = Callable[[Nodes, "_StepBudget"], Nodes]
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -35,20 +37,29 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 _MAX_LENGTH = 1_000
 _MAX_SEGMENTS = 32
 _MAX_DESCENTS = 4
-"""``..`` in one path, those in filters included; each visits the whole alert."""
-_MAX_FILTERS = 2
-"""Filters within one another."""
-STEPS = 10_000
+"""``..`` segments in one path, including those in filters. Each visits the whole alert."""
+_MAX_NESTED_FILTERS = 2
+BASE_STEPS = 10_000
+"""Steps of one evaluation, whatever the size of the alert."""
 STEPS_PER_VALUE = 20
-"""Steps of one evaluation: so many, and so many more for each value of the alert (see the module)."""
+"""Additional steps of one evaluation for each value of the alert."""
+_FILTER_RULE = "a filter compares with == != < <= > >=, joined by &"
+
+_SEGMENT = re.compile(
+    r"\.(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
+    r"|\[(?P<index>-?(?:0|[1-9][0-9]{0,8}))\]"
+    r"|\[(?:'(?P<single>[^'\\]+)'|\"(?P<double>[^\"\\]+)\")\]"
+)
+_RESERVED = frozenset(("where", "wherenot", "true", "false", "null"))
+"""Words that jsonpath-ng does not accept as a name after a dot."""
 
 
 class PathError(ValueError):
-    """A text that is not a JSONPath, or that uses what is not allowed; the sentence says what."""
+    """A text that is not a JSONPath, or that uses a feature that is not allowed."""
 
 
 class _Unknown:
-    """What a path finds whose evaluation takes more steps than allowed; every operator on it is unknown."""
+    """The result of an evaluation that exceeded its budget. Every operator on it is unknown."""
 
     def __str__(self) -> str:
         return "(the JSONPath takes too many steps)"
@@ -58,31 +69,29 @@ UNKNOWN = _Unknown()
 
 
 class _TooManyStepsError(Exception):
-    """An evaluation has used its budget."""
+    """An evaluation has used up its budget."""
 
 
-class _Steps:
-    """The budget of one evaluation over a value."""
+class _StepBudget:
+    """The steps that are left to one evaluation over a JSON value."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
-        self._left = STEPS
-        self._counted = False
+        self._left = BASE_STEPS
+        self._is_extended = False
 
     def take(self, number: int) -> None:
-        """Use so many steps. Raises _TooManyStepsError."""
+        """Use this number of steps. Raises _TooManyStepsError."""
         self._left -= number
-        if (
-            self._left < 0 and not self._counted
-        ):  # few evaluations need to know how large the value is
-            self._counted = True
-            self._left += STEPS_PER_VALUE * _values_in(self._value)
+        if self._left < 0 and not self._is_extended:  # counting the values is rarely necessary
+            self._is_extended = True
+            self._left += STEPS_PER_VALUE * _count_values(self._value)
         if self._left < 0:
             raise _TooManyStepsError
 
 
-def _values_in(value: Any) -> int:
-    """The number of values in a JSON value, itself included."""
+def _count_values(value: Any) -> int:
+    """Return the number of values in a JSON value, itself included."""
     count = 0
     waiting = [value]
     while waiting:
@@ -92,54 +101,84 @@ def _values_in(value: Any) -> int:
 
 
 def field_of(text: str) -> str | None:
-    """The output field that the path names, where it is no more than ``$.output_fields['NAME']``.
-
-    Raises PathError.
-    """
+    """Return NAME if the path is ``$.output_fields['NAME']``, else None. Raises PathError."""
     keys = keys_of(text)
     if keys is not None and len(keys) == 2 and keys[0] == "output_fields":  # noqa: PLR2004
         return keys[1] if isinstance(keys[1], str) else None
     return None
 
 
-def keys_of(text: str) -> tuple[str | int, ...] | None:
-    """The keys and indices of a path that names one place, or None. Raises PathError."""
-    return _plain(_checked(text))
+def keys_of(text: str) -> Keys | None:
+    """Return the names and indices of a singular path, else None. Raises PathError."""
+    keys = _read_singular(text)
+    return _singular_keys(_parse(text)) if keys is None else keys
 
 
 def compile_path(text: str) -> Callable[[Any], Any]:
-    """A function from a JSON value to what the path finds in it. Raises PathError.
+    """Return a function from a JSON value to the result of the path. Raises PathError.
 
-    A path that names one place gives its value, or None. A path with a wildcard, slice, filter, ``..`` or
-    several names gives the list of what it finds, or UNKNOWN where it takes too many steps.
+    The result of a singular path is the value, or None if there is no such value. The result of any other
+    path is the list of the values that it finds, or UNKNOWN if the evaluation exceeds its budget.
     """
-    tree = _checked(text)
-    keys = _plain(tree)
+    keys = keys_of(text)
     if keys is not None:
         return _lookup(keys)
-    select = _lower(tree)
+    select = _selector(_parse(text))
 
     def find(value: Any) -> Any:
         try:
-            return select([value], _Steps(value))
+            return select([value], _StepBudget(value))
         except _TooManyStepsError:
             return UNKNOWN
 
     return find
 
 
-def _checked(text: str) -> Any:
+def _read_singular(text: str) -> Keys | None:
+    """Read a singular path without jsonpath-ng, whose import takes 40 ms. None for all other texts.
+
+    Raises PathError for a text that is too long or does not begin with ``$``.
+    """
     if not text.startswith("$"):
         raise PathError("a JSONPath begins with `$`")
     if len(text) > _MAX_LENGTH:
         raise PathError(f"a JSONPath has at most {_MAX_LENGTH:,} characters")
-    tree = _parse(text)
+    keys: list[str | int] = []
+    at = 1
+    while at < len(text):
+        segment = _SEGMENT.match(text, at)
+        if segment is None or segment["name"] in _RESERVED:
+            return None
+        key = segment["name"] or segment["single"] or segment["double"]
+        if key == "*":
+            return None
+        keys.append(int(segment["index"]) if key is None else key)
+        at = segment.end()
+    if len(keys) > _MAX_SEGMENTS:
+        raise PathError(f"a JSONPath has at most {_MAX_SEGMENTS} segments")
+    return tuple(keys)
+
+
+@lru_cache(256)  # 330 us each, and the playbooks of a folder use the same paths
+def _parse(text: str) -> Any:
+    """Return the tree of jsonpath-ng for a path within the limits. Raises PathError."""
+    from jsonpath_ng.exceptions import JSONPathError  # noqa: PLC0415 - 40 ms, rarely needed
+    from jsonpath_ng.ext.parser import parse  # noqa: PLC0415 - 40 ms, rarely needed
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # jsonpath-ng deprecates `&`, which the language has
+            tree = parse(text)
+    except RecursionError:
+        raise PathError("the JSONPath is nested too deeply") from None
+    except (JSONPathError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise PathError(f"not a valid JSONPath: {str(error)[:200]}") from None
     _check_size(tree)
     return tree
 
 
 def _check_size(tree: Any) -> None:
-    """Raises PathError for a path with too many parts."""
+    """Raise PathError if the path has too many segments, descents or nested filters."""
     segments = descents = 0
     waiting = [(tree, 0)]
     while waiting:
@@ -148,34 +187,19 @@ def _check_size(tree: Any) -> None:
         segments += name in ("Child", "Descendants", "Filter")
         descents += name == "Descendants"
         filters += name == "Filter"
-        if filters > _MAX_FILTERS:
-            raise PathError(f"a JSONPath has at most {_MAX_FILTERS} filters within one another")
+        if filters > _MAX_NESTED_FILTERS:
+            raise PathError(f"a JSONPath has at most {_MAX_NESTED_FILTERS} nested filters")
         inner = [expression.target for expression in getattr(part, "expressions", None) or ()]
         inner += [getattr(part, side) for side in ("left", "right") if hasattr(part, side)]
         waiting += [(one, filters) for one in inner]
     if segments > _MAX_SEGMENTS:
-        raise PathError(f"a JSONPath has at most {_MAX_SEGMENTS} parts")
+        raise PathError(f"a JSONPath has at most {_MAX_SEGMENTS} segments")
     if descents > _MAX_DESCENTS:
-        raise PathError(f"a JSONPath has at most {_MAX_DESCENTS} times `..`")
+        raise PathError(f"a JSONPath has `..` at most {_MAX_DESCENTS} times")
 
 
-@lru_cache(256)  # 330 us each, and the playbooks of a folder look at the same places
-def _parse(text: str) -> Any:
-    from jsonpath_ng.exceptions import JSONPathError  # noqa: PLC0415 - 40 ms that few playbooks need
-    from jsonpath_ng.ext.parser import parse  # noqa: PLC0415 - the same
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it deprecates `&`, which the language has
-            return parse(text)
-    except RecursionError:
-        raise PathError("nested too deep") from None
-    except (JSONPathError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise PathError(f"no JSONPath: {str(error)[:200]}") from None
-
-
-def _plain(tree: Any) -> tuple[str | int, ...] | None:
-    """The keys of a path that names one place, or None."""
+def _singular_keys(tree: Any) -> Keys | None:
+    """Return the names and indices of a tree that is a singular path, else None."""
     keys: list[str | int] = []
     while True:
         name = type(tree).__name__
@@ -193,7 +217,7 @@ def _plain(tree: Any) -> tuple[str | int, ...] | None:
         tree = tree.left
 
 
-def _lookup(keys: tuple[str | int, ...]) -> Callable[[Any], Any]:
+def _lookup(keys: Keys) -> Callable[[Any], Any]:
     if len(keys) == 1 and isinstance(keys[0], str):
         (key,) = keys
         return lambda value: value.get(key) if type(value) is dict else None
@@ -211,72 +235,104 @@ def _lookup(keys: tuple[str | int, ...]) -> Callable[[Any], Any]:
     return look
 
 
-def _lower(tree: Any) -> Select:
-    """The selector of a part of the tree: from nodes to nodes, within a budget of steps."""
-    name = type(tree).__name__
-    if name in ("Root", "This"):
-        return lambda nodes, _: nodes
-    if name in ("Child", "Descendants"):
-        left, right = _lower(tree.left), _lower(tree.right)
-        if name == "Child":
-            return lambda nodes, steps: right(left(nodes, steps), steps)
-        return lambda nodes, steps: right(_descend(left(nodes, steps), steps), steps)
-    if name == "Wildcard" or (name == "Fields" and "*" in tree.fields):
-        return _each(_children)
-    if name == "Fields":
-        fields = tuple(dict.fromkeys(tree.fields))
-        return _each(lambda n: [n[f] for f in fields if f in n] if type(n) is dict else ())
-    if name == "Index":
-        indices = tuple(dict.fromkeys(tree.indices))
-        return _each(
-            lambda n: [n[i] for i in indices if -len(n) <= i < len(n)] if type(n) is list else ()
-        )
-    if name == "Slice":
-        if tree.step == 0:
-            raise PathError("a slice's step is not 0")
-        part = slice(tree.start, tree.end, tree.step)
-        return _each(lambda n: n[part] if type(n) is list else ())
-    if name == "Filter":
-        return _filter([_test(expression) for expression in tree.expressions])
-    raise PathError("only names, indices, slices, wildcards, `..` and filters are allowed")
+def _selector(tree: Any) -> Selector:
+    """Return the selector of a tree: a function from nodes to nodes. Raises PathError."""
+    build = _SELECTORS.get(type(tree).__name__)
+    if build is None:
+        raise PathError("only names, indices, slices, wildcards, `..` and filters are allowed")
+    return build(tree)
 
 
-def _each(among: Callable[[Any], Collection[Any]]) -> Select:
-    """The selector that takes of each node what is among its children."""
-
-    def select(nodes: Nodes, steps: _Steps) -> Nodes:
-        found: Nodes = []
-        steps.take(len(nodes))
-        for node in nodes:
-            children = among(node)
-            steps.take(len(children))
-            found += children
-        return found
-
-    return select
+def _current(_tree: Any) -> Selector:
+    return lambda nodes, _: nodes
 
 
-def _filter(tests: list[Callable[[Any, _Steps], bool]]) -> Select:
-    children = _each(_children)
+def _child(tree: Any) -> Selector:
+    left, right = _selector(tree.left), _selector(tree.right)
+    return lambda nodes, steps: right(left(nodes, steps), steps)
+
+
+def _descendants(tree: Any) -> Selector:
+    left, right = _selector(tree.left), _selector(tree.right)
+    return lambda nodes, steps: right(_descend(left(nodes, steps), steps), steps)
+
+
+def _wildcard(_tree: Any) -> Selector:
+    return _of_each(_children)
+
+
+def _names(tree: Any) -> Selector:
+    if "*" in tree.fields:
+        return _wildcard(tree)
+    names = tuple(dict.fromkeys(tree.fields))
+    return _of_each(lambda n: [n[name] for name in names if name in n] if type(n) is dict else ())
+
+
+def _indices(tree: Any) -> Selector:
+    indices = tuple(dict.fromkeys(tree.indices))
+    return _of_each(
+        lambda n: [n[i] for i in indices if -len(n) <= i < len(n)] if type(n) is list else ()
+    )
+
+
+def _slice(tree: Any) -> Selector:
+    if tree.step == 0:
+        raise PathError("the step of a slice is not 0")
+    part = slice(tree.start, tree.end, tree.step)
+    return _of_each(lambda n: n[part] if type(n) is list else ())
+
+
+def _filter(tree: Any) -> Selector:
+    tests = [_test(expression) for expression in tree.expressions]
+    children = _of_each(_children)
     return lambda nodes, steps: [
         child for child in children(nodes, steps) if all(test(child, steps) for test in tests)
     ]
 
 
-def _test(expression: Any) -> Callable[[Any, _Steps], bool]:
-    """Whether a filter's expression holds; on what is absent or of another type it does not."""
+_SELECTORS: dict[str, Callable[[Any], Selector]] = {
+    "Root": _current,
+    "This": _current,
+    "Child": _child,
+    "Descendants": _descendants,
+    "Wildcard": _wildcard,
+    "Fields": _names,
+    "Index": _indices,
+    "Slice": _slice,
+    "Filter": _filter,
+}
+"""Class of a jsonpath-ng node -> builder of its selector."""
+
+
+def _of_each(pick: Callable[[Any], Collection[Any]]) -> Selector:
+    """Return the selector that joins what ``pick`` gives for each node."""
+
+    def select(nodes: Nodes, steps: _StepBudget) -> Nodes:
+        selected: Nodes = []
+        steps.take(len(nodes))
+        for node in nodes:
+            picked = pick(node)
+            steps.take(len(picked))
+            selected += picked
+        return selected
+
+    return select
+
+
+def _test(expression: Any) -> Callable[[Any, _StepBudget], bool]:
+    """Return the test of a filter expression. It is false for absent values and values of another type."""
     if type(expression).__name__ != "Expression" or _refers_to_root(expression.target):
-        raise PathError("a filter compares with == != < <= > >=, joined by &")
-    find, sign, wanted = _lower(expression.target), expression.op, expression.value
+        raise PathError(_FILTER_RULE)
+    find, sign, wanted = _selector(expression.target), expression.op, expression.value
     if sign is None:
         return lambda node, steps: any(is_present(value) for value in find([node], steps))
     if sign not in _COMPARE or not isinstance(wanted, (str, int, float)):
-        raise PathError("a filter compares with == != < <= > >=, joined by &")
+        raise PathError(_FILTER_RULE)
     compare, kind = _COMPARE[sign], _kind(wanted)
     if kind == "bool" and sign not in ("==", "=", "!="):
         raise PathError("true and false have no order")
 
-    def holds(node: Any, steps: _Steps) -> bool:
+    def holds(node: Any, steps: _StepBudget) -> bool:
         return any(
             is_present(value) and _kind(value) == kind and compare(value, wanted)
             for value in find([node], steps)
@@ -303,9 +359,9 @@ def _children(node: Any) -> Collection[Any]:
     return node.values() if type(node) is dict else ()
 
 
-def _descend(nodes: Nodes, steps: _Steps) -> Nodes:
-    """The nodes and all within them, each container once."""
-    found: Nodes = []
+def _descend(nodes: Nodes, steps: _StepBudget) -> Nodes:
+    """Return the nodes and all values inside them, each container once."""
+    visited: Nodes = []
     seen: set[int] = set()
     waiting = nodes[::-1]
     while waiting:
@@ -316,5 +372,5 @@ def _descend(nodes: Nodes, steps: _Steps) -> Nodes:
                 continue
             seen.add(id(node))
             waiting += list(_children(node))[::-1]
-        found.append(node)
-    return found
+        visited.append(node)
+    return visited

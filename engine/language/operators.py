@@ -61,7 +61,7 @@ class Operator:
     expression: Callable[[str], str] | None = None
 
 
-def kind_of(value: Any) -> str:
+def value_type(value: Any) -> str:
     """number, boolean, text, or the name of another type: only values of one kind compare."""
     if isinstance(value, bool):
         return "boolean"
@@ -71,22 +71,22 @@ def kind_of(value: Any) -> str:
 
 
 def _equals(wanted: Any) -> Callable[[Any], Truth]:
-    kind = kind_of(wanted)
+    kind = value_type(wanted)
     if kind == "text":
         return lambda value: value == wanted if type(value) is str else None
-    return lambda value: value == wanted if kind_of(value) == kind else None
+    return lambda value: value == wanted if value_type(value) == kind else None
 
 
 def _among(wanted: list[Any]) -> Callable[[Any], Truth]:
     sets: dict[str, set[Any]] = {}
     for value in wanted:
-        sets.setdefault(kind_of(value), set()).add(value)
+        sets.setdefault(value_type(value), set()).add(value)
     texts, others = sets.get("text"), {k: s for k, s in sets.items() if k != "text"}
 
     def holds(value: Any) -> Truth:
         if type(value) is str:
             return value in texts if texts is not None else None
-        mine = others.get(kind_of(value))
+        mine = others.get(value_type(value))
         return value in mine if mine is not None else None
 
     return holds
@@ -298,7 +298,7 @@ def check_operand(name: str, operand: Any) -> None:
         raise OperandError("wrong-type", f"`{name}` takes true or false")
     if wants == "text" and not isinstance(operand, str):
         raise OperandError("wrong-type", f"`{name}` takes text", "quote it")
-    if wants == "number" and kind_of(operand) != "number":
+    if wants == "number" and value_type(operand) != "number":
         raise OperandError("wrong-type", f"`{name}` takes a number")
     if wants == "scalar" and not isinstance(operand, _SCALARS):
         hint = {"equals": "in", "notEquals": "notIn"}[name] if isinstance(operand, list) else None
@@ -310,9 +310,9 @@ def check_operand(name: str, operand: Any) -> None:
             raise OperandError("bad-value", f"`{name}` of an empty list never decides anything")
 
 
-def text_of(value: Any) -> str:
+def display_text(value: Any) -> str:
     """A value as a sentence shows it; a long one is cut."""
-    text = f"[{', '.join(map(text_of, value))}]" if isinstance(value, list) else str(value)
+    text = f"[{', '.join(map(display_text, value))}]" if isinstance(value, list) else str(value)
     if isinstance(value, bool):
         text = text.lower()
     return text if len(text) <= 80 else text[:79] + "…"  # noqa: PLR2004 - a line of a terminal

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.language.findings import Findings, TooManyFindingsError
-from engine.language.operators import text_of
+from engine.language.operators import display_text
 from engine.language.yaml_source import MAX_BYTES, MAX_NODES
 from engine.model.errors import Finding
 
@@ -111,7 +111,7 @@ class _Filling:
             what = f"`${{{found[1]}}}` is no text, so it must stand alone"
             self.findings.add(path, "wrong-type", what)
             return ""
-        return text_of(value) if isinstance(value, bool) else str(value)
+        return display_text(value) if isinstance(value, bool) else str(value)
 
     def _value(self, name: str, path: Path) -> Any:
         value: Any = self.values

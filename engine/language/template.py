@@ -38,7 +38,7 @@ class TemplateError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class TemplateContext:
     """What a template may speak of besides the event.
 
     run: the run's id. outcome: of the run so far. steps: name -> (state, message). held: HELD_WORDS -> text,
@@ -69,7 +69,9 @@ class Template:
         """The output fields that it replaces: the names that are not words of the engine."""
         return tuple(name for name in self.names if not _is_word(name))
 
-    def render(self, event: Event, facts: Facts, escape: Callable[[str], str] | None = None) -> str:
+    def render(
+        self, event: Event, context: TemplateContext, escape: Callable[[str], str] | None = None
+    ) -> str:
         """The text, with what the event says put through ``escape``."""
         if len(self.parts) == 1 and isinstance(self.parts[0], str):
             return self.parts[0]
@@ -78,7 +80,7 @@ class Template:
             if isinstance(part, str):
                 said.append(part)
             else:
-                text = _resolve(part[0], event, facts)
+                text = _resolve(part[0], event, context)
                 said.append(escape(text) if escape else text)
         return "".join(said)
 
@@ -136,26 +138,26 @@ def _is_word(name: str) -> bool:
     return name in WORDS or name in RUN_WORDS or _STEP.fullmatch(name) is not None
 
 
-def _resolve(name: str, event: Event, facts: Facts) -> str:
+def _resolve(name: str, event: Event, context: TemplateContext) -> str:
     """The text that replaces a name; a word comes before a field of the same name."""
     if name in WORDS:
-        return _word(name, event, facts)
+        return _word(name, event, context)
     if name == "run.id":
-        return facts.run
+        return context.run
     if name == "run.outcome":
-        return facts.outcome
-    if facts.held and name in facts.held:
-        return facts.held[name]
+        return context.outcome
+    if context.held and name in context.held:
+        return context.held[name]
     step = _STEP.fullmatch(name)
     if step:
-        state, message = (facts.steps or {}).get(step[1], (ABSENT, ABSENT))
+        state, message = (context.steps or {}).get(step[1], (ABSENT, ABSENT))
         return state if step[2] == "state" else message
     return text_of(event.fields.get(name))
 
 
-def _word(name: str, event: Event, facts: Facts) -> str:
+def _word(name: str, event: Event, context: TemplateContext) -> str:
     if name == "playbook":
-        return facts.playbook
+        return context.playbook
     if name == "priority":
         return ABSENT if event.priority is None else PRIORITIES[event.priority]
     if name == "time":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from engine.language.characters import blank, checked, explained
+from engine.language.yaml_characters import blank, checked, explained
 from engine.model.errors import Finding, Location
 
 if TYPE_CHECKING:

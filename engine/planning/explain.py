@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.language.findings import nearest
-from engine.language.operators import text_of
+from engine.language.operators import display_text
 from engine.model.event import PRIORITIES, is_present
 from engine.model.name_patterns import name_matcher
 from engine.planning.matcher import key_tests
@@ -71,7 +71,7 @@ def _rules(event: Event, match: Match) -> Iterator[Row]:
     holds = name_matcher(match.rules)(event.rule)
     near = [] if holds else difflib.get_close_matches(event.rule[:100], match.rules, 1, _ALIKE)
     told = f"`{near[0]}` differs by a few letters" if near else None
-    yield Row("rules", text_of(list(match.rules)), event.rule, holds, near=told)
+    yield Row("rules", display_text(list(match.rules)), event.rule, holds, near=told)
 
 
 def _keys(event: Event, match: Match) -> Iterator[Row]:
@@ -81,14 +81,14 @@ def _keys(event: Event, match: Match) -> Iterator[Row]:
     seen: dict[str, tuple[Any, str]] = {
         "priority": (least, is_now),
         "sources": (match.sources, event.source),
-        "tags.none": (match.tags_none, text_of(list(event.tags))),
-        "tags.any": (match.tags_any, text_of(list(event.tags))),
-        "tags.all": (match.tags_all, text_of(list(event.tags))),
+        "tags.none": (match.tags_none, display_text(list(event.tags))),
+        "tags.any": (match.tags_any, display_text(list(event.tags))),
+        "tags.all": (match.tags_all, display_text(list(event.tags))),
         "hostnames": (match.hostnames, "(absent)" if host is None else host),
     }
     for key, test in key_tests(match):
         wanted, actual = seen[key]
-        text = wanted if isinstance(wanted, str) else text_of(sorted(wanted))
+        text = wanted if isinstance(wanted, str) else display_text(sorted(wanted))
         yield Row(key, text, actual, test(event))
 
 
@@ -106,7 +106,7 @@ def _condition(event: Event, condition: Condition, depth: int) -> Iterator[Row]:
         near = _absent(event, what)
     elif truth is None:
         near = f"it is {_type(value)}, which the operator cannot compare with that"
-    actual = text_of(value) if is_present(value) else "(absent)"
+    actual = display_text(value) if is_present(value) else "(absent)"
     yield Row(what, wanted, actual, truth, depth, near)
 
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from engine.language import jsonpath
 from engine.language.jsonpath import (
-    STEPS,
+    BASE_STEPS,
     STEPS_PER_VALUE,
     UNKNOWN,
     PathError,
@@ -49,7 +52,7 @@ ALERT = {
         ("$.output_fields.list[?(@.v)].k", [1, 2]),
     ],
 )
-def test_a_path_finds_one_value_or_a_list(path, found):
+def test_a_path_finds_a_value_or_a_list(path, found):
     assert compile_path(path)(ALERT) == found
 
 
@@ -62,14 +65,37 @@ def test_a_path_finds_one_value_or_a_list(path, found):
         "$.a[\\`this\\`]", "$.a.`sorted`", "$" + "[?(@" * 100,
     ],
 )  # fmt: skip
-def test_what_is_not_allowed_is_a_bad_path(path):
+def test_a_feature_that_is_not_allowed_is_a_path_error(path):
     with pytest.raises(PathError):
         compile_path(path)
 
 
+SEGMENTS = [
+    ".a", ".a_b", ".nullx", ".null", ".where", ".contains", ".True", "['a.b']", '["x y"]', "['*']",
+    "['null']", "['a,b']", "['a[2]']", "['ü']", "['\\n']", "[0]", "[-3]", "[12]",
+]  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(st.lists(st.sampled_from(SEGMENTS), max_size=5))
+def test_singular_paths_have_the_same_keys_as_in_jsonpath_ng(segments):
+    text = "$" + "".join(segments)
+    keys = jsonpath._read_singular(text)
+    assert keys is None or keys == jsonpath._singular_keys(jsonpath._parse(text))
+
+
+def test_singular_paths_do_not_import_jsonpath_ng():
+    code = (
+        "import sys; from engine.language.jsonpath import compile_path;"
+        """ compile_path("$.output_fields['json.value'].a[-1].b"); """
+        "sys.exit('jsonpath_ng' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @settings(max_examples=150)
 @given(st.text(alphabet="$.[]*?@()'=~!<>&|`,:+-01ab ", max_size=20))
-def test_any_text_is_a_path_or_a_bad_one(text):
+def test_any_text_is_a_path_or_a_path_error(text):
     try:
         find = compile_path("$" + text)
     except PathError:
@@ -79,10 +105,10 @@ def test_any_text_is_a_path_or_a_bad_one(text):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """The steps that evaluations take, one number each."""
+    """The number of steps of each evaluation."""
     numbers = []
 
-    class Counted(jsonpath._Steps):
+    class Counted(jsonpath._StepBudget):
         def __init__(self, value):
             super().__init__(value)
             numbers.append(0)
@@ -91,7 +117,7 @@ def taken(monkeypatch):
             numbers[-1] += number
             super().take(number)
 
-    monkeypatch.setattr(jsonpath, "_Steps", Counted)
+    monkeypatch.setattr(jsonpath, "_StepBudget", Counted)
     return numbers
 
 
@@ -112,20 +138,20 @@ def large(size):
 def test_a_path_over_a_large_hostile_alert_takes_a_linear_number_of_steps(path, taken):
     for size in (1_000, 8_000):
         assert compile_path(path)(large(size)) is not UNKNOWN
-    assert taken[1] < 9 * taken[0] + STEPS
+    assert taken[1] < 9 * taken[0] + BASE_STEPS
 
 
 @pytest.mark.parametrize("path", ["$..*[?(@..*[?(@..x==1)])]", "$..*[?(@..*)]", "$..[?(@..c)]..x"])
-def test_an_evaluation_ends_as_unknown_after_a_bounded_number_of_steps(path, taken):
+def test_an_evaluation_that_exceeds_its_budget_is_unknown(path, taken):
     value = [{"c": 1} for _ in range(500)]
     for _ in range(85):
         value = {"a": value}
     assert compile_path(path)(value) is UNKNOWN
     values = 85 + 1 + 500 + 500
-    assert taken[0] <= STEPS + STEPS_PER_VALUE * values + values
+    assert taken[0] <= BASE_STEPS + STEPS_PER_VALUE * values + values
 
 
-def test_a_name_or_index_that_is_given_twice_finds_its_value_once():
+def test_a_repeated_name_or_index_finds_its_value_once():
     value = {"a": {"a": ["x"]}}
     assert compile_path("$['a','a']['a','a'][0,0]")(value) == ["x"]
 
@@ -133,12 +159,12 @@ def test_a_name_or_index_that_is_given_twice_finds_its_value_once():
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        ("$..*[?(@..*[?(@..*[?(@..*[?(@..x==1)])])])]", "filters within one another"),
-        ("$" + "..a" * 5, "times `..`"),
-        ("$" + ".a" * 33, "parts"),
-        ("$.a[?(@.b" + ".c" * 32 + " == 1)]", "parts"),
+        ("$..*[?(@..*[?(@..*[?(@..*[?(@..x==1)])])])]", "nested filters"),
+        ("$" + "..a" * 5, "`..` at most"),
+        ("$" + ".a" * 33, "segments"),
+        ("$.a[?(@.b" + ".c" * 32 + " == 1)]", "segments"),
     ],
 )
-def test_a_path_is_bounded_when_it_is_loaded(path, what):
+def test_the_size_of_a_path_is_limited_when_it_is_compiled(path, what):
     with pytest.raises(PathError, match=what):
         compile_path(path)

@@ -11,7 +11,7 @@ from engine.language.substitution import read_values, substitute
 from engine.language.template import (
     LONGEST,
     MOST_NAMES,
-    Facts,
+    TemplateContext,
     TemplateError,
     compile_template,
 )
@@ -50,11 +50,11 @@ ALERT = {
     },
 }
 STEPS = {"pod.isolate": ("done", "cut"), "mark": ("failed", "no")}
-FACTS = Facts("isolate", "0123", "done", STEPS)
+CONTEXT = TemplateContext("isolate", "0123", "done", STEPS)
 
 
 def render(text, escape=None, alert=ALERT):
-    return compile_template(text, tuple(STEPS)).render(parse_event(alert), FACTS, escape)
+    return compile_template(text, tuple(STEPS)).render(parse_event(alert), CONTEXT, escape)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_long_list_is_cut_after_as_many_items_as_are_shown():
 
     event = parse_event({"rule": "r"})
     event.fields["a.b"] = [Item("x")] * 100_000
-    said = compile_template("%a.b").render(event, FACTS)
+    said = compile_template("%a.b").render(event, CONTEXT)
     assert len(said) == LONGEST
     assert said.startswith("x, x")
     assert len(shown) < 2 * LONGEST
@@ -186,7 +186,7 @@ def test_any_text_is_a_template_or_an_error(text):
         template = compile_template(text)
     except TemplateError:
         return
-    template.render(parse_event(ALERT), FACTS)
+    template.render(parse_event(ALERT), CONTEXT)
 
 
 @given(st.text(max_size=60))
