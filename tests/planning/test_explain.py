@@ -87,7 +87,7 @@ def test_what_matches_and_yet_runs_nothing_says_why(explain, tmp_path):
 
 
 def test_an_event_that_is_none_is_told_with_its_line(explain):
-    assert "e.json:1: `priority` is none" in explain(priority="Loud", code=1)
+    assert "e.json:1: `priority` is not one of" in explain(priority="Loud", code=1)
 
 
 def test_without_an_engine_the_next_command_is_named(explain, tmp_path):

@@ -10,6 +10,7 @@ import engine.preview.test_cases
 import pytest
 import yaml
 from click.testing import CliRunner
+from engine.actions.registry import load_actions
 from engine.cli.command_group import cli
 from engine.language.folder import read_files
 from engine.language.loader import Loader
@@ -391,7 +392,7 @@ def test_files_without_a_test_and_without_an_error_are_not_parsed_again(tmp_path
     test = {**KILL, "kind": "PlaybookTest", "spec": spec}
     (tmp_path / "kill.test.yaml").write_text(yaml.safe_dump(test))
     files = read_files([tmp_path])
-    found = Loader().load(files)
+    found = Loader(load_actions()).load(files)
     parsed = []
 
     def record(content, file):
