@@ -110,7 +110,7 @@ def change_metadata(
     name, uid = metadata["name"], metadata.get("uid")
     place = metadata.get("namespace") if kind.namespaced else None
     had = metadata.get(part) or {}
-    context.save_undo_intent(
+    context.add_undo_intent(
         [
             ObjectChange(kind, place, name, uid, ("metadata", part, key), value, had.get(key))
             for key, value in values.items()

@@ -67,7 +67,7 @@ def delete_pod(
     if grace is not None:
         body["gracePeriodSeconds"] = grace
     # what a second attempt must know, to tell a pod that we deleted from one that went by itself
-    context.save({"uid": pod.uid, "sent": context.step})
+    context.keep({"uid": pod.uid, "sent": context.step})
     cluster.send(Call("delete", POD.api_version, POD.resource, pod.namespace, pod.name, body))
     return f"delete {pod}"
 

@@ -108,7 +108,7 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     before = (pod.metadata.get("labels") or {}).get(QUARANTINE)
     path = ("metadata", "labels", QUARANTINE)
     labelled = ObjectChange(POD, pod.namespace, pod.name, pod.uid, path, label, before)
-    until = context.save_undo_intent((made, labelled), ttl)
+    until = context.add_undo_intent((made, labelled), ttl)
     policy = {
         "apiVersion": NETWORK_POLICY.api_version,
         "kind": NETWORK_POLICY.kind,

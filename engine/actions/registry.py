@@ -80,11 +80,11 @@ class StepContext:
     """The step that an action runs for.
 
     now: epoch seconds.
-    save: writes values to the attempt state of the run. They are on disk when it returns.
-    saved: the attempt state so far.
+    keep: adds values to the attempt state of the run. They are on disk when it returns.
+    attempt_state: the attempt state so far.
     note: what a message must add to its text: what the playbook would have done under ``mode: notify``, and
       how many messages this one stands for.
-    save_undo_intent: writes the changes that the action is about to make, to be undone after so many seconds
+    add_undo_intent: saves the changes that the action is about to make, to be undone after so many seconds
       (None: only on request). They are on disk when it returns. It returns when the last undo intent for the
       first of the changes is due (epoch seconds), or None if that is only on request.
     """
@@ -94,10 +94,10 @@ class StepContext:
     step: str
     event: Event
     now: float
-    save: Callable[[Mapping[str, Any]], None] = lambda _: None
-    saved: Mapping[str, Any] = field(default_factory=dict)
+    keep: Callable[[Mapping[str, Any]], None] = lambda _: None
+    attempt_state: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-    save_undo_intent: Callable[[Sequence[ObjectChange], float | None], float | None] = (
+    add_undo_intent: Callable[[Sequence[ObjectChange], float | None], float | None] = (
         lambda _, ttl: ttl
     )
 

@@ -242,12 +242,12 @@ def post_to_slack(
         _, told = _post(http, message, webhook, None)
         return ActionResult(f"to {webhook.name}: {text[:200]}{told}")
     message["channel"] = channel
-    first = context.saved.get("slack")
+    first = context.attempt_state.get("slack")
     if thread == "run" and first:
         message |= {"channel": first["channel"], "thread_ts": first["ts"]}
     answer, told = _post(http, message, None, token)
     if thread == "run" and not first and answer.json:
-        context.save({"slack": answer.json})
+        context.keep({"slack": answer.json})
     return ActionResult(f"to {channel}: {text[:200]}{told}", answer.json)
 
 

@@ -1,8 +1,8 @@
-"""A journal that was lost: the policies that it knew of stand in the cluster, and are taken over from there.
+"""Adoption: if the journal is lost, add the NetworkPolicies that are still in the cluster to the new journal.
 
-Each carries its run, its playbook, its rule and its end; so it is undone at its hour all the same, and
-``tiercel history`` and ``tiercel undo`` know it. Labels that steps put on pods carry no such marks; of
-those only the quarantine label is known, by the policy that selects it.
+Each policy names its run, its playbook, its rule and its end. So it is undone on time, and ``tiercel history``
+and ``tiercel undo`` know it. Labels that steps put on pods do not name their run, so they are not adopted. The
+exception is the quarantine label, which the policy selects.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 ACTION = "pod.isolate"
 _NAME = re.compile(r"tiercel-[0-9a-f]{10}")
 _RUN = re.compile(r"[0-9a-f]{32}")
-_FIRST, _LONGEST = 1.0, 60.0
-"""Seconds before the cluster is asked again where it did not answer; doubled each time."""
+_FIRST_WAIT, _MAX_WAIT = 1.0, 60.0
+"""Seconds until the next try if the cluster does not answer. The wait doubles each time."""
 log = structlog.get_logger()
 
 
@@ -54,9 +54,9 @@ class AdoptionJournal(History, UndoLog, Protocol):
 
 
 def adopt(cluster: ClusterReader, journal: AdoptionJournal, now: float) -> int:
-    """Take over every policy of ours that the journal does not hold; how many that were.
+    """Add every policy of Tiercel that is not in the journal. Return how many there were.
 
-    now: when that is, epoch seconds; their runs are kept as those that end now, however old the policies are.
+    now: epoch seconds. It becomes the end of the adopted runs, so retention keeps them however old they are.
     Raises TemporaryError, PermanentError (a missing right), JournalError.
     """
     return sum(_adopt(policy, journal, now) for policy in cluster.list(NETWORK_POLICY))
@@ -76,18 +76,19 @@ def _adopt(policy: Object, journal: AdoptionJournal, now: float) -> bool:
         record = journal.find(id_)
         run = record.run if record else _run(id_, policy)
     except (EventError, PlaybookError, UnreadableError, ValueError) as error:
-        log.warning("not taken over", policy=_about(metadata), error=str(error))
+        log.warning("policy_not_adopted", policy=_full_name(metadata), error=str(error))
         return False
     step = next((one.name for one in run.steps if one.action == ACTION), None)
     until = _until(annotations.get(EXPIRES_AT))
     if step is None or not journal.adopt(run, step, changes, until, now=now):
         return False
-    log.info("taken over", policy=_about(metadata), run=id_, until=annotations.get(EXPIRES_AT))
+    expires_at = annotations.get(EXPIRES_AT)
+    log.info("policy_adopted", policy=_full_name(metadata), run=id_, until=expires_at)
     return True
 
 
 def _changes(policy: Object) -> list[ObjectChange]:
-    """What the step that made the policy has changed."""
+    """Return the changes that the step which created the policy made."""
     metadata = policy["metadata"]
     changes = [ObjectChange(NETWORK_POLICY, metadata.get("namespace"), metadata["name"])]
     selector = (policy.get("spec") or {}).get("podSelector") or {}
@@ -95,18 +96,21 @@ def _changes(policy: Object) -> list[ObjectChange]:
     path = ("metadata", "labels", QUARANTINE)
     for owner in metadata.get("ownerReferences") or [] if label else []:
         if owner.get("kind") == "Pod":
-            place, name, uid = metadata.get("namespace"), owner["name"], owner["uid"]
-            changes.append(ObjectChange(POD, place, name, uid, path, label))
+            namespace, name, uid = metadata.get("namespace"), owner["name"], owner["uid"]
+            changes.append(ObjectChange(POD, namespace, name, uid, path, label))
     return changes
 
 
 def _run(id_: str, policy: Object) -> Run:
-    """A run that could have made the policy; what else it did is not known any more."""
+    """Return a run that could have created the policy. Its other steps are not known.
+
+    Raises ValueError if the policy does not name a playbook, EventError, PlaybookError.
+    """
     metadata = policy["metadata"]
     rule = (metadata.get("annotations") or {}).get("tiercel.dev/rule") or "unknown"
     name = (metadata.get("labels") or {}).get("tiercel.dev/playbook") or ""
     if dns_label(name):
-        raise ValueError("its label tiercel.dev/playbook is no playbook's name")
+        raise ValueError("its label tiercel.dev/playbook is not the name of a playbook")
     owner: Object = next(iter(metadata.get("ownerReferences") or []), {})
     fields = {"k8s.ns.name": metadata.get("namespace"), "k8s.pod.name": owner.get("name")}
     time = metadata.get("creationTimestamp") or "1970-01-01T00:00:00Z"
@@ -122,19 +126,19 @@ def _run(id_: str, policy: Object) -> Run:
 
 
 def _until(text: str | None) -> float | None:
-    """Epoch seconds; None, for a person to end it, where there is no time that can be read."""
+    """Return the end of a policy in epoch seconds, or None (on request) if the text is not a time."""
     try:
         return parse_time(text) / 1e9 if text else None
     except ValueError:
         return None
 
 
-def _about(metadata: Object) -> str:
+def _full_name(metadata: Object) -> str:
     return f"{metadata.get('namespace')}/{metadata['name']}"
 
 
 class Adoption:
-    """A thread that takes over once, as soon as the cluster answers."""
+    """A thread that adopts once, as soon as the cluster answers."""
 
     def __init__(
         self,
@@ -148,23 +152,23 @@ class Adoption:
         self._thread = threading.Thread(target=self._work, name="tiercel-adopt", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what was not taken over is at the next start."""
+        """Stop the thread. The next start of the engine adopts the remaining policies."""
         self._stopping.set()
 
     def _work(self) -> None:
-        wait = _FIRST
+        wait = _FIRST_WAIT
         while not self._stopping.is_set():
             try:
                 if adopt(self._cluster, self._journal, self._now()):
                     self._wake()
             except PermanentError as error:
-                log.warning("policies of a lost journal are not looked for", error=str(error))
+                log.warning("adoption_failed", error=str(error))
             except (TemporaryError, JournalError):
                 self._stopping.wait(wait)
-                wait = min(wait * 2, _LONGEST)
+                wait = min(wait * 2, _MAX_WAIT)
                 continue
             return

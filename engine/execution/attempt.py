@@ -1,4 +1,4 @@
-"""One attempt at one step: the only way a step runs, in the engine and in every preview. It never raises."""
+"""One attempt at one step. The engine and every preview run steps only through ``attempt``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from engine.actions.registry import ActionResult, StepContext, load_actions
 from engine.cluster.pods import Pod, TargetSearch, find_node, find_pod
-from engine.execution.attempt_store import PREVIEW_STORE, hold, require_current_claim, undo
+from engine.execution.attempt_store import (
+    PREVIEW_STORE,
+    add_undo_intent,
+    require_current_claim,
+    undo,
+)
 from engine.execution.budgets import ChargeResult
-from engine.execution.hold_notification import notice
-from engine.execution.retry import LONGEST, retry_outcome
+from engine.execution.hold_notification import hold_notification
+from engine.execution.retry import MAX_WAIT, retry_outcome
 from engine.language import duration
 from engine.language.template import HELD_WORDS, TemplateContext
 from engine.model.errors import (
@@ -29,6 +34,8 @@ from engine.model.playbook import Condition
 from engine.model.run import Outcome, run_outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from engine.actions.registry import Action
     from engine.cluster.api import CallRecorder
     from engine.execution.attempt_store import AttemptStore
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
     from engine.model.run import Claim
     from engine.outbound.api import RequestRecorder
 
-_ENDS: dict[type[Exception], str] = {
+_ERROR_STATES: dict[type[Exception], str] = {
     HeldError: "held", PostponedError: "waiting", SkippedError: "skipped", RefusedError: "refused",
     PermanentError: "failed",
 }  # fmt: skip
@@ -46,7 +53,7 @@ _ENDS: dict[type[Exception], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """What an attempt acts through. dry: nothing is passed on, so that steps end ``planned``."""
+    """The clients that an attempt uses. dry: they send nothing, and a step that succeeds is ``planned``."""
 
     cluster: CallRecorder
     http: RequestRecorder
@@ -56,210 +63,84 @@ class Clients:
 def attempt(
     claim: Claim, clients: Clients, guard: Guard, now: float, store: AttemptStore = PREVIEW_STORE
 ) -> Outcome:
-    """How the attempt ended. now: epoch seconds."""
-    subject = None
+    """Attempt the step of a claim, and return the outcome. Never raises. now: epoch seconds."""
+    target = None
     try:
         if claim.undo:
             outcome = Outcome("undone", _undo(claim, clients, store))
         else:
-            begun = _begin(claim, clients, now)
-            subject = begun.subject
-            outcome = _act(begun, guard, store)
-    except Exception as error:  # noqa: BLE001 - an unforeseen error is kept in the outcome
-        outcome = _judged(claim, error, now)
+            step = _prepare(claim, clients, guard, now, store)
+            target = step.target
+            outcome = _run(step)
+    except Exception as error:  # noqa: BLE001 - a bug in an action fails this step only; the outcome has the error
+        outcome = _outcome_of_error(claim, error, now)
     calls, requests = tuple(clients.cluster.calls), tuple(clients.http.requests)
-    return replace(outcome, calls=calls, requests=requests, uid=_uid(claim, subject))
+    return replace(outcome, calls=calls, requests=requests, uid=_target_uid(claim, target))
+
+
+def when_holds(claim: Claim, clients: Clients) -> bool:
+    """Return whether the ``when`` of the step lets it run, as far as a preview can know."""
+    try:
+        _check_when(claim, clients)
+    except SkippedError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
-    """An attempt whose target is found. untold: the conditions that only an answer could tell."""
+class _Step:
+    """A step that is ready to run: its ``when`` holds and its target is found.
+
+    unresolved_conditions: the conditions that need an answer that a preview does not have.
+    """
 
     claim: Claim
     clients: Clients
+    guard: Guard
     now: float
+    store: AttemptStore
     action: Action
-    untold: list[str]
-    subject: Pod | Object | None
+    target: Pod | Object | None
+    unresolved_conditions: list[str]
+
+    def keep(self, values: Mapping[str, Any]) -> None:
+        """Add to the attempt state of the run. Raises TemporaryError if it was not written."""
+        require_current_claim(self.store.keep(self.claim, values))
 
 
-def _begin(claim: Claim, clients: Clients, now: float) -> _Begun:
-    """Raises SkippedError where there is nothing to do, PermanentError where it may be done already."""
+@dataclass(frozen=True, slots=True)
+class _Permission:
+    """Why the step can run now.
+
+    charge: what the budgets counted, or the budget that is used up. approved_by: who approved the step.
+    digest_size: the messages that this one stands for, 0 if it is not a digest. held: in a preview, why the
+    step would be held.
+    """
+
+    charge: ChargeResult
+    approved_by: str | None = None
+    digest_size: int = 0
+    held: str = ""
+
+
+def _prepare(
+    claim: Claim, clients: Clients, guard: Guard, now: float, store: AttemptStore
+) -> _Step:
+    """Check ``when`` and find the target.
+
+    Raises SkippedError if there is nothing to do, PermanentError if the step may already be done.
+    """
     step, action = claim.step, load_actions()[claim.step.action]
-    untold = _check_when(claim, clients)
+    unresolved = _check_when(claim, clients)
     if claim.interrupted and not action.repeatable and not step.retry.unknown:
-        raise PermanentError("interrupted, may have run (retry.unknown: true does it again)")
-    return _Begun(claim, clients, now, action, untold, _subject(claim, action, clients, now))
-
-
-def _act(begun: _Begun, guard: Guard, store: AttemptStore) -> Outcome:
-    claim, clients, now, subject = begun.claim, begun.clients, begun.now, begun.subject
-    step, event, action = claim.step, claim.run.event, begun.action
-    context = StepContext(
-        run=claim.run.id, playbook=claim.run.playbook.name, step=step.name, event=event, now=now,
-        saved=claim.attempt_state,
-        save=lambda values: require_current_claim(store.keep(claim, values)),
-    )  # fmt: skip
-    given: dict[str, Any] = {"cluster": clients.cluster, "http": clients.http, "context": context}
-    guard.check(claim, subject, clients.cluster)
-    if subject is not None:
-        given |= {"pod": subject, "subject": subject}
-    found = (
-        {"uid": subject.uid}
-        if isinstance(subject, Pod) and "uid" not in claim.attempt_state
-        else {}
-    )
-    if found and not clients.dry and not action.undoable:  # else it is kept with what is held
-        context.save(found)
-    arguments = _render(claim, action, dry=clients.dry)
-    leave = _leave(claim)
-    carried = guard.digested(claim) if claim.attempt_state.get("digest") == step.name else 0
-    spent = ChargeResult("") if carried else guard.spend(claim, subject, now)
-    held = _over(spent.over, begun, guard, store) if spent.over and not leave else None
-    given["context"] = replace(
-        context,
-        note=_note(claim, carried),
-        save_undo_intent=functools.partial(
-            hold, claim, PREVIEW_STORE if clients.dry else store, (now, found)
-        ),
-    )
-    try:
-        done = action.run(*(given[name] for name in action.acts_with), **arguments)
-    except (SkippedError, RefusedError):
-        if not clients.cluster.calls and not clients.http.requests:
-            with contextlib.suppress(TemporaryError):  # spent, then: the step is over all the same
-                guard.refund(spent)
-        raise
-    if carried:
-        guard.told(claim, carried)
-    done = done if isinstance(done, ActionResult) else ActionResult(done)
-    said = done.message + (f" (when {' and '.join(begun.untold)})" if begun.untold else "")
-    said = f"{said} (with the leave of {leave})" if leave and spent.over else said
-    if held:
-        return Outcome("held", f"{held}; with a person's leave: {said}", answer=done.answer)
-    return Outcome("planned" if clients.dry else "done", said, answer=done.answer)
-
-
-def _judged(claim: Claim, error: Exception, now: float) -> Outcome:
-    """How an attempt ended that raised."""
-    if isinstance(error, TemporaryError):
-        return retry_outcome(claim, error, now)
-    if isinstance(error, GoneError) and _sent(claim) and "uid" in claim.attempt_state:
-        return Outcome("done", f"{error}; our own call had been sent")
-    for kind, state in _ENDS.items():
-        if isinstance(error, kind):
-            return Outcome(state, str(error), retry_in=getattr(error, "wait", None))
-    return Outcome("failed", f"internal error: {type(error).__name__}", error=error)
-
-
-def _uid(claim: Claim, subject: Pod | Object | None) -> str | None:
-    """The uid of what the attempt was about; of a pod that is not there any more, as it was found before."""
-    if subject is not None:
-        uid = subject.uid if isinstance(subject, Pod) else subject["metadata"].get("uid")
-    else:
-        action = load_actions().get(claim.step.action)
-        has_target = action is not None and action.target(claim.step.effect) is not None
-        uid = claim.attempt_state.get("uid") if has_target else None
-    return None if uid is None else str(uid)
-
-
-def _undo(claim: Claim, clients: Clients, store: AttemptStore) -> str:
-    """Put back what the step has changed. Raises PostponedError in a dry run, TemporaryError, PermanentError."""
-    if clients.dry:
-        raise PostponedError("a dry run undoes nothing", LONGEST)
-    return undo(claim, clients.cluster, store)
-
-
-def _leave(claim: Claim) -> str | None:
-    """Who approved the step, if somebody did. Raises RefusedError if it was denied."""
-    approval = claim.approval
-    if approval is not None and approval.verdict == "deny":
-        why = f": {approval.reason}" if approval.reason else ""
-        raise RefusedError(f"denied by {approval.by}{why}")
-    return None if approval is None else approval.by
-
-
-def _note(claim: Claim, carried: int) -> str:
-    """What a message must say besides: how many it stands for, and what its playbook does not do."""
-    parts = [f"and {carried - 1:,} more like it"] if carried > 1 else []
-    if claim.run.playbook.mode == "notify":
-        would = [f"{r.step}: {r.message}" for r in claim.results if r.state == "planned"]
-        parts.append("Not done, for the playbook only notifies: " + ("; ".join(would) or "nothing"))
-    return "\n".join(parts)
-
-
-def _over(over: ExceededBudget, begun: _Begun, guard: Guard, store: AttemptStore) -> str:
-    """Why the step is held, in previews, which go on as if a person gave leave.
-
-    Raises RefusedError, SkippedError (a digest tells of the message), PostponedError (it is that digest),
-    HeldError.
-    """
-    claim, dry, now = begun.claim, begun.clients.dry, begun.now
-    if over.then == "digest":
-        if not dry and guard.digest(claim, over.per, now):
-            require_current_claim(store.keep(claim, {"digest": claim.step.name}))
-            raise PostponedError(f"{over.text}: this one becomes the digest", over.per)
-        raise SkippedError(f"{over.text}: a digest tells of it")
-    if over.then == "drop":
-        raise RefusedError(over.text)
-    if dry:
-        return over.text + ("; the steps of onHeld notify" if guard.guardrails.on_held else "")
-    hold_for = guard.guardrails.hold_for
-    step, since = claim.attempt_state.get("held") or (None, 0.0)
-    if step != claim.step.name:
-        told = notice(claim, guard.guardrails, now, over.text)
-        require_current_claim(store.keep(claim, {"held": [claim.step.name, now]}, told))
-        raise HeldError(over.text, hold_for)
-    if now < since + hold_for:  # claimed again after a crash
-        raise HeldError(over.text, since + hold_for - now)
-    waited = duration.text(hold_for)
-    raise RefusedError(f"denied: nobody gave leave within {waited} ({over.text})")
-
-
-def _subject(claim: Claim, action: Action, clients: Clients, now: float) -> Pod | Object | None:
-    """The target of the step, found again. Raises SkippedError."""
-    target = action.target(claim.step.effect)
-    search = TargetSearch(
-        now=now,
-        received=claim.run.received,
-        uid=claim.attempt_state.get("uid"),
-        wait_for_status=not clients.dry,
-        allow_terminating=target == "subject",
-    )
-    if target == "pod":
-        return find_pod(claim.run.event, clients.cluster, search)
-    if target == "subject":
-        find = find_pod if names_pod(claim.run.event) else find_node
-        return find(claim.run.event, clients.cluster, search)
-    return None
-
-
-def _render(claim: Claim, action: Action, *, dry: bool) -> dict[str, Any]:
-    """The arguments of the action. Raises RefusedError for a value that a parameter does not allow.
-
-    A preview renders as if all were done; what goes out must not say so of what was only planned.
-    """
-    run = claim.run
-    states = [_as_done(r.state) if dry else r.state for r in claim.results]
-    steps = {r.step: (state, r.message) for r, state in zip(claim.results, states, strict=True)}
-    outcome = run_outcome(claim.results)
-    only_planned = outcome == "done" and "planned" in states  # its messages alone are done
-    outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
-    about = claim.attempt_state.get("about") or {}
-    held = {word: str(about[word.removeprefix("held.")]) for word in HELD_WORDS if about}
-    context = TemplateContext(run.playbook.name, about.get("run", run.id), outcome, steps, held)
-    return {
-        action.parameters[name].argument: action.parameters[name].type.render(
-            value, run.event, context
-        )
-        for name, value in claim.step.parameters.items()
-        if value is not None
-    }
+        raise PermanentError("interrupted, may have run (retry.unknown: true repeats the step)")
+    target = _find_target(claim, action, clients, now)
+    return _Step(claim, clients, guard, now, store, action, target, unresolved)
 
 
 def _check_when(claim: Claim, clients: Clients) -> list[str]:
-    """Raises SkippedError where a condition does not hold; gives those that only an answer can tell."""
-    untold = []
+    """Raise SkippedError if a condition does not hold. Return the conditions that a preview cannot know."""
+    unresolved = []
     results = {result.step: result for result in claim.results}
     for condition in claim.step.when:
         if isinstance(condition, Condition):
@@ -270,29 +151,210 @@ def _check_when(claim: Claim, clients: Clients) -> list[str]:
         else:
             result = results.get(condition.step)
             if clients.dry and result is not None and result.state == "planned":
-                untold.append(condition.text)
+                unresolved.append(condition.text)
                 continue
             truth = condition.on_answer(result.answer if result else None)
         if truth is not True:
             raise SkippedError(
                 f"when: {condition.text} is {'false' if truth is False else 'unknown'}"
             )
-    return untold
+    return unresolved
 
 
-def when_holds(claim: Claim, clients: Clients) -> bool:
-    """Whether the step's ``when`` lets it run, as far as a preview can tell."""
+def _find_target(claim: Claim, action: Action, clients: Clients, now: float) -> Pod | Object | None:
+    """Find the target of the step again. Raises SkippedError if it is gone or replaced."""
+    event, target = claim.run.event, action.target(claim.step.effect)
+    search = TargetSearch(
+        now=now,
+        received=claim.run.received,
+        uid=claim.attempt_state.get("uid"),
+        wait_for_status=not clients.dry,
+        allow_terminating=target == "subject",
+    )
+    if target is None:
+        return None
+    if target == "node" or (target == "subject" and not names_pod(event)):
+        return find_node(event, clients.cluster, search)
+    return find_pod(event, clients.cluster, search)
+
+
+def _run(step: _Step) -> Outcome:
+    """Check the guardrails, then run the action."""
+    step.guard.check(step.claim, step.target, step.clients.cluster)
+    uid = _unsaved_uid(step)
+    if uid and not step.clients.dry and not step.action.undoable:  # else saved with the undo intent
+        step.keep(uid)
+    arguments = _render(step)
+    permission = _permission(step)
+    result = _call_action(step, permission, arguments, uid)
+    if permission.digest_size:
+        step.guard.digest_sent(step.claim, permission.digest_size)
+    message = result.message
+    if step.unresolved_conditions:
+        message += f" (when {' and '.join(step.unresolved_conditions)})"
+    if permission.approved_by and permission.charge.exceeded:
+        message += f" (approved by {permission.approved_by})"
+    if permission.held:
+        message = f"{permission.held}; if approved: {message}"
+        return Outcome("held", message, answer=result.answer, held_because=permission.held)
+    return Outcome("planned" if step.clients.dry else "done", message, answer=result.answer)
+
+
+def _unsaved_uid(step: _Step) -> dict[str, str]:
+    """Return the uid of the target as attempt state, unless an earlier attempt saved one."""
+    is_new = isinstance(step.target, Pod) and "uid" not in step.claim.attempt_state
+    return {"uid": step.target.uid} if isinstance(step.target, Pod) and is_new else {}
+
+
+def _render(step: _Step) -> dict[str, Any]:
+    """Return the arguments of the action. Raises RefusedError for a value that a parameter does not allow.
+
+    A preview renders planned steps as done. A message that is sent must not.
+    """
+    claim, dry = step.claim, step.clients.dry
+    run = claim.run
+    states = [_as_done(r.state) if dry else r.state for r in claim.results]
+    steps = {r.step: (state, r.message) for r, state in zip(claim.results, states, strict=True)}
+    outcome = run_outcome(claim.results)
+    only_planned = outcome == "done" and "planned" in states  # only its messages are done
+    outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
+    about = claim.attempt_state.get("about") or {}
+    held = {word: str(about[word.removeprefix("held.")]) for word in HELD_WORDS if about}
+    context = TemplateContext(run.playbook.name, about.get("run", run.id), outcome, steps, held)
+    parameters = step.action.parameters
+    return {
+        parameters[name].argument: parameters[name].type.render(value, run.event, context)
+        for name, value in claim.step.parameters.items()
+        if value is not None
+    }
+
+
+def _permission(step: _Step) -> _Permission:
+    """Check the approval and the budgets of the step.
+
+    Raises RefusedError if it was denied, and the errors of ``_check_exceeded`` if a budget is used up.
+    """
+    claim, guard = step.claim, step.guard
+    approved_by = _approved_by(claim)
+    if claim.attempt_state.get("digest") == claim.step.name and guard.digest_size(claim):
+        return _Permission(ChargeResult(""), approved_by, guard.digest_size(claim))
+    charge = guard.charge(claim, step.target, step.now)
+    exceeded = charge.exceeded
+    held = _check_exceeded(step, exceeded) if exceeded and not approved_by else ""
+    return _Permission(charge, approved_by, held=held)
+
+
+def _approved_by(claim: Claim) -> str | None:
+    """Return who approved the step, or None. Raises RefusedError if it was denied."""
+    approval = claim.approval
+    if approval is not None and approval.verdict == "deny":
+        why = f": {approval.reason}" if approval.reason else ""
+        raise RefusedError(f"denied by {approval.by}{why}")
+    return None if approval is None else approval.by
+
+
+def _check_exceeded(step: _Step, exceeded: ExceededBudget) -> str:
+    """Return why the step is held, in a preview. A preview goes on as if the step were approved.
+
+    Raises RefusedError (dropped, or not approved in time), HeldError, SkippedError (a digest counts the
+    message), or PostponedError (the message becomes the digest).
+    """
+    claim, dry, now = step.claim, step.clients.dry, step.now
+    if exceeded.on_exceeded == "digest":
+        if not dry and step.guard.add_to_digest(claim, exceeded.per, now):
+            step.keep({"digest": claim.step.name})
+            raise PostponedError(
+                f"{exceeded.message}: this message becomes the digest", exceeded.per
+            )
+        raise SkippedError(f"{exceeded.message}: a digest counts this message")
+    if exceeded.on_exceeded == "drop":
+        raise RefusedError(exceeded.message)
+    guardrails = step.guard.guardrails
+    if dry:
+        return exceeded.message + ("; the steps of onHeld notify" if guardrails.on_held else "")
+    held_step, since = claim.attempt_state.get("held") or (None, 0.0)
+    if held_step != claim.step.name:
+        notice = hold_notification(claim, guardrails, now, exceeded.message)
+        state = {"held": [claim.step.name, now]}
+        require_current_claim(step.store.keep(claim, state, notice))
+        raise HeldError(exceeded.message, guardrails.hold_for)
+    if now < since + guardrails.hold_for:  # claimed again after a crash
+        raise HeldError(exceeded.message, since + guardrails.hold_for - now)
+    waited = duration.text(guardrails.hold_for)
+    raise RefusedError(f"denied: no approval within {waited} ({exceeded.message})")
+
+
+def _call_action(
+    step: _Step, permission: _Permission, arguments: dict[str, Any], uid: dict[str, str]
+) -> ActionResult:
+    """Call the action. If it did nothing, refund what the budgets counted."""
+    claim, clients = step.claim, step.clients
+    store = PREVIEW_STORE if clients.dry else step.store
+    context = StepContext(
+        run=claim.run.id, playbook=claim.run.playbook.name, step=claim.step.name,
+        event=claim.run.event, now=step.now, keep=step.keep, attempt_state=claim.attempt_state,
+        note=_note(claim, permission.digest_size),
+        add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
+    )  # fmt: skip
+    available = {
+        "pod": step.target, "node": step.target, "subject": step.target,
+        "cluster": clients.cluster, "http": clients.http, "context": context,
+    }  # fmt: skip
     try:
-        _check_when(claim, clients)
-    except SkippedError:
-        return False
-    return True
+        result = step.action.run(*(available[name] for name in step.action.acts_with), **arguments)
+    except (SkippedError, RefusedError):
+        if not clients.cluster.calls and not clients.http.requests:
+            with contextlib.suppress(TemporaryError):  # not refunded; the step is over anyway
+                step.guard.refund(permission.charge)
+        raise
+    return result if isinstance(result, ActionResult) else ActionResult(result)
 
 
-def _sent(claim: Claim) -> bool:
+def _note(claim: Claim, digest_size: int) -> str:
+    """Return what a message adds to its text: the size of the digest, and what ``mode: notify`` did not do."""
+    parts = [f"and {digest_size - 1:,} more like it"] if digest_size > 1 else []
+    if claim.run.playbook.mode == "notify":
+        planned = [f"{r.step}: {r.message}" for r in claim.results if r.state == "planned"]
+        text = "; ".join(planned) or "nothing"
+        parts.append(f"Not done, because the playbook only notifies: {text}")
+    return "\n".join(parts)
+
+
+def _undo(claim: Claim, clients: Clients, store: AttemptStore) -> str:
+    """Undo the step. Raises PostponedError in a dry run, TemporaryError, PermanentError."""
+    if clients.dry:
+        raise PostponedError("a dry run does not undo steps", MAX_WAIT)
+    return undo(claim, clients.cluster, store)
+
+
+def _outcome_of_error(claim: Claim, error: Exception, now: float) -> Outcome:
+    """Return the outcome of an attempt that raised."""
+    if isinstance(error, TemporaryError):
+        return retry_outcome(claim, error, now)
+    if isinstance(error, GoneError) and _was_sent(claim) and "uid" in claim.attempt_state:
+        return Outcome("done", f"{error}; our own call had been sent")
+    for kind, state in _ERROR_STATES.items():
+        if isinstance(error, kind):
+            return Outcome(state, str(error), retry_in=getattr(error, "wait", None))
+    return Outcome("failed", f"internal error: {type(error).__name__}", error=error)
+
+
+def _target_uid(claim: Claim, target: Pod | Object | None) -> str | None:
+    """Return the uid of the target. If the pod no longer exists, it is the uid that an earlier attempt saved."""
+    if target is not None:
+        uid = target.uid if isinstance(target, Pod) else target["metadata"].get("uid")
+    else:
+        action = load_actions().get(claim.step.action)
+        has_target = action is not None and action.target(claim.step.effect) is not None
+        uid = claim.attempt_state.get("uid") if has_target else None
+    return None if uid is None else str(uid)
+
+
+def _was_sent(claim: Claim) -> bool:
+    """Return whether an earlier attempt may have sent the call of this step."""
     return bool(claim.attempt_state.get("sent") == claim.step.name)
 
 
 def _as_done(state: str) -> str:
-    """What later steps are told: previews go on as if all were done, and a person gave leave."""
+    """Return the state that later steps see. Previews go on as if all steps were done and approved."""
     return "done" if state in ("planned", "held") else state

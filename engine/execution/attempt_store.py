@@ -1,4 +1,4 @@
-"""What an attempt writes down before it acts, and how what a step has changed is put back."""
+"""The data that an attempt writes to disk before it acts, and the undo of a step from that data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 class AttemptStore(Protocol):
-    """Where an attempt writes things down; False from it: another attempt has taken over."""
+    """Where an attempt saves its state.
 
-    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
-        """Add facts to the run, and accept the run of a notice with them; on disk when it returns."""
+    ``keep`` and ``add_undo_intent`` return False, and write nothing, if another attempt has taken over the step.
+    """
+
+    def keep(
+        self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
+    ) -> bool:
+        """Add to the attempt state of the run, and accept the run of a notice. On disk when it returns."""
         ...
 
     def add_undo_intent(
@@ -28,22 +33,27 @@ class AttemptStore(Protocol):
         claim: Claim,
         changes: Sequence[ObjectChange],
         until: float | None,
-        facts: Mapping[str, Any],
+        attempt_state: Mapping[str, Any],
     ) -> bool:
-        """Keep facts, and what is about to be changed, to be undone at ``until`` (None: when asked)."""
+        """Add to the attempt state, and save an undo intent. On disk when it returns.
+
+        changes: what the step is about to change. until: when to undo it, epoch seconds (None: on request).
+        """
         ...
 
     def undo_times(self, key: str, exclude: str | None = None) -> DueTimes:
-        """When the holds on a changed thing end, but that of one undoing."""
+        """Return when the undo intents for a changed value are due, except that of the undo ``exclude``."""
         ...
 
 
 class PreviewStore:
-    """Where previews keep things."""
+    """A store that saves nothing."""
 
-    def keep(self, claim: Claim, facts: Mapping[str, Any], notice: Notice | None = None) -> bool:
-        """Keep nothing."""
-        del claim, facts, notice
+    def keep(
+        self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
+    ) -> bool:
+        """Save nothing, and return True."""
+        del claim, attempt_state, notice
         return True
 
     def add_undo_intent(
@@ -51,14 +61,14 @@ class PreviewStore:
         claim: Claim,
         changes: Sequence[ObjectChange],
         until: float | None,
-        facts: Mapping[str, Any],
+        attempt_state: Mapping[str, Any],
     ) -> bool:
-        """Hold nothing."""
-        del claim, changes, until, facts
+        """Save nothing, and return True."""
+        del claim, changes, until, attempt_state
         return True
 
     def undo_times(self, key: str, exclude: str | None = None) -> DueTimes:
-        """Of no other hold."""
+        """Return no undo intents."""
         del key, exclude
         return ()
 
@@ -66,40 +76,41 @@ class PreviewStore:
 PREVIEW_STORE = PreviewStore()
 
 
-def require_current_claim(written: bool) -> None:  # noqa: FBT001 - what a store told
-    """Raise TemporaryError where nothing was written: what is not on disk must not be acted upon."""
+def require_current_claim(written: bool) -> None:  # noqa: FBT001 - the result of an AttemptStore method
+    """Raise TemporaryError if nothing was written. A step must not act on state that is not on disk."""
     if not written:
         raise TemporaryError("another attempt has taken over")
 
 
-def hold(
+def add_undo_intent(
     claim: Claim,
     store: AttemptStore,
     at: tuple[float, Mapping[str, Any]],
     changes: Sequence[ObjectChange],
     ttl: float | None,
 ) -> float | None:
-    """Write down what is about to be changed; the end of the last hold on the first of the changes.
+    """Save an undo intent. Return when the last undo intent for the first of the changes is due.
 
-    at: the time, and what else is to be kept. Raises TemporaryError.
+    at: the time (epoch seconds), and attempt state to save with it. ttl: seconds (None: on request).
+    The result is in epoch seconds, or None if that is only on request. Raises TemporaryError.
     """
-    now, facts = at
+    now, attempt_state = at
     until = None if ttl is None else now + ttl
-    require_current_claim(store.add_undo_intent(claim, changes, until, facts))
+    require_current_claim(store.add_undo_intent(claim, changes, until, attempt_state))
     return latest([until, *store.undo_times(changes[0].key)])
 
 
 def undo(claim: Claim, cluster: Cluster, store: AttemptStore) -> str:
-    """Put back what the step has changed, the last change first; the sentence.
+    """Undo the changes of a step, the last one first. Return one sentence.
 
     Raises TemporaryError, PermanentError.
     """
-    said = []
+    messages = []
     for change in reversed(claim.changes):
         try:
-            said.append(
+            messages.append(
                 revert(change, cluster, lambda key: store.undo_times(key, exclude=claim.undo))
             )
-        except SkippedError as error:  # it went meanwhile
-            said.append(str(error))
-    return "; ".join(said)
+        except SkippedError as error:  # the object was deleted in the meantime
+            messages.append(str(error))
+    return "; ".join(messages)

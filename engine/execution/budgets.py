@@ -1,4 +1,4 @@
-"""Budgets: how many targets the steps of one effect may have within a sliding window."""
+"""Budgets: how many targets the steps with one effect can have within a sliding window."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
     from engine.model.playbook import Budget, Guardrails
 
-DIGEST = BUDGET_PREFIX + "digest:"
-_MANY = 10_000
-"""Windows from which on those that are over are looked for."""
+DIGEST_PREFIX = BUDGET_PREFIX + "digest:"
+_MAX_WINDOWS = 10_000
+"""Windows in memory. With more of them, each change also deletes the windows that are over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One step on one target. target: a pod's uid, a node, or the step itself. owner: controller's uid.
+    """One step on one target, to be counted in the budgets.
 
-    mode: of the playbook; what only seems to be done must not use up what is meant for deeds.
+    target: a pod's uid, a node, or the step itself. owner: the uid of the pod's controller. mode: of the
+    playbook. Each mode has its own windows, so a dry run uses up no budget of the steps that act.
     """
 
     effect: str
@@ -40,27 +41,28 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class ExceededBudget:
-    """A budget that is used up, and what then becomes of the step. per: its window, in seconds."""
+    """A budget that is used up, and what happens to the step. per: the window of the budget, in seconds."""
 
-    text: str
-    then: Literal["hold", "drop", "digest"]
+    message: str
+    on_exceeded: Literal["hold", "drop", "digest"]
     per: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChargeResult:
-    """What asking cost: the windows in which the target counts from now on; or what says no."""
+    """The windows in which the target is newly counted, or the budget that is used up."""
 
     target: str
     keys: tuple[str, ...] = ()
-    over: ExceededBudget | None = None
+    exceeded: ExceededBudget | None = None
 
 
 class BudgetLedger:
-    """What was spent; thread-safe. Its clock never goes back.
+    """The targets counted in each budget. Thread-safe. Its clock never goes back.
 
-    windows: key -> {"targets": {target: epoch seconds}, "until": …}. remember: puts changed windows
-    (None: forgotten) on disk before anything is done; previews need none.
+    windows: key -> {"targets": {target: epoch seconds}, "until": epoch seconds}, and for digests
+    {"count": …, "until": …}. remember: writes changed windows to disk before the step acts (None: delete the
+    window). Previews have none.
     """
 
     def __init__(
@@ -73,80 +75,79 @@ class BudgetLedger:
         self._clock = 0.0
         self._lock = threading.Lock()
 
-    def take(self, guardrails: Guardrails, charge: Charge, now: float) -> ChargeResult:
-        """Charge every budget that the step falls under, or none of them and say which is used up."""
+    def charge(self, guardrails: Guardrails, charge: Charge, now: float) -> ChargeResult:
+        """Count the target in every budget that applies to the step. If one is used up, count it in none."""
         with self._lock:
             self._clock = max(self._clock, now)
             changes: dict[str, Any] = {}
-            for budget, key in _falls_under(guardrails.budgets, charge):
+            for budget, key in _applicable(guardrails.budgets, charge):
                 since = self._clock - budget.per
-                spent = self._windows.get(key, {"targets": {}})["targets"]
-                targets = {target: at for target, at in spent.items() if at > since}
+                counted = self._windows.get(key, {"targets": {}})["targets"]
+                targets = {target: at for target, at in counted.items() if at > since}
                 if charge.target in targets:
                     continue
                 if len(targets) >= budget.limit:
-                    then = budget.on_exceeded or guardrails.on_exceeded
-                    return ChargeResult(
-                        charge.target, over=ExceededBudget(_told(budget), then, budget.per)
-                    )
+                    on_exceeded = budget.on_exceeded or guardrails.on_exceeded
+                    exceeded = ExceededBudget(_message(budget), on_exceeded, budget.per)
+                    return ChargeResult(charge.target, exceeded=exceeded)
                 targets[charge.target] = self._clock
                 changes[key] = {"targets": targets, "until": self._clock + budget.per}
             self._change(changes)
         return ChargeResult(charge.target, tuple(changes))
 
-    def give_back(self, spent: ChargeResult) -> None:
-        """Take the target out of the windows again, for it was not touched."""
+    def refund(self, result: ChargeResult) -> None:
+        """Remove the target from the windows in which the charge counted it: the step did not touch it."""
         with self._lock:
             changes: dict[str, Any] = {}
-            for key in spent.keys:
+            for key in result.keys:
                 window = self._windows.get(key, {"targets": {}})
-                left = {t: at for t, at in window["targets"].items() if t != spent.target}
+                left = {t: at for t, at in window["targets"].items() if t != result.target}
                 changes[key] = {**window, "targets": left} if left else None
             self._change(changes)
 
-    def left(self, guardrails: Guardrails) -> Iterator[tuple[Budget, int]]:
-        """Of each budget, how many targets its fullest window has left; for those who enforce."""
+    def remaining(self, guardrails: Guardrails) -> Iterator[tuple[Budget, int]]:
+        """Yield each budget and how many targets its fullest window has left in mode enforce."""
         with self._lock:
             windows = {k: v for k, v in self._windows.items() if "targets" in v}
         for budget in guardrails.budgets:
-            begins = (
-                BUDGET_PREFIX + msgspec.json.encode(["enforce", *_text(budget)]).decode()[:-1] + ","
-            )
+            prefix = _key("enforce", budget)[:-1] + ","
             since = self._clock - budget.per
             used = [
                 sum(at > since for at in window["targets"].values())
                 for key, window in windows.items()
-                if key.startswith(begins)
+                if key.startswith(prefix)
             ]
             yield budget, budget.limit - max(used, default=0)
 
-    def count(self, key: str, per: float, now: float) -> bool:
-        """Count one message more that is not sent; whether this one is to become the digest in ``per`` seconds.
+    def add_to_digest(self, key: str, per: float, now: float) -> bool:
+        """Count a message that is not sent now. Return whether it becomes the digest, ``per`` seconds later.
 
-        That is the first; and one that finds a digest overdue, which died with its run.
+        The first message becomes the digest. A later one does if the digest is overdue by ``per`` seconds:
+        then the run with the digest no longer exists.
         """
         with self._lock:
-            window = self._windows.get(DIGEST + key) or {"count": 0, "until": 0.0}
-            carries = bool(window["count"] == 0 or window["until"] + per < now)
-            until = now + per if carries else window["until"]
-            self._change({DIGEST + key: {"count": window["count"] + 1, "until": until}})
-        return carries
+            window = self._windows.get(DIGEST_PREFIX + key) or {"count": 0, "until": 0.0}
+            is_digest = bool(window["count"] == 0 or window["until"] + per < now)
+            until = now + per if is_digest else window["until"]
+            self._change({DIGEST_PREFIX + key: {"count": window["count"] + 1, "until": until}})
+        return is_digest
 
-    def counted(self, key: str) -> int:
-        """How many messages were not sent."""
-        return int((self._windows.get(DIGEST + key) or {"count": 0})["count"])
+    def digest_size(self, key: str) -> int:
+        """Return how many messages the digest stands for, itself included."""
+        return int((self._windows.get(DIGEST_PREFIX + key) or {"count": 0})["count"])
 
-    def told(self, key: str, count: int) -> None:
-        """A digest told of so many."""
+    def digest_sent(self, key: str, size: int) -> None:
+        """Subtract the messages that a sent digest stood for."""
         with self._lock:
-            left = self.counted(key) - count
-            window = self._windows.get(DIGEST + key)
-            self._change({DIGEST + key: {**window, "count": left} if window and left > 0 else None})
+            left = self.digest_size(key) - size
+            window = self._windows.get(DIGEST_PREFIX + key)
+            changed = {**window, "count": left} if window and left > 0 else None
+            self._change({DIGEST_PREFIX + key: changed})
 
     def _change(self, changes: dict[str, Any]) -> None:
-        if len(self._windows) > _MANY:
-            gone = [key for key, window in self._windows.items() if window["until"] < self._clock]
-            changes = dict.fromkeys(gone) | changes
+        if len(self._windows) > _MAX_WINDOWS:
+            over = [key for key, window in self._windows.items() if window["until"] < self._clock]
+            changes = dict.fromkeys(over) | changes
         if changes and self._remember:
             self._remember(changes)
         for key, window in changes.items():
@@ -156,8 +157,8 @@ class BudgetLedger:
                 self._windows[key] = window
 
 
-def _falls_under(budgets: tuple[Budget, ...], charge: Charge) -> Iterator[tuple[Budget, str]]:
-    """The budgets that the step falls under, each with the key of its window."""
+def _applicable(budgets: tuple[Budget, ...], charge: Charge) -> Iterator[tuple[Budget, str]]:
+    """Yield the budgets that apply to the step, each with the key of its window."""
     scopes = {
         "namespace": charge.namespace,
         "cluster": "",
@@ -168,24 +169,26 @@ def _falls_under(budgets: tuple[Budget, ...], charge: Charge) -> Iterator[tuple[
         value = scopes[budget.scope]
         if budget.effect != charge.effect or value is None:
             continue
-        acts = budget.actions is None or name_matcher(budget.actions)(charge.action)
-        if acts and (budget.playbooks is None or name_matcher(budget.playbooks)(charge.playbook)):
-            yield (
-                budget,
-                BUDGET_PREFIX + msgspec.json.encode([charge.mode, *_text(budget), value]).decode(),
-            )
+        applies = budget.actions is None or name_matcher(budget.actions)(charge.action)
+        if applies and (
+            budget.playbooks is None or name_matcher(budget.playbooks)(charge.playbook)
+        ):
+            yield budget, _key(charge.mode, budget, value)
 
 
-def _text(budget: Budget) -> list[Any]:
-    """What tells a budget from others: it outlives a reload, and a restart."""
-    told = [budget.effect, budget.scope, budget.limit, budget.per, *(budget.actions or ())]
-    return told if budget.playbooks is None else [*told, list(budget.playbooks)]
+def _key(mode: str, budget: Budget, *value: str) -> str:
+    """Return the key of a window. It is built from the text of the budget, so it survives reload and restart."""
+    parts = [mode, budget.effect, budget.scope, budget.limit, budget.per, *(budget.actions or ())]
+    if budget.playbooks is not None:
+        parts.append(list(budget.playbooks))
+    return BUDGET_PREFIX + msgspec.json.encode([*parts, *value]).decode()
 
 
-def _told(budget: Budget) -> str:
+def _message(budget: Budget) -> str:
     which = f" by {', '.join(budget.actions)}" if budget.actions else ""
     which += f" of {', '.join(budget.playbooks)}" if budget.playbooks else ""
+    targets = "target" if budget.limit == 1 else "targets"
     return (
-        f"the budget of {budget.limit} targets{which} per {duration.text(budget.per)} "
+        f"the budget of {budget.limit} {targets}{which} per {duration.text(budget.per)} "
         f"and {budget.scope} is used up ({budget.effect})"
     )

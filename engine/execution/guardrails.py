@@ -1,6 +1,7 @@
-"""May this step touch this target now? Protected targets, the event's age, budgets.
+"""The guardrails of a step: protected targets, the age of the event, budgets.
 
-What is protected is neither marked nor disrupted; age concerns what disrupts; a budget what it names.
+Protected targets cannot be marked or disrupted. The age limit applies to steps that disrupt. A budget applies
+to the effect that it names.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from engine.cluster.pods import Pod
 from engine.execution.budgets import BudgetLedger, Charge
 from engine.language import duration
 from engine.model.errors import RefusedError
-from engine.model.event_subject import subject_of as named_in
+from engine.model.event_subject import subject_of
 from engine.model.name_patterns import name_matcher
 from engine.model.own_identity import OwnIdentity
 from engine.model.playbook import Guardrails
@@ -30,7 +31,7 @@ _MIRROR = "kubernetes.io/config.mirror"
 
 
 class Guard:
-    """Guardrails, ready to be asked; the ledger of its budgets is its only memory."""
+    """Checks steps against the Guardrails. The ledger of the budgets is its only state."""
 
     def __init__(
         self,
@@ -41,99 +42,95 @@ class Guard:
         self.guardrails = guardrails or Guardrails()
         self._own = own or OwnIdentity()
         self._ledger = ledger or BudgetLedger()
-        self._shut = name_matcher(self.guardrails.namespaces)
-        self._trusts = name_matcher(self.guardrails.trust_pods_in)
+        self._is_protected = name_matcher(self.guardrails.namespaces)
+        self._trusts_pods_in = name_matcher(self.guardrails.trust_pods_in)
 
-    def fresh(self) -> Guard:
-        """The same, with nothing spent yet."""
-        return Guard(self.guardrails, self._own)
-
-    def check(self, claim: Claim, subject: Pod | Object | None, reads: ClusterReader) -> None:
-        """Raises RefusedError where the step may not touch the target, whatever was done before."""
-        if subject is not None and claim.step.effect in ("mark", "disrupt"):
-            self._check_target(claim, subject, reads)
+    def check(self, claim: Claim, target: Pod | Object | None, cluster: ClusterReader) -> None:
+        """Raise RefusedError if the step must not touch the target. Budgets are not checked here."""
+        if target is not None and claim.step.effect in ("mark", "disrupt"):
+            self._check_target(claim, target, cluster)
         if claim.step.effect == "disrupt":
             self._check_age(claim)
 
-    def spend(self, claim: Claim, subject: Pod | Object | None, now: float) -> ChargeResult:
-        """Charge the budgets that the step falls under, or say which of them is used up."""
-        return self._ledger.take(self.guardrails, _charge(claim, subject), now)
+    def charge(self, claim: Claim, target: Pod | Object | None, now: float) -> ChargeResult:
+        """Charge the budgets that apply to the step, or return the budget that is used up."""
+        return self._ledger.charge(self.guardrails, _charge(claim, target), now)
 
-    def digest(self, claim: Claim, per: float, now: float) -> bool:
-        """Count a message that its budget holds back; whether it is to become the digest of the others."""
-        return self._ledger.count(_digest(claim), per, now)
+    def refund(self, result: ChargeResult) -> None:
+        """Refund the charge of a step that did not touch its target."""
+        self._ledger.refund(result)
 
-    def digested(self, claim: Claim) -> int:
-        """How many messages the step's digest stands for, itself included."""
-        return self._ledger.counted(_digest(claim))
+    def remaining_budgets(self) -> Iterator[tuple[Budget, int]]:
+        """Yield each budget and how many targets its fullest window has left."""
+        return self._ledger.remaining(self.guardrails)
 
-    def told(self, claim: Claim, count: int) -> None:
-        """The digest went out, and told of so many."""
-        self._ledger.told(_digest(claim), count)
+    def add_to_digest(self, claim: Claim, per: float, now: float) -> bool:
+        """Count a message that exceeds its budget. Return whether it becomes the digest of the others."""
+        return self._ledger.add_to_digest(_digest_key(claim), per, now)
 
-    def left(self) -> Iterator[tuple[Budget, int]]:
-        """Of each budget, how many targets its fullest window has left."""
-        return self._ledger.left(self.guardrails)
+    def digest_size(self, claim: Claim) -> int:
+        """Return how many messages the digest of the step stands for, itself included."""
+        return self._ledger.digest_size(_digest_key(claim))
 
-    def refund(self, spent: ChargeResult) -> None:
-        """Take back what a step was charged that touched nothing."""
-        self._ledger.give_back(spent)
+    def digest_sent(self, claim: Claim, size: int) -> None:
+        """Subtract the messages that the sent digest stood for."""
+        self._ledger.digest_sent(_digest_key(claim), size)
 
-    def _check_target(self, claim: Claim, subject: Pod | Object, reads: ClusterReader) -> None:
-        if not isinstance(subject, Pod):
-            self._check_labels("node", subject)
-            name = subject["metadata"].get("name")
+    def _check_target(self, claim: Claim, target: Pod | Object, cluster: ClusterReader) -> None:
+        if not isinstance(target, Pod):
+            self._check_labels("node", target)
+            name = target["metadata"].get("name")
             if claim.step.action.startswith("node.") and name == self._own.node:
-                raise RefusedError(f"Tiercel itself runs on node {name}, so it is protected")
+                raise RefusedError(f"node {name} is protected: Tiercel itself runs on it")
             return
-        if subject.namespace == self._own.namespace:
-            raise RefusedError(f"namespace {subject.namespace} is Tiercel's own, so protected")
-        if self._shut(subject.namespace):
-            raise RefusedError(f"namespace {subject.namespace} is protected")
-        if _MIRROR in (subject.metadata.get("annotations") or {}):
-            raise RefusedError(f"pod {subject} is a mirror pod: its node's kubelet owns it")
-        self._check_labels("namespace", reads.get(NAMESPACE, subject.namespace))
-        node = subject.spec.get("nodeName")
+        if target.namespace == self._own.namespace:
+            raise RefusedError(f"namespace {target.namespace} is protected: it is Tiercel's own")
+        if self._is_protected(target.namespace):
+            raise RefusedError(f"namespace {target.namespace} is protected")
+        if _MIRROR in (target.metadata.get("annotations") or {}):
+            raise RefusedError(f"pod {target} is a mirror pod: the kubelet of its node owns it")
+        self._check_labels("namespace", cluster.get(NAMESPACE, target.namespace))
+        node = target.spec.get("nodeName")
         if node:
-            self._check_labels("node", reads.get(NODE, node))
-        if self._trusts(subject.namespace):
-            self._check_labels("pod", subject.object)
-            urgency = subject.spec.get("priorityClassName") or ""
-            if urgency.startswith("system-") and urgency.endswith("-critical"):
-                raise RefusedError(f"pod {subject} is protected by its priority class {urgency}")
+            self._check_labels("node", cluster.get(NODE, node))
+        if self._trusts_pods_in(target.namespace):
+            self._check_labels("pod", target.object)
+            priority_class = target.spec.get("priorityClassName") or ""
+            if priority_class.startswith("system-") and priority_class.endswith("-critical"):
+                what = f"pod {target} is protected by its priority class {priority_class}"
+                raise RefusedError(what)
 
-    def _check_labels(self, what: str, found: Mapping[str, Any] | None) -> None:
+    def _check_labels(self, kind: str, found: Mapping[str, Any] | None) -> None:
         metadata = (found or {}).get("metadata") or {}
         labels = metadata.get("labels") or {}
         for key, value in self.guardrails.labels:
             if labels.get(key) == value:
-                raise RefusedError(f"{what} {metadata.get('name')} is protected by its label {key}")
+                raise RefusedError(f"{kind} {metadata.get('name')} is protected by its label {key}")
 
     def _check_age(self, claim: Claim) -> None:
-        age, most = claim.run.received - claim.run.event.time, self.guardrails.max_event_age
-        if age > most:
-            told = f"the event was {duration.text(age)} old when it came"
-            raise RefusedError(f"{told}; maxEventAge is {duration.text(most)}")
+        age, limit = claim.run.received - claim.run.event.time, self.guardrails.max_event_age
+        if age > limit:
+            what = f"the event was already {duration.text(age)} old when it was received"
+            raise RefusedError(f"{what}; maxEventAge is {duration.text(limit)}")
 
 
-def _digest(claim: Claim) -> str:
+def _digest_key(claim: Claim) -> str:
     playbook = claim.run.playbook
     return f"{playbook.mode}/{playbook.name}/{claim.step.name}"
 
 
-def _charge(claim: Claim, subject: Pod | Object | None) -> Charge:
-    """What the step would cost: of a pod or node once, of a message each time."""
+def _charge(claim: Claim, target: Pod | Object | None) -> Charge:
+    """Return the charge of the step. A pod or node counts once, a message each time."""
     run, step = claim.run, claim.step
     owner: str | None = None
     namespace: str | None
-    if isinstance(subject, Pod):
-        controller = subject.controller
+    if isinstance(target, Pod):
+        controller = target.controller
         owner = str(controller.get("uid")) if controller else None
-        target, namespace = subject.uid, subject.namespace
-    elif subject is not None:
-        name = str(subject["metadata"].get("name"))
-        target = namespace = f"node/{name}"
+        key, namespace = target.uid, target.namespace
+    elif target is not None:
+        key = namespace = f"node/{target['metadata'].get('name')}"
     else:
-        target, namespace = f"{run.id}/{step.name}", named_in(run.event).namespace
+        key, namespace = f"{run.id}/{step.name}", subject_of(run.event).namespace
     playbook = run.playbook
-    return Charge(step.effect, step.action, playbook.name, target, namespace, owner, playbook.mode)
+    return Charge(step.effect, step.action, playbook.name, key, namespace, owner, playbook.mode)

@@ -1,7 +1,7 @@
-"""The run that notifies people when a step begins to wait for one (``onHeld`` of the Guardrails).
+"""The run that notifies people when a step is held (``onHeld`` of the Guardrails).
 
-The run carries the notify steps and its own facts about the hold. It is written together with the hold, so
-a crash neither loses it nor makes a second one.
+The run has the notify steps, and the data of the hold in its attempt state. It is written in the same
+transaction as the hold, so a crash neither loses nor repeats the notification.
 """
 
 from __future__ import annotations
@@ -22,27 +22,31 @@ if TYPE_CHECKING:
     from engine.model.run import Claim
 
 
-def notice(claim: Claim, guardrails: Guardrails, now: float, reason: str) -> Notice | None:
-    """The run for the hold of the claim's step, or None without ``onHeld``. now: epoch seconds."""
+def hold_notification(
+    claim: Claim, guardrails: Guardrails, now: float, reason: str
+) -> Notice | None:
+    """Return the notification for the hold of a step, or None without ``onHeld``. now: epoch seconds."""
     if not guardrails.on_held:
         return None
     playbook, step = claim.run.playbook, claim.step.name
-    made = hashlib.sha256(f"held\0{claim.run.id}\0{step}\0{claim.fence}".encode()).hexdigest()[:32]
-    snapshot: dict[str, Any] = {
+    # with the fence: a step that is held again after a retry notifies again
+    key = f"held\0{claim.run.id}\0{step}\0{claim.fence}"
+    id_ = hashlib.sha256(key.encode()).hexdigest()[:32]
+    document: dict[str, Any] = {
         "apiVersion": API_VERSION,
         "kind": "Playbook",
         "metadata": {"name": playbook.name, "labels": dict(playbook.labels)},
         "spec": {
             "match": {"everything": True},
-            # one channel that fails does not keep the others from hearing of it
+            # if one channel fails, the others still notify
             "actions": [
                 {"onFailure": "continue", **one} for one in msgspec.json.decode(guardrails.on_held)
             ],
         },
     }
-    steps = playbook_from_snapshot(
-        msgspec.json.encode(snapshot, order="deterministic"), load_actions()
+    notify = playbook_from_snapshot(
+        msgspec.json.encode(document, order="deterministic"), load_actions()
     )
     until = format_time(int(now + guardrails.hold_for) * 1_000_000_000)
     about = {"run": claim.run.id, "step": step, "until": until, "reason": reason}
-    return Notice(Run(made, steps, claim.run.event, now, made), {"about": about})
+    return Notice(Run(id_, notify, claim.run.event, now, id_), {"about": about})

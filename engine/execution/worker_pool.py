@@ -1,6 +1,6 @@
-"""Claim, attempt, settle: runs are worked off by two pools of threads.
+"""The worker pool: claim a step, attempt it, settle the outcome.
 
-Cluster writes have a pool of their own, so that nothing slow (messages, requests to others) holds them up.
+Cluster steps have their own threads, so slow steps (messages, HTTP requests) do not delay them.
 """
 
 from __future__ import annotations
@@ -30,31 +30,33 @@ if TYPE_CHECKING:
     from engine.telemetry.events import Observers
 
 log = structlog.get_logger()
-IDLE = 1.0
-"""Seconds after which the journal is asked again, whatever was due."""
+POLL_INTERVAL = 1.0
+"""The longest time between two claims, in seconds. Also the wait after a journal error."""
 
 
 class ExecutionJournal(Queue, UndoLog, Protocol):
     """The parts of the journal that execution uses."""
 
 
-class _Kept:
-    """Keeps what attempts write down in the journal; what that does not take is as good as taken over."""
+class _JournalStore:
+    """The journal as an ``AttemptStore``. If a write fails, the attempt ends as if another had taken over."""
 
     def __init__(self, journal: ExecutionJournal) -> None:
         self._journal = journal
 
     def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
-        """See AttemptStore.undo_times. Raises TemporaryError while the journal cannot be read."""
+        """See AttemptStore.undo_times. Raises TemporaryError if the journal cannot be read."""
         try:
             return self._journal.undo_times(key, exclude)
         except JournalError as error:
             raise TemporaryError(str(error)) from None
 
-    def keep(self, claim: Claim, facts: Mapping[str, object], notice: Notice | None = None) -> bool:
+    def keep(
+        self, claim: Claim, attempt_state: Mapping[str, object], notice: Notice | None = None
+    ) -> bool:
         """See AttemptStore.keep."""
         try:
-            return self._journal.keep(claim, facts, notice)
+            return self._journal.keep(claim, attempt_state, notice)
         except JournalError:
             return False
 
@@ -63,21 +65,22 @@ class _Kept:
         claim: Claim,
         changes: Sequence[ObjectChange],
         until: float | None,
-        facts: Mapping[str, object],
+        attempt_state: Mapping[str, object],
     ) -> bool:
         """See AttemptStore.add_undo_intent."""
         try:
-            return self._journal.add_undo_intent(claim, changes, until, facts)
+            return self._journal.add_undo_intent(claim, changes, until, attempt_state)
         except JournalError:
             return False
 
 
 class WorkerPool:
-    """The threads that work runs off.
+    """The threads that run claimed steps.
 
-    guard: that of the set in force. sizes: attempts at once in each pool. over: is told of each run that ended
-    without any step done. available_slots: how many more cluster steps may begin, given those under way;
-    None for any number.
+    clients: returns the clients for an attempt. guard: returns the guard of the playbooks in force.
+    sizes: the attempts that each pool makes at once. on_no_effect: called with each run that ended and has no
+    step that is done or planned. available_slots: returns how many more cluster steps can start now, from the
+    number of those in progress (None: no limit).
     """
 
     def __init__(
@@ -89,21 +92,21 @@ class WorkerPool:
         *,
         sizes: Mapping[Pool, int],
         now: Callable[[], float],
-        over: Callable[[Run], None],
+        on_no_effect: Callable[[Run], None],
         available_slots: Callable[[int], int | None] = lambda _: None,
     ) -> None:
         self._journal, self._clients, self._guard = journal, clients, guard
-        self._observers, self._sizes, self._now, self._over = observers, sizes, now, over
-        self._available_slots = available_slots
-        self._store = _Kept(journal)
+        self._observers, self._sizes, self._now = observers, sizes, now
+        self._on_no_effect, self._available_slots = on_no_effect, available_slots
+        self._store = _JournalStore(journal)
         self._fault = FaultLog("journal", holding_up="runs")
-        self._shut = False
-        self._busy: dict[Pool, int] = dict.fromkeys(sizes, 0)
+        self._cluster_is_full = False
+        self._in_progress: dict[Pool, int] = dict.fromkeys(sizes, 0)
         self._settling: dict[Pool, int] = dict.fromkeys(sizes, 0)
         self._wake = threading.Condition()
         self._woken = False
         self._stopping = threading.Event()
-        self._pools = {
+        self._executors = {
             pool: ThreadPoolExecutor(2 * size, thread_name_prefix=f"tiercel-{pool}")
             for pool, size in sizes.items()
         }
@@ -112,128 +115,140 @@ class WorkerPool:
         )
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start claiming steps."""
         self._dispatcher.start()
 
     def ended(self) -> str | None:
-        """The name of the thread that claims, where it has ended."""
+        """Return the name of the thread that claims steps if it has ended, else None."""
         return None if self._dispatcher.is_alive() else self._dispatcher.name
 
     def wake(self) -> None:
-        """Something may be due now."""
+        """Claim now: a step may be due."""
         with self._wake:
             self._woken = True
             self._wake.notify()
 
     def stop(self, grace: float | None = None) -> bool:
-        """Claim nothing more, and wait for the attempts that are under way; whether all have ended.
+        """Stop claiming, and wait for the attempts in progress. Return whether all of them ended.
 
-        grace: seconds to wait at most; what has not ended by then is made again once its lease is over.
+        grace: the longest wait, in seconds (None: no limit). An attempt that did not end is made again after
+        its lease.
         """
         self._stopping.set()
         self.wake()
         if self._dispatcher.is_alive():
             self._dispatcher.join()
         with self._wake:
-            ended = self._wake.wait_for(lambda: not any(self._under_way()), grace)
-        for pool in self._pools.values():
-            pool.shutdown(wait=ended)
+            ended = self._wake.wait_for(lambda: not self._is_working(), grace)
+        for executor in self._executors.values():
+            executor.shutdown(wait=ended)
         return ended
 
     def _dispatch(self) -> None:
         while not self._stopping.is_set():
             try:
-                for pool in self._pools:
+                for pool in self._executors:
                     self._claim(pool)
                 wait = self._until_due()
                 self._fault.gone()
             except JournalError as error:
                 self._fault.seen(str(error))
-                wait = IDLE
+                wait = POLL_INTERVAL
             with self._wake:
                 if not self._woken:
                     self._wake.wait(wait)
                 self._woken = False
 
     def _claim(self, pool: Pool) -> None:
+        """Claim as many steps as the pool can attempt now, and start the attempts."""
         with self._wake:
-            busy = self._busy[pool]
-            free = self._free(pool)
+            in_progress = self._in_progress[pool]
+            free = self._free_threads(pool)
         if pool == "cluster" and free > 0:
-            slots = self._available_slots(busy)
-            self._shut = slots is not None and slots < free
+            slots = self._available_slots(in_progress)
+            self._cluster_is_full = slots is not None and slots < free
             free = min(free, free if slots is None else slots)
         if free <= 0:
             return
         for claim in self._journal.claim(pool, free, self._now()):
             with self._wake:
-                self._busy[pool] += 1
-            self._pools[pool].submit(self._work, pool, claim)
+                self._in_progress[pool] += 1
+            self._executors[pool].submit(self._work, pool, claim)
 
     def _until_due(self) -> float:
-        due = [self._journal.next_due(pool) for pool in self._pools if self._has_room(pool)]
+        """Return the seconds until a step is due that a pool can attempt, at most POLL_INTERVAL."""
+        due = [self._journal.next_due(pool) for pool in self._executors if self._can_start(pool)]
         first = min((at for at in due if at is not None), default=None)
-        return IDLE if first is None else min(max(first - self._now(), 0.0), IDLE)
+        if first is None:
+            return POLL_INTERVAL
+        return min(max(first - self._now(), 0.0), POLL_INTERVAL)
 
-    def _has_room(self, pool: Pool) -> bool:
-        if pool == "cluster" and self._shut:
-            return False  # asked again once IDLE is over, for no clock of the breaker's wakes us
+    def _can_start(self, pool: Pool) -> bool:
+        if pool == "cluster" and self._cluster_is_full:
+            return False  # polled: the circuit breaker does not wake this thread when it closes
         with self._wake:
-            return self._free(pool) > 0
+            return self._free_threads(pool) > 0
 
-    def _free(self, pool: Pool) -> int:
-        """How many attempts may begin: an end that is being written holds up none, as long as those are few."""
-        size, busy = self._sizes[pool], self._busy[pool]
-        return min(size, 2 * size - self._settling[pool]) - busy
+    def _free_threads(self, pool: Pool) -> int:
+        """Return how many attempts can start.
 
-    def _under_way(self) -> list[int]:
-        return [*self._busy.values(), *self._settling.values()]
+        Outcomes that wait for the disk do not block new attempts until they are as many as the pool's size.
+        """
+        size = self._sizes[pool]
+        return min(size, 2 * size - self._settling[pool]) - self._in_progress[pool]
+
+    def _is_working(self) -> bool:
+        return any((*self._in_progress.values(), *self._settling.values()))
 
     def _work(self, pool: Pool, claim: Claim) -> None:
+        """Make one attempt, and settle its outcome."""
         began = time.monotonic()
         try:
             outcome = attempt(claim, self._clients(claim), self._guard(), self._now(), self._store)
         except BaseException:
-            self._count(pool, busy=-1)
+            self._count(pool, in_progress=-1)
             raise
         if outcome.error is not None:
-            log.error("attempt", run=claim.run.id, step=claim.step.name, exc_info=outcome.error)
-        self._count(pool, busy=-1, settling=1)
+            run, step = claim.run.id, claim.step.name
+            log.error("attempt_failed", run=run, step=step, exc_info=outcome.error)
+        self._count(pool, in_progress=-1, settling=1)
         try:
             self._settle(claim, outcome, time.monotonic() - began)
         finally:
             self._count(pool, settling=-1)
 
-    def _count(self, pool: Pool, *, busy: int = 0, settling: int = 0) -> None:
-        """An attempt has ended, or is settled: another may begin."""
+    def _count(self, pool: Pool, *, in_progress: int = 0, settling: int = 0) -> None:
+        """Change the counts of a pool, and wake the dispatcher."""
         with self._wake:
-            self._busy[pool] += busy
+            self._in_progress[pool] += in_progress
             self._settling[pool] += settling
             self._woken = True
             self._wake.notify_all()
 
     def _settle(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
-        """Write how it ended, in how many seconds; while the journal takes none, try until the engine stops."""
+        """Write the outcome to the journal. If the journal fails, retry until the engine stops.
+
+        seconds: the duration of the attempt.
+        """
         became: str | None = None
         while True:
             try:
                 became = self._journal.settle(claim, outcome, self._now())
                 if became is None:
-                    late = "late attempt, its end is not written"
-                    log.warning(late, run=claim.run.id, step=claim.step.name)
+                    log.warning("late_outcome_ignored", run=claim.run.id, step=claim.step.name)
                 break
             except UnwritableError as error:
                 if outcome.answer is None and not outcome.calls and not outcome.requests:
-                    log.error("journal", unwritable=claim.run.id, error=str(error))
+                    log.error("outcome_unwritable", run=claim.run.id, error=str(error))
                     break
                 outcome = replace(outcome, answer=None, calls=(), requests=())
             except JournalError as error:
                 self._fault.seen(str(error))
-                if self._stopping.wait(IDLE):
+                if self._stopping.wait(POLL_INTERVAL):
                     break
         became = became or UNWRITTEN
         over = became not in ("waiting", "next", UNWRITTEN) and not claim.undo
         results = advance(claim, outcome)[0] if over else ()
         self._observers.tell(Settled(claim, outcome, became, self._now(), results, seconds))
         if over and not any(result.state in ("done", "planned") for result in results):
-            self._over(claim.run)
+            self._on_no_effect(claim.run)

@@ -40,7 +40,7 @@ class Outcome:
     retry_in: seconds until the next attempt, or None where this was the last. answered: whether it used one
     of the step's attempts up. calls, requests: what was sent, or would have been. answer: what a later
     step's ``when`` may look at; JSON. uid: of the pod or node that was found to be the target. error: a fault
-    of the program itself, which ended the attempt.
+    of the program itself, which ended the attempt. held_because: in a preview, why the step would be held.
     """
 
     state: str
@@ -52,6 +52,7 @@ class Outcome:
     answer: Any = None
     uid: str | None = None
     error: Exception | None = None
+    held_because: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from engine.outbound.api import RequestRecorder
 from engine.planning.planner import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from engine.cluster.api import Cluster, ClusterReader
     from engine.execution.guardrails import Guard
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PreviewedRun:
-    """A run as it would go; ``results`` are its steps', empty where it is suppressed."""
+    """A run as it would go, with the results of its steps (empty if it is suppressed).
+
+    holds: the steps that would be held -> why.
+    """
 
     run: Run
     suppressed: str | None
     results: tuple[StepResult, ...] = ()
+    holds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +69,21 @@ def preview(
     """The runs of the event, each walked to its end; the clock is the event's time."""
     runs = []
     for planned in plan(event, playbooks, memory):
-        results: tuple[StepResult, ...] = ()
-        if planned.suppressed is None:
-            results = walk(planned.run, guard, world, event.time)
-            if not any(result.state in ("planned", "done", "held") for result in results):
-                memory.release(planned.run.id)
-        runs.append(PreviewedRun(planned.run, planned.suppressed, results))
+        if planned.suppressed is not None:
+            runs.append(PreviewedRun(planned.run, planned.suppressed))
+            continue
+        previewed = _walk(planned.run, guard, world, event.time)
+        if not any(result.state in ("planned", "done", "held") for result in previewed.results):
+            memory.release(planned.run.id)
+        runs.append(previewed)
     return runs
 
 
-def walk(run: Run, guard: Guard, world: PreviewContext, now: float) -> tuple[StepResult, ...]:
-    """The results of all steps of a run; a step that would be tried again counts as failed.
-
-    Raises InternalError.
-    """
-    return tuple(_walk(run, guard, world, now))
-
-
-def _walk(run: Run, guard: Guard, world: PreviewContext, now: float) -> Iterator[StepResult]:
+def _walk(run: Run, guard: Guard, world: PreviewContext, now: float) -> PreviewedRun:
+    """Attempt all steps of a run. A step that would be retried counts as failed. Raises InternalError."""
     claim: Claim | None = Claim(run, 0)
-    told = 0
+    results: tuple[StepResult, ...] = ()
+    holds: dict[str, str] = {}
     while claim:
         clients = world.clients(run.event)
         outcome = attempt(claim, clients, guard, now)
@@ -94,10 +93,11 @@ def _walk(run: Run, guard: Guard, world: PreviewContext, now: float) -> Iterator
             outcome = Outcome("failed", outcome.message, calls=outcome.calls)
         if claim.step.name in world.outcomes and when_holds(claim, clients):
             outcome = _assumed(world.outcomes[claim.step.name], outcome)
+        if outcome.state == "held":
+            holds[claim.step.name] = outcome.held_because
         results, position = advance(claim, outcome)
-        yield from results[told:]
-        told = len(results)
         claim = None if position is None else replace(claim, position=position, results=results)
+    return PreviewedRun(run, None, results, holds)
 
 
 def _assumed(ends: Any, outcome: Outcome) -> Outcome:

@@ -36,7 +36,6 @@ _LONGEST = 320
 """Characters of a name that are kept: a namespace, a slash and a pod's name."""
 _EXAMPLES_OF_A_KIND = 2
 _EXAMPLES = 60
-_LEAVE = "; with a person's leave: "
 
 K = TypeVar("K")
 
@@ -165,17 +164,18 @@ class Tally:
             self.stopped.add((playbook, previewed.suppressed), "runs")
             return
         actions = {step.name: step.action for step in previewed.run.steps}
+        pod = f"{who.namespace}/{who.pod}"
         for result in previewed.results:
-            self._add_step(playbook, actions[result.step], result, f"{who.namespace}/{who.pod}")
+            why = _grouped(previewed.holds.get(result.step) or result.message, pod)
+            self._add_step(playbook, actions[result.step], result, why)
         self._keep(line, event, previewed)
 
-    def _add_step(self, playbook: str, action: str, result: StepResult, pod: str) -> None:
+    def _add_step(self, playbook: str, action: str, result: StepResult, why: str) -> None:
         self.counts["steps"] += 1
         self.counts[result.state] += 1
         self.playbooks.add(playbook, result.state)
         self.actions.add(action, result.state)
         if result.state != "planned":
-            why = _grouped(result.message, pod)
             self.reasons.add(Reason(result.state, playbook, result.step, why), "steps")
         else:
             self.counts["writes"] += len(result.calls)
@@ -216,9 +216,8 @@ def named_target(text: str | None) -> str:
     return text[:_LONGEST] if text else NOBODY
 
 
-def _grouped(message: str, pod: str) -> str:
-    """The reason without what a person's leave would do, and without the one pod's name."""
-    why = message.partition(_LEAVE)[0]
+def _grouped(why: str, pod: str) -> str:
+    """Return the reason without the parts that differ between events: the value, and the name of the pod."""
     if why[:1] in ("'", '"'):  # a value that a parameter does not allow: no two are alike
         end = why.rfind(why[0])
         why = f"a value {why[end + 1 :].strip()}" if end > 0 else why

@@ -176,7 +176,7 @@ class _Shift:
             observers,
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
             now=SteadyClock(),
-            over=over,
+            on_no_effect=over,
             available_slots=cluster.available_slots if cluster else lambda _: None,
         )
 
@@ -209,7 +209,7 @@ class _Shift:
 
     def series(self) -> Iterator[Series]:
         """What a scrape asks of the budgets and of the cluster."""
-        for budget, left in self.guard().left():
+        for budget, left in self.guard().remaining_budgets():
             yield (
                 "budget_left",
                 {

@@ -85,7 +85,7 @@ def test_after_a_lost_journal_an_isolation_is_still_known_and_a_person_ends_it(
         running.restart()
         for run in runs:
             running.wait_for_log(
-                lambda line, run=run: line.get("event") == "taken over" and line["run"] == run
+                lambda line, run=run: line.get("event") == "policy_adopted" and line["run"] == run
             )
         assert f"tiercel undo {runs[0][:12]}" in tiercel("show", runs[0]).stdout
         assert tiercel("pause").exit_code == 0  # which stops no undoing

@@ -140,7 +140,7 @@ class Answering:
 
 
 def begin(cluster, journal, monkeypatch):
-    monkeypatch.setattr("engine.execution.adoption._FIRST", 0.001)
+    monkeypatch.setattr("engine.execution.adoption._FIRST_WAIT", 0.001)
     woken = []
     adoption = Adoption(cluster, journal, lambda: woken.append(1), lambda: NOW)
     adoption.start()

@@ -289,7 +289,7 @@ def over(step, **of):
     """An attempt at a step past the budget of its cluster, and what the run kept of it."""
     full = BudgetLedger()
     rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), hold_for=60.0)
-    full.take(rails, Charge("disrupt", "pod.delete", "p", "another"), NOW)
+    full.charge(rails, Charge("disrupt", "pod.delete", "p", "another"), NOW)
     kept, server, now = {}, world(), of.pop("now", NOW)
     clients = Clients(
         CallRecorder(server.cluster, server.cluster), RequestRecorder(Elsewhere()), dry=False
@@ -306,7 +306,7 @@ def test_what_is_over_a_budget_is_held_and_denied_when_nobody_gave_leave():
     assert (again.state, again.retry_in) == ("held", 40.0)
     denied = over(DELETE, attempt_state=kept, now=NOW + 60)[0]
     assert (denied.state, denied.retry_in) == ("refused", None)
-    assert "denied: nobody gave leave within 1m" in denied.message
+    assert "denied: no approval within 1m" in denied.message
 
 
 def test_with_a_persons_leave_a_held_step_acts_and_says_whose_it_was():
@@ -315,7 +315,7 @@ def test_with_a_persons_leave_a_held_step_acts_and_says_whose_it_was():
         DELETE, attempt_state={**kept, "verdict": [DELETE["action"], "approve", "alice"]}
     )
     assert (allowed.state, len(calls)) == ("done", 1)
-    assert "with the leave of alice" in allowed.message
+    assert "approved by alice" in allowed.message
 
 
 def test_a_step_that_a_person_denied_is_refused_even_if_the_budget_is_free_by_then():

@@ -27,56 +27,56 @@ def kill(target, namespace="demo", owner="rs", playbook="p", action="pod.delete"
 )
 def test_each_value_of_a_scope_has_a_budget_of_its_own(scope, another):
     ledger, two = BudgetLedger(), rails(Budget("disrupt", 2, 60.0, scope))
-    assert [bool(ledger.take(two, kill(t), 0.0).over) for t in "abc"] == [False, False, True]
-    assert ledger.take(two, kill("c", **another), 0.0).over is None
+    assert [bool(ledger.charge(two, kill(t), 0.0).exceeded) for t in "abc"] == [False, False, True]
+    assert ledger.charge(two, kill("c", **another), 0.0).exceeded is None
 
 
 def test_the_cluster_has_one_budget():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
-    assert ledger.take(one, kill("a", "demo"), 0.0).over is None
-    assert ledger.take(one, kill("b", "shop", "o", "q"), 0.0).over
+    assert ledger.charge(one, kill("a", "demo"), 0.0).exceeded is None
+    assert ledger.charge(one, kill("b", "shop", "o", "q"), 0.0).exceeded
 
 
 def test_a_target_counts_once_and_the_window_slides():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
-    assert ledger.take(one, kill("a"), 0.0).over is None
-    assert ledger.take(one, kill("a"), 59.0).over is None
-    assert ledger.take(one, kill("b"), 59.9).over
-    assert ledger.take(one, kill("b"), 60.0).over is None
+    assert ledger.charge(one, kill("a"), 0.0).exceeded is None
+    assert ledger.charge(one, kill("a"), 59.0).exceeded is None
+    assert ledger.charge(one, kill("b"), 59.9).exceeded
+    assert ledger.charge(one, kill("b"), 60.0).exceeded is None
 
 
 def test_the_clock_never_goes_back():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
-    ledger.take(one, kill("a"), 1_000.0)
-    assert ledger.take(one, kill("b"), 0.0).over
-    assert ledger.take(one, kill("b"), 1_059.0).over
-    assert ledger.take(one, kill("b"), 1_060.0).over is None
+    ledger.charge(one, kill("a"), 1_000.0)
+    assert ledger.charge(one, kill("b"), 0.0).exceeded
+    assert ledger.charge(one, kill("b"), 1_059.0).exceeded
+    assert ledger.charge(one, kill("b"), 1_060.0).exceeded is None
 
 
 def test_other_effects_and_actions_cost_nothing():
     ledger = BudgetLedger()
     one = rails(Budget("disrupt", 1, 60.0, "cluster", actions=("pod.*",)))
-    ledger.take(one, kill("a", action="node.drain"), 0.0)
-    ledger.take(one, Charge("mark", "pod.label", "p", "b"), 0.0)
-    assert ledger.take(one, kill("c"), 0.0).over is None
-    assert ledger.take(one, kill("d"), 0.0).over
+    ledger.charge(one, kill("a", action="node.drain"), 0.0)
+    ledger.charge(one, Charge("mark", "pod.label", "p", "b"), 0.0)
+    assert ledger.charge(one, kill("c"), 0.0).exceeded is None
+    assert ledger.charge(one, kill("d"), 0.0).exceeded
 
 
 def test_where_one_budget_is_used_up_no_other_is_charged():
     ledger = BudgetLedger()
     both = rails(Budget("disrupt", 2, 60.0, "cluster"), Budget("disrupt", 1, 60.0, "namespace"))
-    ledger.take(both, kill("a"), 0.0)
-    assert "namespace" in ledger.take(both, kill("b"), 0.0).over.text
-    assert ledger.take(both, kill("c", "shop"), 0.0).over is None
+    ledger.charge(both, kill("a"), 0.0)
+    assert "namespace" in ledger.charge(both, kill("b"), 0.0).exceeded.message
+    assert ledger.charge(both, kill("c", "shop"), 0.0).exceeded is None
 
 
 def test_what_touched_nothing_is_given_back_but_not_what_was_spent_before():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
-    spent = ledger.take(one, kill("a"), 0.0)
-    ledger.give_back(ledger.take(one, kill("a"), 1.0))
-    assert ledger.take(one, kill("b"), 2.0).over
-    ledger.give_back(spent)
-    assert ledger.take(one, kill("b"), 3.0).over is None
+    spent = ledger.charge(one, kill("a"), 0.0)
+    ledger.refund(ledger.charge(one, kill("a"), 1.0))
+    assert ledger.charge(one, kill("b"), 2.0).exceeded
+    ledger.refund(spent)
+    assert ledger.charge(one, kill("b"), 3.0).exceeded is None
 
 
 def test_what_becomes_of_the_rest_is_the_budgets_word_or_the_guardrails():
@@ -84,16 +84,16 @@ def test_what_becomes_of_the_rest_is_the_budgets_word_or_the_guardrails():
     digest = Budget("notify", 1, 60.0, "playbook", on_exceeded="digest")
     said = rails(digest, Budget("disrupt", 1, 60.0, "cluster"))
     message = [Charge("notify", "slack.post", "p", f"r{n}/s") for n in range(2)]
-    assert [ledger.take(said, one, 0.0).over for one in message][1].then == "digest"
-    assert [ledger.take(said, kill(t), 0.0).over for t in "ab"][1].then == "hold"
+    assert [ledger.charge(said, one, 0.0).exceeded for one in message][1].on_exceeded == "digest"
+    assert [ledger.charge(said, kill(t), 0.0).exceeded for t in "ab"][1].on_exceeded == "hold"
 
 
 def test_it_is_on_disk_before_it_counts_and_comes_back_from_there():
     kept, one = {}, rails(Budget("disrupt", 1, 60.0, "cluster"))
     ledger = BudgetLedger(remember=kept.update)
-    spent = ledger.take(one, kill("a"), 0.0)
-    assert BudgetLedger(kept).take(one, kill("b"), 1.0).over
-    ledger.give_back(spent)
+    spent = ledger.charge(one, kill("a"), 0.0)
+    assert BudgetLedger(kept).charge(one, kill("b"), 1.0).exceeded
+    ledger.refund(spent)
     assert list(kept.values()) == [None]
 
 
@@ -106,8 +106,8 @@ def test_what_cannot_be_written_is_not_spent():
 
     ledger, one = BudgetLedger(remember=remember), rails(Budget("disrupt", 1, 60.0, "cluster"))
     with pytest.raises(OSError, match="True"):
-        ledger.take(one, kill("a"), 0.0)
-    assert ledger.take(one, kill("b"), 0.0).over is None
+        ledger.charge(one, kill("a"), 0.0)
+    assert ledger.charge(one, kill("b"), 0.0).exceeded is None
 
 
 def test_what_cannot_be_given_back_on_disk_stays_spent():
@@ -118,46 +118,46 @@ def test_what_cannot_be_given_back_on_disk_stays_spent():
             raise OSError(full.pop())
 
     ledger, one = BudgetLedger(remember=remember), rails(Budget("disrupt", 1, 60.0, "cluster"))
-    spent = ledger.take(one, kill("a"), 0.0)
+    spent = ledger.charge(one, kill("a"), 0.0)
     full.append("disk full")
     with pytest.raises(OSError, match="disk full"):
-        ledger.give_back(spent)
-    assert ledger.take(one, kill("b"), 1.0).over
-    ledger.give_back(spent)
-    assert ledger.take(one, kill("b"), 2.0).over is None
+        ledger.refund(spent)
+    assert ledger.charge(one, kill("b"), 1.0).exceeded
+    ledger.refund(spent)
+    assert ledger.charge(one, kill("b"), 2.0).exceeded is None
 
 
 def test_nothing_is_written_where_nothing_changes():
     told = []
     ledger, one = BudgetLedger(remember=told.append), rails(Budget("disrupt", 1, 60.0, "cluster"))
-    ledger.take(one, kill("a"), 0.0)
+    ledger.charge(one, kill("a"), 0.0)
     for target in "ab":
-        ledger.give_back(ledger.take(one, kill(target), 1.0))
+        ledger.refund(ledger.charge(one, kill(target), 1.0))
     assert len(told) == 1
 
 
 def test_windows_that_are_over_are_forgotten_on_disk_too(monkeypatch):
-    monkeypatch.setattr(engine.execution.budgets, "_MANY", 10)
+    monkeypatch.setattr(engine.execution.budgets, "_MAX_WINDOWS", 10)
     kept, one = {}, rails(Budget("disrupt", 1, 60.0, "namespace"))
     ledger = BudgetLedger(remember=kept.update)
     for number in range(100):
-        ledger.take(one, kill("a", f"n{number}"), number * 30.0)
+        ledger.charge(one, kill("a", f"n{number}"), number * 30.0)
     assert sum(window is not None for window in kept.values()) <= 12
-    assert ledger.take(one, kill("b", "n99"), 2970.0).over
-    assert ledger.take(one, kill("b", "n0"), 2970.0).over is None
+    assert ledger.charge(one, kill("b", "n99"), 2970.0).exceeded
+    assert ledger.charge(one, kill("b", "n0"), 2970.0).exceeded is None
 
 
 def test_what_a_dry_run_would_spend_is_not_missing_for_deeds():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
     dry = Charge("disrupt", "pod.delete", "p", "a", "demo", "rs", "dryRun")
-    assert ledger.take(one, dry, 0.0).over is None
-    assert ledger.take(one, kill("b"), 0.0).over is None
+    assert ledger.charge(one, dry, 0.0).exceeded is None
+    assert ledger.charge(one, kill("b"), 0.0).exceeded is None
 
 
 def test_a_budget_may_be_about_some_playbooks_only():
     ledger = BudgetLedger()
     one = rails(Budget("disrupt", 1, 60.0, "cluster", playbooks=("isolate-*", "kill")))
-    assert ledger.take(one, kill("a", playbook="kill"), 0.0).over is None
-    assert ledger.take(one, kill("b", playbook="other"), 0.0).over is None
-    over = ledger.take(one, kill("c", playbook="isolate-egress"), 0.0).over
-    assert "targets of isolate-*, kill per 1m" in over.text
+    assert ledger.charge(one, kill("a", playbook="kill"), 0.0).exceeded is None
+    assert ledger.charge(one, kill("b", playbook="other"), 0.0).exceeded is None
+    over = ledger.charge(one, kill("c", playbook="isolate-egress"), 0.0).exceeded
+    assert "target of isolate-*, kill per 1m" in over.message

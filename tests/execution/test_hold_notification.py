@@ -49,7 +49,7 @@ class Engine:
 
     def attempt(self, claim, now):
         ledger = BudgetLedger()
-        ledger.take(self.rails, Charge("disrupt", "pod.delete", "p", "another"), now)
+        ledger.charge(self.rails, Charge("disrupt", "pod.delete", "p", "another"), now)
         cluster = world().cluster
         clients = Clients(CallRecorder(cluster, cluster), RequestRecorder(self.http), dry=False)
         return attempt(claim, clients, Guard(self.rails, ledger=ledger), now, self.journal)
@@ -84,7 +84,7 @@ def test_a_held_step_notifies_once_also_when_its_attempt_is_made_again(started):
     assert engine.journal.settle(notice, done, NOW + 100) == "done"
     ((message, _, _),) = engine.http.sent
     assert message["text"] == (
-        "delete of kill waits until 2026-03-01T11:00:01Z: the budget of 1 targets per 10m and "
+        "delete of kill waits until 2026-03-01T11:00:01Z: the budget of 1 target per 10m and "
         f"cluster is used up (disrupt). tiercel approve {RUN}"
     )
 

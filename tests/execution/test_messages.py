@@ -78,7 +78,7 @@ def test_past_a_budget_the_first_message_becomes_the_digest_of_the_others():
     ended = [told.tell(number) for number in range(6)]
     assert [outcome.state for outcome in ended] == ["done", "done", "waiting", *["skipped"] * 3]
     assert ended[2].retry_in == 60.0
-    assert "a digest tells of it" in ended[3].message
+    assert "a digest counts this message" in ended[3].message
     told.now += 60.0
     assert told.tell(2).state == "done"
     assert told.slack.messages[2:] == ["it was &lt;2&gt;\nand 3 more like it"]
@@ -148,7 +148,7 @@ def test_a_playbook_that_only_notifies_says_what_it_did_not_do():
     marked = StepResult("mark", "planned", "label a=<b>")
     assert told.tell(1, (marked,)).state == "done"
     (message,) = told.slack.messages
-    assert message.endswith("Not done, for the playbook only notifies: mark: label a=&lt;b&gt;")
+    assert message.endswith("Not done, because the playbook only notifies: mark: label a=&lt;b&gt;")
 
 
 def test_blocks_say_it_too():
@@ -190,7 +190,7 @@ def hooked(*results, dry=False):
 
 def test_a_webhook_is_told_in_a_header_what_was_not_done_and_has_the_body_as_written():
     note, body = hooked(StepResult("mark", "planned", "label a=<b>\nü%"))
-    assert note == "Not done, for the playbook only notifies: mark: label a=<b>; %C3%BC%25"
+    assert note == "Not done, because the playbook only notifies: mark: label a=<b>; %C3%BC%25"
     assert body == {"run": "planned", "mark": "planned"}
 
 

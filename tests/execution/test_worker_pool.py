@@ -11,7 +11,7 @@ from engine.cluster.simulated import AssumedCluster
 from engine.execution import worker_pool
 from engine.execution.attempt import Clients
 from engine.execution.guardrails import Guard
-from engine.execution.worker_pool import WorkerPool, _Kept
+from engine.execution.worker_pool import WorkerPool, _JournalStore
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import JournalError, PermanentError, TemporaryError
 from engine.outbound.api import Answer, RequestRecorder
@@ -88,7 +88,7 @@ class Engine:
             Observers(self._note),
             sizes={"cluster": 2, "slow": 3},
             now=lambda: self.now,
-            over=lambda run: self.over.append(run.id),
+            on_no_effect=lambda run: self.over.append(run.id),
         )
 
     def through(self, journal):
@@ -287,7 +287,7 @@ def test_a_run_that_did_nothing_is_told_of_and_one_that_did_is_not(tmp_path):
 
 def test_a_throttled_playbook_whose_run_failed_acts_on_the_next_event(tmp_path):
     with Engine(tmp_path, TELL.replace("  match:", "  throttle: {once: 1h}\n  match:")) as engine:
-        engine.workers._over = lambda run: engine.intake.writing.give_back(run.id)
+        engine.workers._on_no_effect = lambda run: engine.intake.writing.give_back(run.id)
         engine.ops.answers = [PermanentError("no")]
         engine.accept(1)
         engine.wait_for("failed")
@@ -320,7 +320,7 @@ class Failing:
 
 @pytest.mark.parametrize("name", ["settle", "claim", "next_due"])
 def test_a_journal_that_fails_for_a_while_loses_nothing(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(worker_pool, "IDLE", 0.01)
+    monkeypatch.setattr(worker_pool, "POLL_INTERVAL", 0.01)
     engine = Engine(tmp_path)
     failing = Failing(engine.journal, name)
     with engine.through(failing):
@@ -362,4 +362,4 @@ def test_a_journal_that_cannot_be_read_is_waited_for():
             raise JournalError("closed")
 
     with pytest.raises(TemporaryError, match="closed"):
-        _Kept(Unread()).undo_times("key")
+        _JournalStore(Unread()).undo_times("key")

@@ -85,13 +85,13 @@ def test_what_a_budget_has_left_is_that_of_its_fullest_window():
     rails = Guardrails(budgets=(Budget("disrupt", 5, 60.0, "namespace"),))
     ledger = BudgetLedger()
     guard = Guard(rails, ledger=ledger)
-    assert [left for _, left in guard.left()] == [5]
+    assert [left for _, left in guard.remaining_budgets()] == [5]
     for target, namespace in (("a", "one"), ("b", "one"), ("c", "two")):
-        ledger.take(rails, Charge("disrupt", "pod.delete", "p", target, namespace), 0.0)
-    ledger.take(rails, Charge("disrupt", "pod.delete", "p", "d", "one", mode="dryRun"), 0.0)
-    assert [left for _, left in guard.left()] == [3]
-    ledger.take(rails, Charge("disrupt", "pod.delete", "p", "e", "three"), 61.0)
-    assert [left for _, left in guard.left()] == [4]
+        ledger.charge(rails, Charge("disrupt", "pod.delete", "p", target, namespace), 0.0)
+    ledger.charge(rails, Charge("disrupt", "pod.delete", "p", "d", "one", mode="dryRun"), 0.0)
+    assert [left for _, left in guard.remaining_budgets()] == [3]
+    ledger.charge(rails, Charge("disrupt", "pod.delete", "p", "e", "three"), 61.0)
+    assert [left for _, left in guard.remaining_budgets()] == [4]
 
 
 def test_a_refused_reload_shows_until_the_folder_is_good_again():
