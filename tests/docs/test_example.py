@@ -24,7 +24,7 @@ def test_it_shows_runs_each_time_and_leaves_nothing_behind(tmp_path):
         try:
             answer = lines.wait_for(lambda line: '"accepted"' in line.get("line", ""), PATIENCE)
             assert answer["line"].startswith("202 ")
-            lines.wait_for(lambda line: "Ctrl-C ends it" in line.get("line", ""), PATIENCE)
+            lines.wait_for(lambda line: "Ctrl-C stops the engine" in line.get("line", ""), PATIENCE)
         finally:
             run.terminate()
             run.wait(PATIENCE)
