@@ -1,4 +1,4 @@
-"""Secrets and what is redacted: whatever goes wrong, no channel tells them."""
+"""No output contains a secret or a redacted value, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ STEPS = ("echo", "broken", "redirected", "refused", "said-no", "no-url", "missin
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
-    """Says all that it was told, in every place of its answer."""
+    """Repeats everything that it received, in every place of its answer."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -110,7 +110,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """Quiet."""
+        """Do not log."""
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def flags(tmp_path, echo):
 
 
 def ask_wrongly(running):
-    """Show secrets where they don't belong, in requests that are refused."""
+    """Send secrets in requests that are refused."""
     path, sender = SECRETS["path"], SECRETS["sender"]
     bad = {"Authorization": f"Bearer {sender}x"}
     assert running.post({"rule": "R"}, headers=bad)[0] == 401
@@ -180,7 +180,7 @@ def ask_wrongly(running):
             assert connection.sock.recv(100)
 
 
-def test_no_channel_tells_a_secret_or_what_is_redacted(tmp_path, echo, flags):
+def test_no_output_contains_a_secret_or_a_redacted_value(tmp_path, echo, flags):
     with engine(
         tmp_path, {"tell.yaml": PLAYBOOK.format(url=echo).replace("&echo", "")}, *flags
     ) as running:

@@ -1,4 +1,4 @@
-"""`tiercel plan --server`: a real API server answers about every call, and nothing changes."""
+"""`tiercel plan --server`: a real API server checks every call, and nothing changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pod(admin, namespace):
 
 
 def plan(folder, namespace, kubeconfig, code=0):
-    """The one run of the plan: step -> (state, message). code: the expected exit code."""
+    """Return the only run of the plan as step -> (state, message). code: the expected exit code."""
     (folder / "playbooks").mkdir(exist_ok=True)
     (folder / "playbooks" / "all.yaml").write_text(PLAYBOOK)
     fields = {"k8s.ns.name": namespace, "k8s.pod.name": "web"}
@@ -51,7 +51,7 @@ def plan(folder, namespace, kubeconfig, code=0):
     return {step["name"]: (step["state"], step["message"]) for step in run["steps"]}
 
 
-def test_the_server_takes_every_call_and_nothing_changes(
+def test_the_server_accepts_each_call_and_nothing_changes(
     tmp_path, pod, namespace, admin, engine_kubeconfig
 ):
     before = admin.get(pod)
@@ -69,7 +69,7 @@ def test_the_server_takes_every_call_and_nothing_changes(
 
 
 @pytest.mark.usefixtures("pod")
-def test_a_policy_that_keeps_the_pod_open_is_told_before_it_matters(
+def test_a_policy_that_keeps_the_pod_open_is_reported(
     tmp_path, namespace, admin, engine_kubeconfig
 ):
     spec = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}
@@ -82,11 +82,11 @@ def test_a_policy_that_keeps_the_pod_open_is_told_before_it_matters(
     assert "detach: true" in message
 
 
-def test_a_pod_that_is_not_there_is_skipped(tmp_path, namespace, engine_kubeconfig):
+def test_a_missing_pod_is_skipped(tmp_path, namespace, engine_kubeconfig):
     steps = plan(tmp_path, namespace, engine_kubeconfig)
     assert {state for state, _ in steps.values()} == {"skipped"}
     assert "does not exist" in steps["pod.label"][1]
 
 
-def test_a_kubeconfig_that_is_not_there_is_a_usage_error(tmp_path, namespace):
+def test_a_missing_kubeconfig_is_a_usage_error(tmp_path, namespace):
     assert "--kubeconfig" in plan(tmp_path, namespace, tmp_path / "absent", code=2)

@@ -1,7 +1,7 @@
-"""The scenario that the product is for, on a real API server, with nothing stood in but Slack.
+"""The main scenario on a real API server. Only Slack is a stand-in.
 
-A Deployment `nginx` in `demo`, the playbooks that ship, mounted as a ConfigMap is, and `tiercel serve` as a
-process of its own under exactly the rights of kustomize/base.
+A Deployment `nginx` in `demo`, the shipped playbooks in a folder like a ConfigMap mount, and `tiercel serve`
+as a process with exactly the rights of kustomize/base.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def deployment(admin):
 
 @pytest.fixture
 def slack():
-    """A stand-in for Slack's incoming webhooks; ``messages`` is what it got."""
+    """A stand-in for Slack's incoming webhooks. ``messages`` contains what it received."""
 
     class Door(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -88,7 +88,7 @@ def running_engine(tmp_path, mount, slack, engine_kubeconfig):
 
 
 def shipped(**changed: str) -> dict[str, bytes]:
-    """The files of the ConfigMap that kustomize makes of playbooks/; changed: values, name -> value."""
+    """Return the files of the ConfigMap of playbooks/. changed: values, name -> value."""
     folder = ROOT / "playbooks"
     names = [p.name for p in folder.glob("*.yaml") if not p.name.endswith(".test.yaml")]
     files = {n: (folder / n).read_bytes() for n in names if n != "kustomization.yaml"}
@@ -99,7 +99,7 @@ def shipped(**changed: str) -> dict[str, bytes]:
 
 
 def running(pods):
-    """The pods of a list that run and are not on their way out."""
+    """Return the pods of a list that run and are not terminating."""
     return [
         pod
         for pod in (pods or {}).get("items", [])
@@ -108,7 +108,7 @@ def running(pods):
 
 
 def event(sample, admin, pod, **more):
-    """The sample as Falcosidekick sends it, about that pod, now."""
+    """Return the sample event as Falcosidekick sends it, for that pod and the current time."""
     alert = json.loads((ROOT / "playbooks" / "events" / sample).read_text())
     found = admin.get(f"{DEMO}/pods/{pod}")
     container = found["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
@@ -124,11 +124,11 @@ def event(sample, admin, pod, **more):
 
 
 def over(playbook):
-    """The last step of that playbook's run has ended."""
+    """Return whether the last step of the playbook's run has ended."""
     return lambda line: line.get("playbook") == playbook and line.get("step") == "kubernetes.event"
 
 
-def test_a_connection_to_a_forbidden_address_cuts_the_pod_off(
+def test_a_connection_to_a_forbidden_address_isolates_the_pod(
     running_engine, deployment, admin, slack
 ):
     pod = deployment[0]
@@ -190,7 +190,7 @@ def test_an_edited_playbook_is_in_force_without_a_restart(running_engine, deploy
     assert pod not in {one["metadata"]["name"] for one in running(fresh)}
 
 
-def test_what_was_accepted_is_done_though_the_engine_is_killed_before(
+def test_accepted_runs_are_executed_after_the_engine_was_killed(
     running_engine, deployment, admin, control_plane, slack
 ):
     pod = deployment[3]
@@ -214,7 +214,7 @@ def test_what_was_accepted_is_done_though_the_engine_is_killed_before(
     assert run["outcome"] == "done"
 
 
-def test_no_secret_is_ever_said(running_engine, deployment, admin):
+def test_no_output_contains_a_secret(running_engine, deployment, admin):
     running_engine.post(event("vistatech.json", admin, deployment[0], **{"proc.cmdline": "x"}))
     running_engine.wait_for_audit(over("isolate-forbidden-egress"))
     said = json.dumps([running_engine.log, running_engine.audit, running_engine.get("/status")[2]])

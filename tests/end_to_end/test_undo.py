@@ -1,4 +1,4 @@
-"""What a run has changed is put back on a real API server: at its end, when asked, and after a lost journal."""
+"""Undo on a real API server: at the end of the ttl, on request, and after a lost journal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUARANTINE = "tiercel.dev/quarantine"
 
 @pytest.fixture
 def pods(admin, namespace):
-    """Two bare pods; their labels by name."""
+    """Two pods without a controller; returns their labels by name."""
     path = f"/api/v1/namespaces/{namespace}/pods"
     for name in ("a", "b"):
         spec = {"containers": [{"name": "c", "image": "nginx"}]}
@@ -49,7 +49,7 @@ def alert(namespace, pod, rule="Exfiltration"):
     }
 
 
-def test_labels_go_back_to_what_they_were_when_their_time_is_over(
+def test_labels_have_their_earlier_values_after_the_ttl(
     tmp_path, namespace, pods, engine_kubeconfig
 ):
     with engine(tmp_path, FOLDER, "--kubeconfig", str(engine_kubeconfig)) as running:
@@ -66,7 +66,7 @@ def test_labels_go_back_to_what_they_were_when_their_time_is_over(
         assert "app of pod a restored" in step["message"]
 
 
-def test_after_a_lost_journal_an_isolation_is_still_known_and_a_person_ends_it(
+def test_after_a_lost_journal_an_operator_can_undo_an_isolation(
     tmp_path, admin, namespace, pods, engine_kubeconfig
 ):
     policies = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"

@@ -1,4 +1,4 @@
-"""What a budget holds waits for a person, on a real API server: leave deletes the pod, a denial spares it."""
+"""A step above its budget waits for a person: approval deletes the pod, denial does not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ spec:
 
 @pytest.fixture
 def pods(admin, namespace):
-    """Three bare pods that run, and a way to ask which are left."""
+    """Three running pods without a controller, and a function that lists the remaining ones."""
     path = f"/api/v1/namespaces/{namespace}/pods"
     for name in ("a", "b", "c"):
         spec = {"containers": [{"name": "c", "image": "nginx"}], "terminationGracePeriodSeconds": 0}
@@ -48,7 +48,7 @@ def alert(namespace, pod):
     return {"rule": "Terminal shell in container", "time": now, "output_fields": fields}
 
 
-def test_past_its_budget_a_pod_goes_only_with_a_persons_leave(
+def test_above_a_budget_a_pod_is_deleted_only_after_approval(
     tmp_path, admin, namespace, pods, engine_kubeconfig
 ):
     with engine(tmp_path, FOLDER, "--kubeconfig", str(engine_kubeconfig)) as running:
@@ -109,7 +109,7 @@ spec:
 """
 
 
-def test_a_playbook_that_only_notifies_touches_no_pod(tmp_path, namespace, pods, engine_kubeconfig):
+def test_a_playbook_with_mode_notify_changes_no_pod(tmp_path, namespace, pods, engine_kubeconfig):
     flags = ("--kubeconfig", str(engine_kubeconfig), "--http-hosts", "127.0.0.1")
     with engine(tmp_path, {"a.yaml": NOTIFY}, *flags) as running:
         running.post(alert(namespace, "a"))
