@@ -1,9 +1,11 @@
-"""The page of the architecture names files that exist."""
+"""The page of the architecture names files that exist, and the imports follow it."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import grimp
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/architecture.md").read_text()
@@ -18,3 +20,19 @@ def test_each_file_and_package_that_the_page_names_exists():
 def test_each_package_is_on_the_page():
     packages = {path.parent.name for path in ROOT.glob("engine/*/__init__.py")}
     assert [name for name in sorted(packages) if f"`engine/{name}/`" not in PAGE] == []
+
+
+def test_no_files_import_each_other():
+    graph = grimp.build_graph("engine", exclude_type_checking_imports=True, cache_dir=None)
+    files = [module for module in graph.modules if not _is_package(module)]
+    cycles = {
+        frozenset((module, imported))
+        for module in files
+        for imported in graph.find_modules_directly_imported_by(module)
+        if graph.chain_exists(importer=imported, imported=module)
+    }
+    assert cycles == set()
+
+
+def _is_package(module: str) -> bool:
+    return (ROOT / module.replace(".", "/")).is_dir()

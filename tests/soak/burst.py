@@ -1,4 +1,4 @@
-"""A burst of events, of each of which the effects can be counted: an Event on a pod, a request to a receiver."""
+"""A burst of events whose effects can be counted: an Event on a pod and a request to a receiver."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ PODS = 10
 
 @contextlib.contextmanager
 def telling(tmp_path, kubeconfig, slow=0.0, note=NOTE):
-    """An engine whose playbook notes and then tells a receiver: (engine, receiver).
+    """Run an engine whose playbook creates an Event and then sends a request: (engine, receiver).
 
-    An Event's name would hide that it was written twice; a request is not repeatable, and counted. The
-    receiver gets four at once, so that more workers would only wait for each other.
+    The name of an Event hides that it was written twice. A request is not repeatable, and the receiver counts
+    it. The receiver gets four requests at a time, so more workers would only wait for each other.
     """
     with Receiver(slow) as receiver:
         files = {"a.yaml": note + TELL.replace("ADDRESS", receiver.address), "rails.yaml": RAILS}
@@ -49,7 +49,7 @@ def telling(tmp_path, kubeconfig, slow=0.0, note=NOTE):
 
 
 def alert(namespace, number):
-    """The event of that number, about one of the pods."""
+    """Return the event of that number, on one of the pods."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     fields = {
         "k8s.ns.name": namespace,
@@ -60,17 +60,16 @@ def alert(namespace, number):
 
 
 def noted(admin, namespace):
-    """The numbers that stand in the events of the namespace."""
+    """Return the numbers in the Events of the namespace."""
     found = admin.list(f"/api/v1/namespaces/{namespace}/events")
     messages = [event["message"] for event in found if event["message"].startswith("soak ")]
     return {int(message.removeprefix("soak ")) for message in messages}
 
 
 def done_once(running, admin, burst, receiver):
-    """How many requests were interrupted; of all that was acknowledged, all else must be done, and once.
+    """Return how many requests were interrupted. Every other acknowledged run must be done exactly once.
 
-    A request that was under way when the engine died cannot be told from one that was sent: it says so, and
-    is not sent again.
+    A request that was under way when the engine died may have been sent. The step says so, and is not repeated.
     """
     assert max(receiver.seen.values()) == 1, "a request is doubled"
     noted_down, interrupted = noted(admin, burst.namespace), 0
@@ -85,9 +84,9 @@ def done_once(running, admin, burst, receiver):
 
 
 class Burst:
-    """A sender that goes on through restarts; ``runs`` has the run of each number that got a 202.
+    """A sender that continues through restarts. ``runs`` maps each number that got a 202 to its run.
 
-    most: how many it sends at once; then it waits until somebody waits for more.
+    most: how many events it sends before it waits for ``has_sent``.
     """
 
     def __init__(self, running, namespace, most=10**9):
@@ -113,21 +112,21 @@ class Burst:
             try:
                 status, _, said = self._running.post(alert(self.namespace, number))
             except (OSError, ValueError, http.client.HTTPException):
-                continue  # no answer: it may be done or not
+                continue  # no answer: it may have been accepted
             if status == 202:
                 (self.runs[number],) = said["runs"]
 
     def has_sent(self, number):
-        """Wait until so many were acknowledged."""
+        """Wait until that many events are acknowledged."""
         self._most = max(self._most, number + 20)
         pause, deadline = threading.Event(), time.monotonic() + PATIENCE
         while len(self.runs) < number:
-            assert time.monotonic() < deadline, "the burst does not come on"
+            assert time.monotonic() < deadline, "the burst makes no progress"
             pause.wait(0.01)
 
 
 def drained(running):
-    """Wait until no run waits or is under way."""
+    """Wait until no run waits or runs."""
     pause, deadline = threading.Event(), time.monotonic() + 120
     while True:
         queue = running.get("/status")[2]["queue"]

@@ -1,7 +1,7 @@
-"""Torture, small in the suite and large in `make soak`: the same code with one size parameter.
+"""Soak tests: small in the suite, large in `make soak`, with the same code and one size parameter.
 
-`TIERCEL_SOAK` says how large: 1 is the full size, without it a small part. Figures go into
-benchmarks/results/soak.json, each with the commit and the day of its run.
+With `TIERCEL_SOAK=1` they run at full size. Figures go into benchmarks/results/soak.json, with the commit and
+the date of the run.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ FIGURES = Path(__file__).parents[2] / "benchmarks" / "results" / "soak.json"
 
 
 class Size:
-    """How much of each torture; ``of`` chooses, ``tell`` keeps a figure."""
+    """The size of a soak test. ``of`` chooses a number, ``tell`` stores a figure."""
 
     def __init__(self, full):
         self.full = full
         self.figures = {}
 
     def of(self, small, full):
-        """The number for this run."""
+        """Return the number for this run."""
         return full if self.full else small
 
     def tell(self, **figures):
-        """Keep figures of a full run."""
+        """Store figures of a full run."""
         self.figures.update(figures)
 
 
 def stamped(figures):
-    """Figures with where they come from: tortures are run one by one, too, and each from another commit."""
+    """Add commit and date to figures, because each test may run alone and from another commit."""
     said = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=FIGURES.parent)
     return figures | {"commit": said.decode().strip(), "date": datetime.now(UTC).date().isoformat()}
 
@@ -63,7 +63,7 @@ def size(sizes, request):
 
 @pytest.fixture
 def pods(admin, namespace):
-    """The namespace of pods that run."""
+    """Create running pods, and return their namespace."""
     path = f"/api/v1/namespaces/{namespace}/pods"
     names = [f"pod-{number}" for number in range(PODS)]
     for name in names:

@@ -1,4 +1,4 @@
-"""What a test does to the machine under an engine: a small disk, a clock that is set."""
+"""Changes to the machine below an engine: a small disk, a clock that is set."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _shared = mmap.mmap(_file, 8, prot=mmap.PROT_READ)
 _real = time.time
 time.time = lambda: _real() + struct.unpack("d", _shared)[0]
 """
-"""Python's own start-up hook (sitecustomize): in every process of the engine the time is what the test says."""
+"""Python's start-up hook (sitecustomize): the test sets the time in every process of the engine."""
 
 
 class Clock:
-    """The engine's wall clock; its monotonic one goes on, as a machine's does when somebody sets the time.
+    """The wall clock of the engine. The monotonic clock continues, as on a machine whose time is set.
 
     The machine's own clock is everybody's, so it is Python's ``time.time`` that is stepped.
     """
@@ -37,18 +37,18 @@ class Clock:
         self._folder, self._path = folder, path
 
     def env(self, root):
-        """What the engine's environment needs."""
+        """Return the variables that the engine needs."""
         return {"PYTHONPATH": f"{self._folder}:{root}", "STEPPED_CLOCK": str(self._path)}
 
     def step(self, seconds):
-        """Set it forward, or back."""
+        """Set the clock forward or back."""
         (before,) = struct.unpack("d", self._shared)
         self._shared[:] = struct.pack("d", before + seconds)
 
 
 @contextlib.contextmanager
 def small_disk(folder, megabytes):
-    """A file system of that size; gives what makes it larger. Only root may mount, as CI is."""
+    """Mount a file system of that size, and return a function that enlarges it. Requires root."""
     if os.geteuid() != 0 and not os.environ.get("CI"):
         pytest.skip("only root can mount a small file system")
     folder.mkdir()

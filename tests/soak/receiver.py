@@ -1,4 +1,4 @@
-"""Somebody else's HTTP server on loopback, which counts: what is sent to it twice is seen twice."""
+"""An HTTP server on loopback that counts requests, so that a request that is sent twice is seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 
 
 class Receiver:
-    """Counts the requests to each path before it answers them; ``seen`` by number, ``address`` HOST:PORT.
+    """Counts the requests to each path before it answers. ``seen``: number -> count, ``address``: HOST:PORT.
 
     slow: seconds until it answers, so that a kill finds requests under way. shut: while it is set, it answers
     503 and counts no more than that it did.
@@ -40,7 +40,7 @@ class Receiver:
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
 
     def answer(self, number):
-        """The status for a request."""
+        """Return the status for a request."""
         with self._lock:
             if self.shut.is_set():
                 self.refused += 1
@@ -63,4 +63,4 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True  # those of connections that are kept open
 
     def handle_error(self, *_):
-        """A client that was killed is what it is here for."""
+        """Ignore clients that were killed. The test kills them."""

@@ -1,4 +1,4 @@
-"""The shapes in which events come, and what can be wrong with them."""
+"""The forms in which events arrive, and mutations of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TALON = SIDEKICK | {
     "output": "x" * 507 + "[...]",
     "output_fields": SIDEKICK["output_fields"] | {"proc.aname_2": "bash", "cluster": "prod"},
 }
-"""What Falcosidekick sends Falco Talon: cut, with custom fields and replaced brackets."""
+"""Falcosidekick's Talon output: cut, with custom fields and replaced brackets."""
 AUDIT = {
     "hostname": "worker-1",
     "output": "10:00:00.000000000: Warning K8s exec",
@@ -38,7 +38,7 @@ AUDIT = {
     "tags": ["k8s"],
     "time": "2026-03-01T10:00:00.000000000Z",
 }
-"""Of the plugins for the API server's audit log."""
+"""The plugins for the audit log of the API server."""
 INTERNAL = [
     {
         "hostname": "worker-1",
@@ -55,7 +55,7 @@ INTERNAL = [
         ("hot restart failure", {}),
     )
 ]
-"""Falco's own messages: never tags."""
+"""Falco's own messages. They never have tags."""
 ATTRIBUTES = {
     "specversion": "1.0",
     "id": "7b8f6f0e-8d0a-4d54-a6de-0c6e2f0b1c11",
@@ -65,7 +65,7 @@ ATTRIBUTES = {
 }
 STRUCTURED = {**ATTRIBUTES, "datacontenttype": "application/json", "data": SIDEKICK}
 BINARY = {f"ce-{name}": value for name, value in ATTRIBUTES.items()} | {"ce-rule": FALCO["rule"]}
-"""The headers of a CloudEvent whose body is the event itself."""
+"""The headers of a binary CloudEvent."""
 JSON = {"Content-Type": "application/json"}
 
 SHAPES = {
@@ -89,7 +89,7 @@ KEYS = ("k8s.pod.uid", "extra", "RULE", "specversion", "data", "source", "type")
 
 
 def mutated(chance, event):
-    """The event with something wrong in it, somewhere, as bytes."""
+    """Return the event with one random mutation, as bytes."""
     value = copy.deepcopy(event)
     for _ in range(chance.randrange(1, 4)):
         where = chance.choice(list(_objects(value)))
@@ -102,7 +102,7 @@ def mutated(chance, event):
 
 
 def garbled(chance, body):
-    """Bytes of which some are others, more, or missing; most often as they were."""
+    """Return the bytes, sometimes with changed, added or missing bytes."""
     for _ in range(chance.choice((0, 0, 0, 1, 3))):
         place = chance.randrange(len(body))
         body = body[:place] + bytes([chance.randrange(256)]) + body[place + chance.randrange(2) :]
@@ -112,7 +112,7 @@ def garbled(chance, body):
 
 
 def _objects(value):
-    """Every object in it."""
+    """Yield every object in the value."""
     if isinstance(value, dict):
         yield value
         for one in value.values():

@@ -1,4 +1,4 @@
-"""Clients and servers that try to exhaust the engine: its memory stays below 512 MiB and it answers others."""
+"""Clients and servers that try to exhaust the engine. Memory stays below 512 MiB, and others get answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.serving import engine
 from tests.support.taking import PLAYBOOK, alert
 
 MOST = 512
-"""MiB of both processes together, pages that they share counted once (PSS)."""
+"""MiB of both processes together. Shared pages count once (PSS)."""
 HEAD = b"POST /events HTTP/1.1\r\nhost: localhost\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 PLAYBOOKS = 100
@@ -39,7 +39,7 @@ spec:
 
 
 class Watched:
-    """Samples the memory of an engine, and how long it takes to answer a probe, until ``stop``."""
+    """Measures the memory of an engine and the latency of a probe until ``stop``."""
 
     def __init__(self, running):
         self.running, self.peak, self.slowest, self.answered = running, 0.0, 0.0, False
@@ -72,7 +72,7 @@ class Watched:
 
 
 def pss(pid):
-    """MiB of a process."""
+    """Return the memory of a process in MiB."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
@@ -102,7 +102,7 @@ def connect(url, source="127.0.0.1"):
 
 
 def send(opened, data):
-    """Send as much as the engine takes; whether that was all."""
+    """Send as much as the engine accepts. Return whether that was everything."""
     try:
         opened.sendall(data)
     except (TimeoutError, ConnectionError):
@@ -111,7 +111,7 @@ def send(opened, data):
 
 
 def endless(running, first, again, number, connections=1):
-    """Send something, and again so often, on several connections side by side."""
+    """Send data repeatedly on several connections at the same time."""
     opened = [connect(running.events) for _ in range(connections)]
     alive = [one for one in opened if send(one, first)]
     for _ in range(number):
@@ -165,7 +165,7 @@ def test_clients_exhaust_neither_memory_nor_connections(tmp_path, size):
 
 
 class Endless:
-    """A server whose answers do not end, once ``begun`` is set; sent: bytes that it got rid of."""
+    """A server whose answers do not end once ``begun`` is set. sent: number of bytes it wrote."""
 
     def __init__(self, most):
         self.begun, self.sent, self.asked = threading.Event(), 0, 0
@@ -206,7 +206,7 @@ class Endless:
 
 
 @pytest.mark.parametrize("who", ["webhook", "server"])
-def test_an_answer_without_end_is_cut(tmp_path, size, who):
+def test_an_endless_answer_is_cut(tmp_path, size, who):
     with Endless(size.of(64, 400) << 20) as server:
         url = f"http://{server.address}"
         kubeconfig = json.dumps(NOWHERE).replace("http://127.0.0.1:1", url)

@@ -1,4 +1,4 @@
-"""Minutes at a steady rate: memory, open files and latency stay where they were."""
+"""Minutes at a steady rate: memory, open files and latency do not grow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.support.serving import engine
 from tests.support.taking import PLAYBOOK, alert
 
 RATE = 500
-"""Events a second; one in five matches."""
+"""Events per second. One in five matches."""
 REMEMBERED = 220
-"""Bytes of an identity that is remembered, of the last 100,000: it is told by itself, and may grow so long."""
+"""Bytes of one remembered identity. The engine remembers 100,000, so memory may grow until then."""
 
 
 def test_at_a_steady_rate_nothing_grows(tmp_path, size):
@@ -35,7 +35,7 @@ def test_at_a_steady_rate_nothing_grows(tmp_path, size):
                     sent = part * RATE * seconds // 4 + number
                     event = alert(sent) if sent % 5 == 0 else alert(sent, rule="Another")
                     ahead = sent / RATE - (time.monotonic() - began)
-                    if ahead > 0.002:  # the rate is the torture
+                    if ahead > 0.002:  # keep the rate
                         pause.wait(ahead)
                     asked = time.monotonic()
                     connection.request("POST", "/events", json.dumps(event))

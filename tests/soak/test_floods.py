@@ -1,4 +1,4 @@
-"""A flood of events that each send a message comes to its budget, and a digest."""
+"""A flood of messages is cut to its budget and one digest."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ spec:
   budgets: [{effect: notify, limit: LIMIT, per: PERs, scope: playbook, onExceeded: digest}]
 """
 LIMIT = 5
-"""Messages within a window of the budget."""
+"""Messages in one window of the budget."""
 
 
 @pytest.fixture
 def slack():
-    """A stand-in for Slack's incoming webhooks; ``messages`` is what it got, and when."""
+    """A stand-in for Slack's incoming webhooks. ``messages`` contains what it received, and when."""
 
     class Door(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -57,7 +57,7 @@ def slack():
     server.server_close()
 
 
-def test_a_flood_of_messages_comes_to_a_budget_and_a_digest(tmp_path, slack, size):
+def test_a_flood_of_messages_is_cut_to_a_budget_and_a_digest(tmp_path, slack, size):
     many, per = size.of(300, 20_000), size.of(2, 30)
     (tmp_path / "secrets").mkdir()
     url = f"http://127.0.0.1:{slack.server_address[1]}/services/x"

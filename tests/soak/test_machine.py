@@ -1,4 +1,4 @@
-"""A machine that is badly kept: its disk is full, its clock is set back; what was acknowledged is done."""
+"""A full disk and a clock that is set back. Acknowledged runs are executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DRY = NOTE.replace("rules: [Burst]", "everything: true")
 HOUR = 3600.0
 
 
-def test_a_disk_that_takes_no_byte_more_is_answered_503_and_recovers_by_itself(tmp_path, size):
+def test_events_get_503_while_the_disk_is_full_and_the_engine_recovers(tmp_path, size):
     rounds = size.of(1, 10)
     with engine(tmp_path, {"a.yaml": DRY}, "--dry-run") as running:
         number, accepted = 0, []
@@ -47,12 +47,12 @@ def test_a_disk_that_takes_no_byte_more_is_answered_503_and_recovers_by_itself(t
 
 
 def fill(file, leave):
-    """Write a file that leaves so many bytes of its disk."""
+    """Write a file that leaves that many bytes free on its disk."""
     free = shutil.disk_usage(file.parent).free
     file.write_bytes(b"x" * max(0, free - leave))
 
 
-def test_a_full_file_system_is_answered_503_and_goes_on_once_there_is_room(tmp_path, size):
+def test_events_get_503_while_the_file_system_is_full_and_the_engine_continues(tmp_path, size):
     rounds, number, accepted = size.of(1, 5), 0, []
     small = tmp_path / "small"
     with small_disk(small, 64):
@@ -81,7 +81,7 @@ def test_a_full_file_system_is_answered_503_and_goes_on_once_there_is_room(tmp_p
     size.tell(rounds=rounds, accepted=len(accepted), refused_then_taken=rounds)
 
 
-def test_a_clock_that_is_set_back_holds_up_nothing(tmp_path, size):
+def test_a_clock_that_is_set_back_delays_nothing(tmp_path, size):
     rounds, clock = size.of(1, 10), Clock(tmp_path / "clock")
     (tmp_path / "kubeconfig").write_text(json.dumps(NOWHERE))
     with Receiver() as receiver:

@@ -1,4 +1,4 @@
-"""Events of every shape with something wrong in them are taken or refused; nothing breaks, and nothing grows."""
+"""Mutated events of every form are accepted or refused. Nothing fails, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def running(tmp_path):
 
 
 def bodies(chance, number):
-    """(headers, body) of a batch of mutated events: one by one, as NDJSON, or as an array."""
+    """Return (headers, body) of mutated events: one event, NDJSON or an array."""
     events = [
         (headers, mutated(chance, event)) for headers, event in chance.choices(EVERY, k=BATCH)
     ]
@@ -39,14 +39,14 @@ EVERY = list(SHAPES.values())
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one", "array"])
-def test_every_shape_is_an_event_as_it_is(running, several):
+def test_every_form_is_an_event(running, several):
     for name, (headers, event) in SHAPES.items():
         status, _, said = running.post([event, event] if several else event, headers=headers)
         assert (status in (200, 202), said["accepted"]) == (True, 1 + several), name
         assert said["errors"] == [], name
 
 
-def test_mutated_events_are_taken_or_refused_and_nothing_else(running, size):
+def test_mutated_events_are_accepted_or_refused(running, size):
     many, seed = size.of(2_000, 200_000), time.time_ns() % 10**6
     chance = random.Random(seed)  # noqa: S311 - mutations, no secrets
     answers, half = Counter(), 0.0

@@ -1,4 +1,4 @@
-"""Whatever falls over, what was acknowledged is done: kills, an API server that is away, a full disk."""
+"""Acknowledged runs are executed after kills, an outage of the API server and restarts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.playbooks import playbook_from_snapshot
 from tests.support.serving import engine
 
 
-def test_killed_at_random_moments_of_a_burst_it_does_all_that_it_acknowledged(
+def test_an_engine_killed_during_a_burst_executes_every_acknowledged_run(
     tmp_path, admin, pods, engine_kubeconfig, size
 ):
     namespace, seed = pods, time.time_ns() % 10**6
@@ -39,7 +39,7 @@ def test_killed_at_random_moments_of_a_burst_it_does_all_that_it_acknowledged(
         )  # fmt: skip
 
 
-def test_while_the_api_server_is_away_everything_is_taken_and_done_afterwards(
+def test_events_are_accepted_during_an_outage_of_the_api_server_and_executed_afterwards(
     tmp_path, pods, engine_kubeconfig, control_plane, size
 ):
     namespace, admin, away = pods, control_plane.admin, size.of(1.0, 60.0)
@@ -50,7 +50,7 @@ def test_while_the_api_server_is_away_everything_is_taken_and_done_afterwards(
             try:
                 began = time.monotonic()
                 pause = threading.Event()
-                while time.monotonic() - began < away:  # the outage is the torture
+                while time.monotonic() - began < away:  # the length of the outage
                     pause.wait(0.05)
                 taken = len(burst.runs)
             finally:
@@ -65,7 +65,7 @@ def test_while_the_api_server_is_away_everything_is_taken_and_done_afterwards(
         )
 
 
-def test_with_many_runs_waiting_it_ends_and_is_ready_again_within_seconds(tmp_path, size):
+def test_an_engine_with_many_waiting_runs_restarts_within_seconds(tmp_path, size):
     many = size.of(1_000, 20_000)
     (tmp_path / "kubeconfig").write_text(json.dumps(NOWHERE))
     flags = ("--kubeconfig", str(tmp_path / "kubeconfig"))
@@ -86,7 +86,7 @@ def test_with_many_runs_waiting_it_ends_and_is_ready_again_within_seconds(tmp_pa
     size.tell(waiting=many, sigterm_to_ready_s=round(took, 2))
 
 
-def test_the_journal_as_it_is_at_any_moment_of_a_burst_opens(tmp_path, size):
+def test_a_copy_of_the_journal_at_any_time_of_a_burst_opens(tmp_path, size):
     copies = size.of(3, 60)
     dry = NOTE.replace("rules: [Burst]", "everything: true")
     with engine(tmp_path, {"a.yaml": dry}, "--dry-run") as running, Burst(running, "demo") as burst:

@@ -1,4 +1,4 @@
-"""Sets of playbooks swapped under load: each event has all of one set, and the last good one is in force."""
+"""Playbook sets that are replaced under load. Each event runs one complete set, never half of one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = ("one", "two", "three", "four")
 
 
 def set_of(version):
-    """Playbooks that carry the version in their names, each in a file of its own."""
+    """Return playbooks with the version in their names, one per file."""
     return {
         f"{name}.yaml": PLAYBOOK.replace("mark-shell", f"{name}-{version}").encode()
         for name in NAMES
@@ -24,12 +24,12 @@ def set_of(version):
 
 
 def broken(version):
-    """The same with a file in it that is no playbook, and whose complaint names the version."""
+    """Return the same files and a broken one whose error contains the version."""
     return {**set_of(version), "two.yaml": f"kind: Nothing{version}\n".encode()}
 
 
 def is_judged(running, files, version):
-    """Wait until the log says that the set is in force, or why it is not."""
+    """Wait until the log says that the set is in force, or why not."""
     digest = Files("", files).digest
     running.wait_for_log(
         lambda line: (
@@ -40,7 +40,7 @@ def is_judged(running, files, version):
 
 
 class Load:
-    """Posts one event after the other; ``runs`` are those of each event that got a 202."""
+    """Posts events in sequence. ``runs`` contains the runs of each event that got a 202."""
 
     def __init__(self, running, first=0):
         self._running, self._stopping = running, threading.Event()
@@ -65,13 +65,13 @@ class Load:
                 self.others.append((status, said))
 
     def goes_on(self):
-        """Wait until some more events are accepted."""
+        """Wait until more events are accepted."""
         goal = len(self.runs) + 3
         wait_until(lambda: len(self.runs) >= goal, lambda: f"nothing is accepted: {self.others}")
 
 
 def versions_of(running, load):
-    """Of each event the set that it ran; each must have run every playbook of one set, and no other."""
+    """Return the set of each event. Each event must have run all playbooks of one set, and no others."""
     every = {run for runs in load.runs for run in runs}
     playbooks = {}
 
@@ -89,7 +89,7 @@ def versions_of(running, load):
     return versions
 
 
-def test_swapped_configmaps_under_load_cost_no_event_and_never_half_a_set(tmp_path, size):
+def test_replaced_configmaps_under_load_lose_no_event_and_never_run_half_a_set(tmp_path, size):
     swaps, within = size.of(8, 300), size.of(PATIENCE, 2.0)
     mount = Mount(tmp_path / "playbooks", set_of("first"))
     with engine(tmp_path, mount.folder, "--dry-run") as running:

@@ -1,4 +1,4 @@
-"""A roll-out under load, with a Redis or a JetStream between: of all events sent, none is lost."""
+"""A rolling update under load with Redis or JetStream in between loses no event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("kind", FLAGS, ids=["redis", "nats"])
-def test_of_all_events_sent_during_a_roll_out_none_is_lost(tmp_path, kind, size):
+def test_a_rolling_update_loses_no_event(tmp_path, kind, size):
     rounds, batch = size.of(2, 40), size.of(30, 100)
     folder = tmp_path / "origin"
     folder.mkdir()

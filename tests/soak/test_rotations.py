@@ -1,4 +1,4 @@
-"""What changes under a running engine: senders' tokens, the API server's certificate; and who half comes."""
+"""Changes below a running engine: tokens, the certificate of the API server, half-open connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.taking import PLAYBOOK, alert
 
 
 class Crowd:
-    """Connections that are half open: half of them say nothing at all, the others begin a head."""
+    """Half-open connections. Half of them send nothing, the others begin a head."""
 
     def __init__(self, events, many):
         address = urlsplit(events)
@@ -32,7 +32,7 @@ class Crowd:
         return half
 
     def fill(self):
-        """Open those again that the engine has closed: it gives a head 10 s, and the test may be slow."""
+        """Reopen the connections that the engine closed. A head has 10 s, and the test may be slow."""
         for number, half in enumerate(self._open):
             with contextlib.suppress(BlockingIOError):
                 with contextlib.suppress(ConnectionError):
@@ -45,7 +45,7 @@ class Crowd:
             half.close()
 
 
-def test_half_open_connections_hold_up_nobody(tmp_path, size):
+def test_half_open_connections_delay_no_sender(tmp_path, size):
     many, times, seen = size.of(100, 2_000), [], []
     with (
         engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running,
@@ -112,7 +112,7 @@ def test_tokens_are_rotated_under_load_and_no_event_is_refused(tmp_path, size):
     size.tell(rotations=rounds, posted=len(answers), refused=0)
 
 
-def test_the_api_servers_certificate_is_renewed_in_a_burst(
+def test_the_certificate_of_the_api_server_is_renewed_during_a_burst(
     tmp_path, control_plane, pods, engine_kubeconfig, size
 ):
     rounds, namespace = size.of(1, 5), pods
@@ -132,14 +132,14 @@ def test_the_api_servers_certificate_is_renewed_in_a_burst(
     size.tell(renewals=rounds, acknowledged=len(burst.runs), lost=0, doubled=0)
 
 
-def test_the_engines_own_token_is_read_again_once_the_api_server_takes_the_old_one_no_more(
+def test_the_token_of_the_engine_is_read_again_when_the_old_one_is_revoked(
     tmp_path, control_plane, pods, engine_token, size
 ):
     del engine_token  # but the account and its rights are there
     rounds, admin, file = size.of(1, 5), control_plane.admin, tmp_path / "token"
 
     def rotate():
-        """Write another token to the file, as the kubelet does; what revokes it."""
+        """Write another token to the file, as the kubelet does, and return a function that revokes it."""
         secrets = "/api/v1/namespaces/tiercel/secrets"
         secret = admin.create(secrets, {"metadata": {"generateName": "bound-"}})["metadata"]
         bound = {"apiVersion": "v1", "kind": "Secret", "name": secret["name"], "uid": secret["uid"]}

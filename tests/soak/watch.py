@@ -1,4 +1,4 @@
-"""What the tortures share: waiting for a state, a process' memory, a cluster that is not there."""
+"""Helpers of the soak tests: wait for a state, measure memory, name a cluster that does not exist."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NOWHERE = {
     "users": [{"name": "none", "user": {}}],
     "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
 }
-"""A kubeconfig of a server that is not there."""
+"""A kubeconfig of a server that does not exist."""
 
 
 def wait_until(true, what, patience=3 * PATIENCE):
-    """Ask until it is true. what: the complaint where it never is, or what gives it."""
+    """Ask until it is true. what: the error message, or a function that returns it."""
     pause, deadline = threading.Event(), time.monotonic() + patience
     while not true():
         assert time.monotonic() < deadline, what() if callable(what) else what
@@ -28,7 +28,7 @@ def wait_until(true, what, patience=3 * PATIENCE):
 
 
 def memory_of(pid):
-    """Resident memory of a process and of those it has started, in MB."""
+    """Return the resident memory of a process and its children in MB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     children = [
         child

@@ -1,4 +1,4 @@
-"""An API server that answers, but not what is asked: whatever it says, nothing is lost and nothing doubled."""
+"""An API server that answers with errors, hangs or loses answers. No run is lost, and no effect is doubled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 from tests.soak.burst import NOTE, Burst, done_once, drained, telling
-from tests.soak.weather import Weather
+from tests.soak.faulty_proxy import FaultyProxy
 from tests.support.serving import call
 
 PATIENT = NOTE.replace(
@@ -15,15 +15,15 @@ PATIENT = NOTE.replace(
     "{action: kubernetes.event, timeout: 500ms, "
     "retry: {attempts: 100, delay: 100ms, maxDelay: 500ms},",
 )
-"""A server's answers use attempts up; what hangs does not hold a worker up for long."""
+"""Answers use up attempts. A request that hangs does not block a worker for long."""
 REFUSED = {403: "missing right", 409: "came and went"}
-"""What is an end to a step, and what it says then."""
+"""Answers that end a step, and the message of the step."""
 SILENT = ("hangs", "lost", 429)
-"""What opens the breaker, so that one probe at a time asks."""
+"""Answers that open the circuit breaker, so that only one probe at a time is sent."""
 
 
 def refused(running, burst, kind):
-    """The runs whose step has failed for good."""
+    """Return the runs whose step failed permanently."""
     found = []
     for run in burst.runs.values():
         first = running.get(f"/runs/{run}")[2]["steps"][0]
@@ -34,20 +34,20 @@ def refused(running, burst, kind):
 
 
 @pytest.mark.parametrize("kind", [500, 429, 409, 403, "hangs", "lost"])
-def test_in_any_weather_nothing_is_lost_and_nothing_doubled(
+def test_no_run_is_lost_and_no_effect_is_doubled_when_the_api_server_misbehaves(
     tmp_path, control_plane, pods, engine_token, size, kind
 ):
     lasts, pause = size.of(0.4, 20.0), threading.Event()
-    with Weather(control_plane) as weather:
-        kubeconfig = weather.kubeconfig(engine_token, tmp_path / "kubeconfig")
+    with FaultyProxy(control_plane) as proxy:
+        kubeconfig = proxy.kubeconfig(engine_token, tmp_path / "kubeconfig")
         with telling(tmp_path, kubeconfig, note=PATIENT) as (running, receiver):
             with Burst(running, pods, size.of(60, 2_000)) as burst:
                 burst.has_sent(20)
-                weather.now = kind
+                proxy.now = kind
                 began = time.monotonic()
-                while time.monotonic() - began < lasts or not weather.met[kind]:
-                    pause.wait(0.02)  # the weather is the torture
-                weather.now = None
+                while time.monotonic() - began < lasts or not proxy.met[kind]:
+                    pause.wait(0.02)  # the proxy injects the fault meanwhile
+                proxy.now = None
                 burst.has_sent(len(burst.runs) + 5)
             began = time.monotonic()
             drained(running)
@@ -59,8 +59,8 @@ def test_in_any_weather_nothing_is_lost_and_nothing_doubled(
             drained(running)
             assert done_once(running, control_plane.admin, burst, receiver) == 0
     if kind in SILENT:
-        assert weather.met[kind] < 100, "the API server is stormed"
+        assert proxy.met[kind] < 100, "the API server is stormed"
     size.tell(
-        lasted_s=lasts, acknowledged=len(burst.runs), met=weather.met[kind], lost=0, doubled=0,
+        lasted_s=lasts, acknowledged=len(burst.runs), met=proxy.met[kind], lost=0, doubled=0,
         refused=len(again), drained_s=round(took, 1),
     )  # fmt: skip

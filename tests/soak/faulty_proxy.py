@@ -1,4 +1,4 @@
-"""A door in front of the real API server where a test makes weather: errors, hangs, answers that are lost.
+"""A proxy in front of the real API server that injects errors, hangs and lost answers.
 
 Plain HTTP on loopback; what passes goes on to the server under the caller's own token.
 """
@@ -13,7 +13,7 @@ from collections import Counter
 import urllib3
 
 LONG = 10.0
-"""Seconds that a request hangs; far longer than a step may take."""
+"""Seconds that a request hangs, much longer than the timeout of a step."""
 REASONS = {
     403: "Forbidden",
     409: "Conflict",
@@ -22,11 +22,11 @@ REASONS = {
 }
 
 
-class Weather:
+class FaultyProxy:
     """``now`` is None (all passes), a status that is answered instead, ``hangs``, or ``lost``.
 
     hangs: no answer comes. lost: the request is done, and its answer is not sent. met: how many requests met
-    which weather.
+    which fault.
     """
 
     def __init__(self, plane):
@@ -35,7 +35,7 @@ class Weather:
         self._pool = urllib3.PoolManager(ca_certs=str(plane.ca), maxsize=64, retries=False)
         self._real = plane.server
         self._lock = threading.Lock()
-        weather = self
+        proxy = self
 
         class Door(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -43,7 +43,7 @@ class Weather:
 
             def do_GET(self):
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-                told = weather.answer(self.command, self.path, self.headers, body)
+                told = proxy.answer(self.command, self.path, self.headers, body)
                 if told is None:
                     self.close_connection = True
                     return
@@ -65,7 +65,7 @@ class Weather:
         self.server = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def answer(self, method, path, headers, body):
-        """(status, headers, content), or None where the connection is to be cut."""
+        """Return (status, headers, content), or None to close the connection."""
         now = self.now
         if now is None:
             return self._pass(method, path, headers, body)
@@ -77,7 +77,7 @@ class Weather:
         if now == "lost":
             self._pass(method, path, headers, body)
             return None
-        told = {"kind": "Status", "code": now, "reason": REASONS[now], "message": "weather"}
+        told = {"kind": "Status", "code": now, "reason": REASONS[now], "message": "injected"}
         again = {"Retry-After": "1"} if now == 429 else {}
         return now, {"Content-Type": "application/json", **again}, json.dumps(told).encode()
 
@@ -91,7 +91,7 @@ class Weather:
         return response.status, {"Content-Type": response.headers["Content-Type"]}, response.data
 
     def kubeconfig(self, token, path):
-        """Write a kubeconfig that leads through this door."""
+        """Write a kubeconfig that uses this proxy."""
         cluster = {"name": "door", "cluster": {"server": self.server}}
         context = {"name": "door", "context": {"cluster": "door", "user": "door"}}
         config = {
@@ -117,4 +117,4 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True  # those of connections that are kept open
 
     def handle_error(self, *_):
-        """A client that went away is what it is here for."""
+        """Ignore clients that disconnected. The test disconnects them."""
