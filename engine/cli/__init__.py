@@ -1,4 +1,4 @@
-"""The command ``tiercel``."""
+"""The command ``tiercel``: one module per subcommand."""
 
 from engine.cli.command_group import main
 

@@ -6,8 +6,7 @@ import click
 
 from engine.actions.registry import load_actions
 from engine.cli.completion import action_names
-from engine.cli.playbook_arguments import fail
-from engine.language.findings import nearest
+from engine.cli.exit_codes import USAGE, did_you_mean, fail
 from engine.render.reference import action_lines
 from engine.render.text import say
 
@@ -15,17 +14,24 @@ from engine.render.text import say
 @click.command("actions")
 @click.argument("name", required=False, shell_complete=action_names)
 def command(name: str | None) -> None:
-    """List the actions, or show the one of that NAME: its parameters, its rights, an example."""
+    """List the actions, or show the action NAME with its parameters, required rights and an example.
+
+    \b
+    Examples:
+      tiercel actions
+      tiercel actions pod.isolate
+
+    Next: tiercel check playbooks/
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     actions = load_actions()
     if name is None:
         width = max(map(len, actions))
         for action in sorted(actions.values(), key=lambda action: action.name):
             say(f"{action.name:<{width}}  {action.effect:<8}  {action.doc.splitlines()[0]}")
         say()
-        say("tiercel actions NAME shows one whole.")
+        say("tiercel actions NAME shows the parameters of an action.")
     elif name not in actions:
-        near = nearest(name, actions)
-        fail(f"There is no action `{name}`." + (f" Did you mean `{near}`?" if near else ""), 2)
+        fail(f"There is no action `{name}`.{did_you_mean(name, actions)}", USAGE, "tiercel actions")
     else:
         for line in action_lines(actions[name]):
             say(line)

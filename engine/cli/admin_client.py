@@ -1,4 +1,4 @@
-"""What commands share that ask a running engine."""
+"""Client of the admin port, and the options of the commands that use it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from engine.cli.playbook_arguments import fail
+from engine.cli.exit_codes import FINDINGS, USAGE, fail
 from engine.model.errors import EventError
 from engine.model.event import parse_event, parse_time
 from engine.outbound.destination import mask_userinfo
@@ -21,119 +21,122 @@ if TYPE_CHECKING:
     from engine.model.event import Event
 
 DEFAULT_SERVER = "http://127.0.0.1:8081"
-_SECONDS = 10.0
+_TIMEOUT = 10.0
+"""Seconds to wait for the connection, and for each part of the response."""
 
 
 def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --server and --token-file."""
+    """Add the options --server and --token-file to a command."""
     token = click.option(
         "--token-file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         envvar="TIERCEL_OPERATOR_TOKEN_FILE",
         show_envvar=True,
-        help="File with an operator's token.",
+        help="File with the token of an operator.",
     )
     server = click.option(
         "--server", metavar="URL", default=DEFAULT_SERVER, show_default=True,
         envvar="TIERCEL_SERVER", show_envvar=True,
-        help="The running engine's admin port.",
+        help="Admin port of the running engine.",
     )  # fmt: skip
     decorated: Callable[..., Any] = server(token(function))
     return decorated
 
 
 def reason_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The option --reason."""
-    return click.option("--reason", metavar="TEXT", help="Why; kept in the audit and the history.")(
-        function
-    )
+    """Add the option --reason to a command."""
+    return click.option(
+        "--reason", metavar="TEXT", help="Reason, which the audit and the history keep."
+    )(function)
 
 
-def json_body(**given: str | None) -> dict[str, str]:
-    """The body of a POST: the options that are given; ``from_`` is ``from``."""
-    return {key.rstrip("_"): value for key, value in given.items() if value is not None}
+def json_body(**values: str | None) -> dict[str, str]:
+    """Return the body of a POST: the options that were given. The name ``from_`` becomes ``from``."""
+    return {key.rstrip("_"): value for key, value in values.items() if value is not None}
 
 
 def get(server: str, token_file: Path | None, path: str) -> Any:
-    """The JSON that the engine answers to a GET; exit 2 where it answers none, 1 where it refuses."""
-    return _call("GET", server.rstrip("/") + path, token_file)
+    """Return the JSON response to a GET.
+
+    Exits with code 2 if the engine does not respond or the request is wrong, with 1 if the engine refuses.
+    """
+    return _request("GET", server.rstrip("/") + path, token_file)
 
 
-def post(server: str, token_file: Path | None, path: str, given: dict[str, Any]) -> Any:
-    """The JSON that the engine answers to a POST; exit 2 where it answers none, 1 where it refuses."""
-    return _call("POST", server.rstrip("/") + path, token_file, json.dumps(given).encode())
+def post(server: str, token_file: Path | None, path: str, body: dict[str, Any]) -> Any:
+    """Return the JSON response to a POST. Exits in the same way as ``get``."""
+    return _request("POST", server.rstrip("/") + path, token_file, json.dumps(body).encode())
 
 
-def print_note(said: dict[str, Any]) -> None:
-    """Write what the engine adds to an answer, on stderr: it was done, and perhaps not as it was meant."""
-    if said.get("note"):
-        say(str(said["note"]), err=True)
+def print_note(response: dict[str, Any]) -> None:
+    """Print the note of a response to stderr. The command succeeded, but perhaps not as expected."""
+    if response.get("note"):
+        say(str(response["note"]), err=True)
 
 
-def _call(method: str, url: str, token_file: Path | None, sent: bytes | None = None) -> Any:
+def _request(method: str, url: str, token_file: Path | None, body: bytes | None = None) -> Any:
     import urllib3  # noqa: PLC0415 - 30 ms that only these commands need
 
     shown = mask_userinfo(url)
-    headers = {"content-type": "application/json"} if sent is not None else {}
+    headers = {"content-type": "application/json"} if body is not None else {}
     if token_file:
         headers["authorization"] = f"Bearer {_token(token_file)}"
     try:
-        answer = urllib3.request(
-            method, url, body=sent, headers=headers, timeout=_SECONDS, retries=False, redirect=False
+        response = urllib3.request(
+            method, url, body=body, headers=headers, timeout=_TIMEOUT, retries=False, redirect=False
         )
-        body = json.loads(answer.data)
+        data = json.loads(response.data)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         reason = str(error)[:200].replace(url, shown)
-        fail(f"{shown}: {reason}", 2, "Is an engine running there? tiercel serve, or --server URL")
-    if answer.status != 200:  # noqa: PLR2004 - OK
-        said = body if isinstance(body, dict) else {}
-        what = str(said.get("error") or f"{shown}: {answer.status}")
-        fail(what, _code(answer.status), str(said.get("hint") or ""))
-    return body
+        hint = "Start an engine with tiercel serve, or pass --server URL."
+        fail(f"{shown}: {reason}", USAGE, hint)
+    if response.status != 200:  # noqa: PLR2004 - OK
+        details = data if isinstance(data, dict) else {}
+        what = str(details.get("error") or f"{shown}: {response.status}")
+        fail(what, _exit_code(response.status), str(details.get("hint") or ""))
+    return data
 
 
 def _token(file: Path) -> str:
-    """The first token of a credentials file; exit 2 if there is none."""
-    from engine.server.credentials_file import lines  # noqa: PLC0415 - --help must be quick
+    """Return the first token of a credentials file. Exits with code 2 if there is none."""
+    from engine.server.credentials_file import lines  # noqa: PLC0415 - --help must be fast
 
     try:
         found = lines(file)
     except (OSError, ValueError) as error:
-        fail(f"--token-file: {error}", 2)
+        fail(f"--token-file: {error}", USAGE)
     if not found:
-        fail(f"--token-file: {file} contains no token", 2)
+        fail(f"--token-file: {file} contains no token", USAGE)
     return found[0][1].decode("latin-1")
 
 
-def _code(status: int) -> int:
-    """The exit of a refusal: 1 where the engine will not do it to this run, 2 where it was asked wrongly."""
-    return 1 if status in (404, 409, 410) else 2
+def _exit_code(status: int) -> int:
+    """Return FINDINGS if the engine refuses the request for this run, USAGE if the request is wrong."""
+    return FINDINGS if status in (404, 409, 410) else USAGE
 
 
 def recent_events(
     server: str, token_file: Path | None, digest: str
 ) -> list[tuple[Event, dict[str, str]]]:
-    """The last events that the engine got, the oldest first; of each, the playbooks that it suppressed and why.
+    """Return the last events of the engine, oldest first, each with suppressed playbooks -> reason.
 
-    digest: of the local set; where the engine has another one in force, that is said on stderr.
+    digest: the digest of the local set. If the engine uses another set, a note is printed to stderr.
     """
     body = get(server, token_file, "/events/recent")
     if body["digest"] != digest:
-        say(
-            "The engine has another set in force than these PLAYBOOKS; they are explained.",
-            err=True,
-        )
+        note = "The engine uses a different set of playbooks. The explanation is for the local PLAYBOOKS."
+        say(note, err=True)
     events = []
-    for number, got in enumerate(body["events"]):
+    for number, item in enumerate(body["events"]):
         try:
-            received = parse_time(got["received"])
-            event = parse_event(got["alert"], received_ns=received, salt=f"event {number}")
-            events.append((event, got.get("suppressed", {})))
-        except EventError:  # it was one to the engine: another version
+            received = parse_time(item["received"])
+            event = parse_event(item["alert"], received_ns=received, salt=f"event {number}")
+            events.append((event, item.get("suppressed", {})))
+        except EventError:  # an engine of another version accepted it
             continue
     return events
 
 
-def run_path(run: str, act: str) -> str:
-    """The path of an act on a run."""
-    return f"/runs/{quote(run, safe='')}/{act}"
+def run_path(run: str, command: str) -> str:
+    """Return the URL path of a command on a run, for example ``/runs/ID/approve``."""
+    return f"/runs/{quote(run, safe='')}/{command}"

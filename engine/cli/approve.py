@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 @reason_option
 @server_options
 def command(*, run: str, reason: str | None, server: str, token_file: Path | None) -> None:
-    """Approve a held RUN: the step that waits is done now, and the run goes on.
+    """Approve a held RUN: execute the held step and continue the run.
 
-    `tiercel history --state held` lists what waits. The audit keeps who approved it, and why.
-    """
+    The audit records the operator and the reason.
+
+    \b
+    Examples:
+      tiercel history --state held                       find held runs
+      tiercel approve 4f1c2a9b --reason "ticket 4711"
+
+    Next: tiercel show RUN
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     done = post(server, token_file, run_path(run, "approve"), json_body(reason=reason))
-    say(f"approved; it goes on: tiercel show {done['run'][:12]}")
+    say(f"approved; the run continues: tiercel show {done['run'][:12]}")

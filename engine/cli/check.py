@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli.playbook_arguments import fail, files_of, load_files, values_option
+from engine.cli.exit_codes import FINDINGS, USAGE, WARNINGS, fail
+from engine.cli.playbook_arguments import load, read_playbook_files, values_option
 from engine.falco.compatibility import CompatibilityCheck
 from engine.falco.rule_coverage import rule_coverage
 from engine.falco.rules_file import FalcoRules, read_rules, shipped_rules
@@ -34,20 +35,21 @@ if TYPE_CHECKING:
 @click.option(
     "--rules",
     multiple=True,
-    metavar="DIR",
+    metavar="PATH",
     type=click.Path(exists=True),
-    help="Falco's rules, a folder or a file (again for more, in Falco's order); a falco.yaml among them counts.",
+    help="Falco's rules: a folder or a file. Repeat the option in the order in which Falco loads them."
+    " A falco.yaml among the files is applied.",
 )
 @click.option(
     "--coverage",
     is_flag=True,
-    help="Also print which playbooks answer which Falco rules, with the strongest effect (text or json).",
+    help="Also list which playbooks answer which Falco rules, with the strongest effect (text or json).",
 )
-@click.option("--strict", is_flag=True, help="Exit 3 where there are warnings.")
+@click.option("--strict", is_flag=True, help="Exit with code 3 if there are warnings.")
 @click.option(
     "-o", "--output", default="text",
     type=click.Choice(["text", "json", "github", "sarif", "junit"]),
-    help="github annotates a pull request, sarif and junit are for those who read them.",
+    help="github: annotations of a pull request. sarif, junit: for tools that read these formats.",
 )  # fmt: skip
 def command(
     *,
@@ -58,32 +60,40 @@ def command(
     strict: bool,
     output: str,
 ) -> None:
-    """Validate PLAYBOOKS, a folder, files or - for stdin (default: playbooks/).
+    """Validate PLAYBOOKS: a folder, files, or - for stdin (default: playbooks/).
 
-    All mistakes are told at once, each with file:line:column, and what was probably meant. Warnings tell
-    of risks, such as deleting pods without a throttle, and of what Falco's rules never send: a rule that is
-    not there or disabled, a field that it does not print. Without --rules the rules that Falco and its
-    plugins ship are known. --coverage also lists the rules of --rules that no playbook answers.
-    """
+    The command reports all mistakes at once, each with file:line:column and a hint. Warnings report risks,
+    such as deleting pods without a throttle, and parts that no event of Falco's rules can match: a rule that
+    is missing or disabled, or a field that the rule does not print. Without --rules, the command uses the
+    rules that Falco and its plugins ship.
+
+    \b
+    Examples:
+      tiercel check playbooks/
+      tiercel check playbooks/ --rules rules/ --coverage
+      tiercel check playbooks/ --strict -o sarif
+
+    Next: tiercel plan playbooks/ EVENTS
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     if coverage and output not in ("text", "json"):
-        fail("--coverage needs -o text or -o json", 2)
-    falco = _falco(rules)
-    files = files_of(playbooks, values)
-    found = load_files(files, values, CompatibilityCheck(falco).inspect)
+        fail("--coverage requires -o text or -o json", USAGE)
+    falco = _falco_rules(rules)
+    files = read_playbook_files(playbooks, values)
+    found = load(files, values, CompatibilityCheck(falco).inspect)
     _, of_tests = read_cases(files, found)
     past = run_out(found.silences, time.time())
     findings = sorted(
         [*found.findings, *of_tests, *past, *falco.findings, *nothing_found(found, files)],
         key=lambda finding: finding.where,
     )
-    answered = rule_coverage(falco, found.playbooks) if coverage else None
+    matrix = rule_coverage(falco, found.playbooks) if coverage else None
     if output == "text":
-        matrix = answers_lines(answered) if answered else ()
-        for line in (*finding_lines(findings), summary(findings, len(found.playbooks)), *matrix):
+        lines = answers_lines(matrix) if matrix else ()
+        for line in (*finding_lines(findings), summary(findings, len(found.playbooks)), *lines):
             say(line)
     elif output == "json":
-        told = [finding_json(finding) for finding in findings]
-        data = {"findings": told, **answers_json(answered)} if answered else told
+        entries = [finding_json(finding) for finding in findings]
+        data = {"findings": entries, **answers_json(matrix)} if matrix else entries
         echo(json.dumps(data, indent=1))
     elif output == "sarif":
         echo(json.dumps(sarif(findings, version("tiercel")), indent=1))
@@ -93,13 +103,13 @@ def command(
         for line in github_lines(findings):
             echo(line)
     if any(finding.severity == "error" for finding in findings):
-        sys.exit(1)
+        sys.exit(FINDINGS)
     if strict and findings:
-        sys.exit(3)
+        sys.exit(WARNINGS)
 
 
-def _falco(rules: tuple[str, ...]) -> FalcoRules:
+def _falco_rules(rules: tuple[str, ...]) -> FalcoRules:
     try:
         return read_rules(rules) if rules else shipped_rules()
     except FolderError as error:
-        fail(f"--rules: {error}", 2)
+        fail(f"--rules: {error}", USAGE)

@@ -1,4 +1,4 @@
-"""The command ``tiercel`` and its subcommands, each loaded when it is asked for."""
+"""The group of all subcommands. Each module is imported only when its command is used."""
 
 from __future__ import annotations
 
@@ -12,80 +12,80 @@ from typing import Any
 import click
 
 _COMMANDS = {
-    "check": "Validate playbooks; tell every mistake at its place.",
-    "plan": "Show what playbooks would do about events, changing nothing.",
-    "explain": "Say why playbooks do or do not want events.",
-    "test": "Run the PlaybookTests that stand beside playbooks.",
-    "replay": "Show what playbooks would have done on recorded events.",
-    "serve": "Run the engine: take events, act as the playbooks say.",
-    "history": "The runs of a running engine, the newest first.",
-    "show": "One run as a story.",
-    "approve": "Approve a held run, so that it goes on.",
+    "check": "Validate playbooks and report all mistakes.",
+    "plan": "Show what playbooks would do for events, without changes.",
+    "explain": "Explain why playbooks match or do not match events.",
+    "test": "Run the PlaybookTests next to playbooks.",
+    "replay": "Show what playbooks would have done for recorded events.",
+    "serve": "Run the engine.",
+    "history": "List the runs of a running engine, newest first.",
+    "show": "Show one run in full.",
+    "approve": "Approve a held run.",
     "deny": "Deny a held run.",
-    "retry": "Try a run that is over again.",
-    "undo": "Put back what a run has changed.",
-    "pause": "Stop acting: all playbooks, or one.",
-    "resume": "Act again.",
-    "actions": "The actions, their parameters and the rights that they need.",
-    "rbac": "The least role that playbooks need.",
-    "schema": "The language's JSON Schema, for editors.",
-    "import": "Turn Falco Talon's rules into playbooks.",
-    "completion": "Shell completion for bash, zsh or fish.",
-    "digest": "The digest of a set of playbooks, as /status shows it.",
+    "retry": "Retry a finished run from the first failed step.",
+    "undo": "Undo the changes of a run.",
+    "pause": "Stop acting, for all playbooks or for one.",
+    "resume": "End a pause.",
+    "actions": "List the actions, their parameters and required rights.",
+    "rbac": "Print the minimal RBAC role for playbooks.",
+    "schema": "Print the JSON Schema of playbooks, for editors.",
+    "import": "Convert Falco Talon rules into playbooks.",
+    "completion": "Print shell completion for bash, zsh or fish.",
+    "digest": "Print the digest of a set of playbooks, as in /status.",
 }
 
 
 class _Commands(click.Group):
-    """A group whose commands are modules of this package, imported late: --help must be quick."""
+    """A group that imports the module of a command only when it is used, so that --help is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order in which one needs them."""
+        """Return the command names, in the order of typical use."""
         del ctx
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name."""
+        """Return the command of that name, or None."""
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        own = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
-        module = importlib.import_module(f"engine.cli.{own}")
+        module_name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f"engine.cli.{module_name}")
         command: click.Command = module.command
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that is meant; of one that is not there, the closest name is told."""
+        """Return the command of the first argument. For an unknown one, suggest the most similar name."""
         name = args[0]
         if name not in _COMMANDS and not name.startswith("-"):
-            from engine.language.findings import nearest  # noqa: PLC0415 - --help must be quick
+            from engine.cli.exit_codes import did_you_mean  # noqa: PLC0415 - --help must be fast
 
-            near = nearest(name, _COMMANDS)
-            hint = f" Did you mean `{near}`?" if near else ""
-            raise click.UsageError(f"There is no command `{name[:80]}`.{hint}", ctx)
+            raise click.UsageError(
+                f"There is no command `{name[:80]}`.{did_you_mean(name, _COMMANDS)}", ctx
+            )
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the subcommand. An error that the command does not expect is one sentence and exit 2."""
+        """Run the subcommand. Report an unexpected error in one sentence, with exit code 2."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - a traceback does not help a user
-            from engine.cli.playbook_arguments import fail  # noqa: PLC0415 - as above
+            from engine.cli.exit_codes import USAGE, fail  # noqa: PLC0415 - --help must be fast
 
-            fail(_sentence(ctx.invoked_subcommand or "", error), 2)
+            fail(_internal_error(ctx.invoked_subcommand or "", error), USAGE)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
+        """Write the list of commands without importing them."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-def _sentence(command: str, error: Exception) -> str:
-    """An unexpected error and its place, in one line."""
+def _internal_error(command: str, error: Exception) -> str:
+    """Return one line that describes an unexpected error and its location in our code."""
     cause = error.__cause__ or error
     frames = traceback.extract_tb(cause.__traceback__)
     ours = [frame for frame in frames if f"{os.sep}engine{os.sep}" in frame.filename]
@@ -97,13 +97,19 @@ def _sentence(command: str, error: Exception) -> str:
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tiercel", prog_name="tiercel")
 def cli() -> None:
-    """Falco notices that something is wrong in a pod; Tiercel does something about it.
+    """Tiercel reacts to Falco events in Kubernetes as your playbooks describe.
 
-    Write playbooks, `tiercel check` them, see with `tiercel plan` what they would do about an event, and
-    `tiercel serve` them. Exit: 0 fine, 1 findings, 2 usage or internal error, 3 warnings with --strict.
-    """
+    \b
+    First steps:
+      tiercel check playbooks/               validate playbooks
+      tiercel plan playbooks/ event.json     see what they would do for an event
+      tiercel serve --dry-run                run the engine without changes
+
+    Exit codes: 0 success, 1 findings, 2 usage or internal error, 3 warnings with --strict.
+    Help for a command: tiercel COMMAND --help
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command; the entry point of the console script."""
+    """Run the command line. The entry point of the console script."""
     return cli(arguments, prog_name="tiercel")

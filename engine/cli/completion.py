@@ -1,40 +1,42 @@
-"""tiercel completion."""
+"""tiercel completion, and the completion of the names of playbooks, actions and runs."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
-MOST = 200
-"""Names that are offered at once."""
+MAX_ITEMS = 200
+"""Names that are offered at the same time."""
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(*, shell: str) -> None:
-    """Print the completion of tiercel for a SHELL.
+    """Print the completion script of tiercel for a SHELL.
 
-    It completes commands, options, and the names of playbooks, actions and runs.
+    The script completes commands, options, and the names of playbooks, actions and runs.
 
     \b
+    Examples:
       source <(tiercel completion bash)
       source <(tiercel completion zsh)
       tiercel completion fish | source
-    """  # noqa: D301 - \b is click's mark for text to be left alone
+
+    Next: tiercel show <TAB>
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     from engine.cli.command_group import cli  # noqa: PLC0415 - it imports this module
 
     found = get_completion_class(shell)
-    if (
-        found is not None
-    ):  # bash's own check starts bash, to see its version: the source does not depend on it
+    if found is not None:
+        # not found.source(): for bash it starts bash to check its version, which the script does not need
         completion = found(cli, {}, "tiercel", "_TIERCEL_COMPLETE")
         click.echo(completion.source_template % completion.source_vars())
 
@@ -42,46 +44,45 @@ def command(*, shell: str) -> None:
 def playbook_names(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The names of the playbooks in ``playbooks/``."""
-    from engine.actions.registry import load_actions  # noqa: PLC0415 - the same
-    from engine.cli.playbook_arguments import DEFAULT  # noqa: PLC0415 - only completion needs it
-    from engine.language.folder import FolderError, read_files  # noqa: PLC0415 - the same
-    from engine.language.loader import Loader  # noqa: PLC0415 - the same
+    """Return the names of the playbooks in the folders on the command line, by default in ``playbooks/``."""
+    from engine.actions.registry import load_actions  # noqa: PLC0415 - only completion needs it
+    from engine.cli.playbook_arguments import DEFAULT_FOLDER  # noqa: PLC0415 - as above
+    from engine.language.folder import FolderError, read_files  # noqa: PLC0415 - as above
+    from engine.language.loader import Loader  # noqa: PLC0415 - as above
 
-    del ctx, parameter
+    del parameter
+    # after an option without its value, click leaves the arguments in ctx.args
+    paths = [*(ctx.params.get("arguments") or ()), *ctx.args]
+    folders = [path for path in paths if Path(path).is_dir()]
     try:
-        found = Loader(load_actions()).load(read_files([DEFAULT]))
+        found = Loader(load_actions()).load(read_files(folders or [DEFAULT_FOLDER]))
     except FolderError:
         return []
-    return _beginning((one.name for one in found.playbooks), incomplete)
+    return _items((playbook.name for playbook in found.playbooks), incomplete)
 
 
 def action_names(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The names of the actions."""
+    """Return the names of the actions."""
     from engine.actions.registry import load_actions  # noqa: PLC0415 - only completion needs it
 
     del ctx, parameter
-    return _beginning(load_actions(), incomplete)
+    return _items(load_actions(), incomplete)
 
 
 def run_ids(
     ctx: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The ids of the newest runs of the engine, each with its playbook and state; none without an engine."""
-    from engine.cli.admin_client import (  # noqa: PLC0415 - only completion needs it
-        DEFAULT_SERVER,
-        get,
-    )
+    """Return the IDs of the engine's newest runs, with playbook and state; none without an engine."""
+    from engine.cli.admin_client import DEFAULT_SERVER, get  # noqa: PLC0415 - only completion needs it
 
     del parameter
     server, token = ctx.params.get("server") or DEFAULT_SERVER, ctx.params.get("token_file")
     try:
-        with contextlib.redirect_stderr(
-            io.StringIO()
-        ):  # a shell shows it in the middle of the line
-            runs = get(server, token, f"/runs?limit={MOST}")["runs"]
+        # a shell would print an error in the middle of the command line
+        with contextlib.redirect_stderr(io.StringIO()):
+            runs = get(server, token, f"/runs?limit={MAX_ITEMS}")["runs"]
     except SystemExit:
         return []
     return [
@@ -91,6 +92,6 @@ def run_ids(
     ]
 
 
-def _beginning(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+def _items(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
     found = sorted(name for name in set(names) if name.startswith(incomplete))
-    return [CompletionItem(name) for name in found[:MOST]]
+    return [CompletionItem(name) for name in found[:MAX_ITEMS]]

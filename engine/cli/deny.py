@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 @reason_option
 @server_options
 def command(*, run: str, reason: str | None, server: str, token_file: Path | None) -> None:
-    """Deny a held RUN: the step that waits ends refused, and its onFailure decides about the rest.
+    """Deny a held RUN: the held step ends as refused, and its onFailure decides how the run continues.
 
-    `tiercel history --state held` lists what waits. The audit keeps who denied it, and why.
-    """
+    The audit records the operator and the reason.
+
+    \b
+    Examples:
+      tiercel history --state held                       find held runs
+      tiercel deny 4f1c2a9b --reason "planned maintenance"
+
+    Next: tiercel show RUN
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     done = post(server, token_file, run_path(run, "deny"), json_body(reason=reason))
     say(f"denied: tiercel show {done['run'][:12]}")

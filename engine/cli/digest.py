@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 def command(*, playbooks: tuple[str, ...], values: Path | None) -> None:
     """Print the digest of PLAYBOOKS, a folder or files (default: playbooks/).
 
-    It is the SHA-256 over the sorted lines `path NUL blob-id`, values.yaml included; /status shows that of
-    the set that is in force, so that one can tell whether a commit has arrived.
-    """
+    The digest is the SHA-256 over the sorted lines `path NUL blob-id`, including values.yaml. The admin
+    page /status shows the digest of the set that the engine uses. Compare the two to see whether the
+    engine has loaded a commit.
+
+    \b
+    Example:
+      tiercel digest playbooks/
+
+    Next: curl http://127.0.0.1:8081/status
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     echo(load_valid(playbooks, values).digest)

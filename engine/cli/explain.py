@@ -9,9 +9,9 @@ import click
 
 from engine.cli.admin_client import recent_events, server_options
 from engine.cli.completion import playbook_names
+from engine.cli.exit_codes import FINDINGS, USAGE, did_you_mean, fail
 from engine.cli.input_files import read_events_input
-from engine.cli.playbook_arguments import fail, load_valid, values_option
-from engine.language.findings import nearest
+from engine.cli.playbook_arguments import load_valid, values_option
 from engine.model.event_formats import read_events
 from engine.model.safe_text import printable
 from engine.planning.explain import explain
@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, metavar="[PLAYBOOKS]... EVENTS")
 @values_option
 @click.option(
-    "--playbook", metavar="NAME", shell_complete=playbook_names, help="Only this one, in full."
+    "--playbook",
+    metavar="NAME",
+    shell_complete=playbook_names,
+    help="Explain only this playbook, in full.",
 )
 @click.option(
     "--recent", is_flag=True,
-    help="The last 1,000 events that a running engine got, instead of EVENTS.",
+    help="Use the last 1,000 events of a running engine instead of EVENTS.",
 )  # fmt: skip
 @click.option(
     "--last", type=click.IntRange(1, 1000), default=20, show_default=True,
-    help="With --recent: how many, the newest last.",
+    help="With --recent: number of events; the newest is last.",
 )  # fmt: skip
 @server_options
 def command(
@@ -53,60 +56,66 @@ def command(
     server: str,
     token_file: Path | None,
 ) -> None:
-    """Say why each of PLAYBOOKS (default: playbooks/) does or does not want EVENTS.
+    """Explain why each of PLAYBOOKS (default: playbooks/) matches or does not match EVENTS.
 
-    A table a playbook: what it asks for, what the event has there, and whether that holds; a value that is
-    absent or of another type makes a condition `unknown`, and only `yes` counts.
+    For each playbook, a table shows every test, the value in the event, and the result. If the value is
+    absent or has another type, the result is `unknown`. A playbook matches only if all results are `yes`.
 
     \b
+    Examples:
       tiercel explain playbooks/ event.json
       tiercel explain playbooks/ event.json --playbook isolate-egress
-      tiercel explain playbooks/ --recent        why did nothing happen just now?
-    """  # noqa: D301 - \b is click's mark for text to be left alone
+      tiercel explain playbooks/ --recent    why did nothing happen just now?
+
+    Next: tiercel plan playbooks/ EVENTS
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     if not recent and not arguments:
-        fail("Name a file of EVENTS, or ask a running engine with --recent.", 2)
+        fail("Pass a file with EVENTS, or use --recent for the events of a running engine.", USAGE)
     paths, file = (arguments, "") if recent else (arguments[:-1], arguments[-1])
     found = load_valid(paths, values)
     names = [one.name for one in found.playbooks]
     if playbook is not None and playbook not in names:
-        near = nearest(playbook, names)
-        hint = f" Did you mean `{near}`?" if near else ""
-        fail(f"No playbook is called `{printable(playbook)}`.{hint}", 2)
+        what = f"There is no playbook `{printable(playbook)}`."
+        fail(what + did_you_mean(playbook, names), USAGE)
     if recent:
-        wrong = 0
+        invalid = 0
         events = recent_events(server, token_file, found.digest)[-last:]
-        _tell(events, found, playbook)
+        _print(events, found, playbook)
     else:
-        wrong, given = _events(file)
-        _tell([(event, None) for event in given], found, playbook)
-    if wrong:
-        sys.exit(1)
+        invalid, given = _read(file)
+        _print([(event, None) for event in given], found, playbook)
+    if invalid:
+        sys.exit(FINDINGS)
 
 
-def _events(file: str) -> tuple[int, list[Event]]:
-    """How many lines are no event (each told on stderr), and the events."""
-    alerts = list(read_events(read_events_input(file, "explain")))
-    wrong = [alert for alert in alerts if alert.event is None]
-    for alert in wrong:
-        say(f"{file}:{alert.line}: {alert.error}", err=True)
-    return len(wrong), [alert.event for alert in alerts if alert.event is not None]
+def _read(file: str) -> tuple[int, list[Event]]:
+    """Return the number of lines that are not events, and the events. Report the former to stderr."""
+    results = list(read_events(read_events_input(file, "explain")))
+    invalid = [result for result in results if result.event is None]
+    for result in invalid:
+        say(f"{file}:{result.line}: {result.error}", err=True)
+    return len(invalid), [result.event for result in results if result.event is not None]
 
 
-def _tell(
+def _print(
     events: Iterable[tuple[Event, dict[str, str] | None]], found: PlaybookSet, playbook: str | None
 ) -> None:
-    """Explain events, each with the playbooks that a running engine suppressed (None: not asked)."""
+    """Print the explanation of each event.
+
+    events: each with the playbooks that a running engine suppressed -> reason, or None without an engine.
+    """
     index, memory = PlaybookIndex(found.playbooks, found.silences), PlanningMemory()
     shown = [one for one in index.all if playbook in (None, one.name)]
-    told = ran = 0
+    number = ran = 0
     for event, suppressed in events:
         if suppressed is None:
             planned = {one.run.playbook.name: one.suppressed for one in plan(event, index, memory)}
         else:
             planned = {one.name: suppressed.get(one.name) for one in index.matching(event)}
-        told += 1
+        number += 1
         ran += any(why is None for why in planned.values())
         explanations = [explain(event, one) for one in shown]
         for line in explained(event, explanations, planned, whole=playbook is not None):
             say(line)
-    say(f"{count(told, 'event')}, {count(len(shown), 'playbook')}: {ran} made something run.")
+    runs = f"{count(ran, 'event')} started a run"
+    say(f"{count(number, 'event')}, {count(len(shown), 'playbook')}; {runs}.")

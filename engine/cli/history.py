@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @click.command("history")
 @click.option(
-    "--playbook", metavar="NAME", shell_complete=playbook_names, help="Only this playbook's runs."
+    "--playbook", metavar="NAME", shell_complete=playbook_names, help="Only runs of this playbook."
 )
-@click.option("--namespace", metavar="NAME", help="Only runs about pods of this namespace.")
-@click.option("--since", metavar="WHEN", help="Only what came since: 30m, 2d or an RFC 3339 time.")
-@click.option("--state", metavar="STATE", help="waiting, running, held, or how it ended.")
-@click.option("--dead", is_flag=True, help="What came and was no event, instead of runs.")
+@click.option("--namespace", metavar="NAME", help="Only runs for pods in this namespace.")
+@click.option("--since", metavar="WHEN", help="Only since 30m or 2d ago, or an RFC 3339 time.")
+@click.option("--state", metavar="STATE", help="waiting, running, held, or a final state.")
+@click.option("--dead", is_flag=True, help="Rejected input that is not an event, instead of runs.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @server_options
@@ -35,21 +35,26 @@ def command(
     output: str,
     server: str,
     token_file: Path | None,
-    **wanted: str | None,
+    **filters: str | None,
 ) -> None:
-    """List the runs of a running engine, the newest first, and how many events it dropped and why.
+    """List the runs of a running engine, newest first, and the dropped events with the reasons.
 
     \b
+    Examples:
       tiercel history --since 1h
-      tiercel history --state held        what waits for a person
-      tiercel show RUN                    one of them as a story; the first digits of its id will do
-    """  # noqa: D301 - \b is click's mark for text to be left alone
-    query = {key: value for key, value in wanted.items() if value is not None}
+      tiercel history --state held           runs that wait for a person
+      tiercel history --dead                 input that is not an event
+
+    Next: tiercel show RUN (the first digits of the ID are enough)
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    query = {key: value for key, value in filters.items() if value is not None}
     if dead:
         others = sorted(query.keys() - {"since"})
         if others:
-            told = " and ".join(f"--{name}" for name in others)
-            raise click.UsageError(f"{told}: what was no event is nobody's run; --dead has --since")
+            names = " and ".join(f"--{name}" for name in others)
+            raise click.UsageError(
+                f"{names} cannot be used with --dead, which accepts only --since."
+            )
         letters = get(server, token_file, f"/dead?{urlencode(query)}")["dead"][:limit]
         if output == "json":
             echo(json.dumps(letters, indent=1))

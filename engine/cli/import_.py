@@ -8,69 +8,88 @@ from pathlib import Path
 
 import click
 
-from engine.cli.playbook_arguments import fail
+from engine.cli.exit_codes import FINDINGS, USAGE, WARNINGS, fail
 from engine.model.safe_text import printable
 from engine.render.findings import finding_json, finding_lines
 from engine.render.text import count, echo, say
-from engine.talon.convert import LARGEST, Conversion, convert
+from engine.talon.convert import MAX_SIZE, Conversion, convert
 
 
 @click.group("import")
 def command() -> None:
-    """Turn another engine's rules into playbooks."""
+    """Convert the rules of another engine into playbooks.
+
+    \b
+    Example:
+      tiercel import talon rules.yaml --out playbooks/
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
 
 
 @command.command("talon")
 @click.argument("rules", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="A file a playbook.")
-@click.option("--force", is_flag=True, help="With --out: write over files that are there.")
-@click.option("--strict", is_flag=True, help="Exit 3 where something means something else.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write one file per playbook into this folder.",
+)
+@click.option("--force", is_flag=True, help="With --out: overwrite existing files.")
+@click.option("--strict", is_flag=True, help="Exit with code 3 if there are warnings.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 def talon(
     *, rules: tuple[Path, ...], out: Path | None, force: bool, strict: bool, output: str
 ) -> None:
-    """Turn Falco Talon's rules files into playbooks.
+    """Convert Falco Talon's rules files into playbooks.
 
-    RULES are the files in Talon's own order: rules.yaml first, then what overrides it. The playbooks are
-    written to stdout, or into a folder with --out; what could not be carried over (error) or means
-    something else (warning) is told on stderr, line by line. A playbook never does more than its rule did:
-    where a condition is lost it is written with mode: dryRun. Exit: 0 all carried over, 1 not all.
-    """
+    RULES are the files in the order in which Talon loads them: rules.yaml first, then the overrides. The
+    playbooks go to stdout, or into the folder of --out. Parts that cannot be converted (error) or that work
+    differently in Tiercel (warning) are reported on stderr.
+
+    A playbook never does more than its rule. If a part of the match is lost, the playbook has
+    `mode: dryRun`. The exit code is 0 if everything was converted, and 1 if not.
+
+    \b
+    Examples:
+      tiercel import talon rules.yaml rules_override.yaml --out playbooks/
+      tiercel import talon rules.yaml -o json
+
+    Next: tiercel check playbooks/
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     found = convert([(str(path), _content(path)) for path in rules])
     if found.too_large:
-        fail(f"The playbooks would be larger than {LARGEST >> 20} MiB: import fewer rules.", 1)
-    written = _write(found, out, force=force) if out and found.playbooks else []
+        what = f"The playbooks would be larger than {MAX_SIZE >> 20} MiB."
+        fail(what, FINDINGS, "Pass fewer rules: tiercel import talon FILE")
+    written = _write_files(found, out, force=force) if out and found.playbooks else []
     if output == "json":
         echo(_json(found))
     else:
-        _tell(found, written, out)
+        _print(found, written, out)
     severities = {finding.severity for finding in found.findings}
     if "error" in severities:
-        sys.exit(1)
+        sys.exit(FINDINGS)
     if strict and severities:
-        sys.exit(3)
+        sys.exit(WARNINGS)
 
 
 def _content(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        fail(f"{path}: {error.strerror}", 2)
+        fail(f"{path}: {error.strerror}", USAGE, "tiercel import talon RULES...")
 
 
-def _write(found: Conversion, out: Path, *, force: bool) -> list[Path]:
-    """Write a file a playbook, all or none; exit 2 where one is there already."""
+def _write_files(found: Conversion, out: Path, *, force: bool) -> list[Path]:
+    """Write one file per playbook. Exits with code 2, without changes, if a file exists already."""
     files = {out / f"{name}.yaml": text for name, text in found.playbooks.items()}
-    there = [path for path in files if path.exists() or path.is_symlink()]
-    if there and not force:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        fail(f"{there[0]}{more} is there already; --force writes over it", 2)
+    existing = [path for path in files if path.exists() or path.is_symlink()]
+    if existing and not force:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        fail(f"{existing[0]}{more} already exists", USAGE, "To overwrite, add --force.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", 2)
+        fail(f"{error.filename}: {error.strerror}", USAGE)
     return list(files)
 
 
@@ -84,7 +103,7 @@ def _json(found: Conversion) -> str:
     )
 
 
-def _tell(found: Conversion, written: list[Path], out: Path | None) -> None:
+def _print(found: Conversion, written: list[Path], out: Path | None) -> None:
     for line in finding_lines(found.findings):
         say(line, err=True)
     if out is None and found.playbooks:
@@ -92,8 +111,8 @@ def _tell(found: Conversion, written: list[Path], out: Path | None) -> None:
     for path in written:
         echo(printable(str(path)))
     errors = sum(finding.severity == "error" for finding in found.findings)
-    lost, differ = count(errors, "thing"), count(len(found.findings) - errors, "thing")
-    told = (
-        f"{count(len(found.playbooks), 'playbook')}; {lost} not carried over, {differ} to look at."
-    )
-    say(told, err=True)
+    warnings = len(found.findings) - errors
+    playbooks = count(len(found.playbooks), "playbook")
+    say(f"{playbooks}, {count(errors, 'error')}, {count(warnings, 'warning')}.", err=True)
+    if out is not None and found.playbooks:
+        say(f"Next: tiercel check {out}", err=True)

@@ -1,4 +1,4 @@
-"""The files that a command line names: EVENTS and cluster objects. Limits their size, and refuses devices."""
+"""Read the files that a command line names: EVENTS and cluster objects. Limits sizes and refuses devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from engine.cli.playbook_arguments import fail
+from engine.cli.exit_codes import USAGE, fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,23 +22,23 @@ _KINDS = (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISSOCK)
 def open_input(name: str, usage: str) -> Iterator[IO[bytes]]:
     """Open a regular file or a pipe for reading; ``-`` is stdin, which stays open.
 
-    If it cannot be opened, print the reason and ``usage``, and exit with 2.
+    If it cannot be opened, print the reason and ``usage``, and exit with code 2.
     """
     if name == "-":
         yield sys.stdin.buffer
         return
     try:
         if not any(is_kind(Path(name).stat().st_mode) for is_kind in _KINDS):
-            fail(f"{name}: not a regular file or a pipe", 2, usage)
+            fail(f"{name}: not a regular file or a pipe", USAGE, usage)
         file = Path(name).open("rb")  # noqa: SIM115 - closed below; only its opening may fail here
     except OSError as error:
-        fail(f"{name}: {error.strerror}", 2, usage)
+        fail(f"{name}: {error.strerror}", USAGE, usage)
     with file:
         yield file
 
 
 def read_events_input(name: str, command: str) -> bytes:
-    """Return the content of EVENTS, at most 64 MiB. On an error, print it and exit with 2.
+    """Return the content of EVENTS, at most 64 MiB. On an error, print it and exit with code 2.
 
     command: ``plan`` or ``explain``.
     """
@@ -47,8 +47,8 @@ def read_events_input(name: str, command: str) -> bytes:
         try:
             content = file.read(MAX_EVENTS_BYTES + 1)
         except OSError as error:
-            fail(f"{name}: {error.strerror}", 2, usage)
+            fail(f"{name}: {error.strerror}", USAGE, usage)
     if len(content) > MAX_EVENTS_BYTES:
-        hint = "For recorded events of any size: tiercel replay [PLAYBOOKS] EVENTS"
-        fail(f"{name}: larger than {MAX_EVENTS_BYTES >> 20} MiB", 2, hint)
+        hint = "To read recorded events of any size: tiercel replay [PLAYBOOKS] EVENTS"
+        fail(f"{name}: larger than {MAX_EVENTS_BYTES >> 20} MiB", USAGE, hint)
     return content

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 @click.command("pause")
 @click.option(
-    "--playbook", metavar="NAME", shell_complete=playbook_names, help="Only this one; else all."
+    "--playbook",
+    metavar="NAME",
+    shell_complete=playbook_names,
+    help="Pause only this playbook. Default: all.",
 )
-@click.option(
-    "--for", "lasts", metavar="DURATION", help="End the pause by itself, after 30m or 2h."
-)
+@click.option("--for", "lasts", metavar="DURATION", help="End the pause after 30m or 2h.")
 @reason_option
 @server_options
 def command(
@@ -31,11 +32,19 @@ def command(
     server: str,
     token_file: Path | None,
 ) -> None:
-    """Stop acting at once: events are taken and suppressed as `paused`, runs that wait go on waiting.
+    """Stop acting immediately, for all playbooks or for one.
 
-    It lasts until `tiercel resume`, or as long as --for says, over restarts too. A step that is under way
-    ends first.
-    """
-    given = json_body(playbook=playbook, for_=lasts, reason=reason)
-    said = post(server, token_file, "/pause", given)
-    say(f"paused: {', '.join('all' if name == '*' else name for name in said['paused'])}")
+    The engine accepts events during a pause and suppresses them with the reason `paused`. Waiting runs
+    keep waiting. A step that is already running ends first. The pause lasts until `tiercel resume`, or
+    for the time in --for, even if the engine restarts.
+
+    \b
+    Examples:
+      tiercel pause --reason "node upgrade" --for 2h
+      tiercel pause --playbook isolate-egress
+
+    Next: tiercel resume
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    body = json_body(playbook=playbook, for_=lasts, reason=reason)
+    response = post(server, token_file, "/pause", body)
+    say(f"paused: {', '.join('all' if name == '*' else name for name in response['paused'])}")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from engine.cli.exit_codes import FINDINGS, USAGE, fail
 from engine.cli.input_files import open_input, read_events_input
-from engine.cli.playbook_arguments import fail, load_valid, values_option
+from engine.cli.playbook_arguments import load_valid, values_option
 from engine.cluster.objects import MAX_BYTES, InvalidObjectError, read_objects
 from engine.cluster.simulated import StaticCluster
 from engine.execution.guardrails import Guard
@@ -35,16 +36,22 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, required=True, metavar="[PLAYBOOKS]... EVENTS")
 @values_option
 @click.option(
-    "--server", is_flag=True, help="Read the cluster, and ask it about each call (dryRun=All)."
+    "--server", is_flag=True, help="Read the cluster, and send each call with dryRun=All."
 )
-@click.option("--kubeconfig", type=click.Path(dir_okay=False), help="With --server: whose cluster.")
-@click.option("--context", help="With --server: the kubeconfig's context.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False),
+    help="With --server: the kubeconfig of the cluster.",
+)
+@click.option("--context", help="With --server: the context in the kubeconfig.")
 @click.option(
     "--cluster",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="Objects that exist, as YAML or JSON (kubectl get -A -o json ...).",
+    help="File with the objects that exist, as YAML or JSON (kubectl get -A -o json ...).",
 )
-@click.option("--http-hosts", help="Hosts that http.request may call, with commas (default: all).")
+@click.option(
+    "--http-hosts", help="Hosts that http.request can call, separated by commas. Default: all."
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 def command(
     *,
@@ -57,46 +64,53 @@ def command(
     http_hosts: str | None,
     output: str,
 ) -> None:
-    """Show what PLAYBOOKS (default: playbooks/) would do about EVENTS, changing nothing.
+    """Show what PLAYBOOKS (default: playbooks/) would do for EVENTS, without changes.
 
-    EVENTS is a file with one alert, a JSON array, or one alert a line; - is stdin. Without --cluster or
-    --server, the pod that an event names is taken to exist. With --server, a step that fails is exit 1.
+    EVENTS is a file with one event, a JSON array, or one event per line; - is stdin. Without --cluster and
+    --server, the command assumes that the pod in the event exists. With --server, the exit code is 1 if a
+    step fails.
 
     \b
+    Examples:
       tiercel plan playbooks/ event.json
+      tiercel plan playbooks/ event.json --server
       kubectl logs -n falco ds/falco | grep '^{' | tiercel plan playbooks/ -
-    """  # noqa: D301 - \b is click's mark for text to be left alone
+
+    Next: tiercel explain playbooks/ EVENTS, tiercel test playbooks/
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     *paths, events = arguments
     try:
         hosts = host_list(http_hosts)
     except SettingsError as error:
-        fail(f"tiercel plan: {error}", 2)
+        fail(f"tiercel plan: {error}", USAGE)
     found = load_valid(paths, values)
     playbooks = PlaybookIndex(found.playbooks, found.silences)
-    world = _world(cluster, hosts, server=server, kubeconfig=kubeconfig, context=context)
+    preview_context = _preview_context(
+        cluster, hosts, server=server, kubeconfig=kubeconfig, context=context
+    )
     memory, totals = PlanningMemory(), Totals()
     guard = Guard(found.guardrails, OwnIdentity.from_environment(os.environ))
-    wrong = failed = 0
-    for alert in tracked([*read_events(read_events_input(events, "plan"))], "Planning"):
-        if alert.event is None:
-            wrong += 1
-            _tell(events, alert, output)
+    invalid = failed = 0
+    for result in tracked([*read_events(read_events_input(events, "plan"))], "Planning"):
+        if result.event is None:
+            invalid += 1
+            _print_error(events, result, output)
             continue
-        runs = preview(alert.event, playbooks, memory, guard, world)
+        runs = preview(result.event, playbooks, memory, guard, preview_context)
         totals.add(runs)
-        failed += any(result.state == "failed" for run in runs for result in run.results)
+        failed += any(step.state == "failed" for run in runs for step in run.results)
         if output == "json":
-            echo(json.dumps(line_json(alert.event, runs)))
+            echo(json.dumps(line_json(result.event, runs)))
         else:
-            for line in event_lines(alert.event, runs, len(playbooks.all)):
+            for line in event_lines(result.event, runs, len(playbooks.all)):
                 say(line)
     if output == "text":
         say(totals.line())
-    if wrong or (server and failed):
-        sys.exit(1)
+    if invalid or (server and failed):
+        sys.exit(FINDINGS)
 
 
-def _world(
+def _preview_context(
     cluster: Path | None,
     hosts: frozenset[str] | None,
     *,
@@ -114,7 +128,7 @@ def _world(
         try:
             live = connect(kubeconfig or default_kubeconfig(), context)
         except ConnectionSettingsError as error:
-            fail(f"--server: {error}", 2, "Name a cluster: --kubeconfig FILE --context NAME")
+            fail(f"--server: {error}", USAGE, "Select a cluster: --kubeconfig FILE --context NAME")
         return PreviewContext(live, live.with_dry_run(), hosts)
     if cluster is None:
         return PreviewContext(hosts=hosts)
@@ -124,17 +138,17 @@ def _world(
             objects = read_objects(file.read(MAX_BYTES + 1))
         return PreviewContext(StaticCluster(objects), hosts=hosts)
     except InvalidObjectError as error:
-        fail(f"{cluster}{f':{error.line}' if error.line else ''}: {error}", 2)
+        fail(f"{cluster}{f':{error.line}' if error.line else ''}: {error}", USAGE)
 
 
-def _tell(events: str, alert: ReadEvent, output: str) -> None:
-    """Say of a line that is no event."""
-    say(f"{events}:{alert.line}: {alert.error}", err=True)
+def _print_error(events: str, result: ReadEvent, output: str) -> None:
+    """Report a line that is not an event."""
+    say(f"{events}:{result.line}: {result.error}", err=True)
     if output == "json":
         line: dict[str, object] = {
             "event": None,
-            "error": str(alert.error),
-            "line": alert.line,
+            "error": str(result.error),
+            "line": result.line,
             "runs": [],
         }
         echo(json.dumps(line))

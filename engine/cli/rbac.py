@@ -15,26 +15,31 @@ if TYPE_CHECKING:
 
 @click.command("rbac")
 @click.argument("playbooks", nargs=-1)
-@click.option("--name", default="tiercel", show_default=True, help="What the role is called.")
+@click.option("--name", default="tiercel", show_default=True, help="Name of the role.")
 @click.option(
     "--namespaced",
     is_flag=True,
-    help="A Role for what is in namespaces, to be bound in each that counts, and a ClusterRole for the rest:"
-    " namespaces, nodes, and the list of NetworkPolicies, to find after a lost journal what has to end.",
+    help="Print a Role for namespaced resources, to bind in each namespace that the playbooks act in, and a"
+    " ClusterRole for the rest: namespaces, nodes, and listing NetworkPolicies, which the engine needs to find"
+    " policies whose ttl has ended after a lost journal.",
 )
 @values_option
 def command(
     *, playbooks: tuple[str, ...], name: str, namespaced: bool, values: Path | None
 ) -> None:
-    """Print the least role that PLAYBOOKS need, as YAML (default: playbooks/).
+    """Print the minimal RBAC role for PLAYBOOKS as YAML (default: playbooks/).
 
     \b
+    Example:
       tiercel rbac playbooks/ | kubectl apply -f -
-      kubectl create clusterrolebinding tiercel --clusterrole tiercel --serviceaccount tiercel:tiercel
-    """  # noqa: D301 - \b is click's mark for text to be left alone
-    import yaml  # noqa: PLC0415 - --help must be quick
 
-    from engine.actions.rbac import rights, roles  # noqa: PLC0415 - the same
+    \b
+    Next:
+      kubectl create clusterrolebinding tiercel --clusterrole tiercel --serviceaccount tiercel:tiercel
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    import yaml  # noqa: PLC0415 - --help must be fast
+
+    from engine.actions.rbac import rights, roles  # noqa: PLC0415 - --help must be fast
 
     found = roles(rights(load_valid(playbooks, values).playbooks), name, namespaced=namespaced)
     echo(yaml.safe_dump_all(found, sort_keys=False, default_flow_style=None).rstrip())

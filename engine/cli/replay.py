@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from engine.actions.registry import load_actions
+from engine.cli.exit_codes import FINDINGS, fail
 from engine.cli.input_files import open_input
-from engine.cli.playbook_arguments import DEFAULT, fail, load_valid, values_option
+from engine.cli.playbook_arguments import DEFAULT_FOLDER, load_valid, values_option
 from engine.language.folder import VALUES
 from engine.language.loader import Loader
 from engine.model.own_identity import OwnIdentity
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from engine.language.loader import PlaybookSet
     from engine.preview.git_revision import Revision
 
-_FINDINGS = 20
+_MAX_FINDINGS = 20
+"""Errors of the compared revision that are printed."""
 
 
 @click.command("replay")
@@ -49,49 +51,53 @@ _FINDINGS = 20
 def command(
     *, arguments: tuple[str, ...], values: Path | None, against: str | None, output: str
 ) -> None:
-    """Show what PLAYBOOKS (default: playbooks/) would have done on recorded EVENTS.
+    """Show what PLAYBOOKS (default: playbooks/) would have done for recorded EVENTS.
 
-    EVENTS is a file of alerts, one a line (other lines of a Falco log may stand between) or a JSON array;
-    .gz and .zst too; - is stdin. Throttles and budgets start empty, and the clock is the events' own.
-    With --against, the same events are put to the playbooks of another Git revision as well; what is
-    compared with it is what stands in the folder now. Exit 1 where a line cannot be read, or where the
-    two revisions differ.
+    EVENTS is a file with one event per line (a Falco log can contain other lines) or a JSON array, also
+    as .gz or .zst; - is stdin. Throttles and budgets start empty. The time of each event is the clock.
+
+    With --against, the command also replays the events with the playbooks of another Git revision, and
+    compares them with the files that are in the folder now. The exit code is 1 if a line cannot be read or
+    if the revisions differ.
 
     \b
+    Examples:
       tiercel replay playbooks/ events.ndjson.gz
       tiercel replay playbooks/ events.ndjson --against main
       tiercel replay playbooks/ events.ndjson -o html > replay.html
-    """  # noqa: D301 - \b is click's mark for text to be left alone
+
+    Next: tiercel explain playbooks/ EVENTS
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     *paths, events = arguments
     found = load_valid(paths, values)
     own = OwnIdentity.from_environment(os.environ)
     new, old, comparison = PlaybookReplay(found, own), None, None
     if against is not None:
-        revision, was = _before(against, paths or [DEFAULT], values)
+        revision, before = _load_revision(against, paths or [DEFAULT_FOLDER], values)
         comparison = Comparison(revision.name, revision.commit)
-        # the same files mean the same runs, so that they need not be planned twice
-        old = None if was.digest == found.digest else PlaybookReplay(was, own)
+        # the same files give the same runs, so they are planned only once
+        old = None if before.digest == found.digest else PlaybookReplay(before, own)
     with (
         _open(events) as (file, size),
         open_event_file(file, size) as source,
         bytes_done(size, "Replaying") as on_progress,
     ):
-        recording = EventLog(source, on_progress)
-        tally = _replay(recording, new, old, comparison)
-    _tell(events, recording)
-    _render(Replayed(events, recording, tally, comparison), output)
-    if recording.unreadable or (comparison and comparison.differs):
-        sys.exit(1)
+        event_log = EventLog(source, on_progress)
+        tally = _replay(event_log, new, old, comparison)
+    _print_unreadable(events, event_log)
+    _print(Replayed(events, event_log, tally, comparison), output)
+    if event_log.unreadable or (comparison and comparison.differs):
+        sys.exit(FINDINGS)
 
 
 def _replay(
-    recording: EventLog,
+    event_log: EventLog,
     new: PlaybookReplay,
     old: PlaybookReplay | None,
     comparison: Comparison | None,
 ) -> Tally:
     tally = Tally(new.playbooks)
-    for line, event in recording:
+    for line, event in event_log:
         runs = new.judge(event)
         tally.add(line, event, runs)
         if comparison is not None:
@@ -101,27 +107,29 @@ def _replay(
     return tally
 
 
-def _before(ref: str, paths: Sequence[str], values: Path | None) -> tuple[Revision, PlaybookSet]:
-    """The revision and its set. A file of --values is the revision's own, where it has one."""
+def _load_revision(
+    ref: str, paths: Sequence[str], values: Path | None
+) -> tuple[Revision, PlaybookSet]:
+    """Load the playbooks of a Git revision. The file of --values also comes from it, if it is there."""
     try:
         revision = read_revision(ref, paths, values)
     except RevisionError as error:
-        fail(str(error), 1)
+        fail(str(error), FINDINGS)
     for note in revision.notes:
         say(note, err=True)
     if values is None:
         found = Loader(load_actions()).load(revision.files)
     else:
-        known = revision.values is not None
+        from_revision = revision.values is not None
         content = revision.values if revision.values is not None else values.read_bytes()
         files = replace(revision.files, files={**revision.files.files, VALUES: content})
-        shown = f"{revision.name}:{values}" if known else str(values)
+        shown = f"{revision.name}:{values}" if from_revision else str(values)
         found = Loader(load_actions()).load(files, (shown, content))
     if found.errors:
-        for line in finding_lines(found.errors[:_FINDINGS]):
+        for line in finding_lines(found.errors[:_MAX_FINDINGS]):
             say(line, err=True)
         errors = count(len(found.errors), "error")
-        fail(f"{errors} in the playbooks of {revision.name}: nothing was compared.", 1)
+        fail(f"{errors} in the playbooks of {revision.name}: nothing was compared.", FINDINGS)
     return revision, found
 
 
@@ -133,31 +141,31 @@ def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
         yield file, size
 
 
-def _tell(events: str, recording: EventLog) -> None:
-    """Name the lines that could not be read."""
-    for line, reason in recording.told:
+def _print_unreadable(events: str, event_log: EventLog) -> None:
+    """Report the lines that could not be read."""
+    for line, reason in event_log.told:
         say(f"{events}:{line}: {reason}", err=True)
-    more = recording.unreadable - len(recording.told)
+    more = event_log.unreadable - len(event_log.told)
     if more:
         say(f"{events}: and {more:,} more lines that cannot be read", err=True)
 
 
-def _render(replayed: Replayed, output: str) -> None:
-    """Each form's code is imported only where it is asked for."""
+def _print(replayed: Replayed, output: str) -> None:
+    """Print the result. The code of each output format is imported only when it is used."""
     if output == "json":
-        from engine.render.replay_json import replay_json  # noqa: PLC0415 - see above
+        from engine.render.replay_json import replay_json  # noqa: PLC0415 - see the docstring
 
         echo(json.dumps(replay_json(replayed), indent=1))
     elif output == "markdown":
-        from engine.render.replay_markdown import replay_markdown  # noqa: PLC0415 - see above
+        from engine.render.replay_markdown import replay_markdown  # noqa: PLC0415 - see the docstring
 
         echo(replay_markdown(replayed))
     elif output == "html":
-        from engine.render.replay_html import replay_html  # noqa: PLC0415 - see above
+        from engine.render.replay_html import replay_html  # noqa: PLC0415 - see the docstring
 
         echo(replay_html(replayed))
     else:
-        from engine.render.replay_text import replay_lines  # noqa: PLC0415 - see above
+        from engine.render.replay_text import replay_lines  # noqa: PLC0415 - see the docstring
 
         for line in replay_lines(replayed):
             say(line)

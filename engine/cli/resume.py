@@ -19,15 +19,25 @@ if TYPE_CHECKING:
     "--playbook",
     metavar="NAME",
     shell_complete=playbook_names,
-    help="Only this one; else every pause ends.",
+    help="End only the pause of this playbook. Default: end all pauses.",
 )
 @reason_option
 @server_options
 def command(
     *, playbook: str | None, reason: str | None, server: str, token_file: Path | None
 ) -> None:
-    """Act again. Runs that waited go on; events that came meanwhile were suppressed, and stay so."""
-    given = json_body(playbook=playbook, reason=reason)
-    paused = post(server, token_file, "/resume", given)["paused"]
+    """End a pause. Waiting runs continue.
+
+    Events that were suppressed during the pause stay suppressed.
+
+    \b
+    Examples:
+      tiercel resume
+      tiercel resume --playbook isolate-egress --reason "upgrade done"
+
+    Next: tiercel history --since 1h
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    body = json_body(playbook=playbook, reason=reason)
+    paused = post(server, token_file, "/resume", body)["paused"]
     left = ", ".join("all" if name == "*" else name for name in paused)
     say(f"still paused: {left}" if left else "nothing is paused")

@@ -24,18 +24,26 @@ if TYPE_CHECKING:
 @click.command("retry")
 @click.argument("run", shell_complete=run_ids)
 @click.option(
-    "--from", "step", metavar="STEP", help="Begin at this step; else the first that failed."
+    "--from", "step", metavar="STEP", help="First step to retry. Default: the first failed step."
 )
 @reason_option
 @server_options
 def command(
     *, run: str, step: str | None, reason: str | None, server: str, token_file: Path | None
 ) -> None:
-    """Try a RUN that is over again, from the first step that failed or was refused.
+    """Retry a finished RUN from the first step that failed or was refused.
 
-    It goes on with the playbook that it was accepted with, whatever Git says by now; the pod must be the
-    one that the run found first.
-    """
+    The run uses the playbook version that it was accepted with, even if the playbook has changed since.
+    The pod must be the one that the run found first. A pod that replaced it is not used.
+
+    \b
+    Examples:
+      tiercel history --state failed         find failed runs
+      tiercel retry 4f1c2a9b
+      tiercel retry 4f1c2a9b --from notify
+
+    Next: tiercel show RUN
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     done = post(server, token_file, run_path(run, "retry"), json_body(from_=step, reason=reason))
-    say(f"tried again: tiercel show {done['run'][:12]}")
+    say(f"retrying: tiercel show {done['run'][:12]}")
     print_note(done)

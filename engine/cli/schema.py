@@ -13,10 +13,14 @@ from engine.render.text import echo
 
 @click.command("schema")
 def command() -> None:
-    """Print the JSON Schema (2020-12) of playbook files, for completion and hover in editors.
+    """Print the JSON Schema (2020-12) of playbook files, for completion and hover text in editors.
 
     \b
+    Example:
       tiercel schema > tiercel.schema.json
+    First line of a playbook file:
       # yaml-language-server: $schema=tiercel.schema.json
-    """  # noqa: D301 - \b is click's mark for text to be left alone
+
+    Next: tiercel check playbooks/
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     echo(json.dumps(schema(load_actions()), indent=2))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from engine.cli.playbook_arguments import fail
+from engine.cli.exit_codes import FINDINGS, USAGE, fail
 from engine.intake.redaction import RedactError, Redaction
 from engine.language import duration
 from engine.language.folder import FolderError
@@ -20,10 +20,13 @@ from engine.runtime.settings import NATS, REDIS, Settings, address, host_list, s
 
 
 class _Lines(click.types.StringParamType):
-    """Texts that a variable has one a line: click would split them at blanks, which expressions have."""
+    """A repeatable option whose environment variable has one value per line.
+
+    By default click splits the variable at spaces, which regular expressions can contain.
+    """
 
     def split_envvar_value(self, rv: str) -> list[str]:
-        """The lines that are not empty."""
+        """Return the lines that are not empty."""
         return [line for line in rv.replace("\r\n", "\n").split("\n") if line]
 
 
@@ -37,120 +40,159 @@ FORMATS = ("json", "text")
     "--playbooks",
     type=click.Path(path_type=Path),
     default="playbooks",
-    help="The folder; edits are in force at once.",
+    help="Folder with playbooks. Changes take effect immediately.",
 )
-@click.option("--values", type=_FILE, help="Values for ${…} in place of the folder's values.yaml.")
-@click.option("--listen", default="127.0.0.1:8080", help="Where events are posted, on any path.")
-@click.option("--admin-listen", default="127.0.0.1:8081", help="Probes, status, metrics, runs.")
 @click.option(
-    "--journal", type=_FILE, default="tiercel.db", help="Where runs are kept; a local disk."
+    "--values",
+    type=_FILE,
+    help="File with the values for ${…}. It replaces values.yaml of the folder.",
 )
-@click.option("--kubeconfig", help="The cluster to act on; else the one that this pod runs in.")
-@click.option("--context", help="The kubeconfig's context.")
 @click.option(
-    "--secrets-dir", type=click.Path(path_type=Path), help="Where fromSecret reads, a file each."
+    "--listen", default="127.0.0.1:8080", help="Address that accepts events, on any path."
+)
+@click.option(
+    "--admin-listen",
+    default="127.0.0.1:8081",
+    help="Address of the admin port: probes, status, metrics, runs.",
+)
+@click.option(
+    "--journal",
+    type=_FILE,
+    default="tiercel.db",
+    help="File that stores the runs, on a local disk.",
+)
+@click.option("--kubeconfig", help="Kubeconfig of the cluster. Default: the cluster of this pod.")
+@click.option("--context", help="Context in the kubeconfig.")
+@click.option(
+    "--secrets-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of fromSecret, with one file per secret.",
 )
 @click.option(
     "--token-file",
     type=_FILE,
-    help="Senders' bearer tokens, one per line, at least 16 characters; also the password of Basic.",
+    help="File with bearer tokens of senders, one per line, at least 16 characters. Also passwords for Basic.",
 )
 @click.option(
     "--path-secret-file",
     type=_FILE,
-    help="Secrets, one per line, at least 16 characters; one ends the path of Falco's own URL.",
+    help="File with secrets, one per line, at least 16 characters. The path of the URL in Falco ends with one.",
 )
-@click.option("--tls-cert", type=_FILE, help="The event port's certificate chain, PEM; read again.")
-@click.option("--tls-key", type=_FILE, help="Its key.")
 @click.option(
-    "--client-ca", type=_FILE, help="Senders must show a certificate that this authority signed."
+    "--tls-cert",
+    type=_FILE,
+    help="Certificate chain of the event port (PEM). Reloaded if it changes.",
+)
+@click.option("--tls-key", type=_FILE, help="Private key of the certificate.")
+@click.option(
+    "--client-ca", type=_FILE, help="Senders must present a certificate signed by this authority."
 )
 @click.option(
     "--operators-file",
     type=_FILE,
-    help="Who may use the admin port: NAME view|operate SHA256-OF-TOKEN per line; else local programs.",
+    help="File with operators of the admin port, one per line: NAME view|operate SHA256-OF-TOKEN."
+    " Default: local programs.",
 )
 @click.option(
     "--insecure-no-auth",
     is_flag=True,
-    help="Without credentials, take events from other machines and from web pages too.",
+    help="Accept events without credentials from other machines and from web pages too.",
 )
-@click.option("--workers", type=click.IntRange(1, 256), default=16, help="Cluster steps at once.")
 @click.option(
-    "--slow-workers", type=click.IntRange(1, 256), default=16, help="Messages and requests at once."
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=16,
+    help="Maximum number of parallel cluster steps.",
+)
+@click.option(
+    "--slow-workers",
+    type=click.IntRange(1, 256),
+    default=16,
+    help="Maximum number of parallel messages and requests.",
 )
 @click.option(
     "--kube-qps",
     type=click.FloatRange(1, 10_000),
     default=100,
-    help="Calls a second to the API server.",
+    help="Maximum number of calls per second to the API server.",
 )
-@click.option("--http-hosts", default="", help="Hosts that http.request may call, with commas.")
+@click.option(
+    "--http-hosts", default="", help="Hosts that http.request can call, separated by commas."
+)
 @click.option(
     "--redact",
     multiple=True,
     type=_Lines(),
     metavar="FIELD=REGEX",
-    help="What the RE2 expression finds in the field (*: in any) is kept, shown and sent as ***; "
-    "may be given often, in the variable one a line.",
+    help="Replace what the RE2 expression finds in the field (*: in every field) with *** before it is stored, "
+    "shown or sent. Repeatable; the environment variable has one per line.",
 )
-@click.option("--nats", metavar="URL", help="Also take events from a NATS JetStream on falco.>.")
-@click.option("--redis", metavar="URL", help="Also take events from a Redis list (?key=falco).")
-@click.option("--follow", type=_FILE, help="Also follow a file that Falco writes (file_output).")
+@click.option("--nats", metavar="URL", help="Also read events from a NATS JetStream on falco.>.")
+@click.option("--redis", metavar="URL", help="Also read events from a Redis list (?key=falco).")
+@click.option(
+    "--follow", type=_FILE, help="Also read events from a file that Falco writes (file_output)."
+)
 @click.option("--record", type=_FILE, help="Write every event to this file, for tiercel replay.")
-@click.option("--retention", default="30d", help="How long runs are kept once they are over.")
-@click.option("--grace", default="30s", help="How long SIGTERM waits for what is under way.")
+@click.option("--retention", default="30d", help="How long to keep finished runs.")
+@click.option("--grace", default="30s", help="How long to wait for running steps after SIGTERM.")
 @click.option(
-    "--dry-run", is_flag=True, help="Do all but act; without a cluster, pods are assumed."
+    "--dry-run",
+    is_flag=True,
+    help="Do everything except changes. Without a cluster, pods are assumed to exist.",
 )
 @click.option(
-    "--story/--no-story", default=False, help="Tell each run as text on stderr, not as audit."
+    "--story/--no-story",
+    default=False,
+    help="Print each run as text on stderr instead of the audit.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(LEVELS),
     default="info",
-    help="The least severe lines of the log.",
+    help="Minimum severity of the log.",
 )
 @click.option(
     "--log-format",
     type=click.Choice(FORMATS),
-    help="Of the log (default: text on a terminal, else json).",
+    help="Format of the log. Default: text on a terminal, otherwise json.",
 )
 def command(*, story: bool, log_level: str, log_format: str | None, **given: Any) -> None:
-    """Take events, write what matched to the journal, act as the playbooks say.
+    """Run the engine: accept events, write matches to the journal, and execute the playbooks.
 
-    Every option is an environment variable, too: --admin-listen is TIERCEL_ADMIN_LISTEN. The audit is JSON
-    lines on stdout, logs are on stderr.
+    Each option has an environment variable, for example TIERCEL_ADMIN_LISTEN for --admin-listen. The audit
+    is JSON lines on stdout. Logs are on stderr.
 
     \b
+    Examples:
       tiercel serve --dry-run
       curl -d @event.json http://127.0.0.1:8080/events
-    """  # noqa: D301 - \b is click's mark for text to be left alone
-    from engine.cluster.kubeconfig import ConnectionSettingsError  # noqa: PLC0415 - the same
-    from engine.model.errors import JournalError  # noqa: PLC0415 - the same
-    from engine.runtime.engine_process import serve  # noqa: PLC0415 - the same
-    from engine.runtime.worker_channel import (  # noqa: PLC0415 - --help must be quick
+
+    Next: tiercel history
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    from engine.cluster.kubeconfig import ConnectionSettingsError  # noqa: PLC0415 - --help must be fast
+    from engine.model.errors import JournalError  # noqa: PLC0415 - --help must be fast
+    from engine.runtime.engine_process import serve  # noqa: PLC0415 - --help must be fast
+    from engine.runtime.worker_channel import (  # noqa: PLC0415 - --help must be fast
         WorkerProcessError,
     )
-    from engine.telemetry.logging import configure  # noqa: PLC0415 - the same
+    from engine.telemetry.logging import configure  # noqa: PLC0415 - --help must be fast
 
     configure(sys.stderr, log_level, "text" if story else log_format)
     try:
         serve(_settings(given), story=story)
     except (SettingsError, ConnectionSettingsError, JournalError, WorkerProcessError) as error:
-        fail(f"tiercel serve: {error}", 2)
+        fail(f"tiercel serve: {error}", USAGE)
     except PlaybookError as error:
         for line in finding_lines(error.findings):
             say(line, err=True)
-        fail(f"Nothing was loaded: tiercel check {given['playbooks']}", 1)
+        fail(f"Nothing was loaded: tiercel check {given['playbooks']}", FINDINGS)
     except FolderError as error:
-        fail(str(error), 1, f"Nothing was loaded: tiercel check {given['playbooks']}")
+        fail(str(error), FINDINGS, f"Nothing was loaded: tiercel check {given['playbooks']}")
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """Raises SettingsError."""
-    import os  # noqa: PLC0415 - the only reading of the environment that is no flag
+    """Return the settings of the options. Raises SettingsError if a value is not valid."""
+    import os  # noqa: PLC0415 - only here does the command read the environment without an option
 
     seconds = {}
     for name in ("grace", "retention"):

@@ -22,13 +22,21 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @server_options
 def command(*, run: str, output: str, server: str, token_file: Path | None) -> None:
-    """Tell one RUN as a story: the event, each step, what was sent and what came of it.
+    """Show one RUN as a story: the event, each step, the calls that it sent, and their results.
 
-    RUN is its id, or the first digits of it (6 and more), as `tiercel history` shows them.
-    """
-    told = get(server, token_file, f"/runs/{quote(run, safe='')}")
+    RUN is the ID of the run, or its first 6 or more digits, as `tiercel history` prints them.
+
+    \b
+    Examples:
+      tiercel history --since 1h             find the run
+      tiercel show 4f1c2a9b
+      tiercel show 4f1c2a9b -o json
+
+    Next: tiercel retry RUN, tiercel undo RUN
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    found = get(server, token_file, f"/runs/{quote(run, safe='')}")
     if output == "json":
-        echo(json.dumps(told, indent=1))
+        echo(json.dumps(found, indent=1))
         return
-    for line in story_lines(told):
+    for line in story_lines(found):
         say(line)

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from engine.cli.playbook_arguments import fail, files_of, load_files, require_valid, values_option
-from engine.language.findings import nearest
+from engine.cli.exit_codes import FINDINGS, did_you_mean, fail
+from engine.cli.playbook_arguments import (
+    load,
+    read_playbook_files,
+    require_valid,
+    values_option,
+)
 from engine.model.own_identity import OwnIdentity
 from engine.preview.coverage import coverage
 from engine.preview.test_cases import read_cases, run_case
@@ -30,11 +35,11 @@ if TYPE_CHECKING:
 @click.argument("playbooks", nargs=-1)
 @values_option
 @click.option(
-    "-k", "word", default="", metavar="WORD", help="Only cases with this word in their name."
+    "-k", "word", default="", metavar="WORD", help="Run only cases with this word in their name."
 )
 @click.option(
     "--coverage-threshold", type=click.IntRange(0, 100), default=0, metavar="PCT",
-    help="Fail where less of the steps and conditions is covered.",
+    help="Fail if the cases cover less of the steps and conditions.",
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(["text", "json", "junit"]), default="text")
 def command(
@@ -45,21 +50,28 @@ def command(
     coverage_threshold: int,
     output: str,
 ) -> None:
-    """Run the PlaybookTests of PLAYBOOKS, a folder or files (default: playbooks/).
+    """Run the PlaybookTests of PLAYBOOKS: a folder or files (default: playbooks/).
 
-    A case holds where exactly the steps are planned that it expects; one that expects nothing is as
-    important as one that expects calls. Exit 1 where a case does not hold.
+    A case passes if the playbooks plan exactly the steps that it expects. Cases that expect no steps are
+    as important as cases that expect calls. The exit code is 1 if a case fails.
 
-    Coverage counts the steps that some case plans, and of each condition whether some case makes it
-    true and some case false (or unknown); what is missing is told at its place.
-    """
-    files = files_of(playbooks, values)
-    found = require_valid(load_files(files, values))
+    Coverage counts the steps that a case plans, and for each condition whether one case makes it true and
+    another one false or unknown. Missing parts are reported with their location.
+
+    \b
+    Examples:
+      tiercel test playbooks/
+      tiercel test playbooks/ -k isolate --coverage-threshold 90
+
+    Next: tiercel replay playbooks/ EVENTS
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    files = read_playbook_files(playbooks, values)
+    found = require_valid(load(files, values))
     cases, findings = read_cases(files, found)
     if findings:
         for line in finding_lines(findings):
             say(line, err=True)
-        fail(f"{count(len(findings), 'mistake')} in the tests: none was run.", 1)
+        fail(f"{count(len(findings), 'mistake')} in the tests; no case was run.", FINDINGS)
     chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
     if not chosen:
         _fail_without_cases(word, cases)
@@ -76,14 +88,13 @@ def command(
     for line in summary_lines(verdicts, covered):
         say(line, err=output != "text")
     if any(verdict.differences for verdict in verdicts) or covered.share < coverage_threshold:
-        sys.exit(1)
+        sys.exit(FINDINGS)
 
 
 def _fail_without_cases(word: str, cases: Sequence[Case]) -> NoReturn:
-    """Exit, as no case was run: there is none, or none has the word of -k."""
+    """Exit because there are no cases, or because no case name contains the word of -k."""
     if not cases:
-        fail("No case was run: write a PlaybookTest beside the playbook.", 1)
+        fail("No case was run: write a PlaybookTest next to the playbook.", FINDINGS)
     names = [name for case in cases for name in (case.test, *case.name.split())]
-    near = nearest(word, names)
-    hint = f" Did you mean `{near}`?" if near else ""
-    fail(f"No case was run: none of {count(len(cases), 'case')} has `{word}` in its name.{hint}", 1)
+    what = f"No case was run: none of {count(len(cases), 'case')} has `{word}` in its name."
+    fail(what + did_you_mean(word, names), FINDINGS)

@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 @reason_option
 @server_options
 def command(*, run: str, reason: str | None, server: str, token_file: Path | None) -> None:
-    """Put back what a RUN has changed, now and not at the end of its ttl: isolation, labels, annotations.
+    """Undo the changes of a RUN now, before their ttl ends: isolation, labels and annotations.
 
-    What another run still wants stays, and so does what somebody has changed since. A pod that was deleted
-    stays so. `tiercel show RUN` says what can be undone, and then what became of it.
-    """
+    A change stays if another run still needs it, or if the value has changed since. A deleted pod cannot
+    be restored.
+
+    \b
+    Examples:
+      tiercel show 4f1c2a9b                  see what can be undone
+      tiercel undo 4f1c2a9b --reason "false positive"
+
+    Next: tiercel show RUN
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     done = post(server, token_file, run_path(run, "undo"), json_body(reason=reason))
     say(f"undoing {', '.join(done['steps'])}: tiercel show {done['run'][:12]}")

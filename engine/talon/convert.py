@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from engine.model.errors import Finding
 
-LARGEST = 8 << 20
+MAX_SIZE = 8 << 20
 """Characters of playbooks; a block that thousands of rules refer to would grow without bound."""
 
 
@@ -25,7 +25,7 @@ class Conversion:
     """What an import came to.
 
     playbooks: name -> the YAML of its document. findings: errors for what could not be carried over,
-    warnings for what means something else, by place. too_large: it was given up past LARGEST.
+    warnings for what means something else, by place. too_large: it was given up past MAX_SIZE.
     """
 
     playbooks: Mapping[str, str]
@@ -52,6 +52,6 @@ def convert(files: Sequence[tuple[str, bytes]]) -> Conversion:
     for draft in drafts(rules_, blocks, notes):
         playbooks[draft.name] = playbook_yaml(draft)
         size += len(playbooks[draft.name])
-        if size > LARGEST:
+        if size > MAX_SIZE:
             return Conversion({}, (), too_large=True)
     return Conversion(playbooks, tuple(notes.findings))

@@ -49,13 +49,13 @@ def broken(folder, text="kind: Playbok\n"):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_good_folder_is_fine():
+def test_check_of_a_valid_folder_exits_0():
     result = tiercel("check")
     assert (result.exit_code, result.stdout) == (0, "1 playbook, 0 errors, 0 warnings.\n")
     assert tiercel("check", "playbooks/a.yaml").exit_code == 0
 
 
-def test_a_broken_folder_exits_1_with_the_findings(folder):
+def test_an_invalid_folder_exits_1_with_the_findings(folder):
     broken(folder)
     result = tiercel("check")
     assert result.exit_code == 1
@@ -65,7 +65,7 @@ def test_a_broken_folder_exits_1_with_the_findings(folder):
     assert "playbooks/broken.yaml:1:7: error:" in planned.stderr
 
 
-def test_findings_as_json_have_the_contracts_keys(folder):
+def test_findings_in_json_have_the_documented_keys(folder):
     broken(folder)
     (finding,) = json.loads(tiercel("check", "-o", "json").stdout)
     assert finding == {
@@ -74,7 +74,7 @@ def test_findings_as_json_have_the_contracts_keys(folder):
     }  # fmt: skip
 
 
-def test_warnings_matter_only_to_the_strict(folder):
+def test_warnings_change_the_exit_code_only_with_strict(folder):
     (folder / "playbooks" / "a.yaml").write_text(RISKY)
     assert tiercel("check").exit_code == 0
     assert tiercel("check", "--strict").exit_code == 3
@@ -83,19 +83,19 @@ def test_warnings_matter_only_to_the_strict(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_folder_that_is_not_there_exits_1():
+def test_a_missing_folder_exits_1():
     for command in (("check", "no"), ("plan", "no", "event.json"), ("digest", "no")):
         assert tiercel(*command).exit_code == 1
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_wrong_use_exits_2():
+def test_a_usage_error_exits_2():
     for command in (("plan",), ("plan", "no.json"), ("check", "-o", "xml"), ("nothing",),
                     ("actions", "pod.lable"), ("plan", "--cluster", "no", "event.json")):  # fmt: skip
         assert tiercel(*command).exit_code == 2, command
 
 
-def test_other_values_may_stand_in(folder):
+def test_values_replace_those_of_the_folder(folder):
     (folder / "other.yaml").write_text("v: c\n")
     line = json.loads(tiercel("plan", "--values", "other.yaml", "-o", "json", "event.json").stdout)
     (call,) = line["runs"][0]["steps"][0]["calls"]
@@ -105,7 +105,7 @@ def test_other_values_may_stand_in(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_events_may_come_from_stdin_and_lines_that_are_none_are_told():
+def test_events_are_read_from_stdin_and_invalid_lines_are_reported():
     lines = f"{json.dumps(EVENT)}\nno event\n"
     result = tiercel("plan", "-o", "json", "-", stdin=lines)
     first, second = map(json.loads, result.stdout.splitlines())
@@ -119,8 +119,8 @@ def test_events_may_come_from_stdin_and_lines_that_are_none_are_told():
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n\u202egnp.exe\u2066\x00\x9b31m\u200b"
 
 
-def test_a_hostile_event_writes_nothing_that_a_terminal_obeys(folder):
-    tell = """
+def test_a_hostile_event_prints_no_terminal_control_characters(folder):
+    actions = """
     - {action: kubernetes.event, with: {message: "%proc.cmdline"}}
     - {action: pod.annotate, with: {annotations: {a: "%proc.cmdline"}}}
     - {action: pod.label, with: {labels: {a: "%proc.cmdline"}}}
@@ -128,7 +128,7 @@ def test_a_hostile_event_writes_nothing_that_a_terminal_obeys(folder):
     - {action: http.request, with: {url: "https://h/%proc.cmdline", body: "%proc.cmdline"}}
 """
     head = GOOD.replace("rules: [R]", "everything: true").partition("  actions:")[0]
-    (folder / "playbooks" / "a.yaml").write_text(head + "  actions:" + tell)
+    (folder / "playbooks" / "a.yaml").write_text(head + "  actions:" + actions)
     fields = {"proc.cmdline": HOSTILE, "k8s.ns.name": "demo", "k8s.pod.name": "web-0"}
     named = {**fields, "k8s.pod.name": HOSTILE, "k8s.ns.name": HOSTILE, "container.id": HOSTILE}
     alerts = [
@@ -158,32 +158,32 @@ def test_help_lists_every_command():
         assert tiercel(name, "-h").exit_code == 0
 
 
-def test_help_imports_nothing_heavy():
+def test_help_does_not_import_slow_modules():
     code = (
         "import sys; from engine.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'kubernetes','yaml','cerberus','msgspec','urllib3'} & set(sys.modules)))"
     )
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
-    assert told.endswith("[]\n")
+    assert printed.endswith("[]\n")
 
 
-def test_there_is_no_colour_in_a_pipe_or_with_no_color(folder, monkeypatch):
+def test_output_has_no_color_in_a_pipe_or_with_no_color(folder, monkeypatch):
     broken(folder)
     assert "\x1b" not in tiercel("check").stdout
     monkeypatch.setattr(
         "engine.render.text.click.echo", lambda _, *, color, **__: seen.append(color)
     )
-    for value, colour in (("1", False), ("", True)):
+    for value, color in (("1", False), ("", True)):
         seen = []
         monkeypatch.setenv("NO_COLOR", value)
         monkeypatch.setattr("sys.stdout", type("Terminal", (), {"isatty": lambda _: True})())
-        from engine.render.text import echo  # noqa: PLC0415 - after its stream is put in place
+        from engine.render.text import echo  # noqa: PLC0415 - after stdout is replaced
 
         echo("x")
-        assert seen == [colour]
+        assert seen == [color]
 
 
 def test_the_same_set_has_the_same_digest(folder):
@@ -194,7 +194,7 @@ def test_the_same_set_has_the_same_digest(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_schema_is_json_and_every_action_is_shown():
+def test_the_schema_is_json_and_every_action_has_a_page():
     assert json.loads(tiercel("schema").stdout)["$defs"]["Playbook"]
     listed = tiercel("actions").stdout
     for line in listed.split("\n\n")[0].splitlines():
@@ -204,13 +204,13 @@ def test_the_schema_is_json_and_every_action_is_shown():
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_console_script_exits_as_the_command_does():
+def test_the_console_script_has_the_exit_code_of_the_command():
     with pytest.raises(SystemExit) as stop:
         main(["check", "no"])
     assert stop.value.code == 1
 
 
-def test_a_silence_that_has_run_out_is_a_warning(folder):
+def test_an_expired_silence_is_a_warning(folder):
     silence = "{match: {everything: true}, until: 2020-01-01T00:00:00Z, owner: me, comment: c}"
     (folder / "playbooks" / "s.yaml").write_text(
         f"apiVersion: tiercel.dev/v1\nkind: Silence\nmetadata: {{name: old}}\nspec: {silence}\n"
@@ -220,14 +220,14 @@ def test_a_silence_that_has_run_out_is_a_warning(folder):
     assert tiercel("plan", "event.json").exit_code == 0
 
 
-def test_findings_annotate_a_pull_request(folder):
+def test_findings_are_printed_as_github_annotations(folder):
     (folder / "playbooks" / "a,b:c.yaml").write_text('kind: "100%\\nof it"\n')
     (line,) = tiercel("check", "-o", "github").stdout.splitlines()
     assert line.startswith("::error file=playbooks/a%2Cb%3Ac.yaml,line=1,col=7,title=tiercel ")
     assert "100%25%0Aof it" in line
 
 
-def test_findings_as_sarif_name_their_rule_and_place(folder):
+def test_findings_in_sarif_have_their_rule_and_location(folder):
     broken(folder)
     log = json.loads(tiercel("check", "-o", "sarif").stdout)
     (run,) = log["runs"]
@@ -239,12 +239,12 @@ def test_findings_as_sarif_name_their_rule_and_place(folder):
     assert run["tool"]["driver"]["rules"] == [{"id": "unknown-kind"}]
 
 
-def test_findings_as_junit_fail_the_file_and_warnings_only_the_strict(folder):
+def test_findings_in_junit_fail_the_file_and_warnings_only_with_strict(folder):
     (folder / "playbooks" / "r.yaml").write_text(RISKY.replace("mark", "risky"))
 
     def failed(*options):
         text = tiercel("check", "-o", "junit", *options).stdout
-        suite = ET.fromstring(text)[0]  # noqa: S314 - our own
+        suite = ET.fromstring(text)[0]  # noqa: S314 - our own output
         return [case.get("name") for case in suite if case.find("failure") is not None]
 
     assert failed() == []
@@ -253,7 +253,7 @@ def test_findings_as_junit_fail_the_file_and_warnings_only_the_strict(folder):
     assert failed() == ["playbooks/broken.yaml"]
 
 
-def test_a_misspelled_command_is_told_with_the_closest_one():
+def test_a_mistyped_command_is_reported_with_the_most_similar_one():
     done = tiercel("chekc")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "There is no command `chekc`. Did you mean `check`?" in done.stderr
@@ -262,7 +262,7 @@ def test_a_misspelled_command_is_told_with_the_closest_one():
 
 
 @pytest.mark.usefixtures("folder")
-def test_an_unexpected_error_is_one_sentence_and_exit_2(monkeypatch):
+def test_an_unexpected_error_is_one_sentence_with_exit_code_2(monkeypatch):
     def broken(*_, **__):
         raise KeyError("x\x1b[31m")
 
@@ -276,7 +276,7 @@ def test_an_unexpected_error_is_one_sentence_and_exit_2(monkeypatch):
         assert "(test_cli.py" not in line
 
 
-def test_a_plan_that_asks_a_server_exits_1_when_a_step_fails(folder):
+def test_plan_with_server_exits_1_if_a_step_fails(folder):
     (folder / "config").write_text(kubeconfig("http://127.0.0.1:9"))
     assert tiercel("plan", "event.json").exit_code == 0
     done = tiercel("plan", "event.json", "--server", "--kubeconfig", "config", "-o", "json")
@@ -284,7 +284,7 @@ def test_a_plan_that_asks_a_server_exits_1_when_a_step_fails(folder):
     assert done.exit_code == 1
 
 
-def test_no_command_but_serve_has_a_log():
+def test_only_serve_imports_the_log():
     code = (
         "import sys, importlib\n"
         "from engine.cli.command_group import _COMMANDS, cli\n"
@@ -297,22 +297,24 @@ def test_no_command_but_serve_has_a_log():
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_printed_for_a_shell(shell):
+def test_the_completion_script_of_a_shell_is_printed(shell):
     done = tiercel("completion", shell)
     assert (done.exit_code, "_TIERCEL_COMPLETE" in done.stdout) == (0, True)
 
 
-@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("words", "incomplete", "offered"),
     [
         ([], "chec", ["check"]),
         (["explain", "--playbook"], "m", ["mark"]),
+        (["explain", "mine", "event.json", "--playbook"], "", ["other"]),
         (["pause", "--playbook"], "", ["mark"]),
         (["actions"], "pod.del", ["pod.delete"]),
         (["show", "--server", "http://127.0.0.1:9"], "", []),
     ],
 )
-def test_names_are_completed(words, incomplete, offered):
+def test_names_are_completed(folder, words, incomplete, offered):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "b.yaml").write_text(GOOD.replace("mark", "other").replace("${v}", "b"))
     found = ShellComplete(cli, {}, "tiercel", "_TIERCEL_COMPLETE")
     assert [item.value for item in found.get_completions(words, incomplete)] == offered

@@ -53,7 +53,7 @@ def test_the_page_names_every_actionner_and_what_becomes_of_it():
 def test_what_is_carried_over_whole_exits_0_and_loads(folder):
     result = tiercel("import", "talon", "good.yaml")
     assert (result.exit_code, result.stderr) == (
-        0, "1 playbook; 0 things not carried over, 0 things to look at.\n",
+        0, "1 playbook, 0 errors, 0 warnings.\n",
     )  # fmt: skip
     (folder / "p.yaml").write_text(result.stdout)
     assert tiercel("check", "p.yaml").exit_code == 0
@@ -75,7 +75,7 @@ def test_each_playbook_goes_into_a_file_of_its_own_and_never_over_another(folder
     (folder / "mine/deep/r.yaml").write_text("own work")
     again = tiercel("import", "talon", "good.yaml", "--out", "mine/deep")
     assert again.exit_code == 2
-    assert "mine/deep/r.yaml is there already; --force" in again.stderr
+    assert "mine/deep/r.yaml already exists" in again.stderr
     assert not (folder / "mine/deep/s.yaml").exists()
     assert (folder / "mine/deep/r.yaml").read_text() == "own work"
     assert tiercel("import", "talon", "good.yaml", "--out", "mine/deep", "--force").exit_code == 0
@@ -99,7 +99,10 @@ def test_a_broken_file_makes_nothing_and_a_missing_one_is_a_usage_error(folder):
     assert result.stderr.startswith("good.yaml:2:1: error:")
     assert not (folder / "mine").exists()
     missing = tiercel("import", "talon", "none.yaml")
-    assert (missing.exit_code, missing.stderr) == (2, "none.yaml: No such file or directory\n")
+    assert (missing.exit_code, missing.stderr.splitlines()[0]) == (
+        2,
+        "none.yaml: No such file or directory",
+    )
 
 
 def test_a_dash_is_stdin():
