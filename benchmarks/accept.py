@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import PLAYBOOK, alert, percentile, report
-from tests.support.serving import engine
+from tests.support.engine import engine
 
 EACH = 2_000
 

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 
 from benchmarks.common import PLAYBOOK, alert, percentile, report
 from tests.cluster.control_plane import ControlPlane
-from tests.support.serving import engine
+from tests.support.engine import engine
 
 PODS = 100
 MANY, BURST, ROUNDS = 1_000, 2_000, 5

@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import PLAYBOOK, ROOT, alert, report
-from tests.support.serving import engine, write_playbooks
+from tests.support.engine import engine, write_playbooks
 
 SECONDS, ROUNDS = 6, 3
 BARE = Path(__file__).with_name("bare.py")

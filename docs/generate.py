@@ -110,7 +110,7 @@ def _metrics() -> Iterator[str]:
     yield from ("| metric | type | labels | meaning |", "|---|---|---|---|")
     for name, family in METRICS.items():
         labels = " ".join(f"`{label}`" for label in family.labels)
-        yield f"| `tiercel_{name}` | {family.kind} | {labels} | {family.what} |"
+        yield f"| `tiercel_{name}` | {family.kind} | {labels} | {family.help} |"
 
 
 REGIONS: dict[str, Callable[[], Iterator[str]]] = {

@@ -150,9 +150,9 @@ class WorkerPool:
                 for pool in self._executors:
                     self._claim(pool)
                 wait = self._until_due()
-                self._fault.gone()
+                self._fault.clear()
             except JournalError as error:
-                self._fault.seen(str(error))
+                self._fault.report(str(error))
                 wait = POLL_INTERVAL
             with self._wake:
                 if not self._woken:
@@ -243,12 +243,12 @@ class WorkerPool:
                     break
                 outcome = replace(outcome, answer=None, calls=(), requests=())
             except JournalError as error:
-                self._fault.seen(str(error))
+                self._fault.report(str(error))
                 if self._stopping.wait(POLL_INTERVAL):
                     break
         became = became or UNWRITTEN
         over = became not in ("waiting", "next", UNWRITTEN) and not claim.undo
         results = advance(claim, outcome)[0] if over else ()
-        self._observers.tell(Settled(claim, outcome, became, self._now(), results, seconds))
+        self._observers.notify(Settled(claim, outcome, became, self._now(), results, seconds))
         if over and not any(result.state in ("done", "planned") for result in results):
             self._on_no_effect(claim.run)

@@ -1,6 +1,6 @@
-"""What is written down a little later: what was dropped and why, and bodies that are no events.
+"""Records that are written a second later: dead letters, counts of dropped runs, and recorded events.
 
-Neither is worth a sender's waiting for the disk; a crash loses the last second of it.
+Senders do not wait for them. A crash loses those of the last second.
 """
 
 from __future__ import annotations
@@ -15,75 +15,76 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.intake.event_recorder import EventRecorder
-    from engine.model.event import Event
     from engine.telemetry.metrics import Series
 
-LONGEST = 16_384
-"""Bytes that are kept of a body that is no event."""
-_LONGEST_KEY = 200
-_DEAD, _DROPS = 1_000, 10_000
-"""Notes that wait at most; what comes on top is only in the metrics."""
+_MAX_KEY = 200
+"""Characters of a throttle key that are kept."""
+_MAX_DEAD_LETTERS, _MAX_DROPPED_RUNS = 1_000, 10_000
+"""Records that wait at most. Further dead letters are discarded; further dropped runs only reach the metrics."""
+
+_Key = tuple[str, str, str, int]
+"""Playbook, reason, throttle key and hour of a count of dropped runs."""
 
 
 class DeferredRecords:
-    """Collects notes until they are taken; thread-safe. record: is given every event."""
+    """Collects records until ``drain`` takes them. Thread-safe.
 
-    def __init__(self, record: EventRecorder | None = None) -> None:
-        self.record = record
+    event_recorder: receives every event, or None.
+    """
+
+    def __init__(self, event_recorder: EventRecorder | None = None) -> None:
+        self.event_recorder = event_recorder
         self._lock = threading.Lock()
-        self._dead: list[DeadLetter] = []
-        self._drops: dict[tuple[str, str, str, int], DroppedRuns] = {}
-        self._dropped: Counter[tuple[str, str]] = Counter()
+        self._dead_letters: list[DeadLetter] = []
+        self._dropped_runs: dict[_Key, DroppedRuns] = {}
+        self._totals: Counter[tuple[str, str]] = Counter()
 
-    def event(self, event: Event) -> None:
-        """An event came, as far as it may be read."""
-        if self.record:
-            self.record.add(event)
+    def record_event(self, alert: bytes) -> None:
+        """Add a redacted alert, as JSON, to the event recording if there is one."""
+        if self.event_recorder:
+            self.event_recorder.add(alert)
 
-    def drop(self, playbook: str, reason: str, key: str, at: float) -> None:
-        """A playbook's run was suppressed. key: of the throttle, or empty. at: epoch seconds."""
-        key = key[:_LONGEST_KEY]
-        place = (playbook, reason, key, int(at) // 3600)
+    def count_dropped_run(self, playbook: str, reason: str, key: str, at: float) -> None:
+        """Count a suppressed run. key: what the throttle counts by, or empty. at: epoch seconds."""
+        key = key[:_MAX_KEY]
         with self._lock:
-            self._dropped[playbook, reason.partition(":")[0]] += 1
-            had = self._drops.get(place)
-            if had is not None:
-                self._drops[place] = DroppedRuns(
-                    playbook, reason, key, had.count + 1, had.first, at
-                )
-            elif len(self._drops) < _DROPS:
-                self._drops[place] = DroppedRuns(playbook, reason, key, 1, at, at)
+            self._totals[playbook, reason.partition(":")[0]] += 1
+            self._add(DroppedRuns(playbook, reason, key, 1, at, at))
 
-    def dropped(self) -> Iterator[Series]:
-        """What a scrape asks: how many runs were suppressed, also those of which no note had room."""
+    def add_dead_letter(self, letter: DeadLetter) -> None:
+        """Add a body, or an element of one, that is not an event."""
         with self._lock:
-            counts = [*self._dropped.items()]
-        for (playbook, reason), count in counts:
+            if len(self._dead_letters) < _MAX_DEAD_LETTERS:
+                self._dead_letters.append(letter)
+
+    def series(self) -> Iterator[Series]:
+        """Yield the metric of suppressed runs, also of those that were not kept as records."""
+        with self._lock:
+            totals = [*self._totals.items()]
+        for (playbook, reason), count in totals:
             yield "suppressed_runs_total", {"playbook": playbook, "reason": reason}, count
 
-    def bury(self, dead: DeadLetter) -> None:
-        """A body, or an element of one, was no event."""
+    def drain(self) -> tuple[list[DeadLetter], list[DroppedRuns]]:
+        """Return the records that were added since the last call."""
         with self._lock:
-            if len(self._dead) < _DEAD:
-                self._dead.append(dead)
+            letters, self._dead_letters = self._dead_letters, []
+            dropped, self._dropped_runs = self._dropped_runs, {}
+        return letters, list(dropped.values())
 
-    def take(self) -> tuple[list[DeadLetter], list[DroppedRuns]]:
-        """What was noted since it was last taken."""
+    def restore(self, letters: list[DeadLetter], dropped: list[DroppedRuns]) -> None:
+        """Put records back that could not be written, up to the bounds."""
         with self._lock:
-            dead, self._dead = self._dead, []
-            drops, self._drops = self._drops, {}
-        return dead, list(drops.values())
+            self._dead_letters = [*letters, *self._dead_letters][:_MAX_DEAD_LETTERS]
+            for count in dropped:
+                self._add(count)
 
-    def give_back(self, dead: list[DeadLetter], drops: list[DroppedRuns]) -> None:
-        """Have what could not be written taken again, as far as there is room."""
-        with self._lock:
-            self._dead = [*dead, *self._dead][:_DEAD]
-            for drop in drops:
-                place = (drop.playbook, drop.reason, drop.key, int(drop.first) // 3600)
-                had = self._drops.get(place)
-                if had is not None:
-                    last, count = max(had.last, drop.last), had.count + drop.count
-                    first = min(had.first, drop.first)
-                    self._drops[place] = DroppedRuns(*place[:3], count, first, last)
-                elif len(self._drops) < _DROPS:
-                    self._drops[place] = drop
+    def _add(self, new: DroppedRuns) -> None:
+        """Add a count to that of the same hour."""
+        key = (new.playbook, new.reason, new.key, int(new.first) // 3600)
+        old = self._dropped_runs.get(key)
+        if old is not None:
+            count = old.count + new.count
+            first, last = min(old.first, new.first), max(old.last, new.last)
+            self._dropped_runs[key] = DroppedRuns(*key[:3], count, first, last)
+        elif len(self._dropped_runs) < _MAX_DROPPED_RUNS:
+            self._dropped_runs[key] = new

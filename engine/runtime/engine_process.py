@@ -30,13 +30,14 @@ from engine.server.admin_api import AdminApi
 from engine.server.admin_port import AdminPort
 from engine.server.listener import ADMIN_LIMITS, EVENT_LIMITS, Listener, allow_files
 from engine.server.operator_commands import OperatorCommands
-from engine.sources.base import Source, Taker
-from engine.sources.file import Follow
+from engine.sources.base import EventSink, SourceThread
+from engine.sources.file import FollowedFile
 from engine.sources.http import EventPort
 from engine.sources.nats import JetStream
 from engine.sources.redis import RedisList
-from engine.telemetry.events import Observers, log_decisions, log_reloads
+from engine.telemetry.events import Observers
 from engine.telemetry.fault_log import FaultLog
+from engine.telemetry.logging import log_operator_commands, log_reloads
 from engine.telemetry.metrics import Metrics
 from engine.telemetry.tracing import tracing
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
     from engine.journal.protocol import Journal, State
     from engine.runtime.settings import Settings
-    from engine.sources.base import Fetching
+    from engine.sources.base import Source
 
 log = structlog.get_logger()
 
@@ -85,16 +86,16 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         if traces:
             stack.callback(traces.stop)
         observers = Observers(
-            metrics, log_reloads, log_decisions, crew, *([traces] if traces else [])
+            metrics, log_reloads, log_operator_commands, crew, *([traces] if traces else [])
         )
         events = stack.enter_context(listeners.listening(settings.listen))
         admin = stack.enter_context(listeners.listening(settings.admin_listen))
         core = _core(settings, observers, stack)
-        host = crew.begin(core.reloader.active.set.guardrails, core.intake.writing.give_back)
+        host = crew.begin(core.reloader.active.set.guardrails, core.intake.release_throttle_slot)
         about = _about(settings, host)
         sources = [
-            Source(fetching, Taker(fetching.kind, core.intake, observers, crew.wake))
-            for fetching in _fetched(settings, core.journal)
+            SourceThread(source, EventSink(source.kind, core.intake, observers, crew.wake))
+            for source in _fetched(settings, core.journal)
         ]
 
         pages = _pages(core, crew, observers, metrics, lambda: _shown(about, sources))
@@ -110,8 +111,8 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         front_limits, back_limits = allow_files(EVENT_LIMITS, ADMIN_LIMITS)
         front = Listener(event_port, events, certificates, front_limits)
         back = Listener(AdminPort(pages, operators, core.ended), admin, limits=back_limits)
-        for series in (pages.series, front.series, core.notes.dropped):
-            metrics.ask(series)
+        for series in (pages.series, front.series, core.notes.series):
+            metrics.add_series(series)
 
         def ready() -> None:
             freeze_startup_objects()
@@ -126,7 +127,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         log.warning("attempts were cut short, they are made again at the next start")
 
 
-def _drain(sources: Sequence[Source], crew: WorkerProcess, grace: float) -> bool:
+def _drain(sources: Sequence[SourceThread], crew: WorkerProcess, grace: float) -> bool:
     """End what works, all within one grace; whether every attempt has come to its own end. Raises CrewError."""
     log.info("draining", seconds=grace)
     until = time.monotonic() + grace
@@ -165,8 +166,8 @@ def _pages(
     )
 
 
-def _shown(about: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
-    return {**about, "sources": [source.state() for source in sources]}
+def _shown(about: dict[str, Any], sources: Sequence[SourceThread]) -> dict[str, Any]:
+    return {**about, "sources": [source.status() for source in sources]}
 
 
 def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack) -> _Core:
@@ -195,20 +196,20 @@ def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack)
         time.time,
         settings.own.user,
         redaction=settings.redaction,
-        notes=notes,
-        least=upkeep.least,
+        deferred_records=notes,
+        min_priority=upkeep.least,
     )
     return _Core(journal, reloader, upkeep, fault, notes, intake)
 
 
-def _fetched(settings: Settings, journal: State) -> Iterator[Fetching]:
+def _fetched(settings: Settings, journal: State) -> Iterator[Source]:
     """The sources besides HTTP."""
     if settings.nats:
         yield JetStream(settings.nats)
     if settings.redis:
         yield RedisList(settings.redis)
     if settings.follow:
-        yield Follow(settings.follow, journal)
+        yield FollowedFile(settings.follow, journal)
 
 
 def _about(settings: Settings, host: str | None) -> dict[str, Any]:

@@ -83,9 +83,9 @@ class Maintenance:
 
     def round(self) -> None:
         """Write what waits; now and then remove what is old."""
-        if self._notes.record:
-            self._notes.record.flush()
-        dead, drops = self._notes.take()
+        if self._notes.event_recorder:
+            self._notes.event_recorder.flush()
+        dead, drops = self._notes.drain()
         try:
             while dead or drops:
                 self._journal.save_dropped(dead[:_NOTES], drops[:_NOTES])
@@ -94,10 +94,10 @@ class Maintenance:
             for task in self._tasks:
                 task()
         except JournalError as error:
-            self._notes.give_back(dead, drops)
-            self._fault.seen(str(error))
+            self._notes.restore(dead, drops)
+            self._fault.report(str(error))
         if self._journal.write_error() is None:
-            self._fault.gone()
+            self._fault.clear()
         self._rounds += 1
 
     def _watch(self) -> None:

@@ -156,7 +156,7 @@ class Reloader:
         active = Active(PlaybookIndex(found.playbooks, found.silences), found, self._now())
         self._journal.save_set(found.digest, files.files)
         before, self.active = getattr(self, "active", None), active
-        self._observers.tell(
+        self._observers.notify(
             Reloaded(
                 found.digest,
                 len(found.playbooks),
@@ -201,7 +201,7 @@ class Reloader:
         if isinstance(error, PlaybookError):
             findings = error.findings
         active = self.active
-        self._observers.tell(Reloaded(active.set.digest, len(active.playbooks.all), findings))
+        self._observers.notify(Reloaded(active.set.digest, len(active.playbooks.all), findings))
 
     def _rewatch(self) -> None:
         """Watch the folder that has the name now; a replaced one has another inode."""

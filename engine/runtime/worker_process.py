@@ -43,8 +43,10 @@ from engine.runtime.worker_channel import (
     Unusable,
     freeze_startup_objects,
 )
-from engine.telemetry.events import Audit, Decided, Observers, log_steps
+from engine.telemetry.audit import Audit
+from engine.telemetry.events import Decided, Observers
 from engine.telemetry.fault_log import FaultLog
+from engine.telemetry.logging import log_steps
 from engine.telemetry.metrics import WorkMetrics
 from engine.telemetry.tracing import tracing
 
@@ -93,7 +95,7 @@ def run_worker_process(settings: Settings, line: WorkerChannel, *, story: bool) 
         stack.callback(journal.close)
         shift = _Shift(settings, cluster, journal, guardrails)
         workers = shift.workers(observers, lambda run: line.say(RunEnded(run.id)))
-        metrics.ask(shift.series)
+        metrics.add_series(shift.series)
         workers.start()
         threading.Thread(target=_listen, args=(line.bell, workers.wake), daemon=True).start()
         if cluster and not settings.dry_run:
@@ -117,14 +119,14 @@ def _obey(
     metrics: WorkMetrics,
 ) -> float:
     """Do as told until it is to stop; the grace. Raises EOFError."""
-    silence = FaultLog("API server", calm=0.0)
+    silence = FaultLog("api_server", calm=0.0)
     while True:
         order = line.hear(LOOK)
         shift.look(silence)
         if isinstance(order, Guardrails):
             shift.guardrails = order
         elif isinstance(order, Decided):
-            observers.tell(order)
+            observers.notify(order)
         elif isinstance(order, Scrape):
             line.say(Scraped(metrics.text()))
         elif isinstance(order, Stop):
@@ -203,9 +205,9 @@ class _Shift:
         if breaker is None:
             return
         if breaker.open:
-            silence.seen(breaker.error or "")
+            silence.report(breaker.error or "")
         else:
-            silence.gone()
+            silence.clear()
 
     def series(self) -> Iterator[Series]:
         """What a scrape asks of the budgets and of the cluster."""

@@ -214,9 +214,9 @@ class AdminApi:
         events = [
             {
                 "received": format_time(int(got.received * 1e9)),
-                "ended": got.ended,
+                "ended": got.result,
                 "suppressed": dict(got.suppressed),
-                "alert": got.event.sent,
+                "alert": got.alert,
             }
             for got in self._recent.all()
         ]

@@ -167,7 +167,7 @@ class OperatorCommands:
         names = self.paused()
         self.pauses(names)
         about = playbook or ALL_PLAYBOOKS
-        self.observers.tell(Decided(what, who.by, self.now(), playbook=about, reason=who.reason))
+        self.observers.notify(Decided(what, who.by, self.now(), playbook=about, reason=who.reason))
         self.wake()
         return names
 
@@ -176,7 +176,7 @@ class OperatorCommands:
 
     def _done(self, did: Decision, record: RunRecord) -> str:
         run = record.run
-        self.observers.tell(
+        self.observers.notify(
             Decided(
                 did.what, did.by, did.at, run.playbook.name, run.id, did.step or None, did.reason
             )

@@ -1,1 +1,1 @@
-"""Where events come from; every source hands bodies to the same intake."""
+"""Event sources. Each one gives request bodies to the same intake."""

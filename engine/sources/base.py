@@ -1,6 +1,7 @@
-"""What every source besides HTTP shares: events are fetched, and taken off only once they are on our disk.
+"""The thread and the protocol of the sources that fetch events: NATS, Redis and a file.
 
-Each has a thread that connects, fetches and takes off; whatever goes wrong, it begins again after a while.
+A source removes an event from its origin only when the event is on the engine's disk. After an error the
+thread waits and starts the source again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from engine.intake.intake import TooManyError
+from engine.intake.body import TooManyEventsError
 from engine.model.errors import EventError
 from engine.telemetry.events import Received
 
@@ -22,34 +23,34 @@ if TYPE_CHECKING:
     from engine.telemetry.events import Observers
 
 log = structlog.get_logger()
-_FIRST, _LONGEST = 0.5, 30.0
-"""Seconds before it begins again after a fault; doubled each time, up to the longest."""
-NOT_YET = "not connected yet"
-"""What is wrong with a source that has just begun."""
+_FIRST_WAIT, _MAX_WAIT = 0.5, 30.0
+"""Seconds before a new start after an error. The wait doubles each time, up to the maximum."""
+NOT_CONNECTED = "not connected yet"
+"""The error of a source that has just started."""
 
 
 class SourceError(Exception):
-    """A source that cannot go on now: its server is away, or our journal takes no writes."""
+    """A source cannot continue: its server is unavailable, or the journal accepts no writes."""
 
 
-class Fetching(Protocol):
-    """How one kind of source is worked off.
+class Source(Protocol):
+    """One kind of source.
 
-    kind: its flag's name. target: where it comes from, without credentials.
+    kind: the name of its flag. target: where the events come from, without credentials.
     """
 
     kind: str
     target: str
 
-    def work(self, taker: Taker) -> None:
-        """Fetch, hand over and take off until the taker is told to stop. Raises SourceError."""
+    def run(self, sink: EventSink) -> None:
+        """Fetch, deliver and remove events until ``sink.stopping`` is set. Raises SourceError."""
         ...
 
 
-class Taker:
-    """Hands bodies to the intake; ``stopping`` is set once the engine ends.
+class EventSink:
+    """Delivers the bodies of a source to the intake.
 
-    error: why nothing comes, None while all is well.
+    stopping: set when the engine stops. error: why no events arrive, or None.
     """
 
     def __init__(
@@ -57,84 +58,88 @@ class Taker:
     ) -> None:
         self._kind, self._intake, self._observers, self._wake = kind, intake, observers, wake
         self.stopping = threading.Event()
-        self.error: str | None = NOT_YET
+        self.error: str | None = NOT_CONNECTED
 
     @property
-    def told(self) -> bool:
-        """Whether the log has what is wrong."""
-        return self.error not in (None, NOT_YET)
+    def is_error_logged(self) -> bool:
+        """Whether the log contains the current error."""
+        return self.error not in (None, NOT_CONNECTED)
 
     def connected(self) -> None:
-        """Nothing is wrong any more."""
-        if self.told:
-            log.info("source is back", kind=self._kind)
+        """Report that the source works, which ends its error."""
+        if self.is_error_logged:
+            log.info("source_available", kind=self._kind)
         self.error = None
 
-    def take(self, *bodies: bytes) -> None:
-        """Return once each body is on disk, or is known to be no event. Raises SourceError: keep them all.
+    def deliver(self, *contents: bytes) -> None:
+        """Return when each body is on disk, or is known not to be an event.
 
-        Each is read by itself, as one that is posted is; what they come to is written together.
+        Each body is parsed alone, as if it was posted. The runs of all of them are written together.
+        Raises SourceError if the journal refuses one; then remove none from the origin.
         """
-        read = self._intake.read(bodies, self._kind)
-        taken = [body.taken for body in read]
-        while any(body.events for body in read):
-            written = self._intake.take(read)
+        bodies = self._intake.parse(contents, self._kind)
+        while any(body.events for body in bodies):
+            written = self._intake.submit(bodies)
             if written is not None:
                 written.result()
                 self._wake()
-        for one in taken:
-            if isinstance(one.failed, (EventError, TooManyError)):
-                one.ended = Counter(error=1)
-            elif one.failed is not None:
-                self._tell(Counter(refused=1))
-                raise SourceError(f"nothing is taken off: {one.failed}")
-        for one in taken:
-            self._tell(one.ended)
+        results = [body.result for body in bodies]
+        for result in results:
+            if isinstance(result.error, (EventError, TooManyEventsError)):
+                result.results = Counter(error=1)
+            elif result.error is not None:
+                self._notify(Counter(refused=1))
+                raise SourceError(f"no event is removed from the source: {result.error}")
+        for result in results:
+            self._notify(result.results)
 
-    def _tell(self, ended: dict[str, int]) -> None:
-        self._observers.tell(Received(None, ended, source=self._kind))
+    def _notify(self, results: dict[str, int]) -> None:
+        self._observers.notify(Received(None, results, source=self._kind))
 
 
-class Source:
-    """A thread that works one source off, again and again."""
+class SourceThread:
+    """Runs a source in a thread, and starts it again after each error."""
 
-    def __init__(self, fetching: Fetching, taker: Taker) -> None:
-        self._fetching, self._taker = fetching, taker
+    def __init__(self, source: Source, sink: EventSink) -> None:
+        self._source, self._sink = source, sink
         self._thread = threading.Thread(
-            target=self._run, name=f"tiercel-{fetching.kind}", daemon=True
+            target=self._run, name=f"tiercel-{source.kind}", daemon=True
         )
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, grace: float | None = None) -> None:
-        """End after what is at hand; what is not on disk by then stays where it comes from."""
-        self._taker.stopping.set()
+        """Stop after the current batch. Wait up to ``grace`` seconds (None: without limit).
+
+        An event that is not on disk by then stays at its origin.
+        """
+        self._sink.stopping.set()
         if self._thread.is_alive():
             self._thread.join(grace)
 
-    def state(self) -> dict[str, str | None]:
-        """As ``/status`` shows it."""
-        fetching = self._fetching
-        return {"kind": fetching.kind, "target": fetching.target, "error": self._taker.error}
+    def status(self) -> dict[str, str | None]:
+        """Return the kind, target and error, as ``/status`` shows them."""
+        source = self._source
+        return {"kind": source.kind, "target": source.target, "error": self._sink.error}
 
     def _run(self) -> None:
-        wait = _FIRST
-        while not self._taker.stopping.is_set():
+        wait = _FIRST_WAIT
+        while not self._sink.stopping.is_set():
             try:
-                self._fetching.work(self._taker)
+                self._source.run(self._sink)
             except SourceError as error:
-                wait = self._fault(str(error), wait)
-            # a source's door: whatever its client raises, it begins again
-            except Exception as error:  # noqa: BLE001 - told once, with its type
-                wait = self._fault(f"{type(error).__name__}: {error}", wait)
+                wait = self._back_off(str(error), wait)
+            # The entry point of a source: whatever its client library raises, the thread must go on.
+            except Exception as error:  # noqa: BLE001 - logged with its type
+                wait = self._back_off(f"{type(error).__name__}: {error}", wait)
 
-    def _fault(self, why: str, wait: float) -> float:
-        """Tell a fault once, wait, and give how long to wait the next time."""
-        if not self._taker.told:
-            log.error("source", kind=self._fetching.kind, error=why)
-            wait = _FIRST
-        self._taker.error = why
-        self._taker.stopping.wait(wait)
-        return min(wait * 2, _LONGEST)
+    def _back_off(self, error: str, wait: float) -> float:
+        """Log an error once, and wait. Returns the next wait in seconds."""
+        if not self._sink.is_error_logged:
+            log.error("source_unavailable", kind=self._source.kind, error=error)
+            wait = _FIRST_WAIT
+        self._sink.error = error
+        self._sink.stopping.wait(wait)
+        return min(wait * 2, _MAX_WAIT)

@@ -1,8 +1,11 @@
-"""A file that Falco writes (``file_output``), followed across rotation with an offset that is kept.
+"""Follow a file that Falco writes (``file_output``), across rotations and restarts.
 
-A file is known by its device and inode and by a digest of what stands before the offset, for inodes are used
-again. What was renamed is read to its end before the new one is begun, also where that happened while nobody
-followed it, and so is what was begun and renamed since; what was cut off is begun anew.
+The read offset is kept in the journal. A file is identified by its device and inode, and by a digest of the
+bytes before the offset, because inodes are reused.
+
+- A renamed file is read to its end before the new one, also if it was renamed while the engine was down.
+- Files that were created and renamed since then are read in the order of their last change.
+- A truncated file is read from its beginning.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import structlog
 
 from engine.journal.protocol import FILE_OFFSET_PREFIX
 from engine.model.errors import JournalError
-from engine.sources.base import SourceError, Taker
+from engine.sources.base import EventSink, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,22 +31,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 POLL = 0.25
-"""Seconds between two looks at a file that has come to its end."""
+"""Seconds between two checks for new lines."""
 EVENTS = 1_000
+"""Lines of a batch."""
 BYTES = 4 << 20
-"""Of a batch, and the longest line."""
+"""Bytes of a batch, and of the longest line."""
 _TAIL = 1_024
-"""Bytes before the offset that tell a file from another of the same inode: the last event's time is in them."""
+"""Bytes before the offset that identify a file. They contain the time of the last event."""
 _NEVER = 2**63
-"""A time after which nothing is written."""
+"""A modification time that no file reaches."""
 
 
 @dataclass(slots=True)
-class _Place:
+class _Position:
     """How far a file was read.
 
-    tail: digest of the bytes before the offset. written: when the file was last changed, in nanoseconds, as of
-    the last reading.
+    tail: digest of the bytes before the offset. written: the file's last modification time at the last read,
+    in nanoseconds. These names are keys in the journal.
     """
 
     device: int
@@ -53,8 +57,8 @@ class _Place:
     written: int = _NEVER
 
 
-class Follow:
-    """Follows one file; it need not be there yet. A file that was never followed is read from its beginning."""
+class FollowedFile:
+    """A file to follow. It does not have to exist yet. The first time, it is read from its beginning."""
 
     kind = "follow"
 
@@ -63,117 +67,121 @@ class Follow:
         self._path, self._journal = path, journal
         self._key = FILE_OFFSET_PREFIX + str(path)
         stem, suffix = re.escape(path.stem), re.escape(path.suffix)
-        # as logrotate names them: events.log.1, events.log-20261125, events-20261125.log
-        self._rotated = re.compile(rf"{stem}({suffix})?[.-][0-9][0-9TZ_.-]*({suffix})?")
+        # logrotate's names: events.log.1, events.log-20261125, events-20261125.log
+        self._rotated_name = re.compile(rf"{stem}({suffix})?[.-][0-9][0-9TZ_.-]*({suffix})?")
 
-    def work(self, taker: Taker) -> None:
-        """See Fetching.work."""
-        place, ended = self._kept(), False
-        while not taker.stopping.is_set():
+    def run(self, sink: EventSink) -> None:
+        """See Source.run."""
+        position, finished = self._load(), False
+        while not sink.stopping.is_set():
             try:
-                path = None if place is None or ended else self._found(place)
-                if path is None and not ended:
-                    self._miss(place)
-                    ended = True
-                file = (path or self._after(place)).open("rb")
+                path = None if position is None or finished else self._find(position)
+                if path is None and not finished:
+                    self._warn_lost(position)
+                    finished = True
+                file = (path or self._next(position)).open("rb")
             except FileNotFoundError:
-                taker.stopping.wait(POLL)
+                sink.stopping.wait(POLL)
                 continue
             except OSError as error:
                 raise SourceError(f"{error.filename}: {error.strerror}") from None
-            taker.connected()
+            sink.connected()
             with file:
-                place = self._begun(file, place)
-                ended = self._follow(file, place, taker)
+                position = self._start(file, position)
+                finished = self._read(file, position, sink)
 
-    def _begun(self, file: IO[bytes], before: _Place | None) -> _Place:
-        """Where to begin in an open file. A new one is kept at once: the one before is done with."""
-        place = _placed(file, before)
-        if place is not before:
-            self._keep(file, place)
-        return place
+    def _start(self, file: IO[bytes], previous: _Position | None) -> _Position:
+        """Return the position in an open file. That of a new file is saved, which ends the previous file."""
+        position = _position(file, previous)
+        if position is not previous:
+            self._save(file, position)
+        return position
 
-    def _found(self, place: _Place) -> Path | None:
-        """The file that was being read, whatever its name is now."""
-        for path in (self._path, *self._beside()):
-            if _identity(path) == (place.device, place.inode):
+    def _find(self, position: _Position) -> Path | None:
+        """The file of the position, whatever its current name. None if it is gone or was truncated."""
+        for path in (self._path, *self._siblings()):
+            if _identity(path) == (position.device, position.inode):
                 with path.open("rb") as file:
-                    if _placed(file, place) is place:
+                    if _position(file, position) is position:
                         return path
         return None
 
-    def _after(self, place: _Place | None) -> Path:
-        """The file to be read after that one: the first that was begun and renamed since, else our own."""
-        if place is None:
+    def _next(self, position: _Position | None) -> Path:
+        """The file to read after that of the position: the oldest one rotated since, or the current one."""
+        if position is None:
             return self._path
         rotated = [
             (path.stat().st_mtime_ns, path)
-            for path in self._beside()
-            if self._rotated.fullmatch(path.name) and path.is_file()
+            for path in self._siblings()
+            if self._rotated_name.fullmatch(path.name) and path.is_file()
         ]
-        since = (one for one in rotated if one[0] > place.written)
+        since = (one for one in rotated if one[0] > position.written)
         return min(since, default=(0, self._path))[1]
 
-    def _beside(self) -> Iterator[Path]:
-        """The other files of its folder."""
+    def _siblings(self) -> Iterator[Path]:
+        """The other files in the folder."""
         for path in self._path.parent.iterdir():
             if path != self._path:
                 yield path
 
-    def _miss(self, place: _Place | None) -> None:
-        """Tell that the end of what was being read cannot be read."""
-        if place is not None:
-            was = f"{self._path}: the file that was read to its byte {place.offset} is gone or was cut off"
-            log.warning("source", kind=self.kind, error=f"{was}; what came then may be lost")
+    def _warn_lost(self, position: _Position | None) -> None:
+        """Log that the rest of the previous file cannot be read."""
+        if position is not None:
+            log.warning(
+                "source_events_lost",
+                kind=self.kind,
+                error=f"{self._path}: the file that was read up to byte {position.offset} is gone or was "
+                "truncated; events after that may be lost",
+            )
 
-    def _follow(self, file: IO[bytes], place: _Place, taker: Taker) -> bool:
-        """Read on until nothing more is in the file; whether that is because there is another one."""
-        file.seek(place.offset)
-        ending = False
-        while not taker.stopping.is_set():
+    def _read(self, file: IO[bytes], position: _Position, sink: EventSink) -> bool:
+        """Read until the file has no more lines. Returns whether it is finished, because a new file exists."""
+        file.seek(position.offset)
+        is_last_pass = False
+        while not sink.stopping.is_set():
             lines, size = _batch(file)
             if lines:
                 events = [line for line in lines if line.lstrip().startswith(b"{")]
-                if events:  # the rest is Falco's own log
-                    taker.take(b"\n".join(events))
+                if events:  # other lines are Falco's own log
+                    sink.deliver(b"\n".join(events))
             if size:
-                place.offset += size
-                self._keep(file, place)
+                position.offset += size
+                self._save(file, position)
                 continue
-            file.seek(place.offset)
+            file.seek(position.offset)
             found = os.fstat(file.fileno())
-            if found.st_size < place.offset:  # cut off, to be written anew
-                place.offset, place.tail = 0, ""
+            if found.st_size < position.offset:  # truncated
+                position.offset, position.tail = 0, ""
                 return False
-            place.written = found.st_mtime_ns
-            if ending:
+            position.written = found.st_mtime_ns
+            if is_last_pass:
                 return True
-            if self._is_another(place):
-                ending = True  # what was written to it until then is read first
+            if self._is_replaced(position):
+                is_last_pass = True  # lines may have been written before the rename
                 continue
-            taker.stopping.wait(POLL)
+            sink.stopping.wait(POLL)
         return False
 
-    def _is_another(self, place: _Place) -> bool:
-        return _identity(self._path) not in (None, (place.device, place.inode))
+    def _is_replaced(self, position: _Position) -> bool:
+        return _identity(self._path) not in (None, (position.device, position.inode))
 
-    def _kept(self) -> _Place | None:
+    def _load(self) -> _Position | None:
         found: Any = self._journal.key_values().get(self._key)
-        return None if found is None else _Place(**found)
+        return None if found is None else _Position(**found)
 
-    def _keep(self, file: IO[bytes], place: _Place) -> None:
-        """Write the offset down. What was taken is on disk already: at worst it is read twice."""
-        place.tail = _tail(file, place.offset)
-        place.written = os.fstat(file.fileno()).st_mtime_ns
-        told = {key: getattr(place, key) for key in _Place.__slots__}
+    def _save(self, file: IO[bytes], position: _Position) -> None:
+        """Write the offset. Events before it are on disk already; after a crash some are read twice."""
+        position.tail = _tail(file, position.offset)
+        position.written = os.fstat(file.fileno()).st_mtime_ns
+        record = {key: getattr(position, key) for key in _Position.__slots__}
         try:
-            self._journal.save_key_values({self._key: told})
+            self._journal.save_key_values({self._key: record})
         except JournalError as error:
-            raise SourceError(f"the offset cannot be kept: {error}") from None
+            raise SourceError(f"cannot save the offset: {error}") from None
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """The device and inode of a file; None where there is none."""
+    """The device and inode of a regular file, or None."""
     try:
         found = path.stat()
     except OSError:
@@ -181,26 +189,29 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
-def _placed(file: IO[bytes], before: _Place | None) -> _Place:
-    """Where to begin in an open file, given how far the last one was read."""
+def _position(file: IO[bytes], previous: _Position | None) -> _Position:
+    """Return ``previous`` if it is of this open file, else the beginning of the file."""
     found = os.fstat(file.fileno())
-    known = before is not None and (before.device, before.inode) == (found.st_dev, found.st_ino)
-    if before is None or not known or found.st_size < before.offset:
-        return _Place(found.st_dev, found.st_ino)
-    if _tail(file, before.offset) == before.tail:
-        return before
-    return _Place(found.st_dev, found.st_ino)
+    same = previous is not None and (previous.device, previous.inode) == (
+        found.st_dev,
+        found.st_ino,
+    )
+    if previous is None or not same or found.st_size < previous.offset:
+        return _Position(found.st_dev, found.st_ino)
+    if _tail(file, previous.offset) == previous.tail:
+        return previous
+    return _Position(found.st_dev, found.st_ino)
 
 
 def _tail(file: IO[bytes], offset: int) -> str:
-    """A digest of what stands before the offset, where the file is left."""
+    """A digest of the bytes before the offset. Leaves the file at the offset."""
     file.seek(max(0, offset - _TAIL))
     tail = file.read(min(_TAIL, offset))
     return hashlib.sha256(tail).hexdigest()[:16] if tail else ""
 
 
 def _batch(file: IO[bytes]) -> tuple[list[bytes], int]:
-    """Whole lines, as many as one body may have, and how many bytes they are; a line too long is left out."""
+    """Return whole lines, up to EVENTS and BYTES, and the bytes read. A line that is too long is left out."""
     lines: list[bytes] = []
     size = 0
     while len(lines) < EVENTS and size < BYTES:
@@ -211,7 +222,7 @@ def _batch(file: IO[bytes]) -> tuple[list[bytes], int]:
             lines.append(line.strip())
             size += len(line)
         elif len(line) < BYTES:
-            break  # Falco has not finished it
+            break  # Falco has not finished the line
         else:
             size += len(line)
     return lines, size

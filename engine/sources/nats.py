@@ -1,6 +1,7 @@
-"""A durable consumer of a NATS JetStream that captures what Falcosidekick publishes on ``falco.>``.
+"""Take events from a NATS JetStream stream, to which Falcosidekick publishes on ``falco.>``.
 
-A message is acknowledged once its event is on our disk; one that is not comes again.
+A durable consumer reads the stream. A message is acknowledged when its event is on the engine's disk;
+otherwise the server delivers it again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from engine.sources.base import SourceError, Taker
+from engine.sources.base import EventSink, SourceError
 
 if TYPE_CHECKING:
     import threading
@@ -23,73 +24,74 @@ SUBJECT = "falco.>"
 STREAM = "falco"
 DURABLE = "tiercel"
 BATCH = 100
-_WAITS = 1.0
-"""Seconds for which messages are waited upon, so that stopping is noticed."""
+"""Messages that are fetched and delivered together."""
+_FETCH_TIMEOUT = 1.0
+"""Seconds to wait for messages, so that the source notices a stop."""
 _TIMEOUT = 10.0
-_CONNECT = 3
-"""Seconds until a server must have taken us in; the client's own rounds of trying again take two minutes."""
-_LOOKS = 0.1
-"""Seconds between two looks whether to stop, while it connects."""
-_EMPTY = 5
-"""Fetches in a row that bring nothing before we ask whether our consumer is still there: they would not say."""
+_CONNECT_TIMEOUT = 3
+"""Seconds to connect. The client's own retries take two minutes."""
+_STOP_POLL = 0.1
+"""Seconds between two checks for a stop while it connects."""
+_EMPTY_FETCHES = 5
+"""Empty fetches in a row before the source checks that its consumer exists. A fetch does not report that."""
 _ACK_WAIT = 60.0
-"""Seconds after which a message that was not acknowledged comes again."""
+"""Seconds after which the server delivers a message again that was not acknowledged."""
 
 
 class JetStream:
-    """Works a stream off. url: ``nats://[user:password@]host[:port]``, or with a token in place of both."""
+    """A JetStream consumer. url: ``nats://[user:password@]host[:port]``, or ``nats://token@host[:port]``."""
 
     kind = "nats"
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        # the client would send the escapes as they are
+        # The client would send percent escapes as they are.
         user, password = (part and unquote(part) for part in (parts.username, parts.password))
         self._login: dict[str, Any] = {"user": user, "password": password}
         if password is None:
             self._login = {"token": user}
         self.target = f"{parts.hostname}:{parts.port or 4222} {SUBJECT}"
 
-    def work(self, taker: Taker) -> None:
-        """See Fetching.work."""
-        import nats.errors  # noqa: PLC0415 - only where it is asked for
+    def run(self, sink: EventSink) -> None:
+        """See Source.run."""
+        import nats.errors  # noqa: PLC0415 - imported only if the source is used
         import nats.js.errors  # noqa: PLC0415 - the same
 
         try:
-            asyncio.run(self._work(taker))
+            asyncio.run(self._run(sink))
         except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
-            said = str(error).removeprefix("nats: ")[:200]
-            raise SourceError(f"{self.target}: {said or type(error).__name__}") from None
+            message = str(error).removeprefix("nats: ")[:200]
+            raise SourceError(f"{self.target}: {message or type(error).__name__}") from None
 
-    async def _work(self, taker: Taker) -> None:
-        from nats.aio.client import Client  # noqa: PLC0415 - only where it is asked for
+    async def _run(self, sink: EventSink) -> None:
+        from nats.aio.client import Client  # noqa: PLC0415 - imported only if the source is used
 
         client = Client()
         try:
-            subscription = await _unless(taker.stopping, self._connect(client))
+            subscription = await _unless_stopped(sink.stopping, self._connect(client))
             if subscription is None:
                 return
-            taker.connected()
+            sink.connected()
             empty = 0
-            while not taker.stopping.is_set():
+            while not sink.stopping.is_set():
                 try:
-                    messages = await subscription.fetch(BATCH, timeout=_WAITS)
+                    messages = await subscription.fetch(BATCH, timeout=_FETCH_TIMEOUT)
                 except TimeoutError:
                     if client.is_closed:
                         raise SourceError(f"{self.target}: the connection is lost") from None
                     empty += 1
-                    if empty % _EMPTY == 0:
-                        await self._find(subscription)
+                    if empty % _EMPTY_FETCHES == 0:
+                        await self._check_consumer(subscription)
                     continue
                 empty = 0
-                await self._take(messages, taker)
+                await self._deliver(messages, sink)
         finally:
             await client.close()
 
-    async def _find(self, subscription: Any) -> None:
-        """See that our consumer is there. Raises SourceError, so that what is missing is made anew."""
-        from nats.js.errors import NotFoundError  # noqa: PLC0415 - only where it is asked for
+    async def _check_consumer(self, subscription: Any) -> None:
+        """Raise SourceError if the consumer does not exist, so that the next start creates it."""
+        from nats.js.errors import NotFoundError  # noqa: PLC0415 - imported only if the source is used
 
         try:
             await subscription.consumer_info()
@@ -97,31 +99,31 @@ class JetStream:
             raise SourceError(f"{self.target}: {error.description}: it is gone") from None
 
     async def _connect(self, client: Client) -> Any:
-        """The subscription. Raises SourceError, and what the client does."""
+        """Connect, and return the subscription. Raises SourceError, and the client's errors."""
         connecting = True
 
-        async def tell(error: Exception) -> None:
-            """Errors are raised where they matter; while it connects the client would go on by itself."""
+        async def on_error(error: Exception) -> None:
+            """Raise errors while the client connects; otherwise it would retry. Later calls raise their own."""
             if connecting:
                 raise error
 
         try:
-            async with asyncio.timeout(_CONNECT):
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
                 await client.connect(
                     self._url,
                     allow_reconnect=False,
-                    connect_timeout=_CONNECT,
-                    error_cb=tell,
+                    connect_timeout=_CONNECT_TIMEOUT,
+                    error_cb=on_error,
                     **self._login,
                 )
         except TimeoutError:
-            raise SourceError(f"{self.target}: no connection within {_CONNECT} s") from None
+            raise SourceError(f"{self.target}: no connection within {_CONNECT_TIMEOUT} s") from None
         connecting = False
         return await self._subscribe(client.jetstream(timeout=_TIMEOUT))
 
     async def _subscribe(self, stream: Any) -> Any:
-        """The durable consumer, of the stream that has the subjects; one is made where there is none."""
-        from nats.js import api  # noqa: PLC0415 - only where it is asked for
+        """Return the durable consumer of the stream that has the subjects. Creates both if needed."""
+        from nats.js import api  # noqa: PLC0415 - imported only if the source is used
         from nats.js.errors import NotFoundError  # noqa: PLC0415 - the same
 
         try:
@@ -129,26 +131,28 @@ class JetStream:
         except NotFoundError:
             name = STREAM
             await stream.add_stream(name=name, subjects=[SUBJECT], storage=api.StorageType.FILE)
-        settings = api.ConsumerConfig(ack_wait=_ACK_WAIT, max_ack_pending=10 * BATCH)
-        return await stream.pull_subscribe(SUBJECT, DURABLE, stream=name, config=settings)
+        config = api.ConsumerConfig(ack_wait=_ACK_WAIT, max_ack_pending=10 * BATCH)
+        return await stream.pull_subscribe(SUBJECT, DURABLE, stream=name, config=config)
 
-    async def _take(self, messages: list[Msg], taker: Taker) -> None:
-        """Have messages written, and only then acknowledge them."""
+    async def _deliver(self, messages: list[Msg], sink: EventSink) -> None:
+        """Deliver messages, then acknowledge them."""
         try:
-            await asyncio.to_thread(taker.take, *(message.data for message in messages))
+            await asyncio.to_thread(sink.deliver, *(message.data for message in messages))
         except SourceError:
-            for message in messages:  # so that they come again at once, and not after the wait
+            for (
+                message
+            ) in messages:  # so that the server delivers them at once, not after _ACK_WAIT
                 await message.nak()
             raise
         for message in messages:
             await message.ack()
 
 
-async def _unless(stopping: threading.Event, doing: Coroutine[Any, Any, Any]) -> Any:
-    """What it gives; None where we are to stop before that."""
-    task = asyncio.ensure_future(doing)
+async def _unless_stopped(stopping: threading.Event, work: Coroutine[Any, Any, Any]) -> Any:
+    """Return the result of the work, or None if the engine stops first."""
+    task = asyncio.ensure_future(work)
     while not task.done() and not stopping.is_set():
-        await asyncio.wait({task}, timeout=_LOOKS)
+        await asyncio.wait({task}, timeout=_STOP_POLL)
     if task.done():
         return task.result()
     task.cancel()

@@ -1,1 +1,1 @@
-"""Engine events and their subscribers: log, audit, metrics and traces."""
+"""What the engine tells the outside: log, audit, metrics and traces."""

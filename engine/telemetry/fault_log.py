@@ -1,4 +1,4 @@
-"""A fault in the log: a line when it begins and one when it is over, however often it shows in between."""
+"""Log a recurring fault once when it starts and once when it is over."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ log = structlog.get_logger()
 
 
 class FaultLog:
-    """One kind of fault; thread-safe.
+    """The fault of one component. Thread-safe.
 
-    what: has it. calm: seconds without it after which it is over, for what fails by turns is not well. about:
-    is told with it.
+    Logs ``{component}_unavailable`` at the first report and ``{component}_available`` when it is over.
+
+    calm: seconds without a report after which the fault is over. A component that fails every few seconds
+    stays unavailable. fields: further keys of both lines.
     """
 
     def __init__(
         self,
-        what: str,
+        component: str,
         *,
         calm: float = 5.0,
         now: Callable[[], float] = time.monotonic,
-        **about: str,
+        **fields: str,
     ) -> None:
-        self._what, self._calm, self._now, self._about = what, calm, now, about
+        self._unavailable, self._available = f"{component}_unavailable", f"{component}_available"
+        self._calm, self._now, self._fields = calm, now, fields
         self._lock = threading.Lock()
         self._last: float | None = None
 
-    def seen(self, why: str) -> None:
-        """It showed."""
+    def report(self, error: str) -> None:
+        """Report that the component failed."""
         with self._lock:
-            first, self._last = self._last is None, self._now()
-        if first:
-            log.error(self._what, error=why, **self._about)
+            is_first, self._last = self._last is None, self._now()
+        if is_first:
+            log.error(self._unavailable, error=error, **self._fields)
 
-    def gone(self) -> None:
-        """It does not show now."""
+    def clear(self) -> None:
+        """Report that the component works. Ends the fault if the last report is ``calm`` seconds old."""
         with self._lock:
             if self._last is None or self._now() - self._last < self._calm:
                 return
             self._last = None
-        over = f"{self._what} is back"
-        log.info(over, **self._about)
+        log.info(self._available, **self._fields)

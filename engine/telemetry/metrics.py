@@ -1,4 +1,4 @@
-"""Prometheus metrics, of low cardinality: never a pod, a command line or an output."""
+"""Prometheus metrics. Their labels never contain a pod, a command line or an output."""
 
 from __future__ import annotations
 
@@ -20,93 +20,103 @@ if TYPE_CHECKING:
     from engine.telemetry.events import EngineEvent
 
     Series = tuple[str, Mapping[str, str], float]
-    """A family's name without prefix, the labels and the value of one of its series."""
+    """The name of a family without its prefix, the labels of a series, and its value."""
 
-_ACCEPT = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
-"""Seconds: an fsync of a good disk is a fraction of a millisecond, of a network's volume several."""
-_ATTEMPT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Seconds: an API server answers in milliseconds; a step's timeout is 30 unless told."""
-_DONE = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
-"""Seconds: from a quiet moment to an outage of an hour."""
+_ACCEPT_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+"""Seconds. An fsync takes a fraction of a millisecond on a good disk, and several on a network volume."""
+_ATTEMPT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Seconds. An API server answers in milliseconds; the default timeout of a step is 30 seconds."""
+_RUN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
+"""Seconds, from an idle engine to an outage of an hour."""
 
 
-class Described(NamedTuple):
-    """A family of metrics: counter, gauge or histogram, what it tells, the labels of its series."""
+class Family(NamedTuple):
+    """A metric family. kind: counter, gauge or histogram. labels: of its series."""
 
     kind: str
-    what: str
+    help: str
     labels: tuple[str, ...] = ()
 
 
 METRICS = {
-    "bodies_total": Described(
-        "counter", "Requests to the event port, by the status that answered them.", ("status",)
+    "bodies_total": Family(
+        "counter", "Requests to the event port, by HTTP status of the response.", ("status",)
     ),
-    "events_total": Described(
+    "events_total": Family(
         "counter",
-        "Elements of bodies and of sources' messages, by how they ended.",
+        "Elements of bodies and of messages from sources, by result.",
         ("source", "result"),
     ),
-    "suppressed_runs_total": Described(
-        "counter", "Runs of playbooks that were suppressed, by why.", ("playbook", "reason")
+    "suppressed_runs_total": Family(
+        "counter", "Suppressed runs, by playbook and reason.", ("playbook", "reason")
     ),
-    "accept_seconds": Described("histogram", "From a body's arrival to its answer."),
-    "connections": Described("gauge", "Connections of senders that are open."),
-    "connections_refused_total": Described(
+    "accept_seconds": Family(
+        "histogram", "Time from the arrival of a body to its response, in seconds."
+    ),
+    "connections": Family("gauge", "Open connections of senders."),
+    "connections_refused_total": Family(
         "counter",
-        "Connections that were too many or made room for others, and late requests.",
+        "Connections that were refused or closed because of a limit, and late requests, by reason.",
         ("reason",),
     ),
-    "source_connected": Described("gauge", "1 while events come from the source.", ("kind",)),
-    "playbooks": Described("gauge", "Playbooks in force, by mode.", ("mode",)),
-    "playbook_info": Described(
+    "source_connected": Family("gauge", "1 while the source delivers events.", ("kind",)),
+    "playbooks": Family("gauge", "Playbooks in force, by mode.", ("mode",)),
+    "playbook_info": Family(
         "gauge",
         "1 for each playbook in force, with its metadata.labels as label_NAME.",
         ("playbook", "mode"),
     ),
-    "playbooks_current": Described("gauge", "1 while the set in force is that of the folder."),
-    "playbooks_loaded_timestamp_seconds": Described("gauge", "When a set last came into force."),
-    "reloads_total": Described("counter", "Reloads of the playbooks.", ("result",)),
-    "dry_run": Described("gauge", "1 in a dry run, where nothing is changed and nobody told."),
-    "paused": Described("gauge", "Pauses in force."),
-    "decisions_total": Described("counter", "What people did.", ("decision",)),
-    "queue_runs": Described("gauge", "Runs that are not over.", ("state",)),
-    "queue_oldest_due_seconds": Described("gauge", "For how long the oldest due run has waited."),
-    "attempts_total": Described("counter", "Attempts, by action and state.", ("action", "state")),
-    "attempt_seconds": Described("histogram", "Of an attempt.", ("action",)),
-    "runs_total": Described(
+    "playbooks_current": Family("gauge", "1 while the set in force is that of the folder."),
+    "playbooks_loaded_timestamp_seconds": Family(
+        "gauge", "Time when a set last came into force, in seconds since the epoch."
+    ),
+    "reloads_total": Family("counter", "Reloads of the playbook folder, by result.", ("result",)),
+    "dry_run": Family("gauge", "1 in a dry run, which changes nothing and sends no messages."),
+    "paused": Family("gauge", "Pauses in force."),
+    "decisions_total": Family("counter", "Operator commands, by command.", ("decision",)),
+    "queue_runs": Family("gauge", "Runs that are not over, by state.", ("state",)),
+    "queue_oldest_due_seconds": Family(
+        "gauge", "Time for which the oldest due run has waited, in seconds."
+    ),
+    "attempts_total": Family("counter", "Attempts, by action and state.", ("action", "state")),
+    "attempt_seconds": Family("histogram", "Duration of an attempt, in seconds.", ("action",)),
+    "runs_total": Family(
         "counter",
-        "Runs that are over; one that is retried is over once more.",
+        "Runs that are over, by outcome. A run that is retried is counted again.",
         ("playbook", "outcome"),
     ),
-    "wait_seconds": Described("histogram", "From a run's receipt to its first attempt."),
-    "done_seconds": Described("histogram", "From a run's receipt to its first end.", ("outcome",)),
-    "budget_left": Described(
+    "wait_seconds": Family(
+        "histogram", "Time from the receipt of a run to its first attempt, in seconds."
+    ),
+    "done_seconds": Family(
+        "histogram", "Time from the receipt of a run to its first end, in seconds.", ("outcome",)
+    ),
+    "budget_left": Family(
         "gauge",
-        "Targets left in a budget's fullest window.",
+        "Targets left in the fullest window of a budget.",
         ("effect", "scope", "limit", "per", "actions", "playbooks"),
     ),
-    "cluster_answers": Described("gauge", "1 while the API server gives answers."),
-    "journal_writable": Described("gauge", "1 while the journal takes writes."),
-    "journal_fill_ratio": Described("gauge", "How much of what it may have the journal uses."),
+    "cluster_answers": Family("gauge", "1 while the API server answers."),
+    "journal_writable": Family("gauge", "1 while the journal accepts writes."),
+    "journal_fill_ratio": Family("gauge", "Used part of the journal's quota, 0 to 1."),
 }
-"""Every family by its name without prefix: here alone it is said what there is, for scrapes and for docs."""
+"""Every family by its name without prefix. Scrapes and the documentation use this table."""
 
 
 class _Registry:
-    """What the two processes' metrics share: how they are made, asked for and told."""
+    """The registry and the exposition that both processes share."""
 
     def __init__(self) -> None:
-        # a second series for each, which nobody asks for
+        # The library would add a second series, with the creation time, for each counter and histogram.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = prometheus_client.CollectorRegistry()
 
-    def ask(self, asked: Callable[[], Iterable[Series]]) -> None:
-        """Ask for these at each scrape."""
-        self.registry.register(_Asked(asked))
+    def add_series(self, series: Callable[[], Iterable[Series]]) -> None:
+        """Add a function that returns series. Each scrape calls it."""
+        self.registry.register(_SeriesCollector(series))
 
     def text(self) -> bytes:
-        """The exposition format."""
+        """Return all metrics in the Prometheus exposition format."""
         return prometheus_client.generate_latest(self.registry)
 
     def _counter(self, name: str) -> prometheus_client.Counter:
@@ -122,125 +132,132 @@ class _Registry:
 
 
 def _described(name: str) -> tuple[str, str, tuple[str, ...]]:
-    """A family's full name, help and labels."""
-    return f"tiercel_{name}", METRICS[name].what, METRICS[name].labels
+    """The full name, help and labels of a family."""
+    return f"tiercel_{name}", METRICS[name].help, METRICS[name].labels
 
 
 class Metrics(_Registry):
-    """Counts what comes in, reloads and what people do; what stands is asked for when somebody scrapes."""
+    """The metrics of the engine's main process: bodies, reloads and operator commands.
+
+    Current values, such as those of the queue, are read at each scrape (see add_series).
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._arrivals = _Arrivals()
-        self.registry.register(self._arrivals)
+        self._bodies = _BodyCollector()
+        self.registry.register(self._bodies)
         self._decisions = self._counter("decisions_total")
         self._reloads = self._counter("reloads_total")
-        self._healthy = self._gauge("playbooks_current")
+        self._current = self._gauge("playbooks_current")
         self._loaded = self._gauge("playbooks_loaded_timestamp_seconds")
 
-    def __call__(self, moment: EngineEvent) -> None:
-        """Count the moment."""
-        if isinstance(moment, Received):
-            self._arrivals.add(moment)
-        elif isinstance(moment, Decided):
-            self._decisions.labels(moment.what).inc()
-        elif isinstance(moment, Reloaded):
-            self._reloaded(moment)
+    def __call__(self, engine_event: EngineEvent) -> None:
+        """Count an engine event."""
+        if isinstance(engine_event, Received):
+            self._bodies.add(engine_event)
+        elif isinstance(engine_event, Decided):
+            self._decisions.labels(engine_event.what).inc()
+        elif isinstance(engine_event, Reloaded):
+            self._reloaded(engine_event)
 
-    def _reloaded(self, moment: Reloaded) -> None:
-        self._reloads.labels("refused" if moment.findings else "accepted").inc()
-        self._healthy.set(0 if moment.findings else 1)
-        if not moment.findings:
+    def _reloaded(self, reloaded: Reloaded) -> None:
+        self._reloads.labels("refused" if reloaded.findings else "accepted").inc()
+        self._current.set(0 if reloaded.findings else 1)
+        if not reloaded.findings:
             self._loaded.set_to_current_time()
 
 
 class WorkMetrics(_Registry):
-    """Counts attempts and runs."""
+    """The metrics of the worker process: attempts and runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self._attempts = self._counter("attempts_total")
         self._runs = self._counter("runs_total")
-        self._attempt = self._histogram("attempt_seconds", _ATTEMPT)
-        self._wait = self._histogram("wait_seconds", _DONE)
-        self._done = self._histogram("done_seconds", _DONE)
+        self._attempt = self._histogram("attempt_seconds", _ATTEMPT_BUCKETS)
+        self._wait = self._histogram("wait_seconds", _RUN_BUCKETS)
+        self._done = self._histogram("done_seconds", _RUN_BUCKETS)
 
-    def __call__(self, moment: EngineEvent) -> None:
-        """Count the moment."""
-        if not isinstance(moment, Settled):
+    def __call__(self, engine_event: EngineEvent) -> None:
+        """Count an attempt, and the run if it is over."""
+        if not isinstance(engine_event, Settled):
             return
-        claim, run = moment.claim, moment.claim.run
-        self._attempts.labels(claim.step.action, moment.outcome.state).inc()
-        self._attempt.labels(claim.step.action).observe(moment.seconds)
-        retried = RETRIED in claim.attempt_state  # long after its receipt, by a person's will
-        if not (claim.position or claim.undo or retried) and claim.attempt == 1:
-            self._wait.observe(max(0.0, moment.time - moment.seconds - run.received))
-        if moment.over:
-            self._runs.labels(run.playbook.name, moment.became).inc()
-        if moment.over and not retried:
-            self._done.labels(moment.became).observe(max(0.0, moment.time - run.received))
+        settled, claim, run = engine_event, engine_event.claim, engine_event.claim.run
+        self._attempts.labels(claim.step.action, settled.outcome.state).inc()
+        self._attempt.labels(claim.step.action).observe(settled.seconds)
+        # An operator can retry a run long after its receipt, which says nothing about the engine's speed.
+        is_retried = RETRIED in claim.attempt_state
+        if not (claim.position or claim.undo or is_retried) and claim.attempt == 1:
+            self._wait.observe(max(0.0, settled.time - settled.seconds - run.received))
+        if settled.over:
+            self._runs.labels(run.playbook.name, settled.became).inc()
+        if settled.over and not is_retried:
+            self._done.labels(settled.became).observe(max(0.0, settled.time - run.received))
 
 
-class _Arrivals:
-    """A collector of what is counted at every body, in a third of the time of the library's own counters."""
+class _BodyCollector:
+    """Counts bodies, in a third of the time that the library's own counters take."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ended: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._results: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._statuses: Counter[int] = Counter()
-        self._within = [0] * (len(_ACCEPT) + 1)
+        self._buckets = [0] * (len(_ACCEPT_BUCKETS) + 1)
         self._seconds = 0.0
 
-    def add(self, moment: Received) -> None:
+    def add(self, received: Received) -> None:
         """Count a body."""
         with self._lock:
-            if moment.status is not None:
-                self._statuses[moment.status] += 1
-            ended = self._ended[moment.source]
-            for result, number in moment.ended.items():
-                ended[result] += number
-            if moment.seconds is not None:
-                self._within[bisect_left(_ACCEPT, moment.seconds)] += 1
-                self._seconds += moment.seconds
+            if received.status is not None:
+                self._statuses[received.status] += 1
+            results = self._results[received.source]
+            for result, number in received.results.items():
+                results[result] += number
+            if received.seconds is not None:
+                self._buckets[bisect_left(_ACCEPT_BUCKETS, received.seconds)] += 1
+                self._seconds += received.seconds
 
     def collect(self) -> Iterator[Metric]:
-        """The two counters and the histogram, as they stand."""
+        """Yield the two counters and the histogram."""
         events, bodies = (
-            CounterMetricFamily(full, what, labels=labels)
-            for full, what, labels in map(_described, ("events_total", "bodies_total"))
+            CounterMetricFamily(name, text, labels=labels)
+            for name, text, labels in map(_described, ("events_total", "bodies_total"))
         )
         accept = HistogramMetricFamily(*_described("accept_seconds")[:2])
         with self._lock:
-            for source, ended in self._ended.items():
-                for result, number in ended.items():
+            for source, results in self._results.items():
+                for result, number in results.items():
                     events.add_metric([source, result], number)
             for status, number in self._statuses.items():
                 bodies.add_metric([str(status)], number)
-            bounds = [*map(str, _ACCEPT), "+Inf"]
-            within = zip(bounds, accumulate(self._within), strict=True)
-            accept.add_metric([], [*within], self._seconds)
+            bounds = [*map(str, _ACCEPT_BUCKETS), "+Inf"]
+            buckets = zip(bounds, accumulate(self._buckets), strict=True)
+            accept.add_metric([], [*buckets], self._seconds)
         yield from (events, bodies, accept)
 
 
-class _Asked:
-    """A collector of counters and gauges whose values are asked for at the scrape."""
+class _SeriesCollector:
+    """Reads counters and gauges at each scrape."""
 
-    def __init__(self, asked: Callable[[], Iterable[Series]]) -> None:
-        self._asked = asked
+    def __init__(self, series: Callable[[], Iterable[Series]]) -> None:
+        self._series = series
 
     def collect(self) -> Iterator[Metric]:
-        """The families. Of series with the same labels the last counts: two would spoil the whole scrape."""
+        """Yield the families. The last of several series with the same labels wins.
+
+        Prometheus refuses the whole scrape if it contains the same series twice.
+        """
         found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
-        for name, labels, value in self._asked():
+        for name, labels, value in self._series():
             found.setdefault(name, {})[tuple(sorted(labels.items()))] = value
         for name, series in found.items():
             described = METRICS[name]
-            full = f"tiercel_{name}"
-            family = Metric(full.removesuffix("_total"), described.what, described.kind)
-            for told, value in series.items():
-                family.add_sample(full, dict(told), value)
+            full_name = f"tiercel_{name}"
+            family = Metric(full_name.removesuffix("_total"), described.help, described.kind)
+            for pairs, value in series.items():
+                family.add_sample(full_name, dict(pairs), value)
             yield family
 
     def describe(self) -> list[Metric]:
-        """None beforehand: they are asked for when they are wanted."""
+        """Return nothing. Otherwise the registry would call ``collect`` when it registers this collector."""
         return []

@@ -1,7 +1,8 @@
-"""OpenTelemetry's spans, where its own variables ask for them: of each body of events, and of each attempt.
+"""OpenTelemetry spans of each body of events and of each attempt.
 
-An attempt belongs to the body that its event came with, minutes or a restart later; the body to the span of
-its sender, where that sent a ``traceparent`` (W3C Trace Context). The libraries are the extra ``otel``.
+The span of an attempt is a child of the span of the body that its event arrived in, even minutes or a restart
+later. The span of a body is a child of its sender's span if the sender sends ``traceparent`` (W3C Trace
+Context). The libraries are in the extra ``otel``, and OpenTelemetry's own variables turn the spans on.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ if TYPE_CHECKING:
     from engine.telemetry.events import EngineEvent
 
 log = structlog.get_logger()
-_ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_PARENT = "traceparent"
-_ERROR = 500
-_LAST = 1.0
-"""Seconds for the last spans."""
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_TRACEPARENT = "traceparent"
+_FIRST_ERROR_STATUS = 500
+_SHUTDOWN_TIMEOUT = 1.0
+"""Seconds to send the last spans."""
 
 
 def tracing(environment: Mapping[str, str]) -> Tracing | None:
-    """Spans to where OpenTelemetry's variables say; None where they say nothing.
+    """Return the tracing that OpenTelemetry's variables configure, or None without an endpoint.
 
-    Raises SettingsError where the libraries are not there.
+    Raises SettingsError if the libraries are not installed.
     """
-    if not any(environment.get(name) for name in _ASKED):
+    if not any(environment.get(name) for name in _ENDPOINTS):
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - an extra
@@ -45,18 +46,18 @@ def tracing(environment: Mapping[str, str]) -> Tracing | None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - the same
     except ImportError as error:
         raise SettingsError(
-            f"{' or '.join(_ASKED)} is set, but {error.name} is not installed: "
+            f"{' or '.join(_ENDPOINTS)} is set, but {error.name} is not installed: "
             "pip install 'tiercel[otel]', or unset it"
         ) from None
-    told = {"service.name": "tiercel", "service.version": version("tiercel")}
-    # it is stopped by us; its own hook at the interpreter's end would wait without a bound
-    provider = TracerProvider(resource=Resource.create(told), shutdown_on_exit=False)
+    attributes = {"service.name": "tiercel", "service.version": version("tiercel")}
+    # stop() ends the provider. Its own exit hook would wait without a limit.
+    provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider)
 
 
 class Tracing:
-    """Makes spans. provider: a TracerProvider of OpenTelemetry's SDK."""
+    """Creates spans. provider: a TracerProvider of OpenTelemetry's SDK."""
 
     def __init__(self, provider: Any) -> None:
         from opentelemetry.trace import (  # noqa: PLC0415 - an extra
@@ -70,28 +71,28 @@ class Tracing:
 
         self._provider = provider
         self._tracer = provider.get_tracer("tiercel", version("tiercel"))
-        self._context = TraceContextTextMapPropagator()
-        self._server, self._failed = SpanKind.SERVER, StatusCode.ERROR
-        self._of = set_span_in_context
+        self._propagator = TraceContextTextMapPropagator()
+        self._server, self._error = SpanKind.SERVER, StatusCode.ERROR
+        self._context_of = set_span_in_context
 
-    def begin(self, parent: bytes) -> Body:
-        """A body has come. parent: the sender's ``traceparent``, empty without one."""
-        context = self._context.extract({_PARENT: parent.decode("latin-1")})
+    def start_body_span(self, traceparent: bytes) -> BodySpan:
+        """Start the span of a body. traceparent: the sender's header, or empty."""
+        context = self._propagator.extract({_TRACEPARENT: traceparent.decode("latin-1")})
         span = self._tracer.start_span("POST events", context, self._server)
         carrier: dict[str, str] = {}
-        self._context.inject(carrier, self._of(span))
-        return Body(span, carrier.get(_PARENT, ""), self._failed)
+        self._propagator.inject(carrier, self._context_of(span))
+        return BodySpan(span, carrier.get(_TRACEPARENT, ""), self._error)
 
-    def __call__(self, moment: EngineEvent) -> None:
-        """An attempt has ended."""
-        if not isinstance(moment, Settled):
+    def __call__(self, engine_event: EngineEvent) -> None:
+        """Create the span of an attempt that ended. Ignores other engine events."""
+        if not isinstance(engine_event, Settled):
             return
-        claim, outcome = moment.claim, moment.outcome
-        end = int(moment.time * 1e9)
+        claim, outcome = engine_event.claim, engine_event.outcome
+        end = int(engine_event.time * 1e9)
         span = self._tracer.start_span(
             f"{'undo' if claim.undo else 'attempt'} {claim.step.action}",
-            self._context.extract({_PARENT: claim.run.trace}),
-            start_time=end - int(moment.seconds * 1e9),
+            self._propagator.extract({_TRACEPARENT: claim.run.trace}),
+            start_time=end - int(engine_event.seconds * 1e9),
             attributes={
                 "tiercel.run": claim.run.id,
                 "tiercel.playbook": claim.run.playbook.name,
@@ -102,35 +103,32 @@ class Tracing:
             },
         )
         if outcome.state == "failed":
-            span.set_status(self._failed)
+            span.set_status(self._error)
         span.end(end)
 
     def stop(self) -> None:
-        """Send what is left, within a second: spans are worth no more, where nobody takes them.
-
-        The library's own end goes through all its rounds of trying again.
-        """
-        ending = threading.Thread(target=self._provider.shutdown, name="otel-end", daemon=True)
-        ending.start()
-        ending.join(_LAST)
-        if ending.is_alive():
-            log.warning("the last spans are given up: the collector does not take them")
+        """Send the last spans. Gives up after a second, because the library would make all its retries."""
+        shutdown = threading.Thread(target=self._provider.shutdown, name="otel-end", daemon=True)
+        shutdown.start()
+        shutdown.join(_SHUTDOWN_TIMEOUT)
+        if shutdown.is_alive():
+            log.warning("spans_lost", error="the collector did not accept the last spans")
 
 
-class Body:
-    """The span of a body. text: what its runs carry, to be its children."""
+class BodySpan:
+    """The span of a body. traceparent: the parent of the spans of its attempts."""
 
-    def __init__(self, span: Any, text: str, failed: Any) -> None:
-        self._span, self.text, self._failed = span, text, failed
+    def __init__(self, span: Any, traceparent: str, error: Any) -> None:
+        self._span, self.traceparent, self._error = span, traceparent, error
 
-    def closing(self, reply: Callable[[Reply], None]) -> Callable[[Reply], None]:
-        """The reply that ends the span."""
+    def ending(self, reply: Callable[[Reply], None]) -> Callable[[Reply], None]:
+        """Return a ``reply`` that also ends the span."""
 
-        def replied(answer: Reply) -> None:
+        def end_and_reply(answer: Reply) -> None:
             self._span.set_attribute("http.response.status_code", answer.status)
-            if answer.status >= _ERROR:
-                self._span.set_status(self._failed)
+            if answer.status >= _FIRST_ERROR_STATUS:
+                self._span.set_status(self._error)
             self._span.end()
             reply(answer)
 
-        return replied
+        return end_and_reply

@@ -8,8 +8,8 @@ from engine.actions.registry import load_actions
 from engine.cli.command_group import cli
 from tests.contracts.test_actions import act, alert, claim_of, scenarios, variants
 from tests.language.test_loader import playbook
-from tests.support.fakes import Notebook
-from tests.support.serving import ROOT
+from tests.support.engine import ROOT
+from tests.support.fakes import FakeAttemptStore
 
 
 def rbac(tmp_path, *steps, flags=(), **spec):
@@ -37,7 +37,7 @@ def test_every_action_has_the_rights_that_it_asks_for(tmp_path):
             (role,) = rbac(tmp_path, {"action": action.name, "with": given})
             assert role["kind"] == "ClusterRole"
             for server, event in scenarios():
-                act(server, claim_of(action, given, event or alert()), store=Notebook())
+                act(server, claim_of(action, given, event or alert()), store=FakeAttemptStore())
                 assert server.asked <= granted(role), (action.name, given)
 
 

@@ -24,7 +24,7 @@ from engine.model.own_identity import OwnIdentity
 from engine.model.playbook import Match, Playbook, Retry, Step
 from engine.model.run import Claim, Run, run_id
 from engine.outbound.api import RequestRecorder
-from tests.support.fakes import ApiServer, Elsewhere, Notebook
+from tests.support.fakes import ApiServer, FakeAttemptStore, FakeHttpClient
 from tests.support.playbooks import new_loader
 
 ACTIONS = sorted(load_actions().values(), key=lambda action: action.name)
@@ -149,9 +149,9 @@ def act(server, claim, http=None, *, guard=None, store=None):
     """One live attempt."""
     cluster = server.cluster
     clients = Clients(
-        CallRecorder(cluster, cluster), RequestRecorder(http or Elsewhere()), dry=False
+        CallRecorder(cluster, cluster), RequestRecorder(http or FakeHttpClient()), dry=False
     )
-    return attempt(claim, clients, guard or Guard(), NOW, store or Notebook())
+    return attempt(claim, clients, guard or Guard(), NOW, store or FakeAttemptStore())
 
 
 def undo(server, claim, store):
@@ -233,7 +233,7 @@ def test_it_asks_for_exactly_the_rights_it_declares(action):
         declared = action.needs(compiled(action, given)[0])
         asked = set()
         for server, event in scenarios():
-            claim, store = claim_of(action, given, event), Notebook()
+            claim, store = claim_of(action, given, event), FakeAttemptStore()
             act(server, claim, store=store)
             act(server, claim, store=store)
             undo(server, claim, store)
@@ -263,7 +263,7 @@ def test_a_dry_run_makes_the_calls_of_the_live_one_and_changes_nothing(action):
 
 @every_action
 def test_the_example_does_something(action):
-    server, http = world(), Elsewhere()
+    server, http = world(), FakeHttpClient()
     assert act(server, claim_of(action), http).state == "done"
     assert server.wrote or http.sent
 
@@ -271,7 +271,7 @@ def test_the_example_does_something(action):
 @every_action
 def test_what_is_run_twice_leaves_what_one_run_leaves(action):
     if not action.repeatable:
-        http = Elsewhere()
+        http = FakeHttpClient()
         outcome = act(world(), claim_of(action, interrupted=True, attempt=2), http)
         assert (outcome.state, http.sent) == ("failed", [])
         assert "may have run" in outcome.message
@@ -279,7 +279,7 @@ def test_what_is_run_twice_leaves_what_one_run_leaves(action):
         assert (again.state, len(http.sent)) == ("done", 1)
         return
     for given in variants(action):
-        server, store = world(), Notebook()
+        server, store = world(), FakeAttemptStore()
         first = act(server, claim_of(action, given), store=store)
         once = server.state()
         again = claim_of(
@@ -293,7 +293,7 @@ def test_what_is_run_twice_leaves_what_one_run_leaves(action):
 @every_undoable
 def test_undone_leaves_what_was_there_before(action):
     for given in variants(action):
-        server, store = world(), Notebook()
+        server, store = world(), FakeAttemptStore()
         before = server.state()
         claim = claim_of(action, given)
         act(server, claim, store=store)
@@ -307,7 +307,7 @@ def test_undone_leaves_what_was_there_before(action):
 
 @every_undoable
 def test_of_two_that_hold_a_thing_the_last_to_let_go_undoes_it(action):
-    server, store = world(), Notebook()
+    server, store = world(), FakeAttemptStore()
     before = server.state()
     claims = [claim_of(action, event=alert(**{"proc.pid": n}), run=str(n)) for n in (1, 2)]
     for claim in claims:
@@ -321,7 +321,7 @@ def test_of_two_that_hold_a_thing_the_last_to_let_go_undoes_it(action):
 
 @every_undoable
 def test_a_pod_that_took_the_place_of_the_one_that_was_changed_is_not_changed_back(action):
-    server, store = world(), Notebook()
+    server, store = world(), FakeAttemptStore()
     claim = claim_of(action)
     act(server, claim, store=store)
     server.put(a_pod(uid="another", labels={"tiercel.dev/quarantine": "theirs"}))
@@ -332,7 +332,7 @@ def test_a_pod_that_took_the_place_of_the_one_that_was_changed_is_not_changed_ba
 
 @every_undoable
 def test_undoing_waits_for_the_server_and_never_gives_up(action):
-    server, store = world(), Notebook()
+    server, store = world(), FakeAttemptStore()
     claim = claim_of(action)
     act(server, claim, store=store)
     server.answers = [(500, {})]
@@ -394,7 +394,7 @@ def test_hostile_text_ends_in_a_refusal_or_in_the_very_object_that_harmless_text
     action, given, text
 ):
     harmless, hostile = world(), world()
-    harmless_outside, hostile_outside = Elsewhere(), Elsewhere()
+    harmless_outside, hostile_outside = FakeHttpClient(), FakeHttpClient()
     act(harmless, claim_of(action, given), harmless_outside)
     outcome = act(
         hostile, claim_of(action, given, alert(**{"proc.cmdline": text})), hostile_outside

@@ -16,27 +16,27 @@ import structlog
 from engine.intake.deferred_records import DeferredRecords
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import JournalError
-from engine.sources.base import Source, Taker
-from engine.sources.file import Follow
+from engine.sources.base import EventSink, SourceThread
+from engine.sources.file import FollowedFile
 from engine.sources.nats import DURABLE, STREAM, JetStream
 from engine.sources.redis import RedisList
 from engine.telemetry.events import Observers
 from nats.js.errors import NotFoundError
 from tests.support.components import NatsServer, RedisServer
+from tests.support.intake import PLAYBOOK, alert, intake_of
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.taking import PLAYBOOK, alert, intake_of
 
 PATIENCE = 20.0
 
 
-class FollowedFile:
+class FileOrigin:
     """What Falco writes with ``file_output``."""
 
     def __init__(self, folder):
         self.path = folder / "events.log"
 
     def fetching(self, journal):
-        return Follow(self.path, journal)
+        return FollowedFile(self.path, journal)
 
     def send(self, *bodies):
         with self.path.open("ab") as file:
@@ -132,7 +132,7 @@ class Published(NatsServer):
 SERVERS = [PushedList, Published]
 
 
-@pytest.fixture(params=[FollowedFile, *SERVERS], ids=["file", "redis", "nats"])
+@pytest.fixture(params=[FileOrigin, *SERVERS], ids=["file", "redis", "nats"])
 def origin(request, tmp_path):
     folder = tmp_path / "origin"
     folder.mkdir()
@@ -168,10 +168,10 @@ class Engine:
         self.origin, self.moments = origin, []
         self.real = SqliteJournal(folder / "j.db", playbook_from_snapshot)
         self.journal, self.notes = Moody(self.real), DeferredRecords()
-        intake = intake_of(self.journal, PLAYBOOK, notes=self.notes)
+        intake = intake_of(self.journal, PLAYBOOK, deferred_records=self.notes)
         fetching = origin.fetching(self.journal)
-        taker = Taker(fetching.kind, intake, Observers(self.moments.append), lambda: None)
-        self.source = Source(fetching, taker)
+        taker = EventSink(fetching.kind, intake, Observers(self.moments.append), lambda: None)
+        self.source = SourceThread(fetching, taker)
 
     def __enter__(self):
         self.source.start()
@@ -187,7 +187,7 @@ class Engine:
     def wait_until(self, true):
         pause, deadline = threading.Event(), time.monotonic() + PATIENCE
         while not true():
-            assert time.monotonic() < deadline, (self.count(), self.source.state())
+            assert time.monotonic() < deadline, (self.count(), self.source.status())
             pause.wait(0.02)
 
     def nothing_is_left(self):
@@ -205,7 +205,7 @@ def test_what_is_sent_is_taken_once_in_order_and_taken_off(tmp_path, origin):
         origin.send(*bodies(3, 250))
         engine.wait_until(lambda: engine.count() == 250)
         engine.wait_until(engine.nothing_is_left)
-        assert sum(m.ended.get("duplicate", 0) for m in engine.moments) == 0
+        assert sum(m.results.get("duplicate", 0) for m in engine.moments) == 0
         started = [engine.journal.claim("cluster", 1, 2e9)[0] for _ in range(1)]
         assert started[0].run.event.time_ns % 1_000_000_000 == 0
 
@@ -215,12 +215,12 @@ def test_while_the_journal_takes_no_writes_nothing_is_taken_off(tmp_path, origin
         engine.journal.full = True
         origin.send(*bodies(0, 5))
         assert engine.journal.refused.wait(PATIENCE)
-        engine.wait_until(lambda: engine.source.state()["error"])
+        engine.wait_until(lambda: engine.source.status()["error"])
         assert origin.left() in (5, None)
         engine.journal.full = False
         engine.wait_until(lambda: engine.count() == 5)
         engine.wait_until(engine.nothing_is_left)
-        engine.wait_until(lambda: engine.source.state()["error"] is None)
+        engine.wait_until(lambda: engine.source.status()["error"] is None)
 
 
 def test_an_engine_that_died_in_between_repeats_and_runs_nothing_twice(tmp_path, origin):
@@ -241,8 +241,8 @@ def test_what_is_no_event_is_told_and_taken_off(tmp_path, origin):
         engine.wait_until(lambda: engine.count() == 1)
         engine.wait_until(engine.nothing_is_left)
         dead = []
-        engine.wait_until(lambda: dead.extend(engine.notes.take()[0]) or len(dead) == 2)
-        assert {one.source for one in dead} == {engine.source.state()["kind"]}
+        engine.wait_until(lambda: dead.extend(engine.notes.drain()[0]) or len(dead) == 2)
+        assert {one.source for one in dead} == {engine.source.status()["kind"]}
 
 
 @pytest.mark.parametrize("origin", SERVERS, ids=["redis", "nats"], indirect=True)
@@ -257,7 +257,7 @@ def test_a_message_is_read_in_one_way_alone_and_among_others(tmp_path, origin):
         engine.wait_until(lambda: engine.count() == 7)
         origin.send(b"\n".join(one[7:9]))
         engine.wait_until(lambda: engine.count() == 9)
-        assert [letter.body for letter in engine.notes.take()[0]] == [b"{broken"]
+        assert [letter.body for letter in engine.notes.drain()[0]] == [b"{broken"]
 
 
 @pytest.mark.parametrize("origin", SERVERS, ids=["redis", "nats"], indirect=True)
@@ -267,11 +267,11 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path, origin):
         engine.wait_until(lambda: engine.count() == 2)
         engine.wait_until(engine.nothing_is_left)
         origin.stop()
-        engine.wait_until(lambda: engine.source.state()["error"])
+        engine.wait_until(lambda: engine.source.status()["error"])
         origin.start()
         origin.send(*bodies(2, 4))
         engine.wait_until(lambda: engine.count() == 4)
-        assert engine.source.state()["error"] is None
+        assert engine.source.status()["error"] is None
 
 
 def test_a_stream_is_made_where_there_is_none(tmp_path):
@@ -296,7 +296,7 @@ def test_what_is_taken_away_on_the_server_is_told_and_made_again(tmp_path, origi
             origin.remove(*gone)
             engine.wait_until(lambda: logs)
         assert "gone" in logs[0]["error"]
-        engine.wait_until(lambda: engine.source.state()["error"] is None)
+        engine.wait_until(lambda: engine.source.status()["error"] is None)
         engine.wait_until(origin.is_captured)
         origin.send(*bodies(2, 4))
         engine.wait_until(lambda: engine.count() == 4)
@@ -314,8 +314,8 @@ def test_a_server_that_refuses_a_password_does_not_have_it_told(tmp_path):
     try:
         origin.fetching = lambda _: RedisList(f"redis://u:canary@127.0.0.1:{origin.port}/0")
         with Engine(tmp_path, origin) as engine:
-            engine.wait_until(lambda: "AuthenticationError" in engine.source.state()["error"])
-            assert "canary" not in json.dumps(engine.source.state())
+            engine.wait_until(lambda: "AuthenticationError" in engine.source.status()["error"])
+            assert "canary" not in json.dumps(engine.source.status())
     finally:
         origin.stop()
 
@@ -349,7 +349,7 @@ def test_a_password_is_written_in_a_url_with_escapes(tmp_path):
 def followed(tmp_path):
     folder = tmp_path / "origin"
     folder.mkdir()
-    return FollowedFile(folder)
+    return FileOrigin(folder)
 
 
 def test_a_file_that_is_renamed_is_read_to_its_end_before_the_new_one(tmp_path, followed):
@@ -386,7 +386,7 @@ def test_it_goes_on_where_it_was_and_another_file_of_that_name_is_read_whole(tmp
     followed.send(*bodies(3, 4))
     with Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 4)
-        assert sum(m.ended.get("duplicate", 0) for m in engine.moments) == 0
+        assert sum(m.results.get("duplicate", 0) for m in engine.moments) == 0
     followed.path.unlink()
     followed.send(*bodies(10, 30))
     with Engine(tmp_path, followed) as engine:
@@ -410,11 +410,11 @@ def rotate(followed, *, to, at=0.0):
 
 
 def batches(engine):
-    return [sum(moment.ended.values()) for moment in engine.moments]
+    return [sum(moment.results.values()) for moment in engine.moments]
 
 
 def duplicates(engine):
-    return sum(moment.ended.get("duplicate", 0) for moment in engine.moments)
+    return sum(moment.results.get("duplicate", 0) for moment in engine.moments)
 
 
 def test_a_file_that_is_renamed_while_the_engine_is_down_is_read_to_its_end_first(
@@ -491,4 +491,4 @@ def test_a_line_that_is_not_finished_waits_and_other_log_is_left_out(tmp_path, f
         with followed.path.open("ab") as file:
             file.write(half[50:] + b"\n")
         engine.wait_until(lambda: engine.count() == 2)
-        assert engine.notes.take()[0] == []
+        assert engine.notes.drain()[0] == []

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from tests.support.serving import PATIENCE, ROOT, Lines
+from tests.support.engine import PATIENCE, ROOT, Lines
 
 
 def test_it_shows_runs_each_time_and_leaves_nothing_behind(tmp_path):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
-from tests.support.serving import engine
+from tests.support.engine import engine
 
 FOLDER = {
     "kill.yaml": """\

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from engine.model.event import identity, parse_event
-from tests.support.serving import call, engine
+from tests.support.engine import call, engine
 
 SECRETS = {
     "webhook": "canaryhook1234567890",

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 from engine.cluster.network_policies import Peer, is_allowed
+from tests.support.engine import engine
 from tests.support.kubelet_files import Mount
-from tests.support.serving import engine
 
 ROOT = Path(__file__).parents[2]
 REPLICAS = 4
@@ -181,7 +181,7 @@ def test_an_edited_playbook_is_in_force_without_a_restart(running_engine, deploy
     before = running_engine.get("/status")[2]["playbooks"]["digest"]
     mount.write(shipped(shellDeleteMode="enforce"))
     running_engine.wait_for_log(
-        lambda line: line.get("event") == "playbooks in force" and line["digest"] != before
+        lambda line: line.get("event") == "playbooks_loaded" and line["digest"] != before
     )
     running_engine.post(event("terminal-shell.json", admin, pod))
     gone = admin.wait_for(f"{DEMO}/pods/{pod}", lambda it: it is None)

@@ -13,7 +13,7 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import PermanentError, TemporaryError
 from engine.model.event import format_time
 from tests.contracts.test_actions import NOW, act, alert, claim_of, undo, world
-from tests.support.fakes import Notebook
+from tests.support.fakes import FakeAttemptStore
 from tests.support.playbooks import playbook_from_snapshot
 
 ISOLATE = load_actions()["pod.isolate"]
@@ -29,7 +29,7 @@ def journal(tmp_path):
 
 def isolated(ttl="1h", run="event"):
     """A server on which a run has isolated a pod, what it kept, and its claim."""
-    server, store = world(), Notebook()
+    server, store = world(), FakeAttemptStore()
     claim = claim_of(ISOLATE, {"ttl": ttl} if ttl else {}, alert(), run=run)
     act(server, claim, store=store)
     return server, store, claim
@@ -57,7 +57,7 @@ def test_what_a_lost_journal_held_is_undone_at_its_hour(journal):
     assert server.state() == before
 
 
-class Held(Notebook):
+class Held(FakeAttemptStore):
     """Knows what a claim of a journal puts back."""
 
     def __init__(self, claim):

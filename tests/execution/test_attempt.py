@@ -15,7 +15,7 @@ from engine.model.run import Claim, Run, StepResult, advance, run_outcome
 from engine.outbound.api import RequestRecorder
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.language.test_loader import files, playbook
-from tests.support.fakes import Elsewhere, Notebook
+from tests.support.fakes import FakeAttemptStore, FakeHttpClient
 from tests.support.playbooks import new_loader
 
 LABEL = {"action": "pod.label", "with": {"labels": {"a": "b"}}}
@@ -35,7 +35,7 @@ def act(claim, server=None, *, now=NOW, http=None, store=PREVIEW_STORE, dry=Fals
     cluster = (server or world()).cluster
     clients = Clients(
         CallRecorder(cluster, None if dry else cluster),
-        RequestRecorder(None if dry else http or Elsewhere()),
+        RequestRecorder(None if dry else http or FakeHttpClient()),
         dry=dry,
     )
     return attempt(claim, clients, Guard(), now, store)
@@ -155,7 +155,7 @@ def test_a_step_that_was_interrupted_is_done_again_only_where_that_is_harmless()
 
 def test_a_pod_that_went_after_our_own_delete_is_done():
     server, facts = world(), {}
-    first = act(claim(DELETE), server, store=Notebook(facts))
+    first = act(claim(DELETE), server, store=FakeAttemptStore(facts))
     assert (first.state, facts["sent"]) == ("done", "pod.delete")
     again = claim(DELETE, attempt=2, attempt_state=facts, interrupted=True)
     assert act(again, server).state == "done"
@@ -171,7 +171,7 @@ def test_so_is_one_that_only_its_container_names():
     server, facts = world(), {}
     assert act(claim(DELETE, event=event), server).state == "done"
     server = world()
-    act(claim(DELETE, event=event), server, store=Notebook(facts))
+    act(claim(DELETE, event=event), server, store=FakeAttemptStore(facts))
     server.let_go()
     again = claim(DELETE, event=event, attempt=2, attempt_state=facts, interrupted=True)
     assert act(again, server).state == "done"
@@ -190,12 +190,12 @@ def test_a_pod_that_went_by_itself_is_skipped():
 
 def test_nothing_is_sent_by_an_attempt_that_another_has_overtaken():
     server = world()
-    outcome = act(claim(DELETE), server, store=Notebook(open=False))
+    outcome = act(claim(DELETE), server, store=FakeAttemptStore(open=False))
     assert outcome.retry_in is not None
     assert not server.wrote
 
 
-class Noting(Notebook):
+class Noting(FakeAttemptStore):
     """Writes to a list when it keeps what."""
 
     def __init__(self, log):
@@ -292,10 +292,10 @@ def over(step, **of):
     full.charge(rails, Charge("disrupt", "pod.delete", "p", "another"), NOW)
     kept, server, now = {}, world(), of.pop("now", NOW)
     clients = Clients(
-        CallRecorder(server.cluster, server.cluster), RequestRecorder(Elsewhere()), dry=False
+        CallRecorder(server.cluster, server.cluster), RequestRecorder(FakeHttpClient()), dry=False
     )
     guard = Guard(rails, ledger=full)
-    outcome = attempt(claim(step, **of), clients, guard, now, Notebook(kept))
+    outcome = attempt(claim(step, **of), clients, guard, now, FakeAttemptStore(kept))
     return outcome, kept, clients.cluster.calls
 
 
@@ -368,7 +368,9 @@ def test_a_request_that_disrupts_counts_in_the_budget_of_its_pods_namespace():
 
     def kill(event):
         clients = Clients(
-            CallRecorder(server.cluster, server.cluster), RequestRecorder(Elsewhere()), dry=False
+            CallRecorder(server.cluster, server.cluster),
+            RequestRecorder(FakeHttpClient()),
+            dry=False,
         )
         return attempt(claim(KILL, event=event), clients, guard, NOW).state
 

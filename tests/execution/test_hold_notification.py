@@ -14,7 +14,7 @@ from engine.model.run import Run
 from engine.outbound.api import RequestRecorder
 from tests.contracts.test_actions import NOW, alert, world
 from tests.language.test_loader import files, playbook
-from tests.support.fakes import Elsewhere
+from tests.support.fakes import FakeHttpClient
 from tests.support.playbooks import new_loader, playbook_from_snapshot
 
 TEXT = "%held.step of %playbook waits until %held.until: %held.reason. tiercel approve %run.id"
@@ -39,7 +39,7 @@ class Engine:
     def __init__(self, file, *on_held):
         found = load(*on_held)
         assert not found.errors
-        self.rails, self.http = found.guardrails, Elsewhere()
+        self.rails, self.http = found.guardrails, FakeHttpClient()
         self.journal = SqliteJournal(file, playbook_from_snapshot)
         run = Run(RUN, found.playbooks[0], alert(), NOW, "demo/web-0")
         self.journal.accept(AcceptBatch([run]), NOW).result()

@@ -17,7 +17,7 @@ from engine.model.run import Claim, StepResult
 from engine.outbound.api import Answer, RequestRecorder
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
-from tests.support.fakes import Notebook
+from tests.support.fakes import FakeAttemptStore
 from tests.support.playbooks import new_loader
 
 NOW = 1_772_359_200.0
@@ -70,7 +70,7 @@ class Messages:
         facts = self.facts.setdefault(number, {})
         claim = Claim(planned.run, 1, began=NOW, attempt_state=facts, results=results)
         clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(self.slack), dry=dry)
-        return attempt(claim, clients, self.guard, self.now, Notebook(facts))
+        return attempt(claim, clients, self.guard, self.now, FakeAttemptStore(facts))
 
 
 def test_past_a_budget_the_first_message_becomes_the_digest_of_the_others():

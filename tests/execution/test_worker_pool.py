@@ -16,9 +16,9 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import JournalError, PermanentError, TemporaryError
 from engine.outbound.api import Answer, RequestRecorder
 from engine.telemetry.events import Observers
+from tests.support.engine import PATIENCE
+from tests.support.intake import NOW, SHELL, alert, intake_of, take
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.serving import PATIENCE
-from tests.support.taking import NOW, SHELL, alert, intake_of, take
 
 TELL = """
 apiVersion: tiercel.dev/v1
@@ -287,13 +287,13 @@ def test_a_run_that_did_nothing_is_told_of_and_one_that_did_is_not(tmp_path):
 
 def test_a_throttled_playbook_whose_run_failed_acts_on_the_next_event(tmp_path):
     with Engine(tmp_path, TELL.replace("  match:", "  throttle: {once: 1h}\n  match:")) as engine:
-        engine.workers._on_no_effect = lambda run: engine.intake.writing.give_back(run.id)
+        engine.workers._on_no_effect = lambda run: engine.intake.release_throttle_slot(run.id)
         engine.ops.answers = [PermanentError("no")]
         engine.accept(1)
         engine.wait_for("failed")
         engine.workers.stop()
         taken = take(engine.intake, json.dumps(alert(2)).encode())
-        assert taken.ended == {"run": 1}
+        assert taken.results == {"run": 1}
 
 
 class Failing:

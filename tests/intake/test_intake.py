@@ -6,27 +6,27 @@ import contextlib
 import json
 
 import pytest
-from engine.intake.intake import TooManyError
+from engine.intake.body import TooManyEventsError
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model import event
 from engine.model.errors import EventError, JournalError
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.playbooks import playbook_from_snapshot
-from tests.support.taking import (
+from tests.support.intake import (
     FALCO,
     NOW,
     ONCE,
     PLAYBOOK,
     SIDEKICK,
     THIRD,
-    Disk,
-    Prompt,
+    InstantJournal,
+    ManualJournal,
     alert,
     intake_of,
     take,
     take_together,
 )
+from tests.support.playbooks import playbook_from_snapshot
 
 
 def body(*alerts):
@@ -38,7 +38,7 @@ def runs(intake, *alerts):
 
 
 def test_a_run_is_written_before_anything_is_answered():
-    disk = Disk()
+    disk = ManualJournal()
     taken = take(intake_of(disk), body(FALCO))
     assert not taken.written.done()
     disk.write()
@@ -47,31 +47,31 @@ def test_a_run_is_written_before_anything_is_answered():
 
 
 def test_what_matches_nothing_has_nothing_to_wait_for():
-    taken = take(intake_of(Disk()), body(alert(rule="Another rule")))
+    taken = take(intake_of(ManualJournal()), body(alert(rule="Another rule")))
     assert (taken.accepted, taken.runs, taken.written) == (1, [], None)
 
 
 def test_falco_and_falcosidekick_tell_the_same_event():
-    intake = intake_of(Prompt())
+    intake = intake_of(InstantJournal())
     first, second = take(intake, body(FALCO)), take(intake, body(SIDEKICK))
     assert (first.duplicates, second.duplicates) == (0, 1)
     assert second.runs == first.runs
 
 
 def test_an_event_without_a_time_is_never_a_duplicate():
-    intake = intake_of(Prompt())
+    intake = intake_of(InstantJournal())
     untimed = {"rule": FALCO["rule"]}
     assert runs(intake, untimed) != runs(intake, untimed)
 
 
 def test_an_event_twice_in_one_body_runs_once():
-    disk = Prompt()
+    disk = InstantJournal()
     taken = take(intake_of(disk), body(FALCO, FALCO))
     assert (taken.accepted, taken.duplicates, len(disk.runs)) == (2, 1, 1)
 
 
 def test_a_duplicate_is_told_for_each_playbook():
-    disk = Prompt()
+    disk = InstantJournal()
     first = runs(intake_of(disk), FALCO)
     added = PLAYBOOK.replace("mark-shell", "another")
     taken = take(intake_of(disk, PLAYBOOK, added), body(FALCO))
@@ -103,7 +103,7 @@ def test_a_throttle_holds_over_a_restart(tmp_path):
 
 
 def test_a_duplicate_of_what_is_still_being_written_waits_for_it():
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk)
     first, again = take(intake, body(FALCO)), take(intake, body(FALCO))
     assert again.runs == first.runs
@@ -113,7 +113,7 @@ def test_a_duplicate_of_what_is_still_being_written_waits_for_it():
 
 
 def test_a_duplicate_of_what_is_not_written_fails_with_it():
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk)
     _, again = take(intake, body(FALCO)), take(intake, body(FALCO))
     disk.fail()
@@ -122,7 +122,7 @@ def test_a_duplicate_of_what_is_not_written_fails_with_it():
 
 
 def test_bodies_start_in_their_order_and_what_one_holds_by_playbook_name():
-    disk = Disk()
+    disk = ManualJournal()
     of = {"a": "['2', '3']", "z": "['1', '3']"}
     texts = [
         PLAYBOOK.replace("mark-shell", name).replace("[Terminal shell in container]", rules)
@@ -137,7 +137,7 @@ def test_bodies_start_in_their_order_and_what_one_holds_by_playbook_name():
     assert [named[run] for run in taken[1].runs] == ["z", "a"]  # told in the order of the events
 
 
-class Picky(Prompt):
+class Picky(InstantJournal):
     """One that fails whatever has an event of a rule among it."""
 
     def accept(self, accepted, now):
@@ -149,13 +149,13 @@ ANY_RULE = PLAYBOOK.replace("{rules: [Terminal shell in container]}", "{rules: [
 
 
 def test_bodies_that_come_together_are_written_as_one():
-    disk = Disk()
+    disk = ManualJournal()
     taken, written = take_together(intake_of(disk), [body(alert(1)), body(alert(2), alert(3))])
     ((accepted, _),) = disk.waiting
     assert [run.id for run in accepted.runs] == taken[0].runs + taken[1].runs
     disk.write()
     assert written.done()
-    assert [one.failed for one in taken] == [None, None]
+    assert [one.error for one in taken] == [None, None]
 
 
 def test_a_body_that_cannot_be_written_costs_no_other_theirs():
@@ -165,7 +165,7 @@ def test_a_body_that_cannot_be_written_costs_no_other_theirs():
         intake, [body(alert(1)), body(alert(2, rule="bad")), body(alert(3))]
     )
     assert written.done()
-    assert [type(one.failed) for one in taken] == [type(None), JournalError, type(None)]
+    assert [type(one.error) for one in taken] == [type(None), JournalError, type(None)]
     assert disk.runs == taken[0].runs + taken[2].runs
     assert take(intake, body(alert(1))).duplicates == 1
 
@@ -174,13 +174,13 @@ def test_a_repeated_body_fails_with_the_first_of_its_group():
     bad = body(alert(2, rule="bad"))
     taken, written = take_together(intake_of(Picky(), ANY_RULE), [body(alert(1)), bad, bad])
     assert written.done()
-    assert [one.failed is not None for one in taken] == [False, True, True]
+    assert [one.error is not None for one in taken] == [False, True, True]
 
 
 def test_what_is_no_event_costs_no_other_theirs():
-    disk = Prompt()
+    disk = InstantJournal()
     taken, _ = take_together(intake_of(disk), [b"{", body(FALCO), body(*map(alert, range(1001)))])
-    assert [type(one.failed) for one in taken] == [EventError, type(None), TooManyError]
+    assert [type(one.error) for one in taken] == [EventError, type(None), TooManyEventsError]
     assert disk.runs == taken[1].runs
 
 
@@ -190,15 +190,15 @@ def test_a_bug_costs_the_body_alone_in_which_it_shows(monkeypatch):
             raise ZeroDivisionError
         return event.parse_event(value, **of)
 
-    monkeypatch.setattr("engine.intake.intake.parse_event", parse)
-    disk = Prompt()
+    monkeypatch.setattr("engine.intake.body.parse_event", parse)
+    disk = InstantJournal()
     taken, _ = take_together(intake_of(disk), [body(alert(rule="bad")), body(FALCO)])
-    assert [type(one.failed) for one in taken] == [ZeroDivisionError, type(None)]
+    assert [type(one.error) for one in taken] == [ZeroDivisionError, type(None)]
     assert disk.runs == taken[1].runs
 
 
 def test_what_was_not_written_is_new_when_it_comes_again():
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk)
     take(intake, body(FALCO))
     disk.fail()
@@ -209,7 +209,7 @@ def test_what_was_not_written_is_new_when_it_comes_again():
 
 
 def test_a_write_that_fails_at_once_is_new_when_it_comes_again():
-    disk = Disk()
+    disk = ManualJournal()
     disk.closed = True
     intake = intake_of(disk)
     with pytest.raises(JournalError):
@@ -219,7 +219,7 @@ def test_a_write_that_fails_at_once_is_new_when_it_comes_again():
 
 
 def test_what_was_not_written_has_its_throttle_slot_back():
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk, ONCE)
     assert runs(intake, alert(1))
     disk.fail()
@@ -229,7 +229,7 @@ def test_what_was_not_written_has_its_throttle_slot_back():
 
 
 def test_what_was_not_written_was_not_counted():
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk, THIRD)
     for _ in range(4):
         assert runs(intake, alert(1)) == []
@@ -240,7 +240,7 @@ def test_what_was_not_written_was_not_counted():
 
 
 def test_a_failed_write_takes_nothing_from_those_that_came_after_it():
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk, THIRD)
     take(intake, body(alert(1)))
     lost = disk.waiting.pop()
@@ -251,7 +251,7 @@ def test_a_failed_write_takes_nothing_from_those_that_came_after_it():
 
 
 def test_a_journal_that_cannot_be_read_leaves_nothing_behind_in_memory():
-    disk = Prompt()
+    disk = InstantJournal()
     intake = intake_of(disk, ONCE, PLAYBOOK.replace("mark-shell", "another"))
     disk.broken = True
     with pytest.raises(JournalError):
@@ -261,24 +261,24 @@ def test_a_journal_that_cannot_be_read_leaves_nothing_behind_in_memory():
 
 
 def test_a_run_that_came_to_nothing_gives_its_slot_back_on_disk_too():
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk, ONCE)
     take(intake, body(alert(1)))
     run = disk.waiting[0][0].runs[0]
     disk.write()
-    intake.writing.give_back(run.id)
+    intake.release_throttle_slot(run.id)
     assert disk.windows == {}
     assert runs(intake, alert(2))
 
 
 def test_a_slot_given_back_while_the_disk_fails_is_written_with_the_next_event():
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk, ONCE)
     take(intake, body(alert(1)))
     run = disk.waiting[0][0].runs[0]
     disk.write()
     disk.broken = True
-    intake.writing.give_back(run.id)
+    intake.release_throttle_slot(run.id)
     disk.broken = False
     take(intake, body(alert(2, hostname="w", output_fields={"k8s.pod.name": "other"})))
     assert len(disk.windows) == 1
@@ -288,17 +288,17 @@ def test_a_slot_given_back_while_the_disk_fails_is_written_with_the_next_event()
 
 
 def test_a_slot_is_given_back_after_a_restart_too():
-    disk = Disk()
+    disk = ManualJournal()
     take(intake_of(disk, ONCE), body(alert(1)))
     run = disk.waiting[0][0].runs[0]
     disk.write()
     intake = intake_of(disk, ONCE)
-    intake.writing.give_back(run.id)
+    intake.release_throttle_slot(run.id)
     assert runs(intake, alert(2))
 
 
 def test_the_throttles_clock_is_the_receipt_where_the_events_time_is_far_off():
-    disk = Prompt()
+    disk = InstantJournal()
     old = {"time": "2020-01-01T00:00:00Z"}
     assert runs(intake_of(disk, ONCE), alert(**old))
     assert runs(intake_of(disk, ONCE, now=NOW + 599), alert(1, **old, hostname="w")) == []
@@ -308,22 +308,22 @@ def test_the_throttles_clock_is_the_receipt_where_the_events_time_is_far_off():
 @pytest.mark.parametrize("sent", [b"", b" \n", b"[]", b"{}", b"null", b"7", b'"rule"', b"[[]]"])
 def test_what_holds_no_event_is_refused_with_a_sentence(sent):
     with pytest.raises(EventError) as caught:
-        take(intake_of(Disk()), sent)
+        take(intake_of(ManualJournal()), sent)
     assert str(caught.value)
     assert caught.value.hint
 
 
 def test_a_thousand_events_are_taken_and_one_more_is_too_many():
-    intake = intake_of(Prompt())
+    intake = intake_of(InstantJournal())
     assert take(intake, body(*map(alert, range(1000)))).accepted == 1000
-    with pytest.raises(TooManyError):
+    with pytest.raises(TooManyEventsError):
         take(intake, body(*map(alert, range(1001))))
 
 
 def test_a_refused_body_plans_nothing_of_itself():
-    disk = Prompt()
+    disk = InstantJournal()
     intake = intake_of(disk)
-    with pytest.raises(TooManyError):
+    with pytest.raises(TooManyEventsError):
         take(intake, body(*map(alert, range(1001))))
     assert disk.runs == []
     assert take(intake, body(alert(0))).duplicates == 0
@@ -342,12 +342,12 @@ json_values = st.recursive(
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_whatever_is_sent_is_taken_or_refused_as_no_event(sent):
-    with contextlib.suppress(EventError, TooManyError):
-        take(intake_of(Prompt()), sent)
+    with contextlib.suppress(EventError, TooManyEventsError):
+        take(intake_of(InstantJournal()), sent)
 
 
 @given(st.dictionaries(st.text(), json_values), json_values)
 def test_an_event_of_whatever_fields_is_accepted_and_known_again(fields, other):
-    intake = intake_of(Prompt())
+    intake = intake_of(InstantJournal())
     sent = body(FALCO | {"output_fields": fields, "other": other})
     assert take(intake, sent).runs == take(intake, sent).runs

@@ -1,25 +1,42 @@
-"""The last events are kept, by number and by size."""
+"""The recent events are bounded by their number and by the memory that they take."""
 
 from __future__ import annotations
 
-from engine.intake.recent_events import BYTES, EVENTS, RecentEvent, RecentEvents
-from engine.model.event import parse_event
+import json
+
+import pytest
+from engine.intake.recent_events import MAX_BYTES, MAX_EVENTS, RecentEvent, RecentEvents
+from tests.support.intake import InstantJournal, alert, intake_of, take
 
 
-def got(name, size=1):
-    return RecentEvent(parse_event({"rule": name}), 0.0, "run", size)
+def recent_event(rule, *, size=0, suppressed=()):
+    content = json.dumps({"rule": rule, "output": "x" * size}).encode()
+    return RecentEvent(content, 0.0, "run", tuple(suppressed))
 
 
-def test_the_newest_thousand_are_kept():
+def test_the_newest_thousand_events_are_kept():
     recent = RecentEvents()
-    for number in range(EVENTS + 5):
-        recent.add(got(f"r{number}"))
-    rules = [one.event.rule for one in recent.all()]
-    assert (len(rules), rules[0], rules[-1]) == (EVENTS, "r5", f"r{EVENTS + 4}")
+    for number in range(MAX_EVENTS + 5):
+        recent.add(recent_event(f"r{number}"))
+    rules = [event.alert["rule"] for event in recent.all()]
+    assert (len(rules), rules[0], rules[-1]) == (MAX_EVENTS, "r5", f"r{MAX_EVENTS + 4}")
 
 
-def test_long_events_push_out_old_ones():
+@pytest.mark.parametrize(
+    "large", [{"size": MAX_BYTES // 2 - 100}, {"suppressed": [("p", "paused")] * 100_000}]
+)
+def test_large_events_push_out_older_ones(large):
     recent = RecentEvents()
-    for name in "abc":
-        recent.add(got(name, BYTES // 2))
-    assert [one.event.rule for one in recent.all()] == ["b", "c"]
+    for rule in "abc":
+        recent.add(recent_event(rule, **large))
+    assert [event.alert["rule"] for event in recent.all()] == ["b", "c"]
+
+
+def test_an_event_of_empty_lists_is_kept_as_its_json_and_not_decoded():
+    intake = intake_of(InstantJournal())
+    fields = {"x": [[]] * 10_000}
+    sent = json.dumps(alert(output_fields=fields), separators=(",", ":")).encode()
+    take(intake, sent)
+    (event,) = intake.recent.all()
+    assert event.size <= len(sent)
+    assert event.alert["output_fields"] == fields

@@ -14,8 +14,16 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.event import identity, parse_event
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.intake import (
+    FALCO,
+    PLAYBOOK,
+    InstantJournal,
+    ManualJournal,
+    alert,
+    intake_of,
+    take,
+)
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.taking import FALCO, PLAYBOOK, Disk, Prompt, alert, intake_of, take
 
 SECRET = "canary"
 ANY = Redaction([rf"*=(?i){SECRET}\S*"])
@@ -30,7 +38,7 @@ values = st.recursive(
 
 
 def left(redaction, **said):
-    return redaction.event(parse_event({**FALCO, **said}))
+    return redaction.redact_event(parse_event({**FALCO, **said}))
 
 
 @given(values, values, st.lists(texts), texts)
@@ -82,7 +90,7 @@ def test_its_identity_is_that_of_the_event_as_it_came_also_from_the_journal():
 def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):
     journal, notes = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot), DeferredRecords()
     intake = intake_of(
-        journal, BY_COMMAND, redaction=Redaction(["proc.cmdline=canary.*"]), notes=notes
+        journal, BY_COMMAND, redaction=Redaction(["proc.cmdline=canary.*"]), deferred_records=notes
     )
 
     def runs(number, command):
@@ -98,7 +106,7 @@ def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):
         assert runs(3, "x canary-1") == []
         assert runs(4, "plain")
         assert runs(5, "plain") == []
-        journal.save_dropped(*notes.take())
+        journal.save_dropped(*notes.drain())
         kept = f"{journal.key_values()} {journal.dropped_runs(RunFilter())}"
         assert {drop.key for drop in journal.dropped_runs(RunFilter())} == {
             "proc.cmdline=x ***",
@@ -111,7 +119,7 @@ def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):
 
 
 def lanes(rule, *fields, **said):
-    disk = Disk()
+    disk = ManualJournal()
     intake = intake_of(disk, redaction=Redaction([rule]))
     for number, one in enumerate(fields):
         take(intake, json.dumps(alert(number, output_fields=one, **said)).encode())
@@ -142,10 +150,10 @@ def test_the_lane_of_a_container_tells_no_host_that_nobody_may_read():
 
 def buried(redaction, sent):
     notes = DeferredRecords()
-    intake = intake_of(Prompt(), redaction=redaction, notes=notes)
+    intake = intake_of(InstantJournal(), redaction=redaction, deferred_records=notes)
     with pytest.raises(ValueError):  # noqa: PT011 - whatever its sentence
         take(intake, sent)
-    (dead, *_), _ = notes.take()
+    (dead, *_), _ = notes.drain()
     return dead.body.decode()
 
 

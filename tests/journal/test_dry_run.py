@@ -8,7 +8,7 @@ from engine.journal.protocol import Decision
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.calls import ObjectChange
 from engine.model.run import Outcome
-from tests.support.journals import LEASE, NOW, accept, run, thaw
+from tests.support.journals import LEASE, NOW, accept, run, stored_playbook
 
 DONE, PLANNED = Outcome("done", ""), Outcome("planned", "")
 LABEL = ObjectChange(POD, "demo", "web", "u", ("metadata", "labels", "a"), "b")
@@ -26,7 +26,7 @@ def start(tmp_path):
     def start(*, dry=False):
         for one in opened:
             one.close()
-        opened.append(SqliteJournal(tmp_path / "j.db", thaw, LEASE, dry=dry))
+        opened.append(SqliteJournal(tmp_path / "j.db", stored_playbook, LEASE, dry=dry))
         return opened[-1]
 
     yield start

@@ -13,7 +13,7 @@ import pytest
 from engine.journal.protocol import AcceptBatch, RunFilter
 from engine.journal.sqlite import inbox
 from engine.journal.sqlite.journal import SqliteJournal
-from tests.support.journals import DONE, NOW, accept, claim, playbook, run, step, thaw
+from tests.support.journals import DONE, NOW, accept, claim, playbook, run, step, stored_playbook
 
 SLOW = playbook("slow", step(effect="notify", pool="slow"))
 
@@ -25,7 +25,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def journal(path):
-    with contextlib.closing(SqliteJournal(path, thaw)) as journal:
+    with contextlib.closing(SqliteJournal(path, stored_playbook)) as journal:
         yield journal
 
 
@@ -50,7 +50,7 @@ def test_what_waits_to_enter_is_known_counted_found_and_listed(journal, path):
 def test_what_waited_when_the_process_ended_is_known_and_done_by_the_next(journal, path):
     accept(journal, run(1))
     journal.close()
-    with contextlib.closing(SqliteJournal(path, thaw)) as again:
+    with contextlib.closing(SqliteJournal(path, stored_playbook)) as again:
         assert again.known([run(1).id, run(2).id]) == {run(1).id}
         assert claim(again).run == run(1)
 
@@ -100,7 +100,7 @@ def test_an_event_that_is_written_again_leaves_one_run_and_one_body(journal, pat
 
 
 def test_what_a_partner_took_in_and_did_is_known_to_the_owner(journal, path):
-    with contextlib.closing(SqliteJournal(path, thaw, partner=True)) as partner:
+    with contextlib.closing(SqliteJournal(path, stored_playbook, partner=True)) as partner:
         accept(journal, run(1))
         partner.settle(claim(partner), DONE, NOW)
         assert journal.known([run(1).id]) == {run(1).id}

@@ -22,7 +22,7 @@ from engine.journal.sqlite import scheduler, schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import Finding, JournalError, Location, PlaybookError
 from engine.model.run import Outcome
-from tests.support.journals import LEASE, NOW, accept, claim, playbook, run, step, thaw
+from tests.support.journals import LEASE, NOW, accept, claim, playbook, run, step, stored_playbook
 
 ROOT = Path(__file__).parents[2]
 DONE = Outcome("done", "")
@@ -35,7 +35,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def journal(path):
-    journal = SqliteJournal(path, thaw)
+    journal = SqliteJournal(path, stored_playbook)
     yield journal
     journal.close()
 
@@ -95,7 +95,7 @@ def test_a_killed_owner_leaves_the_file_free_and_what_it_accepted_in_it(path):
     with owner:
         owner.kill()
     playbook()
-    journal = SqliteJournal(path, thaw)
+    journal = SqliteJournal(path, stored_playbook)
     try:
         claims = journal.claim("cluster", 10, NOW)
         assert [(c.run.id, c.interrupted) for c in claims] == [
@@ -107,9 +107,9 @@ def test_a_killed_owner_leaves_the_file_free_and_what_it_accepted_in_it(path):
 
 def test_the_same_process_cannot_open_it_twice_but_again_after_closing(journal, path):
     with pytest.raises(JournalError, match="only one may"):
-        SqliteJournal(path, thaw)
+        SqliteJournal(path, stored_playbook)
     journal.close()
-    SqliteJournal(path, thaw).close()
+    SqliteJournal(path, stored_playbook).close()
 
 
 def test_a_full_disk_fails_what_is_written_says_so_and_heals(path):
@@ -158,14 +158,14 @@ def test_its_thread_has_a_name():
     [("PRAGMA user_version = 99", "has version 99"), ("PRAGMA user_version = 0", "has version 0")],
 )
 def test_another_versions_file_is_refused_and_left_alone(path, change, why):
-    SqliteJournal(path, thaw).close()
+    SqliteJournal(path, stored_playbook).close()
     connection = sqlite3.connect(path)
     connection.execute(change)
     connection.close()
     before = path.read_bytes()
     for _ in range(2):  # the lock is free again after the refusal
         with pytest.raises(JournalError, match=why):
-            SqliteJournal(path, thaw)
+            SqliteJournal(path, stored_playbook)
     assert path.read_bytes() == before
 
 
@@ -181,7 +181,7 @@ def test_what_is_no_journal_is_refused(tmp_path):
     )
     for name in ("text.db", "missing/journal.db"):
         with pytest.raises(JournalError, match="cannot open the journal"):
-            SqliteJournal(tmp_path / name, thaw)
+            SqliteJournal(tmp_path / name, stored_playbook)
 
 
 def test_only_its_owner_may_read_the_file(journal, path):
@@ -226,10 +226,10 @@ def test_a_run_keeps_the_blob_of_the_file_that_its_playbook_came_from(journal):
 
 def test_a_run_that_this_engine_cannot_read_ends_as_failed_and_holds_up_nobody(path):
     def picky(snapshot):
-        if thaw(snapshot).name == "old":
+        if stored_playbook(snapshot).name == "old":
             where = Location("old.yaml", 1, 1)
             raise PlaybookError([Finding(where, "unknown-action", "no action pod.melt")])
-        return thaw(snapshot)
+        return stored_playbook(snapshot)
 
     journal = SqliteJournal(path, picky)
     try:
@@ -303,13 +303,13 @@ def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
     tmp_path, version, taken_away
 ):
     path = tmp_path / "journal.db"
-    journal = SqliteJournal(path, thaw)
+    journal = SqliteJournal(path, stored_playbook)
     accept(journal, run(1))
     assert journal.find(run(1).id)  # it has entered the lanes
     journal.close()
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(f"{taken_away} PRAGMA user_version = {version};")
-    journal = SqliteJournal(path, thaw)
+    journal = SqliteJournal(path, stored_playbook)
     try:
         taken = claim(journal)
         assert taken.run == run(1)
@@ -329,7 +329,7 @@ def fill(journal):
 
 
 def test_a_journal_that_has_all_it_may_have_takes_no_more_and_recovers_once_there_is_room(tmp_path):
-    journal = SqliteJournal(tmp_path / "journal.db", thaw, most=400 * 1024)
+    journal = SqliteJournal(tmp_path / "journal.db", stored_playbook, most=400 * 1024)
     try:
         with pytest.raises(JournalError, match="full"):
             fill(journal)
@@ -349,7 +349,7 @@ def test_a_file_that_is_gone_or_another_takes_nothing_until_it_is_back(
     path, name, replaced, monkeypatch
 ):
     monkeypatch.setattr(watchdog, "EVERY", 0.01)
-    with contextlib.closing(SqliteJournal(path, thaw)) as journal:
+    with contextlib.closing(SqliteJournal(path, stored_playbook)) as journal:
         accept(journal, run(1))
         file = path.with_name(name)
         away = file.rename(file.with_name("away"))

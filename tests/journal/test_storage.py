@@ -12,9 +12,9 @@ from engine.journal.sqlite.storage import room, untrusted
 from engine.model.errors import JournalError
 from tests.soak.machine import small_disk
 from tests.soak.watch import wait_until
-from tests.support.journals import thaw
-from tests.support.serving import engine
-from tests.support.taking import PLAYBOOK, alert
+from tests.support.engine import engine
+from tests.support.intake import PLAYBOOK, alert
+from tests.support.journals import stored_playbook
 
 MOUNTS = b"""\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -63,7 +63,7 @@ def test_a_journal_there_is_refused_with_the_reason(tmp_path, monkeypatch):
     mounts.write_text(f"1 0 0:1 / {tmp_path} rw - nfs4 server:/x rw\n")
     monkeypatch.setattr(storage, "MOUNTS", mounts)
     with pytest.raises(JournalError, match=r"on nfs4.*local disk"):
-        SqliteJournal(tmp_path / "j.db", thaw)
+        SqliteJournal(tmp_path / "j.db", stored_playbook)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from engine.outbound.client import LiveHttpClient
 from engine.outbound.secrets import Secrets
 from tests.cluster.keys import make_keys
 from tests.execution.test_worker_pool import TELL, Engine, Ops
-from tests.support.serving import PATIENCE
+from tests.support.engine import PATIENCE
 
 TIME = 0.3
 """Seconds that a call has here; a byte comes ten times as often, for as long as anybody listens."""

@@ -14,8 +14,8 @@ from engine.model.errors import JournalError
 from engine.preview.event_log import EventLog, open_event_file
 from engine.runtime.maintenance import IDENTITIES, Maintenance
 from engine.telemetry.fault_log import FaultLog
+from tests.support.intake import FALCO, NOW, ONCE, PLAYBOOK, InstantJournal, alert, intake_of, take
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of, take
 
 
 class Kept:
@@ -55,9 +55,9 @@ def upkeep(retention=30 * 86_400.0, notes=None):
 def test_notes_are_written_and_none_twice():
     notes = DeferredRecords()
     journal, house = upkeep(notes=notes)
-    notes.drop("p", "throttle", "k", NOW)
-    notes.drop("p", "throttle", "k", NOW + 1)
-    notes.bury(DeadLetter(NOW, "http", "no JSON", b"x"))
+    notes.count_dropped_run("p", "throttle", "k", NOW)
+    notes.count_dropped_run("p", "throttle", "k", NOW + 1)
+    notes.add_dead_letter(DeadLetter(NOW, "http", "no JSON", b"x"))
     house.round()
     house.round()
     drops = [DroppedRuns("p", "throttle", "k", 2, NOW, NOW + 1)]
@@ -67,10 +67,10 @@ def test_notes_are_written_and_none_twice():
 def test_what_could_not_be_written_is_written_later():
     notes = DeferredRecords()
     journal, house = upkeep(notes=notes)
-    notes.drop("p", "throttle", "k", NOW)
+    notes.count_dropped_run("p", "throttle", "k", NOW)
     journal.broken = True
     house.round()
-    notes.drop("p", "throttle", "k", NOW + 1)
+    notes.count_dropped_run("p", "throttle", "k", NOW + 1)
     journal.broken = False
     house.round()
     assert journal.noted == [([], [DroppedRuns("p", "throttle", "k", 2, NOW, NOW + 1)])]
@@ -123,20 +123,20 @@ def test_a_nearly_full_journal_is_pruned_more_often():
 
 def test_a_nearly_full_journal_takes_what_is_severe_and_counts_the_rest():
     notes = DeferredRecords()
-    intake = intake_of(Prompt(), least=lambda: 4, notes=notes)
+    intake = intake_of(InstantJournal(), min_priority=lambda: 4, deferred_records=notes)
     assert take(intake, json.dumps(FALCO | {"priority": "Critical"}).encode()).runs
     taken = take(intake, json.dumps(FALCO | {"priority": "Notice"}).encode())
-    assert (taken.accepted, taken.runs, taken.ended) == (1, [], {"shed": 1})
-    assert intake.recent.all()[-1].ended == "shed"
+    assert (taken.accepted, taken.runs, taken.results) == (1, [], {"shed": 1})
+    assert intake.recent.all()[-1].result == "shed"
     assert take(intake, json.dumps(FALCO | {"priority": None}).encode()).runs == []
-    (drop,) = notes.take()[1]
+    (drop,) = notes.drain()[1]
     assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "shed: journal full", 2)
 
 
 def test_many_notes_are_written_in_slices_and_only_those_that_failed_are_taken_again():
     notes = DeferredRecords()
     for number in range(2_500):
-        notes.drop("p", "throttle", str(number), NOW)
+        notes.count_dropped_run("p", "throttle", str(number), NOW)
     journal, house = upkeep(notes=notes)
 
     def note(dead, drops):
@@ -158,10 +158,10 @@ def test_many_notes_are_written_in_slices_and_only_those_that_failed_are_taken_a
 
 def test_what_a_throttle_drops_is_counted_by_its_window():
     notes = DeferredRecords()
-    intake = intake_of(Prompt(), ONCE, notes=notes)
+    intake = intake_of(InstantJournal(), ONCE, deferred_records=notes)
     for number in range(4):
         take(intake, json.dumps(alert(number)).encode())
-    (drop,) = notes.take()[1]
+    (drop,) = notes.drain()[1]
     assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "throttle", 3)
     assert "nginx" in drop.key
 
@@ -169,26 +169,26 @@ def test_what_a_throttle_drops_is_counted_by_its_window():
 def test_notes_are_bounded_however_many_keys_and_bodies_come():
     notes = DeferredRecords()
     for number in range(30_000):
-        notes.drop("p", "throttle", str(number), NOW)
-        notes.bury(DeadLetter(NOW, "http", "e", b""))
-    dead, drops = notes.take()
+        notes.count_dropped_run("p", "throttle", str(number), NOW)
+        notes.add_dead_letter(DeadLetter(NOW, "http", "e", b""))
+    dead, drops = notes.drain()
     assert (len(dead), len(drops)) == (1_000, 10_000)
 
 
 def test_what_is_no_event_is_buried_with_its_beginning():
     notes = DeferredRecords()
-    intake = intake_of(Prompt(), notes=notes)
+    intake = intake_of(InstantJournal(), deferred_records=notes)
     with pytest.raises(ValueError, match="not JSON"):
         take(intake, b"x" * 100_000)
     take(intake, b"{}\n" + json.dumps(FALCO).encode())
-    first, second = notes.take()[0]
+    first, second = notes.drain()[0]
     assert (first.source, len(first.body)) == ("http", 16_384)
     assert (second.body, "rule" in second.error) == (b"{}", True)
 
 
 def test_the_record_is_what_replay_reads_and_its_file_is_bounded(tmp_path):
-    record = EventRecorder(tmp_path / "events.ndjson", most=6_000)
-    intake = intake_of(Prompt(), notes=DeferredRecords(record))
+    record = EventRecorder(tmp_path / "events.ndjson", max_bytes=6_000)
+    intake = intake_of(InstantJournal(), deferred_records=DeferredRecords(record))
     for number in range(20):
         take(intake, json.dumps(alert(number, rule="matches nothing")).encode())
         record.flush()
@@ -204,7 +204,7 @@ def test_the_record_is_what_replay_reads_and_its_file_is_bounded(tmp_path):
 
 def test_a_record_that_cannot_be_written_stops_nothing(tmp_path):
     record = EventRecorder(tmp_path / "none" / "events.ndjson")
-    intake = intake_of(Prompt(), notes=DeferredRecords(record))
+    intake = intake_of(InstantJournal(), deferred_records=DeferredRecords(record))
     assert take(intake, json.dumps(FALCO).encode()).runs
     record.flush()
     (tmp_path / "none").mkdir()
@@ -229,7 +229,10 @@ def test_what_is_redacted_is_matched_and_then_kept_and_shown_nowhere(tmp_path):
     notes = DeferredRecords(record)
     try:
         intake = intake_of(
-            journal, PLAYBOOK.replace("  match:", on), redaction=Redaction(REDACT), notes=notes
+            journal,
+            PLAYBOOK.replace("  match:", on),
+            redaction=Redaction(REDACT),
+            deferred_records=notes,
         )
         taken = take(intake, json.dumps(TOLD).encode())
         taken.written.result(10)
@@ -241,7 +244,7 @@ def test_what_is_redacted_is_matched_and_then_kept_and_shown_nowhere(tmp_path):
         with pytest.raises(ValueError, match="not JSON"):
             take(intake, f"{{token={SECRET} ".encode())
         record.flush()
-        journal.save_dropped(*notes.take())
+        journal.save_dropped(*notes.drain())
         told = [*intake.recent.all(), *journal.dead_letters(9), (tmp_path / "events").read_text()]
         assert SECRET not in repr(told)
     finally:

@@ -16,10 +16,10 @@ from engine.model.event import parse_event
 from engine.runtime import reload
 from engine.runtime.reload import Reloader
 from engine.telemetry.events import Observers, Reloaded
+from tests.support.engine import PATIENCE, engine, refusal
+from tests.support.intake import FALCO, NOW, PLAYBOOK
 from tests.support.kubelet_files import Mount
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.serving import PATIENCE, engine, refusal
-from tests.support.taking import FALCO, NOW, PLAYBOOK
 
 SOON = 1.0
 """Seconds within which a local edit is in force."""
@@ -397,7 +397,7 @@ def test_the_engine_acts_by_an_edit_without_a_restart_and_tells_a_broken_one(tmp
         assert "tiercel_playbooks_current 0.0" in running.get("/metrics")[2]
         file.write_text(named("two"))
         running.wait_for_log(
-            lambda line: line["event"] == "playbooks in force" and running.audit == []
+            lambda line: line["event"] == "playbooks_loaded" and running.audit == []
         )
         running.wait_for_log(lambda _: running.get("/status")[2]["playbooks"]["error"] is None)
         run = running.post(FALCO)[2]["runs"][0]

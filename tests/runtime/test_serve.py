@@ -17,16 +17,16 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import SettingsError
 from engine.runtime.settings import address
 from tests.server.test_listener import Authority, trusting
+from tests.support.engine import PATIENCE, call, command_of, engine, refusal
+from tests.support.intake import FALCO, PLAYBOOK, alert
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.serving import PATIENCE, call, command_of, engine, refusal
-from tests.support.taking import FALCO, PLAYBOOK, alert
 
 FOLDER = {"a.yaml": PLAYBOOK}
 
 
 def test_the_first_lines_say_what_it_listens_on_loaded_and_may_do(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run") as running:
-        loaded = running.wait_for_log(lambda line: line["event"] == "playbooks in force")
+        loaded = running.wait_for_log(lambda line: line["event"] == "playbooks_loaded")
         assert loaded["playbooks"] == 1
         listening = running.wait_for_log(lambda line: line["event"] == "listening")
         assert listening["events"].startswith("http://127.0.0.1:")

@@ -5,8 +5,8 @@ import select
 import signal
 
 import pytest
-from tests.support.serving import PATIENCE, engine
-from tests.support.taking import PLAYBOOK, alert
+from tests.support.engine import PATIENCE, engine
+from tests.support.intake import PLAYBOOK, alert
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_guardrails_of_a_new_set_hold_for_the_workers(running, tmp_path):
     (tmp_path / "playbooks" / "guardrails.yaml").write_text(guardrails)
     running.wait_for_log(
         lambda line: (
-            line.get("event") == "playbooks in force" and "guardrails.yaml" in _files(running)
+            line.get("event") == "playbooks_loaded" and "guardrails.yaml" in _files(running)
         )
     )
     run = running.post(alert(1))[2]["runs"][0]

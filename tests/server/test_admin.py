@@ -18,8 +18,8 @@ from engine.server.operator_auth import OnThisMachine, Operators
 from engine.server.operator_commands import OperatorCommands
 from engine.telemetry.events import Decided, Observers, Received
 from engine.telemetry.metrics import Metrics
+from tests.support.intake import FALCO, NOW, PLAYBOOK, ask, take
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.taking import FALCO, NOW, PLAYBOOK, ask, take
 
 HERE = ("127.0.0.1", 40000)
 AWAY = ("10.1.2.3", 40000)
@@ -324,7 +324,7 @@ def test_what_is_paused_is_suppressed_and_waits_until_it_is_resumed(admin):
     assert admin.get("/status")[2]["paused"] == ["mark-shell"]
     assert admin.journal.claim("cluster", 9, admin.now) == []
     taken = take(admin.intake, json.dumps(FALCO | {"hostname": "other"}).encode())
-    assert (taken.runs, taken.ended) == ([], {"paused": 1})
+    assert (taken.runs, taken.results) == ([], {"paused": 1})
     assert admin.post("/pause")[2] == {"paused": ["*", "mark-shell"]}
     assert admin.post("/resume", {"playbook": "mark-shell"})[2] == {"paused": ["*"]}
     assert admin.post("/resume")[2] == {"paused": []}

@@ -10,7 +10,7 @@ import pytest
 from engine.server.connection import Connection
 from engine.server.connection_limits import Limits, OpenConnections
 from engine.server.messages import json_reply
-from tests.support.taking import Pipe
+from tests.support.intake import Pipe
 
 POST = b"POST /events HTTP/1.1\r\nhost: t\r\ncontent-length: %d\r\n\r\n%b"
 

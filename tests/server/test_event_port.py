@@ -23,11 +23,10 @@ from engine.model.event_formats import _Split
 from engine.server.credentials_file import MAX_BYTES
 from engine.server.messages import Request
 from engine.server.sender_auth import Credentials
-from engine.sources.http import MAX_BODY, TOGETHER, TOGETHER_BYTES, EventPort
+from engine.sources.http import MAX_BODY, MAX_OPEN_BODIES, MAX_OPEN_BYTES, EventPort
 from engine.telemetry.events import Observers
-from tests.support.playbooks import playbook_from_snapshot
-from tests.support.serving import engine
-from tests.support.taking import (
+from tests.support.engine import engine
+from tests.support.intake import (
     FALCO,
     NOW,
     ONCE,
@@ -35,14 +34,15 @@ from tests.support.taking import (
     SHELL,
     SIDEKICK,
     THIRD,
-    Disk,
-    Prompt,
+    InstantJournal,
+    ManualJournal,
     alert,
     ask,
     call,
     intake_of,
     port_of,
 )
+from tests.support.playbooks import playbook_from_snapshot
 
 KEYS = {"accepted", "duplicates", "runs", "errors"}
 SIDEKICKS = {"Content-Type": "application/json; charset=utf-8", "User-Agent": "Falcosidekick"}
@@ -85,7 +85,7 @@ SENDERS = {
 @pytest.mark.parametrize("sender", SENDERS)
 def test_every_sender_is_understood_and_tells_the_same_event(sender):
     body, path, headers = SENDERS[sender]
-    disk = Prompt()
+    disk = InstantJournal()
     port = port_of(disk)
     status, given, said = ask(port, json.dumps(body).encode() + b"\n", path=path, headers=headers)
     assert (status, given["content-type"]) == (202, "application/json")
@@ -96,18 +96,18 @@ def test_every_sender_is_understood_and_tells_the_same_event(sender):
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 @pytest.mark.parametrize("path", ["/", "/events", "/any/other", "//", "/events/"])
 def test_events_are_posted_or_put_on_any_path(method, path):
-    assert ask(port_of(Prompt()), FALCO, path=path, method=method)[0] == 202
+    assert ask(port_of(InstantJournal()), FALCO, path=path, method=method)[0] == 202
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PATCH", "OPTIONS"])
 def test_other_methods_are_told_which_are_allowed(method):
-    status, headers, said = ask(port_of(Prompt()), method=method)
+    status, headers, said = ask(port_of(InstantJournal()), method=method)
     assert (status, headers["allow"]) == (405, "POST, PUT")
     assert not said if method == "HEAD" else said["error"]
 
 
 def test_an_answer_says_what_is_paused_to_those_who_may_send_and_in_one_header():
-    intake = intake_of(Prompt())
+    intake = intake_of(InstantJournal())
     port = EventPort(intake, Observers(), lambda: None, dry_run=True)
     intake.pause({"mark-shell", "b", "x\r\nset-cookie: y"})
     for body in (FALCO, b"{", json.dumps([7] * 1_001).encode()):
@@ -123,13 +123,13 @@ def test_an_array_and_ndjson_are_taken_whole():
     alerts = [alert(number) for number in range(3)]
     lines = "\r\n".join(map(json.dumps, alerts)).encode() + b"\n\n"
     for body in (json.dumps(alerts).encode(), lines):
-        status, _, said = ask(port_of(Prompt()), body)
+        status, _, said = ask(port_of(InstantJournal()), body)
         assert (status, said["accepted"], len(said["runs"])) == (202, 3, 3)
 
 
 def test_a_batch_of_cloudevents_is_unwrapped_one_by_one():
     body = json.dumps([CE | {"data": alert(1)}, CE | {"data": None}]).encode()
-    status, _, said = ask(port_of(Prompt()), body)
+    status, _, said = ask(port_of(InstantJournal()), body)
     assert (status, said["accepted"], [e["index"] for e in said["errors"]]) == (202, 1, [1])
 
 
@@ -165,20 +165,20 @@ PAIRS = [
 def test_an_unreadable_element_affects_no_other_and_is_kept(shape, why):
     spoiled, at = SPOILED[why]
     body = SHAPES[shape] % (GOOD, spoiled, ALSO)
-    disk, notes = Prompt(), DeferredRecords()
-    port = EventPort(intake_of(disk, notes=notes), Observers(), lambda: None)
+    disk, notes = InstantJournal(), DeferredRecords()
+    port = EventPort(intake_of(disk, deferred_records=notes), Observers(), lambda: None)
     status, _, said = ask(port, body)
     assert (status, said["accepted"], len(said["runs"])) == (202, 2, 2)
     assert [error["index"] for error in said["errors"]] == [1]
     if at is not None:
         assert f"(byte {body.index(spoiled) + at})" in said["errors"][0]["error"]
-    assert [letter.body[:5] for letter in notes.take()[0]] == [spoiled[:5]]
+    assert [letter.body[:5] for letter in notes.drain()[0]] == [spoiled[:5]]
 
 
 def test_alerts_over_several_lines_may_follow_one_another():
     body = "\n".join(json.dumps(alert(number), indent=2) for number in range(3)).encode()
-    assert ask(port_of(Prompt()), body)[2]["accepted"] == 3
-    assert ask(port_of(Prompt()), b"\xef\xbb\xbf" + GOOD)[2]["accepted"] == 1
+    assert ask(port_of(InstantJournal()), body)[2]["accepted"] == 3
+    assert ask(port_of(InstantJournal()), b"\xef\xbb\xbf" + GOOD)[2]["accepted"] == 1
 
 
 def test_the_data_of_a_cloudevent_may_be_several_alerts_in_any_form():
@@ -189,11 +189,15 @@ def test_the_data_of_a_cloudevent_may_be_several_alerts_in_any_form():
         {"data": lines},
         {"data_base64": base64.b64encode(lines.encode()).decode()},
     ):
-        assert ask(port_of(Prompt()), json.dumps(CE | data).encode())[2]["accepted"] == 3
-    status, _, said = ask(port_of(Prompt()), json.dumps([CE | {"data": []}, FALCO]).encode())
+        assert ask(port_of(InstantJournal()), json.dumps(CE | data).encode())[2]["accepted"] == 3
+    status, _, said = ask(
+        port_of(InstantJournal()), json.dumps([CE | {"data": []}, FALCO]).encode()
+    )
     assert (status, [error["index"] for error in said["errors"]]) == (202, [0])
     assert (
-        ask(port_of(Prompt()), json.dumps(CE | {"data": [{"rule": "x"}] * 1_001}).encode())[0]
+        ask(port_of(InstantJournal()), json.dumps(CE | {"data": [{"rule": "x"}] * 1_001}).encode())[
+            0
+        ]
         == 413
     )
 
@@ -209,7 +213,7 @@ HINTS = {
 
 @pytest.mark.parametrize("body", HINTS)
 def test_the_hint_says_what_to_do(body):
-    status, _, said = ask(port_of(Prompt()), body)
+    status, _, said = ask(port_of(InstantJournal()), body)
     assert (status, HINTS[body] in said["hint"]) == (400, True)
 
 
@@ -233,9 +237,9 @@ GZIP = {"Content-Encoding": "gzip"}
 @pytest.mark.parametrize("coding", ["gzip", "GZip", "x-gzip", "identity, gzip"])
 def test_a_body_may_be_gzip_in_one_member_or_several(coding):
     packed = gzip.compress(GOOD + b"\n") + gzip.compress(ALSO) + b"\0" * 10
-    status, _, said = ask(port_of(Prompt()), packed, headers={"Content-Encoding": coding})
+    status, _, said = ask(port_of(InstantJournal()), packed, headers={"Content-Encoding": coding})
     assert (status, said["accepted"]) == (202, 2)
-    assert ask(port_of(Prompt()), GOOD, headers={"Content-Encoding": "identity"})[0] == 202
+    assert ask(port_of(InstantJournal()), GOOD, headers={"Content-Encoding": "identity"})[0] == 202
 
 
 PACKED = gzip.compress(GOOD)
@@ -256,20 +260,20 @@ BROKEN = {
 @pytest.mark.parametrize("why", BROKEN)
 def test_gzip_that_is_broken_or_too_large_is_refused_with_a_hint(why):
     packed, expected = BROKEN[why]
-    disk = Prompt()
+    disk = InstantJournal()
     status, _, said = ask(port_of(disk), packed, headers=GZIP)
     assert (status, set(said), disk.runs) == (expected, {"error", "hint"}, [])
 
 
 def test_gzip_of_just_4_mib_is_taken():
     body = gzip.compress(GOOD + b" " * (MAX_BODY - len(GOOD)))
-    assert ask(port_of(Prompt()), body, headers=GZIP)[0] == 202
+    assert ask(port_of(InstantJournal()), body, headers=GZIP)[0] == 202
 
 
 @pytest.mark.parametrize("coding", ["deflate", "br", "zstd", "gzip, gzip", "gzip, br"])
 def test_another_coding_is_415_and_says_which_is_read(coding):
     headers = {"Content-Encoding": coding}
-    status, given, said = ask(port_of(Prompt()), GOOD, headers=headers)
+    status, given, said = ask(port_of(InstantJournal()), GOOD, headers=headers)
     assert (status, given["accept-encoding"], set(said)) == (415, "gzip", {"error", "hint"})
 
 
@@ -279,7 +283,7 @@ BAD_LINES = [b"{", b"7", b'{"rule": ""}', b'{"rule": "x", "priority": "loud"}', 
 @pytest.mark.parametrize("bad", BAD_LINES)
 def test_one_bad_line_costs_the_others_nothing(bad):
     body = b"\n".join([json.dumps(alert(1)).encode(), bad, json.dumps(alert(2)).encode()])
-    status, _, said = ask(port_of(Prompt()), body)
+    status, _, said = ask(port_of(InstantJournal()), body)
     assert (status, said["accepted"], len(said["runs"])) == (202, 2, 2)
     ((index, sentence),) = [tuple(error.values()) for error in said["errors"]]
     assert index == 1
@@ -289,7 +293,7 @@ def test_one_bad_line_costs_the_others_nothing(bad):
 
 def test_a_bad_element_beside_one_that_matches_nothing_is_200_with_its_error():
     body = json.dumps([alert(rule="Another"), {}]).encode()
-    status, _, said = ask(port_of(Prompt()), body)
+    status, _, said = ask(port_of(InstantJournal()), body)
     assert (status, said["accepted"], said["runs"], len(said["errors"])) == (200, 1, [], 1)
     assert set(said) == KEYS
 
@@ -327,7 +331,7 @@ BAD = {
 
 @pytest.mark.parametrize("why", BAD)
 def test_what_is_no_event_is_400_with_an_error_and_a_hint(why):
-    disk = Prompt()
+    disk = InstantJournal()
     status, _, said = ask(port_of(disk), BAD[why])
     assert (status, set(said), disk.runs) == (400, {"error", "hint"}, [])
     assert said["error"]
@@ -335,7 +339,7 @@ def test_what_is_no_event_is_400_with_an_error_and_a_hint(why):
 
 def test_a_nul_that_is_escaped_is_a_letter_like_any_other():
     fields = {"proc.cmdline": "a\0b", "k8s.pod.name": "\0", "k8s.ns.name": "\u202e"}
-    assert ask(port_of(Prompt()), alert(output_fields=fields))[0] == 202
+    assert ask(port_of(InstantJournal()), alert(output_fields=fields))[0] == 202
 
 
 def test_no_depth_of_nesting_is_an_internal_error(tmp_path):
@@ -349,38 +353,38 @@ def test_no_depth_of_nesting_is_an_internal_error(tmp_path):
 
 
 def test_nothing_matched_is_200_and_has_all_four_keys():
-    status, _, said = ask(port_of(Disk()), alert(rule="Another"))
+    status, _, said = ask(port_of(ManualJournal()), alert(rule="Another"))
     assert status == 200
     assert said == {"accepted": 1, "duplicates": 0, "runs": [], "errors": []}
 
 
 def test_a_throttle_that_only_counted_is_202_without_runs():
-    disk = Prompt()
+    disk = InstantJournal()
     status, _, said = ask(port_of(disk, THIRD), FALCO)
     assert (status, said) == (202, {"accepted": 1, "duplicates": 0, "runs": [], "errors": []})
     assert disk.windows
 
 
 def test_a_throttle_that_dropped_is_200():
-    port = port_of(Prompt(), ONCE)
+    port = port_of(InstantJournal(), ONCE)
     assert [ask(port, alert(number))[0] for number in (1, 2)] == [202, 200]
 
 
 def test_a_disabled_playbook_is_200():
     disabled = PLAYBOOK.replace("spec:", "spec:\n  mode: disabled")
-    status, _, said = ask(port_of(Prompt(), disabled), FALCO)
+    status, _, said = ask(port_of(InstantJournal(), disabled), FALCO)
     assert (status, said["runs"]) == (200, [])
 
 
 def test_a_repeated_event_is_202_and_carries_the_earlier_run():
-    port = port_of(Prompt())
+    port = port_of(InstantJournal())
     first, again = ask(port, FALCO), ask(port, FALCO)
     assert (again[0], set(again[2])) == (202, KEYS)
     assert again[2] == first[2] | {"duplicates": 1}
 
 
 def test_a_repeated_event_that_had_been_dropped_is_200():
-    port = port_of(Prompt(), ONCE)
+    port = port_of(InstantJournal(), ONCE)
     ask(port, alert(1))
     ask(port, alert(2))
     status, _, said = ask(port, alert(2))
@@ -395,7 +399,7 @@ async def _turns():
 
 def test_202_comes_only_after_the_write():
     async def scene():
-        disk = Disk()
+        disk = ManualJournal()
         asked = asyncio.ensure_future(call(port_of(disk), FALCO))
         await _turns()
         assert disk.waiting
@@ -408,7 +412,7 @@ def test_202_comes_only_after_the_write():
 
 def test_what_comes_while_the_disk_is_at_work_is_written_together_after_that():
     async def scene():
-        disk = Disk()
+        disk = ManualJournal()
         port = port_of(disk)
         asked = [asyncio.ensure_future(call(port, alert(1)))]
         await _turns()
@@ -426,27 +430,27 @@ def test_what_comes_while_the_disk_is_at_work_is_written_together_after_that():
 
 def test_so_many_bodies_and_bytes_are_planned_at_one_go_and_no_more():
     async def scene():
-        disk = Disk()
+        disk = ManualJournal()
         port = port_of(disk)
-        large = alert(0, output="x" * TOGETHER_BYTES)
-        told = [large, *(alert(number) for number in range(1, TOGETHER + 10))]
+        large = alert(0, output="x" * MAX_OPEN_BYTES)
+        told = [large, *(alert(number) for number in range(1, MAX_OPEN_BODIES + 10))]
         asked = [asyncio.ensure_future(call(port, one)) for one in told]
         sizes = []
         while not all(one.done() for one in asked):
             await _turns()
             sizes += [len(accepted.runs) for accepted, _ in disk.waiting]
             disk.write()
-        assert sizes == [1, TOGETHER, 9]
+        assert sizes == [1, MAX_OPEN_BODIES, 9]
 
     asyncio.run(scene())
 
 
 def test_a_body_that_starts_many_runs_is_planned_in_slices_and_others_go_between(monkeypatch):
-    monkeypatch.setattr("engine.intake.intake.SLICE", 3)
+    monkeypatch.setattr("engine.intake.intake.RUNS_PER_WRITE", 3)
     texts = [PLAYBOOK.replace("mark-shell", f"p{number}") for number in range(2)]
 
     async def scene():
-        disk = Disk()
+        disk = ManualJournal()
         port = port_of(disk, *texts)
         large = asyncio.ensure_future(call(port, json.dumps([alert(n) for n in range(6)]).encode()))
         await _turns()
@@ -469,11 +473,11 @@ def test_a_body_that_starts_many_runs_is_planned_in_slices_and_others_go_between
 def test_a_body_of_which_a_slice_is_not_written_is_503_and_known_in_part_when_it_is_sent_again(
     monkeypatch,
 ):
-    monkeypatch.setattr("engine.intake.intake.SLICE", 2)
+    monkeypatch.setattr("engine.intake.intake.RUNS_PER_WRITE", 2)
     sent = json.dumps([alert(n) for n in range(6)]).encode()
 
     async def scene():
-        disk = Disk()
+        disk = ManualJournal()
         port = port_of(disk)
         first = asyncio.ensure_future(call(port, sent))
         await _turns()
@@ -496,7 +500,7 @@ def test_a_body_of_which_a_slice_is_not_written_is_503_and_known_in_part_when_it
 
 def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs():
     async def scene():
-        disk = Disk()
+        disk = ManualJournal()
         port = port_of(disk)
 
         def broken(_):
@@ -513,9 +517,9 @@ def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs():
 
 
 def test_a_bug_is_500_to_those_it_befalls_and_the_port_goes_on(monkeypatch):
-    port = port_of(Prompt())
+    port = port_of(InstantJournal())
     with monkeypatch.context() as patch:
-        patch.setattr(port._intake, "take", None)
+        patch.setattr(port._intake, "submit", None)
         assert ask(port, FALCO)[0] == 500
     assert ask(port, FALCO)[0] == 202
 
@@ -523,7 +527,7 @@ def test_a_bug_is_500_to_those_it_befalls_and_the_port_goes_on(monkeypatch):
 @pytest.mark.parametrize("text", [PLAYBOOK, ONCE])
 def test_what_cannot_be_written_is_503_and_new_when_it_is_sent_again(text):
     async def scene():
-        disk = Disk()
+        disk = ManualJournal()
         port = port_of(disk, text)
         asked = asyncio.ensure_future(call(port, FALCO))
         await _turns()
@@ -541,7 +545,7 @@ def test_what_cannot_be_written_is_503_and_new_when_it_is_sent_again(text):
 
 
 def test_a_closed_journal_is_503_and_a_broken_one_too():
-    disk = Disk()
+    disk = ManualJournal()
     disk.closed = True
     assert ask(port_of(disk), FALCO)[0] == 503
     disk.broken = True
@@ -550,7 +554,7 @@ def test_a_closed_journal_is_503_and_a_broken_one_too():
 
 def test_the_workers_are_woken_only_once_a_run_is_written():
     woken = []
-    port = port_of(Prompt())
+    port = port_of(InstantJournal())
     port._wake = lambda: woken.append(True)
     ask(port, alert(rule="Another"))
     assert not woken
@@ -560,24 +564,24 @@ def test_the_workers_are_woken_only_once_a_run_is_written():
 
 def test_a_body_that_is_announced_too_large_is_not_read():
     headers = {"Content-Length": str(MAX_BODY + 1)}
-    status, given, said = ask(port_of(Prompt()), b"", headers=headers)
+    status, given, said = ask(port_of(InstantJournal()), b"", headers=headers)
     assert (status, given["connection"], set(said)) == (413, "close", {"error", "hint"})
 
 
 def test_a_body_that_grows_too_large_is_cut_off():
-    assert ask(port_of(Prompt()), [b" " * (1 << 20)] * 5)[0] == 413
+    assert ask(port_of(InstantJournal()), [b" " * (1 << 20)] * 5)[0] == 413
 
 
 def test_a_body_of_just_4_mib_in_chunks_is_taken():
     sent = json.dumps(FALCO).encode()
     chunks = [b" " * (1 << 20)] * 3 + [b" " * ((1 << 20) - len(sent)), sent]
-    assert ask(port_of(Prompt()), chunks)[0] == 202
+    assert ask(port_of(InstantJournal()), chunks)[0] == 202
 
 
 def test_1001_events_are_413_as_array_and_as_lines():
     alerts = [json.dumps({"rule": "x"})] * 1001
     for body in ("[" + ",".join(alerts) + "]", "\n".join(alerts)):
-        assert ask(port_of(Prompt()), body.encode())[0] == 413
+        assert ask(port_of(InstantJournal()), body.encode())[0] == 413
 
 
 def bearer(token):
@@ -594,7 +598,7 @@ def statuses(port, *tokens):
 def test_without_one_of_the_tokens_it_is_401(tmp_path):
     file = tmp_path / "tokens"
     file.write_text(f"# falco\n{FIRST}\n\n  {SECOND} \t# the other cluster\r\n")
-    disk = Prompt()
+    disk = InstantJournal()
     port = port_of(disk, access=[Credentials(file)])
     for headers in (
         {},
@@ -618,13 +622,13 @@ def test_without_one_of_the_tokens_it_is_401(tmp_path):
 def test_a_wrong_method_asks_for_no_token(tmp_path):
     file = tmp_path / "tokens"
     file.write_text(FIRST)
-    assert ask(port_of(Prompt(), access=[Credentials(file)]), method="GET")[0] == 405
+    assert ask(port_of(InstantJournal(), access=[Credentials(file)]), method="GET")[0] == 405
 
 
 def test_rotated_tokens_are_good_at_once_and_the_old_ones_no_more(tmp_path):
     file, new = tmp_path / "tokens", tmp_path / "new"
     file.write_text(FIRST)
-    port = port_of(Prompt(), access=[Credentials(file)])
+    port = port_of(InstantJournal(), access=[Credentials(file)])
     new.write_text(SECOND)
     new.rename(file)
     assert statuses(port, FIRST, SECOND) == [401, 202]
@@ -651,7 +655,7 @@ def mounted(folder, **files):
 )
 def test_a_token_file_that_loses_its_tokens_closes_the_port_at_once(tmp_path, left):
     mounted(tmp_path, tokens=FIRST)
-    port = port_of(Prompt(), access=[Credentials(tmp_path / "tokens")])
+    port = port_of(InstantJournal(), access=[Credentials(tmp_path / "tokens")])
     assert statuses(port, FIRST) == [202]
     mounted(tmp_path, **left)
     assert statuses(port, FIRST, "short", "", "x") == [401] * 4
@@ -664,7 +668,7 @@ def test_an_invalid_line_that_is_added_gives_no_access_and_costs_the_valid_ones_
 ):
     file = tmp_path / "tokens"
     file.write_text(FIRST)
-    port = port_of(Prompt(), access=[Credentials(file)])
+    port = port_of(InstantJournal(), access=[Credentials(file)])
     file.write_text(f"{FIRST}\nshort\n{SECOND}")
     assert statuses(port, FIRST, "short", SECOND) == [202, 401, 202]
     said = "".join(capsys.readouterr())
@@ -686,7 +690,7 @@ def test_a_credentials_file_has_a_largest_size(tmp_path):
     with pytest.raises(ValueError, match="larger than 1 MiB"):
         Credentials(file)
     file.write_bytes(b"\xef\xbb\xbf" + FIRST.encode())
-    assert statuses(port_of(Prompt(), access=[Credentials(file)]), FIRST) == [202]
+    assert statuses(port_of(InstantJournal(), access=[Credentials(file)]), FIRST) == [202]
 
 
 @pytest.fixture
@@ -751,7 +755,7 @@ def shut(tmp_path):
     """A port that lets in whom a token or a path secret names."""
     (tmp_path / "tokens").write_text("one-of-the-tokens\n")
     (tmp_path / "paths").write_text(f"# falco\n{SECRET}  # node\n{SECRET[::-1]}\n")
-    return port_of(Prompt(), access=[Credentials(tmp_path / "tokens", tmp_path / "paths")])
+    return port_of(InstantJournal(), access=[Credentials(tmp_path / "tokens", tmp_path / "paths")])
 
 
 @pytest.mark.parametrize("path", [f"/{SECRET}", f"/events/{SECRET}", f"/a/b/{SECRET[::-1]}/"])
@@ -781,7 +785,7 @@ def test_a_token_as_the_password_of_basic_lets_in_what_can_send_no_header(shut):
 def test_a_path_secret_is_rotated_like_a_token(tmp_path):
     file = tmp_path / "paths"
     file.write_text(SECRET)
-    port = port_of(Prompt(), access=[Credentials(None, file)])
+    port = port_of(InstantJournal(), access=[Credentials(None, file)])
     assert ask(port, FALCO, path=f"/{SECRET}")[0] == 202
     file.write_text(SECRET[::-1])
     os.utime(file, ns=(1, 1))

@@ -7,8 +7,8 @@ import json
 import pytest
 from engine.server.loopback_access import LocalPrograms
 from engine.server.messages import Request
-from tests.support.serving import call, engine
-from tests.support.taking import FALCO, PLAYBOOK
+from tests.support.engine import call, engine
+from tests.support.intake import FALCO, PLAYBOOK
 
 HERE = ("127.0.0.1", 40000)
 

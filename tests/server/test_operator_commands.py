@@ -13,8 +13,8 @@ from engine.journal.protocol import RunRecord
 from engine.model.run import Outcome, advance
 from engine.render.run_json import summary_json
 from tests.execution.test_attempt import DELETE, LABEL, claim
-from tests.support.serving import engine
-from tests.support.taking import FALCO, PLAYBOOK, alert
+from tests.support.engine import engine
+from tests.support.intake import FALCO, PLAYBOOK, alert
 
 FAILS = PLAYBOOK.replace("mark-shell", "tell").replace(
     'pod.label, with: {labels: {seen: "true"}}',

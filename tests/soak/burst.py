@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 
 from tests.soak.receiver import Receiver
-from tests.support.serving import PATIENCE, engine
+from tests.support.engine import PATIENCE, engine
 
 NOTE = """\
 apiVersion: tiercel.dev/v1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 
-from tests.support.taking import FALCO, SIDEKICK
+from tests.support.intake import FALCO, SIDEKICK
 
 OLD = {key: FALCO[key] for key in ("output", "priority", "rule", "time", "output_fields")}
 """Falco before 0.30."""

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from tests.soak.burst import RAILS, drained
 from tests.soak.watch import NOWHERE
-from tests.support.serving import engine
-from tests.support.taking import PLAYBOOK, alert
+from tests.support.engine import engine
+from tests.support.intake import PLAYBOOK, alert
 
 MOST = 512
 """MiB of both processes together. Shared pages count once (PSS)."""
@@ -225,6 +225,6 @@ def test_an_endless_answer_is_cut(tmp_path, size, who):
                 if who == "webhook":
                     drained(running)
                 else:  # it is tried again and again
-                    running.wait_for_log(lambda line: line.get("event") == "step", 60)
+                    running.wait_for_log(lambda line: line.get("event", "").startswith("step_"), 60)
             assert server.asked
             size.tell(asked=server.asked, taken_mib=server.sent >> 20)

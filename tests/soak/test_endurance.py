@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.soak.watch import memory_of
-from tests.support.serving import engine
-from tests.support.taking import PLAYBOOK, alert
+from tests.support.engine import engine
+from tests.support.intake import PLAYBOOK, alert
 
 RATE = 500
 """Events per second. One in five matches."""

@@ -8,7 +8,7 @@ import time
 import pytest
 from tests.soak.burst import NOTE, Burst, done_once, drained, telling
 from tests.soak.faulty_proxy import FaultyProxy
-from tests.support.serving import call
+from tests.support.engine import call
 
 PATIENT = NOTE.replace(
     "{action: kubernetes.event,",

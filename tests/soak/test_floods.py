@@ -9,8 +9,8 @@ import time
 
 import pytest
 from tests.soak.watch import NOWHERE, wait_until
-from tests.support.serving import engine
-from tests.support.taking import alert
+from tests.support.engine import engine
+from tests.support.intake import alert
 
 TELL = """\
 apiVersion: tiercel.dev/v1

@@ -10,7 +10,7 @@ from tests.soak.burst import NOTE, RAILS, TELL, alert, drained
 from tests.soak.machine import Clock, small_disk
 from tests.soak.receiver import Receiver
 from tests.soak.watch import NOWHERE, wait_until
-from tests.support.serving import ROOT, engine
+from tests.support.engine import ROOT, engine
 
 DRY = NOTE.replace("rules: [Burst]", "everything: true")
 HOUR = 3600.0

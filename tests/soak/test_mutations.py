@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 from tests.soak.shapes import SHAPES, garbled, mutated
 from tests.soak.watch import memory_of
-from tests.support.serving import engine
-from tests.support.taking import PLAYBOOK
+from tests.support.engine import engine
+from tests.support.intake import PLAYBOOK
 
 BATCH = 20
 

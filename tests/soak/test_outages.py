@@ -13,8 +13,8 @@ import time
 from engine.journal.sqlite.journal import SqliteJournal
 from tests.soak.burst import NOTE, Burst, alert, done_once, drained, telling
 from tests.soak.watch import NOWHERE
+from tests.support.engine import engine
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.serving import engine
 
 
 def test_an_engine_killed_during_a_burst_executes_every_acknowledged_run(

@@ -8,9 +8,9 @@ import time
 
 from engine.language.folder import Files
 from tests.soak.watch import wait_until
+from tests.support.engine import PATIENCE, engine
+from tests.support.intake import PLAYBOOK, alert
 from tests.support.kubelet_files import Mount
-from tests.support.serving import PATIENCE, engine
-from tests.support.taking import PLAYBOOK, alert
 
 NAMES = ("one", "two", "three", "four")
 
@@ -33,8 +33,8 @@ def is_judged(running, files, version):
     digest = Files("", files).digest
     running.wait_for_log(
         lambda line: (
-            (line["event"] == "playbooks in force" and line["digest"] == digest)
-            or (line["event"] == "finding" and f"Nothing{version}" in line["finding"])
+            (line["event"] == "playbooks_loaded" and line["digest"] == digest)
+            or (line["event"] == "playbook_finding" and f"Nothing{version}" in line["finding"])
         )
     )
 

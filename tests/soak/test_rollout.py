@@ -9,9 +9,9 @@ import time
 import pytest
 from engine.journal.sqlite.journal import SqliteJournal
 from tests.contracts.test_sources import Published, PushedList
+from tests.support.engine import engine
+from tests.support.intake import PLAYBOOK, alert
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.serving import engine
-from tests.support.taking import PLAYBOOK, alert
 
 FLAGS = {
     PushedList: lambda origin: ("--redis", f"redis://127.0.0.1:{origin.port}/0"),

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from tests.cluster.fixtures import ACCOUNT
 from tests.soak.burst import Burst, done_once, drained, telling
-from tests.support.serving import engine
-from tests.support.taking import PLAYBOOK, alert
+from tests.support.engine import engine
+from tests.support.intake import PLAYBOOK, alert
 
 
 class Crowd:

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.support.serving import PATIENCE
+from tests.support.engine import PATIENCE
 
 NOWHERE = {
     "apiVersion": "v1",

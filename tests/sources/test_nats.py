@@ -9,18 +9,18 @@ import time
 
 import pytest
 import structlog
-from engine.sources.base import Source, Taker
+from engine.sources.base import EventSink, SourceThread
 from engine.sources.nats import JetStream
 from engine.telemetry.events import Observers
-from tests.support.taking import Prompt, intake_of
+from tests.support.intake import InstantJournal, intake_of
 
 PATIENCE = 20.0
 
 
 @contextlib.contextmanager
 def source_of(port):
-    taker = Taker("nats", intake_of(Prompt()), Observers(), lambda: None)
-    source = Source(JetStream(f"nats://u:canary@127.0.0.1:{port}"), taker)
+    taker = EventSink("nats", intake_of(InstantJournal()), Observers(), lambda: None)
+    source = SourceThread(JetStream(f"nats://u:canary@127.0.0.1:{port}"), taker)
     yield source
     source.stop()
 
@@ -48,18 +48,18 @@ def silent():
 
 def is_told(source, words):
     pause, deadline = threading.Event(), time.monotonic() + PATIENCE
-    while words not in (source.state()["error"] or ""):
-        assert time.monotonic() < deadline, source.state()
+    while words not in (source.status()["error"] or ""):
+        assert time.monotonic() < deadline, source.status()
         pause.wait(0.02)
 
 
 def test_it_is_not_connected_until_it_is(silent):
     port, came = silent
     with source_of(port) as source:
-        assert source.state()["error"] == "not connected yet"
+        assert source.status()["error"] == "not connected yet"
         source.start()
         assert came.wait(PATIENCE)
-        assert source.state()["error"] == "not connected yet"
+        assert source.status()["error"] == "not connected yet"
 
 
 def test_a_server_that_refuses_is_told_at_once_and_once():
@@ -68,8 +68,8 @@ def test_a_server_that_refuses_is_told_at_once_and_once():
     with structlog.testing.capture_logs() as logs, source_of(port) as source:
         source.start()
         is_told(source, "Connect call failed")
-        assert "canary" not in source.state()["error"]
-    assert [line["event"] for line in logs] == ["source"]
+        assert "canary" not in source.status()["error"]
+    assert [line["event"] for line in logs] == ["source_unavailable"]
 
 
 def test_a_server_that_says_nothing_is_told(silent):
@@ -86,4 +86,4 @@ def test_it_ends_at_once_while_it_connects(silent):
         assert came.wait(PATIENCE)
         source.stop()
         # the attempt was given up, and not waited for until it failed after its 3 seconds
-        assert source.state()["error"] == "not connected yet"
+        assert source.status()["error"] == "not connected yet"

@@ -271,7 +271,7 @@ class ApiServer:
 
 
 @dataclass
-class Elsewhere:
+class FakeHttpClient:
     """The world outside: it answers 200 and remembers what it was sent."""
 
     sent: list[tuple[Any, ...]] = field(default_factory=list)
@@ -286,7 +286,7 @@ class Elsewhere:
 
 
 @dataclass
-class Notebook:
+class FakeAttemptStore:
     """Keeps what attempts write down. holds: undoing -> when it is due and what it puts back."""
 
     attempt_state: dict[str, Any] = field(default_factory=dict)

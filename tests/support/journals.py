@@ -26,7 +26,7 @@ LEASE = 40.0
 _thawed: dict[bytes, Playbook] = {}
 
 
-def thaw(snapshot: bytes) -> Playbook:
+def stored_playbook(snapshot: bytes) -> Playbook:
     return _thawed[bytes(snapshot)]
 
 
@@ -54,7 +54,7 @@ def run(number: int, target: str | None = None, of: Playbook | None = None) -> R
 
 
 def open_sqlite(folder: Path, **of: Any) -> Journal:
-    return SqliteJournal(folder / "journal.db", thaw, **of)
+    return SqliteJournal(folder / "journal.db", stored_playbook, **of)
 
 
 JOURNALS: dict[str, Callable[..., Journal]] = {"sqlite": open_sqlite}

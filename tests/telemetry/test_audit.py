@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from engine.model.errors import TemporaryError
 from engine.model.run import Outcome, advance
-from engine.telemetry.events import UNWRITTEN, Audit, Observers, Settled
+from engine.telemetry.audit import Audit
+from engine.telemetry.events import UNWRITTEN, Observers, Settled
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.execution.test_attempt import DELETE, LABEL, SLACK, Broken, act, answering, claim
 from tests.execution.test_worker_pool import TELL, Engine, Failing
@@ -111,7 +112,7 @@ def test_one_who_cannot_be_told_keeps_it_from_nobody_else():
         raise RuntimeError
 
     told = []
-    Observers(broken, told.append).tell(Settled(claim(LABEL), Outcome("done", ""), "done", NOW))
+    Observers(broken, told.append).notify(Settled(claim(LABEL), Outcome("done", ""), "done", NOW))
     assert len(told) == 1
 
 

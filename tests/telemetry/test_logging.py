@@ -12,13 +12,13 @@ import threading
 import pytest
 import structlog
 from engine.model.run import Outcome
-from engine.telemetry.events import UNWRITTEN, Settled, log_steps
+from engine.telemetry.events import UNWRITTEN, Settled
 from engine.telemetry.fault_log import FaultLog
-from engine.telemetry.logging import configure
+from engine.telemetry.logging import configure, log_steps
 from tests.execution.test_attempt import LABEL, claim
 from tests.runtime.test_serve import kubeconfig
-from tests.support.serving import PATIENCE, engine
-from tests.support.taking import PLAYBOOK, alert
+from tests.support.engine import PATIENCE, engine
+from tests.support.intake import PLAYBOOK, alert
 
 ENDS = [
     (Outcome("done", "it is"), "next", 1, None),
@@ -45,16 +45,20 @@ def test_a_fault_is_told_when_it_begins_and_once_it_has_not_come_back():
     time = [0.0]
     fault = FaultLog("journal", calm=5.0, now=lambda: time[0], refusing="events")
     with structlog.testing.capture_logs() as lines:
-        fault.gone()
+        fault.clear()
         for time[0] in (1.0, 2.0, 3.0):
-            fault.seen("disk full")
-            fault.gone()
-        assert [line["event"] for line in lines] == ["journal"]
+            fault.report("disk full")
+            fault.clear()
+        assert [line["event"] for line in lines] == ["journal_unavailable"]
         time[0] = 8.0
-        fault.gone()
-        fault.gone()
-        fault.seen("disk full")
-    assert [line["event"] for line in lines] == ["journal", "journal is back", "journal"]
+        fault.clear()
+        fault.clear()
+        fault.report("disk full")
+    assert [line["event"] for line in lines] == [
+        "journal_unavailable",
+        "journal_available",
+        "journal_unavailable",
+    ]
     assert lines[0]["error"] == "disk full"
     assert {line["refusing"] for line in lines} == {"events"}
 
@@ -69,9 +73,9 @@ def test_a_full_disk_is_told_once_however_many_bodies_it_refuses(tmp_path):
             assert running.post(alert(number))[0] == 503
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         resource.prlimit(running.pid, resource.RLIMIT_FSIZE, unlimited)
-        running.wait_for_log(lambda line: line["event"] == "journal is back")
+        running.wait_for_log(lambda line: line["event"] == "journal_available")
         told = [line for line in running.log if line.get("refusing") == "events"]
-    assert [line["event"] for line in told] == ["journal", "journal is back"]
+    assert [line["event"] for line in told] == ["journal_unavailable", "journal_available"]
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -97,17 +101,17 @@ def test_an_api_server_that_gives_no_answers_is_told_once_and_so_is_its_return(t
         for number in range(9):
             fields = {"k8s.ns.name": "demo", "k8s.pod.name": f"web-{number}"}
             running.post(alert(number, output_fields=fields))
-        silent = running.wait_for_log(lambda line: line["event"] == "API server")
+        silent = running.wait_for_log(lambda line: line["event"] == "api_server_unavailable")
         assert (silent["level"], "refused" in silent["error"]) == ("error", True)
         with http.server.ThreadingHTTPServer(("127.0.0.1", port), Answers) as server:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
             try:
-                running.wait_for_log(lambda line: line["event"] == "API server is back")
+                running.wait_for_log(lambda line: line["event"] == "api_server_available")
             finally:
                 server.shutdown()
                 thread.join(PATIENCE)
-        told = [line for line in running.log if line["event"].startswith("API server")]
+        told = [line for line in running.log if line["event"].startswith("api_server")]
     assert len(told) == 2
 
 

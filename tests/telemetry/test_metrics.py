@@ -16,9 +16,9 @@ from engine.model.run import Outcome
 from engine.telemetry.events import Received, Reloaded, Settled
 from engine.telemetry.metrics import METRICS, Metrics, WorkMetrics
 from prometheus_client.parser import text_string_to_metric_families
+from tests.support.engine import call, engine
+from tests.support.intake import FALCO, NOW, ONCE, PLAYBOOK, InstantJournal, alert, intake_of, take
 from tests.support.playbooks import playbook_from_snapshot
-from tests.support.serving import call, engine
-from tests.support.taking import FALCO, NOW, ONCE, PLAYBOOK, Prompt, alert, intake_of, take
 
 WAYS = {
     "run": ({}, {}),
@@ -214,11 +214,13 @@ def test_a_source_is_counted_by_what_came_of_its_events_and_not_as_http():
 
 def test_a_playbook_that_is_suppressed_beside_one_that_runs_is_counted():
     notes = DeferredRecords()
-    intake = intake_of(Prompt(), PLAYBOOK, ONCE.replace("mark-shell", "once"), notes=notes)
+    intake = intake_of(
+        InstantJournal(), PLAYBOOK, ONCE.replace("mark-shell", "once"), deferred_records=notes
+    )
     for number in range(3):
-        assert take(intake, json.dumps(alert(number)).encode()).ended == {"run": 1}
+        assert take(intake, json.dumps(alert(number)).encode()).results == {"run": 1}
     metrics = Metrics()
-    metrics.ask(notes.dropped)
+    metrics.add_series(notes.series)
     text = metrics.text().decode()
     throttled = {"playbook": "once", "reason": "throttle"}
     assert value(text, "tiercel_suppressed_runs_total", **throttled) == 2

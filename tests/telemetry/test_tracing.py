@@ -19,8 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.support.serving import engine
-from tests.support.taking import FALCO, PLAYBOOK, Prompt, ask, intake_of
+from tests.support.engine import engine
+from tests.support.intake import FALCO, PLAYBOOK, InstantJournal, ask, intake_of
 
 SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CANARY = "s3cr3t-canary"
@@ -37,7 +37,7 @@ def spans():
 
 @pytest.mark.parametrize("parent", [SENDER, "", "00-junk", "a" * 5000, "\u00e9"])
 def test_a_body_belongs_to_its_senders_span_where_that_can_be_read(spans, parent):
-    disk = Prompt()
+    disk = InstantJournal()
     port = EventPort(intake_of(disk), Observers(), lambda: None, (), spans.tracing)
     assert ask(port, FALCO, headers={"traceparent": parent} if parent else {})[0] == 202
     (span,) = spans.get_finished_spans()
@@ -48,7 +48,7 @@ def test_a_body_belongs_to_its_senders_span_where_that_can_be_read(spans, parent
 
 
 def test_a_refused_body_has_a_span_too(spans):
-    port = EventPort(intake_of(Prompt()), Observers(), lambda: None, (), spans.tracing)
+    port = EventPort(intake_of(InstantJournal()), Observers(), lambda: None, (), spans.tracing)
     assert ask(port, b"{")[0] == 400
     assert [
         span.attributes["http.response.status_code"] for span in spans.get_finished_spans()

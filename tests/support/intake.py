@@ -80,7 +80,7 @@ def playbooks_of(*texts: str) -> PlaybookIndex:
     return PlaybookIndex(new_loader().load(Files("", files)).usable().playbooks)
 
 
-class Disk:
+class ManualJournal:
     """A journal that writes when the test says so.
 
     waiting: what was accepted and is not on disk yet. runs, windows: what is. broken: whether reading fails.
@@ -138,7 +138,7 @@ class Disk:
         return taken
 
 
-class Prompt(Disk):
+class InstantJournal(ManualJournal):
     """One that writes at once."""
 
     def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
@@ -154,31 +154,31 @@ def intake_of(journal: Any, *texts: str, now: float = NOW, **of: Any) -> Intake:
 
 def take_together(intake: Intake, bodies: list[bytes]) -> tuple[list[Any], Future[None] | None]:
     """What bodies came to that are taken at one go, and what resolves once that is decided."""
-    read = intake.read(bodies)
-    written = intake.take(read)
-    return [body.taken for body in read], written
+    parsed = intake.parse(bodies)
+    written = intake.submit(parsed)
+    return [body.result for body in parsed], written
 
 
 class Took:
     """What one body came to, taken alone. written: resolves, or fails, once that is decided; None if it is."""
 
     def __init__(self, intake: Intake, body: bytes) -> None:
-        (self._taken,), group = take_together(intake, [body])
+        (self._result,), group = take_together(intake, [body])
         self.written: Future[None] | None = None
         if group is not None:
             self.written = Future()
             group.add_done_callback(self._end)
-        elif self._taken.failed is not None:
-            raise self._taken.failed
+        elif self._result.error is not None:
+            raise self._result.error
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._taken, name)
+        return getattr(self._result, name)
 
     def _end(self, _: Future[None]) -> None:
-        if self._taken.failed is None:
+        if self._result.error is None:
             self.written.set_result(None)
         else:
-            self.written.set_exception(self._taken.failed)
+            self.written.set_exception(self._result.error)
 
 
 def take(intake: Intake, body: bytes) -> Took:
