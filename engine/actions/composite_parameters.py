@@ -1,11 +1,18 @@
-"""The kinds of parameters that are made of others: lists, mappings, records, any JSON."""
+"""The parameter types that contain others: lists, mappings, records, JSON."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from engine.actions.parameters import Duration, ParameterType, Secret, Text, label_key, label_value
+from engine.actions.parameters import (
+    Duration,
+    ParameterType,
+    Secret,
+    Text,
+    check_label_key,
+    check_label_value,
+)
 from engine.language.findings import nearest
 from engine.language.template import Template
 from engine.model.calls import SecretName
@@ -21,36 +28,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list of one kind; never empty."""
+    """A list with at least one item, all of one type."""
 
     item: ParameterType
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """The compiled items."""
+        """Return the compiled items."""
         if not isinstance(data, list) or not data:
             findings.add(path, "bad-parameter", f"`{path[-1]}` takes a list with at least one item")
             return None
         return [self.item.compile(one, (*path, n), findings, steps) for n, one in enumerate(data)]
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The rendered items."""
+        """Return the rendered items."""
         return [self.item.render(one, event, context) for one in value]
 
     def schema(self) -> dict[str, Any]:
-        """An array."""
+        """Return the schema of an array."""
         return {"type": "array", "minItems": 1, "items": self.item.schema()}
 
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """A mapping from keys of the author's own to one kind. nullable: null is a value, too."""
+    """A mapping with at least one key that the author chooses, and values of one type.
+
+    key: returns what is wrong with a key, or None. nullable: whether null is a valid value.
+    """
 
     item: ParameterType
     key: Callable[[str], str | None] | None = None
     nullable: bool = False
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """Key -> compiled value."""
+        """Return key -> compiled value."""
         if not isinstance(data, dict) or not data:
             findings.add(
                 path, "bad-parameter", f"`{path[-1]}` takes a mapping with at least one key"
@@ -68,14 +78,14 @@ class MapOf:
         }
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """Key -> rendered value."""
+        """Return key -> rendered value."""
         return {
             key: None if one is None else self.item.render(one, event, context)
             for key, one in value.items()
         }
 
     def schema(self) -> dict[str, Any]:
-        """An object of any keys."""
+        """Return the schema of an object with any keys."""
         item = self.item.schema()
         if self.nullable:
             item = {"anyOf": [item, {"type": "null"}]}
@@ -84,13 +94,13 @@ class MapOf:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A mapping with keys of its own, none required. docs: a sentence for each."""
+    """A mapping with fixed, optional keys. docs: key -> a sentence about it."""
 
     keys: Mapping[str, ParameterType]
     docs: Mapping[str, str] = field(default_factory=dict)
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """Key -> compiled value, of the keys given."""
+        """Return key -> compiled value."""
         if not isinstance(data, dict):
             findings.add(path, "bad-parameter", f"`{path[-1]}` takes a mapping")
             return None
@@ -106,11 +116,11 @@ class Record:
         }
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """Key -> rendered value."""
+        """Return key -> rendered value."""
         return {key: self.keys[key].render(one, event, context) for key, one in value.items()}
 
     def schema(self) -> dict[str, Any]:
-        """An object of these keys."""
+        """Return the schema of an object with these keys."""
         keys = {
             key: {**kind.schema(), "description": self.docs.get(key, "")}
             for key, kind in self.keys.items()
@@ -120,12 +130,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """Any JSON; strings within may have templates, so an event cannot break out of its string."""
+    """Any JSON. Its strings can have templates. A value from an event stays inside its string."""
 
     escape: Callable[[str], str] | None = None
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """The same structure, its strings compiled."""
+        """Return the structure with compiled strings."""
         if isinstance(data, dict):
             return {k: self.compile(v, (*path, k), findings, steps) for k, v in data.items()}
         if isinstance(data, list):
@@ -135,7 +145,7 @@ class Json:
         return data
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The structure with its strings rendered."""
+        """Return the structure with rendered strings."""
         if isinstance(value, dict):
             return {k: self.render(v, event, context) for k, v in value.items()}
         if isinstance(value, list):
@@ -145,32 +155,34 @@ class Json:
         return value
 
     def schema(self) -> dict[str, Any]:
-        """Anything."""
+        """Return the schema of any value."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class SecretOr:
-    """A secret, or another kind; told apart by ``fromSecret``."""
+    """A secret (``{fromSecret: NAME}``), or a value of another type."""
 
     other: ParameterType
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """A SecretName, or what the other kind makes."""
+        """Return a SecretName, or the compiled value of the other type."""
         secret = isinstance(data, dict) and "fromSecret" in data
         return (Secret() if secret else self.other).compile(data, path, findings, steps)
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The SecretName, or what the other kind renders."""
+        """Return the SecretName, or the rendered value of the other type."""
         if isinstance(value, SecretName):
             return value
         return self.other.render(value, event, context)
 
     def schema(self) -> dict[str, Any]:
-        """Either shape."""
+        """Return the schema of both."""
         return {"anyOf": [Secret().schema(), self.other.schema()]}
 
 
-Labels = Annotated[dict[str, str | None], MapOf(Text(label_value), label_key, nullable=True)]
-Annotations = Annotated[dict[str, str | None], MapOf(Text(), label_key, nullable=True)]
+Labels = Annotated[
+    dict[str, str | None], MapOf(Text(check_label_value), check_label_key, nullable=True)
+]
+Annotations = Annotated[dict[str, str | None], MapOf(Text(), check_label_key, nullable=True)]
 Ttl = Annotated[float | None, Duration()]

@@ -1,4 +1,4 @@
-"""http.request: webhooks, functions, tickets."""
+"""http.request: call a webhook, a function or a ticket system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, unquote
 
 from engine.actions.composite_parameters import Json, ListOf, MapOf, SecretOr
-from engine.actions.parameters import Integer, Text, header_value
+from engine.actions.parameters import Integer, Text, check_header_value
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.model.calls import SecretName
 from engine.model.errors import PermanentError, RefusedError, TemporaryError
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from engine.language.yaml_source import Path
 
 _PLAIN = "".join(set(map(chr, range(0x20, 0x7F))) - {"%"})
-_LONGEST = 2000
-"""Characters of a note; servers take some 8,000 of all headers."""
+_MAX_NOTE = 2000
+"""Characters of the header Tiercel-Note. Servers accept about 8,000 characters of headers."""
 _START = re.compile(r"https?://(?:[^/?#]|\Z)", re.IGNORECASE)
-"""How the text before the first field of a URL begins; the field may be the host."""
+"""The start of a URL up to its first field. The field can be the host."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
-"""The name of a header (RFC 9110, 5.1)."""
+"""The name of a header (RFC 9110, section 5.1)."""
 _FRAMING = frozenset(
     [
         "host",
@@ -40,25 +40,28 @@ _FRAMING = frozenset(
         "expect",
     ]
 )
-"""Headers that say where a request goes and where it ends; the engine sets those that it needs."""
+"""The headers that route and delimit a request. The engine sets them."""
 
 
 def escape(text: str) -> str:
-    """What an event says, as one segment of a URL: it can neither leave its place nor name a host."""
+    """Percent-encode a value from an event, so that it stays in one segment of the URL."""
     return quote(text, safe="")
 
 
-def url_fault(text: str) -> str | None:
-    """What is wrong with a URL; a segment ``..``, which ``escape`` cannot hide, would leave its place."""
+def check_url(text: str) -> str | None:
+    """Return what is wrong with a URL, or None.
+
+    The segments ``.`` and ``..`` are wrong: ``escape`` does not encode them, and they change the path.
+    """
     try:
         segments = parse_url(text).target.partition("?")[0].split("/")
     except RefusedError as error:
         return f"is not a valid URL: {error}"
-    return "has a segment . or .." if {".", ".."} & set(map(unquote, segments)) else None
+    return "has a segment `.` or `..`" if {".", ".."} & set(map(unquote, segments)) else None
 
 
-def header_fault(name: str) -> str | None:
-    """What is wrong with the name of a header."""
+def check_header_name(name: str) -> str | None:
+    """Return what is wrong with the name of a header, or None."""
     if not _TOKEN.fullmatch(name):
         return "is not a valid name of a header (letters, digits and -)"
     if name.lower() in _FRAMING:
@@ -67,16 +70,16 @@ def header_fault(name: str) -> str | None:
 
 
 class Url(Text):
-    """An http(s) URL. Its scheme is literal text."""
+    """An http(s) URL. Its scheme must be literal text."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """A Template; a URL without scheme or host is reported."""
+        """Return a Template. A URL without scheme or host is an error."""
         template: Template | None = Text(escape=self.escape).compile(data, path, findings, steps)
         if template is None:
             return None
         fault = None
         if not template.names:
-            fault = url_fault("".join(map(str, template.parts)))
+            fault = check_url("".join(map(str, template.parts)))
         elif not _START.match(str(template.parts[0])):
             fault = (
                 "is not a valid URL: the URL must begin with http:// or https:// and name a host"
@@ -89,10 +92,10 @@ class Url(Text):
 
 
 class Headers(MapOf):
-    """Header names, which are equal in any case, and their values."""
+    """HTTP headers: name -> value. Names ignore case."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """Name -> compiled value; a name that is given twice is reported at the later place."""
+        """Return name -> compiled value. If a name is given twice, the finding is at the second one."""
         compiled = super().compile(data, path, findings, steps)
         seen: set[str] = set()
         for name in compiled or ():
@@ -117,47 +120,47 @@ def send_request(
     http: HttpClient,
     context: StepContext,
     *,
-    url: Annotated[str, Url(url_fault, escape)],
+    url: Annotated[str, Url(check_url, escape)],
     method: Literal["POST", "PUT", "PATCH", "GET", "DELETE"] = "POST",
     headers: Annotated[
-        dict[str, str | SecretName] | None, Headers(SecretOr(Text(header_value)), header_fault)
+        dict[str, str | SecretName] | None,
+        Headers(SecretOr(Text(check_header_value)), check_header_name),
     ] = None,
     body: Annotated[Any, Json()] = None,
     expect: Annotated[list[int] | None, ListOf(Integer(100, 599))] = None,
     effect: Literal["notify", "disrupt"] = "notify",
 ) -> ActionResult:
-    """Send an HTTP request. Its host must be on --http-hosts; redirects are not followed.
+    """Send an HTTP request. The flag --http-hosts must allow its host. Redirects are not followed.
 
-    The header Idempotency-Key is the run and the step. At most 64 KiB of an answer are kept, if it is JSON;
-    later steps can use it. The proxies of HTTP_PROXY, HTTPS_PROXY and NO_PROXY apply.
+    The header Idempotency-Key contains the run and the step. If the response is JSON of at most 64 KiB, later
+    steps can use it. The variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY apply.
 
-    A request goes to the address that was checked. Link-local addresses and those of metadata servers
-    (169.254.169.254) are refused, also if a name leads there, unless --http-hosts names the address. Through a
-    proxy only the host is checked; the proxy resolves the name.
+    Link-local addresses and the addresses of metadata servers (169.254.169.254) are refused, unless
+    --http-hosts names the address. This also applies to names that resolve to them. With a proxy, only the host
+    is checked, because the proxy resolves the name.
 
-    What a message would say besides its text is in the header Tiercel-Note: how many more requests this one
-    stands for (a digest), and under mode: notify what was not done. There, what is not printable ASCII is
-    percent-encoded; the body is as the playbook has it.
+    The header Tiercel-Note contains how many more requests this one stands for (a digest), and, with
+    mode: notify, what was not done. Characters that are not printable ASCII are percent-encoded there.
 
-    url: http or https, without a user; what the event says is percent-encoded within it.
+    url: an http or https URL without a user. Values from the event are percent-encoded.
     method: the HTTP method.
-    headers: name -> text, or a secret. Names may be in any case. Host, Content-Length and other headers that
-      frame a request are set by the engine.
-    body: text, or any JSON; texts within JSON may have templates.
-    expect: the statuses that count as success; 200 to 299 by default.
-    effect: disrupt if the request does what guardrails should bound. The step then has the event's pod as its
-      target. The pod is found and verified, and protected targets, maxEventAge and budgets apply.
+    headers: name -> text or a secret. Names ignore case. The engine sets Host, Content-Length and the other
+      headers that route or delimit a request.
+    body: text or JSON. Strings in the JSON can have templates.
+    expect: the statuses that count as success. The default is 200 to 299.
+    effect: set this to disrupt if the guardrails must apply to the request. The target of the step is then the
+      pod of the event. The pod is found and verified. Protected targets, maxEventAge and budgets apply.
     """
     del effect
-    sent: dict[str, str | SecretName] = {"Idempotency-Key": f"{context.run}/{context.step}"}
+    defaults: dict[str, str | SecretName] = {"Idempotency-Key": f"{context.run}/{context.step}"}
     if context.note:
-        sent["Tiercel-Note"] = quote(context.note.replace("\n", "; "), safe=_PLAIN)[:_LONGEST]
+        defaults["Tiercel-Note"] = quote(context.note.replace("\n", "; "), safe=_PLAIN)[:_MAX_NOTE]
     if body is not None and not isinstance(body, str):
-        sent["Content-Type"] = "application/json"
-    written = headers or {}
-    names = {name.lower() for name in written}
-    own = {name: value for name, value in sent.items() if name.lower() not in names}
-    answer = http.request(method, url, own | written, body)
+        defaults["Content-Type"] = "application/json"
+    given = headers or {}
+    names = {name.lower() for name in given}
+    own = {name: value for name, value in defaults.items() if name.lower() not in names}
+    answer = http.request(method, url, own | given, body)
     if answer.status is None:
         return ActionResult(f"{method} {url[:200]}")
     if answer.status in expect if expect else 200 <= answer.status < 300:  # noqa: PLR2004 - HTTP

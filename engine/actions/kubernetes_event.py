@@ -1,10 +1,10 @@
-"""kubernetes.event: a note that ``kubectl describe pod`` shows."""
+"""kubernetes.event: an Event on the pod or node, which ``kubectl describe`` shows."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.actions.ownership import digest, marks, must_be_ours
+from engine.actions.ownership import ownership_metadata, require_managed, short_digest
 from engine.actions.registry import StepContext, action
 from engine.cluster.api import EVENT, AlreadyExistsError, Cluster
 from engine.cluster.pods import Pod
@@ -15,8 +15,8 @@ from engine.model.event import format_time
 if TYPE_CHECKING:
     from engine.model.calls import Object
 
-LONGEST = 1024
-"""Characters of a message that the API server takes (events.k8s.io/v1, ``note``)."""
+MAX_MESSAGE = 1024
+"""Characters of a message that the API server accepts (events.k8s.io/v1, ``note``)."""
 
 
 @action(
@@ -31,27 +31,29 @@ def write_event(
     context: StepContext,
     *,
     message: str,
-    type: Literal["Normal", "Warning"] = "Normal",  # noqa: A002 - Kubernetes' own name
+    type: Literal["Normal", "Warning"] = "Normal",  # noqa: A002 - the name that Kubernetes uses
 ) -> str:
-    """Write a Kubernetes Event on the pod, or without one on the node; ``kubectl describe`` shows it.
+    """Write a Kubernetes Event on the pod, or on the node if the event names no pod.
 
-    message: the text, cut to 1,024 characters.
-    type: how it is shown.
+    ``kubectl describe`` shows the Event.
+
+    message: the text. It is cut to 1,024 characters.
+    type: the type of the Event.
     """
     if isinstance(subject, Pod):
         about, namespace = _reference("Pod", subject.metadata, subject.namespace), subject.namespace
         about["uid"] = subject.uid
     else:
         about, namespace = _reference("Node", subject["metadata"], None), "default"
-    name = f"tiercel-{digest(16, context.run, context.step)}"
+    name = f"tiercel-{short_digest(16, context.run, context.step)}"
     now = format_time(int(context.now) * 1_000_000_000)
     body: Object = {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": name, "namespace": namespace, **marks(context)},
+        "metadata": {"name": name, "namespace": namespace, **ownership_metadata(context)},
         "involvedObject": about,
         "reason": "Tiercel",
-        "message": message if len(message) <= LONGEST else message[: LONGEST - 1] + "…",
+        "message": message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…",
         "type": type,
         "source": {"component": "tiercel"},
         "reportingComponent": "tiercel",
@@ -64,8 +66,8 @@ def write_event(
     except AlreadyExistsError:
         found = cluster.get(EVENT, name, namespace)
         if found is None:
-            raise PermanentError(f"event {namespace}/{name} came and went") from None
-        must_be_ours(found, f"event {namespace}/{name}")
+            raise PermanentError(f"event {namespace}/{name} was deleted in the meantime") from None
+        require_managed(found, f"event {namespace}/{name}")
     return f"event on {about['kind'].lower()} {about['name']}"
 
 

@@ -1,4 +1,4 @@
-"""One merge patch on an object's labels or annotations, bound to the uid that was found."""
+"""Change the labels or annotations of the pod, its owner, its node or its namespace with one merge patch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 On = Literal["pod", "owner", "node", "namespace"]
 
 OWNERS = {k.kind: k for k in (REPLICA_SET, DEPLOYMENT, STATEFUL_SET, DAEMON_SET, JOB, CRON_JOB)}
-"""Kinds of controllers that can be read; others are left alone."""
+"""The kinds of controllers that actions know."""
 
 _OWNER_RESOURCES = (
     "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "deployments.apps",
@@ -49,7 +49,7 @@ _MANAGED_BY_GIT = {
 
 
 def needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
-    """The rights of a step that changes metadata, by what it is on."""
+    """Return the RBAC rights of a step that changes metadata, from its parameter ``on``."""
     resources = {
         "owner": _OWNER_RESOURCES,
         "node": ("nodes",),
@@ -60,21 +60,23 @@ def needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What a step is on, as it was found, and what to call it."""
+class MetadataTarget:
+    """The object that a step changes: its kind, the object as read, and its name in messages."""
 
     kind: Kind
     found: Object
     about: str
 
 
-def find_subject(pod: Pod, cluster: Cluster, on: On, *, even_if_managed: bool) -> Subject:
-    """What the step is on: the pod, or what it belongs to.
+def find_metadata_target(
+    pod: Pod, cluster: Cluster, on: On, *, even_if_managed: bool
+) -> MetadataTarget:
+    """Find the object that the parameter ``on`` names.
 
-    Raises SkippedError where that is gone, RefusedError for an owner that Argo CD or Flux manages.
+    Raises SkippedError if it does not exist, RefusedError if it is an owner that Argo CD or Flux manages.
     """
     if on == "pod":
-        return Subject(POD, {"metadata": {**pod.metadata, "uid": pod.uid}}, str(pod))
+        return MetadataTarget(POD, {"metadata": {**pod.metadata, "uid": pod.uid}}, str(pod))
     if on == "node":
         kind, name = NODE, pod.spec.get("nodeName") or ""
     elif on == "namespace":
@@ -91,40 +93,44 @@ def find_subject(pod: Pod, cluster: Cluster, on: On, *, even_if_managed: bool) -
         raise RefusedError(
             f"{kind.kind} {name} is managed from Git (evenIfManaged: true overrides)"
         )
-    return Subject(kind, found, f"{kind.kind.lower()} {name}")
+    return MetadataTarget(kind, found, f"{kind.kind.lower()} {name}")
 
 
 def change_metadata(
-    subject: Subject,
+    target: MetadataTarget,
     cluster: Cluster,
     context: StepContext,
     wanted: tuple[Literal["labels", "annotations"], Mapping[str, str | None]],
     ttl: float | None,
 ) -> str:
-    """Patch a part of the subject's metadata, to be undone after the ttl; null removes. Gives the sentence.
+    """Patch labels or annotations, and save an undo intent for them. Return one sentence.
 
-    Raises SkippedError where the subject is another one by now, PermanentError.
+    wanted: which of the two, and name -> value (None removes it). ttl: seconds until they are undone (None: on
+    request). The patch has the uid that was found, so it fails on a replaced object. Raises SkippedError (the
+    object was replaced), PermanentError.
     """
     part, values = wanted
-    kind, metadata = subject.kind, subject.found["metadata"]
+    kind, metadata = target.kind, target.found["metadata"]
     name, uid = metadata["name"], metadata.get("uid")
-    place = metadata.get("namespace") if kind.namespaced else None
-    had = metadata.get(part) or {}
+    namespace = metadata.get("namespace") if kind.namespaced else None
+    existing = metadata.get(part) or {}
     context.add_undo_intent(
         [
-            ObjectChange(kind, place, name, uid, ("metadata", part, key), value, had.get(key))
+            ObjectChange(
+                kind, namespace, name, uid, ("metadata", part, key), value, existing.get(key)
+            )
             for key, value in values.items()
         ],
         ttl,
     )
     body: Object = {"metadata": {part: values} | ({"uid": uid} if uid else {})}
-    cluster.send(Call("patch", kind.api_version, kind.resource, place, name, body))
-    told = ", ".join(k if v is None else f"{k}={v[:60]}" for k, v in values.items())
-    return f"{part.removesuffix('s')} {told} on {subject.about}{lasting(ttl)}"
+    cluster.send(Call("patch", kind.api_version, kind.resource, namespace, name, body))
+    changed = ", ".join(k if v is None else f"{k}={v[:60]}" for k, v in values.items())
+    return f"{part.removesuffix('s')} {changed} on {target.about}{ttl_text(ttl)}"
 
 
-def lasting(ttl: float | None) -> str:
-    """For how long, as the sentence of a step says it."""
+def ttl_text(ttl: float | None) -> str:
+    """Return the duration for the sentence of a step, for example `` for 1h``. Empty without a ttl."""
     return f" for {duration.text(ttl)}" if ttl else ""
 
 

@@ -1,4 +1,4 @@
-"""What every object that an action makes carries, and how one of its name is told to be ours."""
+"""The labels and annotations that mark an object as created by Tiercel."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 _LONGEST_ANNOTATION = 1024
 
 
-def digest(length: int, *parts: str) -> str:
-    """So many hex digits that the parts, taken together, always give."""
+def short_digest(length: int, *parts: str) -> str:
+    """Return ``length`` hex digits of a digest of the parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:length]
 
 
-def marks(
+def ownership_metadata(
     context: StepContext, until: float | None = None, found: Object | None = None
 ) -> dict[str, Any]:
-    """The labels and annotations of an object that a step makes.
+    """Return the labels and annotations of an object that a step creates.
 
-    until: when it goes, epoch seconds; never earlier than the one that was found already says.
+    until: when the object expires, epoch seconds. found: the existing object. If it expires later, that time
+    stays.
     """
     annotations = {
         "tiercel.dev/run": context.run,
@@ -42,8 +43,8 @@ def marks(
     }
 
 
-def must_be_ours(found: Object | None, about: str) -> None:
-    """Raises PermanentError where an object of the name exists that Tiercel has not made."""
+def require_managed(found: Object | None, about: str) -> None:
+    """Raise PermanentError if the existing object was not created by Tiercel. about: what to call it."""
     labels = ((found or {}).get("metadata") or {}).get("labels") or {}
     if found is not None and not labels.items() >= MANAGED_BY.items():
-        raise PermanentError(f"{about} exists and is not Tiercel's: it is left alone")
+        raise PermanentError(f"{about} already exists and was not created by Tiercel")

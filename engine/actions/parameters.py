@@ -1,7 +1,7 @@
-"""The kinds of an action's parameters: checked at load, rendered for each attempt, described for editors.
+"""The parameter types of actions: checked when playbooks load, rendered for each attempt, described for editors.
 
-An action's signature names them; from them come the findings, the JSON Schema and the reference. A value
-that an event made and that the parameter does not allow is a ``RefusedError``.
+The signature of an action names them. Findings, the JSON Schema and the reference are made from them. A value
+from an event that the parameter does not allow raises ``RefusedError``.
 """
 
 from __future__ import annotations
@@ -35,57 +35,60 @@ Check = "Callable[[str], str | None]"
 
 
 class ParameterType(Protocol):
-    """A kind of parameter."""
+    """A type of parameter."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """The compiled value; what is wrong is reported."""
+        """Compile a value, and add a finding for each error. steps: the names of the earlier steps."""
         ...
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The value for one attempt. Raises RefusedError."""
+        """Return the value for one attempt. Raises RefusedError if the parameter does not allow it."""
         ...
 
     def schema(self) -> dict[str, Any]:
-        """Its JSON Schema (2020-12)."""
+        """Return the JSON Schema (2020-12)."""
         ...
 
 
-def label_value(text: str) -> str | None:
-    """What is wrong with a label's value, by Kubernetes' rules; None if nothing is."""
+def check_label_value(text: str) -> str | None:
+    """Return what is wrong with the value of a label by the rules of Kubernetes, or None."""
     if _LABEL_VALUE.fullmatch(text):
         return None
-    return "is no label value (at most 63 letters, digits, -, _ and ., alphanumeric at both ends)"
+    return "is not a valid label value (at most 63 letters, digits, -, _ and ., alphanumeric at both ends)"
 
 
-def label_key(text: str) -> str | None:
-    """What is wrong with the key of a label or annotation; None if nothing is."""
+def check_label_key(text: str) -> str | None:
+    """Return what is wrong with the key of a label or annotation, or None."""
     prefix, slash, name = text.rpartition("/")
     if _LABEL_NAME.fullmatch(name) and (not slash or _SUBDOMAIN.fullmatch(prefix)):
         return None
-    return "is no label or annotation key ([prefix/]name)"
+    return "is not a valid key of a label or annotation ([prefix/]name)"
 
 
-def dns_label(text: str) -> str | None:
-    """What is wrong with a namespace's name; None if nothing is."""
-    return None if _DNS_LABEL.fullmatch(text) else "is no namespace"
+def check_namespace(text: str) -> str | None:
+    """Return what is wrong with the name of a namespace (a DNS label), or None."""
+    return None if _DNS_LABEL.fullmatch(text) else "is not a valid name of a namespace"
 
 
-def header_value(text: str) -> str | None:
-    """What is wrong with the value of an HTTP header (RFC 9110); None if nothing is."""
+def check_header_value(text: str) -> str | None:
+    """Return what is wrong with the value of an HTTP header (RFC 9110), or None."""
     if all(c == "\t" or " " <= c <= "~" for c in text):
         return None
-    return "is no header value (visible ASCII on one line)"
+    return "is not a valid header value (visible ASCII on one line)"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text with templates. check: what is wrong with the text they become. escape: for what events say."""
+    """Text with templates.
+
+    check: returns what is wrong with the rendered text, or None. escape: applied to each value from the event.
+    """
 
     check: Callable[[str], str | None] | None = None
     escape: Callable[[str], str] | None = None
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """A Template."""
+        """Return a Template."""
         if not isinstance(data, str):
             findings.add(path, "bad-parameter", f"`{path[-1]}` takes text", "quote it")
             return None
@@ -100,71 +103,71 @@ class Text:
         return template
 
     def render(self, value: Template, event: Event, context: TemplateContext) -> str:
-        """The text."""
+        """Return the rendered text."""
         text = value.render(event, context, self.escape)
         fault = self.check(text) if self.check else None
         if fault:
-            raise RefusedError(f"{shown(text)} {fault}")
+            raise RefusedError(f"{quote(text)} {fault}")
         return text
 
     def schema(self) -> dict[str, Any]:
-        """Any string."""
+        """Return the schema of a string."""
         return {"type": "string"}
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few words (or constants)."""
+    """One of a few words or constants."""
 
     words: tuple[Any, ...]
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """The word."""
+        """Return the word."""
         del steps
         if any(data == word and type(data) is type(word) for word in self.words):
             return data
         hint = nearest(str(data), map(str, self.words))
-        words = ", ".join(shown_constant(word) for word in self.words)
+        words = ", ".join(yaml_constant(word) for word in self.words)
         findings.add(path, "bad-parameter", f"`{path[-1]}` takes {words}", hint)
         return None
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The word."""
+        """Return the word."""
         del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
-        """An enumeration."""
+        """Return the schema of an enumeration."""
         return {"enum": list(self.words)}
 
 
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """A whole number from least to most; with percent, also ``N%`` of 0 to 100, kept as text."""
+    """A whole number from ``least`` to ``most``. With percent also ``0%`` to ``100%``, which stays text."""
 
     least: int = 0
     most: int = 2**31 - 1
     percent: bool = False
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """The number, or the percentage as text."""
+        """Return the number, or the percentage as text."""
         del steps
         if type(data) is int and self.least <= data <= self.most:
             return data
         found = re.fullmatch(r"([0-9]{1,3})%", data) if isinstance(data, str) else None
-        if self.percent and found and int(found[1]) <= 100:  # noqa: PLR2004 - per cent
+        if self.percent and found and int(found[1]) <= 100:  # noqa: PLR2004 - percent
             return data
         what = "a whole number or a percentage" if self.percent else "a whole number"
         findings.add(path, "bad-parameter", f"`{path[-1]}` takes {what} from {self.least}")
         return None
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The number."""
+        """Return the number."""
         del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
-        """An integer."""
+        """Return the schema of an integer."""
         number = {"type": "integer", "minimum": self.least, "maximum": self.most}
         if not self.percent:
             return number
@@ -173,10 +176,10 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A duration, in seconds once compiled."""
+    """A duration. The compiled value is in seconds."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """Seconds."""
+        """Return seconds."""
         del steps
         value = duration.seconds(data)
         if value is None:
@@ -184,21 +187,21 @@ class Duration:
         return value
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """Seconds."""
+        """Return seconds."""
         del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
-        """A duration's pattern."""
+        """Return the schema of a duration."""
         return {"type": "string", "pattern": duration.PATTERN}
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network or a single address, as text."""
+    """A network or a single IP address."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """The network in its canonical form."""
+        """Return the network as text, in its canonical form."""
         del steps
         try:
             return str(network_of(data))
@@ -207,42 +210,45 @@ class Network:
             return None
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The network."""
+        """Return the network."""
         del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
-        """A string."""
+        """Return the schema of a string."""
         return {"type": "string"}
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """``{fromSecret: NAME}``; what is written out is refused and never repeated in the finding."""
+    """A reference to a secret: ``{fromSecret: NAME}``. A literal value is an error. No finding repeats it."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """A SecretName."""
+        """Return a SecretName."""
         del steps
         hint = "{fromSecret: NAME}"
         if not isinstance(data, dict) or set(data) != {"fromSecret"}:
             code = "bad-parameter" if isinstance(data, dict) else "literal-secret"
-            findings.add(path, code, f"`{path[-1]}` is a secret, so it is not written out", hint)
+            findings.add(path, code, f"`{path[-1]}` is a secret: do not write its value here", hint)
             return None
         name = data["fromSecret"]
         if not isinstance(name, str) or not SECRET_NAME.fullmatch(name):
             findings.add(
-                (*path, "fromSecret"), "bad-parameter", "no name of a secret", "like slack-url"
+                (*path, "fromSecret"),
+                "bad-parameter",
+                "this is not a valid name of a secret",
+                "for example slack-url",
             )
             return None
         return SecretName(name)
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The SecretName; its value is for the port that sends it."""
+        """Return the SecretName. The client that sends the value reads it."""
         del event, context
         return value
 
     def schema(self) -> dict[str, Any]:
-        """The one shape."""
+        """Return the schema of ``{fromSecret: NAME}``."""
         name = {"type": "string", "pattern": f"^{SECRET_NAME.pattern}$"}
         return {
             "type": "object",
@@ -252,11 +258,11 @@ class Secret:
         }
 
 
-def shown(text: str) -> str:
-    """What an event made, fit for a sentence: quoted, escaped, cut."""
-    return repr(text if len(text) <= 60 else text[:59] + "…")  # noqa: PLR2004 - part of a line
+def quote(text: str) -> str:
+    """Return a value from an event for use in a message: quoted, escaped and cut to 60 characters."""
+    return repr(text if len(text) <= 60 else text[:59] + "…")  # noqa: PLR2004 - a part of a line
 
 
-def shown_constant(value: Any) -> str:
-    """A constant as YAML has it."""
+def yaml_constant(value: Any) -> str:
+    """Return a constant as it is written in YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)

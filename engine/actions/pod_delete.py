@@ -1,4 +1,4 @@
-"""pod.delete: the pod goes, and its controller makes a fresh one."""
+"""pod.delete: delete the pod, so that its controller replaces it."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def delete_pod(
     min_ready: Annotated[int | str | None, Integer(percent=True)] = None,
     skip_kinds: Annotated[list[str] | None, ListOf(Text())] = None,
 ) -> str:
-    """Delete the pod; its controller makes a fresh one.
+    """Delete the pod. Its controller replaces it.
 
-    grace: seconds that the pod has to end; its own by default.
-    only_if_owned: leave a pod alone that no controller would replace.
-    min_ready: how many of the owner's pods must stay ready without this one, as a number or as a
-        percentage of the replicas that the owner wants (rounded up); else the pod is left alone.
-    skip_kinds: owners whose pods are left alone, like DaemonSet or StatefulSet; the pod's controller and
-        the owners above it.
+    grace: the grace period in seconds. The default is the one of the pod.
+    only_if_owned: skip a pod that has no controller, because nothing would replace it.
+    min_ready: skip the pod if fewer pods of its owner would stay ready without it. Give a number, or a
+        percentage of the replicas that the owner wants (rounded up).
+    skip_kinds: skip the pod if its controller, or an owner above it, is of one of these kinds, for example
+        DaemonSet.
     """
     if only_if_owned and pod.controller is None:
-        raise SkippedError(f"pod {pod} has no controller that would replace it (onlyIfOwned)")
+        raise SkippedError(f"pod {pod} has no controller to replace it (onlyIfOwned)")
     if min_ready is not None or skip_kinds:
         owners = _owners(pod, cluster)
         _check_kinds(pod, owners, skip_kinds or [])
@@ -66,17 +66,17 @@ def delete_pod(
     body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": pod.uid}}
     if grace is not None:
         body["gracePeriodSeconds"] = grace
-    # what a second attempt must know, to tell a pod that we deleted from one that went by itself
+    # A second attempt needs this to know whether we deleted the pod or it was deleted by something else.
     context.keep({"uid": pod.uid, "sent": context.step})
     cluster.send(Call("delete", POD.api_version, POD.resource, pod.namespace, pod.name, body))
     return f"delete {pod}"
 
 
 def _owners(pod: Pod, cluster: Cluster) -> list[tuple[str, Object | None]]:
-    """The kinds and objects of the pod's controller and of the owners above it."""
+    """Return the kind and object of the controller of the pod, and of the owners above it."""
     owners: list[tuple[str, Object | None]] = []
     reference = pod.controller
-    while reference is not None and len(owners) < 4:  # noqa: PLR2004 - no chain of controllers is as long
+    while reference is not None and len(owners) < 4:  # noqa: PLR2004 - longer than any chain of controllers
         kind = OWNERS.get(reference["kind"])
         found = cluster.get(kind, reference["name"], pod.namespace) if kind else None
         owners.append((reference["kind"], found))
@@ -94,11 +94,9 @@ def _check_kinds(pod: Pod, owners: list[tuple[str, Object | None]], skip_kinds: 
 def _check_ready(pod: Pod, owners: list[tuple[str, Object | None]], min_ready: int | str) -> None:
     owner = next((found for _, found in owners if found), None)
     if owner is None:
-        raise SkippedError(f"pod {pod}: its owner's replicas are not known (minReady)")
+        raise SkippedError(f"pod {pod}: the replicas of its owner are not known (minReady)")
     spec, status = owner.get("spec") or {}, owner.get("status") or {}
-    scheduled = _number(
-        1, status, "desiredNumberScheduled"
-    )  # a DaemonSet has no replicas of its own
+    scheduled = _number(1, status, "desiredNumberScheduled")  # of a DaemonSet
     wanted = _number(scheduled, spec, "replicas", "parallelism")
     ready = _number(0, status, "readyReplicas", "ready", "numberReady")
     conditions = (pod.object.get("status") or {}).get("conditions") or []
@@ -109,10 +107,10 @@ def _check_ready(pod: Pod, owners: list[tuple[str, Object | None]], min_ready: i
     )
     if left < least:
         raise SkippedError(
-            f"pod {pod}: {left} of {wanted} would stay ready, {min_ready} must (minReady)"
+            f"pod {pod}: {left} of {wanted} would stay ready, minReady is {min_ready}"
         )
 
 
 def _number(default: int, fields: Mapping[str, Any], *names: str) -> int:
-    """The first field that is set; the API server fills in the defaults, and dumps may leave them out."""
+    """Return the first field that is set, or the default. Manifests can omit fields that the API server sets."""
     return next((fields[name] for name in names if isinstance(fields.get(name), int)), default)

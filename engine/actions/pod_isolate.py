@@ -1,8 +1,8 @@
-"""pod.isolate: shut the pod's network with a NetworkPolicy of its own.
+"""pod.isolate: cut the network of the pod with a NetworkPolicy for it.
 
-Policies only add up: one allows, none denies. So after ours is written, the others that select the pod are
-looked at, and an isolation that one of them undoes is not called done. What a policy does not do: open
-connections may live on, and without a CNI that enforces policies nothing happens.
+Policies are additive: each allows connections, and none denies them. So the step also checks the other
+policies that select the pod, and fails if one of them allows more. A policy may not close open connections,
+and without a CNI that enforces policies it has no effect.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.actions.composite_parameters import ListOf, Record, Ttl
-from engine.actions.metadata import lasting
-from engine.actions.ownership import digest, marks, must_be_ours
-from engine.actions.parameters import Choice, Integer, Network, Text, dns_label
+from engine.actions.metadata import ttl_text
+from engine.actions.ownership import ownership_metadata, require_managed, short_digest
+from engine.actions.parameters import Choice, Integer, Network, Text, check_namespace
 from engine.actions.registry import StepContext, action
 from engine.cluster.api import NETWORK_POLICY, POD, Cluster
 from engine.cluster.network_policies import find_less_restrictive
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
 
 QUARANTINE = "tiercel.dev/quarantine"
 NODE_LOCAL_DNS = "169.254.20.10/32"
-"""Where NodeLocal DNSCache listens on every node (its addon's default)."""
+"""The address of NodeLocal DNSCache on every node (the default of the addon)."""
 
 _ALLOW = Record(
     {
         "dns": Choice((True, False)),
         "cidrs": ListOf(Network()),
-        "namespaces": ListOf(Text(dns_label)),
+        "namespaces": ListOf(Text(check_namespace)),
         "ports": ListOf(Integer(1, 65535)),
     },
     {
-        "dns": "DNS stays open when egress is cut: port 53 to kube-dns and NodeLocal DNSCache (true)",
-        "cidrs": "networks that stay reachable, in each direction that is cut",
-        "namespaces": "namespaces whose pods stay reachable, in each direction that is cut",
-        "ports": "narrows cidrs and namespaces to these ports; all ports without",
+        "dns": "allow DNS: port 53 to kube-dns and NodeLocal DNSCache (true)",
+        "cidrs": "allow these networks, in each direction that is cut",
+        "namespaces": "allow the pods of these namespaces, in each direction that is cut",
+        "ports": "limit cidrs and namespaces to these ports (all ports)",
     },
 )
 
 
 def _check(given: Mapping[str, Any]) -> str | None:
     if given.get("egress", "deny") == "keep" and given.get("ingress", "deny") == "keep":
-        return "`egress: keep` and `ingress: keep` leave nothing to isolate"
+        return "`egress: keep` and `ingress: keep` together cut nothing"
     allow = given.get("allow")
     if isinstance(allow, dict) and "ports" in allow and not {"cidrs", "namespaces"} & allow.keys():
-        return "`ports` narrows `cidrs` and `namespaces`; alone it would open nothing"
+        return "`ports` limits `cidrs` and `namespaces`; without one of them it has no effect"
     return None
 
 
@@ -70,7 +70,7 @@ def _check(given: Mapping[str, Any]) -> str | None:
     example={"egress": "deny", "ingress": "keep", "allow": {"cidrs": ["192.0.2.0/24"]}},
     check=_check,
 )
-def isolate_pod(  # noqa: PLR0913 - the contract's parameters
+def isolate_pod(  # noqa: PLR0913 - each is a parameter of the action
     pod: Pod,
     cluster: Cluster,
     context: StepContext,
@@ -82,28 +82,28 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     detach: Literal[False] = False,
     ttl: Ttl = None,
 ) -> str:
-    """Cut the pod's network with a NetworkPolicy that selects just this pod, by a quarantine label.
+    """Cut the network of the pod with a NetworkPolicy that selects only this pod by a quarantine label.
 
-    Open connections may live on, and without a CNI that enforces policies nothing happens. The step fails
-    where another policy that selects the pod allows more: policies only add up.
+    Open connections may continue. Without a CNI that enforces policies, the policy has no effect. Policies are
+    additive: the step fails if another policy that selects the pod allows more.
 
-    egress: whether connections from the pod are cut.
-    ingress: whether connections to the pod are cut.
-    allow: what stays open.
-    selector: what the policy selects; the pod.
-    detach: whether the pod is taken out of its controller and Services.
-    ttl: after which the isolation ends; without one it lasts until `tiercel undo`.
+    egress: whether to cut connections from the pod.
+    ingress: whether to cut connections to the pod.
+    allow: exceptions.
+    selector: what the policy selects: the pod.
+    detach: whether to remove the pod from its controller and Services.
+    ttl: when the isolation ends. Without it, the isolation lasts until `tiercel undo`.
     """
     del selector, detach
     if pod.spec.get("hostNetwork"):
-        raise SkippedError(f"pod {pod} uses its host's network, where no policy reaches it")
-    cut = {"Egress": egress == "deny", "Ingress": ingress == "deny"}
+        raise SkippedError(f"pod {pod} uses the network of its host, where policies have no effect")
+    is_cut = {"Egress": egress == "deny", "Ingress": ingress == "deny"}
     both: tuple[PolicyType, ...] = ("Ingress", "Egress")
-    directions = [name for name in both if cut[name]]
-    name = f"tiercel-{digest(10, context.playbook, context.step, pod.uid)}"
-    label = digest(16, pod.uid)
+    directions = [name for name in both if is_cut[name]]
+    name = f"tiercel-{short_digest(10, context.playbook, context.step, pod.uid)}"
+    label = short_digest(16, pod.uid)
     found = cluster.get(NETWORK_POLICY, name, pod.namespace)
-    must_be_ours(found, f"networkpolicy {pod.namespace}/{name}")
+    require_managed(found, f"networkpolicy {pod.namespace}/{name}")
     made = ObjectChange(NETWORK_POLICY, pod.namespace, name)
     before = (pod.metadata.get("labels") or {}).get(QUARANTINE)
     path = ("metadata", "labels", QUARANTINE)
@@ -115,7 +115,7 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
         "metadata": {
             "name": name,
             "namespace": pod.namespace,
-            **marks(context, until, found),
+            **ownership_metadata(context, until, found),
             "ownerReferences": [
                 {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}
             ],
@@ -126,14 +126,14 @@ def isolate_pod(  # noqa: PLR0913 - the contract's parameters
     cluster.send(Call("patch", POD.api_version, POD.resource, pod.namespace, pod.name, body))
     api, resource = NETWORK_POLICY.api_version, NETWORK_POLICY.resource
     cluster.send(Call("apply", api, resource, pod.namespace, name, policy))
-    _check_shut(pod, label, policy, cluster, directions)
+    _check_other_policies(pod, label, policy, cluster, directions)
     dns = "Egress" in directions and (allow or {}).get("dns", True)
     which = " and ".join(direction.lower() for direction in directions)
-    return f"cut {which} of {pod}{lasting(ttl)}{', DNS stays open' if dns else ''}"
+    return f"cut {which} of {pod}{ttl_text(ttl)}{', DNS stays open' if dns else ''}"
 
 
 def _spec(label: str, directions: list[PolicyType], allow: Mapping[str, Any]) -> Object:
-    """The policy's spec: the directions that are cut, and within them what stays open."""
+    """Return the spec of the policy: the directions that are cut, with their exceptions."""
     peers: list[Object] = [{"ipBlock": {"cidr": cidr}} for cidr in allow.get("cidrs", [])]
     peers += [{"namespaceSelector": _named(name)} for name in allow.get("namespaces", [])]
     ports = [
@@ -141,12 +141,12 @@ def _spec(label: str, directions: list[PolicyType], allow: Mapping[str, Any]) ->
         for port in allow.get("ports", [])
         for protocol in ("TCP", "UDP")
     ]
-    narrowed = {"ports": ports} if ports else {}
+    limited = {"ports": ports} if ports else {}
     spec: Object = {"podSelector": {"matchLabels": {QUARANTINE: label}}, "policyTypes": directions}
     if "Ingress" in directions:
-        spec["ingress"] = [{"from": peers, **narrowed}] if peers else []
+        spec["ingress"] = [{"from": peers, **limited}] if peers else []
     if "Egress" in directions:
-        rules: list[Object] = [{"to": peers, **narrowed}] if peers else []
+        rules: list[Object] = [{"to": peers, **limited}] if peers else []
         if allow.get("dns", True):
             rules.insert(0, _dns())
         spec["egress"] = rules
@@ -168,10 +168,10 @@ def _named(namespace: str) -> Object:
     return {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
 
 
-def _check_shut(
+def _check_other_policies(
     pod: Pod, label: str, policy: Object, cluster: Cluster, directions: list[PolicyType]
 ) -> None:
-    """Raises PermanentError where another policy allows the pod what ours does not."""
+    """Raise PermanentError if another policy allows the pod more than ours."""
     labels = {**(pod.metadata.get("labels") or {}), QUARANTINE: label}
     labelled = {**pod.object, "metadata": {**pod.metadata, "labels": labels}}
     others = cluster.list(NETWORK_POLICY, pod.namespace)

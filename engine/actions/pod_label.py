@@ -1,9 +1,9 @@
-"""pod.label: labels on the pod, or on what it belongs to."""
+"""pod.label: change labels of the pod, its owner, its node or its namespace."""
 
 from __future__ import annotations
 
 from engine.actions.composite_parameters import Labels, Ttl
-from engine.actions.metadata import On, change_metadata, find_subject, needs
+from engine.actions.metadata import On, change_metadata, find_metadata_target, needs
 from engine.actions.registry import StepContext, action
 from engine.cluster.api import Cluster
 from engine.cluster.pods import Pod
@@ -25,12 +25,13 @@ def label_pod(
     even_if_managed: bool = False,
     ttl: Ttl = None,
 ) -> str:
-    """Put labels on the pod (or on its owner, node or namespace), over the ones it has.
+    """Set labels on the pod, or on its owner, node or namespace. Existing values are replaced.
 
-    labels: name -> value; null removes the label.
-    on: whose labels: the pod's, its controller's own (not its template's), its node's, its namespace's.
-    even_if_managed: with on owner, change it even where Argo CD or Flux manages it.
-    ttl: how long the labels stay; then what was there before is, unless it was changed since.
+    labels: name -> value. null removes the label.
+    on: the object that gets the labels: the pod, its controller (not the pod template), its node or its
+      namespace.
+    even_if_managed: with ``on: owner``, change the owner even if Argo CD or Flux manages it.
+    ttl: how long the labels stay. Then the previous value is restored, unless somebody changed it.
     """
-    subject = find_subject(pod, cluster, on, even_if_managed=even_if_managed)
-    return change_metadata(subject, cluster, context, ("labels", labels), ttl)
+    target = find_metadata_target(pod, cluster, on, even_if_managed=even_if_managed)
+    return change_metadata(target, cluster, context, ("labels", labels), ttl)

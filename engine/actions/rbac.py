@@ -1,4 +1,4 @@
-"""What playbooks need of the API server: the rights of their steps, and what the engine reads before any."""
+"""The RBAC rights that playbooks need: those of their steps, and those of the engine itself."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ if TYPE_CHECKING:
     from engine.actions.registry import Right
     from engine.model.playbook import Playbook, Step
 
-WHOSE = frozenset({("get", "pods"), ("list", "pods"), ("get", "nodes")})
-"""To find the pod that an event means: by name, else by container on its node."""
-GUARDED = frozenset({("get", "namespaces"), ("get", "nodes")})
-"""To see whether what is marked or disrupted is protected."""
+FIND_TARGET = frozenset({("get", "pods"), ("list", "pods"), ("get", "nodes")})
+"""To find the pod of an event, by its name or by its container on the node."""
+CHECK_GUARDRAILS = frozenset({("get", "namespaces"), ("get", "nodes")})
+"""To check whether a target is protected."""
 CLUSTER_WIDE = frozenset({"namespaces", "nodes"})
-FOUND = frozenset({("list", "networkpolicies.networking.k8s.io")})
-"""To find in the whole cluster, after a journal was lost, what has to end; names and peers, no secrets."""
+ADOPT = frozenset({("list", "networkpolicies.networking.k8s.io")})
+"""To find the policies in all namespaces after the journal was lost. Policies do not contain secrets."""
 _VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 _API = "rbac.authorization.k8s.io/v1"
 
 
 def rights(playbooks: Iterable[Playbook]) -> frozenset[Right]:
-    """The least rights of these playbooks; those that are disabled need none."""
+    """Return the least rights that the playbooks need. Disabled playbooks need none."""
     steps = [step for p in playbooks if p.mode != "disabled" for step in p.steps]
-    return frozenset(right for step in steps for right in _of(step))
+    return frozenset(right for step in steps for right in _rights_of(step))
 
 
 def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict[str, Any]]:
-    """The ClusterRole with these rights; namespaced: a Role for what is in namespaces, and one for the rest.
+    """Return the ClusterRole with these rights.
 
-    The rest is what has no namespace, and what the engine must find wherever it is.
+    namespaced: return a Role with the rights in a namespace, and a ClusterRole with the rest: resources without
+    a namespace, and the right to find policies in all namespaces.
     """
     if not namespaced:
         return [_role("ClusterRole", name, needed)]
-    wide = frozenset(right for right in needed if right[1] in CLUSTER_WIDE) | (needed & FOUND)
+    wide = frozenset(right for right in needed if right[1] in CLUSTER_WIDE) | (needed & ADOPT)
     found = [_role("Role", name, needed - wide)]
     return [*found, _role("ClusterRole", name, wide)] if wide else found
 
 
-def _of(step: Step) -> frozenset[Right]:
+def _rights_of(step: Step) -> frozenset[Right]:
     action = load_actions()[step.action]
     found = action.needs(step.parameters)
     if action.target(step.effect):
-        found |= WHOSE
-    return found | GUARDED if step.effect in ("mark", "disrupt") else found
+        found |= FIND_TARGET
+    return found | CHECK_GUARDRAILS if step.effect in ("mark", "disrupt") else found
 
 
 def _role(kind: str, name: str, needed: frozenset[Right]) -> dict[str, Any]:
-    """The object: one rule for all resources of a group that have the same verbs."""
+    """Return the Role or ClusterRole. It has one rule for all resources of a group with the same verbs."""
     verbs: dict[str, list[str]] = {}
     for verb, resource in sorted(needed, key=lambda right: _VERBS.index(right[0])):
         verbs.setdefault(resource, []).append(verb)
@@ -71,5 +72,5 @@ def _role(kind: str, name: str, needed: frozenset[Right]) -> dict[str, Any]:
 
 
 def _group(resource: str) -> str:
-    """The API group of ``networkpolicies.networking.k8s.io``; empty for the core's."""
+    """Return the API group of ``networkpolicies.networking.k8s.io``. It is empty for the core group."""
     return resource.partition(".")[2]

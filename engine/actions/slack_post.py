@@ -1,4 +1,4 @@
-"""slack.post: tell people."""
+"""slack.post: post a message to Slack."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 _CHANNEL = re.compile(r"[#@]?[\w-]{1,80}")
 _OPEN = re.compile(r"(?:<[^<>]*|&(?:a(?:mp?)?|lt?|gt?)?)\Z")
-"""An entity or a link of the author's that has begun at the end of a text and has not ended."""
+"""An incomplete entity or link at the end of a text."""
 TEXT, SECTION, BLOCKS = 40_000, 3000, 50
-"""Slack's limits: characters of a message, characters of a section, blocks of a message."""
-_OBJECT = 3000
-"""Characters of a text object that has no lower limit of its own."""
+"""The limits of Slack: characters of a message, characters of a section, blocks of a message."""
+_DEFAULT_LIMIT = 3000
+"""Characters of a text object that is not in ``_LIMITS``."""
 _LIMITS = {
     ("header", "text"): 150,
     ("section", "text"): SECTION,
@@ -44,43 +44,43 @@ _LIMITS = {
     ("video", "description"): 199,
     ("markdown", "text"): 12_000,
 }
-"""Characters of a text: type of the block or element and key -> limit (docs.slack.dev, Block Kit reference)."""
+"""(type of the block or element, key) -> characters of its text (docs.slack.dev, Block Kit reference)."""
 
 
-def channel_fault(text: str) -> str | None:
-    """What is wrong with a channel; None if nothing is."""
-    return None if _CHANNEL.fullmatch(text) else "is no channel of Slack's"
+def check_channel(text: str) -> str | None:
+    """Return what is wrong with the id or name of a channel, or None."""
+    return None if _CHANNEL.fullmatch(text) else "is not a valid id or name of a Slack channel"
 
 
 def escape(text: str) -> str:
-    """Text as Slack wants it: what an event says can make no link and no mention."""
+    """Escape text for Slack. An escaped value from an event cannot create a link or a mention."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def cut(text: str, most: int) -> str:
-    """At most so many characters of an escaped text, no entity or link cut in two; a cut text ends in ``…``."""
+    """Cut an escaped text to at most ``most`` characters. Entities and links stay complete."""
     if len(text) <= most:
         return text
     return _OPEN.sub("", text[: max(most - 1, 0)]) + "…"[:most]
 
 
-def fitted(template: Template, event: Event, context: TemplateContext, most: int) -> str:
-    """The text of a template in at most so many characters; the longest values of the event are cut."""
-    said: list[str] = []
+def render_within(template: Template, event: Event, context: TemplateContext, most: int) -> str:
+    """Render a template in at most ``most`` characters. The longest values from the event are cut."""
+    values: list[str] = []
 
-    def note(text: str) -> str:
-        said.append(escape(text))
+    def collect(text: str) -> str:
+        values.append(escape(text))
         return ""
 
-    room = most - len(template.render(event, context, note))
-    share = _share([len(text) for text in said], room)
-    values = iter(said)
-    return template.render(event, context, lambda _: cut(next(values), share))
+    available = most - len(template.render(event, context, collect))
+    share = _share([len(text) for text in values], available)
+    remaining = iter(values)
+    return template.render(event, context, lambda _: cut(next(remaining), share))
 
 
-def _share(lengths: list[int], room: int) -> int:
-    """The most characters that each of these texts may have, so that together they fit into ``room``."""
-    left = max(room, 0)
+def _share(lengths: list[int], available: int) -> int:
+    """Return the most characters that each text can have, so that all of them fit into ``available``."""
+    left = max(available, 0)
     for n, length in enumerate(sorted(lengths)):
         share = left // (len(lengths) - n)
         if length > share:
@@ -91,79 +91,79 @@ def _share(lengths: list[int], room: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The text of a message, within Slack's limit."""
+    """The text of a message, within the limit of Slack."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """A Template."""
+        """Return a Template."""
         template = Text(escape=escape).compile(data, path, findings, steps)
         _check_length(template, TEXT, path, findings)
         return template
 
     def render(self, value: Template, event: Event, context: TemplateContext) -> str:
-        """The text."""
-        return fitted(value, event, context, TEXT)
+        """Return the rendered text."""
+        return render_within(value, event, context, TEXT)
 
     def schema(self) -> dict[str, Any]:
-        """Any string."""
+        """Return the schema of a string."""
         return Text().schema()
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Block Kit blocks, each text within Slack's limit.
+    """Block Kit blocks. Each text stays within the limit of Slack.
 
-    A mrkdwn text with fields of the event is sent with ``verbatim: true``: Slack then makes no links of URLs and
-    names in it. In a ``markdown`` block an event could write links, so its text takes no fields.
+    A mrkdwn text with fields of the event is sent with ``verbatim: true``. Slack then creates no links from
+    URLs and names in it. A ``markdown`` block cannot have fields of the event, because they could create links.
     """
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
-        """The same structure, its strings compiled."""
+        """Return the blocks with compiled strings."""
         if not isinstance(data, list) or not data:
             findings.add(path, "bad-parameter", "`blocks` takes a list with at least one block")
             return None
         if len(data) > BLOCKS:
-            what = f"a message of Slack's has at most {BLOCKS} blocks; these are {len(data)}"
+            what = f"a Slack message has at most {BLOCKS} blocks; these are {len(data)}"
             findings.add(path, "bad-parameter", what)
         compiled = Json(escape).compile(data, path, findings, steps)
-        for place, template, limit in _texts(compiled, path, _OBJECT):
+        for place, template, limit in _texts(compiled, path, _DEFAULT_LIMIT):
             _check_length(template, limit, place, findings)
         for n, block in enumerate(compiled):
             if _kind(block) == "markdown" and any(
-                t.names for _, t, _ in _texts(block, (), _OBJECT)
+                t.names for _, t, _ in _texts(block, (), _DEFAULT_LIMIT)
             ):
-                what = "an event could write links into a markdown block"
-                hint = "a section with a mrkdwn text"
+                what = "a markdown block cannot have fields of the event: they could create links"
+                hint = "use a section with a mrkdwn text"
                 findings.add((*path, n), "bad-parameter", what, hint)
         return compiled
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
-        """The structure with its strings rendered."""
-        return _rendered(value, event, context, _OBJECT)
+        """Return the blocks with rendered strings."""
+        return _rendered(value, event, context, _DEFAULT_LIMIT)
 
     def schema(self) -> dict[str, Any]:
-        """A list of objects."""
+        """Return the schema of a list of objects."""
         return {"type": "array", "minItems": 1, "maxItems": BLOCKS, "items": {"type": "object"}}
 
 
 def _rendered(value: Any, event: Event, context: TemplateContext, limit: int) -> Any:
-    """A part of blocks with its strings rendered; limit: characters of a text object here."""
+    """Render the strings in a part of the blocks. limit: characters of a text object at this place."""
     if isinstance(value, Template):
-        return fitted(value, event, context, limit)
+        return render_within(value, event, context, limit)
     if isinstance(value, list):
         return [_rendered(one, event, context, limit) for one in value]
     if not isinstance(value, dict):
         return value
-    made = {
+    rendered = {
         key: _rendered(one, event, context, _limit(value, key, limit)) for key, one in value.items()
     }
     text = value.get("text")
     if _kind(value) == "mrkdwn" and isinstance(text, Template) and text.names:
-        made["verbatim"] = True
-    return made
+        rendered["verbatim"] = True
+    return rendered
 
 
 def _texts(value: Any, path: Path, limit: int) -> Iterator[tuple[Path, Template, int]]:
-    """The texts of compiled blocks, each with its place and its limit."""
+    """Yield each text of compiled blocks, with its place and its limit."""
     if isinstance(value, Template):
         yield path, value, limit
     elif isinstance(value, list):
@@ -175,30 +175,30 @@ def _texts(value: Any, path: Path, limit: int) -> Iterator[tuple[Path, Template,
 
 
 def _limit(holder: dict[str, Any], key: str, limit: int) -> int:
-    """The limit of what is under the key: a text object has that of its place."""
+    """Return the limit of the text under the key. The limit of a text object depends on its place."""
     kind = _kind(holder)
     if kind in ("plain_text", "mrkdwn"):
         return limit
-    return _LIMITS.get((kind, key), _OBJECT)
+    return _LIMITS.get((kind, key), _DEFAULT_LIMIT)
 
 
 def _kind(value: Any) -> str:
-    """The ``type`` of compiled Block Kit; empty without one."""
+    """Return the ``type`` of a compiled block or element. Empty without one."""
     found = value.get("type") if isinstance(value, dict) else None
     return found.source if isinstance(found, Template) else ""
 
 
 def _check_length(template: Template | None, most: int, path: Path, findings: Findings) -> None:
-    """Report a text that is too long before an event has said anything."""
+    """Add a finding if the literal text alone is too long."""
     literal = sum(len(part) for part in template.parts if isinstance(part, str)) if template else 0
     if literal > most:
-        what = f"Slack takes at most {most:,} characters here; these are {literal:,}"
+        what = f"Slack accepts at most {most:,} characters here; this text has {literal:,}"
         findings.add(path, "bad-parameter", what)
 
 
 def _check(given: Mapping[str, Any]) -> str | None:
     if ("webhook" in given) == ("token" in given) or ("token" in given) != ("channel" in given):
-        return "slack.post wants either `webhook`, or `token` and `channel`"
+        return "slack.post needs either `webhook`, or `token` and `channel`"
     return None
 
 
@@ -219,52 +219,53 @@ def post_to_slack(
     text: Annotated[str, Message()],
     webhook: Annotated[SecretName | None, Secret()] = None,
     token: Annotated[SecretName | None, Secret()] = None,
-    channel: Annotated[str | None, Text(channel_fault)] = None,
+    channel: Annotated[str | None, Text(check_channel)] = None,
     blocks: Annotated[list[Any] | None, Blocks()] = None,
     thread: Literal["run", "none"] = "none",
 ) -> ActionResult:
-    """Post a message to Slack. What the event says is escaped, so it makes no links and mentions nobody.
+    """Post a message to Slack. Values from the event are escaped: they cannot create links or mentions.
 
-    What the event says is cut so that every text stays within Slack's limits (a message 40,000 characters, a
-    section 3,000, a field 2,000, a header 150). If Slack refuses the blocks, the message is sent as text.
+    Values from the event are cut so that each text stays within the limits of Slack (a message 40,000
+    characters, a section 3,000, a field 2,000, a header 150). If Slack refuses the blocks, the text is sent
+    without them.
 
-    text: the message; also what notifications show where there are blocks. Write links as <https://…|words>;
-      a plain URL does not become a link.
-    webhook: the secret that holds an incoming webhook's URL.
-    token: the secret that holds a bot token (chat:write); needs a channel.
-    channel: the channel's id or name, with a token.
-    blocks: Block Kit blocks, at most 50. A mrkdwn text with fields of the event is sent as verbatim.
-    thread: with a token, run puts a run's messages into one thread.
+    text: the message. With blocks, it is the text of notifications. Write links as <https://…|words>. A plain
+      URL does not become a link.
+    webhook: the secret with the URL of an incoming webhook.
+    token: the secret with a bot token (scope chat:write). It needs a channel.
+    channel: the id or name of the channel, with a token.
+    blocks: at most 50 Block Kit blocks. A mrkdwn text with fields of the event is sent as verbatim.
+    thread: with a token, run puts the messages of a run into one thread.
     """
-    also = cut(escape(context.note), 2000)
-    message = _message(text, blocks, also)
+    note = cut(escape(context.note), 2000)
+    message = _message(text, blocks, note)
     if webhook is not None:
-        _, told = _post(http, message, webhook, None)
-        return ActionResult(f"to {webhook.name}: {text[:200]}{told}")
+        _, sent_as = _post(http, message, webhook, None)
+        return ActionResult(f"to {webhook.name}: {text[:200]}{sent_as}")
     message["channel"] = channel
     first = context.attempt_state.get("slack")
     if thread == "run" and first:
         message |= {"channel": first["channel"], "thread_ts": first["ts"]}
-    answer, told = _post(http, message, None, token)
+    answer, sent_as = _post(http, message, None, token)
     if thread == "run" and not first and answer.json:
         context.keep({"slack": answer.json})
-    return ActionResult(f"to {channel}: {text[:200]}{told}", answer.json)
+    return ActionResult(f"to {channel}: {text[:200]}{sent_as}", answer.json)
 
 
-def _message(text: str, blocks: list[Any] | None, also: str) -> dict[str, Any]:
-    """What is sent. Without blocks of the author, the text is sent as verbatim sections too.
+def _message(text: str, blocks: list[Any] | None, note: str) -> dict[str, Any]:
+    """Return the JSON of a message. note: text to add, escaped.
 
-    Slack makes links of the URLs in ``text``, and incoming webhooks ignore ``parse: none``; only in a verbatim
-    text object it does not. also: what the message says besides, escaped.
+    A message without blocks is also sent as verbatim sections. Slack creates links from URLs in ``text``, and
+    incoming webhooks ignore ``parse: none``. Only a verbatim text object prevents that.
     """
-    whole = f"{cut(text, TEXT - len(also) - 1)}\n{also}" if also else text
-    if blocks and also:
-        note = {"type": "context", "elements": [{"type": "plain_text", "text": also}]}
-        sent = [*blocks[: BLOCKS - 1], note]
+    full_text = f"{cut(text, TEXT - len(note) - 1)}\n{note}" if note else text
+    if blocks and note:
+        last = {"type": "context", "elements": [{"type": "plain_text", "text": note}]}
+        sent = [*blocks[: BLOCKS - 1], last]
     else:
-        sent = blocks or [_section(piece) for piece in _pieces(whole)]
-    quiet = {"parse": "none", "link_names": False, "unfurl_links": False, "unfurl_media": False}
-    return {"text": whole, "blocks": sent, **quiet}
+        sent = blocks or [_section(piece) for piece in _pieces(full_text)]
+    no_links = {"parse": "none", "link_names": False, "unfurl_links": False, "unfurl_media": False}
+    return {"text": full_text, "blocks": sent, **no_links}
 
 
 def _section(text: str) -> dict[str, Any]:
@@ -272,7 +273,7 @@ def _section(text: str) -> dict[str, Any]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces that fit into sections; an entity or a link stays whole if it fits."""
+    """Split the text into pieces that fit into sections. Entities and links stay complete if they fit."""
     while text:
         piece = text if len(text) <= SECTION else _OPEN.sub("", text[:SECTION]) or text[:SECTION]
         yield piece
@@ -285,7 +286,7 @@ def _post(
     webhook: SecretName | None,
     token: SecretName | None,
 ) -> tuple[Answer, str]:
-    """Send a message, without its blocks if Slack refuses them; what to tell of that."""
+    """Send a message. If Slack refuses its blocks, send it without. Return the response, and a note on that."""
     try:
         return http.post_slack_message(message, webhook, token), ""
     except BlocksRefusedError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import structlog
 
-from engine.actions.parameters import dns_label
+from engine.actions.parameters import check_namespace
 from engine.actions.pod_isolate import QUARANTINE
 from engine.actions.registry import load_actions
 from engine.cluster.api import NETWORK_POLICY, POD
@@ -109,7 +109,7 @@ def _run(id_: str, policy: Object) -> Run:
     metadata = policy["metadata"]
     rule = (metadata.get("annotations") or {}).get("tiercel.dev/rule") or "unknown"
     name = (metadata.get("labels") or {}).get("tiercel.dev/playbook") or ""
-    if dns_label(name):
+    if check_namespace(name):
         raise ValueError("its label tiercel.dev/playbook is not the name of a playbook")
     owner: Object = next(iter(metadata.get("ownerReferences") or []), {})
     fields = {"k8s.ns.name": metadata.get("namespace"), "k8s.pod.name": owner.get("name")}

@@ -459,7 +459,7 @@ def test_an_object_of_the_name_that_is_not_ours_is_left_alone(action):
         outcome = act(server, claim_of(action))
         assert server.state() == before
         assert outcome.state == "failed"
-        assert "not Tiercel's" in outcome.message
+        assert "not created by Tiercel" in outcome.message
 
 
 @every_action
