@@ -18,11 +18,11 @@ from engine.falco.rules_file import FalcoRules, read_rules, shipped_rules
 from engine.language.folder import FolderError
 from engine.language.lint import nothing_found, run_out
 from engine.preview.test_cases import read_cases
-from engine.render.answers import answers_json, answers_lines
 from engine.render.findings import finding_json, finding_lines, summary
-from engine.render.github import github_lines
-from engine.render.junit import junit
-from engine.render.sarif import sarif
+from engine.render.findings_github import findings_github_lines
+from engine.render.findings_junit import findings_junit
+from engine.render.findings_sarif import findings_sarif
+from engine.render.rule_coverage import coverage_json, coverage_lines
 from engine.render.text import echo, say
 
 if TYPE_CHECKING:
@@ -88,19 +88,19 @@ def command(
     )
     matrix = rule_coverage(falco, found.playbooks) if coverage else None
     if output == "text":
-        lines = answers_lines(matrix) if matrix else ()
+        lines = coverage_lines(matrix) if matrix else ()
         for line in (*finding_lines(findings), summary(findings, len(found.playbooks)), *lines):
             say(line)
     elif output == "json":
         entries = [finding_json(finding) for finding in findings]
-        data = {"findings": entries, **answers_json(matrix)} if matrix else entries
+        data = {"findings": entries, **coverage_json(matrix)} if matrix else entries
         echo(json.dumps(data, indent=1))
     elif output == "sarif":
-        echo(json.dumps(sarif(findings, version("tiercel")), indent=1))
+        echo(json.dumps(findings_sarif(findings, version("tiercel")), indent=1))
     elif output == "junit":
-        echo(junit(map(files.shown, found.sources), findings, strict=strict))
+        echo(findings_junit(map(files.shown, found.sources), findings, strict=strict))
     else:
-        for line in github_lines(findings):
+        for line in findings_github_lines(findings):
             echo(line)
     if any(finding.severity == "error" for finding in findings):
         sys.exit(FINDINGS)

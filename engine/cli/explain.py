@@ -17,7 +17,7 @@ from engine.model.safe_text import printable
 from engine.planning.explain import explain
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
-from engine.render.explain_text import explained
+from engine.render.explain_text import explanation_lines
 from engine.render.text import count, say
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _print(
         number += 1
         ran += any(why is None for why in planned.values())
         explanations = [explain(event, one) for one in shown]
-        for line in explained(event, explanations, planned, whole=playbook is not None):
+        for line in explanation_lines(event, explanations, planned, whole=playbook is not None):
             say(line)
     runs = f"{count(ran, 'event')} started a run"
     say(f"{count(number, 'event')}, {count(len(shown), 'playbook')}; {runs}.")

@@ -10,7 +10,7 @@ import click
 
 from engine.cli.admin_client import get, server_options
 from engine.cli.completion import playbook_names
-from engine.render.history_text import dead_lines, history_lines
+from engine.render.history_text import dead_letter_lines, history_lines
 from engine.render.text import echo, say
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def command(
         if output == "json":
             echo(json.dumps(letters, indent=1))
         else:
-            for line in dead_lines(letters):
+            for line in dead_letter_lines(letters):
                 say(line)
         return
     found = get(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")

@@ -24,7 +24,7 @@ from engine.planning.planner import PlanningMemory
 from engine.preview.preview import PreviewContext, preview
 from engine.render.plan_json import line_json
 from engine.render.plan_text import Totals, event_lines
-from engine.render.progress import tracked
+from engine.render.progress import with_progress
 from engine.render.text import echo, say
 from engine.runtime.settings import host_list
 
@@ -91,7 +91,7 @@ def command(
     memory, totals = PlanningMemory(), Totals()
     guard = Guard(found.guardrails, OwnIdentity.from_environment(os.environ))
     invalid = failed = 0
-    for result in tracked([*read_events(read_events_input(events, "plan"))], "Planning"):
+    for result in with_progress([*read_events(read_events_input(events, "plan"))], "Planning"):
         if result.event is None:
             invalid += 1
             _print_error(events, result, output)

@@ -23,8 +23,8 @@ from engine.preview.event_log import EventLog, open_event_file
 from engine.preview.git_revision import RevisionError, read_revision
 from engine.preview.replay import PlaybookReplay, Tally
 from engine.render.findings import finding_lines
-from engine.render.progress import bytes_done
-from engine.render.replay_view import Replayed
+from engine.render.progress import byte_progress
+from engine.render.replay_view import ReplayReport
 from engine.render.text import count, echo, say
 
 if TYPE_CHECKING:
@@ -80,12 +80,12 @@ def command(
     with (
         _open(events) as (file, size),
         open_event_file(file, size) as source,
-        bytes_done(size, "Replaying") as on_progress,
+        byte_progress(size, "Replaying") as on_progress,
     ):
         event_log = EventLog(source, on_progress)
         tally = _replay(event_log, new, old, comparison)
     _print_unreadable(events, event_log)
-    _print(Replayed(events, event_log, tally, comparison), output)
+    _print(ReplayReport(events, event_log, tally, comparison), output)
     if event_log.unreadable or (comparison and comparison.differs):
         sys.exit(FINDINGS)
 
@@ -150,7 +150,7 @@ def _print_unreadable(events: str, event_log: EventLog) -> None:
         say(f"{events}: and {more:,} more lines that cannot be read", err=True)
 
 
-def _print(replayed: Replayed, output: str) -> None:
+def _print(replayed: ReplayReport, output: str) -> None:
     """Print the result. The code of each output format is imported only when it is used."""
     if output == "json":
         from engine.render.replay_json import replay_json  # noqa: PLC0415 - see the docstring

@@ -19,9 +19,9 @@ from engine.cli.playbook_arguments import (
 from engine.model.own_identity import OwnIdentity
 from engine.preview.coverage import coverage
 from engine.preview.test_cases import read_cases, run_case
-from engine.render.cases import junit, summary_lines, verdict_json, verdict_lines
 from engine.render.findings import finding_lines
-from engine.render.progress import tracked
+from engine.render.progress import with_progress
+from engine.render.test_results import case_json, case_lines, cases_junit, summary_lines
 from engine.render.text import count, echo, say
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ def command(
     if not chosen:
         _fail_without_cases(word, cases)
     own = OwnIdentity.from_environment(os.environ)
-    verdicts = [run_case(case, own) for case in tracked(chosen, "Testing")]
+    verdicts = [run_case(case, own) for case in with_progress(chosen, "Testing")]
     covered = coverage(found.playbooks, verdicts, files)
     if output == "json":
-        echo(json.dumps([verdict_json(verdict) for verdict in verdicts], indent=1))
+        echo(json.dumps([case_json(verdict) for verdict in verdicts], indent=1))
     elif output == "junit":
-        echo(junit(verdicts))
+        echo(cases_junit(verdicts))
     else:
-        for line in verdict_lines(verdicts):
+        for line in case_lines(verdicts):
             say(line)
     for line in summary_lines(verdicts, covered):
         say(line, err=output != "text")

@@ -20,7 +20,7 @@ _WIDEST = (38, 52, 48)
 _SIGNS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
 
 
-def explained(
+def explanation_lines(
     event: Event,
     explanations: Sequence[Explanation],
     suppressed: Mapping[str, str | None],

@@ -12,7 +12,7 @@ from engine.model.errors import EventError
 from engine.model.event import parse_event
 from engine.model.run import StepResult
 from engine.model.safe_text import printable
-from engine.render.plan_text import COLOURS, headline, result_lines
+from engine.render.plan_text import COLORS, headline, step_lines
 from engine.render.text import count, short
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def history_lines(
         )
 
 
-def dead_lines(letters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def dead_letter_lines(letters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What came and was no event: when, from where, why, and how it begins."""
     if not letters:
         yield "Nothing came that was no event."
@@ -76,7 +76,7 @@ def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
     yield f"    received  {run['received']}"
     yield f"    target    {printable(run['target'])}"
     yield f"    playbook  git show {run['blob']}" if run["blob"] else "    playbook  of no file"
-    yield from result_lines([_result(step) for step in run["steps"]], bodies=True)
+    yield from step_lines([_result(step) for step in run["steps"]], bodies=True)
     for one in run["decisions"]:
         why = f": {printable(one['reason'])}" if one["reason"] else ""
         what = f"{one['decision']} {printable(one['step'])}".rstrip()
@@ -103,7 +103,7 @@ def _next(run: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _state(state: str) -> str:
-    return click.style(f"{state:<8}", fg=COLOURS.get(state))
+    return click.style(f"{state:<8}", fg=COLORS.get(state))
 
 
 def _result(step: Mapping[str, Any]) -> StepResult:

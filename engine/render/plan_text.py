@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.model.run import StepResult
     from engine.preview.preview import PreviewedRun
 
-COLOURS = {
+COLORS = {
     "planned": "cyan", "done": "green", "skipped": "yellow", "refused": "magenta", "failed": "red",
     "waiting": "blue", "running": "blue", "held": "magenta", "undone": "yellow",
 }  # fmt: skip
@@ -51,8 +51,8 @@ def event_lines(
         told = f"suppressed: {previewed.suppressed}" if previewed.suppressed else playbook.mode
         yield f"  {playbook.name}  {click.style(printable(told), dim=bool(previewed.suppressed))}"
         if why:
-            yield from (f"    {line}" for line in reasons(event, playbook))
-        yield from result_lines(previewed.results)
+            yield from (f"    {line}" for line in match_reason_lines(event, playbook))
+        yield from step_lines(previewed.results)
     others = playbooks - len(runs)
     if others:
         more = "more " if runs else ""
@@ -60,7 +60,7 @@ def event_lines(
         yield f"  {count(others, more + 'playbook')}: none {verb} the event."
 
 
-def reasons(event: Event, playbook: Playbook) -> Iterator[str]:
+def match_reason_lines(event: Event, playbook: Playbook) -> Iterator[str]:
     """What made the playbook match: the keys of ``match`` and the conditions, each with what it saw."""
     match = playbook.match
     seen = {
@@ -84,11 +84,11 @@ def reasons(event: Event, playbook: Playbook) -> Iterator[str]:
         yield f"condition  {short(condition.text, 100)} holds{actual}"
 
 
-def result_lines(results: Sequence[StepResult], *, bodies: bool = False) -> Iterator[str]:
+def step_lines(results: Sequence[StepResult], *, bodies: bool = False) -> Iterator[str]:
     """The steps of a run, each with its writes and messages. bodies: with what exactly is sent."""
     width = max((len(result.step) for result in results), default=0)
     for number, result in enumerate(results, 1):
-        state = click.style(f"{result.state:<8}", fg=COLOURS.get(result.state))
+        state = click.style(f"{result.state:<8}", fg=COLORS.get(result.state))
         yield f"    {number}  {result.step:<{width}}  {state}  {short(result.message)}"
         for call in result.calls:
             yield f"         {_call_line(call)}"

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def tracked(items: Sequence[T], what: str) -> Iterable[T]:
+def with_progress(items: Sequence[T], what: str) -> Iterable[T]:
     """The items, with a bar where a person waits and the output goes to a file."""
-    return _bar(items, what) if shown() and not sys.stdout.isatty() else items
+    return _bar(items, what) if is_shown() and not sys.stdout.isatty() else items
 
 
-def shown() -> bool:
+def is_shown() -> bool:
     """Whether a bar is shown: stderr is a terminal, and stdout does not lead into a pager or another program."""
     if not sys.stderr.isatty():
         return False
@@ -30,9 +30,9 @@ def shown() -> bool:
 
 
 @contextmanager
-def bytes_done(size: int | None, what: str) -> Iterator[Callable[[int], None]]:
+def byte_progress(size: int | None, what: str) -> Iterator[Callable[[int], None]]:
     """What sets a bar to a number of bytes. size: bytes of the whole; None where that is not known."""
-    if not shown():
+    if not is_shown():
         yield lambda _: None
         return
     from rich.console import Console  # noqa: PLC0415 - 60 ms that only a bar needs

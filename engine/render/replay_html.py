@@ -15,20 +15,20 @@ import click
 
 from engine.model.safe_text import printable
 from engine.preview.replay import STATES
-from engine.render.plan_text import headline, result_lines
+from engine.render.plan_text import headline, step_lines
 from engine.render.replay_chart import STYLE, bar, legend, time_chart
 from engine.render.replay_view import (
     NO_ACTION,
     WORDS,
-    action_line,
+    action_change_text,
+    change_text,
     changed_lines,
-    idle,
-    read,
-    span,
+    comparison_summary,
+    input_summary,
     stopped_by,
-    told,
+    time_span,
     totals,
-    verdict,
+    unmatched_playbooks,
 )
 from engine.render.text import count, short
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from engine.preview.comparison import Comparison, Difference
     from engine.preview.replay import Example, Tally
-    from engine.render.replay_view import Replayed
+    from engine.render.replay_view import ReplayReport
 
 _RUNS = ("runs", "stopped")
 _ROWS = 20
@@ -47,12 +47,12 @@ _WIDTH = 2_000
 _NAME = 120
 
 
-def replay_html(replayed: Replayed) -> str:
+def replay_html(replayed: ReplayReport) -> str:
     """The page."""
     return "\n".join(_page(replayed))
 
 
-def _page(replayed: Replayed) -> Iterator[str]:
+def _page(replayed: ReplayReport) -> Iterator[str]:
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     title = f"Tiercel replay of {_text(replayed.file)}"
@@ -64,7 +64,7 @@ def _page(replayed: Replayed) -> Iterator[str]:
     yield f"<h1>{title}</h1>"
     if replayed.comparison is not None:
         yield from _actions(replayed.comparison)
-    yield f"<p>{span(replayed.tally)}. {read(replayed)}.</p>"
+    yield f"<p>{time_span(replayed.tally)}. {input_summary(replayed)}.</p>"
     yield from _tiles(replayed)
     if replayed.comparison is not None:
         yield from _compared(replayed.comparison)
@@ -72,7 +72,7 @@ def _page(replayed: Replayed) -> Iterator[str]:
     yield f"<footer>{_text(totals(replayed))}</footer>\n</main>\n</body>\n</html>"
 
 
-def _tiles(replayed: Replayed) -> Iterator[str]:
+def _tiles(replayed: ReplayReport) -> Iterator[str]:
     counts = replayed.tally.counts
     numbers = {"events": replayed.recording.events} | {
         key: counts[key] for key in ("matched", "runs", "stopped", *STATES)
@@ -89,7 +89,7 @@ def _whole(tally: Tally) -> Iterator[str]:
     modes = {name: f"{name} ({mode})" for name, mode in tally.asked.items() if mode != "enforce"}
     playbooks = [(modes.get(name, name), row) for name, row in tally.playbooks.rows()]
     yield from _numbers("Playbooks", (*_RUNS, *STATES), playbooks)
-    unasked = idle(tally)
+    unasked = unmatched_playbooks(tally)
     if unasked:
         verb = "wants" if len(unasked) == 1 else "want"
         names = short(", ".join(unasked), _WIDTH)
@@ -132,14 +132,14 @@ def _actions(comparison: Comparison) -> Iterator[str]:
         yield f"<p>{NO_ACTION}</p>"
         return
     yield '<ul class="changes">'
-    yield from (f'<li class="{one.effect}">{_text(action_line(one))}</li>' for one in found)
+    yield from (f'<li class="{one.effect}">{_text(action_change_text(one))}</li>' for one in found)
     yield "</ul>"
 
 
 def _compared(comparison: Comparison) -> Iterator[str]:
     acting = comparison.acting
     yield "<h2>What changes</h2>"
-    yield f'<p class="verdict">{_text(verdict(comparison))}</p>'
+    yield f'<p class="verdict">{_text(comparison_summary(comparison))}</p>'
     yield f"<p>{acting['old']:,} events acted on before, {acting['new']:,} now.</p>"
     rows = [
         (name, {WORDS[change]: row[change] for change in WORDS})
@@ -197,13 +197,13 @@ def _more(rows: int) -> Iterator[str]:
 
 def _example(one: Example) -> Iterator[str]:
     playbook = one.run.run.playbook
-    lines = [headline(one.event), *result_lines(one.run.results, bodies=True)]
+    lines = [headline(one.event), *step_lines(one.run.results, bodies=True)]
     yield from _details(f"{playbook.name}, line {one.line:,}", one.event.rule, lines)
 
 
 def _difference(difference: Difference) -> Iterator[str]:
     one = difference.either
-    title = f"{difference.playbook} {told(difference)}, line {one.line:,}"
+    title = f"{difference.playbook} {change_text(difference)}, line {one.line:,}"
     lines = [headline(one.event), *changed_lines(difference)]
     yield from _details(title, one.event.rule, lines)
 

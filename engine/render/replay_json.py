@@ -36,20 +36,20 @@ from engine.model.event import PRIORITIES, format_time
 from engine.preview.comparison import CHANGES
 from engine.preview.replay import STATES
 from engine.render.plan_json import run_json
-from engine.render.replay_view import idle, stopped_by
+from engine.render.replay_view import stopped_by, unmatched_playbooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.preview.comparison import ActionDifference, Comparison, TargetCount
     from engine.preview.replay import CountTable, Example, Tally
-    from engine.render.replay_view import Replayed
+    from engine.render.replay_view import ReplayReport
 
 _ROWS = 1_000
 _HOUR_NS = 3_600 * 10**9
 
 
-def replay_json(replayed: Replayed) -> dict[str, Any]:
+def replay_json(replayed: ReplayReport) -> dict[str, Any]:
     """The document; see above."""
     recording, tally, comparison = replayed.recording, replayed.tally, replayed.comparison
     counts = tally.counts
@@ -74,7 +74,7 @@ def replay_json(replayed: Replayed) -> dict[str, Any]:
 
 def _tables(tally: Tally) -> dict[str, Any]:
     none = dict.fromkeys(tally.playbooks.columns, 0)
-    playbooks = [*tally.playbooks.rows(), *((name, none) for name in idle(tally))]
+    playbooks = [*tally.playbooks.rows(), *((name, none) for name in unmatched_playbooks(tally))]
     return {
         "playbooks": [{"name": n, "mode": tally.asked[n], **row} for n, row in playbooks],
         "actions": _named(tally.actions),

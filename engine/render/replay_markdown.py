@@ -13,21 +13,21 @@ import click
 
 from engine.model.safe_text import printable
 from engine.preview.replay import STATES
-from engine.render.plan_text import headline, result_lines
+from engine.render.plan_text import headline, step_lines
 from engine.render.replay_view import (
     NO_ACTION,
     WORDS,
-    action_line,
+    action_change_text,
+    change_text,
     changed_lines,
-    differences,
-    examples,
-    idle,
-    read,
-    span,
+    comparison_summary,
+    input_summary,
+    pick_differences,
+    pick_examples,
     stopped_by,
-    told,
+    time_span,
     totals,
-    verdict,
+    unmatched_playbooks,
 )
 from engine.render.text import count, short
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from engine.preview.comparison import Comparison, Difference
     from engine.preview.replay import Example, Tally
-    from engine.render.replay_view import Replayed
+    from engine.render.replay_view import ReplayReport
 
 MARK = "<!-- tiercel replay -->"
 """The first line, by which a bot finds its own comment again."""
@@ -49,15 +49,15 @@ _NAME = 80
 _TICKS = re.compile("`+")
 
 
-def replay_markdown(replayed: Replayed) -> str:
+def replay_markdown(replayed: ReplayReport) -> str:
     """The whole text. Examples are left out where it would become too long."""
     comparison = replayed.comparison
     if comparison is None:
         lines = [*_head(replayed, "Tiercel replay"), *_whole(replayed.tally), "", totals(replayed)]
-        blocks = [_example(one) for one in examples(replayed.tally, _EXAMPLES)]
+        blocks = [_example(one) for one in pick_examples(replayed.tally, _EXAMPLES)]
     else:
         lines = [*_head(replayed, "What these playbooks change"), *_compared(comparison)]
-        blocks = [_difference(one) for one in differences(comparison, _EXAMPLES)]
+        blocks = [_difference(one) for one in pick_differences(comparison, _EXAMPLES)]
     text = "\n".join(lines)
     for one in blocks:
         if len(text) + len(one) < _LONGEST:
@@ -71,21 +71,22 @@ def code(text: str, width: int = _NAME) -> str:
     return f"<code>{inside}</code>"
 
 
-def _head(replayed: Replayed, title: str) -> Iterator[str]:
+def _head(replayed: ReplayReport, title: str) -> Iterator[str]:
     events = count(replayed.recording.events, "event")
     yield MARK
     yield f"### {title}"
     yield ""
     if replayed.comparison is not None:
         yield from _actions(replayed.comparison)
-    yield f"{code(replayed.file)}: {events}, {span(replayed.tally) or 'without times'}; {read(replayed)}."
+    times = time_span(replayed.tally) or "without times"
+    yield f"{code(replayed.file)}: {events}, {times}; {input_summary(replayed)}."
 
 
 def _whole(tally: Tally) -> Iterator[str]:
     modes = {name: f"{name} ({mode})" for name, mode in tally.asked.items() if mode != "enforce"}
     rows = [(modes.get(name, name), row) for name, row in tally.playbooks.rows()]
     yield from _numbers("playbook", ("runs", "stopped", *STATES), rows)
-    unasked = idle(tally)
+    unasked = unmatched_playbooks(tally)
     if unasked:
         yield ""
         verb = "wants" if len(unasked) == 1 else "want"
@@ -123,7 +124,7 @@ def _actions(comparison: Comparison) -> Iterator[str]:
     else:
         yield "```diff"
         yield from (
-            f"{'-' if one.effect == 'disrupt' else ' '} {action_line(one)}" for one in found
+            f"{'-' if one.effect == 'disrupt' else ' '} {action_change_text(one)}" for one in found
         )
         yield "```"
     yield ""
@@ -131,7 +132,7 @@ def _actions(comparison: Comparison) -> Iterator[str]:
 
 def _compared(comparison: Comparison) -> Iterator[str]:
     yield ""
-    yield f"**{_plain(verdict(comparison))}**"
+    yield f"**{_plain(comparison_summary(comparison))}**"
     acting = comparison.acting
     yield f"{acting['old']:,} events acted on before, {acting['new']:,} now."
     rows = [
@@ -173,14 +174,14 @@ def _table(
 
 def _example(one: Example) -> str:
     playbook = one.run.run.playbook
-    lines = [headline(one.event), *result_lines(one.run.results)]
+    lines = [headline(one.event), *step_lines(one.run.results)]
     return _details(f"{playbook.name}: {one.event.rule}", lines, "text")
 
 
 def _difference(difference: Difference) -> str:
     one = difference.either
     lines = [f"# {headline(one.event)}", *changed_lines(difference)]
-    title = f"{difference.playbook} {told(difference)}: {one.event.rule}"
+    title = f"{difference.playbook} {change_text(difference)}: {one.event.rule}"
     return _details(title, lines, "diff")
 
 

@@ -8,22 +8,22 @@ import click
 
 from engine.model.safe_text import printable
 from engine.preview.replay import STATES
-from engine.render.plan_text import headline, result_lines
+from engine.render.plan_text import headline, step_lines
 from engine.render.replay_view import (
     NO_ACTION,
     WORDS,
-    action_line,
+    action_change_text,
     bars,
+    change_text,
     changed_lines,
-    differences,
-    examples,
-    idle,
-    read,
-    span,
+    comparison_summary,
+    input_summary,
+    pick_differences,
+    pick_examples,
     stopped_by,
-    told,
+    time_span,
     totals,
-    verdict,
+    unmatched_playbooks,
 )
 from engine.render.text import count, short
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from engine.preview.comparison import ChangeKind, Comparison, Difference
     from engine.preview.replay import CountTable, Tally
-    from engine.render.replay_view import Replayed
+    from engine.render.replay_view import ReplayReport
 
 _ROWS = 10
 _BARS = 24
@@ -50,14 +50,14 @@ _SIGNS: Mapping[ChangeKind, tuple[str, str]] = {
 }  # fmt: skip
 
 
-def replay_lines(replayed: Replayed) -> Iterator[str]:
+def replay_lines(replayed: ReplayReport) -> Iterator[str]:
     """The text of a replay; with a comparison, of that alone, and the difference by action first."""
     tally = replayed.tally
     if replayed.comparison is not None:
         yield from _actions(replayed.comparison)
-    title = [short(replayed.file, 80), count(replayed.recording.events, "event"), span(tally)]
+    title = [short(replayed.file, 80), count(replayed.recording.events, "event"), time_span(tally)]
     yield click.style("  ".join(part for part in title if part), bold=True)
-    yield f"  {read(replayed)}"
+    yield f"  {input_summary(replayed)}"
     if replayed.comparison is not None:
         yield from _compared(replayed.comparison)
         return
@@ -78,7 +78,7 @@ def _playbooks(tally: Tally) -> Iterator[str]:
     modes = {name: f"{name} ({mode})" for name, mode in tally.asked.items() if mode != "enforce"}
     rows = [(modes.get(name, name), row) for name, row in tally.playbooks.rows()]
     yield from _rows("Playbook", columns, rows, len(rows))
-    unasked = idle(tally)
+    unasked = unmatched_playbooks(tally)
     if unasked:
         verb = "wants" if len(unasked) == 1 else "want"
         line = f"{count(len(unasked), 'playbook')} {verb} none of the events: {', '.join(unasked)}"
@@ -171,11 +171,11 @@ def _examples(tally: Tally) -> Iterator[str]:
         return
     yield ""
     yield click.style("Examples", bold=True)
-    for one in examples(tally, _EXAMPLES):
+    for one in pick_examples(tally, _EXAMPLES):
         playbook = one.run.run.playbook
         yield f"{headline(one.event)}  {click.style(f'line {one.line:,}', dim=True)}"
         yield f"  {playbook.name}  {playbook.mode}"
-        yield from result_lines(one.run.results)
+        yield from step_lines(one.run.results)
     if len(tally.examples) > _EXAMPLES:
         yield click.style("More of them: -o html, -o json", dim=True)
 
@@ -184,7 +184,7 @@ def _actions(comparison: Comparison) -> Iterator[str]:
     found = comparison.actions.differences()
     for one in found:
         red = one.effect == "disrupt"
-        yield click.style(action_line(one), fg="red" if red else None, bold=red)
+        yield click.style(action_change_text(one), fg="red" if red else None, bold=red)
     if not found:
         yield NO_ACTION
     yield ""
@@ -204,7 +204,7 @@ def _compared(comparison: Comparison) -> Iterator[str]:
                 else click.style(f"{'·':>16}", dim=True)
                 for change in WORDS
             )
-    for difference in differences(comparison, _DIFFERENCES):
+    for difference in pick_differences(comparison, _DIFFERENCES):
         yield from _difference(difference)
     if len(comparison.examples) > _DIFFERENCES:
         yield click.style("More of them: -o html, -o json", dim=True)
@@ -212,7 +212,7 @@ def _compared(comparison: Comparison) -> Iterator[str]:
     acting = (
         f"{comparison.acting['old']:,} events acted on before, {comparison.acting['new']:,} now."
     )
-    yield f"{verdict(comparison)} {acting}"
+    yield f"{comparison_summary(comparison)} {acting}"
 
 
 def _difference(difference: Difference) -> Iterator[str]:
@@ -220,10 +220,10 @@ def _difference(difference: Difference) -> Iterator[str]:
     sign, colour = _SIGNS[difference.change]
     yield ""
     yield f"{headline(one.event)}  {click.style(f'line {one.line:,}', dim=True)}"
-    words = click.style(printable(told(difference)), fg=colour)
+    words = click.style(printable(change_text(difference)), fg=colour)
     yield f"{click.style(sign, fg=colour)} {difference.playbook}  {words}"
     if difference.old is None or difference.new is None:
-        yield from result_lines(one.run.results)
+        yield from step_lines(one.run.results)
         return
     lines = list(changed_lines(difference))
     for line in lines[:_LINES]:

@@ -38,7 +38,7 @@ WORDS: Mapping[ChangeKind, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class ReplayReport:
     """A replay at its end. file: as the user named it. comparison: with ``--against``."""
 
     file: str
@@ -60,10 +60,10 @@ def bars(tally: Tally, most: int) -> tuple[int, list[Bar]]:
     hours = dict(tally.hours.rows())
     if not hours:
         return 1, []
-    span = max(hours) - min(hours) + 1
-    width = next((hours for hours in _WIDTHS if span // hours + 1 < most), 0)
+    time_span = max(hours) - min(hours) + 1
+    width = next((hours for hours in _WIDTHS if time_span // hours + 1 < most), 0)
     if not width:
-        width = _WIDTHS[-1] * (span // most // _WIDTHS[-1] + 1)
+        width = _WIDTHS[-1] * (time_span // most // _WIDTHS[-1] + 1)
     sums: dict[int, dict[str, int]] = {}
     for hour, counts in hours.items():
         row = sums.setdefault(hour // width, dict.fromkeys(counts, 0))
@@ -72,25 +72,25 @@ def bars(tally: Tally, most: int) -> tuple[int, list[Bar]]:
     empty = dict.fromkeys(tally.hours.columns, 0)
     first, last = min(sums), max(sums)
     return width, [
-        Bar(minute(bar * width * HOUR * 10**9), sums.get(bar, empty))
+        Bar(format_minute(bar * width * HOUR * 10**9), sums.get(bar, empty))
         for bar in range(max(first, last - most + 1), last + 1)
     ]
 
 
-def minute(ns: int) -> str:
+def format_minute(ns: int) -> str:
     """A time to the minute, in UTC."""
     return format_time(ns)[:16].replace("T", " ")
 
 
-def span(tally: Tally) -> str:
+def time_span(tally: Tally) -> str:
     """From when to when; empty where no event told its time."""
     if tally.first_ns is None or tally.last_ns is None:
         return ""
-    first, last = minute(tally.first_ns), minute(tally.last_ns)
+    first, last = format_minute(tally.first_ns), format_minute(tally.last_ns)
     return f"{first} UTC" if first == last else f"{first} to {last} UTC"
 
 
-def read(replayed: Replayed) -> str:
+def input_summary(replayed: ReplayReport) -> str:
     """What the file held, in one line."""
     recording, counts = replayed.recording, replayed.tally.counts
     parts = [f"{counts['matched']:,} wanted by a playbook", f"{counts['unmatched']:,} by none"]
@@ -103,14 +103,18 @@ def read(replayed: Replayed) -> str:
     return ", ".join(parts)
 
 
-def totals(replayed: Replayed) -> str:
+def totals(replayed: ReplayReport) -> str:
     """The last line."""
     counts = replayed.tally.counts
     words = (("runs", "run"), ("steps", "step"), ("writes", "write"), ("messages", "message"))
-    told = [count(replayed.recording.events, "event")]
-    told += [count(counts[key], word) for key, word in words]
-    told += [f"{counts[key]:,} {key}" for key in ("held", "refused", "failed") if counts[key]]
-    return f"{', '.join(told)}; {count(counts['stopped'], 'run')} stopped. Nothing was changed."
+    change_text = [count(replayed.recording.events, "event")]
+    change_text += [count(counts[key], word) for key, word in words]
+    change_text += [
+        f"{counts[key]:,} {key}" for key in ("held", "refused", "failed") if counts[key]
+    ]
+    return (
+        f"{', '.join(change_text)}; {count(counts['stopped'], 'run')} stopped. Nothing was changed."
+    )
 
 
 def stopped_by(tally: Tally) -> list[tuple[str, str, int]]:
@@ -118,13 +122,13 @@ def stopped_by(tally: Tally) -> list[tuple[str, str, int]]:
     return [(playbook, why, row["runs"]) for (playbook, why), row in tally.stopped.rows()]
 
 
-def idle(tally: Tally) -> list[str]:
+def unmatched_playbooks(tally: Tally) -> list[str]:
     """The playbooks that wanted no event."""
     busy = {name for name, _ in tally.playbooks.rows()}
     return [name for name in tally.asked if name not in busy]
 
 
-def spread(items: Sequence[T], kind: Callable[[T], Hashable], most: int) -> list[T]:
+def pick_varied(items: Sequence[T], kind: Callable[[T], Hashable], most: int) -> list[T]:
     """So many of the items, of as many kinds as there are."""
     seen: Counter[Hashable] = Counter()
     ranked = []
@@ -134,24 +138,24 @@ def spread(items: Sequence[T], kind: Callable[[T], Hashable], most: int) -> list
     return [item for _, _, item in sorted(ranked, key=lambda rank: rank[:2])[:most]]
 
 
-def examples(tally: Tally, most: int) -> list[Example]:
+def pick_examples(tally: Tally, most: int) -> list[Example]:
     """Some of the examples."""
-    return spread(tally.examples, lambda one: one.run.run.playbook.name, most)
+    return pick_varied(tally.examples, lambda one: one.run.run.playbook.name, most)
 
 
-def differences(comparison: Comparison, most: int) -> list[Difference]:
+def pick_differences(comparison: Comparison, most: int) -> list[Difference]:
     """Some of the differences."""
-    return spread(comparison.examples, lambda one: (one.change, one.playbook), most)
+    return pick_varied(comparison.examples, lambda one: (one.change, one.playbook), most)
 
 
-def told(difference: Difference) -> str:
+def change_text(difference: Difference) -> str:
     """``newly acts``, and what stopped the run on the other side."""
     words = WORDS[difference.change].replace("act", "acts")
     side = "now" if difference.new is None else "before"
     return f"{words} ({side}: {difference.stopped})" if difference.stopped else words
 
 
-def action_line(difference: ActionDifference) -> str:
+def action_change_text(difference: ActionDifference) -> str:
     """``pod.delete 105 -> 803, 693 new targets in 3 namespaces``."""
     parts = [f"{difference.action} {difference.old:,} -> {difference.new:,}"]
     least = "" if difference.complete else "at least "
@@ -172,17 +176,17 @@ def _reach(reach: TargetCount, what: str) -> str:
 NO_ACTION = "No action is used more, less or otherwise."
 
 
-def verdict(comparison: Comparison) -> str:
+def comparison_summary(comparison: Comparison) -> str:
     """What the comparison came to, in one sentence."""
     revision = f"{comparison.name} ({comparison.commit[:10]})"
     if not comparison.differs:
         return f"No event is treated otherwise than by {revision}."
-    told = [
+    change_text = [
         f"{comparison.events[change]:,} {words}"
         for change, words in WORDS.items()
         if comparison.events[change]
     ]
-    return f"Against {revision}: of the events, {', '.join(told)}."
+    return f"Against {revision}: of the events, {', '.join(change_text)}."
 
 
 def changed_lines(difference: Difference) -> Iterator[str]:

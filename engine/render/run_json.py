@@ -80,7 +80,7 @@ def pause_json(playbook: str, pause: Pause) -> dict[str, Any]:
     }
 
 
-def drop_json(drop: DroppedRuns) -> dict[str, Any]:
+def dropped_runs_json(drop: DroppedRuns) -> dict[str, Any]:
     """How often a playbook's runs were suppressed for a reason, within an hour."""
     return {
         "playbook": drop.playbook,
@@ -92,7 +92,7 @@ def drop_json(drop: DroppedRuns) -> dict[str, Any]:
     }
 
 
-def dead_json(dead: DeadLetter) -> dict[str, Any]:
+def dead_letter_json(dead: DeadLetter) -> dict[str, Any]:
     """What came and was no event."""
     return {
         "received": _at(dead.received),

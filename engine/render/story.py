@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.render.plan_text import headline, reasons, result_lines
+from engine.render.plan_text import headline, match_reason_lines, step_lines
 from engine.render.text import say
 from engine.telemetry.events import EngineEvent, Settled
 
@@ -23,7 +23,7 @@ def tell_story(moment: EngineEvent) -> None:
         headline(run.event),
         f"  {run.playbook.name}  {'dry run' if dry else moment.became}",
     ]
-    lines += [f"    {line}" for line in reasons(run.event, run.playbook)]
-    lines += result_lines(moment.results, bodies=True)
+    lines += [f"    {line}" for line in match_reason_lines(run.event, run.playbook)]
+    lines += step_lines(moment.results, bodies=True)
     for line in lines:
         say(line, err=True)

@@ -49,7 +49,7 @@ def say(line: str = "", *, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     parts = _COLOR.split(line)
     line = "".join(printable(part) if n % 2 == 0 else part for n, part in enumerate(parts))
-    echo(wrapped(line, width(stream)) if stream.isatty() else line, err=err)
+    echo(wrap(line, width(stream)) if stream.isatty() else line, err=err)
 
 
 def width(stream: TextIO) -> int:
@@ -63,7 +63,7 @@ def width(stream: TextIO) -> int:
         return _PLAIN_WIDTH
 
 
-def wrapped(line: str, columns: int) -> str:
+def wrap(line: str, columns: int) -> str:
     """One line as lines of at most so many columns, broken at blanks where there are any.
 
     What follows the first is indented further. Colours count nothing, and wide characters two columns.

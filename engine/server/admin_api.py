@@ -13,8 +13,8 @@ from engine.model.errors import JournalError
 from engine.model.event import format_time, parse_time
 from engine.model.playbook import ALL_PLAYBOOKS, Mode, Pool
 from engine.render.run_json import (
-    dead_json,
-    drop_json,
+    dead_letter_json,
+    dropped_runs_json,
     pause_json,
     record_json,
     summary_json,
@@ -82,11 +82,11 @@ class AdminApi:
             drops = self._journal.dropped_runs(wanted) if every else []
             if wanted.playbook is not None and not runs and not drops:
                 self._operations.check_playbook(wanted.playbook)
-            return 200, {"runs": runs, "drops": [drop_json(drop) for drop in drops]}
+            return 200, {"runs": runs, "drops": [dropped_runs_json(drop) for drop in drops]}
         if path == "/dead":
             since = self._wanted(query, {"since"}).since or 0.0
             letters = [one for one in self._journal.dead_letters(MOST) if one.received >= since]
-            return 200, {"dead": [dead_json(one) for one in letters]}
+            return 200, {"dead": [dead_letter_json(one) for one in letters]}
         if path.startswith("/runs/"):
             return 200, record_json(self._operations.find(path.removeprefix("/runs/")))
         hint = "/status /metrics /runs /runs/ID /dead /events/recent"

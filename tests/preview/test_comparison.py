@@ -14,7 +14,7 @@ from engine.preview.comparison import ActionDifferences, Comparison
 from engine.preview.event_log import EventFile, EventLog
 from engine.preview.replay import PlaybookReplay, Tally
 from engine.render.replay_text import replay_lines
-from engine.render.replay_view import Replayed, action_line
+from engine.render.replay_view import ReplayReport, action_change_text
 from tests.preview.test_replay import alert, tiercel
 from tests.support.playbooks import new_loader
 
@@ -464,7 +464,7 @@ def test_deletions_are_in_red():
     comparison.add(1, event, [], side.judge(event))
     tally = Tally(side.playbooks)
     recording = EventLog(EventFile(lambda _: b"", lambda: 0))
-    first, *_ = replay_lines(Replayed("events", recording, tally, comparison))
+    first, *_ = replay_lines(ReplayReport("events", recording, tally, comparison))
     assert first == click.style(
         "pod.delete 0 -> 1, 1 new target in 1 namespace", fg="red", bold=True
     )
@@ -488,4 +488,4 @@ def test_targets_past_the_bound_make_the_numbers_minimums():
     first = actions.differences()[0]
     assert (first.new, first.complete) == (6, False)
     assert first.begins.targets < 6
-    assert "at least" in action_line(first)
+    assert "at least" in action_change_text(first)

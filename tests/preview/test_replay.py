@@ -10,7 +10,7 @@ from engine.language.folder import Files
 from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
 from engine.preview.replay import CountTable, PlaybookReplay
-from engine.render.replay_view import spread
+from engine.render.replay_view import pick_varied
 from tests.support.playbooks import new_loader
 
 PLAYBOOK = """\
@@ -218,7 +218,7 @@ def test_names_that_an_attacker_invents_cost_bounded_memory_and_hide_nobody():
 
 
 def test_examples_shown_are_of_as_many_kinds_as_there_are():
-    assert spread(["a1", "a2", "a3", "b1", "c1", "b2"], lambda item: item[0], 4) == [
+    assert pick_varied(["a1", "a2", "a3", "b1", "c1", "b2"], lambda item: item[0], 4) == [
         "a1", "b1", "c1", "a2",
     ]  # fmt: skip
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 from engine.cli.command_group import cli
-from engine.render.progress import shown
-from engine.render.text import cells, say, wrapped
+from engine.render.progress import is_shown
+from engine.render.text import cells, say, wrap
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,12 +72,12 @@ def test_a_pipe_gets_lines_as_they_are(capsys, monkeypatch):
 
 def test_a_wrapped_line_goes_on_further_right_and_colours_take_no_room():
     line = "  1  mark  " + click.style("planned", fg="cyan") + "  label quarantine=true"
-    assert wrapped(line, 24).split("\n") == [
+    assert wrap(line, 24).split("\n") == [
         "  1  mark\x1b[36m  planned\x1b[0m",
         "      label",
         "      quarantine=true",
     ]
-    assert wrapped("日本語" * 3, 8).split("\n") == [
+    assert wrap("日本語" * 3, 8).split("\n") == [
         "日本語日", "    本語", "    日本", "    語",
     ]  # fmt: skip
 
@@ -87,7 +87,7 @@ PARTS = st.lists(st.sampled_from(["  ", " ", "word", "longer-word" * 3, "語", "
 
 @given(PARTS.map("".join), st.integers(4, 30))
 def test_no_wrapped_line_is_wider_and_no_word_is_lost(line, columns):
-    lines = SGR.sub("", wrapped(line, columns)).split("\n")
+    lines = SGR.sub("", wrap(line, columns)).split("\n")
     assert all(cells(one) <= columns for one in lines)
     assert "".join("".join(lines).split()) == "".join(SGR.sub("", line).split())
 
@@ -105,4 +105,4 @@ def test_a_bar_is_shown_on_a_terminal_only_and_not_beside_a_pipe(monkeypatch, tm
         ):  # fmt: skip
             monkeypatch.setattr(sys, "stderr", stderr)
             monkeypatch.setattr(sys, "stdout", stdout)
-            assert shown() is expected
+            assert is_shown() is expected

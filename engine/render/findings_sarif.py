@@ -20,7 +20,7 @@ _LINK = re.compile(r"\[(?=[^\]]*\]\()")
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def sarif(findings: Sequence[Finding], version: str) -> dict[str, Any]:
+def findings_sarif(findings: Sequence[Finding], version: str) -> dict[str, Any]:
     """The log of one run. version: Tiercel's own."""
     codes = sorted({finding.code for finding in findings})
     driver = {"name": "tiercel", "version": version, "rules": [{"id": code} for code in codes]}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _NAME = 100
 
 
-def answers_lines(found: RuleCoverage) -> Iterator[str]:
+def coverage_lines(found: RuleCoverage) -> Iterator[str]:
     """The matrix as text."""
     names = [short(one.rule.name, _NAME) for one in found.answered]
     width = max(map(len, ["RULE", *names]))
@@ -34,7 +34,7 @@ def _named(playbook: AnsweringPlaybook) -> str:
     return playbook.name if playbook.mode == "enforce" else f"{playbook.name} ({playbook.mode})"
 
 
-def answers_json(found: RuleCoverage) -> dict[str, Any]:
+def coverage_json(found: RuleCoverage) -> dict[str, Any]:
     """``rules`` (those that some playbook answers) and ``unanswered`` (names)."""
     return {
         "rules": [

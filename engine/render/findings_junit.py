@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from engine.model.errors import Finding
 
 
-def junit(files: Iterable[str], findings: Sequence[Finding], *, strict: bool) -> str:
+def findings_junit(files: Iterable[str], findings: Sequence[Finding], *, strict: bool) -> str:
     """The XML. files: all that were read. findings: sorted by file. strict: whether warnings count."""
     told = {file: list(of_file) for file, of_file in groupby(findings, lambda f: f.where.file)}
     root = ET.Element("testsuites")

@@ -18,7 +18,7 @@ _IN_TEXT = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 _IN_PROPERTY = _IN_TEXT | {":": "%3A", ",": "%2C"}
 
 
-def github_lines(findings: Iterable[Finding]) -> Iterator[str]:
+def findings_github_lines(findings: Iterable[Finding]) -> Iterator[str]:
     """A workflow command a finding."""
     for finding in findings:
         where = finding.where

@@ -21,7 +21,7 @@ MAX_STEPS = 100
 """Steps of a failed case that are shown as text."""
 
 
-def verdict_lines(verdicts: Sequence[CaseResult]) -> Iterator[str]:
+def case_lines(verdicts: Sequence[CaseResult]) -> Iterator[str]:
     """A line a case, and what differs below it."""
     for verdict in verdicts:
         state = (
@@ -62,7 +62,7 @@ def summary_lines(verdicts: Sequence[CaseResult], covered: Coverage) -> Iterator
     yield f"{cases}; {covered.share} % covered: {of_all}"
 
 
-def verdict_json(verdict: CaseResult) -> dict[str, Any]:
+def case_json(verdict: CaseResult) -> dict[str, Any]:
     """One case."""
     return {
         "test": verdict.case.test,
@@ -75,7 +75,7 @@ def verdict_json(verdict: CaseResult) -> dict[str, Any]:
     }
 
 
-def junit(verdicts: Sequence[CaseResult]) -> str:
+def cases_junit(verdicts: Sequence[CaseResult]) -> str:
     """JUnit's XML, a suite a PlaybookTest."""
     root = ET.Element("testsuites")
     suites: dict[str, ET.Element] = {}
