@@ -171,10 +171,16 @@ class OpenConnections:
             self._evictable.unserved[member] = peer.evictable.unserved[member] = None
 
     def forbid_eviction(self, member: Member) -> None:
-        """Mark a connection as one with a complete head."""
+        """Mark a connection as one with a complete head.
+
+        ``served`` must have the value of the last call of ``allow_eviction``.
+        """
         peer = self.members.get(member)
         if peer is None:
             return
-        for evictable in (self._evictable, peer.evictable):
-            evictable.served.pop(member, None)
-            evictable.unserved.pop(member, None)
+        if member.served:
+            self._evictable.served.pop(member, None)
+            peer.evictable.served.pop(member, None)
+        else:
+            self._evictable.unserved.pop(member, None)
+            peer.evictable.unserved.pop(member, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
 import httptools
 
@@ -17,8 +18,12 @@ MAX_CHUNKS = 20_000
 """Largest number of chunks in a body: 20 for each of 1,000 events. Decoding this many takes about 50 ms."""
 _MAX_CHUNK_LINE = 1_024
 """Largest size in bytes of a line with a chunk size and its extensions."""
-_CACHED = 32
-"""Request lines and hosts whose check is remembered; most clients send the same ones with each request."""
+_CACHED_HEADS, _MAX_CACHED_HEAD = 1_024, 1_024
+"""Number of parsed heads in the cache, and their largest size in bytes: at most about 5 MiB together.
+
+The heads of a sender differ only in Content-Length, so most of them repeat. A parse costs as much as
+everything else that the connection does for a request.
+"""
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _METHOD_START = re.compile(_TOKEN)
@@ -84,29 +89,33 @@ class RequestReader:
         while data.startswith(b"\r\n", start):  # RFC 9112, section 2.2: ignored before a request
             start += 2
         self._at = start
-        end = data.find(b"\r\n\r\n", max(start, self._searched - 3)) + 4
+        searched = self._searched - 3
+        end = data.find(b"\r\n\r\n", max(searched, start)) + 4
         if end < 4:  # noqa: PLR2004 - not found
             self._check_incomplete(data, start)
             self._searched = len(data)
             return None
         if end - start > self._max_head:
             raise self._too_large(data, start)
-        request = parse_head(data[start:end], self._max_headers)
+        parse = _parse_head if end - start > _MAX_CACHED_HEAD else _cached_parse_head
+        method, target, headers, version, keep_alive, length = parse(
+            data[start:end], self._max_headers
+        )
         self._at = end
-        length = request.body_length
         if length is None:
             self._missing, self._chunks = 0, _ChunkDecoder(self._max_head, self._max_headers)
         else:
             self._missing, self._chunks = length, None
-        return request
+        return Request(method, target, headers, None, 0.0, b"", version, keep_alive, length)
 
     def body(self) -> bytes:
         """Return the next part of the body, empty if none is available. Raises BadRequest."""
         if self._chunks is not None:
             part, self._at = self._chunks.read(self._data, self._at)
             return part
-        part = self._data[self._at : self._at + self._missing]
-        self._at += len(part)
+        start = self._at
+        part = self._data[start : start + self._missing]
+        self._at = start + len(part)
         self._missing -= len(part)
         return part
 
@@ -202,8 +211,19 @@ class _ChunkDecoder:
         return BadRequest(431, what)
 
 
-def parse_head(raw: bytes, max_headers: int) -> Request:
-    """Return the request of a complete head, which ends with an empty line. Raises BadRequest."""
+class _Head(NamedTuple):
+    """A parsed head. The fields are those of Request. Heads are cached, so nothing may change ``headers``."""
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    version: str
+    keep_alive: bool
+    body_length: int | None
+
+
+def _parse_head(raw: bytes, max_headers: int) -> _Head:
+    """Parse and check a complete head, which ends with an empty line. Raises BadRequest."""
     lines = raw.split(b"\r\n")
     if len(lines) - 3 > max_headers:  # request line, empty line, and what follows the last CRLF
         raise _too_many_headers(max_headers)
@@ -222,15 +242,16 @@ def parse_head(raw: bytes, max_headers: int) -> Request:
     if host is None:
         if version == "1.1":
             raise BadRequest(400, "a request of HTTP/1.1 has a Host header")
-    elif not _is_host(host):
+    elif not _HOST.fullmatch(host):
         raise BadRequest(400, "the Host header is not valid")
     if url_host is not None:
         headers[b"host"] = url_host  # RFC 9112, section 3.2.2
     keep_alive = _keep_alive(version, headers.get(b"connection"))
     length = _body_length(version, headers)
-    return Request(
-        method, target, headers, version=version, keep_alive=keep_alive, body_length=length
-    )
+    return _Head(method, target, headers, version, keep_alive, length)
+
+
+_cached_parse_head = lru_cache(_CACHED_HEADS)(_parse_head)
 
 
 class _NoCallbacks:
@@ -253,7 +274,7 @@ def _check_syntax(raw: bytes) -> None:
         raise BadRequest(400, f"not HTTP: {str(error)[:100]}") from None
 
 
-@lru_cache(_CACHED)
+@lru_cache(32)
 def _parse_request_line(line: bytes) -> tuple[bytes, bytes, str, bytes | None]:
     """Return method, target in origin form, version, and the host if the target is a URL.
 
@@ -276,11 +297,6 @@ def _parse_request_line(line: bytes) -> tuple[bytes, bytes, str, bytes | None]:
     if not path.startswith(b"/"):
         path = b"*" if method == b"OPTIONS" and not path else b"/" + path
     return method, path, version, host
-
-
-@lru_cache(_CACHED)
-def _is_host(host: bytes) -> bool:
-    return _HOST.fullmatch(host) is not None
 
 
 def _keep_alive(version: str, connection: bytes | None) -> bool:

@@ -23,7 +23,7 @@ class Request(msgspec.Struct, eq=False):
 
     target: in origin form (``/path?query``) or ``*``.
     headers: by name in lower case. The values of a name that occurs several times are joined with a comma.
-    Trailers are not included.
+    Trailers are not included. Read-only, because requests with equal heads share it.
     client: address and port of the peer.
     received_at: time of the first byte, by the monotonic clock.
     body: empty until the complete body is received.
