@@ -99,10 +99,10 @@ def _request(method: str, url: str, token_file: Path | None, body: bytes | None 
 
 def _token(file: Path) -> str:
     """Return the first token of a credentials file. Exits with code 2 if there is none."""
-    from engine.server.credentials_file import lines  # noqa: PLC0415 - --help must be fast
+    from engine.server.credentials_file import read_lines  # noqa: PLC0415 - --help must be fast
 
     try:
-        found = lines(file)
+        found = read_lines(file)
     except (OSError, ValueError) as error:
         fail(f"--token-file: {error}", USAGE)
     if not found:

@@ -150,7 +150,7 @@ def _pages(
         journal=core.journal,
         observers=observers,
         wake=crew.wake,
-        pauses=core.intake.pause,
+        apply_pauses=core.intake.pause,
         now=time.time,
         playbooks=lambda: {one.name for one in core.reloader.active.set.playbooks},
     )

@@ -7,32 +7,32 @@ import socket
 from typing import TYPE_CHECKING
 
 from engine.model.errors import SettingsError
-from engine.server.loopback_access import LocalPrograms
-from engine.server.operator_auth import OnThisMachine, Operators
-from engine.server.sender_auth import ClientCertificates, Credentials
+from engine.server.loopback_access import LoopbackOnly
+from engine.server.operator_auth import LoopbackAuthenticator, TokenAuthenticator
+from engine.server.sender_auth import ClientCertificates, SecretCheck
 from engine.server.tls import Certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.runtime.settings import Address, Settings
-    from engine.server.admin_port import Authenticator
-    from engine.server.sender_auth import Access
+    from engine.server.operator_auth import Authenticator
+    from engine.server.sender_auth import SenderCheck
 
 _BACKLOG = 2048
 
 
-def senders(settings: Settings, certificates: Certificates | None) -> tuple[Access, ...]:
+def senders(settings: Settings, certificates: Certificates | None) -> tuple[SenderCheck, ...]:
     """The checks of a request to the event port; none if every sender has access.
 
     Raises SettingsError if the port needs credentials and has none.
     """
-    checks: list[Access] = []
+    checks: list[SenderCheck] = []
     if certificates and settings.client_ca:
         checks.append(ClientCertificates(certificates))
     if settings.token_file or settings.path_secret_file:
         try:
-            checks.append(Credentials(settings.token_file, settings.path_secret_file))
+            checks.append(SecretCheck(settings.token_file, settings.path_secret_file))
         except (OSError, ValueError) as error:
             raise SettingsError(f"--token-file, --path-secret-file: {error}") from None
     if checks or settings.insecure_no_auth:
@@ -43,9 +43,7 @@ def senders(settings: Settings, certificates: Certificates | None) -> tuple[Acce
             "give --token-file FILE, --path-secret-file FILE or --client-ca FILE, or --insecure-no-auth "
             "where a mesh guards it"
         )
-    return (
-        LocalPrograms("give senders tokens: --token-file; --insecure-no-auth lets everyone in"),
-    )
+    return (LoopbackOnly("give senders tokens: --token-file; --insecure-no-auth lets everyone in"),)
 
 
 def certificates(settings: Settings) -> Certificates | None:
@@ -64,9 +62,9 @@ def certificates(settings: Settings) -> Certificates | None:
 def operators(settings: Settings) -> Authenticator:
     """Who may use the admin port. Raises SettingsError."""
     if settings.operators_file is None:
-        return OnThisMachine()
+        return LoopbackAuthenticator()
     try:
-        return Operators(settings.operators_file)
+        return TokenAuthenticator(settings.operators_file)
     except (OSError, ValueError) as error:
         raise SettingsError(f"--operators-file: {error}") from None
 

@@ -1,4 +1,4 @@
-"""What the admin port shows and does, once it is known who asks."""
+"""The admin API: the answers to authenticated GET and POST requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from engine.render.run_json import (
     record_json,
     summary_json,
 )
-from engine.server.operator_commands import OperatorCommandError, Who
+from engine.server.messages import Reply, json_reply
+from engine.server.operator_commands import Author, OperatorCommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
     from engine.server.operator_commands import OperatorCommands
     from engine.telemetry.metrics import Series
 
-Answer = tuple[int, Any]
-MOST = 1_000
-"""Runs that one answer lists."""
+MAX_ROWS = 1_000
+"""Largest number of runs in an answer."""
 STATES = ("waiting", "running", "held", "done", "planned", "skipped", "refused", "failed")
+_METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 _FILTERS = {"playbook", "namespace", "since", "state", "limit"}
-_UNFIT = re.compile(r"[^a-zA-Z0-9_]")
+_NOT_IN_LABEL_NAME = re.compile(r"[^a-zA-Z0-9_]")
 _LIMIT = re.compile(r"[0-9]{1,6}")
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
-_ACT = re.compile(r"/runs/([^/]*)/(approve|deny|retry|undo)")
+_COMMAND = re.compile(r"/runs/([^/]*)/(approve|deny|retry|undo)")
 
 
 class AdminJournal(Queue, History, State, Maintenance, Protocol):
@@ -46,95 +47,104 @@ class AdminJournal(Queue, History, State, Maintenance, Protocol):
 
 
 class AdminApi:
-    """The answers. metrics: in the exposition format. about: version, mode, cluster and sources."""
+    """Answers the requests of operators.
+
+    metrics: returns the metrics in the exposition format of Prometheus.
+    about: returns version, mode, cluster and sources of the engine.
+    """
 
     def __init__(
         self,
         journal: AdminJournal,
-        operations: OperatorCommands,
+        commands: OperatorCommands,
         reloader: Reloader,
         recent: RecentEvents,
         metrics: Callable[[], bytes],
         about: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self._journal, self._operations, self._reloader = journal, operations, reloader
+        self._journal, self._commands, self._reloader = journal, commands, reloader
         self._recent, self._metrics, self._about = recent, metrics, about
-        self._pages: dict[str, Callable[[], Answer]] = {
+        self._pages: dict[str, Callable[[], Reply]] = {
             "/status": self._status,
             "/events/recent": self._events,
-            "/metrics": lambda: (200, self._metrics()),
+            "/metrics": lambda: Reply(200, self._metrics(), _METRICS),
         }
 
-    def ready(self) -> Answer:
-        """Whether events can be taken."""
-        fault = self._journal.write_error()
-        return (503, {"error": fault}) if fault else (200, {"status": "ok"})
+    def readiness(self) -> Reply:
+        """Return 200 if events can be accepted, else 503."""
+        error = self._journal.write_error()
+        return json_reply(503, {"error": error}) if error else json_reply(200, {"status": "ok"})
 
-    def read(self, path: str, query: Mapping[str, str]) -> Answer:
-        """What a GET is answered. Raises OperateError, JournalError."""
+    def get(self, path: str, query: Mapping[str, str]) -> Reply:
+        """Answer a GET request. Raises OperatorCommandError, JournalError."""
         if path in self._pages:
             return self._pages[path]()
         if path == "/runs":
-            wanted = self._wanted(query)
-            runs = [summary_json(record) for record in self._journal.runs(wanted)]
-            # what was dropped is nobody's run, so that a filter of runs leaves it out
-            every = wanted.state is None and wanted.namespace is None
-            drops = self._journal.dropped_runs(wanted) if every else []
-            if wanted.playbook is not None and not runs and not drops:
-                self._operations.check_playbook(wanted.playbook)
-            return 200, {"runs": runs, "drops": [dropped_runs_json(drop) for drop in drops]}
+            filters = self._run_filter(query)
+            runs = [summary_json(record) for record in self._journal.runs(filters)]
+            # a dropped event has no run, so the filters by state and namespace exclude it
+            with_drops = filters.state is None and filters.namespace is None
+            drops = self._journal.dropped_runs(filters) if with_drops else []
+            if filters.playbook is not None and not runs and not drops:
+                self._commands.check_playbook(filters.playbook)
+            return json_reply(
+                200, {"runs": runs, "drops": [dropped_runs_json(drop) for drop in drops]}
+            )
         if path == "/dead":
-            since = self._wanted(query, {"since"}).since or 0.0
-            letters = [one for one in self._journal.dead_letters(MOST) if one.received >= since]
-            return 200, {"dead": [dead_letter_json(one) for one in letters]}
+            since = self._run_filter(query, {"since"}).since or 0.0
+            letters = [one for one in self._journal.dead_letters(MAX_ROWS) if one.received >= since]
+            return json_reply(200, {"dead": [dead_letter_json(one) for one in letters]})
         if path.startswith("/runs/"):
-            return 200, record_json(self._operations.find(path.removeprefix("/runs/")))
+            record = self._commands.find(path.removeprefix("/runs/"))
+            return json_reply(200, record_json(record))
         hint = "/status /metrics /runs /runs/ID /dead /events/recent"
-        return 404, {"error": f"nothing at {path[:100]}", "hint": hint}
+        return json_reply(404, {"error": f"nothing at {path[:100]}", "hint": hint})
 
-    def act(self, path: str, given: Mapping[str, Any], by: str) -> Answer:
-        """What a POST does. by: who sent it. Raises OperateError, JournalError."""
-        operations = self._operations
+    def post(self, path: str, content: Mapping[str, Any], by: str) -> Reply:
+        """Run an operator command. by: name of the operator. Raises OperatorCommandError, JournalError."""
+        commands = self._commands
         if path in ("/pause", "/resume"):
-            lasts = ("for",) if path == "/pause" else ()
-            texts = _texts(given, "playbook", "reason", *lasts)
-            playbook, who = texts["playbook"], Who(by, texts["reason"] or "")
+            keys = ("for",) if path == "/pause" else ()
+            texts = _read_texts(content, "playbook", "reason", *keys)
+            playbook, author = texts["playbook"], Author(by, texts["reason"] or "")
             if path == "/resume":
-                return 200, {"paused": operations.resume(playbook, who)}
-            return 200, {"paused": operations.pause(playbook, who, texts["for"])}
-        found = _ACT.fullmatch(path)
-        if not found:
+                return json_reply(200, {"paused": commands.resume(playbook, author)})
+            return json_reply(200, {"paused": commands.pause(playbook, author, texts["for"])})
+        match = _COMMAND.fullmatch(path)
+        if not match:
             hint = "/runs/ID/approve /runs/ID/deny /runs/ID/retry /runs/ID/undo /pause /resume"
-            return 404, {"error": f"nothing to do at {path[:100]}", "hint": hint}
-        run, act = found.groups()
-        texts = _texts(given, "reason", *(("from",) if act == "retry" else ()))
-        who = Who(by, texts["reason"] or "")
-        if act == "retry":
-            again = operations.retry(run, texts["from"], who)
-            return 200, {"run": again, **self._waits(again)}
-        if act == "undo":
-            id_, steps = operations.undo(run, who)
-            return 200, {"run": id_, "steps": steps}
-        return 200, {"run": operations.decide(run, act, who)}
+            return json_reply(404, {"error": f"nothing to do at {path[:100]}", "hint": hint})
+        run, command = match.groups()
+        texts = _read_texts(content, "reason", *(("from",) if command == "retry" else ()))
+        author = Author(by, texts["reason"] or "")
+        if command == "retry":
+            id_ = commands.retry(run, texts["from"], author)
+            return json_reply(200, {"run": id_, **self._pause_note(id_)})
+        if command == "undo":
+            id_, steps = commands.undo(run, author)
+            return json_reply(200, {"run": id_, "steps": steps})
+        return json_reply(200, {"run": commands.decide(run, command, author)})
 
-    def _waits(self, run: str) -> dict[str, str]:
-        """A note where a run that goes on will not before a pause ends."""
-        paused = set(self._operations.paused()) & {
+    def _pause_note(self, run: str) -> dict[str, str]:
+        """Return a note if a pause prevents the run from continuing."""
+        paused = set(self._commands.paused()) & {
             ALL_PLAYBOOKS,
-            self._operations.find(run).run.playbook.name,
+            self._commands.find(run).run.playbook.name,
         }
         which = "" if ALL_PLAYBOOKS in paused else f" --playbook {min(paused, default='')}"
-        said = f"it waits for the pause to end: tiercel resume{which}"
-        return {"note": said} if paused else {}
+        note = f"it waits for the pause to end: tiercel resume{which}"
+        return {"note": note} if paused else {}
 
-    def _wanted(self, query: Mapping[str, str], filters: Collection[str] = _FILTERS) -> RunFilter:
-        """The filters of a query. Raises OperateError with status 400."""
-        for name in sorted(query.keys() - set(filters)):
-            hint = nearest(name, filters)
+    def _run_filter(
+        self, query: Mapping[str, str], allowed: Collection[str] = _FILTERS
+    ) -> RunFilter:
+        """Return the filters of a query. Raises OperatorCommandError (400)."""
+        for name in sorted(query.keys() - set(allowed)):
+            hint = nearest(name, allowed)
             raise OperatorCommandError(
                 f"`{name[:40]}` is not a filter",
                 400,
-                f"is `{hint}` meant?" if hint else ", ".join(sorted(filters)),
+                f"is `{hint}` meant?" if hint else ", ".join(sorted(allowed)),
             )
         return RunFilter(
             _name(query, "playbook"),
@@ -145,19 +155,19 @@ class AdminApi:
         )
 
     def _since(self, text: str | None) -> float | None:
-        """Epoch seconds of ``30m`` ago, or of an RFC 3339 time."""
+        """Return the epoch seconds of a duration ago (``30m``), or of an RFC 3339 time."""
         if text is None:
             return None
         ago = duration.seconds(text)
         if ago is not None:
-            return self._operations.now() - ago
+            return self._commands.now() - ago
         try:
             return parse_time(text) / 1e9
         except ValueError:
             what = f"`since` is not a duration or a time: `{text[:40]}`"
             raise OperatorCommandError(what, 400, "like 30m, 2d or 2026-03-01T10:00:00Z") from None
 
-    def _status(self) -> Answer:
+    def _status(self) -> Reply:
         active = self._reloader.active
         counts, pauses = self._journal.counts(), self._journal.paused()
         files = [
@@ -176,7 +186,7 @@ class AdminApi:
             "held": counts["held"],
             "oldestDueSeconds": self._oldest_due(),
         }
-        return 200, {
+        status = {
             **self._about(),
             "paused": sorted(pauses),
             "pauses": [pause_json(name, one) for name, one in sorted(pauses.items())],
@@ -185,9 +195,10 @@ class AdminApi:
             "queue": queue,
             "journal": {"error": self._journal.write_error()},
         }
+        return json_reply(200, status)
 
     def series(self) -> Iterator[Series]:
-        """What a scrape asks of the set in force, the sources and the journal."""
+        """Yield the metrics of the playbooks in force, the sources and the journal."""
         playbooks, about = self._reloader.active.set.playbooks, self._about()
         modes = Counter(playbook.mode for playbook in playbooks)
         for mode in get_args(Mode):
@@ -199,7 +210,7 @@ class AdminApi:
             yield "source_connected", {"kind": source["kind"]}, float(source["error"] is None)
         try:
             counts, oldest = self._journal.counts(), self._oldest_due()
-            paused, fill = len(self._operations.paused()), self._journal.fill_ratio()
+            paused, fill = len(self._commands.paused()), self._journal.fill_ratio()
         except JournalError:
             yield "journal_writable", {}, 0.0
             return
@@ -210,36 +221,36 @@ class AdminApi:
         yield "journal_writable", {}, float(self._journal.write_error() is None)
         yield "journal_fill_ratio", {}, fill
 
-    def _events(self) -> Answer:
+    def _events(self) -> Reply:
         events = [
             {
-                "received": format_time(int(got.received * 1e9)),
-                "ended": got.result,
-                "suppressed": dict(got.suppressed),
-                "alert": got.alert,
+                "received": format_time(int(one.received * 1e9)),
+                "ended": one.result,
+                "suppressed": dict(one.suppressed),
+                "alert": one.alert,
             }
-            for got in self._recent.all()
+            for one in self._recent.all()
         ]
-        return 200, {"digest": self._reloader.active.set.digest, "events": events}
+        return json_reply(200, {"digest": self._reloader.active.set.digest, "events": events})
 
     def _oldest_due(self) -> float:
-        """Seconds for which the earliest due run has waited for a worker; 0 where none waits."""
-        now = self._operations.now()
+        """Return how many seconds the run due first has waited for a worker, 0 if no run waits."""
+        now = self._commands.now()
         dues = [self._journal.next_due(pool) for pool in get_args(Pool)]
         return max([0.0, *(round(now - due, 3) for due in dues if due is not None)])
 
 
 def _limit(text: str) -> int:
-    """A number of rows. Raises OperateError with status 400."""
-    if _LIMIT.fullmatch(text) and 1 <= int(text) <= MOST:
+    """Return the number of rows. Raises OperatorCommandError (400)."""
+    if _LIMIT.fullmatch(text) and 1 <= int(text) <= MAX_ROWS:
         return int(text)
     raise OperatorCommandError(
-        f"`limit` is not a number from 1 to {MOST}: `{text[:40]}`", 400, "limit=100"
+        f"`limit` is not a number from 1 to {MAX_ROWS}: `{text[:40]}`", 400, "limit=100"
     )
 
 
 def _state(text: str | None) -> str | None:
-    """The state of a run. Raises OperateError with status 400."""
+    """Return the state of a run. Raises OperatorCommandError (400)."""
     if text is None or text in STATES:
         return text
     raise OperatorCommandError(
@@ -248,7 +259,7 @@ def _state(text: str | None) -> str | None:
 
 
 def _name(query: Mapping[str, str], key: str) -> str | None:
-    """The name of a playbook or namespace. Raises OperateError with status 400."""
+    """Return the name of a playbook or namespace. Raises OperatorCommandError (400)."""
     name = query.get(key)
     if name is None or _NAME.fullmatch(name):
         return name
@@ -257,15 +268,21 @@ def _name(query: Mapping[str, str], key: str) -> str | None:
 
 
 def _labels(playbook: Playbook) -> dict[str, str]:
-    """A playbook's name, mode and own labels, these called ``label_…`` in the letters that Prometheus takes."""
-    own = {f"label_{_UNFIT.sub('_', name)}": value for name, value in playbook.labels.items()}
+    """Return name and mode of a playbook, and its own labels.
+
+    Own labels are called ``label_…``. Characters that Prometheus does not allow become ``_``.
+    """
+    own = {
+        f"label_{_NOT_IN_LABEL_NAME.sub('_', name)}": value
+        for name, value in playbook.labels.items()
+    }
     return {"playbook": playbook.name, "mode": playbook.mode, **own}
 
 
-def _texts(given: Mapping[str, Any], *keys: str) -> dict[str, str | None]:
-    """The texts of the body by key, None where a key is absent. Raises OperateError."""
-    unknown = given.keys() - set(keys)
-    if unknown or not all(isinstance(value, str | None) for value in given.values()):
-        may = " and ".join(f"`{key}`" for key in keys)
-        raise OperatorCommandError(f"the body may have {may}, each a text", 400)
-    return {key: given.get(key) for key in keys}
+def _read_texts(content: Mapping[str, Any], *keys: str) -> dict[str, str | None]:
+    """Return the strings of a body by key, None for an absent key. Raises OperatorCommandError (400)."""
+    unknown = content.keys() - set(keys)
+    if unknown or not all(isinstance(value, str | None) for value in content.values()):
+        allowed = " and ".join(f"`{key}`" for key in keys)
+        raise OperatorCommandError(f"the body may have {allowed}, each a text", 400)
+    return {key: content.get(key) for key in keys}

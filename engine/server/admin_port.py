@@ -1,17 +1,16 @@
-"""The admin port: probes for all, the rest for operators by their role."""
+"""The admin port: probes for everyone, everything else for operators according to their role."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import msgspec
 import structlog
 
 from engine.model.errors import JournalError
-from engine.model.safe_text import encode_printable
-from engine.server.messages import JSON, Reply
+from engine.server.messages import Reply, json_reply
 from engine.server.operator_commands import OperatorCommandError
 
 if TYPE_CHECKING:
@@ -19,127 +18,126 @@ if TYPE_CHECKING:
 
     from engine.server.admin_api import AdminApi
     from engine.server.messages import Request
-    from engine.server.operator_auth import Operator
+    from engine.server.operator_auth import Authenticator
 
-Answer = tuple[int, Any]
 log = structlog.get_logger()
 _MAX_BODY = 4096
-"""Bytes of a body; what is asked for here is a name or two."""
-_PARAMETERS = 20
-"""Parameters of a query."""
+"""Largest size of a body in bytes. A body has a name and a reason."""
+_MAX_PARAMETERS = 20
+"""Largest number of query parameters."""
 _PROBES = ("/livez", "/readyz")
-_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
-
-
-class Authenticator(Protocol):
-    """Decides who sends a request."""
-
-    def who(self, request: Request) -> Operator | Reply:
-        """The operator, or the reply to a request without access."""
-        ...
 
 
 class AdminPort:
-    """Answers operators, and the kubelet's probes.
+    """Serves operators, and the probes of the kubelet.
 
-    ended: the name of a thread that should run and does not, so that the kubelet starts the engine anew.
+    ended_thread: returns the name of a thread that has ended but should run, else None. The kubelet then
+    restarts the engine.
     """
 
     max_body = _MAX_BODY
 
     def __init__(
-        self, pages: AdminApi, door: Authenticator, ended: Callable[[], str | None] = lambda: None
+        self,
+        api: AdminApi,
+        authenticator: Authenticator,
+        ended_thread: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._pages, self._door, self._ended = pages, door, ended
-        self._asked: set[asyncio.Task[None]] = set()
+        self._api, self._authenticator, self._ended_thread = api, authenticator, ended_thread
+        self._requests: set[asyncio.Task[None]] = set()
+        self._readiness: asyncio.Task[Reply] | None = None
 
     def is_urgent(self, request: Request) -> bool:
-        """Probes are: a kubelet that gets no answer restarts the engine."""
+        """Return True for probes: a kubelet without an answer restarts the engine."""
         return request.path in _PROBES
 
     def reject(self, request: Request) -> Reply | None:
-        """Anything but a probe without a valid identity, before its body is read."""
-        operator = None if self.is_urgent(request) else self._door.who(request)
+        """Return the reply to a request without access, before its body is read. Probes need no access."""
+        operator = None if self.is_urgent(request) else self._authenticator.authenticate(request)
         return operator if isinstance(operator, Reply) else None
 
     def count_rejected(self, status: int) -> None:
-        """Nobody counts these."""
+        """Do nothing; rejected requests of this port are not counted."""
 
     def answer(self, request: Request, reply: Callable[[Reply], None]) -> None:
-        """Answer in a thread, for what is asked for is read from the journal."""
-        task = asyncio.create_task(self._replied(request, reply))
-        self._asked.add(task)
-        task.add_done_callback(self._asked.discard)
+        """Answer in a thread, because most answers read the journal."""
+        task = asyncio.create_task(self._run(request, reply))
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
 
-    async def _replied(self, request: Request, reply: Callable[[Reply], None]) -> None:
+    async def _run(self, request: Request, reply: Callable[[Reply], None]) -> None:
         try:
             answer = await self._answer(request)
         except JournalError as error:
-            answer = 503, {"error": str(error)}
+            answer = json_reply(503, {"error": str(error)})
         except OperatorCommandError as error:
             hint = {"hint": error.hint} if error.hint else {}
-            answer = error.status, {"error": str(error), **hint}
-        except Exception:
-            log.exception("request")
-            answer = 500, {"error": "internal error"}
-        reply(answer if isinstance(answer, Reply) else _encoded(*answer))
+            answer = json_reply(error.status, {"error": str(error), **hint})
+        except Exception:  # a bug in one request must not end the port
+            log.exception("request_failed")
+            answer = json_reply(500, {"error": "internal error"})
+        reply(answer)
 
-    async def _answer(self, request: Request) -> Answer | Reply:
+    async def _answer(self, request: Request) -> Reply:
         path, method, headers = request.path, request.method, request.headers
         if path in _PROBES:
             return await self._probe(path) if method in (b"GET", b"HEAD") else _not_allowed()
-        operator = self._door.who(request)
+        operator = self._authenticator.authenticate(request)
         if isinstance(operator, Reply):
             return operator
         if method in (b"GET", b"HEAD"):
-            return await asyncio.to_thread(self._pages.read, path, _query(request.query))
+            return await asyncio.to_thread(self._api.get, path, _parse_query(request.query))
         if method != b"POST":
             return _not_allowed()
         if operator.role != "operate":
-            return 403, {"error": f"{operator.name} may look, and not act: the role is view"}
-        # a form of a web page cannot have this type
+            what = f"{operator.name} may look, and not act: the role is view"
+            return json_reply(403, {"error": what})
+        # the form of a web page cannot have this type
         if not headers.get(b"content-type", b"").startswith(b"application/json"):
-            return 415, {"error": "send JSON, as `Content-Type: application/json`"}
-        given = _given(request.body)
-        if given is None:
-            return 400, {"error": "the body is a JSON object", "hint": "{} where nothing is to say"}
-        return await asyncio.to_thread(self._pages.act, path, given, operator.name)
+            what = "send JSON, as `Content-Type: application/json`"
+            return json_reply(415, {"error": what})
+        content = _parse_body(request.body)
+        if content is None:
+            hint = "send {} if there is nothing to say"
+            return json_reply(400, {"error": "the body is not a JSON object", "hint": hint})
+        return await asyncio.to_thread(self._api.post, path, content, operator.name)
 
-    async def _probe(self, path: str) -> Answer:
-        if path == "/readyz":  # which writes, where that failed before
-            return await asyncio.to_thread(self._pages.ready)
-        thread = self._ended()
-        return (503, {"error": f"{thread} has ended"}) if thread else (200, {"status": "ok"})
-
-
-def _not_allowed() -> Answer:
-    return 405, {"error": "GET looks, POST acts"}
-
-
-def _encoded(status: int, body: Any) -> Reply:
-    """The reply of an answer: bytes are text, all else becomes JSON."""
-    if isinstance(body, bytes):
-        return Reply(status, body, _TEXT)
-    return Reply(status, encode_printable(body), JSON)
+    async def _probe(self, path: str) -> Reply:
+        if path == "/livez":
+            thread = self._ended_thread()
+            if thread:
+                return json_reply(503, {"error": f"{thread} has ended"})
+            return json_reply(200, {"status": "ok"})
+        # concurrent probes share one check, which writes to the journal if the last write failed
+        if self._readiness is None or self._readiness.done():
+            self._readiness = asyncio.create_task(asyncio.to_thread(self._api.readiness))
+        return await self._readiness
 
 
-def _query(text: str) -> dict[str, str]:
-    """The query's parameters. Raises OperateError (400) where one is given twice, or more than 20."""
+def _not_allowed() -> Reply:
+    return json_reply(405, {"error": "GET looks, POST acts"})
+
+
+def _parse_query(text: str) -> dict[str, str]:
+    """Return the query parameters.
+
+    Raises OperatorCommandError (400) if one is given twice, or if there are more than 20.
+    """
     try:
-        given = parse_qs(text, keep_blank_values=True, max_num_fields=_PARAMETERS)
+        parameters = parse_qs(text, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError:
-        what = f"a query has at most {_PARAMETERS} parameters"
+        what = f"a query has at most {_MAX_PARAMETERS} parameters"
         raise OperatorCommandError(what, 400, "remove some") from None
-    for name, values in given.items():
+    for name, values in parameters.items():
         if len(values) > 1:
             raise OperatorCommandError(
                 f"`{name[:40]}` is given more than once", 400, "give it once"
             )
-    return {name: value for name, (value,) in given.items()}
+    return {name: value for name, (value,) in parameters.items()}
 
 
-def _given(body: bytes) -> dict[str, Any] | None:
-    """The body's object; None where it is none."""
+def _parse_body(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a body, None if it is not one. An empty body is ``{}``."""
     try:
         value = msgspec.json.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Files of credentials: one entry per line, comments, read again when they change."""
+"""Files of credentials: one entry per line, with comments. They are read again when they change."""
 
 from __future__ import annotations
 
@@ -14,51 +14,52 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = structlog.get_logger()
-SHORTEST = 16
-"""Characters of a token or secret. Shorter ones can be guessed."""
+MIN_LENGTH = 16
+"""Smallest number of characters of a token or secret. Shorter ones can be guessed."""
 MAX_BYTES = 1 << 20
-"""Bytes of a credentials file."""
+"""Largest size of a credentials file in bytes."""
 _BOM = b"\xef\xbb\xbf"
 
 
 class CredentialsFile(Generic[T]):
     """The entries of a file. ``#`` starts a comment.
 
-    entry: makes an entry of a line; raises ValueError with a sentence that does not contain the line.
-    Raises OSError or ValueError at the start if the file has no entry or an invalid line. Later an invalid
-    line gives no access and is logged, and a file without entries, or none at all, gives no access.
+    parse: makes an entry from a line. Raises ValueError with a message that does not contain the line.
+
+    The constructor raises OSError or ValueError if the file has no entry or an invalid line. Later, an
+    invalid line is logged and ignored, and a file without entries gives no access.
     """
 
-    def __init__(self, name: str, file: Path, entry: Callable[[bytes], T]) -> None:
-        self._file, self._entry, self._started = file, entry, False
+    def __init__(self, name: str, file: Path, parse: Callable[[bytes], T]) -> None:
+        self._file, self._parse, self._started = file, parse, False
         self._entries: ReloadingFile[tuple[T, ...]] = ReloadingFile(
-            name, (file,), self._read, closed=()
+            name, (file,), self._read, fallback=()
         )
         self._started = True
 
-    def now(self) -> tuple[T, ...]:
-        """The entries of the file as it is now."""
-        return self._entries.now()
+    def current(self) -> tuple[T, ...]:
+        """Return the current entries of the file."""
+        return self._entries.current()
 
     def _read(self) -> tuple[T, ...]:
         entries: list[T] = []
-        for number, line in lines(self._file):
+        for number, line in read_lines(self._file):
             try:
-                entries.append(self._entry(line))
+                entries.append(self._parse(line))
             except ValueError as error:
                 what = f"{self._file}:{number}: {error}"
                 if not self._started:
                     raise ValueError(what) from None
-                log.warning("invalid line in a credentials file", error=what)
+                log.warning("credentials_line_invalid", error=what)
         if not entries:
             raise ValueError(f"{self._file} contains no credentials")
         return tuple(entries)
 
 
-def lines(file: Path) -> list[tuple[int, bytes]]:
-    """The lines of a credentials file with their numbers from 1, without comments and blank lines.
+def read_lines(file: Path) -> list[tuple[int, bytes]]:
+    """Return the lines of a credentials file with their numbers, without comments and blank lines.
 
-    Raises OSError, and ValueError for a file over MAX_BYTES.
+    Numbers start at 1. Raises OSError, and ValueError if the file is larger than MAX_BYTES.
     """
     with file.open("rb") as opened:
         content = opened.read(MAX_BYTES + 1)

@@ -1,8 +1,8 @@
-"""Which requests a port without credentials answers: those of programs on the same machine.
+"""Access to a port without credentials: only for programs on the same machine.
 
-The address alone does not tell. A browser on the machine sends requests for web pages of other origins, and
-a DNS name of an attacker can lead to loopback. A service mesh delivers requests of other machines from
-127.0.0.6.
+The peer address alone is not sufficient. A browser on the machine sends requests for web pages of other
+origins, and an attacker's DNS name can resolve to loopback. A service mesh delivers requests of other
+machines from 127.0.0.6.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from engine.server.messages import json_reply
 if TYPE_CHECKING:
     from engine.server.messages import Reply, Request
 
-_CALLERS = frozenset(("127.0.0.1", "::1", "::ffff:127.0.0.1"))
-"""Peer addresses of programs on this machine, as getpeername(2) gives them; the last is IPv4-mapped."""
-_AUTHORITY = re.compile(rb"(?:(localhost)\.?|([0-9.]+)|\[([0-9a-f:.]+)\])(?::[0-9]*)?")
-"""The forms of a host that can be loopback, in lower case: uri-host [":" port], RFC 9110 section 7.2."""
+_LOOPBACK_PEERS = frozenset(("127.0.0.1", "::1", "::ffff:127.0.0.1"))
+"""Peer addresses of local programs, in the format of getpeername(2). The last one is IPv4-mapped."""
+_LOOPBACK_HOST = re.compile(rb"(?:(localhost)\.?|([0-9.]+)|\[([0-9a-f:.]+)\])(?::[0-9]*)?")
+"""Hosts that can be loopback, in lower case: uri-host [":" port] (RFC 9110, section 7.2)."""
 
 
-class LocalPrograms:
-    """Refuses requests that do not come from a program on the same machine. hint: how to get access."""
+class LoopbackOnly:
+    """Gives access to programs on the same machine. hint: how other clients get access."""
 
     def __init__(self, hint: str) -> None:
         self._hint = hint
 
     def reject(self, request: Request) -> Reply | None:
-        """403 with the reason; None for a program on the same machine."""
+        """Return 403 with the reason, or None for a program on the same machine."""
         reason = _reason(request)
         return json_reply(403, {"error": reason, "hint": self._hint}) if reason else None
 
 
 def _reason(request: Request) -> str | None:
-    if not request.client or request.client[0] not in _CALLERS:
+    if not request.client or request.client[0] not in _LOOPBACK_PEERS:
         return "this port has no credentials and answers only 127.0.0.1 and ::1"
     for name in request.headers:
         if name == b"origin" or name.startswith(b"sec-fetch-"):
@@ -45,15 +45,15 @@ def _reason(request: Request) -> str | None:
     return None
 
 
-def _is_loopback(authority: bytes) -> bool:
-    """Whether a host (with or without port) is ``localhost`` or the text of a loopback address."""
-    found = _AUTHORITY.fullmatch(authority)
-    if not found:
+def _is_loopback(host: bytes) -> bool:
+    """Return whether a host, with or without port, is ``localhost`` or a loopback address."""
+    match = _LOOPBACK_HOST.fullmatch(host)
+    if not match:
         return False
-    if found[1]:
+    if match[1]:
         return True
     try:
-        address = ipaddress.ip_address((found[2] or found[3]).decode())
+        address = ipaddress.ip_address((match[2] or match[3]).decode())
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback

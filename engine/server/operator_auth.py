@@ -1,7 +1,8 @@
-"""Who may read from the admin port and who may act: the operators file, or programs on this machine.
+"""Authentication on the admin port: by the tokens of the operators file, or for programs on this machine.
 
-One operator per line: ``NAME ROLE SHA256``. The last word is the hex digest of the operator's token:
-``printf %s "$TOKEN" | sha256sum``. The tokens of senders are in another file and give no access here.
+The file has one operator per line: ``NAME ROLE SHA256``. The last word is the hex digest of the operator's
+token: ``printf %s "$TOKEN" | sha256sum``. The tokens of event senders are in another file and give no access
+here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from engine.server.credentials_file import SHORTEST, CredentialsFile
-from engine.server.loopback_access import LocalPrograms
+from engine.server.credentials_file import MIN_LENGTH, CredentialsFile
+from engine.server.loopback_access import LoopbackOnly
 from engine.server.messages import json_reply
 
 if TYPE_CHECKING:
@@ -28,24 +29,32 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A person or program that may read (``view``), or also act (``operate``)."""
+    """A person or program that may read (role ``view``), or also act (role ``operate``)."""
 
     name: str
     role: Role
 
 
-LOCAL = Operator("local", "operate")
-"""Every program on this machine, if there is no operators file."""
+LOCAL_OPERATOR = Operator("local", "operate")
+"""Each program on this machine, if there is no operators file."""
 
 
-class Operators:
-    """The operators of a file, as it is now. Raises OSError or ValueError; see CredentialsFile."""
+class Authenticator(Protocol):
+    """Finds the operator who sent a request."""
+
+    def authenticate(self, request: Request) -> Operator | Reply:
+        """Return the operator, or the reply to a request without access."""
+        ...
+
+
+class TokenAuthenticator:
+    """Authenticates the operators of a file. Raises OSError or ValueError; see CredentialsFile."""
 
     def __init__(self, file: Path) -> None:
-        self._known = CredentialsFile("operators", file, _entry)
+        self._operators = CredentialsFile("operators", file, _parse_operator)
 
-    def who(self, request: Request) -> Operator | Reply:
-        """The operator whose token the request has; else 401, or 403 without any credentials."""
+    def authenticate(self, request: Request) -> Operator | Reply:
+        """Return the operator with the token of the request, else 401, or 403 without any credentials."""
         header = request.headers.get(b"authorization")
         if header is None:
             what = "without a token this port answers only the probes"
@@ -54,13 +63,13 @@ class Operators:
             )
         scheme, _, token = header.partition(b" ")
         token = token.strip()
-        if scheme.lower() == b"bearer" and len(token) < SHORTEST:
-            what = f"a token must have at least {SHORTEST} characters"
+        if scheme.lower() == b"bearer" and len(token) < MIN_LENGTH:
+            what = f"a token must have at least {MIN_LENGTH} characters"
             return json_reply(401, {"error": what, "hint": "`openssl rand -hex 32` makes one"})
-        given = hashlib.sha256(token).digest()
+        token_digest = hashlib.sha256(token).digest()
         found = None
-        for digest, operator in self._known.now():
-            if hmac.compare_digest(given, digest):
+        for digest, operator in self._operators.current():
+            if hmac.compare_digest(token_digest, digest):
                 found = operator
         if found is None or scheme.lower() != b"bearer":
             return json_reply(
@@ -69,19 +78,19 @@ class Operators:
         return found
 
 
-class OnThisMachine:
-    """Without a file: programs on this machine are operators, all other callers have no access."""
+class LoopbackAuthenticator:
+    """Authenticates all programs on this machine as one operator, if there is no operators file."""
 
     def __init__(self) -> None:
-        self._local = LocalPrograms("give operators tokens: --operators-file")
+        self._access = LoopbackOnly("give operators tokens: --operators-file")
 
-    def who(self, request: Request) -> Operator | Reply:
-        """``local`` for a program on this machine; else 403."""
-        return self._local.reject(request) or LOCAL
+    def authenticate(self, request: Request) -> Operator | Reply:
+        """Return LOCAL_OPERATOR for a program on this machine, else 403."""
+        return self._access.reject(request) or LOCAL_OPERATOR
 
 
-def _entry(line: bytes) -> tuple[bytes, Operator]:
-    """The digest of the token, and the operator."""
+def _parse_operator(line: bytes) -> tuple[bytes, Operator]:
+    """Return the digest of the token, and the operator. Raises ValueError."""
     words = line.decode("utf-8", "replace").split()
     if len(words) != 3 or words[1] not in ROLES or not _DIGEST.fullmatch(words[2].lower()):  # noqa: PLR2004 - NAME ROLE SHA256
         raise ValueError("a line is NAME view|operate SHA256-OF-TOKEN")

@@ -1,4 +1,4 @@
-"""Operator commands: approve or deny what is held, retry, undo, pause and resume; and who did it."""
+"""Operator commands: approve or deny a held run, retry, undo, pause and resume."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[0-9a-f]{6,32}")
 _FAILED = ("failed", "refused")
-LONGEST_REASON = 1_000
-"""Characters of a reason."""
-LONGEST_PAUSE = 366 * 86_400.0
-"""Seconds of a pause that ends by itself."""
+MAX_REASON = 1_000
+"""Largest number of characters of a reason."""
+MAX_PAUSE = 366 * 86_400.0
+"""Longest pause with an end, in seconds."""
 
 
 class CommandJournal(protocol.OperatorCommands, protocol.History, protocol.State, Protocol):
@@ -34,7 +34,7 @@ class CommandJournal(protocol.OperatorCommands, protocol.History, protocol.State
 
 
 class OperatorCommandError(Exception):
-    """What cannot be done as asked; the sentence goes back to the person. status: HTTP's."""
+    """A command that cannot be executed. The message is shown to the operator. status: of the HTTP reply."""
 
     def __init__(self, what: str, status: int = 409, hint: str | None = None) -> None:
         super().__init__(what)
@@ -42,34 +42,43 @@ class OperatorCommandError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
-    """Who does something, and why, as the person wrote it; it is kept escaped. Raises OperateError."""
+class Author:
+    """The operator who gives a command, and the reason, which is stored escaped.
+
+    Raises OperatorCommandError if the reason is too long.
+    """
 
     by: str
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.reason) > LONGEST_REASON:
-            raise OperatorCommandError(f"a reason has at most {LONGEST_REASON:,} characters", 400)
+        if len(self.reason) > MAX_REASON:
+            raise OperatorCommandError(f"a reason has at most {MAX_REASON:,} characters", 400)
         object.__setattr__(self, "reason", printable(self.reason))
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorCommands:
-    """What operators may do.
+    """Executes the commands of operators.
 
-    wake: tells the workers. pauses: is told what is paused from now on. playbooks: names of the set in force.
+    wake: wakes the workers.
+    apply_pauses: receives the names of the paused playbooks after each change.
+    now: returns epoch seconds.
+    playbooks: returns the names of the playbooks in force.
     """
 
     journal: CommandJournal
     observers: Observers
     wake: Callable[[], None]
-    pauses: Callable[[Collection[str]], None]
+    apply_pauses: Callable[[Collection[str]], None]
     now: Callable[[], float]
     playbooks: Callable[[], Collection[str]]
 
     def find(self, run: str) -> RunRecord:
-        """The run of that id, or the only one whose id begins so. Raises OperateError, JournalError."""
+        """Return the run with an id, or with a unique prefix of an id.
+
+        Raises OperatorCommandError, JournalError.
+        """
         if not _ID.fullmatch(run):
             raise OperatorCommandError(
                 "no run has this id: it is 32 hex digits, or 6 and more of them", 404
@@ -87,74 +96,86 @@ class OperatorCommands:
             raise OperatorCommandError("no run has this id", 404)
         return record
 
-    def decide(self, run: str, verdict: str, who: Who) -> str:
-        """Approve or deny a held run; gives its id. Raises OperateError, JournalError."""
+    def decide(self, run: str, verdict: str, author: Author) -> str:
+        """Approve or deny a held run. Return its id. Raises OperatorCommandError, JournalError."""
         record = self.find(run)
         step = record.run.steps[record.position].name if record.position is not None else ""
-        decision = self._decision(verdict, who, step)
+        decision = self._decision(verdict, author, step)
         if not self.journal.decide(record.run.id, decision):
-            stands = record.outcome or (record.results[-1].state if record.results else "waiting")
-            raise OperatorCommandError(f"the run is not held, it is {stands}")
-        return self._done(decision, record)
+            state = record.outcome or (record.results[-1].state if record.results else "waiting")
+            raise OperatorCommandError(f"the run is not held, it is {state}")
+        return self._complete(decision, record)
 
-    def retry(self, run: str, step: str | None, who: Who) -> str:
-        """Try a run that is over again, from a step (None: the first that failed or was refused)."""
+    def retry(self, run: str, step: str | None, author: Author) -> str:
+        """Repeat a completed run from a step on. Return its id. Raises OperatorCommandError, JournalError.
+
+        step: None for the first one that failed or was refused.
+        """
         record = self.find(run)
         if record.outcome is None:
             raise OperatorCommandError("the run is not over yet")
-        position = _position(record, step)
-        decision = self._decision("retry", who, record.run.steps[position].name)
+        position = _start_index(record, step)
+        decision = self._decision("retry", author, record.run.steps[position].name)
         if not self.journal.retry(record.run.id, position, decision):
             raise OperatorCommandError("the run is not over yet")
-        return self._done(decision, record)
+        return self._complete(decision, record)
 
-    def undo(self, run: str, who: Who) -> tuple[str, list[str]]:
-        """Have what a run that is over has done be undone now; its id, and the steps."""
+    def undo(self, run: str, author: Author) -> tuple[str, list[str]]:
+        """Undo the changes of a completed run. Return its id, and the names of the steps to undo.
+
+        Raises OperatorCommandError, JournalError.
+        """
         record = self.find(run)
         if record.outcome is None:
             raise OperatorCommandError("the run is not over yet")
-        decision = self._decision("undo", who)
+        decision = self._decision("undo", author)
         steps = self.journal.undo(record.run.id, decision) if record.undo else []
         if not steps:
             raise OperatorCommandError("nothing is left of this run that can be undone")
-        return self._done(replace(decision, step=", ".join(steps)), record), steps
+        return self._complete(replace(decision, step=", ".join(steps)), record), steps
 
-    def pause(self, playbook: str | None, who: Who, lasts: str | None = None) -> list[str]:
-        """Pause a playbook, or all; gives what is paused now.
+    def pause(self, playbook: str | None, author: Author, lasts: str | None = None) -> list[str]:
+        """Pause a playbook, or all. Return the names of the paused playbooks.
 
-        lasts: a duration such as ``2h``, after which the pause ends. Raises OperateError, JournalError.
+        lasts: a duration such as ``2h``, after which the pause ends; None for no end.
+        Raises OperatorCommandError, JournalError.
         """
         if playbook not in (None, ALL_PLAYBOOKS):
             self.check_playbook(str(playbook))
         now, seconds = self.now(), duration.seconds(lasts)
-        if lasts is not None and (seconds is None or seconds > LONGEST_PAUSE):
+        if lasts is not None and (seconds is None or seconds > MAX_PAUSE):
             raise OperatorCommandError(f"`for` is a duration of at most 366d, {duration.HINT}", 400)
         until = None if seconds is None else now + seconds
-        self.journal.pause(playbook, Pause(who.by, now, until, who.reason))
-        return self._paused("pause", playbook, who)
+        self.journal.pause(playbook, Pause(author.by, now, until, author.reason))
+        return self._announce("pause", playbook, author)
 
-    def resume(self, playbook: str | None, who: Who) -> list[str]:
-        """End the pause of a playbook, or every pause; gives what is still paused."""
+    def resume(self, playbook: str | None, author: Author) -> list[str]:
+        """End the pause of a playbook, or all pauses. Return the names of the playbooks that stay paused.
+
+        Raises OperatorCommandError, JournalError.
+        """
         if playbook is not None and playbook not in self.journal.paused():
             self.check_playbook(playbook)
         self.journal.resume(playbook)
-        return self._paused("resume", playbook, who)
+        return self._announce("resume", playbook, author)
 
     def end_pauses(self) -> None:
-        """End the pauses whose time is over. Raises JournalError."""
+        """End the pauses that have expired. Raises JournalError."""
         now = self.now()
         if any(
             one.until is not None and one.until <= now for one in self.journal.paused().values()
         ):
             for playbook in self.journal.end_pauses(now):
-                self._paused("resume", playbook, Who("tiercel", "the time of the pause is over"))
+                self._announce(
+                    "resume", playbook, Author("tiercel", "the time of the pause is over")
+                )
 
     def paused(self) -> list[str]:
-        """The playbooks that are paused; ``*`` is all."""
+        """Return the names of the paused playbooks. ``*`` means all playbooks."""
         return sorted(self.journal.paused())
 
     def check_playbook(self, name: str) -> None:
-        """Raise OperateError where no playbook of the set in force has the name."""
+        """Raise OperatorCommandError if no playbook in force has the name."""
         names = self.playbooks()
         if name not in names:
             near = nearest(name, names)
@@ -163,30 +184,38 @@ class OperatorCommands:
                 f"no playbook in force is called `{printable(name[:80])}`{hint}", 400
             )
 
-    def _paused(self, what: str, playbook: str | None, who: Who) -> list[str]:
+    def _announce(self, what: str, playbook: str | None, author: Author) -> list[str]:
         names = self.paused()
-        self.pauses(names)
-        about = playbook or ALL_PLAYBOOKS
-        self.observers.notify(Decided(what, who.by, self.now(), playbook=about, reason=who.reason))
+        self.apply_pauses(names)
+        name = playbook or ALL_PLAYBOOKS
+        self.observers.notify(
+            Decided(what, author.by, self.now(), playbook=name, reason=author.reason)
+        )
         self.wake()
         return names
 
-    def _decision(self, what: str, who: Who, step: str = "") -> Decision:
-        return Decision(what, who.by, self.now(), who.reason, step)
+    def _decision(self, what: str, author: Author, step: str = "") -> Decision:
+        return Decision(what, author.by, self.now(), author.reason, step)
 
-    def _done(self, did: Decision, record: RunRecord) -> str:
+    def _complete(self, decision: Decision, record: RunRecord) -> str:
         run = record.run
         self.observers.notify(
             Decided(
-                did.what, did.by, did.at, run.playbook.name, run.id, did.step or None, did.reason
+                decision.what,
+                decision.by,
+                decision.at,
+                run.playbook.name,
+                run.id,
+                decision.step or None,
+                decision.reason,
             )
         )
         self.wake()
         return run.id
 
 
-def _position(record: RunRecord, step: str | None) -> int:
-    """Where to begin again. Raises OperateError."""
+def _start_index(record: RunRecord, step: str | None) -> int:
+    """Return the index of the step to repeat from. Raises OperatorCommandError."""
     names = [one.name for one in record.run.steps]
     ended = [result.step for result in record.results]
     if step is None:

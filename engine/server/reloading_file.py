@@ -1,6 +1,6 @@
-"""Values that are made of files, and made again when a file changes.
+"""A value that is made from files, and made again when a file changes.
 
-Secrets and certificates are rotated under a running engine.
+Secrets and certificates are rotated while the engine runs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ log = structlog.get_logger()
 
 
 class ReloadingFile(Generic[T]):
-    """The value that ``read`` makes of the files; made again when one of them has changed.
+    """The value that ``read`` makes from the files.
 
-    read: raises OSError or ValueError, without the content of the files. The first call of it passes these
-    on. Later errors are logged once per change of the files.
-    closed: the value after a later error. Without it the last value stays.
+    read: raises OSError or ValueError, without content of the files in the message. The constructor passes
+    these errors on. Later errors are logged once for each change of the files.
+    fallback: the value after a later error. If it is None, the last value stays.
     """
 
     def __init__(
@@ -31,38 +31,38 @@ class ReloadingFile(Generic[T]):
         name: str,
         files: tuple[Path, ...],
         read: Callable[[], T],
-        closed: T | None = None,
+        fallback: T | None = None,
     ) -> None:
-        self._name, self._files, self._read, self._closed = name, files, read, closed
-        # taken before the files are read: a change in between is seen the next time
+        self._name, self._files, self._read, self._fallback = name, files, read, fallback
+        # before the files are read, so that a change in between is detected
         self._stamp = _stamp(files)
         self._value = read()
 
-    def now(self) -> T:
-        """The value of the files as they are now."""
+    def current(self) -> T:
+        """Return the value of the current files."""
         stamp = _stamp(self._files)
         if stamp != self._stamp:
             self._stamp = stamp
             try:
                 self._value = self._read()
             except (OSError, ValueError) as error:
-                self._fail(error)
+                self._use_fallback(error)
             else:
-                log.info("file read again", what=self._name)
+                log.info("file_reloaded", file=self._name)
         return self._value
 
-    def _fail(self, error: Exception) -> None:
+    def _use_fallback(self, error: Exception) -> None:
         effect = "the last valid content stays in force"
-        if self._closed is not None:
-            self._value, effect = self._closed, "access is denied"
-        log.warning("file not readable", what=self._name, effect=effect, error=str(error))
+        if self._fallback is not None:
+            self._value, effect = self._fallback, "access is denied"
+        log.warning("file_unreadable", file=self._name, effect=effect, error=str(error))
 
 
 def _stamp(files: tuple[Path, ...]) -> Stamp:
-    """Metadata that differs after a change.
+    """Return metadata that differs after a change.
 
-    The kubelet swaps a link, so the inode differs. The change time covers a new mode, and a modification time
-    that was set back.
+    The kubelet swaps a link, so the inode differs. The change time also covers a new mode, and a modification
+    time that was set back.
     """
     stamps: list[tuple[int, ...] | None] = []
     for file in files:

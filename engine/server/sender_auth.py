@@ -1,7 +1,7 @@
-"""Access to the event port: a token in a header, a secret in the path, or a client certificate.
+"""Authentication on the event port: by a token in a header, a secret in the path, or a client certificate.
 
-Falcosidekick's webhook can send any header. Falco's own http_output and Falcosidekick's Talon output can
-send none, but both take an address with ``user:password@`` in it, or with any path.
+Falcosidekick's webhook can send any header. Falco's own http_output and Falcosidekick's Talon output cannot
+send headers, but both accept an address with ``user:password@`` in it, or with any path.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hmac
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from engine.server.credentials_file import SHORTEST, CredentialsFile
+from engine.server.credentials_file import MIN_LENGTH, CredentialsFile
 from engine.server.messages import json_reply
 
 if TYPE_CHECKING:
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
     from engine.server.messages import Reply, Request
     from engine.server.tls import Certificates
 
-_AS_IT_IS = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
-"""Characters that stand for themselves in a segment of a path: RFC 3986, section 3.3."""
+_UNESCAPED = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
+"""Characters that need no escape in a segment of a path (RFC 3986, section 3.3)."""
 
 
-class Access(Protocol):
+class SenderCheck(Protocol):
     """Decides by the head of a request whether its sender has access."""
 
     def reject(self, request: Request) -> Reply | None:
-        """The reply to a request without access; None to go on. Must not block."""
+        """Return the reply to a request without access, else None. Must not block."""
         ...
 
 
-class Credentials:
-    """Gives access to senders of a token or path secret in one of the files, as they are now.
+class SecretCheck:
+    """Gives access to senders with a token or path secret from the current files.
 
-    tokens: bearer tokens, one per line; also accepted as the password of Basic. path_secrets: secrets, one
-    per line; one of them is the last segment of the path. Raises OSError or ValueError; see CredentialsFile.
+    tokens: file of bearer tokens, one per line; a token is also accepted as the password of Basic.
+    path_secrets: file of secrets, one per line; the last segment of the path must be one of them.
+    Raises OSError or ValueError; see CredentialsFile.
     """
 
     def __init__(self, tokens: Path | None, path_secrets: Path | None = None) -> None:
@@ -52,27 +53,28 @@ class Credentials:
         self._hint = ", or ".join(ways)
 
     def reject(self, request: Request) -> Reply | None:
-        """401 without a valid token or path secret."""
-        last = request.path.rstrip("/").rpartition("/")[2].encode("utf-8", "surrogateescape")
+        """Return 401 without a valid token or path secret, else None."""
+        segment = request.path.rstrip("/").rpartition("/")[2].encode("utf-8", "surrogateescape")
         token = _token(request.headers.get(b"authorization", b""))
-        shown = [
-            _among(known.now(), secret)
-            for known, secret in ((self._tokens, token), (self._paths, last))
-            if known
+        # both are compared, so that the time does not show which one is used
+        valid = [
+            _is_known(file.current(), secret)
+            for file, secret in ((self._tokens, token), (self._paths, segment))
+            if file
         ]
-        return None if any(shown) else _unauthorized("no valid token", self._hint)
+        return None if any(valid) else _unauthorized("no valid token", self._hint)
 
 
 class ClientCertificates:
-    """Refuses all requests while the authority of --client-ca is missing, empty or not yet in use."""
+    """Rejects all requests while the authority of --client-ca is missing, empty or not yet in use."""
 
     def __init__(self, certificates: Certificates) -> None:
         self._certificates = certificates
 
     def reject(self, request: Request) -> Reply | None:
-        """401 while no client certificate can be trusted; the handshake verifies the rest."""
+        """Return 401 while no client certificate can be trusted. The TLS handshake checks the rest."""
         del request
-        if self._certificates.trusted():
+        if self._certificates.authority_in_use():
             return None
         return _unauthorized("no client certificate is trusted", "see --client-ca")
 
@@ -81,14 +83,14 @@ def _unauthorized(error: str, hint: str) -> Reply:
     return json_reply(401, {"error": error, "hint": hint}, (b"www-authenticate", b"Bearer"))
 
 
-def _among(known: tuple[bytes, ...], secret: bytes) -> bool:
-    """Whether the secret is a known one; compares all digests in constant time."""
-    given = hashlib.sha256(secret).digest()
-    return any([hmac.compare_digest(given, one) for one in known])  # noqa: C419 - a list: no early end
+def _is_known(digests: tuple[bytes, ...], secret: bytes) -> bool:
+    """Return whether the digest of the secret is among the digests, in constant time."""
+    digest = hashlib.sha256(secret).digest()
+    return any([hmac.compare_digest(digest, one) for one in digests])  # noqa: C419 - no early end
 
 
 def _token(authorization: bytes) -> bytes:
-    """The token of a header; empty if it has none."""
+    """Return the token of an Authorization header, empty if it has none."""
     scheme, _, rest = authorization.partition(b" ")
     if scheme.lower() == b"bearer":
         return rest.strip()
@@ -102,17 +104,17 @@ def _token(authorization: bytes) -> bytes:
 
 
 def _token_digest(line: bytes) -> bytes:
-    if len(line) < SHORTEST:
+    if len(line) < MIN_LENGTH:
         raise ValueError(
-            f"a token must have at least {SHORTEST} characters; `openssl rand -hex 32` makes one"
+            f"a token must have at least {MIN_LENGTH} characters; `openssl rand -hex 32` makes one"
         )
     return hashlib.sha256(line).digest()
 
 
 def _path_digest(line: bytes) -> bytes:
-    if len(line) < SHORTEST or not _AS_IT_IS.fullmatch(line):
+    if len(line) < MIN_LENGTH or not _UNESCAPED.fullmatch(line):
         raise ValueError(
-            f"a path secret must have at least {SHORTEST} characters that need no escape in a path; "
+            f"a path secret must have at least {MIN_LENGTH} characters that need no escape in a path; "
             "`openssl rand -hex 32` makes one"
         )
     return hashlib.sha256(line).digest()

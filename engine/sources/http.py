@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.intake.body import Body
     from engine.intake.intake import Intake
     from engine.server.messages import Headers, Reply, Request
-    from engine.server.sender_auth import Access
+    from engine.server.sender_auth import SenderCheck
     from engine.telemetry.events import Observers
     from engine.telemetry.tracing import Tracing
 
@@ -78,7 +78,7 @@ class EventPort:
         intake: Intake,
         observers: Observers,
         wake: Callable[[], None],
-        access: Sequence[Access] = (),
+        access: Sequence[SenderCheck] = (),
         tracing: Tracing | None = None,
         *,
         dry_run: bool = False,
@@ -151,24 +151,23 @@ class EventPort:
         size = sum(one.body.event_bytes * len(one.body.events) for one in self._open)
         while self._waiting and len(self._open) < MAX_OPEN_BODIES and size < MAX_OPEN_BYTES:
             waiting = self._waiting.popleft()
-            content = self._decoded(waiting)
-            if content is None:
+            try:
+                content = content_encoding.decode(waiting.request, self.max_body)
+            except EncodingError as error:
+                size += error.decoded  # decoding takes time, even if it fails
+                self._reply_undecodable(waiting, error)
                 continue
             (body,) = self._intake.parse([content], traces=[waiting.trace])
             size += len(content)
             waiting.request.body = b""
             self._open.append(_Open(waiting, body))
 
-    def _decoded(self, waiting: _Waiting) -> bytes | None:
-        """The body without its content coding, or None if it is not valid and was answered."""
-        try:
-            return content_encoding.unpacked(waiting.request, self.max_body)
-        except EncodingError as error:
-            self._intake.dead_letter(waiting.request.body, str(error), "http")
-            self._observers.notify(Received(error.status, Counter(error=1)))
-            content = {"error": str(error), "hint": error.hint}
-            waiting.reply(json_reply(error.status, content, *self._mode_headers()))
-            return None
+    def _reply_undecodable(self, waiting: _Waiting, error: EncodingError) -> None:
+        """Keep and answer a body that cannot be decoded."""
+        self._intake.dead_letter(waiting.request.body, str(error), "http")
+        self._observers.notify(Received(error.status, Counter(error=1)))
+        content = {"error": str(error), "hint": error.hint}
+        waiting.reply(json_reply(error.status, content, *self._mode_headers()))
 
     def _on_written(self) -> None:
         """Continue after a write, whether it succeeded or not."""

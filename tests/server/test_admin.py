@@ -14,7 +14,7 @@ from engine.model.run import Outcome
 from engine.runtime.reload import Reloader
 from engine.server.admin_api import AdminApi
 from engine.server.admin_port import AdminPort
-from engine.server.operator_auth import OnThisMachine, Operators
+from engine.server.operator_auth import LoopbackAuthenticator, TokenAuthenticator
 from engine.server.operator_commands import OperatorCommands
 from engine.telemetry.events import Decided, Observers, Received
 from engine.telemetry.metrics import Metrics
@@ -46,7 +46,7 @@ class Admin:
             journal=self.journal,
             observers=observers,
             wake=self.wake,
-            pauses=self.intake.pause,
+            apply_pauses=self.intake.pause,
             now=lambda: self.now,
             playbooks=lambda: {one.name for one in self.reloader.active.set.playbooks},
         )
@@ -58,7 +58,7 @@ class Admin:
             self.metrics.text,
             lambda: ABOUT,
         )
-        self.port = AdminPort(pages, door or OnThisMachine(), self.reloader.ended)
+        self.port = AdminPort(pages, door or LoopbackAuthenticator(), self.reloader.ended)
 
     def wake(self):
         self.woken += 1
@@ -419,7 +419,7 @@ def guarded(tmp_path):
         f"{name} {role} {digest(name)}" for name, role in (("ada", "operate"), ("vic", "view"))
     ]
     file.write_text("# who may\n\n" + "\n".join(lines) + "  # looks\n")
-    made = Admin(tmp_path, Operators(file))
+    made = Admin(tmp_path, TokenAuthenticator(file))
     made.file = file
     yield made
     made.reloader.stop()
@@ -482,4 +482,4 @@ def test_a_short_token_gives_no_access_even_where_the_file_has_its_digest(guarde
 def test_an_operators_file_that_cannot_be_is_refused_with_its_line(tmp_path, text):
     (tmp_path / "operators").write_text(text)
     with pytest.raises(ValueError, match="operators"):
-        Operators(tmp_path / "operators")
+        TokenAuthenticator(tmp_path / "operators")

@@ -22,7 +22,7 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.event_formats import _Split
 from engine.server.credentials_file import MAX_BYTES
 from engine.server.messages import Request
-from engine.server.sender_auth import Credentials
+from engine.server.sender_auth import SecretCheck
 from engine.sources.http import MAX_BODY, MAX_OPEN_BODIES, MAX_OPEN_BYTES, EventPort
 from engine.telemetry.events import Observers
 from tests.support.engine import engine
@@ -263,6 +263,22 @@ def test_gzip_that_is_broken_or_too_large_is_refused_with_a_hint(why):
     disk = InstantJournal()
     status, _, said = ask(port_of(disk), packed, headers=GZIP)
     assert (status, set(said), disk.runs) == (expected, {"error", "hint"}, [])
+
+
+def test_large_gzip_bodies_are_decoded_in_separate_turns_of_the_event_loop():
+    bomb = gzip.compress(b" " * (MAX_BODY + 1))
+    headers = {b"content-encoding": b"gzip"}
+
+    async def scene():
+        port, replies, answered = port_of(InstantJournal()), [], []
+        for _ in range(3):
+            port.answer(Request(b"POST", b"/", headers, body=bomb), replies.append)
+        while len(replies) < 3:
+            await asyncio.sleep(0)
+            answered.append(len(replies))
+        assert answered == [1, 2, 3]
+
+    asyncio.run(scene())
 
 
 def test_gzip_of_just_4_mib_is_taken():
@@ -599,7 +615,7 @@ def test_without_one_of_the_tokens_it_is_401(tmp_path):
     file = tmp_path / "tokens"
     file.write_text(f"# falco\n{FIRST}\n\n  {SECOND} \t# the other cluster\r\n")
     disk = InstantJournal()
-    port = port_of(disk, access=[Credentials(file)])
+    port = port_of(disk, access=[SecretCheck(file)])
     for headers in (
         {},
         bearer(THIRD_ONE),
@@ -622,13 +638,13 @@ def test_without_one_of_the_tokens_it_is_401(tmp_path):
 def test_a_wrong_method_asks_for_no_token(tmp_path):
     file = tmp_path / "tokens"
     file.write_text(FIRST)
-    assert ask(port_of(InstantJournal(), access=[Credentials(file)]), method="GET")[0] == 405
+    assert ask(port_of(InstantJournal(), access=[SecretCheck(file)]), method="GET")[0] == 405
 
 
 def test_rotated_tokens_are_good_at_once_and_the_old_ones_no_more(tmp_path):
     file, new = tmp_path / "tokens", tmp_path / "new"
     file.write_text(FIRST)
-    port = port_of(InstantJournal(), access=[Credentials(file)])
+    port = port_of(InstantJournal(), access=[SecretCheck(file)])
     new.write_text(SECOND)
     new.rename(file)
     assert statuses(port, FIRST, SECOND) == [401, 202]
@@ -655,7 +671,7 @@ def mounted(folder, **files):
 )
 def test_a_token_file_that_loses_its_tokens_closes_the_port_at_once(tmp_path, left):
     mounted(tmp_path, tokens=FIRST)
-    port = port_of(InstantJournal(), access=[Credentials(tmp_path / "tokens")])
+    port = port_of(InstantJournal(), access=[SecretCheck(tmp_path / "tokens")])
     assert statuses(port, FIRST) == [202]
     mounted(tmp_path, **left)
     assert statuses(port, FIRST, "short", "", "x") == [401] * 4
@@ -668,7 +684,7 @@ def test_an_invalid_line_that_is_added_gives_no_access_and_costs_the_valid_ones_
 ):
     file = tmp_path / "tokens"
     file.write_text(FIRST)
-    port = port_of(InstantJournal(), access=[Credentials(file)])
+    port = port_of(InstantJournal(), access=[SecretCheck(file)])
     file.write_text(f"{FIRST}\nshort\n{SECOND}")
     assert statuses(port, FIRST, "short", SECOND) == [202, 401, 202]
     said = "".join(capsys.readouterr())
@@ -681,16 +697,16 @@ def test_a_token_file_without_tokens_or_with_a_short_one_is_refused_at_the_start
     file = tmp_path / "tokens"
     file.write_text(text)
     with pytest.raises(ValueError, match=r"no credentials|at least 16 characters"):
-        Credentials(file)
+        SecretCheck(file)
 
 
 def test_a_credentials_file_has_a_largest_size(tmp_path):
     file = tmp_path / "tokens"
     file.write_bytes(b"\xef\xbb\xbf" + FIRST.encode() + b"\n" * MAX_BYTES)
     with pytest.raises(ValueError, match="larger than 1 MiB"):
-        Credentials(file)
+        SecretCheck(file)
     file.write_bytes(b"\xef\xbb\xbf" + FIRST.encode())
-    assert statuses(port_of(InstantJournal(), access=[Credentials(file)]), FIRST) == [202]
+    assert statuses(port_of(InstantJournal(), access=[SecretCheck(file)]), FIRST) == [202]
 
 
 @pytest.fixture
@@ -755,7 +771,7 @@ def shut(tmp_path):
     """A port that lets in whom a token or a path secret names."""
     (tmp_path / "tokens").write_text("one-of-the-tokens\n")
     (tmp_path / "paths").write_text(f"# falco\n{SECRET}  # node\n{SECRET[::-1]}\n")
-    return port_of(InstantJournal(), access=[Credentials(tmp_path / "tokens", tmp_path / "paths")])
+    return port_of(InstantJournal(), access=[SecretCheck(tmp_path / "tokens", tmp_path / "paths")])
 
 
 @pytest.mark.parametrize("path", [f"/{SECRET}", f"/events/{SECRET}", f"/a/b/{SECRET[::-1]}/"])
@@ -785,7 +801,7 @@ def test_a_token_as_the_password_of_basic_lets_in_what_can_send_no_header(shut):
 def test_a_path_secret_is_rotated_like_a_token(tmp_path):
     file = tmp_path / "paths"
     file.write_text(SECRET)
-    port = port_of(InstantJournal(), access=[Credentials(None, file)])
+    port = port_of(InstantJournal(), access=[SecretCheck(None, file)])
     assert ask(port, FALCO, path=f"/{SECRET}")[0] == 202
     file.write_text(SECRET[::-1])
     os.utime(file, ns=(1, 1))
@@ -803,7 +819,7 @@ def test_a_path_secret_is_rotated_like_a_token(tmp_path):
 def test_a_path_secret_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "paths").write_text(text)
     with pytest.raises(ValueError, match="secret"):
-        Credentials(None, tmp_path / "paths")
+        SecretCheck(None, tmp_path / "paths")
 
 
 def test_while_the_disk_hangs_events_are_answered_503_and_what_it_took_after_all_is_known(

@@ -197,11 +197,11 @@ def test_an_authority_that_is_removed_closes_the_port_to_open_connections_too(
 
 def test_files_that_are_no_pair_are_told_at_the_start(tmp_path, authority):
     one, two = authority.pair("one"), authority.pair("two")
-    with pytest.raises(ValueError, match=r"two\.key does not fit"):
+    with pytest.raises(ValueError, match=r"two\.key does not match"):
         Certificates(one[0], two[1])
-    with pytest.raises(ValueError, match="no PEM of a certificate"):
+    with pytest.raises(ValueError, match="are not a PEM certificate"):
         Certificates(one[1], one[1])
-    with pytest.raises(ValueError, match="not a PEM of certificates"):
+    with pytest.raises(ValueError, match="not a PEM file of certificates"):
         Certificates(*one, one[1])
     with pytest.raises(FileNotFoundError):
         Certificates(tmp_path / "gone", one[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine.server.loopback_access import LocalPrograms
+from engine.server.loopback_access import LoopbackOnly
 from engine.server.messages import Request
 from tests.support.engine import call, engine
 from tests.support.intake import FALCO, PLAYBOOK
@@ -15,7 +15,7 @@ HERE = ("127.0.0.1", 40000)
 
 def refusal(client=HERE, **headers):
     given = {name.replace("_", "-").encode(): value for name, value in headers.items()}
-    return LocalPrograms("give tokens").reject(Request(b"POST", b"/", given, client))
+    return LoopbackOnly("give tokens").reject(Request(b"POST", b"/", given, client))
 
 
 HOSTS = (
