@@ -1,1 +1,1 @@
-"""Falco Talon's rules files, read and turned into playbooks."""
+"""Conversion of Falco Talon's rules files into playbooks."""

@@ -1,4 +1,4 @@
-"""Talon's rules files in, playbooks and findings out."""
+"""Convert Talon's rules files into playbooks and findings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.talon.import_report import ImportReport
 from engine.talon.merge import merge
 from engine.talon.playbook_yaml import playbook_yaml
 from engine.talon.rules_file import read_rules
-from engine.talon.translate import drafts
+from engine.talon.translate import playbook_drafts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from engine.model.errors import Finding
 
 MAX_SIZE = 8 << 20
-"""Characters of playbooks; a block that thousands of rules refer to would grow without bound."""
+"""Characters of all playbooks. Each rule copies the action blocks that it refers to, so a small file can give
+a large result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What an import came to.
+    """The result of an import.
 
-    playbooks: name -> the YAML of its document. findings: errors for what could not be carried over,
-    warnings for what means something else, by place. too_large: it was given up past MAX_SIZE.
+    playbooks: name -> YAML document.
+    findings: errors for parts that cannot be converted, warnings for parts that work differently, sorted by
+        location.
+    too_large: the playbooks exceed MAX_SIZE, so there are none.
     """
 
     playbooks: Mapping[str, str]
@@ -34,24 +37,25 @@ class Conversion:
 
 
 def convert(files: Sequence[tuple[str, bytes]]) -> Conversion:
-    """The playbooks that Talon's rules files come to, given as (path, content) in Talon's order.
+    """Convert Talon's rules files, given as (path, content) in Talon's order.
 
-    Where a file is broken as YAML no playbook is made: half of an override would mean something else.
+    If a file is not valid YAML, the result has no playbooks, because a part of an override would mean
+    something else.
     """
-    notes = ImportReport()
-    read, broken = [], []
+    report = ImportReport()
+    rules_files, yaml_errors = [], []
     for file, content in files:
-        rules, faults = read_rules(content, file, notes)
-        read.append(rules)
-        broken += faults
-    if broken:
-        return Conversion({}, tuple(sorted(broken, key=lambda f: (f.where, f.code))))
+        rules_file, errors = read_rules(content, file, report)
+        rules_files.append(rules_file)
+        yaml_errors += errors
+    if yaml_errors:
+        return Conversion({}, tuple(sorted(yaml_errors, key=lambda f: (f.where, f.code))))
     playbooks: dict[str, str] = {}
     size = 0
-    blocks, rules_ = merge(read, notes)
-    for draft in drafts(rules_, blocks, notes):
+    blocks, rules = merge(rules_files, report)
+    for draft in playbook_drafts(rules, blocks, report):
         playbooks[draft.name] = playbook_yaml(draft)
         size += len(playbooks[draft.name])
         if size > MAX_SIZE:
             return Conversion({}, (), too_large=True)
-    return Conversion(playbooks, tuple(notes.findings))
+    return Conversion(playbooks, tuple(report.findings))

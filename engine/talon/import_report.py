@@ -1,4 +1,4 @@
-"""What an import has to say: what was lost, and what means something else."""
+"""The findings of an import: parts that cannot be converted, and parts that work differently."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
     from engine.model.errors import Location
 
+_MAX_MESSAGE = 400
 
-class NotCarriedError(Exception):
-    """Something of Talon's that has no counterpart; the sentence says what, the hint what to do.
 
-    uses: the action that the hint needs; without it in this version there is no hint.
+class NotConvertibleError(Exception):
+    """A part of a Talon rule that has no equivalent.
+
+    hint: what to do instead.
+    uses: the action that the hint recommends. The hint is dropped if this version does not have the action.
     """
 
     def __init__(self, what: str, hint: str | None = None, uses: str | None = None) -> None:
@@ -26,22 +29,23 @@ class NotCarriedError(Exception):
 
 
 class ImportReport:
-    """Collects the findings of an import."""
+    """Collects the findings of an import. errors: the number of errors so far."""
 
     def __init__(self) -> None:
-        self.found: list[Finding] = []
-        self.losses = 0
+        self._findings: list[Finding] = []
+        self.errors = 0
 
-    def lost(self, where: Location, what: str, hint: str | None = None) -> None:
-        """Something could not be carried over."""
-        self.losses += 1
-        self.found.append(Finding(where, "not-carried", short(what, 400), hint))
+    def error(self, where: Location, what: str, hint: str | None = None) -> None:
+        """Report a part that cannot be converted."""
+        self.errors += 1
+        self._findings.append(Finding(where, "not-carried", short(what, _MAX_MESSAGE), hint))
 
-    def differs(self, where: Location, what: str, hint: str | None = None) -> None:
-        """Something was carried over but means something else, or was never obeyed by Talon."""
-        self.found.append(Finding(where, "means-else", short(what, 400), hint, "warning"))
+    def warning(self, where: Location, what: str, hint: str | None = None) -> None:
+        """Report a part that is converted but works differently, or that Talon ignores."""
+        what = short(what, _MAX_MESSAGE)
+        self._findings.append(Finding(where, "means-else", what, hint, "warning"))
 
     @property
     def findings(self) -> Iterator[Finding]:
-        """All of them, by place, each once."""
-        return iter(sorted(dict.fromkeys(self.found), key=lambda f: (f.where, f.code, f.what)))
+        """All findings without duplicates, sorted by location."""
+        return iter(sorted(dict.fromkeys(self._findings), key=lambda f: (f.where, f.code, f.what)))

@@ -1,9 +1,9 @@
-"""Several files, and several blocks of one name, become one: by Talon's own law, where it is safe.
+"""Merge several rules files, and blocks with the same name, as Talon does.
 
-Actions: what a later block says replaces, lists grow, mappings are joined. Rules: lists grow (they are
-alternatives, so the rule matches more), flags and texts are replaced. Talon drops the earlier ``priority``
-and ``source`` even where the later block has none; that would match more than anyone wrote, so it is told
-and not done.
+Action blocks: a later block replaces values, extends lists and merges mappings. Rules: a later block extends
+lists, whose items are alternatives, so the rule matches more; it replaces flags and texts. There is one
+exception: if a later block has no ``priority`` or ``source``, Talon drops the earlier one, and the rule matches
+more than anyone wrote. Here the earlier value is kept and reported.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from engine.talon.rules_file import Action, Match, Rule, RulesFile
 
 
-def merge(files: Iterable[RulesFile], notes: ImportReport) -> tuple[dict[str, Action], list[Rule]]:
-    """The action blocks by name, and the rules in the order in which each is first named."""
+def merge(files: Iterable[RulesFile], report: ImportReport) -> tuple[dict[str, Action], list[Rule]]:
+    """Return the action blocks by name, and the rules in the order of their first appearance."""
     blocks: dict[str, Action] = {}
     rules: dict[str, Rule] = {}
     for file in files:
         for action in file.actions:
-            before = blocks.get(action.name)
-            blocks[action.name] = _over(before, action, notes) if before else action
+            block = blocks.get(action.name)
+            blocks[action.name] = _merge_block(block, action, report) if block else action
         for rule in file.rules:
             earlier = rules.get(rule.name)
-            rules[rule.name] = _extended(earlier, rule, notes) if earlier else rule
+            rules[rule.name] = _merge_rule(earlier, rule, report) if earlier else rule
     return blocks, list(rules.values())
 
 
-def resolve(action: Action, blocks: Mapping[str, Action]) -> Action:
-    """A rule's action with what the block of its name adds; what the rule says itself comes first."""
+def with_block(action: Action, blocks: Mapping[str, Action]) -> Action:
+    """Return a rule's action extended by the action block of the same name. The rule's values win."""
     block = blocks.get(action.name)
     if block is None:
         return action
     parameters: dict[str, Any] = dict(block.parameters)
-    for key, own in action.parameters.items():
-        parameters[key] = _joined(own, block.parameters.get(key))
+    for key, value in action.parameters.items():
+        parameters[key] = _combined(value, block.parameters.get(key))
     return replace(
         action,
         actionner=action.actionner or block.actionner,
@@ -49,31 +49,31 @@ def resolve(action: Action, blocks: Mapping[str, Action]) -> Action:
             block.ignores_errors if action.ignores_errors is None else action.ignores_errors
         ),
         parameters=parameters,
-        places={**block.places, **action.places},
+        locations={**block.locations, **action.locations},
         output=action.output or block.output,
     )
 
 
-def _joined(own: Any, block: Any) -> Any:
-    """A parameter of a rule's action: lists have the block's items first, mappings the rule's values."""
-    if own is None:
+def _combined(value: Any, block: Any) -> Any:
+    """Combine a parameter of a rule's action with that of the block: the block's list items come first."""
+    if value is None:
         return block
-    if isinstance(own, list) and isinstance(block, list):
-        return [*block, *own]
-    if isinstance(own, dict) and isinstance(block, dict):
-        return {**block, **own}
-    return own
+    if isinstance(value, list) and isinstance(block, list):
+        return [*block, *value]
+    if isinstance(value, dict) and isinstance(block, dict):
+        return {**block, **value}
+    return value
 
 
-def _over(before: Action, later: Action, notes: ImportReport) -> Action:
-    parameters, places = dict(before.parameters), dict(before.places)
+def _merge_block(earlier: Action, later: Action, report: ImportReport) -> Action:
+    parameters, locations = dict(earlier.parameters), dict(earlier.locations)
     for key, value in later.parameters.items():
         old = parameters.get(key)
         if value is None:
             continue
         if old is not None and type(old) is not type(value):
-            what = f"`{key}` is of another type than before, so Talon keeps the earlier value"
-            notes.differs(later.places[key], what, f"see {places[key]}")
+            what = f"`{key}` has another type than before, so Talon keeps the earlier value"
+            report.warning(later.locations[key], what, f"see {locations[key]}")
             continue
         if isinstance(value, list):
             parameters[key] = [*(old or []), *value]
@@ -81,47 +81,45 @@ def _over(before: Action, later: Action, notes: ImportReport) -> Action:
             parameters[key] = {**(old or {}), **value}
         else:
             parameters[key] = value
-        places[key] = later.places[key]
+        locations[key] = later.locations[key]
     return replace(
-        before,
-        actionner=later.actionner or before.actionner,
-        description=later.description or before.description,
-        continues=before.continues if later.continues is None else later.continues,
+        earlier,
+        actionner=later.actionner or earlier.actionner,
+        description=later.description or earlier.description,
+        continues=earlier.continues if later.continues is None else later.continues,
         ignores_errors=(
-            before.ignores_errors if later.ignores_errors is None else later.ignores_errors
+            earlier.ignores_errors if later.ignores_errors is None else later.ignores_errors
         ),
         parameters=parameters,
-        places=places,
-        output=later.output or before.output,
+        locations=locations,
+        output=later.output or earlier.output,
     )
 
 
-def _extended(before: Rule, later: Rule, notes: ImportReport) -> Rule:
+def _merge_rule(earlier: Rule, later: Rule, report: ImportReport) -> Rule:
     return replace(
-        before,
-        match=_wider(before.match, later.match, notes),
-        actions=before.actions + later.actions,
-        description=later.description or before.description,
-        continues=before.continues if later.continues is None else later.continues,
-        dry_run=before.dry_run if later.dry_run is None else later.dry_run,
-        notifiers=before.notifiers + later.notifiers,
+        earlier,
+        match=_merge_match(earlier.match, later.match, report),
+        actions=earlier.actions + later.actions,
+        description=later.description or earlier.description,
+        continues=earlier.continues if later.continues is None else later.continues,
+        dry_run=earlier.dry_run if later.dry_run is None else later.dry_run,
+        notifiers=earlier.notifiers + later.notifiers,
     )
 
 
-def _wider(before: Match, later: Match, notes: ImportReport) -> Match:
+def _merge_match(earlier: Match, later: Match, report: ImportReport) -> Match:
     for key in ("priority", "source"):
-        old = getattr(before, key)
+        old = getattr(earlier, key)
         if old is not None and getattr(later, key) is None:
-            what = (
-                f"Talon drops the rule's earlier `{key}` here, for this block has none; it is kept"
-            )
-            notes.differs(later.where, what, f"see {old.where}")
+            what = f"this block has no `{key}`, so Talon drops the earlier one; Tiercel keeps it"
+            report.warning(later.where, what, f"see {old.where}")
     return replace(
-        before,
-        rules=before.rules + later.rules,
-        tags=before.tags + later.tags,
-        output_fields=before.output_fields + later.output_fields,
-        priority=later.priority or before.priority,
-        source=later.source or before.source,
-        lost=before.lost or later.lost,
+        earlier,
+        rules=earlier.rules + later.rules,
+        tags=earlier.tags + later.tags,
+        output_fields=earlier.output_fields + later.output_fields,
+        priority=later.priority or earlier.priority,
+        source=later.source or earlier.source,
+        incomplete=earlier.incomplete or later.incomplete,
     )

@@ -1,4 +1,7 @@
-"""Talon's notifiers. Where they send to stands in Talon's own config, so here it is named, not known."""
+"""Talon's notifiers as steps of ``finally``.
+
+The receiver of a notifier is in Talon's own configuration, which is not read. The steps refer to secrets.
+"""
 
 from __future__ import annotations
 
@@ -21,28 +24,29 @@ _STEPS: dict[str, dict[str, Any]] = {
         "with": {"message": "playbook %playbook %run.outcome: %rule"},
     },
 }
-_ELSEWHERE: dict[str, str | None] = {
-    "webhook": "http.request, with the URL of Talon's config",
+_UNSUPPORTED: dict[str, str | None] = {
+    "webhook": "use http.request with the URL from Talon's configuration",
     "smtp": None,
-    "loki": "the engine's audit, JSON lines on stdout, is for a log shipper",
-    "elasticsearch": "the engine's audit, JSON lines on stdout, is for a log shipper",
+    "loki": "collect the audit of the engine (JSON lines on stdout) with a log shipper",
+    "elasticsearch": "collect the audit of the engine (JSON lines on stdout) with a log shipper",
 }
+"""Notifiers that Tiercel does not have -> what to use instead."""
 
 
-def steps(notifiers: tuple[SourceText, ...], notes: ImportReport) -> list[dict[str, Any]]:
-    """The steps of ``finally``; what has no counterpart is told."""
+def notifier_steps(notifiers: tuple[SourceText, ...], report: ImportReport) -> list[dict[str, Any]]:
+    """Return the steps of ``finally``. Report the notifiers that cannot be converted."""
     found: dict[str, dict[str, Any]] = {}
-    for said in notifiers:
-        name = said.text.lower()
+    for notifier in notifiers:
+        name = notifier.text.lower()
         if name in _STEPS:
             found[name] = _STEPS[name]
-            what = f"{name} is told once a run here, in Talon after each action"
-            todo = "put the webhook's URL of Talon's config into the secret slack-webhook-url"
-            notes.differs(said.where, what, todo if name == "slack" else None)
-        elif name in _ELSEWHERE:
-            what = f"the notifier {name} has no counterpart here; left out"
-            notes.lost(said.where, what, _ELSEWHERE[name])
+            what = f"Tiercel sends {name} once per run; Talon sends it after each action"
+            hint = "create the secret slack-webhook-url with the webhook URL from Talon's configuration"
+            report.warning(notifier.where, what, hint if name == "slack" else None)
+        elif name in _UNSUPPORTED:
+            what = f"Tiercel does not have the notifier {name}; it is not converted"
+            report.error(notifier.where, what, _UNSUPPORTED[name])
         else:
-            known = {*_STEPS, *_ELSEWHERE}
-            notes.lost(said.where, f"`{said.text}` is no notifier of Talon's", nearest(name, known))
+            what = f"Talon does not have a notifier `{notifier.text}`"
+            report.error(notifier.where, what, nearest(name, {*_STEPS, *_UNSUPPORTED}))
     return list(found.values())

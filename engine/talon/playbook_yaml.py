@@ -1,9 +1,10 @@
-"""Drafts as YAML that reads as if a person had written it."""
+"""Write a playbook as readable YAML with comments that show the origin of each part."""
 
 from __future__ import annotations
 
 import re
 import textwrap
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.language.schema import API_VERSION
@@ -12,19 +13,42 @@ from engine.model.safe_text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.talon.translate import Draft
+    from engine.talon.rules_file import Rule
 
 _WIDTH = 100
+"""Columns."""
 _PLAIN = re.compile(r"[A-Za-z$/][A-Za-z0-9_$./()-]*(?: [A-Za-z0-9_$./()-]+)*")
 _WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))
 
 
-def playbook_yaml(draft: Draft) -> str:
-    """The playbook's document, with comments that say where each part came from."""
+@dataclass(frozen=True, slots=True)
+class CommentedItem:
+    """A list item of a playbook with the comment above it. value: None to write only the comment."""
+
+    value: dict[str, Any] | None
+    comment: str
+
+
+@dataclass(slots=True)
+class PlaybookDraft:
+    """A playbook to write. rule: its origin. mode: the mode and the reason for it, or None."""
+
+    name: str
+    rule: Rule
+    description: str = ""
+    mode: tuple[str, str] | None = None
+    match: dict[str, Any] = field(default_factory=dict)
+    conditions: list[CommentedItem] = field(default_factory=list)
+    steps: list[CommentedItem] = field(default_factory=list)
+    finally_: list[dict[str, Any]] = field(default_factory=list)
+
+
+def playbook_yaml(draft: PlaybookDraft) -> str:
+    """Return the YAML document of a playbook."""
     return "\n".join(_lines(draft)) + "\n"
 
 
-def _lines(draft: Draft) -> Iterator[str]:
+def _lines(draft: PlaybookDraft) -> Iterator[str]:
     rule = draft.rule
     yield from _comment(f'From {rule.where.file}:{rule.where.line}, rule "{rule.name}".', 0)
     yield f"apiVersion: {API_VERSION}"
@@ -33,7 +57,7 @@ def _lines(draft: Draft) -> Iterator[str]:
     yield f"  name: {scalar(draft.name)}"
     yield "spec:"
     if draft.description:
-        yield from _described(draft.description)
+        yield from _description(draft.description)
     if draft.mode:
         yield from _comment(draft.mode[1], 2)
         yield f"  mode: {draft.mode[0]}"
@@ -48,15 +72,15 @@ def _lines(draft: Draft) -> Iterator[str]:
     for step in draft.steps:
         yield from _comment(step.comment, 4)
         if step.value is not None:
-            yield from _item(step.value, 4, spread=True)
+            yield from _item(step.value, 4, multiline=True)
     if draft.finally_:
         yield "  finally:"
         for one in draft.finally_:
-            yield from _item(one, 4, spread=True)
+            yield from _item(one, 4, multiline=True)
 
 
-def _described(text: str) -> Iterator[str]:
-    """The description: on one line, folded where that is too long, or as a block of its own lines."""
+def _description(text: str) -> Iterator[str]:
+    """Write the description on one line, as a folded block if it is long, or as a literal block of lines."""
     lines = text.strip().split("\n")
     head = "  description:"
     single = f"{head} {scalar(lines[0])}"
@@ -65,12 +89,12 @@ def _described(text: str) -> Iterator[str]:
         yield f"{head} {scalar(text.strip())}"
     elif len(lines) > 1:
         yield f"{head} |-"
-        yield from (f"    {_no_value(line)}".rstrip() for line in lines)
+        yield from (f"    {_escape_values(line)}".rstrip() for line in lines)
     elif len(single) <= _WIDTH or not all(words):
         yield single
     else:
         yield f"{head} >-"
-        yield from (f"    {line}" for line in _wrapped(_no_value(lines[0]), _WIDTH - 4))
+        yield from (f"    {line}" for line in _wrapped(_escape_values(lines[0]), _WIDTH - 4))
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -79,7 +103,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _comment(text: str, indent: int) -> Iterator[str]:
     for line in text.splitlines():
-        is_step = line.startswith("- ")  # one that is left out, on a line of its own
+        is_step = line.startswith("- ")  # a step that is not converted stays on one line
         for part in [line] if is_step else _wrapped(printable(line), _WIDTH - indent):
             yield f"{' ' * indent}# {printable(part)}"
 
@@ -98,10 +122,10 @@ def _mapping(data: dict[str, Any], indent: int) -> Iterator[str]:
                 yield from _item(one, indent + 2)
 
 
-def _item(value: Any, indent: int, *, spread: bool = False) -> Iterator[str]:
-    """An item of a list; spread: over several lines even where one would do."""
+def _item(value: Any, indent: int, *, multiline: bool = False) -> Iterator[str]:
+    """Write a list item. multiline: use several lines even if one is enough."""
     head = f"{' ' * indent}- "
-    if not isinstance(value, dict) or (not spread and _fits(head, value)):
+    if not isinstance(value, dict) or (not multiline and _fits(head, value)):
         yield head + flow(value)
         return
     first, *rest = _mapping(value, indent + 2)
@@ -110,22 +134,22 @@ def _item(value: Any, indent: int, *, spread: bool = False) -> Iterator[str]:
 
 
 def _fits(head: str, value: Any) -> bool:
-    return _room(value, _WIDTH - len(head)) >= 0 and len(head) + len(flow(value)) <= _WIDTH
+    return _columns_left(value, _WIDTH - len(head)) >= 0 and len(head) + len(flow(value)) <= _WIDTH
 
 
-def _room(value: Any, room: int) -> int:
-    """The columns left behind a value at best; looks no further once there are none."""
+def _columns_left(value: Any, columns: int) -> int:
+    """Return the most columns that can be left after the value. Stops as soon as there are none."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    room -= len(value) if isinstance(value, (str, list, dict)) else 1
+    columns -= len(value) if isinstance(value, (str, list, dict)) else 1
     for one in inner:
-        if room < 0:
+        if columns < 0:
             break
-        room = _room(one, room)
-    return room
+        columns = _columns_left(one, columns)
+    return columns
 
 
 def flow(value: Any) -> str:
-    """A value on one line."""
+    """Return a value on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{scalar(k)}: {flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
@@ -134,21 +158,21 @@ def flow(value: Any) -> str:
 
 
 def scalar(value: Any) -> str:
-    """A scalar that every YAML reader takes for the same, and in which ``${`` is no value's name."""
+    """Return a scalar that all YAML readers read as the same value, with ``${`` escaped."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str):
         return str(value)
-    text = _no_value(value)
+    text = _escape_values(value)
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
     return '"' + "".join(map(_escaped, text)) + '"'
 
 
-def _no_value(text: str) -> str:
-    """The text, in which ``${`` does not name a value."""
+def _escape_values(text: str) -> str:
+    """Escape ``${``, which starts a reference to a value in a playbook."""
     return text.replace("${", "$${")
 
 

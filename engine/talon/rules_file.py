@@ -1,12 +1,13 @@
-"""A Talon rules file as records with their places.
+"""Read a Talon rules file into records with locations.
 
-Shapes as Falco Talon 0.3 reads them (internal/rules/rules.go, docs.falco-talon.org): one document, a list of
-``- action:`` blocks and ``- rule:`` blocks. Talon ignores keys that it does not know and every document but
-the first, so both are told here.
+The format follows Falco Talon 0.3 (internal/rules/rules.go, docs.falco-talon.org): one YAML document, a list of
+``- action:`` blocks and ``- rule:`` blocks. Talon ignores unknown keys and every document except the first.
+Both are reported.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,13 @@ _ACTION_KEYS = (
     "additional_contexts",
 )  # fmt: skip
 _MATCH_KEYS = ("rules", "priority", "tags", "output_fields", "source")
+_SCALAR = re.compile(r"(?:[&!]\S*[ \t]+)*([-+.\w]+)")
+"""A plain number or boolean after its anchor and tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceText:
-    """A text of the file, and where it stands."""
+    """A text of the file with its location."""
 
     text: str
     where: Location
@@ -38,9 +41,9 @@ class SourceText:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An action of a rule, or a block that rules refer to by its name.
+    """An action of a rule, or an action block that rules refer to by name.
 
-    continues, ignores_errors: None where it does not say. places: where each parameter stands.
+    continues, ignores_errors: None if not set. locations: the location of each parameter.
     """
 
     name: str
@@ -50,13 +53,16 @@ class Action:
     continues: bool | None = None
     ignores_errors: bool | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    places: Mapping[str, Location] = field(default_factory=dict)
+    locations: Mapping[str, Location] = field(default_factory=dict)
     output: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which events; all that is said must hold. lost: something that would narrow could not be read."""
+    """The events of a rule. An event must pass every key that is set.
+
+    incomplete: a part that would exclude events could not be read.
+    """
 
     where: Location
     rules: tuple[SourceText, ...] = ()
@@ -64,12 +70,12 @@ class Match:
     source: SourceText | None = None
     tags: tuple[SourceText, ...] = ()
     output_fields: tuple[SourceText, ...] = ()
-    lost: bool = False
+    incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule. continues: None where it does not say, which means yes."""
+    """A Talon rule. continues: whether Talon evaluates the next rules; None if not set, which means yes."""
 
     name: str
     where: Location
@@ -83,51 +89,53 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class RulesFile:
-    """The blocks of a file, in its order."""
+    """The blocks of a file, in the order of the file."""
 
     actions: tuple[Action, ...]
     rules: tuple[Rule, ...]
 
 
-def read_rules(content: bytes, file: str, notes: ImportReport) -> tuple[RulesFile, list[Finding]]:
-    """The file's blocks, and what is wrong with it as YAML, for which Talon refuses it, too.
+def read_rules(content: bytes, file: str, report: ImportReport) -> tuple[RulesFile, list[Finding]]:
+    """Return the blocks of a file, and its YAML errors. Talon refuses a file with YAML errors.
 
-    Plain words and numbers of YAML 1.1, such as ``yes`` and ``010``, are text to Talon's YAML reader.
+    Plain words and numbers of YAML 1.1, such as ``yes`` and ``010``, are text, as in Talon's YAML reader.
     """
-    documents, told = read(content, file)
-    findings = [finding for finding in told if finding.code != "yaml-trap"]
+    documents, found = read(content, file)
+    yaml_errors = [finding for finding in found if finding.code != "yaml-trap"]
     if not documents:
-        return RulesFile((), ()), findings
+        return RulesFile((), ()), yaml_errors
     for other in documents[1:]:
-        notes.differs(other.at(()), "Talon reads only the first document of a file; left out")
-    return _Reader(documents[0], notes).file(), findings
+        report.warning(other.at(()), "Talon reads only the first document of a file; not converted")
+    return _Reader(documents[0], content, report).file(), yaml_errors
 
 
 class _Reader:
-    def __init__(self, document: Document, notes: ImportReport) -> None:
+    def __init__(self, document: Document, content: bytes, report: ImportReport) -> None:
         self._document = document
-        self._notes = notes
+        self._lines = content.decode("utf-8-sig", "replace").splitlines()
+        self._report = report
         self._at = document.at
 
     def file(self) -> RulesFile:
-        """The blocks."""
+        """Read the blocks."""
         data = self._document.data
         if not isinstance(data, list):
             what = "a Talon rules file is a list of actions and rules"
-            self._notes.lost(self._at(()), what, "- rule: NAME")
+            self._report.error(self._at(()), what, "- rule: NAME")
             return RulesFile((), ())
         actions, rules = [], []
         for n, item in enumerate(data):
             if not isinstance(item, dict):
-                self._notes.lost(self._at((n,)), "an item is an action or a rule", "- rule: NAME")
+                what = "an item must be an action or a rule"
+                self._report.error(self._at((n,)), what, "- rule: NAME")
             elif "rule" in item:
                 rules.append(self._rule(item, (n,)))
             elif "action" in item:
                 actions.append(self._action(item, (n,)))
             else:
                 hint = next((w for key in item if (w := nearest(key, ("rule", "action")))), None)
-                what = "neither an action nor a rule, so Talon ignores it; left out"
-                self._notes.differs(self._at((n,)), what, hint)
+                what = "the item is not an action or a rule, so Talon ignores it; not converted"
+                self._report.warning(self._at((n,)), what, hint)
         return RulesFile(
             tuple(action for action in actions if action), tuple(rule for rule in rules if rule)
         )
@@ -136,21 +144,22 @@ class _Reader:
         name = self._text(item["rule"], (*path, "rule"))
         if not name:
             return None
-        self._unknown(item, _RULE_KEYS, path)
+        self._check_keys(item, _RULE_KEYS, path)
         actions = []
-        for where, one in self._items(item, "actions", path):
-            if isinstance(one, dict):
-                actions.append(self._action(one, where))
+        for where, value in self._items(item, "actions", path):
+            if isinstance(value, dict):
+                actions.append(self._action(value, where))
             else:
-                self._wrong(where, "a mapping")
+                self._wrong_type(where, "a mapping")
         return Rule(
             name.text,
             name.where,
             self._match(item.get("match"), (*path, "match"), name.where),
             tuple(action for action in actions if action),
-            self._plain(item, "description", path),
+            self._optional_text(item, "description", path),
             self._flag(item, "continue", path),
-            self._flag(item, "dry_run", path, wary=True),
+            # a dry_run that cannot be read counts as true, because then the playbook does less
+            self._flag(item, "dry_run", path, invalid=True),
             self._texts(item, "notifiers", path),
         )
 
@@ -158,21 +167,21 @@ class _Reader:
         name = self._text(item.get("action"), (*path, "action"))
         if not name:
             return None
-        self._unknown(item, _ACTION_KEYS, path)
+        self._check_keys(item, _ACTION_KEYS, path)
         parameters = item.get("parameters") or {}
         if not isinstance(parameters, dict):
-            self._wrong((*path, "parameters"), "a mapping")
+            self._wrong_type((*path, "parameters"), "a mapping")
             parameters = {}
         output = item.get("output")
         if "additional_contexts" in item:
             where = self._at((*path, "additional_contexts"), key=True)
-            self._notes.differs(where, "additional_contexts have no counterpart; left out")
+            self._report.warning(where, "additional_contexts has no equivalent; not converted")
         at = (*path, "actionner")
         return Action(
             name.text,
             name.where,
             self._text(item["actionner"], at) if item.get("actionner") else None,
-            self._plain(item, "description", path),
+            self._optional_text(item, "description", path),
             self._flag(item, "continue", path),
             self._flag(item, "ignore_errors", path),
             parameters,
@@ -184,77 +193,81 @@ class _Reader:
         if item is None:
             return Match(rule)
         if not isinstance(item, dict):
-            self._wrong(path, "a mapping")
-            return Match(self._at(path), lost=True)
-        before = self._notes.losses
+            self._wrong_type(path, "a mapping")
+            return Match(self._at(path), incomplete=True)
+        errors_before = self._report.errors
         for key in item.keys() - set(_MATCH_KEYS):
-            what = f"Talon knows no `{key}` in `match` and ignores it, so the rule matches more"
-            self._notes.lost(self._at((*path, key), key=True), what, nearest(key, _MATCH_KEYS))
+            what = (
+                f"Talon ignores the unknown key `{key}` in `match`, so the rule matches more events"
+            )
+            self._report.error(self._at((*path, key), key=True), what, nearest(key, _MATCH_KEYS))
         priority, source = (
             self._text(item[key], (*path, key)) if item.get(key) else None
             for key in ("priority", "source")
         )
-        lists = {
-            key: self._texts(item, key, path, empty=True)
-            for key in ("rules", "tags", "output_fields")
-        }
-        lost = self._notes.losses > before
-        return Match(self._at(path, key=True), **lists, priority=priority, source=source, lost=lost)
+        lists = {}
+        for key in ("rules", "tags", "output_fields"):
+            lists[key] = self._texts(item, key, path)
+            if key in item and not item[key]:
+                what = f"an empty `{key}` does not exclude any event"
+                self._report.warning(self._at((*path, key), key=True), what)
+        return Match(
+            self._at(path, key=True),
+            **lists,
+            priority=priority,
+            source=source,
+            incomplete=self._report.errors > errors_before,
+        )
 
-    def _unknown(self, item: dict[str, Any], known: tuple[str, ...], path: Path) -> None:
+    def _check_keys(self, item: dict[str, Any], known: tuple[str, ...], path: Path) -> None:
         for key in item.keys() - set(known):
-            where = self._at((*path, key), key=True)
-            self._notes.differs(
-                where, f"Talon knows no `{key}` and ignores it", nearest(key, known)
-            )
+            what = f"Talon ignores the unknown key `{key}`"
+            self._report.warning(self._at((*path, key), key=True), what, nearest(key, known))
 
     def _items(self, item: dict[str, Any], key: str, path: Path) -> list[tuple[Path, Any]]:
         data = item.get(key)
         if data is None:
             return []
         if not isinstance(data, list):
-            self._wrong((*path, key), "a list")
+            self._wrong_type((*path, key), "a list")
             return []
-        return [((*path, key, n), one) for n, one in enumerate(data)]
+        return [((*path, key, n), value) for n, value in enumerate(data)]
 
-    def _texts(
-        self, item: dict[str, Any], key: str, path: Path, *, empty: bool = False
-    ) -> tuple[SourceText, ...]:
-        """The texts of a list; empty: an empty one is told, for Talon takes it for no condition."""
-        found = (self._text(one, where) for where, one in self._items(item, key, path))
-        texts = tuple(text for text in found if text)
-        if empty and key in item and not item[key]:
-            what = f"an empty `{key}` narrows nothing"
-            self._notes.differs(self._at((*path, key), key=True), what)
-        return texts
+    def _texts(self, item: dict[str, Any], key: str, path: Path) -> tuple[SourceText, ...]:
+        found = (self._text(value, where) for where, value in self._items(item, key, path))
+        return tuple(text for text in found if text)
 
     def _text(self, value: Any, path: Path) -> SourceText | None:
-        """A scalar as Go's YAML reads it into a string."""
-        if isinstance(value, bool):
-            value = str(value).lower()
-        elif isinstance(value, (int, float)):
-            value = str(value)
+        """Read a scalar as text. A number or boolean is kept as written, as Go's YAML reader does."""
+        if isinstance(value, (bool, int, float)):
+            value = self._as_written(value, self._at(path))
         if isinstance(value, str) and value:
             return SourceText(value, self._at(path))
-        self._wrong(path, "text")
+        self._wrong_type(path, "text")
         return None
 
-    def _plain(self, item: dict[str, Any], key: str, path: Path) -> str:
-        said = self._text(item[key], (*path, key)) if item.get(key) else None
-        return said.text if said else ""
+    def _as_written(self, value: float, where: Location) -> str:
+        """Return the text of a plain number or boolean in the file."""
+        line = self._lines[where.line - 1] if where.line <= len(self._lines) else ""
+        found = _SCALAR.match(line, where.column - 1)
+        return found[1] if found else str(value).lower()
+
+    def _optional_text(self, item: dict[str, Any], key: str, path: Path) -> str:
+        found = self._text(item[key], (*path, key)) if item.get(key) else None
+        return found.text if found else ""
 
     def _flag(
-        self, item: dict[str, Any], key: str, path: Path, *, wary: bool = False
+        self, item: dict[str, Any], key: str, path: Path, *, invalid: bool = False
     ) -> bool | None:
-        """wary: what is taken where it can be read for neither, so that less happens and not more."""
+        """Read a boolean. invalid: the result if the value is not a boolean."""
         value = item.get(key)
         if value is None or isinstance(value, bool):
             return value
         if value in ("true", "false"):
             return bool(value == "true")
-        self._wrong((*path, key), "true or false")
-        return wary
+        self._wrong_type((*path, key), "true or false")
+        return invalid
 
-    def _wrong(self, path: Path, takes: str) -> None:
+    def _wrong_type(self, path: Path, takes: str) -> None:
         name = next((part for part in reversed(path) if isinstance(part, str)), "item")
-        self._notes.lost(self._at(path), f"`{name}` takes {takes}; Talon refuses the file")
+        self._report.error(self._at(path), f"`{name}` takes {takes}; Talon refuses the file")

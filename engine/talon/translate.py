@@ -1,201 +1,195 @@
-"""A Talon rule as a playbook that never does more than the rule did, without saying so."""
+"""Convert Talon rules into playbooks that never do more than the rule did."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.actions.registry import load_actions
 from engine.language.findings import Findings, nearest
 from engine.language.yaml_source import Document
-from engine.talon import notifiers
-from engine.talon.actionners import ACTIONNERS, FORMER
-from engine.talon.import_report import NotCarriedError
-from engine.talon.match import outside, overlap, translate
-from engine.talon.merge import resolve
-from engine.talon.parameters import Parameters
-from engine.talon.playbook_yaml import flow
+from engine.talon.actionners import ACTIONNERS, FORMER_NAMES, Parameters
+from engine.talon.import_report import NotConvertibleError
+from engine.talon.match import convert_match, negation, overlap
+from engine.talon.merge import with_block
+from engine.talon.notifiers import notifier_steps
+from engine.talon.playbook_yaml import CommentedItem, PlaybookDraft, flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from engine.model.errors import Location
+    from engine.talon.actionners import Actionner
     from engine.talon.import_report import ImportReport
-    from engine.talon.match import Wanted
-    from engine.talon.rules_file import Action, Rule
+    from engine.talon.match import ConvertedMatch
+    from engine.talon.rules_file import Action, Rule, SourceText
 
-_LONGEST_NAME = 50
-"""Of a DNS-1123 label's 63, so that a number has room behind."""
-_NOT_PLAYBOOKS = ("values", "kustomization")
-_MOST_ENDINGS = 20
-"""Rules with ``continue: false`` that a later playbook excludes; their number would grow as the square."""
-_MOST_ASKED = 200
-"""Earlier rules of the same Falco rules that are compared; past them all count as overlapping."""
-
-
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """A part of a playbook with the comment over it. value: None where only the comment is left."""
-
-    value: dict[str, Any] | None
-    comment: str
+_MAX_NAME = 50
+"""Characters of a playbook name. A DNS-1123 label can have 63, so there is space for a number."""
+_RESERVED_NAMES = ("values", "kustomization")
+"""File names that the loader does not read as playbooks."""
+_MAX_EXCLUSIONS = 20
+"""Rules with ``continue: false`` that a later playbook excludes. Without a limit, the size of the playbooks
+would grow with the square of the number of rules."""
+_MAX_COMPARED = 200
+"""Earlier rules that are compared with a rule. If there are more, the list of exclusions is incomplete."""
 
 
-@dataclass(slots=True)
-class Draft:
-    """A playbook about to be written. comments: over the document. mode: with the reason in brackets."""
+def playbook_drafts(
+    rules: Sequence[Rule], blocks: Mapping[str, Action], report: ImportReport
+) -> Iterator[PlaybookDraft]:
+    """Yield one playbook per rule, in the order of the rules.
 
-    name: str
-    rule: Rule
-    comments: list[str] = field(default_factory=list)
-    description: str = ""
-    mode: tuple[str, str] | None = None
-    match: dict[str, Any] = field(default_factory=dict)
-    conditions: list[Noted] = field(default_factory=list)
-    steps: list[Noted] = field(default_factory=list)
-    finally_: list[dict[str, Any]] = field(default_factory=list)
-
-
-def drafts(
-    rules: Sequence[Rule], blocks: Mapping[str, Action], notes: ImportReport
-) -> Iterator[Draft]:
-    """The playbooks, in the rules' order; a rule that leaves nothing to do is told and left out."""
-    names = _Names()
-    endings = _Endings()
+    A rule without a step that can be converted is reported and not converted.
+    """
+    names = _UniqueNames()
+    terminal_rules = _TerminalRules()
     for rule in rules:
-        wanted = translate(rule.match, notes)
-        draft = Draft(names.new(rule.name), rule, description=rule.description)
-        draft.match = wanted.match
-        draft.conditions = [Noted(one, "") for one in wanted.conditions]
-        whole = _exclude(endings, wanted, draft, notes) and wanted.whole
-        draft.steps = _steps(rule, blocks, notes)
-        draft.finally_ = notifiers.steps(rule.notifiers, notes)
+        converted = convert_match(rule.match, report)
+        draft = PlaybookDraft(names.new(rule.name), rule, description=rule.description)
+        draft.match = converted.match
+        draft.conditions = [CommentedItem(condition, "") for condition in converted.conditions]
+        complete = _exclude(terminal_rules, converted, draft, report) and converted.complete
+        draft.steps = _steps(rule, blocks, report)
+        draft.finally_ = notifier_steps(rule.notifiers, report)
         if rule.dry_run:
             draft.mode = "dryRun", "dry_run: true in Talon"
-        elif not whole:
-            draft.mode = "dryRun", "not all of the rule's match could be carried over"
+        elif not complete:
+            draft.mode = "dryRun", "a part of the rule's match could not be converted"
         if any(step.value for step in draft.steps):
             yield draft
         else:
-            what = "none of its actions could be carried over; the rule is left out"
-            notes.lost(rule.where, what)
+            what = "none of the actions can be converted, so the rule is not converted"
+            report.error(rule.where, what)
         if rule.continues is False:
-            endings.add(rule, wanted)
+            terminal_rules.add(rule, converted)
 
 
-class _Endings:
-    """The rules so far after which Talon asks no other, found by the Falco rules that they name."""
+class _TerminalRules:
+    """The earlier rules with ``continue: false``. After one of them matches, Talon evaluates no other rule."""
 
     def __init__(self) -> None:
-        self._all: list[tuple[Rule, Wanted]] = []
-        self._of: dict[str | None, list[int]] = {}
+        self._all: list[tuple[Rule, ConvertedMatch]] = []
+        self._by_falco_rule: dict[str | None, list[int]] = {}
 
-    def add(self, rule: Rule, wanted: Wanted) -> None:
-        """One more."""
-        for name in wanted.rules or (None,):
-            self._of.setdefault(name, []).append(len(self._all))
-        self._all.append((rule, wanted))
+    def add(self, rule: Rule, converted: ConvertedMatch) -> None:
+        """Add a rule."""
+        for name in converted.rules or (None,):
+            self._by_falco_rule.setdefault(name, []).append(len(self._all))
+        self._all.append((rule, converted))
 
-    def over(self, wanted: Wanted) -> tuple[list[tuple[Rule, Wanted]], bool]:
-        """Those that an event may match, too, and whether these are all of them."""
+    def overlapping(
+        self, converted: ConvertedMatch
+    ) -> tuple[list[tuple[Rule, ConvertedMatch]], bool]:
+        """Return the rules that the same event can match, and whether the list is complete."""
         numbers: Sequence[int] = range(len(self._all))
-        if wanted.rules:
-            of = (self._of.get(name, ()) for name in (None, *wanted.rules))
-            numbers = sorted({number for found in of for number in found})
-        near = (self._all[number] for number in numbers[:_MOST_ASKED])
-        found = [one for one in near if overlap(one[1], wanted)]
-        few = len(found) <= _MOST_ENDINGS and len(numbers) <= _MOST_ASKED
-        return found[:_MOST_ENDINGS], few
+        if converted.rules:
+            lists = (self._by_falco_rule.get(name, ()) for name in (None, *converted.rules))
+            numbers = sorted({number for found in lists for number in found})
+        candidates = (self._all[number] for number in numbers[:_MAX_COMPARED])
+        found = [one for one in candidates if overlap(one[1], converted)]
+        complete = len(found) <= _MAX_EXCLUSIONS and len(numbers) <= _MAX_COMPARED
+        return found[:_MAX_EXCLUSIONS], complete
 
 
-def _exclude(endings: _Endings, wanted: Wanted, draft: Draft, notes: ImportReport) -> bool:
-    """Conditions against earlier rules after which Talon asks no other; whether all could be written."""
-    before, written = endings.over(wanted)
-    if not written:
-        what = (
-            f"more than {_MOST_ENDINGS} earlier rules have `continue: false`; no more are excluded"
-        )
-        notes.lost(draft.rule.where, what, "every playbook that matches acts; none ends the others")
-    for rule, other in before:
-        draft.conditions.append(
-            Noted(outside(other), f'"{rule.name}" ({_line(rule.where)}) has continue: false')
-        )
-        if not other.whole:
+def _exclude(
+    terminal_rules: _TerminalRules,
+    converted: ConvertedMatch,
+    draft: PlaybookDraft,
+    report: ImportReport,
+) -> bool:
+    """Add conditions that exclude the events of earlier terminal rules; return whether they are complete."""
+    earlier, complete = terminal_rules.overlapping(converted)
+    if not complete:
+        what = f"more than {_MAX_EXCLUSIONS} earlier rules have `continue: false`; only the first are excluded"
+        hint = "in Tiercel, every playbook that matches runs"
+        report.error(draft.rule.where, what, hint)
+    for rule, match in earlier:
+        comment = f'"{rule.name}" ({_line(rule.where)}) has continue: false'
+        draft.conditions.append(CommentedItem(negation(match), comment))
+        if not match.complete:
             what = (
-                f'"{rule.name}" ends the evaluation, and not all of its match could be carried over'
+                f'"{rule.name}" has `continue: false`, and a part of its match cannot be converted'
             )
-            notes.lost(draft.rule.where, what, f"see {rule.where}")
-            written = False
-    return written
+            report.error(draft.rule.where, what, f"see {rule.where}")
+            complete = False
+    return complete
 
 
-def _steps(rule: Rule, blocks: Mapping[str, Action], notes: ImportReport) -> list[Noted]:
-    steps: list[Noted] = []
-    names = _Names()
-    ended: Action | None = None
-    for one in rule.actions:
-        action = resolve(one, blocks)
+def _steps(rule: Rule, blocks: Mapping[str, Action], report: ImportReport) -> list[CommentedItem]:
+    steps: list[CommentedItem] = []
+    names = _UniqueNames()
+    terminal: Action | None = None
+    for listed in rule.actions:
+        action = with_block(listed, blocks)
         origin = f"{_line(action.where)}: {action.name}"
-        if ended is not None:
-            what = f"`{action.name}` never runs in Talon, for `{ended.name}` before it ends the rule; left out"
-            notes.differs(one.where, what, f"continue: true on `{ended.name}` would let it run")
-            steps.append(Noted(None, f"{origin}: left out, for it never ran in Talon"))
+        if terminal is not None:
+            what = f"Talon never runs `{action.name}`, because `{terminal.name}` ends the rule; not converted"
+            hint = f"in Talon, set continue: true on `{terminal.name}`"
+            report.warning(listed.where, what, hint)
+            steps.append(
+                CommentedItem(None, f"{origin}: not converted, because Talon never runs it")
+            )
             continue
-        name = names.new(action.name)
-        steps.append(_step(action, name, origin, notes))
+        steps.append(_step(action, names.new(action.name), origin, report))
         if not _continues(action):
-            ended = action
+            terminal = action
     return steps
 
 
 def _continues(action: Action) -> bool:
     if action.continues is not None or action.actionner is None:
         return action.continues is not False
-    known = ACTIONNERS.get(FORMER.get(action.actionner.text, action.actionner.text))
+    known = _actionner(action.actionner)
     return known is None or known.continues
 
 
-def _step(action: Action, name: str, origin: str, notes: ImportReport) -> Noted:
-    said = action.actionner
-    if said is None:
-        what = f"`{action.name}` has no actionner, and no action block has one for it"
-        notes.lost(action.where, what)
-        return Noted(None, f"{origin}: left out, it has no actionner")
-    actionner = ACTIONNERS.get(FORMER.get(said.text, said.text))
+def _actionner(name: SourceText) -> Actionner | None:
+    return ACTIONNERS.get(FORMER_NAMES.get(name.text, name.text))
+
+
+def _step(action: Action, name: str, origin: str, report: ImportReport) -> CommentedItem:
+    """Convert an action into a step. If that is not possible, report it and return only a comment."""
+    if action.actionner is None:
+        what = f"`{action.name}` has no actionner, and there is no action block with one"
+        report.error(action.where, what)
+        return CommentedItem(None, f"{origin}: not converted, no actionner")
+    label = action.actionner.text
+    actionner = _actionner(action.actionner)
     if actionner is None:
-        notes.lost(
-            said.where, f"Talon has no actionner `{said.text}`", nearest(said.text, ACTIONNERS)
-        )
-        return Noted(None, f"{origin} ({said.text}): left out, Talon has no such actionner")
-    origin += f" ({said.text})"
-    parameters = Parameters(action, notes)
+        what = f"Talon does not have an actionner `{label}`"
+        report.error(action.actionner.where, what, nearest(label, ACTIONNERS))
+        return CommentedItem(None, f"{origin} ({label}): not converted, unknown actionner")
+    origin += f" ({label})"
+    parameters = Parameters(action, report)
     try:
-        given = actionner.carry(parameters)
-    except NotCarriedError as error:
-        notes.lost(action.where, f"`{action.name}` ({said.text}) left out: {error}", error.hint)
-        return Noted(None, f"{origin}: left out, see what tiercel import said")
-    parameters.tell_rest()
+        converted = actionner.convert(parameters)
+    except NotConvertibleError as error:
+        what = f"`{action.name}` ({label}) is not converted: {error}"
+        report.error(action.where, what, error.hint)
+        return CommentedItem(None, f"{origin}: not converted, see the output of tiercel import")
+    parameters.report_unknown()
     step: dict[str, Any] = {"action": actionner.action, "name": name}
-    if given:
-        step["with"] = given
+    if converted:
+        step["with"] = converted
     if action.ignores_errors:
         step["onFailure"] = "continue"
-    fault = _fault(actionner.action, given)
-    if fault:
-        notes.lost(action.where, f"`{action.name}` ({said.text}) left out: {fault[0]}", fault[1])
-        return Noted(None, f"{origin}: left out, {fault[0]}\n- {flow(step)}")
+    mistake = _mistake(actionner.action, converted)
+    if mistake:
+        what = f"`{action.name}` ({label}) is not converted: {mistake[0]}"
+        report.error(action.where, what, mistake[1])
+        return CommentedItem(None, f"{origin}: not converted, {mistake[0]}\n- {flow(step)}")
     comment = f"{origin}\n{action.description}" if action.description else origin
-    return Noted(step, comment)
+    return CommentedItem(step, comment)
 
 
-def _fault(name: str, given: Mapping[str, Any]) -> tuple[str, str | None] | None:
-    """Why this version does not take the step: what is wrong, and a hint."""
+def _mistake(name: str, parameters: Mapping[str, Any]) -> tuple[str, str | None] | None:
+    """Return the message and the hint if this version does not accept the step, else None."""
     action = load_actions().get(name)
     if action is None:
-        return f"this version has no action {name}", "the step stands in the playbook as a comment"
+        return f"this version has no action {name}", "the playbook contains the step as a comment"
     findings = Findings(Document("", None))
-    action.compile(dict(given), ("with",), findings, ())
+    action.compile(dict(parameters), ("with",), findings, ())
     errors = [finding for finding in findings.entries if finding.severity == "error"]
     return (f"{name}: {errors[0].what}", errors[0].hint) if errors else None
 
@@ -205,23 +199,23 @@ def _line(where: Location) -> str:
 
 
 def _label(text: str) -> str:
-    """A DNS-1123 label from a name."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_NAME].strip("-")
-    return f"{words}-rule" if words in _NOT_PLAYBOOKS else words or "rule"
+    """Return a DNS-1123 label for a text."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_MAX_NAME].strip("-")
+    return f"{words}-rule" if words in _RESERVED_NAMES else words or "rule"
 
 
-class _Names:
-    """Names given once each; one that is taken gets a number."""
+class _UniqueNames:
+    """Gives each name once. A name that is already used gets a number."""
 
     def __init__(self) -> None:
-        self._given: dict[str, int] = {}
+        self._used: dict[str, int] = {}
 
     def new(self, text: str) -> str:
-        """A DNS-1123 label from a text, unlike those before."""
+        """Return an unused DNS-1123 label for a text."""
         name = _label(text)
         unique = name
-        while unique in self._given:
-            self._given[name] += 1
-            unique = f"{name}-{self._given[name]}"
-        self._given[unique] = 1
+        while unique in self._used:
+            self._used[name] += 1
+            unique = f"{name}-{self._used[name]}"
+        self._used[unique] = 1
         return unique

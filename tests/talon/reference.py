@@ -1,4 +1,4 @@
-"""What the tests of the import share: rules files, and Talon's own matching, slow and obvious."""
+"""Helpers of the import tests: rules files, and a simple reference implementation of Talon's matching."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _ORDER = ("debug", "informational", "notice", "warning", "error", "critical", "a
 
 
 def rule(name="r", **more):
-    """A rule that labels the pod."""
+    """Return a rule that labels the pod."""
     return {"rule": name, "actions": [LABEL], **more}
 
 
 def imported(*files):
-    """The conversion of rules files, each given as text or as a list of blocks (JSON is YAML)."""
+    """Convert rules files, each given as bytes, as text or as a list of blocks (JSON is YAML)."""
     contents = [file if isinstance(file, bytes | str) else json.dumps(file) for file in files]
     encoded = [one if isinstance(one, bytes) else one.encode() for one in contents]
     return convert([(f"rules{n}.yaml", one) for n, one in enumerate(encoded)])
 
 
 def loaded(conversion):
-    """The playbooks of a conversion; every one of them passes the loader."""
+    """Return the playbooks of a conversion by name. Fails if the loader reports an error."""
     files = {f"{name}.yaml": text.encode() for name, text in conversion.playbooks.items()}
     found = new_loader().load(Files("", files))
     assert found.errors == ()
@@ -37,7 +37,7 @@ def loaded(conversion):
 
 
 def acting(conversion, event):
-    """The names of the playbooks in force that run on an event, as `plan` has it."""
+    """Return the names of the playbooks with mode enforce that run for an event."""
     playbooks = PlaybookIndex(loaded(conversion).values())
     planned = plan(parse_event(event), playbooks, PlanningMemory())
     return {
@@ -56,7 +56,7 @@ def _number(word):
 
 
 def _printed(value):
-    """Go's ``%v`` of a value of JSON."""
+    """Return a JSON value as Go's ``%v`` prints it."""
     if value is None or type(value) is bool:
         return {None: "<nil>", True: "true", False: "false"}[value]
     if isinstance(value, list):
@@ -65,7 +65,7 @@ def _printed(value):
 
 
 def _float(value):
-    """The fewest digits that are the same float64; in full below 1e6, else with an exponent."""
+    """Return the fewest digits with the same float64, without an exponent below 1e6."""
     short = next(s for n in range(18) if float(s := f"{value:.{n}e}") == value)
     mantissa, exponent = short.split("e")
     if not -4 <= int(exponent) < 6:
@@ -83,7 +83,7 @@ def _entry_holds(entry, fields):
 
 
 def talon_matches(match, event):
-    """Whether Talon's rule matches: rules.go, said again."""
+    """Return whether Talon's rule matches, as in rules.go."""
     rules, priority, tags = match.get("rules"), match.get("priority", ""), match.get("tags")
     if rules and event["rule"] not in rules:
         return False
@@ -105,7 +105,7 @@ def talon_matches(match, event):
 
 
 def talon_acts(rules, event):
-    """The names of the rules that Talon runs, in order; one with continue: false ends it."""
+    """Return the names of the rules that Talon runs, in order. A rule with continue: false is the last."""
     ran = []
     for one in rules:
         if talon_matches(one.get("match", {}), event):

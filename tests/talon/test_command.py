@@ -13,8 +13,8 @@ PAGE = (Path(__file__).parents[2] / "docs/import.md").read_text()
 BLOCKS = dict(
     zip(("rules", "playbook"), re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL), strict=True)
 )
-TOLD = re.search(r"```text\n(.*?)```", PAGE, re.DOTALL)[1]
-CARRIED = """\
+MESSAGES = re.search(r"```text\n(.*?)```", PAGE, re.DOTALL)[1]
+CONVERTIBLE = """\
 - rule: r
   match: {rules: [R]}
   actions: [{action: Mark, actionner: "kubernetes:label", parameters: {labels: {a: b}}}]
@@ -25,7 +25,7 @@ CARRIED = """\
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rules.yaml").write_text(BLOCKS["rules"])
-    (tmp_path / "good.yaml").write_text(CARRIED)
+    (tmp_path / "good.yaml").write_text(CONVERTIBLE)
     return tmp_path
 
 
@@ -33,14 +33,14 @@ def tiercel(*arguments, stdin=None):
     return CliRunner().invoke(cli, arguments, stdin, prog_name="tiercel", catch_exceptions=False)
 
 
-def test_the_example_of_the_page_comes_out_as_the_page_shows():
+def test_the_example_of_the_page_gives_the_result_on_the_page():
     result = tiercel("import", "talon", "rules.yaml")
     assert result.stdout == BLOCKS["playbook"]
-    assert result.stderr == TOLD
+    assert result.stderr == MESSAGES
     assert result.exit_code == 1
 
 
-def test_the_page_names_every_actionner_and_what_becomes_of_it():
+def test_the_page_names_every_actionner_with_its_action():
     rows = {row for row in PAGE.splitlines() if row.startswith("| `")}
     missing = [
         name
@@ -50,7 +50,7 @@ def test_the_page_names_every_actionner_and_what_becomes_of_it():
     assert missing == []
 
 
-def test_what_is_carried_over_whole_exits_0_and_loads(folder):
+def test_a_complete_conversion_exits_0_and_loads(folder):
     result = tiercel("import", "talon", "good.yaml")
     assert (result.exit_code, result.stderr) == (
         0, "1 playbook, 0 errors, 0 warnings.\n",
@@ -59,25 +59,25 @@ def test_what_is_carried_over_whole_exits_0_and_loads(folder):
     assert tiercel("check", "p.yaml").exit_code == 0
 
 
-def test_warnings_matter_only_to_the_strict(folder):
-    (folder / "good.yaml").write_text(CARRIED + "  notifiers: [k8sevents]\n")
+def test_warnings_change_the_exit_code_only_with_strict(folder):
+    (folder / "good.yaml").write_text(CONVERTIBLE + "  notifiers: [k8sevents]\n")
     assert tiercel("import", "talon", "good.yaml").exit_code == 0
     assert tiercel("import", "talon", "good.yaml", "--strict").exit_code == 3
     assert tiercel("import", "talon", "rules.yaml", "--strict").exit_code == 1
 
 
-def test_each_playbook_goes_into_a_file_of_its_own_and_never_over_another(folder):
-    (folder / "good.yaml").write_text(CARRIED + CARRIED.replace("rule: r", "rule: s"))
+def test_out_writes_one_file_per_playbook_and_does_not_overwrite(folder):
+    (folder / "good.yaml").write_text(CONVERTIBLE + CONVERTIBLE.replace("rule: r", "rule: s"))
     result = tiercel("import", "talon", "good.yaml", "--out", "mine/deep")
     assert (result.exit_code, result.stdout) == (0, "mine/deep/r.yaml\nmine/deep/s.yaml\n")
     assert tiercel("check", "mine").exit_code == 0
     (folder / "mine/deep/s.yaml").unlink()
-    (folder / "mine/deep/r.yaml").write_text("own work")
+    (folder / "mine/deep/r.yaml").write_text("edited")
     again = tiercel("import", "talon", "good.yaml", "--out", "mine/deep")
     assert again.exit_code == 2
     assert "mine/deep/r.yaml already exists" in again.stderr
     assert not (folder / "mine/deep/s.yaml").exists()
-    assert (folder / "mine/deep/r.yaml").read_text() == "own work"
+    assert (folder / "mine/deep/r.yaml").read_text() == "edited"
     assert tiercel("import", "talon", "good.yaml", "--out", "mine/deep", "--force").exit_code == 0
     assert "kind: Playbook" in (folder / "mine/deep/r.yaml").read_text()
 
@@ -92,7 +92,7 @@ def test_json_has_playbooks_and_findings():
     assert result.exit_code == 1
 
 
-def test_a_broken_file_makes_nothing_and_a_missing_one_is_a_usage_error(folder):
+def test_invalid_yaml_gives_no_playbook_and_a_missing_file_is_a_usage_error(folder):
     (folder / "good.yaml").write_text("- rule: [\n")
     result = tiercel("import", "talon", "good.yaml", "--out", "mine")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -105,5 +105,5 @@ def test_a_broken_file_makes_nothing_and_a_missing_one_is_a_usage_error(folder):
     )
 
 
-def test_a_dash_is_stdin():
-    assert "name: r\n" in tiercel("import", "talon", "-", stdin=CARRIED).stdout
+def test_a_dash_reads_stdin():
+    assert "name: r\n" in tiercel("import", "talon", "-", stdin=CONVERTIBLE).stdout

@@ -8,9 +8,23 @@ from tests.talon.reference import acting, alert, imported, rule, talon_acts
 
 NAMES = st.sampled_from(["R", "S", "R*", "R?"])
 TAGS = st.sampled_from(["network", "shell", "t1059"])
-EXACT = ["v", "w", "443", "1.5", "true"]
-TOLD = ["<nil>", "1000660000", "1.00066e+09", "1.5e+07", "0.00001", "1e-05"]
-SENT = ["v", "", "<NA>", 443, 1.5, True, "443", None, 1000660000, 15e6, 1e-5, "1000660000", "<nil>"]
+EXACT_VALUES = ["v", "w", "443", "1.5", "true"]
+DIFFERENT_VALUES = ["<nil>", "1000660000", "1.00066e+09", "1.5e+07", "0.00001", "1e-05"]
+EVENT_VALUES = [
+    "v",
+    "",
+    "<NA>",
+    443,
+    1.5,
+    True,
+    "443",
+    None,
+    1000660000,
+    15e6,
+    1e-5,
+    "1000660000",
+    "<nil>",
+]
 FIELDS = st.sampled_from(["a.x", "b.y[2]"])
 PRIORITY = st.builds(
     "{}{}".format,
@@ -62,19 +76,22 @@ QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCh
 
 
 @QUICK
-@given(rules_with(EXACT), events(st.sampled_from(["v", "w", "443", "true"]), complete=True))
-def test_on_an_event_with_its_fields_the_playbooks_act_just_as_talon_does(rules, event):
+@given(rules_with(EXACT_VALUES), events(st.sampled_from(["v", "w", "443", "true"]), complete=True))
+def test_for_an_event_with_all_fields_the_playbooks_act_exactly_like_talon(rules, event):
     assert acting(imported(rules), event) == set(talon_acts(rules, event))
 
 
 @QUICK
-@given(rules_with(EXACT + TOLD), events(st.sampled_from(SENT), complete=False))
-def test_no_event_makes_them_act_where_talon_does_not(rules, event):
+@given(
+    rules_with(EXACT_VALUES + DIFFERENT_VALUES),
+    events(st.sampled_from(EVENT_VALUES), complete=False),
+)
+def test_the_playbooks_never_act_if_talon_does_not(rules, event):
     assert acting(imported(rules), event) <= set(talon_acts(rules, event))
 
 
 @pytest.mark.parametrize(
-    ("wanted", "given", "acts"),
+    ("priority", "event_priority", "acts"),
     [
         (">=Warning", "Warning", True), (">=Warning", "Critical", True), (">=Warning", "Notice", False),
         ("Warning", "Warning", True), ("Warning", "Critical", False), (">Warning", "Warning", False),
@@ -82,12 +99,12 @@ def test_no_event_makes_them_act_where_talon_does_not(rules, event):
         ("<Notice", "Notice", False), ("<Notice", "Debug", True), (">Emergency", "Emergency", False),
     ],
 )  # fmt: skip
-def test_priorities_compare_as_they_are_written(wanted, given, acts):
-    conversion = imported([rule(match={"priority": wanted})])
-    assert bool(acting(conversion, alert(priority=given))) is acts
+def test_a_priority_is_compared_with_its_operator(priority, event_priority, acts):
+    conversion = imported([rule(match={"priority": priority})])
+    assert bool(acting(conversion, alert(priority=event_priority))) is acts
 
 
-def test_entries_of_tags_are_alternatives_and_within_one_all_must_be_there():
+def test_entries_of_tags_are_alternatives_and_all_tags_of_an_entry_are_required():
     conversion = imported([rule(match={"tags": ["network, shell", "t1059"]})])
     assert acting(conversion, alert(tags=["network", "shell"]))
     assert acting(conversion, alert(tags=["t1059"]))
@@ -95,7 +112,7 @@ def test_entries_of_tags_are_alternatives_and_within_one_all_must_be_there():
     assert not acting(conversion, alert())
 
 
-def test_a_number_and_its_text_are_the_same_to_talon_so_they_are_here():
+def test_a_number_equals_its_text():
     conversion = imported([rule(match={"output_fields": ["fd.rport=443"]})])
     assert conversion.findings == ()
     assert acting(conversion, alert(output_fields={"fd.rport": 443}))
@@ -120,17 +137,17 @@ def test_a_number_and_its_text_are_the_same_to_talon_so_they_are_here():
         ("k8s.pod.name!=<nil>", None, False, "means-else"),
     ],
 )
-def test_values_that_go_prints_in_its_own_way_are_told(entry, value, talon, code):
+def test_a_value_that_go_prints_differently_is_reported(entry, value, talon, code):
     rules = [rule(match={"rules": ["R"], "output_fields": [entry]})]
     event = alert(output_fields={entry.partition("=")[0].rstrip("!"): value})
     assert bool(talon_acts(rules, event)) is talon
     conversion = imported(rules)
-    told = [finding.code for finding in conversion.findings]
-    assert (code in told) if code else (told == [])
+    codes = [finding.code for finding in conversion.findings]
+    assert (code in codes) if code else (codes == [])
     assert len(acting(conversion, event)) <= talon
 
 
-def test_not_equal_on_a_missing_field_is_told_and_does_not_act():
+def test_not_equal_on_a_missing_field_is_reported_and_does_not_act():
     rules = "- rule: r\n  match:\n    output_fields:\n      - k8s.ns.name!=kube-system, k8s.ns.name!=falco\n"
     rules += (
         "  actions: [{action: m, actionner: 'kubernetes:label', parameters: {labels: {a: b}}}]\n"
@@ -139,44 +156,44 @@ def test_not_equal_on_a_missing_field_is_told_and_does_not_act():
     (finding,) = conversion.findings
     assert str(finding.where) == "rules0.yaml:4:9"
     assert finding.severity == "warning"
-    assert "`!=` holds in Talon on an event without `k8s.ns.name`" in finding.what
+    assert "in Talon, `!=` is true for an event without `k8s.ns.name`" in finding.what
     assert "notIn: [kube-system, falco]" in conversion.playbooks["r"]
     assert acting(conversion, alert(output_fields={"k8s.ns.name": "demo"}))
     assert not acting(conversion, alert(output_fields={"k8s.ns.name": "falco"}))
     assert not acting(conversion, alert())
 
 
-def test_exclusions_written_as_alternatives_are_told_to_exclude_nothing():
+def test_alternatives_of_exclusions_are_reported_because_they_exclude_nothing():
     entries = ["k8s.ns.name!=a", "k8s.ns.name!=b"]
     conversion = imported([rule(match={"output_fields": entries})])
-    (told,) = [finding for finding in conversion.findings if "exclude nothing" in finding.what]
-    assert told.hint == "k8s.ns.name!=a, k8s.ns.name!=b"
+    (reported,) = [finding for finding in conversion.findings if "exclude nothing" in finding.what]
+    assert reported.hint == "k8s.ns.name!=a, k8s.ns.name!=b"
     assert acting(conversion, alert(output_fields={"k8s.ns.name": "a"}))
 
 
-def test_a_star_in_a_rules_name_is_a_letter():
+def test_a_star_in_a_rule_name_is_a_literal_character():
     conversion = imported([rule(match={"rules": ["Read /etc/*"]})])
     assert acting(conversion, alert("Read /etc/*"))
     assert not acting(conversion, alert("Read /etc/shadow"))
 
 
-def test_a_reference_to_a_value_is_text():
+def test_a_reference_to_a_value_is_kept_as_text():
     conversion = imported(
         [rule("${x}", match={"output_fields": ["proc.cmdline=echo ${HOME} $${x}"]})]
     )
     assert acting(conversion, alert(output_fields={"proc.cmdline": "echo ${HOME} $${x}"}))
 
 
-def test_a_rule_after_one_that_ends_the_evaluation_acts_on_the_other_events():
+def test_a_rule_after_a_terminal_rule_acts_only_on_the_other_events():
     first = rule("first", match={"output_fields": ["a!=1"]}, **{"continue": False})
     conversion = imported([first, rule("second", match={"rules": ["R"]})])
     assert acting(conversion, alert(output_fields={"a": "1"})) == {"second"}
     assert acting(conversion, alert(output_fields={"a": "2"})) == {"first"}
-    # Talon runs only the first here; the first does not act on a missing field, and the second must not
+    # Talon runs only the first rule. Its playbook does not act on a missing field, and the second must not act.
     assert acting(conversion, alert()) == set()
 
 
-def test_an_event_without_the_field_of_the_rule_that_ends_is_for_the_next():
+def test_an_event_without_the_field_of_a_terminal_rule_is_handled_by_the_next_rule():
     first = rule("first", match={"output_fields": ["a=1"]}, **{"continue": False})
     conversion = imported([first, rule("second", match={"rules": ["R"]})])
     assert acting(conversion, alert()) == {"second"}
@@ -199,7 +216,7 @@ def test_an_event_without_the_field_of_the_rule_that_ends_is_for_the_next():
         ["R"],
     ],
 )
-def test_where_a_condition_is_lost_the_playbook_only_shows_what_it_would_do(match):
+def test_a_playbook_with_a_lost_condition_has_mode_dry_run(match):
     conversion = imported([rule(match=match)])
     assert [f.severity for f in conversion.findings if f.severity == "error"]
     assert "  mode: dryRun\n" in conversion.playbooks["r"]
@@ -207,20 +224,20 @@ def test_where_a_condition_is_lost_the_playbook_only_shows_what_it_would_do(matc
 
 
 @pytest.mark.parametrize(
-    ("match", "told"),
+    ("match", "message"),
     [
         ({"output_fields": ["proc.cmdline=a=b"]}, "Talon ignores `proc.cmdline=a=b`"),
         ({"output_fields": ["proc.cmdline!=a!b"]}, "Talon ignores `proc.cmdline!=a!b`"),
-        ({"output_fields": ["a=b , c=d"]}, "Talon takes the space in `a=b `"),
-        ({"output_fields": ["k8s.pod.name!=<NA>"]}, "became `exists: true`"),
-        ({"source": "syscalls"}, "`syscalls` is `syscall` here"),
-        ({"priority": ">="}, "names no priority"),
-        ({"rules": []}, "an empty `rules` narrows nothing"),
-        ({}, "it matches every event"),
+        ({"output_fields": ["a=b , c=d"]}, "the space in `a=b `"),
+        ({"output_fields": ["k8s.pod.name!=<NA>"]}, "becomes `exists: true`"),
+        ({"source": "syscalls"}, "`syscalls` becomes `syscall`"),
+        ({"priority": ">="}, "has no priority name"),
+        ({"rules": []}, "an empty `rules` does not exclude any event"),
+        ({}, "matches every event"),
     ],
 )
-def test_what_means_something_else_is_told(match, told):
+def test_a_part_that_works_differently_is_reported(match, message):
     conversion = imported([rule(match=match)])
     assert {finding.severity for finding in conversion.findings} == {"warning"}
-    assert any(told in finding.what for finding in conversion.findings)
+    assert any(message in finding.what for finding in conversion.findings)
     assert "mode" not in conversion.playbooks["r"]
