@@ -80,10 +80,16 @@ def command(
     falco = _falco_rules(rules)
     files = read_playbook_files(playbooks, values)
     found = load(files, values, CompatibilityCheck(falco).inspect)
-    _, of_tests = read_cases(files, found)
-    past = run_out(found.silences, time.time())
+    _, test_findings = read_cases(files, found)
+    expired = run_out(found.silences, time.time())
     findings = sorted(
-        [*found.findings, *of_tests, *past, *falco.findings, *nothing_found(found, files)],
+        [
+            *found.findings,
+            *test_findings,
+            *expired,
+            *falco.findings,
+            *nothing_found(found, files),
+        ],
         key=lambda finding: finding.where,
     )
     matrix = rule_coverage(falco, found.playbooks) if coverage else None

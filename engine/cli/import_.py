@@ -34,7 +34,10 @@ def command() -> None:
 )
 @click.option("--force", is_flag=True, help="With --out: overwrite existing files.")
 @click.option("--strict", is_flag=True, help="Exit with code 3 if there are warnings.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text",
+    help="json: print the playbooks and the findings as one object.",
+)  # fmt: skip
 def talon(
     *, rules: tuple[Path, ...], out: Path | None, force: bool, strict: bool, output: str
 ) -> None:
