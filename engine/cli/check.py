@@ -16,7 +16,7 @@ from engine.falco.compatibility import CompatibilityCheck
 from engine.falco.rule_coverage import rule_coverage
 from engine.falco.rules_file import FalcoRules, read_rules, shipped_rules
 from engine.language.folder import FolderError
-from engine.language.lint import nothing_found, run_out
+from engine.language.lint import expired_silences, no_documents
 from engine.preview.test_cases import read_cases
 from engine.render.findings import finding_json, finding_lines, summary
 from engine.render.findings_github import findings_github_lines
@@ -81,14 +81,14 @@ def command(
     files = read_playbook_files(playbooks, values)
     found = load(files, values, CompatibilityCheck(falco).inspect)
     _, test_findings = read_cases(files, found)
-    expired = run_out(found.silences, time.time())
+    expired = expired_silences(found.silences, time.time())
     findings = sorted(
         [
             *found.findings,
             *test_findings,
             *expired,
             *falco.findings,
-            *nothing_found(found, files),
+            *no_documents(found, files),
         ],
         key=lambda finding: finding.where,
     )

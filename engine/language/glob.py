@@ -1,4 +1,4 @@
-"""The globs of the operator ``glob``; those of rules' and hosts' names know less (engine.planning.matcher)."""
+"""The globs of the operator ``glob``. Globs of rule and host names are simpler (engine.model.name_patterns)."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import re2
 
 
 def glob_expression(glob: str) -> str:
-    """The RE2 expression of fnmatch(3)'s glob, as Falco's ``glob`` has it; its star crosses slashes."""
+    """Return the RE2 expression of a glob as in fnmatch(3) and Falco's ``glob``. ``*`` also matches slashes."""
     parts, at = [], 0
     while at < len(glob):
-        letter, at = glob[at], at + 1
-        if letter == "*":
+        char, at = glob[at], at + 1
+        if char == "*":
             parts.append(".*")
-        elif letter == "?":
+        elif char == "?":
             parts.append(".")
-        elif letter == "\\" and at < len(glob):
+        elif char == "\\" and at < len(glob):
             parts.append(re2.escape(glob[at]))
             at += 1
-        elif letter == "[" and (end := _bracket_end(glob, at)):
+        elif char == "[" and (end := _bracket_end(glob, at)):
             inner = glob[at:end]
-            negated = "^" if inner[0] in "!^" else ""
-            body = inner[1:] if negated else inner
-            parts.append(f"[{negated}{_bracket_body(body)}]")
+            negation = "^" if inner[0] in "!^" else ""
+            body = inner[1:] if negation else inner
+            parts.append(f"[{negation}{_escape_bracket(body)}]")
             at = end + 1
         else:
-            parts.append(re2.escape(letter))
+            parts.append(re2.escape(char))
     return f"(?s)\\A(?:{''.join(parts)})\\z"
 
 
 def _bracket_end(glob: str, at: int) -> int:
-    """Where the bracket that opens before ``at`` closes; 0 where it never does and is itself."""
+    """Return the index of the ``]`` for the bracket that opens before ``at``, or 0 if it does not close."""
     start = at + 1 if glob[at : at + 1] in ("!", "^") else at
     return max(glob.find("]", start + 1), 0)
 
 
-def _bracket_body(body: str) -> str:
+def _escape_bracket(body: str) -> str:
     return "".join(c if c == "-" else re2.escape(c) for c in body)

@@ -1,4 +1,4 @@
-"""The Guardrails document, compiled over the floor that holds without one."""
+"""Compiles the Guardrails document over the defaults that hold without one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def compile_guardrails(
     document: Document, findings: Findings, actions: Mapping[str, Action]
 ) -> Guardrails | None:
-    """The guardrails; None where an error was reported. The document has been through check_document.
+    """Compile Guardrails that ``check_document`` has checked; None if they have an error.
 
-    It only adds to what is protected; the other keys that it names take the floor's place.
+    ``protected`` adds to the default. Every other key replaces the default.
     """
     spec = document.data.get("spec")
     if isinstance(spec, dict):
@@ -34,23 +34,22 @@ def compile_guardrails(
         _check_on_held(spec, findings, actions)
     if findings.has_errors:
         return None
-    floor, protected = Guardrails(), spec.get("protected", {})
+    default, protected = Guardrails(), spec.get("protected", {})
+    on_held = spec.get("onHeld")
     return Guardrails(
-        namespaces=(*floor.namespaces, *protected.get("namespaces", ())),
-        labels=(*floor.labels, *protected.get("labels", {}).items()),
+        namespaces=(*default.namespaces, *protected.get("namespaces", ())),
+        labels=(*default.labels, *protected.get("labels", {}).items()),
         trust_pods_in=tuple(protected.get("trustPodsIn", ())),
-        budgets=tuple(map(_budget, spec["budgets"])) if "budgets" in spec else floor.budgets,
-        max_event_age=duration.seconds(spec.get("maxEventAge")) or floor.max_event_age,
-        on_exceeded=spec.get("onExceeded", floor.on_exceeded),
-        hold_for=duration.seconds(spec.get("holdFor")) or floor.hold_for,
-        on_held=msgspec.json.encode(spec["onHeld"], order="deterministic")
-        if spec.get("onHeld")
-        else b"",
+        budgets=tuple(map(_budget, spec["budgets"])) if "budgets" in spec else default.budgets,
+        max_event_age=duration.seconds(spec.get("maxEventAge")) or default.max_event_age,
+        on_exceeded=spec.get("onExceeded", default.on_exceeded),
+        hold_for=duration.seconds(spec.get("holdFor")) or default.hold_for,
+        on_held=msgspec.json.encode(on_held, order="deterministic") if on_held else b"",
     )
 
 
 def _check_on_held(spec: dict[str, Any], findings: Findings, actions: Mapping[str, Action]) -> None:
-    """Report steps that do not notify, and words about the hold that there are not."""
+    """Report steps that do not notify, and unknown ``%held.`` words."""
     steps = iter(compile_steps(spec, ("onHeld",), findings, actions))
     data = spec.get("onHeld")
     for n, item in enumerate(data if isinstance(data, list) else []):
@@ -60,34 +59,34 @@ def _check_on_held(spec: dict[str, Any], findings: Findings, actions: Mapping[st
         if effect != "notify":
             what = f"`onHeld` takes steps that notify; the effect of {item['action']} is {effect}"
             findings.add(("spec", "onHeld", n, "action"), "bad-value", what, "slack.post")
-        for path, name in _names(item.get("with"), ("spec", "onHeld", n, "with")):
+        for path, name in _template_names(item.get("with"), ("spec", "onHeld", n, "with")):
             if name.startswith("held.") and name not in HELD_WORDS:
                 what = f"`%{name[:80]}` is not a word about the hold"
                 hint = nearest(name, HELD_WORDS) or ", ".join(HELD_WORDS)
                 findings.add(path, "bad-template", what, hint)
 
 
-def _names(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """The names in the templates of parameters, each with its place."""
+def _template_names(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the names in the templates of parameters, each with its path."""
     if isinstance(data, dict):
         for key, item in data.items():
-            yield from _names(item, (*path, key))
+            yield from _template_names(item, (*path, key))
     elif isinstance(data, list):
         for n, item in enumerate(data):
-            yield from _names(item, (*path, n))
+            yield from _template_names(item, (*path, n))
     elif isinstance(data, str):
-        with contextlib.suppress(TemplateError):  # it is reported where the step is compiled
+        with contextlib.suppress(TemplateError):  # reported when the step is compiled
             yield from ((path, name) for name in compile_template(data).names)
 
 
 def _check_budgets(budgets: Any, findings: Findings) -> None:
-    """A digest is of messages; a message is not worth a person's leave."""
+    """Report digests of steps that do not send messages."""
     for n, budget in enumerate(budgets if isinstance(budgets, list) else []):
         if not isinstance(budget, dict):
             continue
-        effect, then = budget.get("effect"), budget.get("onExceeded")
-        if then == "digest" and effect in ("observe", "mark", "disrupt"):
-            what = f"only messages have a digest, and a step that {effect}s sends none"
+        effect = budget.get("effect")
+        if budget.get("onExceeded") == "digest" and effect in ("observe", "mark", "disrupt"):
+            what = f"a digest combines messages, and a step that {effect}s does not send any"
             findings.add(("spec", "budgets", n, "onExceeded"), "bad-value", what, "hold")
 
 

@@ -1,6 +1,6 @@
-"""The documents of the language, described once: for the check at load, for editors and for the reference.
+"""The documents of the language. The checks at load, the JSON Schema and the reference all use this description.
 
-Conditions and ``with:`` are described where they are compiled (``conditions.OPERATORS``, the actions).
+Operators of conditions are described in ``operators``, and the parameters under ``with`` by the actions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.model.event import PRIORITIES
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.language.value_checks import Wrong
+    from engine.language.value_checks import Fault
 
 API_VERSION = "tiercel.dev/v1"
 KeyType = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
@@ -22,11 +22,12 @@ KeyType = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What may stand behind a key.
+    """A key of a document and its value.
 
-    type: of the value. doc: a sentence for editors. keys: of a map. item: of a list. words: the only texts.
-    free: a map of keys of the author's own. check: what else may be wrong with a value of the right type.
-    default: what holds without the key, for editors.
+    type: of the value. doc: a sentence for editors and the reference. keys: of a map. item: of a list, or of
+    a map with free keys. words: the allowed texts; empty for any. free: whether the author chooses the keys
+    of the map. check: an additional check of a value of the right type. default: the value of an absent key,
+    for editors.
     """
 
     type: KeyType
@@ -36,32 +37,38 @@ class Key:
     item: Key | None = None
     words: tuple[str, ...] = ()
     free: bool = False
-    check: Callable[[Any], Wrong | None] | None = None
+    check: Callable[[Any], Fault | None] | None = None
     default: str | int | bool | None = None
 
 
-def _texts(doc: str, **more: Any) -> Key:
-    return Key("list", doc, item=Key("text", "a name"), check=value_checks.names, **more)
+def _texts(doc: str) -> Key:
+    return Key("list", doc, item=Key("text", "a name"), check=value_checks.names)
+
+
+def _duration(doc: str, *, required: bool = False, default: str | None = None) -> Key:
+    return Key("text", doc, required=required, check=value_checks.duration_text, default=default)
 
 
 _TAGS = {
     "any": _texts("at least one of these tags"),
     "all": _texts("all of these tags"),
-    "none": _texts("none of these tags; holds on an event without tags, too"),
+    "none": _texts("none of these tags; also matches an event without tags"),
 }
 CONDITIONS = Key(
     "list",
-    "All must hold; each is a field or jsonPath with one operator, or a group.",
+    "All must hold. Each is a field or jsonPath with one operator, or a group.",
     item=Key("any", ""),
 )
 MATCH = Key(
     "map",
-    "Which events: every key given must hold; at least one, or everything: true alone.",
+    "Selects events. Every given key must match; at least one key, or everything: true alone.",
     required=True,
     check=value_checks.match,
     keys={
         "everything": Key(
-            "bool", "true matches every event; stands alone", check=value_checks.everything
+            "bool",
+            "true matches every event; does not combine with other keys",
+            check=value_checks.everything,
         ),
         "rules": _texts("names of Falco rules, exact or globs with * and ?"),
         "priority": Key(
@@ -69,78 +76,72 @@ MATCH = Key(
         ),
         "sources": _texts("event sources, like syscall or k8s_audit"),
         "tags": Key("tags", "tags of the rule; a plain list means any", keys=_TAGS),
-        "hostnames": _texts("hosts (nodes) by name, exact or globs with * and ?"),
+        "hostnames": _texts("names of hosts (nodes), exact or globs with * and ?"),
     },
 )
 _RETRY = {
     "attempts": Key(
-        "integer", "answers taken before the step fails (4)", check=value_checks.attempts, default=4
+        "integer",
+        "the number of answers after which the step fails (4)",
+        check=value_checks.attempts,
+        default=4,
     ),
-    "delay": Key(
-        "text",
-        "before the second attempt; doubles each time, with jitter (1s)",
-        check=value_checks.duration_text,
-        default="1s",
+    "delay": _duration(
+        "the wait before the second attempt; doubles each time, with jitter (1s)", default="1s"
     ),
-    "maxDelay": Key(
-        "text", "the longest wait (1m)", check=value_checks.duration_text, default="1m"
-    ),
-    "giveUp": Key(
-        "text",
-        "after which a notification without an answer fails (1h)",
-        check=value_checks.duration_text,
-        default="1h",
-    ),
+    "maxDelay": _duration("the longest wait (1m)", default="1m"),
+    "giveUp": _duration("when a notification without an answer fails (1h)", default="1h"),
     "unknown": Key(
-        "bool", "do a step again that is not repeatable and may have run (false)", default=False
+        "bool",
+        "repeat a step that is not repeatable and that may already have run (false)",
+        default=False,
     ),
 }
 STEP = Key(
     "map",
     "One step.",
     keys={
-        "action": Key("text", "the action's name; `tiercel actions` lists them", required=True),
-        "name": Key("text", "the step's name (the action's); unique within the playbook"),
-        "with": Key("any", "the action's parameters"),
-        "timeout": Key(
-            "text", "of one attempt (30s)", check=value_checks.duration_text, default="30s"
-        ),
-        "retry": Key("map", "how a step is tried again", keys=_RETRY),
+        "action": Key("text", "the name of the action; see `tiercel actions`", required=True),
+        "name": Key("text", "the name of the step (the action); unique within the playbook"),
+        "with": Key("any", "the parameters of the action"),
+        "timeout": _duration("the timeout of one attempt (30s)", default="30s"),
+        "retry": Key("map", "when the engine retries the step", keys=_RETRY),
         "onFailure": Key(
             "text",
-            "what follows a failure or refusal (stop)",
+            "what follows if the step fails or is refused (stop)",
             words=("stop", "continue"),
             default="stop",
         ),
-        "when": Key("list", "all must hold, else the step is skipped", item=Key("any", "")),
+        "when": Key(
+            "list", "conditions; all must hold, or the step is skipped", item=Key("any", "")
+        ),
     },
 )
 _THROTTLE = {
-    "key": _texts("output fields that count apart (rule, namespace and pod)"),
-    "once": Key(
-        "text",
-        "one event acts within this time; first: 1 in short",
-        check=value_checks.duration_text,
+    "key": _texts(
+        "output fields; each combination of values has its own throttle (rule, namespace and pod)"
     ),
-    "first": Key("integer", "so many events act within any `within`", check=value_checks.first),
+    "once": _duration("only one event acts within this time; short for first: 1"),
+    "first": Key(
+        "integer", "the number of events that act within any `within`", check=value_checks.first
+    ),
     "count": Key(
         "integer",
-        "only the count-th event within the last `within` acts; counting then starts again",
+        "only the count-th event within the last `within` acts; then counting starts again",
         check=value_checks.count,
     ),
-    "within": Key(
-        "text", "the window of `first` or `count`; it slides", check=value_checks.duration_text
-    ),
+    "within": _duration("the sliding window of `first` or `count`"),
 }
 PLAYBOOK = Key(
     "map",
-    "What happens on which events.",
+    "The steps that follow on the matching events.",
     required=True,
     keys={
-        "description": Key("text", "what it is for"),
+        "description": Key("text", "the purpose of the playbook"),
         "mode": Key(
             "text",
-            "enforce acts; notify only tells; dryRun writes nothing; disabled runs nothing",
+            "enforce runs all steps; notify runs only notify steps; dryRun changes nothing;"
+            " disabled runs nothing",
             words=("enforce", "notify", "dryRun", "disabled"),
             default="enforce",
         ),
@@ -148,7 +149,7 @@ PLAYBOOK = Key(
         "conditions": CONDITIONS,
         "throttle": Key(
             "map",
-            "how many of the matching events act",
+            "limits how many of the matching events act",
             keys=_THROTTLE,
             check=value_checks.throttle,
         ),
@@ -169,66 +170,64 @@ PLAYBOOK = Key(
 )
 SILENCE = Key(
     "map",
-    "Events that run nothing for a while.",
+    "Events that run nothing until a given time.",
     required=True,
     keys={
         "match": MATCH,
         "conditions": CONDITIONS,
         "until": Key(
-            "text", "RFC 3339; it holds for events before", required=True, check=value_checks.time
+            "text",
+            "RFC 3339; the silence applies to events before this time",
+            required=True,
+            check=value_checks.time,
         ),
-        "owner": Key("text", "whom to ask", required=True),
-        "comment": Key("text", "why", required=True),
+        "owner": Key("text", "the person or team to ask", required=True),
+        "comment": Key("text", "the reason", required=True),
     },
 )
 _PROTECTED = {
-    "namespaces": _texts("namespaces that nothing touches, exact or globs"),
+    "namespaces": _texts("namespaces that no step changes, exact or globs"),
     "labels": Key(
-        "map", "labels of Namespaces or Nodes that protect them", free=True, item=Key("text", "")
+        "map", "labels that protect a Namespace or Node", free=True, item=Key("text", "")
     ),
     "trustPodsIn": Key(
         "list",
-        "namespaces whose pods may protect themselves",
+        "namespaces whose pods can protect themselves",
         item=Key("text", ""),
         check=value_checks.name_length,
     ),
 }
 _BUDGET = {
     "effect": Key(
-        "text", "what is counted", required=True, words=("notify", "observe", "mark", "disrupt")
+        "text",
+        "the effect of the counted steps",
+        required=True,
+        words=("notify", "observe", "mark", "disrupt"),
     ),
-    "limit": Key("integer", "targets", required=True, check=value_checks.count),
-    "per": Key("text", "the window", required=True, check=value_checks.duration_text),
+    "limit": Key("integer", "the number of targets", required=True, check=value_checks.count),
+    "per": _duration("the sliding window", required=True),
     "scope": Key(
         "text",
-        "what has a budget of its own",
+        "each of these has its own budget",
         required=True,
         words=("namespace", "cluster", "owner", "playbook"),
     ),
-    "onExceeded": Key("text", "what happens to the rest", words=("hold", "drop", "digest")),
-    "actions": _texts("the actions it is about, exact or globs"),
-    "playbooks": _texts("the playbooks it is about, exact or globs"),
+    "onExceeded": Key("text", "what happens to further steps", words=("hold", "drop", "digest")),
+    "actions": _texts("the counted actions, exact or globs"),
+    "playbooks": _texts("the counted playbooks, exact or globs"),
 }
 GUARDRAILS = Key(
     "map",
-    "What no playbook may do.",
+    "Limits on all playbooks.",
     required=True,
     keys={
-        "protected": Key("map", "what is never touched", keys=_PROTECTED),
-        "budgets": Key("list", "how much may happen", item=Key("map", "one budget", keys=_BUDGET)),
-        "maxEventAge": Key(
-            "text",
-            "older events disrupt nothing (5m)",
-            check=value_checks.duration_text,
-            default="5m",
+        "protected": Key("map", "what no step changes", keys=_PROTECTED),
+        "budgets": Key(
+            "list", "how many targets can be affected", item=Key("map", "one budget", keys=_BUDGET)
         ),
-        "onExceeded": Key("text", "what happens past a budget", words=("hold", "drop")),
-        "holdFor": Key(
-            "text",
-            "how long a person may decide (4h)",
-            check=value_checks.duration_text,
-            default="4h",
-        ),
+        "maxEventAge": _duration("older events disrupt nothing (5m)", default="5m"),
+        "onExceeded": Key("text", "what happens when a budget is used up", words=("hold", "drop")),
+        "holdFor": _duration("how long a person can decide (4h)", default="4h"),
         "onHeld": Key(
             "list",
             "notify steps; they run once for each step that begins to wait for a person",
@@ -258,32 +257,36 @@ _CASE = Key(
     "One case.",
     check=value_checks.case_events,
     keys={
-        "name": Key("text", "what holds", required=True),
+        "name": Key("text", "what the case shows", required=True),
         "event": Key("map", "the alert", free=True),
         "events": Key(
-            "list", "alerts in a row", item=Key("map", "", free=True), check=value_checks.not_empty
+            "list", "alerts in order", item=Key("map", "", free=True), check=value_checks.not_empty
         ),
-        "eventFile": Key("text", "a file of alerts, relative to this one"),
+        "eventFile": Key("text", "a file of alerts; the path is relative to this file"),
         "outcomes": Key(
             "map",
-            "how named steps end: done, failed, skipped, refused, held, or {answer: ...}",
+            "assumed ends of steps by name: done, failed, skipped, refused, held, or {answer: ...}",
             free=True,
             item=Key("any", ""),
             check=value_checks.outcomes,
         ),
         "expect": Key(
-            "map", "what is planned", required=True, keys=_EXPECT, check=value_checks.expectation
+            "map",
+            "the expected plan",
+            required=True,
+            keys=_EXPECT,
+            check=value_checks.expectation,
         ),
     },
 )
 PLAYBOOK_TEST = Key(
     "map",
-    "Cases that playbooks must pass.",
+    "Tests of playbooks.",
     required=True,
     keys={
-        "playbooks": _texts("the playbooks that are tested (all)"),
-        "values": Key("map", "laid over values.yaml, for these cases", free=True),
-        "cluster": Key("list", "objects that exist", item=Key("map", "", free=True)),
+        "playbooks": _texts("the playbooks under test (all)"),
+        "values": Key("map", "merged over values.yaml, for these cases", free=True),
+        "cluster": Key("list", "the objects in the cluster", item=Key("map", "", free=True)),
         "cases": Key("list", "the cases", required=True, item=_CASE, check=value_checks.not_empty),
     },
 )
@@ -295,20 +298,20 @@ KINDS: dict[str, Key] = {
 }
 METADATA = Key(
     "map",
-    "The document's name.",
+    "The name of the document.",
     required=True,
     keys={
-        "name": Key("text", "a DNS-1123 label, unique per kind over the folder", required=True),
-        "labels": Key("map", "carried into metrics and the audit", free=True, item=Key("text", "")),
+        "name": Key("text", "a DNS-1123 label, unique per kind within the folder", required=True),
+        "labels": Key("map", "copied to metrics and the audit", free=True, item=Key("text", "")),
     },
 )
 
 
 def document(kind: str) -> dict[str, Key]:
-    """The keys of a document of that kind."""
+    """Return the top-level keys of a document of that kind."""
     return {
         "apiVersion": Key("text", "tiercel.dev/v1", required=True, words=(API_VERSION,)),
-        "kind": Key("text", "what it is", required=True, words=tuple(KINDS)),
+        "kind": Key("text", "the kind of the document", required=True, words=tuple(KINDS)),
         "metadata": METADATA,
         "spec": KINDS[kind],
     }

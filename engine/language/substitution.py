@@ -1,4 +1,4 @@
-"""Values per environment: ``${name}`` and ``${name.sub}``, put in at load."""
+"""Substitutes values per environment: ``${name}`` and ``${name.sub}``."""
 
 from __future__ import annotations
 
@@ -21,94 +21,92 @@ _MISSING = object()
 
 
 def read_values(document: Document) -> tuple[dict[str, Any], list[Finding]]:
-    """The values of a ``values.yaml``, and what is wrong with them.
+    """Return the values of a ``values.yaml``, and the findings about them.
 
-    Values do not refer to other values. ``$${`` is a literal ``${``, as in a playbook.
+    Values cannot refer to other values. ``$${`` is a literal ``${``, as in a playbook.
     """
     if not isinstance(document.data, dict):
-        wrong = Finding(document.at(()), "wrong-type", "values are one mapping")
-        return {}, [wrong]
+        return {}, [Finding(document.at(()), "wrong-type", "values are a mapping")]
     findings = Findings(document)
     try:
-        return _literal(document.data, (), findings), findings.entries
+        return _unescape(document.data, (), findings), findings.entries
     except TooManyFindingsError as error:
         return {}, error.entries
 
 
-def _literal(data: Any, path: Path, findings: Findings) -> Any:
-    """The data with every ``$${`` made ``${``; a ``${`` is reported."""
+def _unescape(data: Any, path: Path, findings: Findings) -> Any:
+    """Replace every ``$${`` with ``${``. Report every other ``${``."""
     if isinstance(data, dict):
-        return {key: _literal(item, (*path, key), findings) for key, item in data.items()}
+        return {key: _unescape(item, (*path, key), findings) for key, item in data.items()}
     if isinstance(data, list):
-        return [_literal(item, (*path, n), findings) for n, item in enumerate(data)]
+        return [_unescape(item, (*path, n), findings) for n, item in enumerate(data)]
     if not isinstance(data, str) or "${" not in data:
         return data
-    if any(found[0] != "$${" for found in _REFERENCE.finditer(data)):
-        what = "a value does not refer to other values"
+    if any(match[0] != "$${" for match in _REFERENCE.finditer(data)):
+        what = "a value cannot refer to other values"
         findings.add(
-            path, "bad-value", what, "write $${ for a literal ${, or an anchor and an alias"
+            path, "bad-value", what, "write $${ for a literal ${, or use an anchor and an alias"
         )
     return data.replace("$${", "${")
 
 
 def substitute(data: Any, values: Mapping[str, Any], path: Path, findings: Findings) -> Any:
-    """The data with every ``${name}`` in a string replaced, and ``$${`` made ``${``.
+    """Replace every ``${name}`` in strings, and ``$${`` with ``${``.
 
-    A string that is only ``${name}`` takes the value's type. A value that is missing, null or has null in it
-    is reported at its string.
-    None where the values that are put in would come to more than a file may hold.
+    A string that consists only of ``${name}`` becomes the value with its type. A value that is missing, is
+    null or contains null is reported at the string. Returns None if the substituted values together exceed
+    the limits of a file.
     """
     try:
-        return _Filling(values, findings).fill(data, path)
-    except _TooMuchError as error:
-        what = "the values that are put in come to more than a file may hold"
+        return _Substitution(values, findings).apply(data, path)
+    except _TooLargeError as error:
+        what = "the substituted values are larger than a file may be"
         findings.add(error.path, "yaml-limit", what)
         return None
 
 
-class _TooMuchError(Exception):
+class _TooLargeError(Exception):
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(path)
         self.path = path
 
 
 @dataclass(slots=True)
-class _Filling:
-    """One document being filled. letters, nodes: what there is still room for."""
+class _Substitution:
+    """Substitution in one document. characters, nodes: how much can still be substituted."""
 
     values: Mapping[str, Any]
     findings: Findings
-    letters: int = MAX_BYTES
+    characters: int = MAX_BYTES
     nodes: int = MAX_NODES
 
-    def fill(self, data: Any, path: Path) -> Any:
-        """The data, filled. Raises _TooMuchError."""
+    def apply(self, data: Any, path: Path) -> Any:
+        """Return the data with values. Raises _TooLargeError."""
         if isinstance(data, dict):
-            return {key: self.fill(item, (*path, key)) for key, item in data.items()}
+            return {key: self.apply(item, (*path, key)) for key, item in data.items()}
         if isinstance(data, list):
-            return [self.fill(item, (*path, n)) for n, item in enumerate(data)]
+            return [self.apply(item, (*path, n)) for n, item in enumerate(data)]
         if not isinstance(data, str) or "${" not in data:
             return data
-        whole = _REFERENCE.fullmatch(data)
-        if whole and whole[1] is not None:
-            value = self._value(whole[1], path)
-            self._take(value, path)
+        only = _REFERENCE.fullmatch(data)
+        if only and only[1] is not None:
+            value = self._value(only[1], path)
+            self._count(value, path)
             return value
-        return _REFERENCE.sub(lambda found: self._text(found, path), data)
+        return _REFERENCE.sub(lambda match: self._text(match, path), data)
 
-    def _text(self, found: re.Match[str], path: Path) -> str:
-        if found[0] == "$${":
+    def _text(self, match: re.Match[str], path: Path) -> str:
+        if match[0] == "$${":
             return "${"
-        if found[1] is None:
-            self._take("", path)
-            self.findings.add(
-                path, "missing-value", "a `${` without its `}`", "write $${ for a literal ${"
-            )
+        if match[1] is None:
+            self._count("", path)
+            what, hint = "the closing `}` of `${` is missing", "write $${ for a literal ${"
+            self.findings.add(path, "missing-value", what, hint)
             return ""
-        value = self._value(found[1], path)
-        self._take(value, path)
+        value = self._value(match[1], path)
+        self._count(value, path)
         if isinstance(value, (dict, list)):
-            what = f"`${{{found[1]}}}` is no text, so it must stand alone"
+            what = f"`${{{match[1]}}}` is not text, so the string cannot contain anything else"
             self.findings.add(path, "wrong-type", what)
             return ""
         return display_text(value) if isinstance(value, bool) else str(value)
@@ -117,26 +115,27 @@ class _Filling:
         value: Any = self.values
         for part in name.split("."):
             value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is _MISSING or _has_null(value):
-            null = value is not _MISSING
-            what = f"`{name[:80]}` {'is null or contains null' if null else 'has no value'}"
-            hint = 'write "" for an empty text' if null else "add it to values.yaml"
-            self.findings.add(path, "missing-value", what, hint)
-            return ""
-        return value
+        if value is _MISSING:
+            what, hint = f"`{name[:80]}` has no value", "add it to values.yaml"
+        elif _has_null(value):
+            what, hint = f"`{name[:80]}` is null or contains null", 'write "" for an empty text'
+        else:
+            return value
+        self.findings.add(path, "missing-value", what, hint)
+        return ""
 
-    def _take(self, value: Any, path: Path) -> None:
-        """Count what a value holds. Raises _TooMuchError."""
+    def _count(self, value: Any, path: Path) -> None:
+        """Count the size of a value. Raises _TooLargeError."""
         waiting = [value]
         while waiting:
             one = waiting.pop()
             self.nodes -= 1
             if isinstance(one, str):
-                self.letters -= len(one)
+                self.characters -= len(one)
             elif isinstance(one, (dict, list)):
                 waiting += one.values() if isinstance(one, dict) else one
-            if self.nodes < 0 or self.letters < 0:
-                raise _TooMuchError(path)
+            if self.nodes < 0 or self.characters < 0:
+                raise _TooLargeError(path)
 
 
 def _has_null(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Templates in Falco's notation: ``%k8s.pod.name``. A template is replaced once; the result is not evaluated."""
+"""Templates in the notation of Falco, such as ``%k8s.pod.name``. The rendered text is not evaluated again."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
     from engine.model.event import Event
 
 ABSENT = "<NA>"
-LONGEST = 4096
-"""Characters of one value of an event in a template; a longer value is cut."""
-MOST_NAMES = 1_000
-"""Names in one template; with LONGEST this bounds the rendered text."""
+MAX_VALUE = 4096
+"""Characters of one rendered value. A longer value is truncated."""
+MAX_NAMES = 1_000
+"""Names in one template. Together with MAX_VALUE this limits the rendered text."""
 
 WORDS = ("rule", "priority", "time", "hostname", "source", "tags", "output", "playbook")
 RUN_WORDS = ("run.id", "run.outcome")
-# A bracket ends at the next bracket of either kind, and braces at the next brace. Otherwise each opening one
-# without a closing one would read the whole rest of the text, which is quadratic.
+# A bracket ends at the next bracket of either kind, and a brace at the next brace. Otherwise each unclosed one
+# would scan the rest of the text, which takes quadratic time.
 _BRACKETS = r"(?:\[[^\[\]]*\])*"
 _NAME = rf"[A-Za-z][A-Za-z0-9_]*{_BRACKETS}(?:\.[A-Za-z0-9_]+{_BRACKETS})*"
 _REFERENCE = re.compile(rf"%%|%\{{([^{{}}]*)\}}|%({_NAME})|%\{{")
 HELD_WORDS = ("held.step", "held.until", "held.reason")
-"""Words of the steps of ``onHeld``; anywhere else they name fields."""
+"""Words in the steps of ``onHeld``. Everywhere else these names are output fields."""
 _STEP = re.compile(r"steps\.(.+)\.(state|message)", re.DOTALL)
 
 
 class TemplateError(ValueError):
-    """A template that cannot be right; the sentence says which word."""
+    """A template that is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateContext:
-    """What a template may speak of besides the event.
+    """The data that a template can use in addition to the event.
 
-    run: the run's id. outcome: of the run so far. steps: name -> (state, message). held: HELD_WORDS -> text,
-    in a run that notifies people of a hold.
+    run: the id of the run. outcome: of the run so far. steps: name -> (state, message). held: the values of
+    HELD_WORDS, in a run that notifies people of a hold.
     """
 
     playbook: str = ""
@@ -54,71 +54,71 @@ class TemplateContext:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A compiled template: text, and names to be replaced, by turns (a name is a 1-tuple)."""
+    """A compiled template. parts: text, and names as 1-tuples."""
 
     source: str
     parts: tuple[str | tuple[str], ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that it replaces."""
+        """The names in the template."""
         return tuple(part[0] for part in self.parts if isinstance(part, tuple))
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The output fields that it replaces: the names that are not words of the engine."""
+        """The names that are output fields, not words of the engine."""
         return tuple(name for name in self.names if not _is_word(name))
 
     def render(
         self, event: Event, context: TemplateContext, escape: Callable[[str], str] | None = None
     ) -> str:
-        """The text, with what the event says put through ``escape``."""
+        """Return the text. ``escape`` is applied to each value."""
         if len(self.parts) == 1 and isinstance(self.parts[0], str):
             return self.parts[0]
-        said = []
+        rendered = []
         for part in self.parts:
             if isinstance(part, str):
-                said.append(part)
+                rendered.append(part)
             else:
                 text = _resolve(part[0], event, context)
-                said.append(escape(text) if escape else text)
-        return "".join(said)
+                rendered.append(escape(text) if escape else text)
+        return "".join(rendered)
 
 
 def compile_template(text: str, steps: Collection[str] = ()) -> Template:
-    """The template. steps: the names of the earlier steps, which ``%steps.NAME.state`` may name.
+    """Compile a template. steps: the names of the earlier steps, for ``%steps.NAME.state``.
 
-    Raises TemplateError for a word that is neither a field nor known, for ``%{`` without a name and its
-    ``}``, and for more than MOST_NAMES names.
+    Raises TemplateError for a word that is neither a field nor known, for ``%{`` without a name or without
+    ``}``, and for more than MAX_NAMES names.
     """
     parts: list[str | tuple[str]] = []
     end = names = 0
-    for found in _REFERENCE.finditer(text):
-        if found.start() > end:
-            parts.append(text[end : found.start()])
-        end = found.end()
-        if found[0] == "%%":
+    for match in _REFERENCE.finditer(text):
+        if match.start() > end:
+            parts.append(text[end : match.start()])
+        end = match.end()
+        if match[0] == "%%":
             parts.append("%")
             continue
-        name = found[1] or found[2]
+        name = match[1] or match[2]
         if not name:
-            raise TemplateError("`%{` without a name and its `}`")
-        _check(name, steps, braces=found[1] is not None)
+            raise TemplateError("`%{` needs a name and a closing `}`")
+        _check(name, steps, braces=match[1] is not None)
         parts.append((name,))
         names += 1
-        if names > MOST_NAMES:
-            raise TemplateError(f"a template replaces at most {MOST_NAMES:,} names")
+        if names > MAX_NAMES:
+            raise TemplateError(f"a template has at most {MAX_NAMES:,} names")
     if end < len(text) or not parts:
         parts.append(text[end:])
     return Template(text, tuple(parts))
 
 
 def _check(name: str, steps: Collection[str], *, braces: bool) -> None:
-    """Raises TemplateError. Braces make a field of any name that does not have the form of a word."""
+    """Raise TemplateError for an unknown word. In braces, any name that is not a word is an output field."""
     step = _STEP.fullmatch(name)
     if step:
         if step[1] not in steps:
-            raise TemplateError(f"`%{name[:80]}`: {_known(steps)}")
+            raise TemplateError(f"`%{name[:80]}`: {_list_steps(steps)}")
     elif braces or _is_word(name):
         return
     elif name.startswith("steps."):
@@ -128,18 +128,18 @@ def _check(name: str, steps: Collection[str], *, braces: bool) -> None:
         raise TemplateError(f"{what}; `%{{{name[:80]}}}` names a field")
 
 
-def _known(steps: Collection[str]) -> str:
+def _list_steps(steps: Collection[str]) -> str:
     shown = [name for _, name in zip(range(20), steps, strict=False)]
     return f"the earlier steps are {', '.join(shown) or 'none'}"
 
 
 def _is_word(name: str) -> bool:
-    """Whether the name is one of the engine's own words. They come before a field of the same name."""
+    """Whether the name is a word of the engine. A word takes precedence over a field of the same name."""
     return name in WORDS or name in RUN_WORDS or _STEP.fullmatch(name) is not None
 
 
 def _resolve(name: str, event: Event, context: TemplateContext) -> str:
-    """The text that replaces a name; a word comes before a field of the same name."""
+    """Return the text for a name. A word takes precedence over a field of the same name."""
     if name in WORDS:
         return _word(name, event, context)
     if name == "run.id":
@@ -167,9 +167,9 @@ def _word(name: str, event: Event, context: TemplateContext) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A value of an event as text, cut to LONGEST characters."""
+    """Return a value of an event as text, truncated to MAX_VALUE characters."""
     text = _text(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
 
 
 def _text(value: Any) -> str:
@@ -189,12 +189,12 @@ def _text(value: Any) -> str:
 
 
 def _joined(items: list[Any]) -> str:
-    """The items of a list as text, no more of them than text_of keeps."""
+    """Return the items of a list as text, without those that text_of would truncate."""
     texts: list[str] = []
     length = 0
     for item in items:
         texts.append(_text(item))
         length += len(texts[-1]) + 2
-        if length > LONGEST + 2:
+        if length > MAX_VALUE + 2:
             break
     return ", ".join(texts)

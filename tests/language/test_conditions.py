@@ -13,8 +13,7 @@ from engine.language.findings import (
     Findings,
     TooManyFindingsError,
 )
-from engine.language.operators import OPERATORS, OperandError, check_operand
-from engine.language.operators import tester as made
+from engine.language.operators import OPERATORS, OperandError, check_operand, compile_operator
 from engine.language.yaml_source import Document
 from engine.model.event import parse_event
 from hypothesis import given, settings
@@ -37,7 +36,7 @@ operators = pytest.mark.parametrize("name", [n for n in OPERATORS if n != "exist
 
 
 def predicate(name, operand):
-    return made(name, operand).on
+    return compile_operator(name, operand).holds
 
 
 def on_operand(name):

@@ -94,7 +94,7 @@ def test_a_finding_does_not_repeat_the_credential():
     )  # fmt: skip
     (finding,) = new_loader().load(Files("", {"a.yaml": text.encode()})).findings
     assert "hunter2" not in str(finding)
-    assert "`Authorization` is a credential" in str(finding)
+    assert "`Authorization` contains a credential" in str(finding)
     assert "secret" in finding.what
 
 

@@ -9,8 +9,8 @@ from engine.language import substitution, template
 from engine.language.findings import Findings
 from engine.language.substitution import read_values, substitute
 from engine.language.template import (
-    LONGEST,
-    MOST_NAMES,
+    MAX_NAMES,
+    MAX_VALUE,
     TemplateContext,
     TemplateError,
     compile_template,
@@ -100,10 +100,10 @@ def test_what_an_event_lacks_is_absent():
 
 
 def test_a_long_value_is_cut_and_the_rest_of_the_text_stays():
-    fields = {"a.long": "x" * 200_000, "a.fits": "y" * LONGEST}
+    fields = {"a.long": "x" * 200_000, "a.fits": "y" * MAX_VALUE}
     said = render("<%a.long|%a.fits>", alert={"rule": "r", "output_fields": fields})
-    assert said == f"<{'x' * (LONGEST - 1)}…|{'y' * LONGEST}>"
-    assert LONGEST == 4096
+    assert said == f"<{'x' * (MAX_VALUE - 1)}…|{'y' * MAX_VALUE}>"
+    assert MAX_VALUE == 4096
 
 
 def test_only_what_the_event_says_is_escaped():
@@ -130,15 +130,15 @@ def test_a_long_list_is_cut_after_as_many_items_as_are_shown():
     event = parse_event({"rule": "r"})
     event.fields["a.b"] = [Item("x")] * 100_000
     said = compile_template("%a.b").render(event, CONTEXT)
-    assert len(said) == LONGEST
+    assert len(said) == MAX_VALUE
     assert said.startswith("x, x")
-    assert len(shown) < 2 * LONGEST
+    assert len(shown) < 2 * MAX_VALUE
 
 
 def test_a_template_has_a_bounded_number_of_names():
-    compile_template("%a.b " * MOST_NAMES)
+    compile_template("%a.b " * MAX_NAMES)
     with pytest.raises(TemplateError):
-        compile_template("%a.b " * MOST_NAMES + "%rule")
+        compile_template("%a.b " * MAX_NAMES + "%rule")
 
 
 def test_the_fields_of_a_template_are_its_names_without_the_words():

@@ -10,12 +10,11 @@ import engine.preview.test_cases
 import pytest
 import yaml
 from click.testing import CliRunner
-from engine.actions.registry import load_actions
 from engine.cli.command_group import cli
 from engine.language.folder import read_files
-from engine.language.loader import Loader
 from engine.language.yaml_source import read
 from engine.preview.test_cases import read_cases
+from tests.support.playbooks import new_loader
 
 ROOT = Path(__file__).parents[2]
 EVENT = {
@@ -352,9 +351,12 @@ def test_the_outputs_for_tools_say_the_same(run):
         ),
         (
             {"name": "x", "event": EVENT, "outcomes": {"mark": "fine"}, "expect": ALL},
-            "`mark` ends in one of done, failed",
+            "the outcome of `mark` is one of done, failed",
         ),
-        ({"name": "x", "event": EVENT, "expect": {"action": ["a"]}}, "`action` is not known here"),
+        (
+            {"name": "x", "event": EVENT, "expect": {"action": ["a"]}},
+            "there is no key `action` here",
+        ),
         ({"name": "x", "expect": ALL}, "`event`, `events` and `eventFile`"),
         ({"name": "x", "event": {"priority": "Notice"}, "expect": ALL}, "no event: `rule`"),
     ],
@@ -392,7 +394,7 @@ def test_files_without_a_test_and_without_an_error_are_not_parsed_again(tmp_path
     test = {**KILL, "kind": "PlaybookTest", "spec": spec}
     (tmp_path / "kill.test.yaml").write_text(yaml.safe_dump(test))
     files = read_files([tmp_path])
-    found = Loader(load_actions()).load(files)
+    found = new_loader().load(files)
     parsed = []
 
     def record(content, file):
