@@ -54,9 +54,9 @@ class ApiServer:
         """Take over an access. Connections are made anew if the certificate of the client has changed."""
         from kubernetes.client import ApiClient  # noqa: PLC0415 - 250 ms that check and plan don't need
 
-        from engine.outbound.fast_http import (  # noqa: PLC0415 - only a live cluster needs it
-            Bounds,
-            with_fast_connections,
+        from engine.outbound.connections import (  # noqa: PLC0415 - only a live cluster needs it
+            BodyLimit,
+            use_bounded_connections,
         )
 
         new, old = access.settings, self._access
@@ -64,7 +64,7 @@ class ApiServer:
         client = ApiClient(new)
         self._headers = {**client.default_headers, "Accept": "application/json", **auth}
         if old is None or access.shown[1:] != old.shown[1:]:
-            pools = with_fast_connections(client.rest_client.pool_manager, Bounds(LONGEST))
+            pools = use_bounded_connections(client.rest_client.pool_manager, BodyLimit(LONGEST))
             self._open = _opener(pools, str(new.host))
             self._host = str(new.host)
         self._access = access
@@ -115,21 +115,23 @@ class ApiServer:
     ) -> Response:
         import urllib3  # noqa: PLC0415 - loaded with the client
 
-        from engine.outbound.deadlines import CONNECT  # noqa: PLC0415 - the same
-        from engine.outbound.fast_http import TooLongError  # noqa: PLC0415 - the same
+        from engine.outbound.connections import (  # noqa: PLC0415 - the same
+            CONNECT_TIMEOUT,
+            OversizedResponseError,
+        )
 
         body, content = sent or (None, None)
         if content:
             headers = {**headers, "Content-Type": content}
         shown = _shown(headers.get("authorization", ""))
         seconds = max(0.001, seconds)
-        timeout = urllib3.Timeout(connect=min(CONNECT, seconds), total=seconds)
+        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT, seconds), total=seconds)
         try:
             response = self._open(
                 method, url, body=body, headers=headers, timeout=timeout, retries=False
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            if isinstance(_inner(error), TooLongError):
+            if isinstance(_inner(error), OversizedResponseError):
                 raise ResponseTooLongError(str(_inner(error))) from None
             raise NoResponseError(mask_secrets(_reason(error), shown)[:200]) from None
         return Response(response.status, response.headers, response.data or b"", shown)

@@ -1,4 +1,8 @@
-"""API."""
+"""The HTTP interface that actions use: ``HttpClient``, and a recorder of requests.
+
+Every request passes a ``RequestRecorder``, which replaces secrets with ``***``. ``LiveHttpClient`` (in
+``client``) sends it. Previews only record.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,21 @@ from engine.outbound.masking import MASK
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The status, and the body if it is JSON. In previews the status is None, because nothing was sent."""
+    """The part of a response that a step keeps for later steps.
+
+    status: the HTTP status; None in a preview, which sends nothing. json: the body; None if it is not JSON.
+    """
 
     status: int | None
     json: Any = None
 
 
 class BlocksRefusedError(PermanentError):
-    """Slack does not accept the blocks of a message; it may accept the text."""
+    """Slack rejected the blocks of a message. It may accept the same message as text."""
 
 
 class HttpClient(Protocol):
-    """What an action may use of the world outside the cluster."""
+    """Sends the HTTP requests of actions."""
 
     def request(
         self,
@@ -33,23 +40,28 @@ class HttpClient(Protocol):
         headers: dict[str, str | SecretName],
         body: Any,
     ) -> Answer:
-        """Send one request, following no redirect.
+        """Send one request. Redirects are not followed.
 
-        Raises RefusedError where the host is not allowed, TemporaryError where there is no usable answer.
+        body: text, or a value that is sent as JSON.
+
+        Raises RefusedError if the host is not allowed, TemporaryError if there is no usable response.
         """
         ...
 
     def post_slack_message(
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
     ) -> Answer:
-        """Post a message to a webhook, or with a token through ``chat.postMessage``."""
+        """Post a message to Slack: to an incoming webhook, or with a bot token through ``chat.postMessage``.
+
+        Raises TemporaryError, PermanentError, BlocksRefusedError.
+        """
         ...
 
 
 class RequestRecorder:
-    """Records every request, secrets unopened, and passes it on if there is something to pass it on to.
+    """Records each request without secret values, then forwards it if there is a client to forward to.
 
-    hosts: that ``request`` may call (see ``check_host``).
+    hosts: the hosts that ``request`` may call (see ``check_host``).
     """
 
     def __init__(
@@ -66,20 +78,18 @@ class RequestRecorder:
         headers: dict[str, str | SecretName],
         body: Any,
     ) -> Answer:
-        """Record the request, and pass it on. Raises RefusedError if --http-hosts does not name its host."""
+        """Record and forward a request. Raises RefusedError if ``--http-hosts`` does not list its host."""
         check_host(parse_url(url), self._hosts)
-        shown = {k: v if isinstance(v, str) else MASK for k, v in headers.items()}
-        self.requests.append(OutboundRequest(method, url, body, shown))
+        masked_headers = {k: v if isinstance(v, str) else MASK for k, v in headers.items()}
+        self.requests.append(OutboundRequest(method, url, body, masked_headers))
         return self._forward.request(method, url, headers, body) if self._forward else Answer(None)
 
     def post_slack_message(
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
     ) -> Answer:
-        """Record the message, and pass it on."""
+        """Record and forward a Slack message."""
         url = MASK if webhook else "https://slack.com/api/chat.postMessage"
         self.requests.append(OutboundRequest("POST", url, message))
-        return (
-            self._forward.post_slack_message(message, webhook, token)
-            if self._forward
-            else Answer(None)
-        )
+        if self._forward is None:
+            return Answer(None)
+        return self._forward.post_slack_message(message, webhook, token)

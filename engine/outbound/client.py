@@ -1,4 +1,8 @@
-"""Client."""
+"""The client that sends the HTTP requests and Slack messages of steps.
+
+The HTTP libraries are imported at the first request, because the engine's main process, ``check`` and ``plan``
+import this module but send nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,15 @@ from engine.outbound.retry_after import retry_after
 
 if TYPE_CHECKING:
     from engine.outbound.secrets import Secrets
-    from engine.outbound.sender import Reply, Sender
+    from engine.outbound.sender import Response, Sender
 
 
 class LiveHttpClient:
-    """Sends. Errors never carry a URL or a header, which may be secret."""
+    """Sends requests. Error messages contain no URL and no header, because both may be secret.
+
+    timeout: seconds for each request. slack_api: the URL of Slack's Web API. hosts, senders: shared by all
+    copies that ``with_timeout`` makes.
+    """
 
     def __init__(
         self,
@@ -40,7 +48,7 @@ class LiveHttpClient:
         self._senders = senders or Senders()
 
     def with_timeout(self, seconds: float) -> LiveHttpClient:
-        """The same door, whose calls must be over in so many seconds."""
+        """Return the same client with another timeout."""
         return LiveHttpClient(
             self._secrets, timeout=seconds, slack_api=self._slack_api, hosts=self._hosts,
             senders=self._senders,
@@ -53,47 +61,53 @@ class LiveHttpClient:
         headers: dict[str, str | SecretName],
         body: Any,
     ) -> Answer:
-        """Send one request."""
-        import urllib3  # noqa: PLC0415 - check and plan don't need it
+        """Send one request; see ``HttpClient.request``."""
+        import urllib3  # noqa: PLC0415 - see the module's docstring
 
-        place = parse_url(url)
+        destination = parse_url(url)
         secrets = {
             k: self._secrets.read(v.name) for k, v in headers.items() if isinstance(v, SecretName)
         }
-        opened = {k: v for k, v in headers.items() if isinstance(v, str)} | secrets
-        payload = body if body is None or isinstance(body, str) else json.dumps(body)
-        content = None if payload is None else payload.encode("utf-8", "replace")
+        sent_headers = {k: v for k, v in headers.items() if isinstance(v, str)} | secrets
+        text = body if body is None or isinstance(body, str) else json.dumps(body)
+        content = None if text is None else text.encode("utf-8", "replace")
         try:
-            with self._hosts.one(place.host):
-                reply = self._senders.requests.send(place, method, opened, content, self._timeout)
+            with self._hosts.slot(destination.host):
+                response = self._senders.requests.send(
+                    destination, method, sent_headers, content, self._timeout
+                )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise TemporaryError(f"{place.host}: {type(error).__name__}") from None
-        if reply.status in (429, 503):
-            wait = retry_after(reply.headers)
-            raise TemporaryError(f"{place.host} answered {reply.status}", after=wait)
-        return Answer(reply.status, mask_secrets(_json(reply), secrets.values()))
+            raise TemporaryError(f"{destination.host}: {type(error).__name__}") from None
+        if response.status in (429, 503):
+            raise TemporaryError(
+                f"{destination.host} answered {response.status}",
+                after=retry_after(response.headers),
+            )
+        return Answer(response.status, mask_secrets(_json(response), secrets.values()))
 
     def post_slack_message(
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
     ) -> Answer:
-        """Post a message."""
-        from engine.outbound import slack  # noqa: PLC0415 - 100 ms that few commands need
+        """Post a message to Slack; see ``HttpClient.post_slack_message``."""
+        from engine.outbound import slack  # noqa: PLC0415 - takes 100 ms, and few commands need it
 
         sender = self._senders.messages
         if webhook:
             url = self._secrets.read(webhook.name)
-            with self._hosts.one("Slack"):
+            with self._hosts.slot("Slack"):
                 return slack.post_to_webhook(sender, url, message, self._timeout)
-        opened = self._secrets.read(token.name) if token else ""
-        with self._hosts.one("Slack"):
-            return slack.post_with_token(sender, (opened, self._slack_api), message, self._timeout)
+        token_text = self._secrets.read(token.name) if token else ""
+        with self._hosts.slot("Slack"):
+            return slack.post_with_token(
+                sender, (token_text, self._slack_api), message, self._timeout
+            )
 
 
 class Senders:
-    """The sender of http.request and the sender of notifications, each made at its first use.
+    """The two senders: ``requests`` for http.request, ``messages`` for notifications. Each is made at first use.
 
-    http_hosts: the list of ``--http-hosts``. A request goes to an address that is link-local or a metadata
-    server's only if the list names the address. The list does not concern notifications.
+    http_hosts: the hosts of ``--http-hosts``. ``requests`` connects to a link-local address or to a metadata
+    server only if this list contains the address. The list does not apply to ``messages``.
     """
 
     def __init__(self, http_hosts: frozenset[str] = frozenset()) -> None:
@@ -101,24 +115,24 @@ class Senders:
 
     @functools.cached_property
     def requests(self) -> Sender:
-        """For http.request."""
-        from engine.outbound.sender import Sender  # noqa: PLC0415 - check and plan don't need it
+        """The sender of http.request."""
+        from engine.outbound.sender import Sender  # noqa: PLC0415 - see the module's docstring
 
         return Sender(address_check(self._http_hosts))
 
     @functools.cached_property
     def messages(self) -> Sender:
-        """For notifications."""
-        from engine.outbound.sender import Sender  # noqa: PLC0415 - the same
+        """The sender of notifications."""
+        from engine.outbound.sender import Sender  # noqa: PLC0415 - see the module's docstring
 
         return Sender()
 
 
-def _json(reply: Reply) -> Any:
-    """The JSON of a whole answer; None if it was cut, or is not JSON that the journal can keep."""
-    if reply.cut:
+def _json(response: Response) -> Any:
+    """Return the body as JSON; None if it was truncated, or is not JSON that the journal can store."""
+    if response.truncated:
         return None
     try:
-        return msgspec.json.decode(reply.body)
+        return msgspec.json.decode(response.body)
     except (ValueError, RecursionError):
         return None

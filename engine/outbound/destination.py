@@ -1,4 +1,8 @@
-"""The server that a URL names. A URL is parsed once; the parsed host is checked, and the same host is dialed."""
+"""URLs: parse them, and check their hosts and addresses against ``--http-hosts``.
+
+A URL is parsed once. The same parsed host is checked and connected to, so that two parsers cannot disagree
+about it.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,9 @@ _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOT
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_USER = re.compile(r"(?<=//)[^/?#]*@")
-_PORTS = {"http": 80, "https": 443}
-_REFUSED = tuple(
+_USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_REFUSED_NETWORKS = tuple(
     ip_network(network)
     for network in (
         "0.0.0.0/8",  # this host, RFC 1122
@@ -32,21 +36,21 @@ _REFUSED = tuple(
         "fd20:ce::254/128",  # the metadata server of Google Cloud
     )
 )
-_EMBEDDING = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
+_IPV4_EMBEDDING = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
 """IPv6 networks whose last 32 bits are an IPv4 address: IPv4-compatible (RFC 4291) and NAT64 (RFC 6052)."""
 
 
 def mask_userinfo(url: str) -> str:
-    """The URL, its user and password replaced by ``***``, for a message."""
-    return _USER.sub("***@", url)
+    """Return a URL with ``***`` in place of user and password, for messages."""
+    return _USERINFO.sub("***@", url)
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     """A parsed http(s) URL.
 
-    host: a name of ``[a-z0-9.-]``, or an IP address in its canonical form without brackets.
-    target: the path and the query as they are sent; it begins with ``/``.
+    host: a name of ``[a-z0-9.-]``, or an IP address in canonical form without brackets.
+    target: path and query as they are sent; begins with ``/``.
     """
 
     scheme: str
@@ -66,10 +70,10 @@ class Destination:
 
 
 def parse_url(url: str) -> Destination:
-    """Parse a URL. Raises RefusedError, whose sentence does not repeat the URL."""
+    """Parse a URL. Raises RefusedError; its message does not contain the URL."""
     found = _URL.fullmatch(url)
     if not found:
-        raise RefusedError("the URL must begin with http:// or https:// and name a host")
+        raise RefusedError("the URL must begin with http:// or https:// and contain a host")
     scheme, authority, target = found[1].lower(), found[2], found[3]
     if "@" in authority:
         raise RefusedError("the URL must not contain a user or a password")
@@ -77,9 +81,9 @@ def parse_url(url: str) -> Destination:
     host = canonical_host(parts[1]) if parts else None
     if not parts or host is None:
         raise RefusedError(
-            "the URL does not name a valid host (letters, digits, - and ., or an IP address in its usual form)"
+            "the URL does not contain a valid host (letters, digits, - and ., or an IP address)"
         )
-    port = int(parts[2]) if parts[2] else _PORTS[scheme]
+    port = int(parts[2]) if parts[2] else _DEFAULT_PORTS[scheme]
     if not 0 < port < 65536:  # noqa: PLR2004 - TCP
         raise RefusedError("the URL does not have a valid port")
     if not all("!" <= letter <= "~" for letter in target):
@@ -88,11 +92,11 @@ def parse_url(url: str) -> Destination:
 
 
 def canonical_host(text: str) -> str | None:
-    """The one form in which a host is checked and dialed; None if the text is not a host.
+    """Return the canonical form of a host, or None if the text is not a host.
 
-    Names are converted by IDNA and written in lower case without a final dot. An IPv6 address may have brackets,
-    and one that maps an IPv4 address becomes that address. Decimal, octal, hexadecimal and short forms of IPv4
-    addresses are not hosts.
+    Names are converted with IDNA to lower case without a final dot. An IPv6 address may have brackets; an
+    IPv4-mapped address becomes the IPv4 address. Decimal, octal, hexadecimal and short forms of IPv4 addresses
+    are not hosts.
     """
     try:
         if text.startswith("[") or ":" in text:
@@ -107,48 +111,53 @@ def canonical_host(text: str) -> str | None:
 
 
 def check_host(destination: Destination, hosts: frozenset[str] | None) -> None:
-    """Raises RefusedError if the list does not name the host.
+    """Raise RefusedError if ``--http-hosts`` does not list the host.
 
-    hosts: names, addresses, either with ``:port``, or ``*.suffix`` for one more label; None names every host.
+    hosts: names or addresses, each with or without ``:port``, or ``*.suffix`` for exactly one more label. None
+    allows every host.
     """
     if hosts is None or hosts & {destination.host, destination.authority}:
         return
     if _address(destination.host) is None and f"*.{destination.host.partition('.')[2]}" in hosts:
         return
-    raise RefusedError(f"{destination.host} is not on --http-hosts")
+    raise RefusedError(f"{destination.host} is not in --http-hosts")
 
 
 def address_check(hosts: frozenset[str]) -> Callable[[str, int], None]:
-    """A function of an address and a port that raises RefusedError if no request may go there.
+    """Return a check for ``dial`` that raises RefusedError for a forbidden address.
 
-    Addresses of this host, link-local addresses and those of metadata servers are refused, also inside an IPv6
-    address, unless the list names the address itself.
+    Forbidden are the unspecified address, link-local addresses and the addresses of metadata servers, also
+    inside an IPv6 address, unless ``hosts`` contains the address itself.
     """
 
     def check(address: str, port: int) -> None:
-        found = ip_address(address.partition("%")[0])
-        for one in _reached(found):
+        parsed = ip_address(address.partition("%")[0])
+        for one in _with_embedded(parsed):
             shown = f"[{one}]:{port}" if one.version == 6 else f"{one}:{port}"  # noqa: PLR2004 - IP
-            if any(one in network for network in _REFUSED) and not hosts & {str(one), shown}:
+            if any(one in network for network in _REFUSED_NETWORKS) and not hosts & {
+                str(one),
+                shown,
+            }:
                 raise RefusedError(
-                    f"the host has the address {one}, which is link-local or a metadata server's; "
-                    "to allow it, name the address in --http-hosts"
+                    f"the host resolves to {one}, a link-local address or a metadata server; "
+                    "to allow it, add the address to --http-hosts"
                 )
 
     return check
 
 
-def _reached(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address | IPv6Address]:
-    """The address, and the IPv4 addresses that it contains."""
+def _with_embedded(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address | IPv6Address]:
+    """Yield an address and the IPv4 addresses that are embedded in it."""
     yield address
     if isinstance(address, IPv6Address):
         inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if any(address in network for network in _EMBEDDING) and int(address) > 1:
+        if any(address in network for network in _IPV4_EMBEDDING) and int(address) > 1:
             inner.append(IPv4Address(int(address) & 0xFFFF_FFFF))
         yield from (one for one in inner if one is not None)
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
+    """Return a host as an IP address, or None for a name."""
     try:
         return ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How many requests are under way with each host: one that hangs must not hold every slow worker up."""
+"""A limit on concurrent requests per host, so that one slow host cannot occupy every worker."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from engine.model.errors import TemporaryError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST = 4
-AGAIN = 1.0
-"""Seconds until a request that was one too many is tried again."""
+MAX_CONCURRENT = 4
+"""Requests to one host at the same time."""
+RETRY_SECONDS = 1.0
+"""Seconds until a request over the limit is tried again."""
 
 
 class HostLimits:
-    """Lets so many requests go to a host at once; thread-safe."""
+    """Limits the concurrent requests to each host. Thread-safe."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
-        self._under_way: Counter[str] = Counter()
+    def __init__(self, max_concurrent: int = MAX_CONCURRENT) -> None:
+        self._max_concurrent = max_concurrent
+        self._active: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def one(self, host: str) -> Iterator[None]:
-        """Have one request under way. Raises TemporaryError where there are enough; it uses no attempt up."""
+    def slot(self, host: str) -> Iterator[None]:
+        """Occupy one of the host's slots. Raises TemporaryError if none is free, which uses no attempt up."""
         with self._lock:
-            if self._under_way[host] >= self._most:
-                raise TemporaryError(f"{host}: {self._most} requests are under way", again=AGAIN)
-            self._under_way[host] += 1
+            if self._active[host] >= self._max_concurrent:
+                raise TemporaryError(
+                    f"{host}: {self._max_concurrent} requests are already in progress",
+                    again=RETRY_SECONDS,
+                )
+            self._active[host] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._under_way[host] -= 1
-                if not self._under_way[host]:
-                    del self._under_way[host]
+                self._active[host] -= 1
+                if not self._active[host]:
+                    del self._active[host]

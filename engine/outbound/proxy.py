@@ -1,7 +1,7 @@
-"""The proxy of the environment for a request: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case.
+"""The choice of a proxy from HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in upper or lower case.
 
 The rules are those of ``urllib.request``, which curl and Slack's SDK share. In addition NO_PROXY may contain
-networks, as Kubernetes users write them (10.0.0.0/8).
+networks (10.0.0.0/8), as Kubernetes users write them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def proxy_for(destination: Destination) -> str | None:
-    """The URL of the proxy for a destination; None if the request goes there directly."""
+    """Return the URL of the proxy for a destination, or None for a direct connection."""
     proxies = getproxies_environment()
     proxy = proxies.get(destination.scheme)
     if not proxy:
@@ -31,20 +31,21 @@ def proxy_for(destination: Destination) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def credentials_of(proxy: str) -> str | None:
-    """``user:password`` of a proxy's URL, decoded; None without a user."""
+def proxy_credentials(proxy: str) -> str | None:
+    """Return the decoded ``user:password`` of a proxy URL, or None if it has no user."""
     parts = urlsplit(proxy)
     if parts.username is None:
         return None
     return f"{unquote(parts.username)}:{unquote(parts.password or '')}"
 
 
-def _in_networks(host: str, entries: str) -> bool:
+def _in_networks(host: str, no_proxy: str) -> bool:
+    """Return whether a host is an IP address within one of the networks of NO_PROXY."""
     try:
         address = ip_address(host)
     except ValueError:
         return False
-    for entry in entries.split(","):
+    for entry in no_proxy.split(","):
         try:
             if address in ip_network(entry.strip(), strict=False):
                 return True

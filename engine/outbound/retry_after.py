@@ -1,4 +1,4 @@
-"""Retry-After."""
+"""The Retry-After header of a response."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ if TYPE_CHECKING:
 
 
 def retry_after(headers: Mapping[str, str] | None) -> float | None:
-    """Seconds that an answer asks us to wait: its Retry-After, a number or a date (RFC 9110, 10.2.3); or None.
+    """Return the seconds that a response asks the client to wait; None without a valid Retry-After.
 
-    A date is counted from the answer's own, since the other side's clock may be another than ours.
+    The header is a number of seconds or a date (RFC 9110, 10.2.3). A date is compared with the Date header of
+    the same response, because the clocks of client and server may differ.
     """
-    told = {name.lower(): value for name, value in (headers or {}).items()}
-    value = told.get("retry-after", "").strip()
+    values = {name.lower(): value for name, value in (headers or {}).items()}
+    value = values.get("retry-after", "").strip()
     if value.isascii() and value.isdecimal():
         return float(value)
     try:
-        until = parsedate_to_datetime(value).timestamp()
+        retry_at = parsedate_to_datetime(value).timestamp()
     except (ValueError, OverflowError):
         return None
     try:
-        sent = parsedate_to_datetime(told.get("date", "")).timestamp()
+        sent_at = parsedate_to_datetime(values.get("date", "")).timestamp()
     except (ValueError, OverflowError):
-        sent = time.time()
-    return max(0.0, until - sent)
+        sent_at = time.time()
+    return max(0.0, retry_at - sent_at)

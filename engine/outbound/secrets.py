@@ -1,4 +1,4 @@
-"""Secrets."""
+"""Secrets that steps refer to by name: one file each in ``--secrets-dir``."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from engine.model.errors import PermanentError, TemporaryError
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-_LONGEST_SECRET = 64 << 10
-"""Bytes of the file of a secret."""
+_MAX_BYTES = 64 << 10
+"""Bytes of a secret's file."""
 
 
 class Secrets:
-    """Reads secrets from a folder, each a file, at the time of use."""
+    """Reads secrets from the files of a folder, each time that a step uses one.
+
+    A changed file therefore takes effect without a restart.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def read(self, name: str) -> str:
-        """The secret without its trailing newline.
+        """Return a secret without its trailing newline.
 
-        Raises TemporaryError if it is missing or empty, and PermanentError if its text cannot be a header or a
-        URL (a blank line, a byte order mark); both name the secret and never repeat its value.
+        Raises TemporaryError if the file is missing or empty, PermanentError if its text cannot be a header or
+        a URL (a blank line, a byte order mark). Both messages contain the name, never the value.
         """
         if self._folder is None:
-            raise TemporaryError(f"secret {name}: no --secrets-dir is set", answered=True)
+            raise TemporaryError(f"secret {name}: --secrets-dir is not set", answered=True)
         try:
             with (self._folder / name).open("rb") as file:
-                content = file.read(_LONGEST_SECRET + 1)
+                content = file.read(_MAX_BYTES + 1)
         except OSError as error:
             raise TemporaryError(f"secret {name}: {type(error).__name__}", answered=True) from None
-        fault = _secret_fault(content)
+        fault = _fault(content)
         if fault:
             raise PermanentError(f"secret {name}: {fault}")
         text = content.decode("ascii").removesuffix("\n").removesuffix("\r")
@@ -42,10 +44,10 @@ class Secrets:
         return text
 
 
-def _secret_fault(content: bytes) -> str | None:
-    """Why the content of a file cannot be a secret; None if it can."""
-    if len(content) > _LONGEST_SECRET:
-        return f"the file is larger than {_LONGEST_SECRET >> 10} KiB"
+def _fault(content: bytes) -> str | None:
+    """Return why the content of a file is not a valid secret, or None."""
+    if len(content) > _MAX_BYTES:
+        return f"the file is larger than {_MAX_BYTES >> 10} KiB"
     if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         return "the file begins with a byte order mark; save it as UTF-8 without one"
     line = content.removesuffix(b"\n").removesuffix(b"\r")

@@ -13,7 +13,7 @@ from engine.cluster.api import POD
 from engine.cluster.client import connect
 from engine.model.calls import Call, SecretName
 from engine.model.errors import TemporaryError
-from engine.outbound import deadlines
+from engine.outbound import connections
 from engine.outbound.client import LiveHttpClient
 from engine.outbound.secrets import Secrets
 from tests.cluster.keys import make_keys
@@ -113,7 +113,7 @@ def test_so_has_the_api_server_and_the_breaker_hears_of_it(cluster):
     patch = Call("patch", "v1", "pods", "demo", "p", {"metadata": {"labels": {"a": "b"}}})
     over_in_time(lambda: cluster.with_timeout(TIME).get(POD, "p", "demo"))
     # the first letter of no status line is told at once
-    assert any(what in cluster.breaker.error.lower() for what in ("timed out", "no http"))
+    assert any(what in cluster.breaker.error.lower() for what in ("timed out", "not http"))
     over_in_time(lambda: cluster.with_timeout(TIME).send(patch))
     over_in_time(lambda: cluster.with_timeout(TIME).list(POD))
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_all_addresses_of_a_host_share_the_time(monkeypatch):
 
             monkeypatch.setattr(socket.socket, "settimeout", noted)
             with pytest.raises(TimeoutError):
-                deadlines.dial(("many.example", 80), TIME)
+                connections.dial(("many.example", 80), TIME)
             assert len(given) == 1  # the first took it all
 
 
@@ -161,5 +161,5 @@ def test_the_second_address_is_taken_where_the_first_is_dead(monkeypatch):
             (socket.AF_INET, socket.SOCK_STREAM, 0, "", at) for at in (gone, there.getsockname())
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
-        with deadlines.dial(("two.example", 80), 5) as made:
+        with connections.dial(("two.example", 80), 5) as made:
             assert made.getpeername() == there.getsockname()

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from engine.model.errors import RefusedError, SettingsError
-from engine.outbound import deadlines
+from engine.outbound import connections
 from engine.outbound.destination import address_check, check_host, parse_url
 from engine.runtime.settings import host_list
 
@@ -132,7 +132,7 @@ def test_a_name_that_leads_to_a_refused_address_is_not_dialed(monkeypatch):
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         with pytest.raises(RefusedError, match=r"169\.254\.169\.254"):
-            deadlines.dial(("a.example.com", port), 5, check=address_check(WILD))
+            connections.dial(("a.example.com", port), 5, check=address_check(WILD))
 
 
 def test_a_name_is_resolved_once_and_the_checked_address_is_dialed(monkeypatch):
@@ -144,7 +144,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_dialed(monkeypatch):
             return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (answers.pop(0), port))]
 
         monkeypatch.setattr(socket, "getaddrinfo", rebinding)
-        with deadlines.dial(("a.example.com", port), 5, check=address_check(WILD)) as made:
+        with connections.dial(("a.example.com", port), 5, check=address_check(WILD)) as made:
             assert made.getpeername() == ("127.0.0.1", port)
         assert answers == ["169.254.169.254"]
 

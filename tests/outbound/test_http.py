@@ -340,9 +340,9 @@ def test_what_is_recorded_shows_no_secret(server, outside):
 def test_of_one_host_only_so_many_are_asked_at_once_and_others_go_on(tmp_path, server):
     hosts = HostLimits(2)
     outside = LiveHttpClient(Secrets(tmp_path), hosts=hosts).with_timeout(5)
-    with hosts.one("127.0.0.1"), hosts.one("elsewhere.example"):
+    with hosts.slot("127.0.0.1"), hosts.slot("elsewhere.example"):
         assert outside.request("GET", server.url, {}, None).status == 200
-        with hosts.one("127.0.0.1"), pytest.raises(TemporaryError) as caught:
+        with hosts.slot("127.0.0.1"), pytest.raises(TemporaryError) as caught:
             outside.request("GET", server.url, {}, None)
         assert (caught.value.answered, caught.value.again) == (False, 1.0)
         assert outside.request("GET", server.url, {}, None).status == 200
@@ -361,7 +361,7 @@ def test_slack_is_one_host_whatever_the_webhook(tmp_path, server):
     (tmp_path / "hook").write_text(f"{server.url}{PATH}\n")
     hosts = HostLimits(1)
     outside = LiveHttpClient(Secrets(tmp_path), hosts=hosts)
-    with hosts.one("Slack"), pytest.raises(TemporaryError, match="under way"):
+    with hosts.slot("Slack"), pytest.raises(TemporaryError, match="in progress"):
         hook(outside)
     assert hook(outside).status == 200
 
