@@ -20,7 +20,7 @@ def server(mode: str, path: Path) -> Any:
     """The ASGI callable."""
     schema.prepare(path)
     writer = GroupCommitWriter(
-        partial(schema.connect, path, writes=True), "bare", schema.Flush(path)
+        partial(schema.connect, path, writes=True), "bare", schema.WalSync(path)
     )
 
     def insert(body: bytes) -> Any:

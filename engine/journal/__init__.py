@@ -1,1 +1,1 @@
-"""What was accepted, and how far it has come: the journal is the queue."""
+"""The durable store of runs: one protocol, one package per backend."""

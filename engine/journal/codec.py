@@ -1,4 +1,4 @@
-"""Records as rows: what is kept as JSON, and how it becomes the same record again."""
+"""Convert records to the JSON of database columns and back."""
 
 from __future__ import annotations
 
@@ -20,31 +20,34 @@ if TYPE_CHECKING:
     from engine.model.run import Claim, Outcome
 
 _decoder = msgspec.json.Decoder()
-_files = msgspec.json.Decoder(dict[str, bytes])
+_file_decoder = msgspec.json.Decoder(dict[str, bytes])
 
 
 class UnreadableError(JournalError):
-    """A row that another version wrote, or that is broken; no matter of the disk, it stays so."""
+    """A row is corrupt, or another version of the engine wrote it. A retry does not help."""
 
 
 def decode(raw: bytes) -> Any:
-    """The data of a JSON column; integers of any size. Raises ValueError where it is broken."""
+    """Decode a JSON column. Integers have any size. Raises ValueError if the JSON is not valid."""
     return _decoder.decode(raw)
 
 
 @contextlib.contextmanager
-def readable(run: str) -> Iterator[None]:
-    """Turns whatever a row that this engine cannot read raises into UnreadableError."""
+def readable(name: str) -> Iterator[None]:
+    """Raise UnreadableError in place of every error that an unreadable row causes.
+
+    name: what the row contains, for the message.
+    """
     try:
         yield
     except (PlaybookError, KeyError, TypeError, ValueError) as error:
-        raise UnreadableError(f"run {run} cannot be read by this engine: {error}") from error
+        raise UnreadableError(f"run {name} cannot be read by this engine: {error}") from error
 
 
 def from_event(event: Event, trace: str = "") -> bytes:
-    """An event as its row: the alert as it was sent, which makes the same event again.
+    """Encode an event: the alert as received, from which ``to_event`` builds an equal event.
 
-    The time stands beside it, for one that gave none.
+    The time is a separate value, because an alert can lack a time. trace: the ``traceparent``, or "".
     """
     row = {"alert": event.sent, "time_ns": event.time_ns, "salt": event.salt}
     if event.original:
@@ -53,7 +56,7 @@ def from_event(event: Event, trace: str = "") -> bytes:
 
 
 def to_event(raw: bytes) -> tuple[Event, str]:
-    """The event of a row, equal to the one that was written, and the trace that it belongs to."""
+    """Decode an event and its ``traceparent``. The event is equal to the one that was encoded."""
     row = decode(raw)
     event = parse_event(row["alert"], received_ns=row["time_ns"], salt=row["salt"])
     if event.time_ns != row["time_ns"]:
@@ -64,9 +67,9 @@ def to_event(raw: bytes) -> tuple[Event, str]:
 
 
 def to_result(row: dict[str, Any]) -> StepResult:
-    """One result, of its decoded JSON.
+    """Build the result of a step from its decoded JSON.
 
-    Written out, since the types of those records are no names at run time that msgspec could find.
+    msgspec cannot convert the JSON, because the types of the fields are not importable at run time.
     """
     calls = tuple(Call(**call) for call in row["calls"])
     requests = tuple(OutboundRequest(**request) for request in row["requests"])
@@ -74,17 +77,17 @@ def to_result(row: dict[str, Any]) -> StepResult:
 
 
 def to_results(raw: bytes) -> tuple[StepResult, ...]:
-    """The results of a row, in the order of the steps."""
+    """Decode the results of a run, in the order of the steps."""
     return tuple(to_result(row) for row in decode(raw))
 
 
 def from_results(results: Sequence[StepResult]) -> bytes:
-    """Results as a row."""
+    """Encode the results of a run."""
     return encode_json(tuple(results))
 
 
 def attempted(claim: Claim, outcome: Outcome) -> StepResult:
-    """How a step stands that will be tried again, or waits for a person."""
+    """Return the result of a step that waits for a retry or for an approval."""
     return StepResult(
         step=claim.step.name,
         state="held" if outcome.state == "held" else "waiting",
@@ -97,5 +100,5 @@ def attempted(claim: Claim, outcome: Outcome) -> StepResult:
 
 
 def to_files(raw: bytes) -> dict[str, bytes]:
-    """Files of a row: path -> content. Raises ValueError where the row is broken."""
-    return _files.decode(raw)
+    """Decode a set of files: path -> content. Raises ValueError if the row is corrupt."""
+    return _file_decoder.decode(raw)

@@ -1,97 +1,69 @@
-"""Rows read: the connections that read, and the runs, claims and records that rows become again."""
+"""Build runs, claims and run records from database rows. Shared by the backends."""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-import threading
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.journal import codec
 from engine.journal.codec import UnreadableError
-from engine.journal.protocol import RunRecord
-from engine.journal.sqlite import operator_commands, queries, undo_intents
-from engine.model.errors import JournalError
+from engine.journal.protocol import Decision, RunRecord
 from engine.model.run import Claim, Run, StepResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
     from engine.model.calls import ObjectChange
     from engine.model.playbook import Playbook
 
-THAWED = 256
-"""Playbooks that are kept thawed."""
+CACHED_PLAYBOOKS = 256
+"""Number of compiled playbooks to keep."""
 
 
-class Readers:
-    """Connections that only read, as many as threads read at once; they see what is on disk.
+class Row(Protocol):
+    """A row of the table ``runs``, by column name."""
 
-    One is there from the start: while it is, SQLite keeps the write-ahead log and its index, which
-    a full disk would not let the writer make again.
+    def __getitem__(self, column: str, /) -> Any:
+        """Return the value of a column."""
+        ...
+
+
+class Lookups(Protocol):
+    """The queries that a backend provides for the data outside the row of a run."""
+
+    def event(self, number: int) -> bytes | None:
+        """Return the encoded event with this number, or None."""
+        ...
+
+    def snapshot(self, digest: str) -> bytes | None:
+        """Return the snapshot of the playbook with this digest, or None."""
+        ...
+
+    def undo_changes(self, undo: str) -> tuple[ObjectChange, ...]:
+        """Return the changes that an undo reverts, in the order in which they were made."""
+        ...
+
+    def undo_steps(self, run: str) -> Mapping[int, float | None]:
+        """Return the steps of a run that can be undone: position -> epoch seconds, or None (on request)."""
+        ...
+
+
+class Hydrator:
+    """Builds records from rows. Methods raise UnreadableError for unreadable rows, and JournalError.
+
+    playbook_from_snapshot: compiles a stored playbook; raises PlaybookError.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._connect = connect
-        first = connect()
-        first.execute("SELECT 1 FROM runs").fetchone()
-        self._idle = [first]
-        self._lock = threading.Lock()
-        self._closed = False
+    def __init__(
+        self, lookups: Lookups, playbook_from_snapshot: Callable[[bytes], Playbook]
+    ) -> None:
+        self._lookups = lookups
+        self._playbook_from_snapshot = playbook_from_snapshot
+        self._playbook = lru_cache(maxsize=CACHED_PLAYBOOKS)(self._compile)
 
-    @contextlib.contextmanager
-    def lend(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one reading. Raises JournalError: closed, or the file cannot be read."""
-        with self._lock:
-            if self._closed:
-                raise JournalError("the journal is closed")
-            connection = self._idle.pop() if self._idle else None
-        try:
-            connection = connection or self._connect()
-            yield connection
-        except sqlite3.Error as error:
-            raise JournalError(f"the journal cannot be read: {error}") from error
-        finally:
-            if connection is not None:
-                self._take_back(connection)
-
-    def row(self, query: str, *parameters: Any) -> sqlite3.Row | None:
-        """The first row of a query."""
-        with self.lend() as connection:
-            found: sqlite3.Row | None = connection.execute(query, parameters).fetchone()
-        return found
-
-    def close(self) -> None:
-        """Close what is idle now, and the rest when it comes back."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
-
-    def _take_back(self, connection: sqlite3.Connection) -> None:
-        with self._lock:
-            if not self._closed:
-                self._idle.append(connection)
-                return
-        connection.close()
-
-
-class Records:
-    """Makes records of rows. Raises UnreadableError where this engine cannot, JournalError.
-
-    thaw: makes a playbook of its snapshot; raises PlaybookError.
-    """
-
-    def __init__(self, readers: Readers, thaw: Callable[[bytes], Playbook]) -> None:
-        self._readers = readers
-        self._thaw = thaw
-        self._playbook = lru_cache(maxsize=THAWED)(self._thawed)
-
-    def claim(self, row: sqlite3.Row, now: float) -> Claim:
-        """The claim that taking the run has made; the row is the one from before."""
+    def claim(self, row: Row, now: float) -> Claim:
+        """Build the claim that was just made. row: the row before the claim."""
         with codec.readable(row["id"]):
             return Claim(
                 run=self.run(row),
@@ -104,22 +76,22 @@ class Records:
                 results=codec.to_results(row["results"]),
                 fence=row["fence"] + 1,
                 undo=row["id"] if row["undoes"] else None,
-                changes=self._changes(row["id"]) if row["undoes"] else (),
+                changes=self._lookups.undo_changes(row["id"]) if row["undoes"] else (),
             )
 
-    def record(self, row: sqlite3.Row) -> RunRecord:
-        """The run as it stands."""
+    def record(self, row: Row) -> RunRecord:
+        """Build the record of a run in its current state."""
         with codec.readable(row["id"]):
             run = self.run(row)
             results = codec.to_results(row["results"])
             if row["leased"] or row["last"] is not None:
-                results += (_standing(run, row),)
-            with self._readers.lend() as connection:
-                undo = {
-                    run.steps[position].name: due
-                    for position, due in queries.undoings(connection, run.id).items()
-                }
-            decisions = operator_commands.decisions(codec.decode(row["facts"]))
+                results += (_current_result(run, row),)
+            undo = {
+                run.steps[position].name: due
+                for position, due in self._lookups.undo_steps(run.id).items()
+            }
+            attempt_state = codec.decode(row["facts"])
+            decisions = tuple(Decision(**one) for one in attempt_state.get("decisions", ()))
         return RunRecord(
             run=run,
             results=results,
@@ -131,12 +103,12 @@ class Records:
             decisions=decisions,
         )
 
-    def run(self, row: sqlite3.Row) -> Run:
-        """The run, with the playbook and the event that it was accepted with."""
-        found = self._readers.row("SELECT body FROM events WHERE id = ?", row["event"])
-        if found is None:
-            raise UnreadableError("its event is gone")
-        event, trace = codec.to_event(found["body"])
+    def run(self, row: Row) -> Run:
+        """Build the run, with the event and the playbook version that it was accepted with."""
+        raw = self._lookups.event(row["event"])
+        if raw is None:
+            raise UnreadableError("its event is not in the journal")
+        event, trace = codec.to_event(raw)
         return Run(
             id=row["undoes"] or row["id"],
             playbook=self._playbook(row["digest"], row["blob"]),
@@ -146,19 +118,16 @@ class Records:
             trace=trace,
         )
 
-    def _changes(self, undo: str) -> tuple[ObjectChange, ...]:
-        with self._readers.lend() as connection:
-            return undo_intents.changes(connection, undo)
-
-    def _thawed(self, digest: str, blob: str) -> Playbook:
-        found = self._readers.row("SELECT snapshot FROM snapshots WHERE digest = ?", digest)
-        if found is None:
-            raise UnreadableError("its playbook is gone")
-        return replace(self._thaw(found["snapshot"]), blob=blob)  # no snapshot knows its file
+    def _compile(self, digest: str, blob: str) -> Playbook:
+        snapshot = self._lookups.snapshot(digest)
+        if snapshot is None:
+            raise UnreadableError("its playbook is not in the journal")
+        # the snapshot does not contain the blob id of the file
+        return replace(self._playbook_from_snapshot(snapshot), blob=blob)
 
 
-def _standing(run: Run, row: sqlite3.Row) -> StepResult:
-    """How the current step stands: what its last attempt said, and whether one is under way."""
+def _current_result(run: Run, row: Row) -> StepResult:
+    """Return the result of the current step: the last attempt, or ``running`` during an attempt."""
     if row["last"] is None:
         last = StepResult(run.steps[row["position"]].name, "running")
     else:

@@ -20,7 +20,7 @@ from engine.intake.deferred_records import DeferredRecords
 from engine.intake.event_recorder import EventRecorder
 from engine.intake.intake import Intake
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.journal.sqlite.storage import room
+from engine.journal.sqlite.storage import max_journal_bytes
 from engine.language.compile import playbook_from_snapshot
 from engine.runtime import event_loop, listeners, worker_process
 from engine.runtime.maintenance import Maintenance
@@ -175,7 +175,7 @@ def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack)
     journal = SqliteJournal(
         settings.journal,
         functools.partial(playbook_from_snapshot, actions=load_actions()),
-        dry=settings.dry_run,
+        dry_run=settings.dry_run,
     )
     stack.callback(journal.close)
     if journal.postponed_runs:
@@ -231,7 +231,7 @@ def _say(
         tokens=bool(settings.token_file or settings.path_secret_file),
         client_certificates=settings.client_ca is not None,
     )
-    most = room(settings.journal.resolve().parent)
+    most = max_journal_bytes(settings.journal.resolve().parent)
     log.info("journal", file=str(settings.journal), most=f"{most >> 20:,} MiB")
     if settings.dry_run:
         seen = about["cluster"] or "assuming that every pod an event names exists"

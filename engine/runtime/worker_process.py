@@ -89,8 +89,8 @@ def run_worker_process(settings: Settings, line: WorkerChannel, *, story: bool) 
         journal = SqliteJournal(
             settings.journal,
             functools.partial(playbook_from_snapshot, actions=load_actions()),
-            partner=True,
-            dry=settings.dry_run,
+            worker_process=True,
+            dry_run=settings.dry_run,
         )
         stack.callback(journal.close)
         shift = _Shift(settings, cluster, journal, guardrails)

@@ -79,7 +79,7 @@ def shared(request, tmp_path_factory):
     journal.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(alert=alerts, number=st.integers(0, 2**128), salt=st.text(max_size=4))
 def test_an_event_comes_back_as_it_was(shared, alert, number, salt):
     decoded = msgspec.json.decode(msgspec.json.encode(alert))

@@ -7,15 +7,15 @@ from engine.cluster.api import POD
 from engine.journal.protocol import AcceptBatch, Decision, Pause, RunFilter
 from engine.model.calls import ObjectChange
 from engine.model.errors import JournalError
-from engine.model.run import Outcome, Run, run_id
-from tests.support.journals import DONE, NOW, accept, event, playbook
+from engine.model.run import Notice, Outcome, Run, run_id
+from tests.support.journals import DONE, NOW, accept, event, playbook, step
 
 MOST = 3 << 19
 
 
 @pytest.fixture
 def journal(opened, tmp_path):
-    journal = opened(tmp_path, most=MOST)
+    journal = opened(tmp_path, max_bytes=MOST)
     yield journal
     journal.close()
 
@@ -92,6 +92,26 @@ def test_all_is_undone_although_each_run_changes_something(journal):
     assert undone == len(accepted)
 
 
+@pytest.mark.parametrize("size", [1_000, 20_000])
+def test_all_runs_finish_although_each_is_held_and_notifies(journal, size):
+    accepted = until_it_refuses(journal, size)
+    tell = playbook("tell", step("post", effect="notify", pool="slow"))
+    while claims := journal.claim("cluster", 16, NOW):
+        for claim in claims:
+            id_ = run_id(claim.run.id, "held")
+            notify = Run(id_, tell, claim.run.event, NOW, id_, claim.run.trace)
+            about = {"run": claim.run.id, "step": "mark", "reason": "over the budget " * 4}
+            attempt_state = {"held": ["mark", NOW]}
+            assert journal.keep(claim, attempt_state, Notice(notify, {"about": about}))
+            held = Outcome("held", "over the budget " * 4, retry_in=3600.0)
+            assert journal.settle(claim, held, NOW) == "waiting"
+    notified = journal.claim("slow", 10_000, NOW)
+    assert len(notified) == len(accepted)
+    assert all(claim.attempt_state["about"]["step"] == "mark" for claim in notified)
+    assert all(journal.settle(claim, DONE, NOW) == "done" for claim in notified)
+    assert sorted(worked_off(journal, now=NOW + 3600)) == sorted(accepted)
+
+
 def test_while_it_is_full_it_says_so_and_refuses_all_that_is_new(journal):
     until_it_refuses(journal)
     assert "full" in journal.write_error()
@@ -124,12 +144,12 @@ def test_steps_that_say_more_than_was_reckoned_with_stop_it_until_it_is_pruned(j
 
 
 def test_a_full_journal_is_full_when_it_is_opened_again(opened, tmp_path):
-    journal = opened(tmp_path, most=MOST)
+    journal = opened(tmp_path, max_bytes=MOST)
     try:
         accepted = until_it_refuses(journal)
     finally:
         journal.close()
-    journal = opened(tmp_path, most=MOST)
+    journal = opened(tmp_path, max_bytes=MOST)
     try:
         assert "full" in journal.write_error()
         with pytest.raises(JournalError, match="full"):

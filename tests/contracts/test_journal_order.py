@@ -37,7 +37,7 @@ moves = st.lists(
 
 
 @pytest.mark.parametrize("opened", JOURNALS.values(), ids=JOURNALS)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(moves=moves)
 def test_whatever_happens_the_claims_are_those_that_the_law_gives(opened, moves):
     with tempfile.TemporaryDirectory() as folder:

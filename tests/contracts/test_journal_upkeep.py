@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from engine.journal.protocol import DeadLetter, DroppedRuns, RunFilter
-from engine.journal.sqlite.retention import DEAD, DROPS
+from engine.journal.sqlite.retention import MAX_DEAD_LETTERS, MAX_DROP_COUNTERS
 from engine.model.errors import JournalError
 from engine.model.run import Outcome
 from tests.support.journals import DONE, NOW, accept, claim, playbook, run
@@ -26,21 +26,23 @@ def test_drops_of_an_hour_are_one_line_with_a_counter(journal):
 
 
 def test_lines_about_drops_are_bounded_and_the_oldest_make_way(journal):
-    drops = [drop(at=NOW + n, key=str(n)) for n in range(DROPS + 500)]
+    drops = [drop(at=NOW + n, key=str(n)) for n in range(MAX_DROP_COUNTERS + 500)]
     for start in range(0, len(drops), 5_000):
         journal.save_dropped([], drops[start : start + 5_000])
     left = journal.dropped_runs(RunFilter(limit=10**6))
-    assert len(left) == DROPS
+    assert len(left) == MAX_DROP_COUNTERS
     assert left[-1].key == "500"
 
 
 def test_dead_letters_are_bounded_and_the_newest_stay(journal):
     journal.save_dropped(
-        [DeadLetter(NOW + n, "http", "no JSON", b"%d" % n) for n in range(DEAD + 5)], []
+        [DeadLetter(NOW + n, "http", "no JSON", b"%d" % n) for n in range(MAX_DEAD_LETTERS + 5)], []
     )
     letters = journal.dead_letters(10**6)
-    assert len(letters) == DEAD
-    assert letters[0] == DeadLetter(NOW + DEAD + 4, "http", "no JSON", b"%d" % (DEAD + 4))
+    assert len(letters) == MAX_DEAD_LETTERS
+    assert letters[0] == DeadLetter(
+        NOW + MAX_DEAD_LETTERS + 4, "http", "no JSON", b"%d" % (MAX_DEAD_LETTERS + 4)
+    )
     assert len(journal.dead_letters(3)) == 3
 
 
@@ -81,7 +83,7 @@ def test_a_run_without_its_body_is_still_known_so_that_a_repeat_runs_nothing(jou
     accept(journal, run(1))
     assert journal.claim("cluster", 9, NOW + 9) == []
     assert journal.runs(RunFilter()) == []
-    with pytest.raises(JournalError, match="gone"):
+    with pytest.raises(JournalError, match="its event is not in the journal"):
         journal.find(run(1).id)
 
 

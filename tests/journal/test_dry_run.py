@@ -26,7 +26,7 @@ def start(tmp_path):
     def start(*, dry=False):
         for one in opened:
             one.close()
-        opened.append(SqliteJournal(tmp_path / "j.db", stored_playbook, LEASE, dry=dry))
+        opened.append(SqliteJournal(tmp_path / "j.db", stored_playbook, LEASE, dry_run=dry))
         return opened[-1]
 
     yield start

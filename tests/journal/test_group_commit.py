@@ -8,7 +8,7 @@ import time
 
 import pytest
 from engine.journal.sqlite import schema
-from engine.journal.sqlite.group_commit import LARGEST, GroupCommitWriter
+from engine.journal.sqlite.group_commit import MAX_TRANSACTION_JOBS, GroupCommitWriter
 from engine.journal.sqlite.watchdog import Watchdog
 from engine.model.errors import JournalError
 
@@ -27,7 +27,7 @@ def path(tmp_path):
 def writer(path):
     schema.prepare(path)
     writer = GroupCommitWriter(
-        lambda: schema.connect(path, writes=True), "journal under test", schema.Flush(path)
+        lambda: schema.connect(path, writes=True), "journal under test", schema.WalSync(path)
     )
     yield writer
     writer.close()
@@ -78,7 +78,7 @@ def test_what_waits_together_is_one_transaction_and_fails_together(writer, path)
     for future in held_up(writer, put("a"), lose, put("b")):
         with pytest.raises(JournalError, match="disk I/O error"):
             future.result()
-    assert writer.trouble == "the journal cannot be written: disk I/O error"
+    assert writer.last_error == "the journal cannot be written: disk I/O error"
     assert keys(path) == []
     assert writer.probe() is None
     writer.submit(put("c")).result()
@@ -94,7 +94,7 @@ def test_a_sender_who_hangs_up_does_not_take_what_he_sent_with_him(writer, path)
 
 def test_closing_writes_what_waits_and_ends_the_thread(path):
     schema.prepare(path)
-    flush = schema.Flush(path)
+    flush = schema.WalSync(path)
     writer = GroupCommitWriter(
         lambda: schema.connect(path, writes=True), "journal to be closed", flush
     )
@@ -113,7 +113,7 @@ def test_after_a_failure_the_file_is_opened_anew(path):
         opened.append(schema.connect(path, writes=True))
         return opened[-1]
 
-    writer = GroupCommitWriter(connect, "journal that is reopened", schema.Flush(path))
+    writer = GroupCommitWriter(connect, "journal that is reopened", schema.WalSync(path))
     for future in held_up(writer, put("a"), lose):
         assert isinstance(future.exception(), JournalError)
     writer.submit(put("b")).result()
@@ -142,7 +142,7 @@ def test_what_the_disk_does_not_take_has_failed(path):
     writer = GroupCommitWriter(lambda: schema.connect(path, writes=True), "journal", full)
     with pytest.raises(JournalError, match="No space left on device"):
         writer.submit(put("a")).result()
-    assert "No space left" in writer.trouble
+    assert "No space left" in writer.last_error
     writer.close()
 
 
@@ -189,17 +189,17 @@ def test_while_a_commit_hangs_who_waits_and_who_comes_is_refused(watched, disk, 
     disk.reached.wait()
     behind = writer.submit(put("b"))
     disk.now += 4
-    watch.look()
+    watch.check()
     assert (writer.probe(), first.done(), behind.done()) == (None, False, False)
     disk.now += 2
-    watch.look()
+    watch.check()
     assert "has not answered for 5 seconds" in writer.probe()
     for future in (first, behind, writer.submit(put("c"))):
         with pytest.raises(JournalError, match="has not answered"):
             future.result(0)
     disk.go_on.set()
-    wait_until(lambda: writer.waits_since is None)
-    watch.look()
+    wait_until(lambda: writer.last_progress is None)
+    watch.check()
     assert writer.probe() is None
     writer.submit(put("d")).result()
     assert keys(path) == ["a", "d"]  # what was under way came to its end, and nothing else
@@ -213,7 +213,7 @@ def test_work_that_computes_for_long_is_not_a_disk_that_hangs(watched, disk, pat
         for _ in range(3):
             connection.execute(COMPUTING).fetchone()
             disk.now += 4
-            watch.look()
+            watch.check()
         put("a")(connection)
 
     writer.submit(compute).result()
@@ -223,13 +223,13 @@ def test_work_that_computes_for_long_is_not_a_disk_that_hangs(watched, disk, pat
 
 def test_a_transaction_takes_a_bounded_number_of_jobs(path):
     schema.prepare(path)
-    ended, flush = [], schema.Flush(path)
+    ended, flush = [], schema.WalSync(path)
     writer = GroupCommitWriter(
         lambda: schema.connect(path, writes=True), "journal with a crowd", flush, ended.append
     )
-    held_up(writer, *(put(str(number)) for number in range(2 * LARGEST + 1)))
+    held_up(writer, *(put(str(number)) for number in range(2 * MAX_TRANSACTION_JOBS + 1)))
     writer.close()
-    assert len(keys(path)) == 2 * LARGEST + 1
+    assert len(keys(path)) == 2 * MAX_TRANSACTION_JOBS + 1
     assert ended == [True] * 4  # the job that held the others up is alone
 
 
@@ -237,9 +237,9 @@ def test_a_writer_that_has_nothing_to_do_does_not_hang(watched, disk):
     writer, watch = watched
     disk.go_on.set()
     writer.submit(put("a")).result()
-    wait_until(lambda: writer.waits_since is None)
+    wait_until(lambda: writer.last_progress is None)
     disk.now += 999
-    watch.look()
+    watch.check()
     assert writer.probe() is None
 
 
@@ -251,7 +251,7 @@ def test_a_writer_is_closed_though_it_refuses_work(watched, disk, path):
     closing.start()
     wait_until(lambda: writer.probe() == "the journal is closed")
     disk.now += 6
-    watch.look()
+    watch.check()
     assert isinstance(first.exception(0), JournalError)
     disk.go_on.set()
     closing.join(20)

@@ -7,8 +7,15 @@ import threading
 
 import pytest
 from engine.journal.sqlite import schema
-from engine.journal.sqlite.gathering import FLOOD, FLOODED, USUAL, Gathering
-from engine.journal.sqlite.group_commit import CROWD, FEW, GroupCommitWriter
+from engine.journal.sqlite.group_commit import (
+    FLOOD_DELAY,
+    FLOOD_EVENTS_PER_SECOND,
+    MAX_GATHER_JOBS,
+    MIN_GATHER_JOBS,
+    USUAL_DELAY,
+    GatherDelay,
+    GroupCommitWriter,
+)
 
 
 @pytest.fixture
@@ -25,14 +32,20 @@ def come(connection, events):
 
 def test_they_gather_longer_while_events_flood_in(connection):
     now = 100.0
-    gathering = Gathering(lambda: now)
-    assert gathering(connection) == USUAL
+    gathering = GatherDelay(lambda: now)
+    assert gathering(connection) == USUAL_DELAY
     told = []
-    for events in (0, FLOOD * 0.9, FLOOD * 1.1, FLOOD * 1.1, 1):
+    for events in (
+        0,
+        FLOOD_EVENTS_PER_SECOND * 0.9,
+        FLOOD_EVENTS_PER_SECOND * 1.1,
+        FLOOD_EVENTS_PER_SECOND * 1.1,
+        1,
+    ):
         come(connection, int(events))
         now += 1.0
         told.append(gathering(connection))
-    assert told == [USUAL, USUAL, FLOODED, FLOODED, USUAL]
+    assert told == [USUAL_DELAY, USUAL_DELAY, FLOOD_DELAY, FLOOD_DELAY, USUAL_DELAY]
 
 
 def test_nobody_is_waited_for_where_as_many_wait_as_there_are(tmp_path):
@@ -42,15 +55,15 @@ def test_nobody_is_waited_for_where_as_many_wait_as_there_are(tmp_path):
     writer = GroupCommitWriter(
         lambda: schema.connect(path, writes=True),
         "journal under test",
-        schema.Flush(path),
-        gather=lambda _: 3_600.0,
+        schema.WalSync(path),
+        gather_delay=lambda _: 3_600.0,
     )
     writer.submit(lambda _: (held.set(), go_on.wait()))
     held.wait()
-    several = [writer.submit(lambda _: None) for _ in range(FEW + 1)]
+    several = [writer.submit(lambda _: None) for _ in range(MIN_GATHER_JOBS + 1)]
     go_on.set()
     for future in several:
         future.result(10)
-    for future in [writer.submit(lambda _: None) for _ in range(CROWD)]:
+    for future in [writer.submit(lambda _: None) for _ in range(MAX_GATHER_JOBS)]:
         future.result(10)
     writer.close()

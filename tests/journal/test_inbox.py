@@ -56,12 +56,12 @@ def test_what_waited_when_the_process_ended_is_known_and_done_by_the_next(journa
 
 
 def test_a_claim_takes_in_no_more_than_it_needs(journal, path):
-    for number in range(2 * inbox.SLICE):
+    for number in range(2 * inbox.MAX_ENTERING_RUNS):
         accept(journal, run(number))
     assert len(journal.claim("cluster", 4, NOW)) == 4
-    assert waiting(path) == inbox.SLICE
+    assert waiting(path) == inbox.MAX_ENTERING_RUNS
     assert len(journal.claim("cluster", 4, NOW)) == 4
-    assert waiting(path) == inbox.SLICE
+    assert waiting(path) == inbox.MAX_ENTERING_RUNS
 
 
 def test_workers_of_the_slow_pool_take_nothing_in_where_nothing_waits_for_them(journal, path):
@@ -74,11 +74,11 @@ def test_workers_of_the_slow_pool_take_nothing_in_where_nothing_waits_for_them(j
 
 
 def test_past_a_bound_what_comes_takes_along_what_waits(journal, path, monkeypatch):
-    monkeypatch.setattr(inbox, "BEHIND", 10)
-    for number in range(10 * inbox.LOOKS):
+    monkeypatch.setattr(inbox, "MAX_WAITING_EVENTS", 10)
+    for number in range(10 * inbox._WRITES_PER_CHECK):
         accept(journal, run(number))
-    assert waiting(path) <= 10 + inbox.LOOKS
-    assert journal.counts()["waiting"] == 10 * inbox.LOOKS
+    assert waiting(path) <= 10 + inbox._WRITES_PER_CHECK
+    assert journal.counts()["waiting"] == 10 * inbox._WRITES_PER_CHECK
 
 
 def test_a_body_of_very_many_runs_enters_in_order(journal):
@@ -100,7 +100,7 @@ def test_an_event_that_is_written_again_leaves_one_run_and_one_body(journal, pat
 
 
 def test_what_a_partner_took_in_and_did_is_known_to_the_owner(journal, path):
-    with contextlib.closing(SqliteJournal(path, stored_playbook, partner=True)) as partner:
+    with contextlib.closing(SqliteJournal(path, stored_playbook, worker_process=True)) as partner:
         accept(journal, run(1))
         partner.settle(claim(partner), DONE, NOW)
         assert journal.known([run(1).id]) == {run(1).id}
@@ -122,8 +122,8 @@ def test_a_partner_waits_for_one_of_an_earlier_process_to_end(path):
     script = """
         import sys
         from engine.journal.sqlite.journal import SqliteJournal
-        from tests.support.journals import thaw
-        SqliteJournal(sys.argv[1], thaw, partner=True)
+        from tests.support.journals import stored_playbook
+        SqliteJournal(sys.argv[1], stored_playbook, worker_process=True)
         print("has it", flush=True)
         sys.stdin.read()
     """
@@ -146,14 +146,14 @@ def test_what_fails_among_others_is_not_known_and_the_others_are_written(journal
     broken = run(2)
     bodies = []
 
-    def refused(connection, statement, rows, insert=inbox.insert):
+    def refused(connection, statement, rows, insert=inbox.insert_rows):
         if statement.startswith("INSERT INTO arrived"):
             bodies.append(len(rows))
             if any(broken.id.encode() in row[1] for row in rows):
                 raise sqlite3.IntegrityError("this one cannot be written")
         return insert(connection, statement, rows)
 
-    monkeypatch.setattr(inbox, "insert", refused)
+    monkeypatch.setattr(inbox, "insert_rows", refused)
     reached, go_on = threading.Event(), threading.Event()
     journal._writer.submit(lambda _: (reached.set(), go_on.wait()))
     reached.wait()

@@ -82,8 +82,8 @@ def test_a_killed_owner_leaves_the_file_free_and_what_it_accepted_in_it(path):
         import sys
         from engine.journal.protocol import AcceptBatch
         from engine.journal.sqlite.journal import SqliteJournal
-        from tests.support.journals import NOW, run, thaw
-        journal = SqliteJournal(sys.argv[1], thaw)
+        from tests.support.journals import NOW, run, stored_playbook
+        journal = SqliteJournal(sys.argv[1], stored_playbook)
         journal.accept(AcceptBatch([run(1), run(2)]), NOW).result()
         assert len(journal.claim("cluster", 1, NOW)) == 1
         print("accepted", flush=True)
@@ -106,7 +106,7 @@ def test_a_killed_owner_leaves_the_file_free_and_what_it_accepted_in_it(path):
 
 
 def test_the_same_process_cannot_open_it_twice_but_again_after_closing(journal, path):
-    with pytest.raises(JournalError, match="only one may"):
+    with pytest.raises(JournalError, match="only one process can"):
         SqliteJournal(path, stored_playbook)
     journal.close()
     SqliteJournal(path, stored_playbook).close()
@@ -118,8 +118,8 @@ def test_a_full_disk_fails_what_is_written_says_so_and_heals(path):
         from engine.journal.protocol import AcceptBatch, Pause
         from engine.model.errors import JournalError
         from engine.journal.sqlite.journal import SqliteJournal
-        from tests.support.journals import NOW, run, thaw
-        journal = SqliteJournal(sys.argv[1], thaw)
+        from tests.support.journals import NOW, run, stored_playbook
+        journal = SqliteJournal(sys.argv[1], stored_playbook)
         journal.accept(AcceptBatch([run(1)]), NOW).result()
         free = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, free[1]))
@@ -244,8 +244,9 @@ def test_a_run_that_this_engine_cannot_read_ends_as_failed_and_holds_up_nobody(p
         journal.close()
 
 
-def test_more_than_a_slice_that_comes_due_at_once_is_claimed_in_order(journal):
-    count = 2 * scheduler.SLICE + 1
+def test_many_runs_that_are_due_at_once_are_claimed_in_order(journal, monkeypatch):
+    monkeypatch.setattr(scheduler, "MAX_DUE_RUNS", 50)
+    count = 2 * scheduler.MAX_DUE_RUNS + 1
     runs = [run(number, "demo/a" if number % 2 else None) for number in range(count)]
     journal.accept(AcceptBatch(runs), NOW).result()
     with ThreadPoolExecutor(8) as pool:
@@ -264,9 +265,9 @@ def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
     connection = schema.connect(path, writes=True)
     steps = []
     connection.set_progress_handler(lambda: steps.append(1), 100)  # called every 100 instructions
-    assert scheduler.promote(connection, NOW + 1)
-    assert scheduler.take(connection, "cluster", 8, NOW + 1, 10.0) == []
-    scheduler.refresh(connection, held.run.target)
+    assert scheduler.queue_due_runs(connection, NOW + 1)
+    assert scheduler.claim_heads(connection, "cluster", 8, NOW + 1, 10.0) == []
+    scheduler.update_heads(connection, held.run.target)
     connection.close()
     assert len(steps) < 5
     journal.find(held.run.id)  # by then all have entered the lanes
@@ -329,7 +330,7 @@ def fill(journal):
 
 
 def test_a_journal_that_has_all_it_may_have_takes_no_more_and_recovers_once_there_is_room(tmp_path):
-    journal = SqliteJournal(tmp_path / "journal.db", stored_playbook, most=400 * 1024)
+    journal = SqliteJournal(tmp_path / "journal.db", stored_playbook, max_bytes=400 * 1024)
     try:
         with pytest.raises(JournalError, match="full"):
             fill(journal)
@@ -348,7 +349,7 @@ def test_a_journal_that_has_all_it_may_have_takes_no_more_and_recovers_once_ther
 def test_a_file_that_is_gone_or_another_takes_nothing_until_it_is_back(
     path, name, replaced, monkeypatch
 ):
-    monkeypatch.setattr(watchdog, "EVERY", 0.01)
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.01)
     with contextlib.closing(SqliteJournal(path, stored_playbook)) as journal:
         accept(journal, run(1))
         file = path.with_name(name)
@@ -357,7 +358,7 @@ def test_a_file_that_is_gone_or_another_takes_nothing_until_it_is_back(
             file.touch()
         until(lambda: journal.write_error() is not None)
         assert f"{file} was deleted or replaced" in journal.write_error()
-        with pytest.raises(JournalError, match="put it back"):
+        with pytest.raises(JournalError, match="restore the file"):
             accept(journal, run(2))
         away.rename(file)
         until(lambda: journal.write_error() is None)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine.journal.sqlite import storage
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.journal.sqlite.storage import room, untrusted
+from engine.journal.sqlite.storage import max_journal_bytes, unsafe_file_system
 from engine.model.errors import JournalError
 from tests.soak.machine import small_disk
 from tests.soak.watch import wait_until
@@ -29,22 +29,22 @@ broken line
     "kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "fuse", "fuse.sshfs", "fuseblk", "9p"]
 )
 def test_a_disk_of_another_machine_is_not_trusted(kind):
-    assert untrusted(Path("/data/tiercel"), MOUNTS % kind.encode()) == kind
-    assert untrusted(Path("/data"), MOUNTS % kind.encode()) == kind
+    assert unsafe_file_system(Path("/data/tiercel"), MOUNTS % kind.encode()) == kind
+    assert unsafe_file_system(Path("/data"), MOUNTS % kind.encode()) == kind
 
 
 @pytest.mark.parametrize("folder", ["/", "/var/lib", "/data/local/x", "/database"])
 def test_a_local_disk_is_trusted_also_within_another(folder):
-    assert untrusted(Path(folder), MOUNTS % b"nfs") is None
+    assert unsafe_file_system(Path(folder), MOUNTS % b"nfs") is None
 
 
 def test_what_is_mounted_later_on_the_same_place_counts():
     later = MOUNTS % b"nfs" + b"33 30 8:3 / /data rw - ext4 /dev/sdc rw\n"
-    assert untrusted(Path("/data/x"), later) is None
+    assert unsafe_file_system(Path("/data/x"), later) is None
 
 
 def test_blanks_in_a_path_are_understood():
-    assert untrusted(Path("/with blank/x"), MOUNTS % b"nfs") == "nfs4"
+    assert unsafe_file_system(Path("/with blank/x"), MOUNTS % b"nfs") == "nfs4"
 
 
 @pytest.mark.parametrize("name", ["dönen 日", "\\040", "a\rb", "\udcff\udcfe"])
@@ -54,8 +54,8 @@ def test_a_mount_may_have_any_name(name):
     for letter in b"\\ \t\n":
         told = told.replace(bytes([letter]), b"\\%03o" % letter)
     mounts = MOUNTS % b"xfs" + b"33 22 0:42 / /%b rw - nfs server:/x rw\n" % told
-    assert untrusted(Path("/", name, "x"), mounts) == "nfs"
-    assert untrusted(Path("/data"), mounts) is None
+    assert unsafe_file_system(Path("/", name, "x"), mounts) == "nfs"
+    assert unsafe_file_system(Path("/data"), mounts) is None
 
 
 def test_a_journal_there_is_refused_with_the_reason(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_a_journal_there_is_refused_with_the_reason(tmp_path, monkeypatch):
     ("disk", "most"), [(1 << 30, 858_993_459), (1 << 40, 4 << 30), (0, 4 << 30)]
 )
 def test_a_journal_may_have_four_fifths_of_its_disk_and_4_gib_at_most(disk, most):
-    assert room(Path("/"), disk) == most
+    assert max_journal_bytes(Path("/"), disk) == most
 
 
 def test_on_a_small_disk_the_journal_is_full_before_the_disk_is_and_grows_with_it(tmp_path):

@@ -825,10 +825,10 @@ def test_a_path_secret_that_is_none_is_refused(tmp_path, text):
 def test_while_the_disk_hangs_events_are_answered_503_and_what_it_took_after_all_is_known(
     tmp_path, monkeypatch
 ):
-    go_on, flush = threading.Event(), schema.Flush.__call__
-    monkeypatch.setattr(schema.Flush, "__call__", lambda self: (go_on.wait(20), flush(self)))
-    monkeypatch.setattr(watchdog, "PATIENCE", 0.05)
-    monkeypatch.setattr(watchdog, "EVERY", 0.01)
+    go_on, flush = threading.Event(), schema.WalSync.__call__
+    monkeypatch.setattr(schema.WalSync, "__call__", lambda self: (go_on.wait(20), flush(self)))
+    monkeypatch.setattr(watchdog, "STALL_TIMEOUT", 0.05)
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.01)
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     with contextlib.closing(journal):
         port = port_of(journal)
@@ -837,7 +837,7 @@ def test_while_the_disk_hangs_events_are_answered_503_and_what_it_took_after_all
             assert (status, headers["retry-after"]) == (503, "5")
             assert "its disk has not answered" in said["error"]
         assert "has not answered" in journal.write_error()
-        monkeypatch.setattr(watchdog, "PATIENCE", 20)
+        monkeypatch.setattr(watchdog, "STALL_TIMEOUT", 20)
         go_on.set()
         while journal.write_error() is not None:
             pass

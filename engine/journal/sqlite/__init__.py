@@ -1,1 +1,1 @@
-"""The embedded journal: one SQLite file."""
+"""The embedded backend: one SQLite file per engine, which survives a power failure."""

@@ -1,8 +1,8 @@
-"""The write-ahead log's way into the file, beside those who write and not before them.
+"""A thread that checkpoints the write-ahead log while the writers continue.
 
-SQLite does it at the end of whichever commit finds 1,000 pages: some 10 ms in which everybody waits. Here a
-thread moves the bulk while others write on, and then what has come meanwhile in a turn of its own, so that
-the log begins anew.
+By default, SQLite checkpoints at the end of the commit that finds 1,000 pages in the log. Every writer then
+waits for about 10 ms. This thread moves most of the pages while others write. Then it moves the new pages under
+the write lock, so that SQLite can restart the log.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-EVERY = 0.2
-"""Seconds between two looks whether anything was written."""
-LONG = 2_000
-"""Pages of the log from which on it is made to begin anew: 8 MB."""
+INTERVAL = 0.2
+"""Seconds between two checks."""
+RESTART_PAGES = 2_000
+"""Pages in the log (8 MB) from which the thread makes SQLite restart the log."""
 
 
-class Checkpoints:
-    """The thread. connect: opens a connection that may write. turn: entered to keep others from writing."""
+class Checkpointer:
+    """The thread. connect: opens a connection that may write. write_lock: keeps other writers out."""
 
     def __init__(
-        self, connect: Callable[[], sqlite3.Connection], turn: AbstractContextManager[None]
+        self, connect: Callable[[], sqlite3.Connection], write_lock: AbstractContextManager[None]
     ) -> None:
-        self._connect, self._turn = connect, turn
+        self._connect, self._write_lock = connect, write_lock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal checkpoints", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End; the last connection to the file moves what is left."""
+        """Stop the thread. SQLite moves the remaining pages when the last connection closes."""
         self._stopping.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            # a disk that is full keeps the log as it is; those who write say so
+            # on a full disk the log stays as it is; the writers report the error
             with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as opened:
-                self._look(opened)
+                self._watch(opened)
 
-    def _look(self, connection: sqlite3.Connection) -> None:
-        """Look every now and then; raises sqlite3.Error."""
+    def _watch(self, connection: sqlite3.Connection) -> None:
+        """Checkpoint after each change of the database. Raises sqlite3.Error."""
         seen = None
-        while not self._stopping.wait(EVERY):
+        while not self._stopping.wait(INTERVAL):
             (version,) = connection.execute("PRAGMA data_version").fetchone()
             if version != seen:
                 seen = version
-                if _move(connection) >= LONG:
-                    with self._turn:
-                        _move(connection)
+                if _checkpoint(connection) >= RESTART_PAGES:
+                    with self._write_lock:
+                        _checkpoint(connection)
 
 
-def _move(connection: sqlite3.Connection) -> int:
-    """Move what nobody reads any more; how many pages the log had."""
+def _checkpoint(connection: sqlite3.Connection) -> int:
+    """Move the pages that no reader needs any longer. Return the number of pages in the log."""
     _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return int(pages)

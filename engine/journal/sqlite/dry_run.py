@@ -1,7 +1,8 @@
-"""A spell of dry run over a journal that has work: what a live engine accepted is put aside, and done after it.
+"""Postpone the runs of a live engine while a dry run uses its journal.
 
-It would end as planned for good, though it was acknowledged. What a dry run accepts is planned in it; what
-then still waits is acknowledged, too, and done by the next engine that acts.
+A dry run would end these runs as ``planned``, although a live engine acknowledged their events. They wait
+until the dry run is over. A dry run works on the runs that it accepts itself. Those that are unfinished when it
+stops continue in the next live engine.
 """
 
 from __future__ import annotations
@@ -10,43 +11,42 @@ from typing import TYPE_CHECKING
 
 from engine.journal import codec
 from engine.journal.sqlite import scheduler
-from engine.journal.sqlite.key_value import kept, remember
+from engine.journal.sqlite.key_value import DRY_RUN_KEY, encode_rows, write_rows
 
 if TYPE_CHECKING:
     import sqlite3
 
-FAR = 1e11
-"""When what is put aside comes due: some year 5138, which no wait reaches."""
-KEY = "dry-run"
-"""In the memory's table, the last run that was accepted before the dry run; no engine's to see."""
+POSTPONED_DUE_AT = 1e11
+"""``due_at`` of postponed runs: the year 5138, later than every other ``due_at``."""
 
 
-def under_way(connection: sqlite3.Connection) -> bool:
-    """Whether the last engine here was a dry run."""
-    return connection.execute("SELECT 1 FROM memory WHERE key = ?", (KEY,)).fetchone() is not None
+def in_progress(connection: sqlite3.Connection) -> bool:
+    """Return whether the last engine that used the journal was a dry run."""
+    query = "SELECT 1 FROM memory WHERE key = ?"
+    return connection.execute(query, (DRY_RUN_KEY,)).fetchone() is not None
 
 
-def put(connection: sqlite3.Connection) -> int:
-    """Begin a dry run, or go on with one: put aside what was accepted before it; how many runs that are."""
-    found = connection.execute("SELECT value FROM memory WHERE key = ?", (KEY,)).fetchone()
+def postpone_runs(connection: sqlite3.Connection) -> int:
+    """Start or continue a dry run: postpone the runs from before it. Return their number."""
+    found = connection.execute("SELECT value FROM memory WHERE key = ?", (DRY_RUN_KEY,)).fetchone()
     if found:
         last = int(codec.decode(found["value"]))
     else:
         last = connection.execute("SELECT coalesce(max(seq), 0) FROM runs").fetchone()[0]
-        remember(connection, kept({KEY: last}))
-    found = connection.execute(
+        write_rows(connection, encode_rows({DRY_RUN_KEY: last}))
+    postponed = connection.execute(
         "UPDATE runs SET state = 'waiting', due_at = ?"
         " WHERE state IS NOT NULL AND undoes IS NULL AND seq <= ? RETURNING target",
-        (FAR, last),
+        (POSTPONED_DUE_AT, last),
     ).fetchall()
-    scheduler.refresh(connection, *{row["target"] for row in found})
-    return len(found)
+    scheduler.update_heads(connection, *{row["target"] for row in postponed})
+    return len(postponed)
 
 
-def take_back(connection: sqlite3.Connection) -> None:
-    """End a dry run: what was put aside is due."""
-    remember(connection, kept({KEY: None}))
+def end(connection: sqlite3.Connection) -> None:
+    """End the dry run: make the postponed runs due."""
+    write_rows(connection, encode_rows({DRY_RUN_KEY: None}))
     connection.execute(
         "UPDATE runs SET due_at = 0 WHERE state = 'waiting' AND undoes IS NULL AND due_at >= ?",
-        (FAR,),
+        (POSTPONED_DUE_AT,),
     )

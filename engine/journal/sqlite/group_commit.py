@@ -1,4 +1,4 @@
-"""The thread that alone writes: what waits when it wakes is one transaction, one fsync."""
+"""The writer thread: it writes all waiting jobs in one transaction with one fsync."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import InvalidStateError
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from engine.journal.sqlite.transaction import Job, T, Together, do, do_one_by_one
+from engine.journal.sqlite.transaction import BatchItem, Job, T, run_all, run_one_by_one
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
@@ -19,105 +19,144 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
-FEW = 2
-"""Jobs of a commit that are no rush."""
-CROWD = 16
-"""Jobs of which no more gather: as many as there are workers, unless told."""
-LARGEST = 256
-"""Jobs of one transaction at most, so that neither their answers nor the next jobs wait long."""
-_STEP = 0.002
-_PULSE = 10_000
-"""Instructions of SQLite between two signs of life: a few milliseconds."""
-_PROBE = 65_536
-"""Bytes: some forty events, or a large one."""
+MIN_GATHER_JOBS = 2
+"""After a transaction of more jobs than this, the writer waits for more jobs."""
+MAX_GATHER_JOBS = 16
+"""Waiting jobs at which the writer stops to wait: the default number of workers."""
+MAX_TRANSACTION_JOBS = 256
+"""Maximum number of jobs in a transaction. Limits the delay of their answers and of the next jobs."""
+_POLL_INTERVAL = 0.002
+_PROGRESS_INSTRUCTIONS = 10_000
+"""SQLite instructions (a few ms) between two updates of ``last_progress``."""
+_PROBE_BYTES = 65_536
+"""Size of the test write: about forty events, or a large one."""
+FLOOD_EVENTS_PER_SECOND = 3_000.0
+"""Rate of new events from which accepts have priority over attempts."""
+USUAL_DELAY, FLOOD_DELAY = 0.002, 0.03
+"""Seconds to gather. In a flood, the long delay increased the accepted events per second by half
+(benchmarks/front.py)."""
+
+
+class GatherDelay:
+    """Returns the seconds for which the outcomes of attempts are gathered before a transaction.
+
+    Each transaction of the worker process delays an accept. now: a monotonic clock.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._last_event, self._last_time = 0, now()
+
+    def __call__(self, connection: sqlite3.Connection) -> float:
+        """Compute the rate of new events since the last call, and return the delay for it."""
+        (number,) = connection.execute("SELECT max(id) FROM events").fetchone()
+        event, now = number or 0, self._now()
+        events, seconds = event - self._last_event, now - self._last_time
+        self._last_event, self._last_time = event, now
+        return FLOOD_DELAY if events > FLOOD_EVENTS_PER_SECOND * seconds else USUAL_DELAY
 
 
 class GroupCommitWriter:
-    """Takes jobs from any thread and does them in order, each whole or not at all.
+    """Takes jobs from any thread and writes them in order. Each job is written whole or not at all.
 
-    connect: opens a connection that may write; called in the thread, again after every failure. flush: puts
-    on disk what was committed. ended: is told in the thread of every transaction, before those whose jobs it
-    did are. turn: entered for each. gather: gives, in each transaction, the seconds after one of several jobs in
-    which more of them come together.
-    now: a monotonic clock. waits_since: when the transaction under way last got on, by it; None without one. It
-    gets on while SQLite computes, and stays where it is while the disk does not answer. fault: why no work is
-    taken, though none has failed.
+    Args:
+        connect: opens a connection that may write. Called in the writer thread, again after each failure.
+        name: of the thread.
+        sync: syncs commits to disk.
+        transaction_ended: called in the writer thread with True (committed) or False (rolled back), before
+            the futures of the jobs resolve.
+        write_lock: held during each transaction.
+        gather_delay: called in each transaction. Returns the seconds to wait for more jobs before the next
+            transaction, if this one had several jobs.
+        now: a monotonic clock.
+
+    Attributes:
+        last_error: the error of the last write, or None after a successful write.
+        refusal: the reason why the writer refuses jobs, or None.
+        last_progress: time at which the current transaction last made progress; None between transactions.
+            It advances while SQLite computes, and stops while the disk does not answer.
     """
 
     def __init__(
         self,
         connect: Callable[[], sqlite3.Connection],
         name: str,
-        flush: Callable[[], None],
-        ended: Callable[[bool], None] = lambda _committed: None,
-        turn: AbstractContextManager[None] | None = None,
+        sync: Callable[[], None],
+        transaction_ended: Callable[[bool], None] = lambda _committed: None,
+        write_lock: AbstractContextManager[None] | None = None,
         *,
-        gather: Callable[[sqlite3.Connection], float] | None = None,
+        gather_delay: Callable[[sqlite3.Connection], float] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._connect, self._flush, self._ended = connect, flush, ended
-        self._turn, self._gather, self._now = turn or contextlib.nullcontext(), gather, now
-        self._pause = 0.0
+        self._connect, self._sync, self._transaction_ended = connect, sync, transaction_ended
+        self._write_lock, self._now = write_lock or contextlib.nullcontext(), now
+        self._gather_delay, self._delay = gather_delay, 0.0
         self._connection: sqlite3.Connection | None = None
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
-        self._under_way: list[Job[Any]] = []
-        self.trouble: str | None = None
-        self.fault: str | None = None
-        self.waits_since: float | None = None
-        # a daemon, so that an engine that dies without closing ends instead of hanging; what it has
-        # not written by then it has told nobody to be written
+        self._current: list[Job[Any]] = []
+        self.last_error: str | None = None
+        self.refusal: str | None = None
+        self.last_progress: float | None = None
+        # a daemon thread, so that an engine that fails without a close ends instead of hanging; jobs that
+        # are lost this way were not acknowledged
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
-        """A future that resolves once the work is on disk, or fails with JournalError.
+        """Return a future that resolves when the work is on disk, or fails with JournalError.
 
-        It cannot be cancelled: a sender who hangs up must not take his event with him.
+        The future cannot be cancelled: the event of a sender that disconnects is written all the same.
         """
         return self._submit(Job(work))
 
-    def join(
-        self, together: Together, work: Callable[[sqlite3.Connection], Any] | None = None
+    def submit_batched(
+        self, item: BatchItem, work: Callable[[sqlite3.Connection], Any] | None = None
     ) -> Future[Any]:
-        """The same, for what is written together with others before all single work. work: done besides."""
-        return self._submit(Job(work, together))
+        """Submit an item that is written together with others of its kind, before all other work.
+
+        work: additional work in the same transaction.
+        """
+        return self._submit(Job(work, item))
 
     def _submit(self, job: Job[T]) -> Future[T]:
         job.future.set_running_or_notify_cancel()
         with self._closing:
-            if not self._closed and self.fault is None:
+            if not self._closed and self.refusal is None:
                 self._jobs.put(job)
                 return job.future
-        job.future.set_exception(JournalError(self.fault or "the journal is closed"))
+        job.future.set_exception(JournalError(self.refusal or "the journal is closed"))
         return job.future
 
-    def refuse(self, fault: str | None) -> None:
-        """Fail what waits and what comes for this reason; None to take work again."""
+    def refuse(self, reason: str | None) -> None:
+        """Fail all current, waiting and new jobs with this reason; None to accept jobs again."""
         waiting: list[Job[Any] | None] = []
         with self._closing:
-            self.fault = fault
-            if fault is None:
+            self.refusal = reason
+            if reason is None:
                 return
-            waiting += self._taken()
+            waiting += self._take_waiting()
             if None in waiting:
                 self._jobs.put(None)
-        for job in [*self._under_way, *waiting]:  # what is under way may still be written
+        for job in [*self._current, *waiting]:  # a current job may still be written
             if job is not None:
-                _resolve(job, JournalError(fault))
+                _resolve(job, JournalError(reason))
 
     def probe(self) -> str | None:
-        """What is wrong, asked anew, with a small write, where something was."""
+        """Return the reason why the journal cannot be written, or None.
+
+        If the last write failed, this method tests again with a small write.
+        """
         if self._closed:
             return "the journal is closed"
-        if self.trouble is not None:
+        if self.last_error is not None:
             with contextlib.suppress(JournalError):
-                self.submit(_touch).result()
-        return self.fault or self.trouble
+                self.submit(_write_probe).result()
+        return self.refusal or self.last_error
 
     def close(self) -> None:
-        """Do what waits and end the thread; later jobs fail."""
+        """Write the waiting jobs and end the thread. Later jobs fail."""
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -129,74 +168,73 @@ class GroupCommitWriter:
         while not ending:
             waiting = [self._jobs.get()]
             if several and waiting[0] is not None:
-                self._wait()
-            waiting += self._taken(LARGEST - 1)
-            ending, several = None in waiting, len(waiting) > FEW
-            self._under_way = [job for job in waiting if job is not None]
-            self._pulse()
-            self._commit(self._under_way)
-            self.waits_since, self._under_way = None, []
-        self._drop()
+                self._gather()
+            waiting += self._take_waiting(MAX_TRANSACTION_JOBS - 1)
+            ending, several = None in waiting, len(waiting) > MIN_GATHER_JOBS
+            self._current = [job for job in waiting if job is not None]
+            self._note_progress()
+            self._commit(self._current)
+            self.last_progress, self._current = None, []
+        self._disconnect()
 
-    def _wait(self) -> None:
-        """Let more jobs gather, as long as somebody may come who does not wait already."""
-        until = self._now() + self._pause
-        while self._now() < until and self._jobs.qsize() < CROWD - 1:
-            time.sleep(min(self._pause, _STEP))
+    def _gather(self) -> None:
+        """Wait for more jobs, until the delay is over or enough jobs wait."""
+        until = self._now() + self._delay
+        while self._now() < until and self._jobs.qsize() < MAX_GATHER_JOBS - 1:
+            time.sleep(min(self._delay, _POLL_INTERVAL))
 
-    def _taken(self, most: float = math.inf) -> list[Job[Any] | None]:
-        """What waits, taken from the queue, up to so many jobs or the end."""
+    def _take_waiting(self, limit: float = math.inf) -> list[Job[Any] | None]:
+        """Take waiting jobs from the queue, up to the limit or to the end marker (None)."""
         taken: list[Job[Any] | None] = []
         with contextlib.suppress(Empty):
-            while len(taken) < most and None not in taken[-1:]:
+            while len(taken) < limit and None not in taken[-1:]:
                 taken.append(self._jobs.get_nowait())
         return taken
 
-    def _pulse(self) -> None:
-        """Note that the transaction gets on."""
-        self.waits_since = self._now()
+    def _note_progress(self) -> None:
+        self.last_progress = self._now()
 
     def _commit(self, jobs: list[Job[Any]]) -> None:
         try:
             if self._connection is None:
                 self._connection = self._connect()
-                self._connection.set_progress_handler(self._pulse, _PULSE)
+                self._connection.set_progress_handler(self._note_progress, _PROGRESS_INSTRUCTIONS)
             connection = self._connection
-            before = connection.total_changes
-            with self._turn:
+            changes = connection.total_changes
+            with self._write_lock:
                 connection.execute("BEGIN IMMEDIATE")
-                if self._gather:
-                    self._pause = self._gather(connection)
-                if not do(connection, jobs):
-                    self._ended(False)
-                    do_one_by_one(connection, jobs)
-                self._pulse()
+                if self._gather_delay:
+                    self._delay = self._gather_delay(connection)
+                if not run_all(connection, jobs):
+                    self._transaction_ended(False)
+                    run_one_by_one(connection, jobs)
+                self._note_progress()
                 connection.execute("COMMIT")
-            wrote = connection.total_changes != before
+            wrote = connection.total_changes != changes
             if wrote:
-                self._flush()
+                self._sync()
         except (sqlite3.Error, OSError) as error:
-            # reopened before the next write: after a failed fsync nothing cached can be trusted
-            self._drop()
-            self._ended(False)
-            self.trouble = _sentence(error)
+            # connect again before the next write: after a failed fsync, the caches are not reliable
+            self._disconnect()
+            self._transaction_ended(False)
+            self.last_error = _sentence(error)
             for job in jobs:
-                _resolve(job, JournalError(self.trouble))
+                _resolve(job, JournalError(self.last_error))
             return
-        self._ended(True)
-        self._judge(jobs, wrote=wrote)
+        self._transaction_ended(True)
+        self._update_last_error(jobs, wrote=wrote)
         for job in jobs:
             _resolve(job, None if job.error is None else _journal_error(job.error))
 
-    def _judge(self, jobs: list[Job[Any]], *, wrote: bool) -> None:
+    def _update_last_error(self, jobs: list[Job[Any]], *, wrote: bool) -> None:
         errors = [job.error for job in jobs if isinstance(job.error, sqlite3.Error)]
         if errors:
-            self.trouble = _sentence(errors[0])
-            self._drop()  # opened again, the file may be larger where its disk has grown
-        elif wrote:  # a commit of nothing says nothing about the disk
-            self.trouble = None
+            self.last_error = _sentence(errors[0])
+            self._disconnect()  # a new connection has a higher maximum size if the disk has grown
+        elif wrote:  # an empty commit does not test the disk
+            self.last_error = None
 
-    def _drop(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
@@ -204,19 +242,21 @@ class GroupCommitWriter:
 
 
 def _resolve(job: Job[Any], error: JournalError | None) -> None:
-    """Tell whoever waits for it, unless he was told before that it takes too long."""
+    """Resolve the future of a job, unless ``refuse`` has already failed it."""
     try:
         if error is None:
             job.future.set_result(job.value)
         else:
             job.future.set_exception(error)
     except InvalidStateError:
-        pass  # not suppress(), which costs as much as the rest
+        pass  # not contextlib.suppress, which doubles the cost of this function
 
 
-def _touch(connection: sqlite3.Connection) -> None:
-    """Write as much as a body of events may be, for a disk may have room for a page and no more."""
-    connection.execute("INSERT OR REPLACE INTO memory VALUES ('probe', zeroblob(?))", (_PROBE,))
+def _write_probe(connection: sqlite3.Connection) -> None:
+    """Write and delete as many bytes as a large event has. A disk can have space for one page only."""
+    connection.execute(
+        "INSERT OR REPLACE INTO memory VALUES ('probe', zeroblob(?))", (_PROBE_BYTES,)
+    )
     connection.execute("DELETE FROM memory WHERE key = 'probe'")
 
 

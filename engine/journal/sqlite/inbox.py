@@ -1,9 +1,9 @@
-"""What was accepted, from its acceptance until it is in the lanes.
+"""The inbox: accepted runs that are not in the target queues yet.
 
-A run among ``runs`` stands in four indexes, at places that its digests choose: each is a page to be written
-before a sender is answered. So what is accepted is only appended, its runs beside its body, and enters
-the lanes when somebody asks for it: a claim that finds too few, a reader. In a flood the disk takes
-half as many bytes before the answer, and what cannot be worked off yet costs nothing yet.
+A row of ``runs`` is in four indexes, at positions that depend on digests. Each of them is a page to write before
+the sender gets its answer. An accept therefore only appends rows to the inbox. The runs enter the target queues
+when a claim finds too few runs, or when a reader looks for a run. In a flood of events, this halves the bytes
+written before the answer.
 """
 
 from __future__ import annotations
@@ -14,221 +14,216 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from engine.journal.sqlite import retention
-from engine.journal.sqlite.bloom_filter import brief
-from engine.journal.sqlite.inbox_rows import decoded
-from engine.journal.sqlite.scheduler import in_slices, places, refresh
+from engine.journal.sqlite.bloom_filter import short_id
+from engine.journal.sqlite.inbox_rows import decode_entries
+from engine.journal.sqlite.scheduler import in_slices, placeholders, update_heads
 from engine.model.run import run_outcome
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.journal.sqlite.inbox_rows import Entry, InboxBatch
+    from engine.journal.sqlite.inbox_rows import InboxBatch, InboxEntry
     from engine.journal.sqlite.quota import Quota
 
-SLICE = 200
-"""Runs that enter at once, and those of their last row (some 6 ms), so that no accept waits for thousands."""
-LOOKS = 16
-"""Writes between two looks how much waits."""
-BEHIND = 300_000
-"""Events whose runs may wait to enter; past that accepts take some along, for a restart reads them all."""
-_RUNS = (
+MAX_ENTERING_RUNS = 200
+"""Runs that enter the target queues at once, plus the rest of their last row (about 6 ms)."""
+_WRITES_PER_CHECK = 16
+"""Writes between two checks of the length of the inbox."""
+MAX_WAITING_EVENTS = 300_000
+"""Events in the inbox beyond which accepts move runs to the queues. A restart reads the whole inbox."""
+_INSERT_RUNS = (
     "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received, position,"
     " pool, timeout, due_at, outcome, results, settled, state) VALUES "
 )
-
-_BEHIND = (
+_WAITING_EVENTS = (
     "SELECT (SELECT event FROM arrived ORDER BY id DESC LIMIT 1)"
     " - (SELECT event FROM arrived ORDER BY id LIMIT 1)"
 )
-_FIRST = (
-    "SELECT received FROM arrived JOIN events ON events.id = arrived.event"
-    " WHERE arrived.id = (SELECT min(id) FROM arrived)"
-)
-_FIRST_SLOW = _FIRST.replace("arrived)", "arrived INDEXED BY arrived_slow WHERE slow)")
 
-
-_Came = tuple[int, "array[int]"]
-"""The number of a body's first event, and the ids of its runs: plain values, which no collector looks at."""
+_BodyIds = tuple[int, "array[int]"]
+"""The number of the first event of a body, and the short ids of its runs. Plain values, which the garbage
+collector does not traverse."""
 
 
 class Inbox:
-    """The statements, each a function of the connection that writes, and the ids that may wait to enter.
+    """Writes the inbox, moves runs to the target queues and knows the ids of the runs that wait.
 
-    room: of the file; what it has not is refused.
+    ids: the short ids of the waiting runs. The writer thread changes the set, after a commit. Any thread can
+    read it. An id stays in the set for a while after its run has entered, in this process or another.
 
-    The ids, as ``brief`` numbers, change in the writer's thread, once a commit says that it is so; anybody
-    may ask for them. An id stays among them for a while after it has entered, by whichever process.
+    quota: refuses a batch that does not fit.
     """
 
-    def __init__(self, room: Quota) -> None:
+    def __init__(self, quota: Quota) -> None:
         self.ids: set[int] = set()
-        self._room = room
-        self._order: deque[_Came] = deque()
-        self._came: list[_Came] = []
-        self._least = 0
+        self._quota = quota
+        self._bodies: deque[_BodyIds] = deque()
+        self._uncommitted: list[_BodyIds] = []
+        self._first_event = 0
         self._writes = 0
-        self._kept: set[str] = set()
-        self._new: set[str] = set()
+        self._snapshots: set[str] = set()
+        self._new_snapshots: set[str] = set()
 
-    def remember(self, connection: sqlite3.Connection) -> None:
-        """Know the ids and the playbooks that the file has from before."""
-        self._kept = {row["digest"] for row in connection.execute("SELECT digest FROM snapshots")}
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Read the ids and the digests that an earlier process wrote."""
+        rows = connection.execute("SELECT digest FROM snapshots")
+        self._snapshots = {row["digest"] for row in rows}
         for row in connection.execute("SELECT event, runs FROM arrived ORDER BY id"):
-            ids = (brief(one.id) for one in decoded(row["runs"]))
-            self._came.append((row["event"], array("Q", ids)))
-        self.ended(True)
+            ids = (short_id(entry.id) for entry in decode_entries(row["runs"]))
+            self._uncommitted.append((row["event"], array("Q", ids)))
+        self.transaction_ended(True)
 
-    def ended(self, committed: bool) -> None:  # noqa: FBT001 - what a writer tells
-        """What was written since the last time is on disk, or none of it."""
-        self._room.ended(committed)
-        came, self._came = self._came, []
-        new, self._new = self._new, set()
+    def transaction_ended(self, committed: bool) -> None:  # noqa: FBT001 - a callback of the writer
+        """Add the ids of the transaction, or drop them if it was rolled back."""
+        self._quota.transaction_ended(committed)
+        bodies, self._uncommitted = self._uncommitted, []
+        snapshots, self._new_snapshots = self._new_snapshots, set()
         if not committed:
             return
-        self._kept |= new
-        self._order += came
-        for _, ids in came:
+        self._snapshots |= snapshots
+        self._bodies += bodies
+        for _, ids in bodies:
             self.ids.update(ids)
-        while self._order and self._order[0][0] < self._least:
-            self.ids.difference_update(self._order.popleft()[1])
+        while self._bodies and self._bodies[0][0] < self._first_event:
+            self.ids.difference_update(self._bodies.popleft()[1])
 
-    def write(self, connection: sqlite3.Connection, bodies: Sequence[InboxBatch]) -> None:
-        """Append what some bodies came to.
+    def write(self, connection: sqlite3.Connection, batches: Sequence[InboxBatch]) -> None:
+        """Append batches, with as few statements as possible.
 
-        In as few statements as can be: at each the interpreter's lock is given away, and got back behind the
-        thread that answers. Raises JournalError where the room is not there.
+        At each statement, the interpreter lock is released and must be acquired again. Raises JournalError if
+        the batches do not fit.
         """
-        need = sum(body.need for body in bodies)
-        self._room.take(need)
+        expected_bytes = sum(batch.expected_bytes for batch in batches)
+        self._quota.reserve(expected_bytes)
         try:
-            new = self._keep(connection, bodies)
-            waiting: list[tuple[int, bytes, int, int]] = []
-            came: list[_Came] = []
-            for event, body in zip(insert_events(connection, bodies), bodies, strict=True):
-                waiting += [(event, *row) for row in body.rows]
-                came.append((event, body.ids))
-            insert(connection, "INSERT INTO arrived (event, runs, many, slow) VALUES ", waiting)
-        except (
-            BaseException
-        ):  # what comes to nothing leaves nothing here: each is tried alone after that
-            self._room.take(-need)
+            snapshots = self._insert_new_snapshots(connection, batches)
+            rows: list[tuple[int, bytes, int, int]] = []
+            bodies: list[_BodyIds] = []
+            for event, batch in zip(insert_events(connection, batches), batches, strict=True):
+                rows += [(event, *row) for row in batch.rows]
+                bodies.append((event, batch.ids))
+            insert_rows(connection, "INSERT INTO arrived (event, runs, many, slow) VALUES ", rows)
+        except BaseException:  # the caller rolls back and writes each batch alone
+            self._quota.reserve(-expected_bytes)
             raise
-        self._came += came
-        self._new |= new
+        self._uncommitted += bodies
+        self._new_snapshots |= snapshots
         self._writes += 1
-        if self._writes % LOOKS == 0:
-            self.look(connection)
-            self._help(connection, 2 * LOOKS * sum(len(body.ids) for body in bodies))
+        if self._writes % _WRITES_PER_CHECK == 0:
+            self.update_first_event(connection)
+            new_runs = sum(len(batch.ids) for batch in batches)
+            self._limit_length(connection, 2 * _WRITES_PER_CHECK * new_runs)
 
-    def _keep(self, connection: sqlite3.Connection, bodies: Sequence[InboxBatch]) -> set[str]:
-        """Write the playbooks that runs are made again of, where that was not done yet; their digests."""
+    def _insert_new_snapshots(
+        self, connection: sqlite3.Connection, batches: Sequence[InboxBatch]
+    ) -> set[str]:
+        """Write the playbooks that are not in the file yet. Return their digests."""
         new = {
             digest: snapshot
-            for body in bodies
-            for digest, snapshot in body.snapshots.items()
-            if digest not in self._kept
+            for batch in batches
+            for digest, snapshot in batch.snapshots.items()
+            if digest not in self._snapshots
         }
-        keep_snapshots(connection, new)
+        insert_snapshots(connection, new)
         return set(new)
 
-    def look(self, connection: sqlite3.Connection) -> None:
-        """See what has entered meanwhile, by whichever process."""
-        self._least = least(connection) or _past(connection)
+    def update_first_event(self, connection: sqlite3.Connection) -> None:
+        """Look which runs have entered the queues, in this process or another."""
+        self._first_event = _first_event(connection) or _next_event(connection)
 
-    def _help(self, connection: sqlite3.Connection, most: int) -> None:
-        """Let some enter where too many wait."""
-        (behind,) = connection.execute(_BEHIND).fetchone()
-        if behind is not None and behind > BEHIND:
-            self.enter(connection, most)
+    def _limit_length(self, connection: sqlite3.Connection, runs: int) -> None:
+        """Move about this many runs to the queues if the inbox is too long."""
+        (waiting,) = connection.execute(_WAITING_EVENTS).fetchone()
+        if waiting is not None and waiting > MAX_WAITING_EVENTS:
+            self.move_to_queues(connection, runs)
 
-    def enter(self, connection: sqlite3.Connection, most: int = SLICE) -> bool:
-        """Let some enter the lanes, the first ones first; whether there may be more."""
-        given, runs, last = [], 0, 0
+    def move_to_queues(self, connection: sqlite3.Connection, runs: int = MAX_ENTERING_RUNS) -> bool:
+        """Move about this many runs to the target queues, oldest first. Return whether more may wait."""
+        moved, count, last = [], 0, 0
         for row in connection.execute("SELECT id, event, runs, many FROM arrived ORDER BY id"):
-            given.append((row["event"], row["runs"]))
-            runs, last = runs + row["many"], row["id"]
-            if runs >= most:
+            moved.append((row["event"], row["runs"]))
+            count, last = count + row["many"], row["id"]
+            if count >= runs:
                 break
-        if given:
-            insert_runs(connection, given)
+        if moved:
+            insert_runs(connection, moved)
             connection.execute("DELETE FROM arrived WHERE id <= ?", (last,))
-        return runs >= most
+        return count >= runs
 
 
-def first(connection: sqlite3.Connection, pool: str | None = None) -> float | None:
-    """When the first of what waits was received; None where nothing does that may be of the pool."""
-    row = connection.execute(_FIRST_SLOW if pool == "slow" else _FIRST).fetchone()
-    return float(row["received"]) if row else None
-
-
-def least(connection: sqlite3.Connection) -> int | None:
-    """The number of the first event of the first body that waits."""
+def _first_event(connection: sqlite3.Connection) -> int | None:
+    """Return the number of the first event in the inbox, or None."""
     row = connection.execute("SELECT event FROM arrived ORDER BY id LIMIT 1").fetchone()
     return int(row["event"]) if row else None
 
 
-def _past(connection: sqlite3.Connection) -> int:
-    """A number past that of every event."""
-    (last,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM events").fetchone()
-    return int(last)
+def _next_event(connection: sqlite3.Connection) -> int:
+    """Return a number that is higher than that of every event."""
+    (number,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM events").fetchone()
+    return int(number)
 
 
-def count(connection: sqlite3.Connection) -> int:
-    """How many runs wait to enter."""
-    (many,) = connection.execute("SELECT coalesce(sum(many), 0) FROM arrived").fetchone()
-    return int(many)
+def insert_snapshots(connection: sqlite3.Connection, snapshots: Mapping[str, bytes]) -> None:
+    """Write playbooks: digest -> snapshot."""
+    insert_rows(connection, "INSERT OR IGNORE INTO snapshots VALUES ", [*snapshots.items()])
 
 
-def keep_snapshots(connection: sqlite3.Connection, snapshots: Mapping[str, bytes]) -> None:
-    """Write playbooks, by digest."""
-    insert(connection, "INSERT OR IGNORE INTO snapshots VALUES ", [*snapshots.items()])
+def insert_events(connection: sqlite3.Connection, batches: Sequence[InboxBatch]) -> Iterator[int]:
+    """Write the events of batches. Return the number of the first event of each batch."""
+    events = [event for batch in batches for event in batch.events]
+    last = insert_rows(connection, "INSERT INTO events (body, received) VALUES ", events)
+    first = last - len(events) + 1
+    return accumulate((len(batch.events) for batch in batches[:-1]), initial=first)
 
 
-def insert_events(connection: sqlite3.Connection, bodies: Sequence[InboxBatch]) -> Iterator[int]:
-    """Write events; the number of each body's first."""
-    events = [event for body in bodies for event in body.bodies]
-    last = insert(connection, "INSERT INTO events (body, received) VALUES ", events)
-    return accumulate((len(body.bodies) for body in bodies[:-1]), initial=last - len(events) + 1)
+def insert_runs(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes]]) -> None:
+    """Put runs into the target queues, except those that are there already.
 
-
-def insert_runs(connection: sqlite3.Connection, given: Sequence[tuple[int, bytes]]) -> None:
-    """Put runs into the lanes, but for those that are there. given: the body's first event, its Entries."""
-    entries = [(event, entry) for event, runs in given for entry in decoded(runs)]
+    rows: (number of the first event of the body, encoded entries).
+    """
+    entries = [(event, entry) for event, raw in rows for entry in decode_entries(raw)]
     known = _known(connection, [entry.id for _, entry in entries])
-    made: dict[str, tuple[Any, ...]] = {}
-    again = set()
+    new: dict[str, tuple[Any, ...]] = {}
+    duplicates = set()
     for event, entry in entries:
-        if entry.id in known or entry.id in made:
-            again.add(event + entry.event)
+        if entry.id in known or entry.id in new:
+            duplicates.add(event + entry.event)
         else:
-            made[entry.id] = _row(entry, event + entry.event)
-    insert(connection, _RUNS, [*made.values()])
-    retention.let_go(connection, again)
-    refresh(connection, *{entry.target for _, entry in entries})
+            new[entry.id] = _run_row(entry, event + entry.event)
+    insert_rows(connection, _INSERT_RUNS, [*new.values()])
+    retention.delete_unused_events(connection, duplicates)
+    update_heads(connection, *{entry.target for _, entry in entries})
 
 
-def insert_at_once(connection: sqlite3.Connection, arrival: InboxBatch, facts: bytes) -> None:
-    """Put one run into the lanes with facts of its own, without a wait among what was accepted."""
-    keep_snapshots(connection, arrival.snapshots)
-    (event,) = insert_events(connection, [arrival])
-    insert_runs(connection, [(event, arrival.rows[0][0])])
-    (entry,) = decoded(arrival.rows[0][0])
-    connection.execute("UPDATE runs SET facts = ? WHERE id = ?", (facts, entry.id))
+def insert_notification(
+    connection: sqlite3.Connection, batch: InboxBatch, attempt_state: bytes, event: int | None
+) -> None:
+    """Put the run of a notification into its target queue, without a stay in the inbox.
+
+    event: the number of its event if that is already in the journal. Otherwise the event of the batch is
+    written.
+    """
+    insert_snapshots(connection, batch.snapshots)
+    if event is None:
+        (event,) = insert_events(connection, [batch])
+    insert_runs(connection, [(event, batch.rows[0][0])])
+    (entry,) = decode_entries(batch.rows[0][0])
+    connection.execute("UPDATE runs SET facts = ? WHERE id = ?", (attempt_state, entry.id))
 
 
 def _known(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
-    """Which of these runs are in the lanes."""
+    """Return the ids that have a row in ``runs``."""
     found: set[str] = set()
     for some in in_slices(ids):
         marks = ", ".join("?" * len(some))
-        known = connection.execute(f"SELECT id FROM runs WHERE id IN ({marks})", some)  # noqa: S608 - marks
-        found |= {row["id"] for row in known}
+        rows = connection.execute(f"SELECT id FROM runs WHERE id IN ({marks})", some)  # noqa: S608 - only placeholders
+        found |= {row["id"] for row in rows}
     return found
 
 
-def _row(entry: Entry, event: int) -> tuple[Any, ...]:
-    """The values of a run; one without steps is over."""
+def _run_row(entry: InboxEntry, event: int) -> tuple[Any, ...]:
+    """Return the values of a row of ``runs``. A run without steps is over."""
     row = (
         entry.id, entry.playbook, entry.digest, entry.blob, event, entry.target, entry.namespace,
         entry.received,
@@ -238,11 +233,16 @@ def _row(entry: Entry, event: int) -> tuple[Any, ...]:
     return (*row, 0, entry.pool, entry.timeout, entry.due_at, None, b"[]", None, "queued")
 
 
-def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
-    """Insert rows in as few statements as can be; the number of the last, which those before go up to."""
+def insert_rows(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]
+) -> int:
+    """Insert rows with as few statements as possible. Return the number of the last row.
+
+    The numbers of the rows are consecutive.
+    """
     last = 0
     for some in in_slices(rows):
-        given = [value for row in some for value in row]
-        cursor = connection.execute(statement + places(len(some), len(some[0])), given)
+        values = [value for row in some for value in row]
+        cursor = connection.execute(statement + placeholders(len(some), len(some[0])), values)
         last = cursor.lastrowid or 0
     return last

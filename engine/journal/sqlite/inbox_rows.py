@@ -1,4 +1,7 @@
-"""What was accepted, as rows: made in the thread of whoever brings it, not in the one that writes."""
+"""The rows of the inbox: encode accepted runs, and query what waits.
+
+``inbox_batch`` runs in the thread of the caller, so that the writer thread only executes statements.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,42 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.journal import codec
-from engine.journal.sqlite.bloom_filter import brief
+from engine.journal.sqlite.bloom_filter import short_id
 from engine.model import json_codec
 from engine.model.event_subject import namespace_of
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Sequence
 
     from engine.journal.protocol import AcceptBatch
     from engine.model.playbook import Playbook
 
-TOGETHER = 50
-"""Runs of a row; a body may have thousands."""
-WAITING = 512
-"""Bytes of a run that waits to enter, with room to spare: 225 were measured."""
-PROMISED = 3_072
-"""Bytes that a run may yet take until it is over. Measured: 80 as it enters, 170 with an end of 60 characters,
-1,300 where it is a label that can be undone, whose call, undoing and hold are kept; a policy is larger."""
+RUNS_PER_ROW = 50
+"""Runs in one row of the inbox. A body can have thousands of runs."""
+ENTRY_BYTES = 512
+"""Bytes of a run in the inbox. Measured: 225."""
+RESERVED_BYTES = 3_072
+"""Bytes that an unfinished run can still need, including the run of one ``onHeld`` notification.
+
+Measured: 80 when the run leaves the inbox; 170 with a result of 60 characters; 1,300 for a label that can be
+undone (call, undo and undo intent); more for a network policy. A notification needs about 700, because it shares
+the event of its run.
+"""
+
+_FIRST_RECEIVED = (
+    "SELECT received FROM arrived JOIN events ON events.id = arrived.event"
+    " WHERE arrived.id = (SELECT min(id) FROM arrived)"
+)
+_FIRST_SLOW_RECEIVED = _FIRST_RECEIVED.replace(
+    "arrived)", "arrived INDEXED BY arrived_slow WHERE slow)"
+)
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """A run as it waits to enter the lanes.
+class InboxEntry(msgspec.Struct, array_like=True, frozen=True):
+    """A run in the inbox.
 
-    event: which of its body's. pool, timeout: of its first step, None where it has none.
+    event: index of its event within the body. pool, timeout: of the first step; None without steps.
     """
 
     id: str
@@ -47,59 +63,74 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class InboxBatch(msgspec.Struct, frozen=True, eq=False):
-    """Runs that were accepted as one. bodies: the events, as rows; rows: of the runs.
+    """An AcceptBatch, encoded for the inbox.
 
-    need: bytes that all of it may take until it is over.
+    events: (encoded event, time of receipt). ids: the short ids of the runs. rows: (encoded entries, number of
+    entries, whether one is of the slow pool). snapshots: digest -> playbook. expected_bytes: bytes that the
+    batch can need until all of its runs are over.
 
-    A struct, for there is one at every accept, and a frozen dataclass takes longer to make.
+    A struct, because every accept creates one and a frozen dataclass is slower.
     """
 
-    bodies: list[tuple[bytes, float]]
+    events: list[tuple[bytes, float]]
     ids: array[int]
     rows: list[tuple[bytes, int, int]]
     snapshots: dict[str, bytes]
-    need: int
+    expected_bytes: int
 
 
-decoded = msgspec.json.Decoder(list[Entry]).decode
-"""The runs of a row."""
+decode_entries = msgspec.json.Decoder(list[InboxEntry]).decode
+"""Decode the entries of a row."""
 
 
 def inbox_batch(accepted: AcceptBatch, now: float) -> InboxBatch:
-    """What was accepted, as rows; made in the caller's thread, not in the writer's."""
-    places: dict[int, int] = {}
-    bodies: list[tuple[bytes, float]] = []
+    """Encode a batch. now: the time at which its runs are due."""
+    indexes: dict[int, int] = {}
+    events: list[tuple[bytes, float]] = []
     snapshots = {}
-    waiting = []
+    entries = []
     for run in accepted.runs:
-        place = places.setdefault(id(run.event), len(bodies))
-        if place == len(bodies):
-            bodies.append((codec.from_event(run.event, run.trace), run.received))
+        index = indexes.setdefault(id(run.event), len(events))
+        if index == len(events):
+            events.append((codec.from_event(run.event, run.trace), run.received))
         playbook = run.playbook
         snapshots[playbook.digest] = playbook.snapshot
-        pool, timeout = _first(playbook)
+        pool, timeout = _first_step(playbook)
         namespace = namespace_of(run.event)
-        waiting.append(
-            Entry(
-                run.id, place, playbook.name, playbook.digest, playbook.blob, run.target, namespace,
+        entries.append(
+            InboxEntry(
+                run.id, index, playbook.name, playbook.digest, playbook.blob, run.target, namespace,
                 run.received, now, pool, timeout,
             )
         )  # fmt: skip
-    parts = [waiting[at : at + TOGETHER] for at in range(0, len(waiting), TOGETHER)]
+    parts = [entries[at : at + RUNS_PER_ROW] for at in range(0, len(entries), RUNS_PER_ROW)]
     return InboxBatch(
-        bodies,
-        array("Q", [brief(entry.id) for entry in waiting]),
+        events,
+        array("Q", [short_id(entry.id) for entry in entries]),
         [(json_codec.encode_json(p), len(p), int(any(e.pool == "slow" for e in p))) for p in parts],
         snapshots,
-        _need(bodies, len(waiting)),
+        _expected_bytes(events, len(entries)),
     )
 
 
-def _need(bodies: Sequence[tuple[bytes, float]], runs: int) -> int:
-    """Bytes that may be taken until all is over: one body may have a page of which it fills half."""
-    return 2 * sum(len(body) for body, _ in bodies) + (WAITING + PROMISED) * runs
+def first_received(connection: sqlite3.Connection, pool: str | None = None) -> float | None:
+    """Return the time of receipt of the first run in the inbox that may be of the pool, or None."""
+    query = _FIRST_SLOW_RECEIVED if pool == "slow" else _FIRST_RECEIVED
+    row = connection.execute(query).fetchone()
+    return float(row["received"]) if row else None
 
 
-def _first(playbook: Playbook) -> tuple[str | None, float | None]:
+def count_runs(connection: sqlite3.Connection) -> int:
+    """Return the number of runs in the inbox."""
+    (runs,) = connection.execute("SELECT coalesce(sum(many), 0) FROM arrived").fetchone()
+    return int(runs)
+
+
+def _expected_bytes(events: Sequence[tuple[bytes, float]], runs: int) -> int:
+    # an event can be alone on a page and fill only half of it
+    return 2 * sum(len(event) for event, _ in events) + (ENTRY_BYTES + RESERVED_BYTES) * runs
+
+
+def _first_step(playbook: Playbook) -> tuple[str | None, float | None]:
     step = playbook.steps[0] if playbook.steps else None
     return (step.pool, step.timeout) if step else (None, None)

@@ -1,4 +1,4 @@
-"""The statements of the operator commands: an approval, another try, a pause."""
+"""The statements of the operator commands: approve, deny, retry, pause and resume."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.journal import codec
-from engine.journal.protocol import Decision
 from engine.journal.sqlite import scheduler
-from engine.journal.sqlite.dry_run import FAR
+from engine.journal.sqlite.dry_run import POSTPONED_DUE_AT
 from engine.model import json_codec
 from engine.model.run import RETRIED
 
@@ -17,58 +16,53 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping
 
-    from engine.journal.protocol import Pause
+    from engine.journal.protocol import Decision, Pause
     from engine.model.playbook import Step
     from engine.model.run import StepResult
 
 
-MOST_DECISIONS = 20
+MAX_DECISIONS = 20
 """Decisions that a run keeps, the newest."""
 
 
 def decide(connection: sqlite3.Connection, run_id: str, decision: Decision) -> bool:
-    """Have a held run go on, knowing the decision; False if it is not held."""
+    """Make a held run due now, with the decision in its attempt state. Return False if it is not held."""
     row = connection.execute(
         "SELECT facts, target FROM runs WHERE id = ? AND held AND state = 'waiting'", (run_id,)
     ).fetchone()
     if row is None:
         return False
-    facts = codec.decode(row["facts"])
-    step = (facts.get("held") or [None])[0]
-    facts["verdict"] = [step, decision.what, decision.by, decision.reason]
-    facts["decisions"] = _with(facts, decision)
+    attempt_state = codec.decode(row["facts"])
+    step = (attempt_state.get("held") or [None])[0]
+    attempt_state["verdict"] = [step, decision.what, decision.by, decision.reason]
+    attempt_state["decisions"] = _decisions(attempt_state, decision)
     connection.execute(
         "UPDATE runs SET held = 0, due_at = iif(due_at < ?, ?, due_at), facts = ? WHERE id = ?",
-        (FAR, decision.at, json_codec.encode_json(facts), run_id),
+        (POSTPONED_DUE_AT, decision.at, json_codec.encode_json(attempt_state), run_id),
     )
     return True
 
 
-def note(connection: sqlite3.Connection, run_id: str, decision: Decision) -> None:
-    """Keep a decision with its run."""
+def add_decision(connection: sqlite3.Connection, run_id: str, decision: Decision) -> None:
+    """Add a decision to the attempt state of a run."""
     row = connection.execute("SELECT facts FROM runs WHERE id = ?", (run_id,)).fetchone()
     if row is None:
         return
-    facts = codec.decode(row["facts"])
-    facts["decisions"] = _with(facts, decision)
+    attempt_state = codec.decode(row["facts"])
+    attempt_state["decisions"] = _decisions(attempt_state, decision)
     connection.execute(
-        "UPDATE runs SET facts = ? WHERE id = ?", (json_codec.encode_json(facts), run_id)
+        "UPDATE runs SET facts = ? WHERE id = ?", (json_codec.encode_json(attempt_state), run_id)
     )
 
 
-def _with(facts: Mapping[str, Any], decision: Decision) -> list[Any]:
-    """The decisions of a run and one more, as data."""
-    return [*facts.get("decisions", ()), dataclasses.asdict(decision)][-MOST_DECISIONS:]
-
-
-def decisions(facts: Mapping[str, Any]) -> tuple[Decision, ...]:
-    """The decisions among the facts of a run."""
-    return tuple(Decision(**decision) for decision in facts.get("decisions", ()))
+def _decisions(attempt_state: Mapping[str, Any], decision: Decision) -> list[Any]:
+    """Return the stored decisions plus one more, as JSON data."""
+    return [*attempt_state.get("decisions", ()), dataclasses.asdict(decision)][-MAX_DECISIONS:]
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """Where a run that is over begins again, and what it keeps of before."""
+class Retry:
+    """Where a finished run starts again. results: of the steps before that step."""
 
     run: str
     position: int
@@ -76,33 +70,33 @@ class Again:
     results: tuple[StepResult, ...]
 
 
-def retry(connection: sqlite3.Connection, again: Again, decision: Decision) -> bool:
-    """Put a run that is over back into the queue; False where it is not over."""
+def retry(connection: sqlite3.Connection, again: Retry, decision: Decision) -> bool:
+    """Queue a finished run again. Return False if the run is not finished."""
     row = connection.execute(
         "SELECT facts, target FROM runs WHERE id = ? AND outcome IS NOT NULL", (again.run,)
     ).fetchone()
     if row is None:
         return False
-    facts = codec.decode(row["facts"])
-    for fact in ("held", "verdict"):
-        facts.pop(fact, None)
-    facts[RETRIED] = True
-    facts["decisions"] = _with(facts, decision)
+    attempt_state = codec.decode(row["facts"])
+    for key in ("held", "verdict"):
+        attempt_state.pop(key, None)
+    attempt_state[RETRIED] = True
+    attempt_state["decisions"] = _decisions(attempt_state, decision)
     connection.execute(
         "UPDATE runs SET state = 'queued', leased = 0, fence = fence + 1, position = ?, pool = ?,"
         " timeout = ?, attempt = 0, answers = 0, began = NULL, due_at = ?, results = ?, last = NULL,"
         " facts = ?, outcome = NULL, settled = NULL WHERE id = ?",
         (
             again.position, again.step.pool, again.step.timeout, decision.at,
-            codec.from_results(again.results), json_codec.encode_json(facts), again.run,
+            codec.from_results(again.results), json_codec.encode_json(attempt_state), again.run,
         ),
     )  # fmt: skip
-    scheduler.refresh(connection, row["target"])
+    scheduler.update_heads(connection, row["target"])
     return True
 
 
 def pause(connection: sqlite3.Connection, playbook: str, pause: Pause) -> None:
-    """Take the runs of a playbook from the heads of their lanes, so that the others pass."""
+    """Write a pause, and let other runs pass those of the playbook in their target queues."""
     connection.execute(
         "INSERT INTO paused (playbook, by, since, until, reason) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET by = excluded.by, until = excluded.until, reason = excluded.reason",
@@ -115,33 +109,33 @@ def pause(connection: sqlite3.Connection, playbook: str, pause: Pause) -> None:
         "UPDATE runs SET state = 'queued' WHERE state = 'head' AND playbook = ?", (playbook,)
     )
     for row in heads:
-        scheduler.refresh(connection, row["target"])
+        scheduler.update_heads(connection, row["target"])
 
 
 def resume(connection: sqlite3.Connection, playbook: str | None) -> None:
-    """End a pause, or all; what waited takes its place in its lane again."""
+    """End the pause of a playbook (None: every pause)."""
     if playbook is None:
         connection.execute("DELETE FROM paused")
     else:
         connection.execute("DELETE FROM paused WHERE playbook = ?", (playbook,))
-    _refill(connection)
+    _update_all_heads(connection)
 
 
 def end_pauses(connection: sqlite3.Connection, now: float) -> list[str]:
-    """End the pauses whose time is over; what they were on."""
+    """End the pauses whose time is over. Return the names of their playbooks."""
     ended = connection.execute(
         "DELETE FROM paused WHERE until <= ? RETURNING playbook", (now,)
     ).fetchall()
     if ended:
-        _refill(connection)
+        _update_all_heads(connection)
     return [row["playbook"] for row in ended]
 
 
-def _refill(connection: sqlite3.Connection) -> None:
-    """Give the runs that no pause concerns any more their places in their lanes."""
+def _update_all_heads(connection: sqlite3.Connection) -> None:
+    """Let the runs that are not paused any longer become heads of their target queues."""
     queued = connection.execute(
         "SELECT DISTINCT target FROM runs WHERE state = 'queued'"
         " AND playbook NOT IN (SELECT playbook FROM paused)"
     ).fetchall()
     for row in queued:
-        scheduler.refresh(connection, row["target"])
+        scheduler.update_heads(connection, row["target"])

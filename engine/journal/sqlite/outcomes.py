@@ -1,7 +1,7 @@
-"""How attempts ended, as rows: a batch of them in a few statements.
+"""Settle attempts: statements that each write the outcomes of a batch of attempts.
 
-The interpreter's lock is given away around every statement and got back behind the workers, so that what
-costs the writer time is the number of statements, not of rows.
+At each statement, the interpreter lock is released and must be acquired again behind the workers. The number of
+statements therefore determines the time of the writer, not the number of rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.journal.sqlite import scheduler
-from engine.journal.sqlite.scheduler import Holder, in_slices, places
+from engine.journal.sqlite.scheduler import ClaimKey, in_slices, placeholders
 
 if TYPE_CHECKING:
     import sqlite3
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from engine.model.playbook import Step
     from engine.model.run import Outcome
 
-_GIVEN = "WITH given (id, fence, {names}) AS (VALUES {places}) UPDATE runs SET leased = 0, {sets}"
-_OF = (
+_GIVEN = "WITH given (id, fence, {names}) AS (VALUES {rows}) UPDATE runs SET leased = 0, {sets}"
+_NEWEST = (
     " FROM given WHERE runs.id = given.id AND runs.fence = given.fence AND runs.leased"
     " RETURNING runs.id, runs.fence"
 )
@@ -42,51 +42,51 @@ _KINDS = {
     "advance": (("due_at", "results", "position", "pool", "timeout"), _ADVANCE),
     "end": (("results", "outcome", "settled"), _END),
 }
-"""Of each kind of end: what is given of it, and what it makes of the row."""
+"""Kind of settlement -> (names of its values, the SET clause)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How one attempt ended. kind: of ``_KINDS``; values: what that wants."""
+class Settlement:
+    """The settlement of one attempt. kind: a key of ``_KINDS``. values: in the order of its names."""
 
-    holder: Holder
+    key: ClaimKey
     kind: str
     values: tuple[Any, ...]
 
 
-def wait(holder: Holder, due_at: float, last: bytes, outcome: Outcome) -> Ended:
-    """It waits until ``due_at``."""
+def wait(key: ClaimKey, due_at: float, last: bytes, outcome: Outcome) -> Settlement:
+    """Return the settlement of an attempt whose step waits until ``due_at``. last: the encoded result."""
     held = int(outcome.state == "held")
-    return Ended(holder, "wait", (due_at, last, int(outcome.answered), held))
+    return Settlement(key, "wait", (due_at, last, int(outcome.answered), held))
 
 
-def advance(holder: Holder, to: tuple[int, Step], results: bytes, now: float) -> Ended:
-    """It goes on to the step at that position, due now."""
+def advance(key: ClaimKey, to: tuple[int, Step], results: bytes, now: float) -> Settlement:
+    """Return the settlement of an attempt after which another step is due now. to: (position, step)."""
     position, step = to
-    return Ended(holder, "advance", (now, results, position, step.pool, step.timeout))
+    return Settlement(key, "advance", (now, results, position, step.pool, step.timeout))
 
 
-def end(holder: Holder, outcome: str, results: bytes, now: float) -> Ended:
-    """The run is over."""
-    return Ended(holder, "end", (results, outcome, now))
+def end(key: ClaimKey, outcome: str, results: bytes, now: float) -> Settlement:
+    """Return the settlement of an attempt that ends the run."""
+    return Settlement(key, "end", (results, outcome, now))
 
 
-def settle(connection: sqlite3.Connection, endings: Sequence[Ended]) -> list[bool]:
-    """Write how attempts ended; of each whether it was the newest of its run, or nothing was written."""
-    moved: set[tuple[str, int]] = set()
+def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:
+    """Write settlements. Return for each whether its claim was the newest and it was written."""
+    written: set[tuple[str, int]] = set()
     for kind, (names, sets) in _KINDS.items():
-        of_kind = [ended for ended in endings if ended.kind == kind]
+        of_kind = [one for one in settlements if one.kind == kind]
         for some in in_slices(of_kind):
             statement = _GIVEN.format(
-                names=", ".join(names), places=places(len(some), 2 + len(names)), sets=sets
+                names=", ".join(names), rows=placeholders(len(some), 2 + len(names)), sets=sets
             )
             found = connection.execute(
-                statement + _OF,
-                [part for e in some for part in (e.holder.id, e.holder.fence, *e.values)],
+                statement + _NEWEST,
+                [value for one in some for value in (one.key.id, one.key.fence, *one.values)],
             )
-            moved |= {(row["id"], row["fence"]) for row in found.fetchall()}
-    whole = [(ended.holder.id, ended.holder.fence) in moved for ended in endings]
-    scheduler.refresh(
-        connection, *{e.holder.target for e, done in zip(endings, whole, strict=True) if done}
+            written |= {(row["id"], row["fence"]) for row in found.fetchall()}
+    newest = [(one.key.id, one.key.fence) in written for one in settlements]
+    scheduler.update_heads(
+        connection, *{s.key.target for s, done in zip(settlements, newest, strict=True) if done}
     )
-    return whole
+    return newest

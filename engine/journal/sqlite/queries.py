@@ -1,11 +1,11 @@
-"""The runs read: what has been, what is under way, and what is due next."""
+"""Read-only queries about runs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.journal.sqlite import inbox, undo_intents
-from engine.journal.sqlite.bloom_filter import BloomFilter, brief
+from engine.journal.sqlite import inbox_rows, undo_intents
+from engine.journal.sqlite.bloom_filter import BloomFilter, short_id
 from engine.model.playbook import ALL_PLAYBOOKS
 
 if TYPE_CHECKING:
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from engine.journal.protocol import RunFilter
+    from engine.journal.sqlite.read_pool import ReadPool
+    from engine.model.calls import ObjectChange
 
-SIEVED = 100_000
-"""Runs of which a sieve is made at the start, in 0.3 s."""
+MAX_FILTERED_RUNS = 100_000
+"""Number of runs up to which a Bloom filter is built at the start. That takes 0.3 s."""
 _STATES = {
     "waiting": "state IN ('head', 'queued', 'waiting') AND NOT held",
     "running": "state = 'leased'",
@@ -23,8 +25,40 @@ _STATES = {
 }
 
 
-def select(connection: sqlite3.Connection, wanted: RunFilter) -> list[sqlite3.Row]:
-    """The rows, the newest first."""
+class RunLookups:
+    """The queries for the Hydrator (see engine.journal.hydrate.Lookups)."""
+
+    def __init__(self, readers: ReadPool) -> None:
+        self._readers = readers
+
+    def event(self, number: int) -> bytes | None:
+        """Return the encoded event with this number, or None."""
+        row = self._readers.row("SELECT body FROM events WHERE id = ?", number)
+        return None if row is None else row["body"]
+
+    def snapshot(self, digest: str) -> bytes | None:
+        """Return the snapshot of the playbook with this digest, or None."""
+        row = self._readers.row("SELECT snapshot FROM snapshots WHERE digest = ?", digest)
+        return None if row is None else row["snapshot"]
+
+    def undo_changes(self, undo: str) -> tuple[ObjectChange, ...]:
+        """Return the changes that an undo reverts, in the order in which they were made."""
+        with self._readers.connection() as connection:
+            return undo_intents.changes(connection, undo)
+
+    def undo_steps(self, run: str) -> dict[int, float | None]:
+        """Return the steps of a run that can be undone: position -> epoch seconds, or None (on request)."""
+        with self._readers.connection() as connection:
+            found = connection.execute(
+                "SELECT position, due_at FROM runs INDEXED BY runs_undoes WHERE undoes = ?"
+                " ORDER BY position",
+                (run,),
+            )
+            return {row["position"]: row["due_at"] for row in found}
+
+
+def select_runs(connection: sqlite3.Connection, wanted: RunFilter) -> list[sqlite3.Row]:
+    """Return the rows that match, newest first."""
     tests = ["undoes IS NULL"]
     values: list[Any] = []
     for column, value in (("playbook", wanted.playbook), ("namespace", wanted.namespace)):
@@ -40,38 +74,29 @@ def select(connection: sqlite3.Connection, wanted: RunFilter) -> list[sqlite3.Ro
         tests.append("outcome = ?")
         values.append(wanted.state)
     found: list[sqlite3.Row] = connection.execute(
-        f"SELECT * FROM runs WHERE {' AND '.join(tests)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - made of our own words
+        f"SELECT * FROM runs WHERE {' AND '.join(tests)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - only constants
         (*values, wanted.limit),
     ).fetchall()
     return found
 
 
-def sieve(connection: sqlite3.Connection, waiting: Collection[int]) -> BloomFilter | None:
-    """A sieve of the ids of all runs; None where they are so many that a start would wait for it.
+def known_filter(connection: sqlite3.Connection, waiting: Collection[int]) -> BloomFilter | None:
+    """Build a Bloom filter of all run ids. Return None if there are too many runs.
 
-    waiting: those that are not in the lanes yet, in brief.
+    waiting: the short ids of the runs in the inbox.
     """
-    (many,) = connection.execute("SELECT count(*) FROM runs").fetchone()
-    many += len(waiting)
-    if many > SIEVED:
+    (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+    runs += len(waiting)
+    if runs > MAX_FILTERED_RUNS:
         return None
-    made = BloomFilter(max(SIEVED, 2 * many))
-    made.add(*waiting, *(brief(row["id"]) for row in connection.execute("SELECT id FROM runs")))
+    made = BloomFilter(expected_items=max(MAX_FILTERED_RUNS, 2 * runs))
+    made.add(*waiting, *(short_id(row["id"]) for row in connection.execute("SELECT id FROM runs")))
     return made
 
 
-def undoings(connection: sqlite3.Connection, run: str) -> dict[int, float | None]:
-    """The positions of the steps of a run that can be undone, with when that is due."""
-    found = connection.execute(
-        "SELECT position, due_at FROM runs INDEXED BY runs_undoes WHERE undoes = ? ORDER BY position",
-        (run,),
-    )
-    return {row["position"]: row["due_at"] for row in found}
-
-
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many runs are ``waiting``, ``running``, ``held`` and ``over``; undoings are none."""
-    connection.execute("BEGIN")  # all of it as of one moment, for runs go from there to here
+    """Return the number of runs per state: ``waiting``, ``running``, ``held``, ``over``. Undos do not count."""
+    connection.execute("BEGIN")  # one snapshot, because runs change their state between the queries
     try:
         return _counts(connection)
     finally:
@@ -79,29 +104,32 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def _counts(connection: sqlite3.Connection) -> dict[str, int]:
-    live, running, held = connection.execute(
+    unfinished, running, held = connection.execute(
         "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(held), 0)"
         " FROM runs INDEXED BY runs_lanes WHERE state IS NOT NULL"
     ).fetchone()
-    undone, undoing, scheduled = connection.execute(
+    undos, running_undos, unfinished_undos = connection.execute(
         "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(state IS NOT NULL), 0)"
         " FROM runs INDEXED BY runs_undoes WHERE undoes IS NOT NULL"
     ).fetchone()
     (total,) = connection.execute("SELECT count(*) FROM runs").fetchone()
-    live, running, total = live - scheduled, running - undoing, total - undone
-    over = max(0, total - live)
-    waiting = live - running - held + inbox.count(connection)
+    unfinished, running = unfinished - unfinished_undos, running - running_undos
+    over = max(0, total - undos - unfinished)
+    waiting = unfinished - running - held + inbox_rows.count_runs(connection)
     return {"waiting": waiting, "running": running, "held": held, "over": over}
 
 
 def next_due(connection: sqlite3.Connection, pool: str, *, undo: bool) -> float | None:
-    """When the pool's earliest run may be claimed, or undoing, if asked; while all is paused, only those."""
+    """Return the time at which the next run of the pool can be claimed, or None.
+
+    undo: whether undos count. While all playbooks are paused, only undos count.
+    """
     paused = connection.execute(
         "SELECT 1 FROM paused WHERE playbook = ?", (ALL_PLAYBOOKS,)
     ).fetchone()
     due = [undo_intents.next_due(connection) if undo else None]
     if not paused:
-        due.append(inbox.first(connection, pool))
+        due.append(inbox_rows.first_received(connection, pool))
         found = connection.execute(
             "SELECT min(due_at) FROM runs INDEXED BY runs_timers"
             " WHERE state IN ('waiting', 'leased') AND undoes IS NULL AND pool = ?1 UNION ALL "

@@ -1,92 +1,97 @@
-"""How much a journal may still take, so that what it has taken can always be worked off.
+"""The number of bytes that the journal can still accept.
 
-A file at its cap could let no run into the lanes, settle none and thus prune none. So accepts end earlier: each
-run is promised, beside the bytes that it takes at once, those that it takes until it is over.
+A file that has reached its maximum size cannot write the outcome of a run, and therefore cannot delete runs.
+Accepts are refused before that. Each accepted run counts with the bytes that it needs at once, plus the bytes
+that it can still need until it is over.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.journal.sqlite import inbox
-from engine.journal.sqlite.inbox_rows import PROMISED
+from engine.journal.sqlite import inbox_rows
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
-SHARE = 0.95
-"""Of the file's bytes, what accepts may fill; the rest is for notes, undoings, and pages that are half full."""
-_LEAST = 65_536
-"""Bytes without which the journal is as good as full: some forty events, or a large one."""
-FULL = "the journal is full: the rest of its room is for the runs that it has already"
+_ACCEPT_SHARE = 0.95
+"""Share of the maximum size that accepts can fill. The rest is for other records, undos and half-full pages."""
+_MIN_FREE_BYTES = 65_536
+"""Free bytes below which the journal counts as full: about forty events, or a large one."""
+FULL = "the journal is full: the remaining space is reserved for its unfinished runs"
 
 
 class Quota:
-    """What may still be accepted, reckoned along with every accept, and looked at anew by whoever asks.
+    """Counts the free bytes: measures them on request, and subtracts each accept.
 
-    most: gives the bytes of the file at most, which grow with its disk. ``take`` and ``ended`` are for the
-    thread that writes.
+    max_bytes: returns the maximum size of the file, which grows with its disk. Only the writer thread calls
+    ``reserve`` and ``transaction_ended``.
     """
 
-    def __init__(self, most: Callable[[], int]) -> None:
-        self._most = most
-        self._until = self._taken = self._taking = 0.0
+    def __init__(self, max_bytes: Callable[[], int]) -> None:
+        self._max_bytes = max_bytes
+        self._limit = self._reserved = self._uncommitted = 0.0
 
-    def has(self, need: float) -> bool:
-        """Whether so many bytes may be accepted; nothing at all may always be."""
-        return not need or need <= self._until - self._taken - self._taking
+    def fits(self, expected_bytes: float) -> bool:
+        """Return whether an accept of this size fits. An empty accept always does."""
+        return (
+            not expected_bytes or expected_bytes <= self._limit - self._reserved - self._uncommitted
+        )
 
     @property
-    def trouble(self) -> str | None:
-        """That it is full, where it is."""
-        return None if self.has(_LEAST) else FULL
+    def error(self) -> str | None:
+        """The sentence that the journal is full, or None."""
+        return None if self.fits(_MIN_FREE_BYTES) else FULL
 
-    def take(self, need: float) -> None:
-        """Spend room on what is being written. Raises JournalError where there is not as much."""
-        if not self.has(need):
-            raise JournalError(FULL)
-        self._taking += need
+    def reserve(self, expected_bytes: float) -> None:
+        """Subtract the bytes of an accept. A negative number gives bytes back.
 
-    def ended(self, committed: bool) -> None:  # noqa: FBT001 - what a writer tells
-        """What was taken since the last time is on disk, or none of it."""
-        if committed:
-            self._taken += self._taking
-        self._taking = 0.0
-
-    def look(self, connection: sqlite3.Connection) -> float:
-        """See what there is; which part of it is in use or promised, 0 to 1.
-
-        It reads an index through, some 20 ms for a million runs that are not over.
+        Raises JournalError if they do not fit.
         """
-        # before the rest, so that what is committed meanwhile counts twice rather than not at all
-        taken = self._taken
+        if not self.fits(expected_bytes):
+            raise JournalError(FULL)
+        self._uncommitted += expected_bytes
+
+    def transaction_ended(self, committed: bool) -> None:  # noqa: FBT001 - a callback of the writer
+        """Keep the reservations of the transaction, or drop them if it was rolled back."""
+        if committed:
+            self._reserved += self._uncommitted
+        self._uncommitted = 0.0
+
+    def measure(self, connection: sqlite3.Connection) -> float:
+        """Measure the free bytes. Return the share that is in use or reserved, 0 to 1.
+
+        Reads a whole index: about 20 ms for a million unfinished runs.
+        """
+        # first, so that a commit during the measurement counts twice rather than not at all
+        reserved = self._reserved
         connection.execute("BEGIN")
         try:
-            used = _used(connection) + PROMISED * _live(connection)
+            used = _used_bytes(connection) + inbox_rows.RESERVED_BYTES * _unfinished(connection)
         finally:
             connection.execute("COMMIT")
-        most = self._most() * SHARE
-        self._until = taken + most - used
-        return min(1.0, used / most)
+        limit = self._max_bytes() * _ACCEPT_SHARE
+        self._limit = reserved + limit - used
+        return min(1.0, used / limit)
 
 
-def _used(connection: sqlite3.Connection) -> int:
-    """Bytes of the file; pages that are free again do not count."""
+def _used_bytes(connection: sqlite3.Connection) -> int:
+    """Return the size of the file without its free pages."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    (size,) = connection.execute("PRAGMA page_size").fetchone()
-    return int(pages - free) * int(size)
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    return int(pages - free) * int(page_bytes)
 
 
-def _live(connection: sqlite3.Connection) -> int:
-    """How many runs are not over; undoings leave room with their end, for what they hold goes."""
-    (live,) = connection.execute(
+def _unfinished(connection: sqlite3.Connection) -> int:
+    """Return the number of unfinished runs. Undos do not count: their end frees space."""
+    (unfinished,) = connection.execute(
         "SELECT count(*) FROM runs INDEXED BY runs_lanes WHERE state IS NOT NULL"
     ).fetchone()
-    (undoings,) = connection.execute(
+    (undos,) = connection.execute(
         "SELECT count(*) FROM runs INDEXED BY runs_undos"
         " WHERE state IN ('waiting', 'leased') AND undoes IS NOT NULL"
     ).fetchone()
-    return int(live) - int(undoings) + inbox.count(connection)
+    return int(unfinished) - int(undos) + inbox_rows.count_runs(connection)

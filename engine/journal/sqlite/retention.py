@@ -1,4 +1,4 @@
-"""What keeps the journal small: counters of what was dropped, a few dead letters, an end to what is old."""
+"""Limit the size of the journal: delete old runs, and keep bounded tables of dead letters and dropped runs."""
 
 from __future__ import annotations
 
@@ -10,89 +10,96 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-SLICE = 500
-"""Runs that one piece of work removes at most, so that no accept waits for thousands."""
-DEAD = 1_000
-"""Dead letters that are kept, the newest."""
-DROPS = 20_000
-"""Lines about drops that are kept: an attacker can make many keys."""
+MAX_DELETED_RUNS = 500
+"""Runs that one transaction deletes or strips, so that accepts do not wait for thousands of runs."""
+MAX_DEAD_LETTERS = 1_000
+"""Dead letters to keep, the newest."""
+MAX_DROP_COUNTERS = 20_000
+"""Counters of dropped runs to keep. An attacker can create many keys."""
 _HOUR = 3600
 
 
-def note(
-    connection: sqlite3.Connection, dead: Sequence[DeadLetter], drops: Sequence[DroppedRuns]
+def save_dropped(
+    connection: sqlite3.Connection,
+    dead_letters: Sequence[DeadLetter],
+    dropped_runs: Sequence[DroppedRuns],
 ) -> None:
-    """Write dead letters and add to the counters; the oldest make way."""
+    """Write dead letters, add to the counters, and delete the oldest rows of both."""
     connection.executemany(
         "INSERT INTO dead (received, source, error, body) VALUES (?, ?, ?, ?)",
-        [(one.received, one.source, one.error, one.body) for one in dead],
+        [(one.received, one.source, one.error, one.body) for one in dead_letters],
     )
     connection.executemany(
         "INSERT INTO drops VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
         " SET count = count + excluded.count, last = max(last, excluded.last)",
         [
             (d.playbook, d.reason, d.key, int(d.first) // _HOUR, d.count, d.first, d.last)
-            for d in drops
+            for d in dropped_runs
         ],
     )
-    connection.execute("DELETE FROM dead WHERE id <= (SELECT max(id) FROM dead) - ?", (DEAD,))
-    (many,) = connection.execute("SELECT count(*) FROM drops").fetchone() if drops else (0,)
-    if many > DROPS:
+    connection.execute(
+        "DELETE FROM dead WHERE id <= (SELECT max(id) FROM dead) - ?", (MAX_DEAD_LETTERS,)
+    )
+    counted = connection.execute("SELECT count(*) FROM drops").fetchone() if dropped_runs else (0,)
+    if counted[0] > MAX_DROP_COUNTERS:
         connection.execute(
             "DELETE FROM drops WHERE last <= (SELECT last FROM drops ORDER BY last LIMIT 1 OFFSET ?)",
-            (many - DROPS - 1,),
+            (counted[0] - MAX_DROP_COUNTERS - 1,),
         )
 
 
-def forget(connection: sqlite3.Connection, before: float) -> int:
-    """Remove a slice of the runs that were over before, whole; how many that was."""
+def delete_runs(connection: sqlite3.Connection, before: float) -> int:
+    """Delete up to ``MAX_DELETED_RUNS`` runs that ended before this time. Return their number."""
     rows = connection.execute(
         "SELECT seq, id, event FROM runs INDEXED BY runs_settled WHERE settled < ? LIMIT ?",
-        (before, SLICE),
+        (before, MAX_DELETED_RUNS),
     ).fetchall()
     connection.executemany("DELETE FROM holds WHERE undo = ?", [(row["id"],) for row in rows])
     connection.executemany("DELETE FROM runs WHERE seq = ?", [(row["seq"],) for row in rows])
-    let_go(connection, {row["event"] for row in rows})
+    delete_unused_events(connection, {row["event"] for row in rows})
     connection.execute("DELETE FROM drops WHERE last < ?", (before,))
     connection.execute("DELETE FROM dead WHERE received < ?", (before,))
     return len(rows)
 
 
-def strip(connection: sqlite3.Connection, before: float) -> int:
-    """Take the bodies from a slice of the runs that were over before; their ids stay known."""
+def strip_runs(connection: sqlite3.Connection, before: float) -> int:
+    """Delete the data of up to ``MAX_DELETED_RUNS`` runs that ended before this time. Keep their ids.
+
+    Returns the number of runs.
+    """
     rows = connection.execute(
         "SELECT seq, event FROM runs INDEXED BY runs_settled"
         " WHERE settled < ? AND event != 0 AND undoes IS NULL LIMIT ?",
-        (before, SLICE),
+        (before, MAX_DELETED_RUNS),
     ).fetchall()
     connection.executemany(
         "UPDATE runs SET event = 0, results = '[]', facts = '{}' WHERE seq = ?",
         [(row["seq"],) for row in rows],
     )
-    let_go(connection, {row["event"] for row in rows})
+    delete_unused_events(connection, {row["event"] for row in rows})
     return len(rows)
 
 
-def let_go(connection: sqlite3.Connection, events: set[int]) -> None:
-    """Remove the bodies that no run needs any more."""
+def delete_unused_events(connection: sqlite3.Connection, events: set[int]) -> None:
+    """Delete those of the events to which no run refers any longer."""
     connection.executemany(
         "DELETE FROM events WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE event = ?1)",
         [(event,) for event in events],
     )
 
 
-def dead(connection: sqlite3.Connection, limit: int) -> list[DeadLetter]:
-    """The dead letters, the newest first."""
+def dead_letters(connection: sqlite3.Connection, limit: int) -> list[DeadLetter]:
+    """Return the dead letters, newest first."""
     rows = connection.execute(
         "SELECT received, source, error, body FROM dead ORDER BY id DESC LIMIT ?", (limit,)
     )
     return [DeadLetter(*row) for row in rows]
 
 
-def drops(
+def dropped_runs(
     connection: sqlite3.Connection, playbook: str | None, since: float | None, limit: int
 ) -> list[DroppedRuns]:
-    """The counters, the last changed first."""
+    """Return the counters of dropped runs, last changed first. None matches everything."""
     rows = connection.execute(
         "SELECT playbook, reason, key, count, first, last FROM drops"
         " WHERE (?1 IS NULL OR playbook = ?1) AND (?2 IS NULL OR last >= ?2)"

@@ -1,9 +1,11 @@
-"""Who may go next: the scheduler's statements, each a function of the connection that writes.
+"""The target queues: statements that select, claim and order runs.
 
-The runs of one target are a lane. Time alone moves a run from ``waiting`` or ``leased`` to ready,
-so a claim first turns what has come due into ``queued`` and puts the earliest of each lane at its
-``head`` (unless one of the lane is in flight). Then the heads of a pool, in order of acceptance,
-are what may start: one index is read as far as the limit, however long the lanes are.
+Each function takes the connection of the writer.
+
+The unfinished runs of one target form a target queue. Only time turns a run from ``waiting`` or ``leased`` into
+a ready run. A claim therefore first marks the due runs as ``queued``. Then it marks the earliest ready run of
+each target queue as ``head``, unless a run of that queue is leased. The heads of a pool, in the order of
+acceptance, can start. A claim reads one index up to its limit, however long the queues are.
 """
 
 from __future__ import annotations
@@ -19,19 +21,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 T = TypeVar("T")
-AT_ONCE = 100
-"""Rows of one statement; SQLite takes 32,766 values, and the time is in the statements before that."""
-# what stands at the heads of these lanes makes way for what is earlier, or for what is in flight
-_BEHIND = (
+ROWS_PER_STATEMENT = 100
+"""SQLite accepts 32,766 values in a statement. More rows per statement save no time."""
+MAX_DUE_RUNS = 500
+"""Runs that one transaction makes ready (a few ms), so that accepts do not wait for thousands of runs."""
+
+# A head goes back to queued if an earlier run is ready or a run of its queue is leased.
+_DEMOTE_HEADS = (
     "UPDATE runs SET state = 'queued' WHERE state = 'head' AND target IN (SELECT target FROM given)"
     " AND (EXISTS (SELECT 1 FROM runs AS other INDEXED BY runs_lanes"
     " WHERE other.target = runs.target AND other.state = 'leased')"
-    # the first by the index, since min() would look at every row that is queued
+    # the first row of the index, because min() would read every queued row
     " OR seq > (SELECT seq FROM runs AS other INDEXED BY runs_lanes"
     " WHERE other.target = runs.target AND other.state = 'queued'"
     " AND other.playbook NOT IN (SELECT playbook FROM paused) ORDER BY seq LIMIT 1))"
 )
-_AHEAD = (
+_PROMOTE_HEADS = (
     "UPDATE runs SET state = 'head' WHERE seq IN (SELECT (SELECT seq FROM runs INDEXED BY runs_lanes"
     " WHERE runs.target = given.target AND state = 'queued'"
     " AND playbook NOT IN (SELECT playbook FROM paused) ORDER BY seq LIMIT 1) FROM given"
@@ -42,51 +47,58 @@ _LEASE = (
     "UPDATE runs SET state = 'leased', leased = 1, held = 0, fence = fence + 1, attempt = attempt + 1,"
     " began = coalesce(began, ?), due_at = ? + timeout + ? WHERE seq IN "
 )
-SLICE = 500
-"""Runs that one piece of work moves at most (a few ms), so that no accept waits for thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimKey:
+    """The claim that a statement acts for. id: of the run or of the undo. target: names the target queue."""
+
+    id: str
+    fence: int
+    target: str
 
 
 def in_slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """So many at a time as one statement takes."""
-    for start in range(0, len(rows), AT_ONCE):
-        yield rows[start : start + AT_ONCE]
+    """Split rows into slices for one statement each."""
+    for start in range(0, len(rows), ROWS_PER_STATEMENT):
+        yield rows[start : start + ROWS_PER_STATEMENT]
 
 
 @lru_cache(1_000)
-def places(rows: int, columns: int) -> str:
-    """The marks of so many rows."""
+def placeholders(rows: int, columns: int) -> str:
+    """Return the placeholders of a VALUES clause."""
     return ", ".join([f"({', '.join('?' * columns)})"] * rows)
 
 
-def promote(connection: sqlite3.Connection, now: float) -> bool:
-    """Make ready what has come due, a slice at most; whether that was all."""
+def queue_due_runs(connection: sqlite3.Connection, now: float) -> bool:
+    """Mark up to ``MAX_DUE_RUNS`` due runs as queued. Return whether these were all due runs."""
     due = connection.execute(
         "SELECT seq, target FROM runs INDEXED BY runs_timers WHERE state IN ('waiting', 'leased')"
         " AND undoes IS NULL AND pool IN ('cluster', 'slow') AND due_at <= ? LIMIT ?",
-        (now, SLICE),
+        (now, MAX_DUE_RUNS),
     ).fetchall()
     connection.executemany("UPDATE runs SET state = 'queued' WHERE seq = ?", [r[:1] for r in due])
-    refresh(connection, *{target for _, target in due})
-    return len(due) < SLICE
+    update_heads(connection, *{target for _, target in due})
+    return len(due) < MAX_DUE_RUNS
 
 
-def refresh(connection: sqlite3.Connection, *targets: str) -> None:
-    """Put the earliest ready run of each lane at its head, or none while one is in flight.
+def update_heads(connection: sqlite3.Connection, *targets: str) -> None:
+    """Mark the earliest ready run of each target queue as its head; none while a run is leased.
 
-    Those of paused playbooks let the others pass.
+    Runs of paused playbooks let later runs pass.
     """
     for some in in_slices(targets):
-        given = f"WITH given (target) AS (VALUES {places(len(some), 1)})"
-        for statement in (_BEHIND, _AHEAD):
+        given = f"WITH given (target) AS (VALUES {placeholders(len(some), 1)})"
+        for statement in (_DEMOTE_HEADS, _PROMOTE_HEADS):
             connection.execute(f"{given} {statement}", some)
 
 
-def take(
+def claim_heads(
     connection: sqlite3.Connection, pool: str, limit: int, now: float, margin: float
 ) -> list[sqlite3.Row]:
-    """Lease the first heads of a pool; the rows as they were before.
+    """Lease up to ``limit`` heads of a pool. Return the rows from before the lease.
 
-    A head is ready whatever the clock says, which may have been stepped back since.
+    A head is ready even if ``now`` is before its ``due_at``, because the clock may have been set back.
     """
     heads: list[sqlite3.Row] = connection.execute(
         "SELECT * FROM runs INDEXED BY runs_heads WHERE state = 'head' AND pool = ?"
@@ -98,24 +110,17 @@ def take(
 
 
 def lease(connection: sqlite3.Connection, seqs: Sequence[int], now: float, margin: float) -> None:
-    """Begin an attempt at each of these."""
+    """Start an attempt of each run. margin: seconds that the lease lasts beyond the timeout of the step."""
     for some in in_slices(seqs):
         connection.execute(_LEASE + f"({', '.join('?' * len(some))})", (now, now, margin, *some))
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Which attempt writes: its run and fence, and the lane to look after."""
-
-    id: str
-    fence: int
-    target: str
-
-
-def keep(connection: sqlite3.Connection, holder: Holder, facts: bytes) -> bool:
-    """Write the facts of a run; False where the attempt is not in flight any more."""
+def write_attempt_state(
+    connection: sqlite3.Connection, key: ClaimKey, attempt_state: bytes
+) -> bool:
+    """Replace the attempt state of a run. Return False if the claim is not the newest or has expired."""
     changed = connection.execute(
         "UPDATE runs SET facts = ? WHERE id = ? AND fence = ? AND state = 'leased'",
-        (facts, holder.id, holder.fence),
+        (attempt_state, key.id, key.fence),
     )
     return changed.rowcount == 1

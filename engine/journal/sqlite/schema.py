@@ -1,4 +1,4 @@
-"""The tables of the SQLite journal, how its file is opened, and that one process alone owns it."""
+"""The tables of the journal, the locks of its file and the settings of its connections."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
-from engine.journal.sqlite.storage import room, untrusted
+from engine.journal.sqlite.storage import max_journal_bytes, unsafe_file_system
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = 5
-"""Kept as ``PRAGMA user_version``; grows with every change of the tables."""
+"""Version of the tables, stored as ``PRAGMA user_version``. Each change of the tables increases it."""
 
-# `state` is where the scheduler has a run. Of the runs that are ready on one target at most one is
-# `head`, the only one that may be claimed; those behind it are `queued`. `waiting` is due later,
-# `leased` is in flight, NULL is over. The column `leased` stays 1 until the attempt is settled,
-# also when its lease ran out. `held` is 1 while a run waits for a person. `seq` is the order of
-# acceptance. `pool` and `timeout` are those of the step at `position`. `paused` names playbooks whose
-# runs are not claimed; `*` is all of them; `until` is the end of the pause, if it has one. `dead` has bodies
-# that are not events, `drops` counts what throttles and silences suppressed, by the hour; both are bounded.
-# A row with `undoes` is no run of its own but the undoing of a step of that run, at its hour; `holds` has
-# what such a row would put back, with the same `until` as its hour. `arrived` has runs that were accepted
-# and are no rows of `runs` yet (see arriving), `many` of them; `event` is the first of the body's, `slow` is
-# 1 where one of them is of that pool.
-ADDED = """
+# Table runs: one row for each run, and one for each undo of a step (column `undoes`: the id of its run).
+#   seq       order of acceptance
+#   state     place of the run in the target queue:
+#               queued   ready, behind another run of its target
+#               head     ready, and the only run of its target that can be claimed
+#               waiting  due at `due_at`
+#               leased   claimed; the lease ends at `due_at`
+#               NULL     over
+#   leased    1 until the attempt is settled, also after the lease expired
+#   held      1 while the run waits for an approval
+#   pool, timeout   of the step at `position`
+#   facts     the attempt state, JSON
+# Table holds: the changes that an undo reverts. `until` is the `due_at` of the undo.
+# Table arrived (the inbox): accepted runs that are not in `runs` yet, `many` of them in a row. `event` is the
+#   number of the first event of the body. `slow` is 1 if one of the runs is of the slow pool.
+# Table events: the encoded events.
+# Table snapshots: the playbooks that runs were accepted with.
+# Table paused: playbooks whose runs are not claimed; `*` means all. `until` is the end of the pause, or NULL.
+# Table dead: bodies that are not valid events. Table drops: the number of runs that throttles and silences
+#   suppressed, by hour. Both have a maximum size.
+# Table memory: the key-value table. Table sets: the last good set of playbook files.
+_TABLES_2 = """
 CREATE TABLE paused (playbook TEXT PRIMARY KEY, by TEXT NOT NULL, since REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead (
   id INTEGER PRIMARY KEY, received REAL NOT NULL, source TEXT NOT NULL, error TEXT NOT NULL, body BLOB NOT NULL
@@ -42,7 +52,7 @@ CREATE INDEX drops_last ON drops (last);
 CREATE INDEX runs_settled ON runs (settled) WHERE settled IS NOT NULL;
 CREATE INDEX runs_events ON runs (event);
 """
-UNDOING = """
+_TABLES_3 = """
 CREATE TABLE holds (
   undo TEXT NOT NULL, place INTEGER NOT NULL, key TEXT NOT NULL, until REAL, change BLOB NOT NULL,
   PRIMARY KEY (undo, place)
@@ -52,18 +62,18 @@ CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leas
 CREATE INDEX runs_undos ON runs (due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NOT NULL;
 CREATE INDEX runs_undoes ON runs (undoes) WHERE undoes IS NOT NULL;
 """
-ARRIVING = """
+_TABLES_4 = """
 CREATE TABLE arrived (
   id INTEGER PRIMARY KEY, event INTEGER NOT NULL, runs BLOB NOT NULL, many INTEGER NOT NULL,
   slow INTEGER NOT NULL
 );
 CREATE INDEX arrived_slow ON arrived (id) WHERE slow;
 """
-PAUSES = """
+_TABLES_5 = """
 ALTER TABLE paused ADD COLUMN until REAL;
 ALTER TABLE paused ADD COLUMN reason TEXT NOT NULL DEFAULT '';
 """
-TABLES = f"""
+_TABLES = f"""
 CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (id INTEGER PRIMARY KEY, body BLOB NOT NULL, received REAL NOT NULL);
 CREATE TABLE runs (
@@ -100,32 +110,37 @@ CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sets (
   id INTEGER PRIMARY KEY CHECK (id = 1), digest TEXT NOT NULL, files BLOB NOT NULL
 );
-{ADDED}{UNDOING}{ARRIVING}{PAUSES}"""
-_STEPS = {
+{_TABLES_2}{_TABLES_3}{_TABLES_4}{_TABLES_5}"""
+_MIGRATIONS = {
     1: "ALTER TABLE runs ADD COLUMN namespace TEXT;"
-    f"ALTER TABLE runs ADD COLUMN held INTEGER NOT NULL DEFAULT 0; {ADDED}",
-    2: f"ALTER TABLE runs ADD COLUMN undoes TEXT; DROP INDEX runs_timers; DROP TABLE probe; {UNDOING}",
-    3: ARRIVING,
-    4: PAUSES,
+    f"ALTER TABLE runs ADD COLUMN held INTEGER NOT NULL DEFAULT 0; {_TABLES_2}",
+    2: f"ALTER TABLE runs ADD COLUMN undoes TEXT; DROP INDEX runs_timers; DROP TABLE probe; {_TABLES_3}",
+    3: _TABLES_4,
+    4: _TABLES_5,
 }
-"""From a version to the next one."""
+"""Version -> statements that migrate the tables to the next version."""
 
-CHECKPOINT = 8_000
-"""Pages of the log at which a commit moves them itself: nobody else has (see checkpoint)."""
-WAL_LIMIT = 64 * 1024 * 1024
-"""Bytes to which the write-ahead log is cut back once it is empty."""
+CHECKPOINT_PAGES = 8_000
+"""Pages in the log at which a commit checkpoints by itself, because the Checkpointer did not."""
+WAL_BYTES = 64 * 1024 * 1024
+"""Size to which SQLite truncates the write-ahead log after it was emptied."""
+
+_WRITE_LOCK_BYTE, _WORKER_LOCK_BYTE = 0, 1
+"""Bytes of the lock file that are locked for the right to write and for the worker process. They are POSIX
+locks, which are independent of the ``flock`` of the owner."""
 
 
-def own(path: Path) -> int:
-    """The descriptor of the lock beside the journal; the lock lasts until it is closed.
+def lock_for_owner(path: Path) -> int:
+    """Lock the journal for this engine. Return the descriptor of the lock file; closing it unlocks.
 
-    Raises JournalError where another process holds it, naming its pid; and on a disk of another machine.
+    Raises JournalError if another process owns the journal (the message contains its pid), if the lock file
+    cannot be opened, or if the file system is not safe for SQLite.
     """
-    kind = untrusted(path.parent)
-    if kind:
+    file_system = unsafe_file_system(path.parent)
+    if file_system:
         raise JournalError(
-            f"cannot keep the journal {path} on {kind}: there neither locks nor fsync can be trusted;"
-            " give it a local disk (a PersistentVolume of a block device)"
+            f"cannot keep the journal {path} on {file_system}: locks and fsync are not reliable there;"
+            " use a local disk (a PersistentVolume of a block device)"
         )
     lock = path.with_name(f"{path.name}.lock")
     try:
@@ -140,8 +155,8 @@ def own(path: Path) -> int:
         owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
         raise JournalError(
-            f"cannot open the journal {path}: process {owner} owns it, and only one may; stop that"
-            " one or give this one another file"
+            f"cannot open the journal {path}: process {owner} owns it, and only one process can; stop"
+            " that process or use another file"
         ) from None
     except OSError as error:
         os.close(descriptor)
@@ -149,45 +164,40 @@ def own(path: Path) -> int:
     return descriptor
 
 
-_TURN, _PARTNER = 0, 1
-"""Bytes of the lock's file that stand for the right to write, and for being the partner. They are locked as
-POSIX locks, which know nothing of the owner's."""
+def lock_for_worker(path: Path) -> int:
+    """Lock the journal for the worker process of its owner. Return the descriptor of the lock file.
 
-
-def partner(path: Path) -> int:
-    """The descriptor of the lock that the owner's workers hold as long as they live.
-
-    It waits for those of an owner that was killed, whom the kernel kills a moment later: what they have in
-    flight must be over before anybody does it again.
+    Waits until the worker process of an earlier owner has ended. If that owner was killed, the kernel kills
+    its worker process shortly after. The attempts of that process must end before they are repeated.
     """
     descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, _PARTNER)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, _WORKER_LOCK_BYTE)
     return descriptor
 
 
-class Turn:
-    """The right to write, which the processes that share a journal have in turn.
+class WriteLock:
+    """The right to write, which the owner and its worker process take in turn.
 
-    SQLite would let them sleep and ask again, up to 100 ms at a time; a lock of the kernel wakes the next.
-    lock: the descriptor of the journal's lock.
+    The lock of SQLite polls, with pauses of up to 100 ms. A kernel lock wakes the next process at once.
+    lock: descriptor of the lock file.
     """
 
     def __init__(self, lock: int) -> None:
         self._lock = lock
 
     def __enter__(self) -> None:
-        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, _TURN)
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, _WRITE_LOCK_BYTE)
 
     def __exit__(self, *_: object) -> None:
-        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, _TURN)
+        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, _WRITE_LOCK_BYTE)
 
 
-class Flush:
-    """Puts on disk what commits have written to the log, those of other processes too.
+class WalSync:
+    """Syncs the write-ahead log to disk, including the commits of other processes.
 
-    With ``synchronous = FULL`` SQLite does so within the commit, where nobody else can write; thus the
-    next one writes while the disk is at it. SQLite's own order (the log before the file, the file before the
-    log begins anew) is that of NORMAL. Raises OSError.
+    With ``synchronous = FULL``, SQLite syncs during the commit, while it blocks other writers. Here the next
+    writer continues during the sync. SQLite works in the mode NORMAL, which keeps the order of its own writes
+    (log before file, file before a restart of the log). Raises OSError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -195,7 +205,7 @@ class Flush:
         self._descriptor, self._inode = -1, 0
 
     def __call__(self) -> None:
-        """Return once it is there."""
+        """Return when all earlier commits are on disk."""
         inode = self._path.stat().st_ino
         if inode != self._inode:
             self.close()
@@ -203,16 +213,16 @@ class Flush:
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
-        """Let go of the log; it is found again."""
+        """Close the file. The next call opens it again."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._inode = -1, 0
 
 
-def connect(path: Path, *, writes: bool, most: int | None = None) -> sqlite3.Connection:
-    """A connection without transactions of its own. Raises sqlite3.Error.
+def connect(path: Path, *, writes: bool, max_bytes: int | None = None) -> sqlite3.Connection:
+    """Open a connection in autocommit mode. Raises sqlite3.Error.
 
-    most: bytes of the file, where they are not measured by its disk.
+    max_bytes: maximum size of the file; None to derive it from the size of the disk.
     """
     connection = sqlite3.connect(
         path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=512
@@ -221,12 +231,12 @@ def connect(path: Path, *, writes: bool, most: int | None = None) -> sqlite3.Con
     try:
         if writes:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")  # see Flush
-            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
-            connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
-            (page,) = connection.execute("PRAGMA page_size").fetchone()
-            most = room(path.parent) if most is None else most
-            connection.execute(f"PRAGMA max_page_count = {most // page}")
+            connection.execute("PRAGMA synchronous = NORMAL")  # see WalSync
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+            max_bytes = max_journal_bytes(path.parent) if max_bytes is None else max_bytes
+            connection.execute(f"PRAGMA max_page_count = {max_bytes // page_bytes}")
         else:
             connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error:
@@ -236,30 +246,31 @@ def connect(path: Path, *, writes: bool, most: int | None = None) -> sqlite3.Con
 
 
 def prepare(path: Path) -> None:
-    """Make the file and its tables where they are not there, and end what a dead owner held.
+    """Create or migrate the file and its tables, and expire the leases of the previous owner.
 
-    The leases become due at once, still marked as never settled. Raises JournalError: another
-    version's journal, no journal, a folder that cannot be written.
+    The expired attempts are due at once and count as interrupted.
+
+    Raises JournalError if the file has an unknown version, is not a journal, or cannot be written.
     """
     try:
-        # events may tell secrets: nobody else reads them, whatever the umask
+        # events can contain secrets: only the owner may read them, whatever the umask is
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         with contextlib.closing(connect(path, writes=True)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
             if version == 0 and tables == 0:
                 connection.executescript(
-                    f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
                 )
-            elif version in _STEPS:
-                for step in range(version, VERSION):
+            elif version in _MIGRATIONS:
+                for old in range(version, VERSION):
                     connection.executescript(
-                        f"BEGIN IMMEDIATE; {_STEPS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
+                        f"BEGIN IMMEDIATE; {_MIGRATIONS[old]} PRAGMA user_version = {old + 1}; COMMIT;"
                     )
             elif version != VERSION:
                 raise JournalError(
-                    f"cannot use the journal {path}: it has version {version}, this engine knows"
-                    f" {VERSION}; run the engine that wrote it, or give another file"
+                    f"cannot use the journal {path}: it has version {version}, this engine supports"
+                    f" version {VERSION}; run the engine that wrote it, or use another file"
                 )
             connection.execute("UPDATE runs SET due_at = began WHERE state = 'leased'")
     except OSError as error:

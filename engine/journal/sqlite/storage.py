@@ -1,4 +1,4 @@
-"""Whether a file stands on a disk that SQLite's locks and fsync can trust, and whether it still stands there."""
+"""The file system under the journal: its type, its size, and whether the files are still in place."""
 
 from __future__ import annotations
 
@@ -7,74 +7,78 @@ import re
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
-_SHARED = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "glusterfs", "lustre", "afs")
-"""File systems of other machines, where locks may be nobody's and an fsync may promise nothing."""
+_NETWORK_FILE_SYSTEMS = (
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "glusterfs", "lustre", "afs",
+)  # fmt: skip
+"""File systems of other machines. Their locks and fsync can be without effect."""
+_FUSE = ("fuse", "fuseblk")
+"""File systems in user space. The name of the program follows after a dot."""
+_MOUNT_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
+"""An escaped byte in a mount point: space, tab, newline or backslash."""
 
 MAX_BYTES = 4 << 30
-"""Bytes of a journal at most: about a million runs with their events of 1.5 KB."""
-_SHARE = 0.8
-"""Of its disk, what a journal may have at most: the rest is for its log and for whatever stands beside it."""
+"""Maximum size of a journal: about a million runs with events of 1.5 KB."""
+_DISK_SHARE = 0.8
+"""Maximum share of the disk. The rest is for the write-ahead log and for other files."""
 
 
-def room(folder: Path, size: int | None = None) -> int:
-    """Bytes that a journal in the folder may have. size: of the disk, where it is not asked; 0 is unknown."""
-    if size is None:
+def max_journal_bytes(folder: Path, disk_bytes: int | None = None) -> int:
+    """Return the maximum size of a journal in this folder, in bytes.
+
+    disk_bytes: size of the disk; None to measure it, 0 if it is unknown.
+    """
+    if disk_bytes is None:
         try:
-            told = os.statvfs(folder)
-        except OSError:  # a disk that is broken is told of by what is written to it
+            measured = os.statvfs(folder)
+        except OSError:  # the next write reports the error of a broken disk
             return MAX_BYTES
-        size = told.f_blocks * told.f_frsize
-    return min(MAX_BYTES, int(size * _SHARE)) if size else MAX_BYTES
+        disk_bytes = measured.f_blocks * measured.f_frsize
+    return min(MAX_BYTES, int(disk_bytes * _DISK_SHARE)) if disk_bytes else MAX_BYTES
 
 
-_FUSE = ("fuse", "fuseblk")
-"""And those of some program, which may be anything behind; its name stands behind a dot."""
-_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
-"""A byte that would end a field: a blank, a tab, a line's end, or the backslash itself."""
+def unsafe_file_system(folder: Path, mounts: bytes | None = None) -> str | None:
+    """Return the type of the folder's file system if SQLite cannot rely on it, otherwise None.
 
-
-def untrusted(folder: Path, mounts: bytes | None = None) -> str | None:
-    """The kind of file system that the folder stands on, where a journal must not; None where it may.
-
-    mounts: in the format of /proc/self/mountinfo (proc(5)), whose names are bytes of any kind; where there is
-    none, every disk is trusted.
+    mounts: in the format of /proc/self/mountinfo (proc(5)); None to read that file. If the file does not
+    exist, every file system counts as safe.
     """
     if mounts is None:
         try:
             mounts = MOUNTS.read_bytes()
         except OSError:
             return None
-    kind = _kind(os.fsencode(os.path.realpath(folder)), mounts)
-    return kind if kind in _SHARED or kind.partition(".")[0] in _FUSE else None
+    kind = _file_system(os.fsencode(os.path.realpath(folder)), mounts)
+    return kind if kind in _NETWORK_FILE_SYSTEMS or kind.partition(".")[0] in _FUSE else None
 
 
-def _kind(folder: bytes, mounts: bytes) -> str:
-    """The type of the innermost mount that has the folder; of two on one place the later is on top."""
-    inner, kind = b"", b""
+def _file_system(folder: bytes, mounts: bytes) -> str:
+    """Return the type of the innermost mount above the folder. A later mount covers an earlier one."""
+    innermost, kind = b"", b""
     for line in mounts.split(b"\n"):
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
-        if len(fields) < 5 or not after:  # noqa: PLR2004 - the fifth is the mount point
+        if len(fields) < 5 or not after:  # noqa: PLR2004 - the fifth field is the mount point
             continue
-        point = _ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), fields[4])
+        point = _MOUNT_ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), fields[4])
         within = folder == point or folder.startswith(point.rstrip(b"/") + b"/")
-        if within and len(point) >= len(inner):
-            inner, kind = point, after.split(b" ")[0]
+        if within and len(point) >= len(innermost):
+            innermost, kind = point, after.split(b" ")[0]
     return kind.decode("ascii", "replace")
 
 
-class Place:
-    """Where the file of a journal and its lock stand, from when both were opened.
+class JournalFiles:
+    """The journal file and its lock file, as they were when the engine opened them.
 
-    An open file outlives its name: what is written to it then is gone with the process. lock: its descriptor.
+    A deleted file stays open and writable, but its data is lost when the process ends. lock: descriptor of
+    the lock file.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
-        beside = path.with_name(f"{path.name}.lock")
-        self._opened = {path: _identity(path.stat()), beside: _identity(os.fstat(lock))}
+        lock_path = path.with_name(f"{path.name}.lock")
+        self._opened = {path: _identity(path.stat()), lock_path: _identity(os.fstat(lock))}
 
-    def lost(self) -> str | None:
-        """What is not there any more, and what to do about it; None where all is."""
+    def error(self) -> str | None:
+        """Return a sentence that names a file that was deleted or replaced and the fix, or None."""
         for path, opened in self._opened.items():
             try:
                 found = _identity(path.stat())
@@ -82,8 +86,8 @@ class Place:
                 found = None
             if found != opened:
                 return (
-                    f"{path} was deleted or replaced under the engine: put it back as it was, or start the"
-                    " engine again, with an empty journal where this one is gone"
+                    f"{path} was deleted or replaced while the engine was running: restore the file, or"
+                    " restart the engine (if the file is lost, with an empty journal)"
                 )
         return None
 

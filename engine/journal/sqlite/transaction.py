@@ -1,4 +1,4 @@
-"""The work of one transaction: all of it as one, or where that fails, each piece so that it fails alone."""
+"""The jobs of one transaction: run all of them, or each alone if one fails."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-Write = Callable[[sqlite3.Connection, list[Any]], Sequence[Any] | None]
-"""Writes items of a kind; gives a value for each, or None where there is nothing to give."""
+BatchWrite = Callable[[sqlite3.Connection, list[Any]], Sequence[Any] | None]
+"""Writes items of one kind. Returns a value for each item, or None if there are no values."""
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
-    """An item that is written together with others of its kind.
+class BatchItem:
+    """An item that is written together with the other items of its kind in the transaction.
 
-    write: gives a value for each item; the same function for all that go together.
+    write: writes them; the same function for all items of the kind.
     """
 
-    write: Write
+    write: BatchWrite
     item: Any
 
 
 @dataclass(slots=True)
 class Job(Generic[T]):
-    """Work on the connection, its future and, until the commit, what it gave or raised."""
+    """Work for one transaction and its future. value, error: the result, kept until the commit."""
 
     work: Callable[[sqlite3.Connection], T] | None
-    together: Together | None = None
+    batch_item: BatchItem | None = None
     future: Future[T] = field(default_factory=Future)
     value: T | None = None
     error: Exception | None = None
 
 
-def do(connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
-    """Do all jobs of a transaction that has just begun; False where one fails, and then nothing was done.
+def run_all(connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
+    """Run all jobs in a transaction that has just begun.
 
-    Without savepoints: each takes two statements more, at which the interpreter's lock is given away.
+    Returns False if a job fails; all changes are then rolled back, and a new transaction has begun.
+
+    Uses no savepoints: each would take two more statements, and the interpreter lock is released at each.
     """
     try:
-        for write, group in _groups(jobs).items():
-            _give(group, write(connection, _items(group)))
+        for write, group in _by_kind(jobs).items():
+            _set_values(group, write(connection, _items(group)))
         for job in jobs:
             if job.work:
                 job.value = job.work(connection)
-    except Exception:  # noqa: BLE001 - the thread must outlive any job; each is tried alone now
+    except Exception:  # noqa: BLE001 - a bug in a job must not end the writer thread; each job is retried alone
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         connection.execute("BEGIN IMMEDIATE")
@@ -54,59 +56,67 @@ def do(connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
     return True
 
 
-def do_one_by_one(connection: sqlite3.Connection, jobs: list[Job[Any]]) -> None:
-    """The same, each so that its failure undoes it alone, and is its error. Raises where all are undone."""
-    for write, group in _groups(jobs).items():
-        _do_together(connection, write, group)
+def run_one_by_one(connection: sqlite3.Connection, jobs: list[Job[Any]]) -> None:
+    """Run the jobs so that a failure rolls back only that job and becomes its error.
+
+    Raises sqlite3.Error if the whole transaction was rolled back.
+    """
+    for write, group in _by_kind(jobs).items():
+        _run_batch(connection, write, group)
     for job in jobs:
-        _do(connection, job)
+        _run_job(connection, job)
 
 
-def _groups(jobs: list[Job[Any]]) -> dict[Write, list[Job[Any]]]:
-    """The jobs that are written together, by what writes them."""
-    groups: dict[Write, list[Job[Any]]] = {}
+def _by_kind(jobs: list[Job[Any]]) -> dict[BatchWrite, list[Job[Any]]]:
+    """Group the jobs that have a batch item by the function that writes it."""
+    groups: dict[BatchWrite, list[Job[Any]]] = {}
     for job in jobs:
-        if job.together:
-            groups.setdefault(job.together.write, []).append(job)
+        if job.batch_item:
+            groups.setdefault(job.batch_item.write, []).append(job)
     return groups
 
 
-def _do_together(connection: sqlite3.Connection, write: Write, group: list[Job[Any]]) -> None:
-    """Write what goes together; where that fails, one by one, so that each fails alone."""
-    error = _alone(connection, lambda: _give(group, write(connection, _items(group))))
+def _run_batch(connection: sqlite3.Connection, write: BatchWrite, group: list[Job[Any]]) -> None:
+    """Write the items of a group together. If that fails, write each item alone."""
+    error = _in_savepoint(connection, lambda: _set_values(group, write(connection, _items(group))))
     if error is None:
         return
     if len(group) == 1:
         group[0].error = error
         return
     for job in group:
-        _do_together(connection, write, [job])
+        _run_batch(connection, write, [job])
 
 
-def _give(group: list[Job[Any]], values: Sequence[Any] | None) -> None:
+def _set_values(group: list[Job[Any]], values: Sequence[Any] | None) -> None:
     for job, value in zip(group, values or [None] * len(group), strict=True):
         job.value = value
 
 
-def _do(connection: sqlite3.Connection, job: Job[Any]) -> None:
-    """Do one job so that its failure undoes it alone. Raises where all jobs are undone."""
+def _run_job(connection: sqlite3.Connection, job: Job[Any]) -> None:
+    """Run the work of one job in a savepoint."""
     work = job.work
     if work is None or job.error is not None:
         return
 
-    def do() -> None:
+    def run() -> None:
         job.value = work(connection)
 
-    job.error = _alone(connection, do)
+    job.error = _in_savepoint(connection, run)
 
 
-def _alone(connection: sqlite3.Connection, do: Callable[[], None]) -> Exception | None:
-    """Do something so that its failure undoes it alone; the failure. Raises where all jobs are undone."""
+def _in_savepoint(connection: sqlite3.Connection, run: Callable[[], None]) -> Exception | None:
+    """Run a function and roll back its changes if it fails. Return its exception.
+
+    Raises sqlite3.Error if the whole transaction was rolled back.
+    """
     connection.execute("SAVEPOINT job")
     error = None
     try:
-        do()
-    except Exception as raised:  # the thread must outlive any job; whoever waits gets the error
+        run()
+    except (
+        Exception
+    ) as raised:  # a bug in a job must not end the writer thread; its future gets the error
         if not connection.in_transaction:
             if isinstance(raised, sqlite3.Error):
                 raise
@@ -118,4 +128,4 @@ def _alone(connection: sqlite3.Connection, do: Callable[[], None]) -> Exception 
 
 
 def _items(group: list[Job[Any]]) -> list[Any]:
-    return [job.together.item for job in group if job.together]
+    return [job.batch_item.item for job in group if job.batch_item]

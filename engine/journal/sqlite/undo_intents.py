@@ -1,7 +1,7 @@
-"""What steps have changed and how long that is held: the statements that undo them at their hour.
+"""Undo intents: the changes of a step, and the scheduled undo that reverts them.
 
-An undoing is a row of its own among the runs, ``waiting`` for its hour, so that leases and fences hold
-for it, too. It goes before what is ready on its target, and no pause concerns it.
+An undo is a row of ``runs`` in the state ``waiting``, so that leases and fences work for it too. It starts
+before the ready runs of its target, and pauses do not apply to it. Its changes are rows of ``holds``.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.journal.sqlite.inbox_rows import InboxBatch
-    from engine.journal.sqlite.scheduler import Holder
+    from engine.journal.sqlite.scheduler import ClaimKey
 
-_DUE = (
+_CLAIMABLE = (
     "FROM runs INDEXED BY runs_undos"
     " WHERE state IN ('waiting', 'leased') AND undoes IS NOT NULL AND NOT EXISTS ("
     "SELECT 1 FROM runs AS other INDEXED BY runs_lanes"
     " WHERE other.target = runs.target AND other.state = 'leased' AND other.seq != runs.seq)"
 )
-"""Undoings on whose target nothing is in flight."""
-_DUE_NOW = f"SELECT * {_DUE} AND due_at <= ? ORDER BY due_at LIMIT ?"
-_DUE_NEXT = f"SELECT due_at {_DUE} ORDER BY due_at LIMIT 1"
+"""Undos whose target has no leased run."""
+_DUE_NOW = f"SELECT * {_CLAIMABLE} AND due_at <= ? ORDER BY due_at LIMIT ?"
+_DUE_NEXT = f"SELECT due_at {_CLAIMABLE} ORDER BY due_at LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What a step of a run holds, and until when (epoch seconds, None: until somebody asks)."""
+class UndoIntent:
+    """The changes of a step and the time of their undo: epoch seconds, or None (only on request)."""
 
     run: str
     step: str
@@ -46,27 +46,31 @@ class Held:
     until: float | None
 
 
-def hold(
+def add(
     connection: sqlite3.Connection,
-    holder: Holder,
-    held: Held,
-    facts: Mapping[str, Any],
+    key: ClaimKey,
+    intent: UndoIntent,
+    attempt_state: Mapping[str, Any],
     now: float,
 ) -> bool:
-    """Keep facts of the run, and its undoing; False where the attempt is not in flight any more."""
-    had = connection.execute("SELECT facts FROM runs WHERE id = ?", (holder.id,)).fetchone()
-    if had is None:
+    """Write an undo intent and merge values into the attempt state.
+
+    now: epoch seconds from which the retention of an undo on request counts. Returns False if the claim is
+    not the newest or has expired.
+    """
+    stored = connection.execute("SELECT facts FROM runs WHERE id = ?", (key.id,)).fetchone()
+    if stored is None:
         return False
-    merged = json_codec.encode_json({**codec.decode(had["facts"]), **facts})
-    if not scheduler.keep(connection, holder, merged):
+    merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
+    if not scheduler.write_attempt_state(connection, key, merged):
         return False
-    write(connection, held, now)
+    _write(connection, intent, now)
     return True
 
 
-def write(connection: sqlite3.Connection, held: Held, now: float) -> None:
-    """Write the undoing of a step and what it puts back; again, where the step is tried again."""
-    id_ = undo_id(held.run, held.step)
+def _write(connection: sqlite3.Connection, intent: UndoIntent, now: float) -> None:
+    """Write the undo and its changes. Replace those of an earlier attempt of the step."""
+    id_ = undo_id(intent.run, intent.step)
     connection.execute(
         "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received,"
         " position, pool, timeout, state, due_at, settled, undoes)"
@@ -75,75 +79,82 @@ def write(connection: sqlite3.Connection, held: Held, now: float) -> None:
         " FROM runs WHERE id = ?5"
         " ON CONFLICT (id) DO UPDATE SET state = excluded.state, due_at = excluded.due_at,"
         " settled = excluded.settled, leased = 0, attempt = 0, outcome = NULL, last = NULL",
-        (id_, held.position, held.until, now, held.run),
+        (id_, intent.position, intent.until, now, intent.run),
     )
-    for place, change in enumerate(held.changes):
-        _take(connection, (id_, place, held.until), change)
+    for place, change in enumerate(intent.changes):
+        _write_change(connection, (id_, place, intent.until), change)
 
 
 def adopt(
     connection: sqlite3.Connection,
-    held: Held,
-    arrival: InboxBatch,
-    done: bytes,
+    intent: UndoIntent,
+    batch: InboxBatch,
+    results: bytes,
     now: float,
 ) -> bool:
-    """Write what was found to be held, and its run, as over, where that is not there."""
-    if ends(connection, held.changes[0].key, None):
+    """Write an undo intent for changes that were found in the cluster.
+
+    batch: the run, which is written as finished if it does not exist. results: its encoded results. Returns
+    False if the first change already has an undo intent.
+    """
+    if undo_times(connection, intent.changes[0].key, None):
         return False
-    if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (held.run,)).fetchone():
-        inbox.keep_snapshots(connection, arrival.snapshots)
-        (event,) = inbox.insert_events(connection, [arrival])
-        inbox.insert_runs(connection, [(event, arrival.rows[0][0])])
+    if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (intent.run,)).fetchone():
+        inbox.insert_snapshots(connection, batch.snapshots)
+        (event,) = inbox.insert_events(connection, [batch])
+        inbox.insert_runs(connection, [(event, batch.rows[0][0])])
         connection.execute(
             "UPDATE runs SET state = NULL, due_at = NULL, position = NULL, outcome = 'done',"
             " results = ?, settled = ? WHERE id = ?",
-            (done, now, held.run),
+            (results, now, intent.run),
         )
-    write(connection, held, now)
+    _write(connection, intent, now)
     return True
 
 
-def _take(
+def _write_change(
     connection: sqlite3.Connection, undo: tuple[str, int, float | None], change: ObjectChange
 ) -> None:
-    """Hold one thing: what was there before the first hold stays known, and all know what is put now."""
+    """Write one change of an undo: (id of the undo, place, until).
+
+    All undo intents for an object keep the value from before the first change. All of them get the newest value.
+    """
     id_, place, until = undo
     others = connection.execute(
         "SELECT undo, place, change FROM holds WHERE key = ?", (change.key,)
     ).fetchall()
     for other in others:
-        before = ObjectChange.of(codec.decode(other["change"]))
-        change = replace(change, before=before.before)
+        earlier = ObjectChange.of(codec.decode(other["change"]))
+        change = replace(change, before=earlier.before)
         connection.execute(
             "UPDATE holds SET change = ? WHERE undo = ? AND place = ?",
-            (_encoded(replace(before, put=change.put)), other["undo"], other["place"]),
+            (_encode(replace(earlier, put=change.put)), other["undo"], other["place"]),
         )
     connection.execute(
         "INSERT INTO holds VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
         " SET key = excluded.key, until = excluded.until, change = excluded.change",
-        (id_, place, change.key, until, _encoded(change)),
+        (id_, place, change.key, until, _encode(change)),
     )
 
 
-def ends(connection: sqlite3.Connection, key: str, but: str | None) -> list[float | None]:
-    """When the holds on a key end, but that of one undoing."""
+def undo_times(connection: sqlite3.Connection, key: str, exclude: str | None) -> list[float | None]:
+    """Return the times of the undo intents for an object. exclude: the id of one undo to ignore."""
     found = connection.execute(
-        "SELECT until FROM holds WHERE key = ? AND undo IS NOT ?", (key, but)
+        "SELECT until FROM holds WHERE key = ? AND undo IS NOT ?", (key, exclude)
     ).fetchall()
     return [row["until"] for row in found]
 
 
 def changes(connection: sqlite3.Connection, undo: str) -> tuple[ObjectChange, ...]:
-    """What an undoing puts back, in the order in which it was changed."""
+    """Return the changes of an undo, in the order in which they were made."""
     found = connection.execute(
         "SELECT change FROM holds WHERE undo = ? ORDER BY place", (undo,)
     ).fetchall()
     return tuple(ObjectChange.of(codec.decode(row["change"])) for row in found)
 
 
-def ask(connection: sqlite3.Connection, run: str, now: float) -> list[int]:
-    """Have the undoings of a run be due now, unless they are under way; their steps' positions."""
+def make_due(connection: sqlite3.Connection, run: str, now: float) -> list[int]:
+    """Make all undos of a run due now, except those that are leased. Return the positions of their steps."""
     found = connection.execute(
         "SELECT position FROM runs INDEXED BY runs_undoes WHERE undoes = ? ORDER BY position",
         (run,),
@@ -157,64 +168,68 @@ def ask(connection: sqlite3.Connection, run: str, now: float) -> list[int]:
 
 
 def next_due(connection: sqlite3.Connection) -> float | None:
-    """When the earliest undoing may be claimed."""
+    """Return the time at which the next undo can be claimed, or None."""
     row = connection.execute(_DUE_NEXT).fetchone()
     return float(row[0]) if row else None
 
 
-def take(
+def claim_due(
     connection: sqlite3.Connection, limit: int, now: float, margin: float
 ) -> list[sqlite3.Row]:
-    """Lease the undoings whose hour has come and whose target is free; the rows as they were before."""
-    found = connection.execute(_DUE_NOW, (now, max(0, limit))).fetchall()
-    taken: dict[str, sqlite3.Row] = {}
-    for row in found:  # of one target one at a time
-        taken.setdefault(row["target"], row)
-    for target, row in taken.items():
-        scheduler.lease(connection, [row["seq"]], now, margin)
-        scheduler.refresh(connection, target)
-    return list(taken.values())
+    """Lease due undos, at most one for each target. Return the rows from before the lease.
 
-
-def end(
-    connection: sqlite3.Connection, holder: Holder, step: str, said: tuple[str, str], now: float
-) -> bool:
-    """Let go of what was undone, or keep it for another try; False where the attempt is not the newest.
-
-    said: how the undoing ended and what it said, for the run's result of the step.
+    margin: seconds that the lease lasts beyond the timeout of the step.
     """
-    state = said[0]
+    found = connection.execute(_DUE_NOW, (now, max(0, limit))).fetchall()
+    claimed: dict[str, sqlite3.Row] = {}
+    for row in found:
+        claimed.setdefault(row["target"], row)
+    for target, row in claimed.items():
+        scheduler.lease(connection, [row["seq"]], now, margin)
+        scheduler.update_heads(connection, target)
+    return list(claimed.values())
+
+
+def settle(
+    connection: sqlite3.Connection,
+    key: ClaimKey,
+    step: str,
+    outcome: tuple[str, str],
+    now: float,
+) -> bool:
+    """Delete an undo that is done, or keep one that failed for another request.
+
+    outcome: state and message, for the result of the step. Returns False if the claim is not the newest.
+    """
+    state = outcome[0]
     row = connection.execute(
         "SELECT undoes, event FROM runs WHERE id = ? AND fence = ? AND leased",
-        (holder.id, holder.fence),
+        (key.id, key.fence),
     ).fetchone()
     if row is None:
         return False
     if state == "undone":
-        forget(connection, holder.id)
-        connection.execute("DELETE FROM runs WHERE id = ?", (holder.id,))
-        retention.let_go(connection, {row["event"]})
+        connection.execute("DELETE FROM holds WHERE undo = ?", (key.id,))
+        connection.execute("DELETE FROM runs WHERE id = ?", (key.id,))
+        retention.delete_unused_events(connection, {row["event"]})
     else:
         connection.execute(
             "UPDATE runs SET state = NULL, leased = 0, due_at = NULL, outcome = ?, settled = ?"
             " WHERE id = ?",
-            (state, now, holder.id),
+            (state, now, key.id),
         )
-    _tell(connection, row["undoes"], step, said)
-    scheduler.refresh(connection, holder.target)
+    _update_step_result(connection, row["undoes"], step, outcome)
+    scheduler.update_heads(connection, key.target)
     return True
 
 
-def forget(connection: sqlite3.Connection, undo: str) -> None:
-    """Let go of what an undoing holds."""
-    connection.execute("DELETE FROM holds WHERE undo = ?", (undo,))
-
-
-def _tell(connection: sqlite3.Connection, run: str, step: str, said: tuple[str, str]) -> None:
-    """Write into the run's result of the step what became of it."""
-    state, message = said
+def _update_step_result(
+    connection: sqlite3.Connection, run: str, step: str, outcome: tuple[str, str]
+) -> None:
+    """Write the outcome of an undo into the result of the step."""
+    state, message = outcome
     row = connection.execute("SELECT results FROM runs WHERE id = ?", (run,)).fetchone()
-    if row is None:  # it was old, and is forgotten
+    if row is None:  # the run was deleted because of its age
         return
     results = codec.decode(row["results"])
     for result in results:
@@ -227,5 +242,5 @@ def _tell(connection: sqlite3.Connection, run: str, step: str, said: tuple[str, 
     )
 
 
-def _encoded(change: ObjectChange) -> bytes:
+def _encode(change: ObjectChange) -> bytes:
     return msgspec.json.encode(change)

@@ -1,4 +1,4 @@
-"""The thread that looks whether the journal still is what those who write to it take it for."""
+"""A thread that detects a disk that does not answer and journal files that were deleted."""
 
 from __future__ import annotations
 
@@ -13,53 +13,56 @@ if TYPE_CHECKING:
 
     from engine.journal.sqlite.group_commit import GroupCommitWriter
 
-EVERY = 1.0
-"""Seconds between two looks."""
-PATIENCE = 5.0
-"""Seconds that the disk may take to answer: one that fails says so, and one that hangs says nothing at all."""
+INTERVAL = 1.0
+"""Seconds between two checks."""
+STALL_TIMEOUT = 5.0
+"""Seconds without progress after which a commit counts as stalled. A disk that hangs reports no error."""
 
 log = structlog.get_logger()
 
 
 class Watchdog:
-    """Has the writer refuse work while a commit hangs or the file is lost, and take it again once that is over.
+    """Makes the writer refuse work while a commit is stalled or a file is lost.
 
-    Who waits would get no answer else, and could not send his events elsewhere or again. What hangs may be
-    written all the same: sent again, it is known. lost: why what is written would be. now: a monotonic clock.
+    Otherwise callers would block forever instead of failing over. A stalled batch may still reach the disk.
+    If the sender repeats it, its run ids are known.
+
+    files_error: returns the reason why written data would be lost, or None. now: a monotonic clock.
     """
 
     def __init__(
         self,
         writer: GroupCommitWriter,
-        lost: Callable[[], str | None],
+        files_error: Callable[[], str | None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._writer, self._lost, self._now = writer, lost, now
+        self._writer, self._files_error, self._now = writer, files_error, now
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="journal watchdog", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End."""
+        """Stop the thread."""
         self._stopping.set()
         self._thread.join()
 
-    def look(self) -> None:
-        """Look once."""
-        was = self._writer.fault
-        fault = self._slow() or self._lost()  # in this order, for a disk that hangs may not tell
-        if fault and fault != was:
-            log.error("journal", error=fault)
-        elif was and not fault:
-            log.info("journal is back")
-        self._writer.refuse(fault)
+    def check(self) -> None:
+        """Check once, and make the writer refuse or accept work."""
+        previous = self._writer.refusal
+        # in this order: on a disk that hangs, the check of the files would hang too
+        error = self._stall_error() or self._files_error()
+        if error and error != previous:
+            log.error("journal_unavailable", error=error)
+        elif previous and not error:
+            log.info("journal_available")
+        self._writer.refuse(error)
 
-    def _slow(self) -> str | None:
-        since = self._writer.waits_since
-        if since is None or self._now() - since <= PATIENCE:
+    def _stall_error(self) -> str | None:
+        progress = self._writer.last_progress
+        if progress is None or self._now() - progress <= STALL_TIMEOUT:
             return None
-        return f"the journal cannot be written: its disk has not answered for {PATIENCE:g} seconds"
+        return f"the journal cannot be written: its disk has not answered for {STALL_TIMEOUT:g} seconds"
 
     def _run(self) -> None:
-        while not self._stopping.wait(EVERY):
-            self.look()
+        while not self._stopping.wait(INTERVAL):
+            self.check()
