@@ -49,4 +49,5 @@ def hold_notification(
     )
     until = format_time(int(now + guardrails.hold_for) * 1_000_000_000)
     about = {"run": claim.run.id, "step": step, "until": until, "reason": reason}
-    return Notice(Run(id_, notify, claim.run.event, now, id_), {"about": about})
+    run = Run(id_, notify, claim.run.event, now, id_, claim.run.trace)
+    return Notice(run, {"about": about})
