@@ -19,7 +19,8 @@ MAX_ITEMS = 200
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def command(*, shell: str) -> None:
+@click.pass_context
+def command(ctx: click.Context, *, shell: str) -> None:
     """Print the completion script of tiercel for a SHELL.
 
     The script completes commands, options, and the names of playbooks, actions and runs.
@@ -32,12 +33,10 @@ def command(*, shell: str) -> None:
 
     Next: tiercel show <TAB>
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
-    from engine.cli.command_group import cli  # noqa: PLC0415 - it imports this module
-
     found = get_completion_class(shell)
     if found is not None:
         # not found.source(): for bash it starts bash to check its version, which the script does not need
-        completion = found(cli, {}, "tiercel", "_TIERCEL_COMPLETE")
+        completion = found(ctx.find_root().command, {}, "tiercel", "_TIERCEL_COMPLETE")
         click.echo(completion.source_template % completion.source_vars())
 
 

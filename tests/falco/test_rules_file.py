@@ -7,11 +7,9 @@ import textwrap
 
 import pytest
 from engine.falco import rules_file
-from engine.falco.catalogue import FOLDER, catalogue, table
 from engine.falco.condition import ConstantEvaluator
-from engine.falco.rule import SUGGESTED_FIELDS, fields_in_output
+from engine.falco.rule import SUGGESTED_FIELDS
 from engine.falco.rules_file import read_rules
-from rules.refresh_catalogue import refresh
 
 RULE = """\
 - rule: R
@@ -38,47 +36,12 @@ def read(tmp_path):
     return read
 
 
-@pytest.mark.parametrize(
-    ("output", "fields"),
-    [
-        ("a %proc.name b %fd.name.", {"proc.name", "fd.name"}),
-        ("%proc.aname[2] %ka.uri.param[command]", {"proc.aname[2]", "ka.uri.param[command]"}),
-        ("%k8s.pod.label[app.kubernetes.io/name]", {"k8s.pod.label[app.kubernetes.io/name]"}),
-        ("%20proc.name", {"proc.name"}),
-        ("%tolower(proc.name) %toupper( %b64(fd.name))", {"proc.name", "fd.name"}),
-        ('%join(", a.b", proc.name, proc.aname[2]) x.y', {"proc.name", "proc.aname[2]"}),
-        ("%container.info 100 % %tolower(", set()),
-        (
-            '%concat(fd.rip, ") (", fd.rport) %evt.arg.flags',
-            {"fd.rip", "fd.rport", "evt.arg.flags"},
-        ),
-        ("%len('it\\'s )', proc.name) x", {"proc.name"}),
-        ("don't %upper(proc.name) isn't %fd.name", {"proc.name", "fd.name"}),
-        ("%evt.type.Next %proc.namely %my.own.field", {"evt.type", "proc.name", "my.own.field"}),
-    ],
-)
-def test_the_fields_of_an_output_are_found(output, fields):
-    assert set(fields_in_output(output)) == fields
-
-
 def test_the_last_definition_of_a_rule_is_used(read):
     rules = read(RULE, RULE.replace("%fd.name", "%proc.name").replace("WARNING", "info")).rules
     assert rules["R"].output_fields == {"proc.name"}
     assert rules["R"].priority_name == "Informational"
     assert rules["R"].tags == {"filesystem"}
     assert rules["R"].event_fields >= SUGGESTED_FIELDS
-
-
-HOSTILE_LENGTH = 1 << 20
-
-
-@pytest.mark.parametrize("unit", ["%a.b[", "%tolower(", "%", "%1", "a.", '%x("\\', "'", "%x('\\\""])
-def test_the_scan_of_an_output_is_linear(unit):
-    # a scan that restarts at each position would take hours for a text of this length
-    assert list(fields_in_output(unit * (HOSTILE_LENGTH // len(unit)) + " %proc.name"))[-1:] in (
-        [],
-        ["proc.name"],
-    )
 
 
 def test_override_appends_the_keys_that_it_names(read):
@@ -396,35 +359,3 @@ def test_a_mapping_without_rules_is_reported(read, text):
 def test_a_file_that_is_not_yaml_is_an_error(read):
     (finding,) = read(RULE, "- rule: [").findings
     assert (finding.severity, finding.code) == ("error", "yaml-syntax")
-
-
-def test_the_catalogue_has_the_rules_that_falco_and_its_plugins_ship():
-    rules = catalogue()
-    assert len(rules) == 242
-    assert rules["Terminal shell in container"].where.file == "falco_rules.yaml"
-    sources = {rule.source for rule in rules.values()}
-    assert sources == {"syscall", "k8s_audit", "aws_cloudtrail", "okta", "github", "gcp_auditlog"}
-
-
-def test_the_catalogue_marks_rules_that_are_always_false_as_shipped():
-    never = {rule.name for rule in catalogue().values() if rule.never_true}
-    assert {"Create Disallowed Pod", "All K8s Audit Events"} <= never
-    assert "Terminal shell in container" not in never
-
-
-def test_a_catalogue_table_is_generated_from_rules_files(tmp_path):
-    (tmp_path / "x_rules.yaml").write_text(RULE)
-    refreshed = tmp_path / "x.tsv"
-    assert refresh("upstream 1234", refreshed, [str(tmp_path / "x_rules.yaml")]) == 1
-    assert refreshed.read_text().splitlines() == [
-        "# upstream 1234",
-        "rule\tpriority\tsource\ttags\toutput_fields\tenabled\tfile",
-        "R\tWarning\tsyscall\tfilesystem\tfd.name\ttrue\tx_rules.yaml",
-    ]
-
-
-def test_a_catalogue_table_is_written_as_it_was_read():
-    file = FOLDER / "falco_rules.tsv"
-    origin = file.read_text().splitlines()[0].removeprefix("# ")
-    rules = [r for r in catalogue().values() if f"\t{r.where.file}\n" in file.read_text()]
-    assert table(rules, origin) == file.read_text()
