@@ -1,10 +1,10 @@
-"""A playbook folder: which files of it are read, and the set of documents that they make.
+"""Reads the files of a playbook folder.
 
-A mounted ConfigMap is read through its ``..data`` link, whole or again: the kubelet swaps the link, so files
-read before and after a swap would be halves of two sets.
+A mounted ConfigMap is read through its ``..data`` link. If the kubelet swaps the link during the read, the read
+starts again, because the files could otherwise come from two versions.
 
-A folder may come from a pull request. Only regular files below its root are read: a link that leads out of
-it, a device and a hidden file are findings. The number of files and their total size are limited.
+A folder can come from a pull request. Only regular files below its root are read: a link that leads out of the
+folder, a device and a hidden file are findings. The number of files and their total size are limited.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from engine.language.yaml_source import MAX_BYTES
@@ -29,23 +29,23 @@ _TRIES = 10
 MAX_FILES = 20_000
 """Playbook files of a folder."""
 MAX_TOTAL = 10 * 2**20
-"""Bytes of all playbook files of a folder. Compiled they take some 18 times as much; a reload holds two sets."""
+"""Bytes of all playbook files of a folder. Compiled files take 18 times as much, and a reload holds two sets."""
 MAX_ENTRIES = 200_000
-"""Names that are looked at in a folder and its subfolders, playbook files or not."""
+"""Entries of a folder and its subfolders, including files that are not playbooks."""
 MAX_EVENT_FILE = 4 * 2**20
-"""Bytes of a file beside the playbooks, such as the ``eventFile`` of a test: those of a body."""
+"""Bytes of a file next to the playbooks, such as the ``eventFile`` of a test. As for a request body."""
 
 
 class FolderError(Exception):
-    """A folder that is not there, is empty or cannot be read; the sentence says which and why."""
+    """A folder that does not exist or cannot be read. The message names the folder and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
     """A snapshot of a folder.
 
-    files: path below the root -> content; root: as reached from here. findings: what was left out, at its
-    place; an error where it would have been read.
+    root: path of the folder, relative to the current folder; empty for files named one by one. files: path
+    below the root -> content. kustomization: path and content. findings: the files that were not read.
     """
 
     root: str
@@ -54,42 +54,42 @@ class Files:
     findings: tuple[Finding, ...] = ()
 
     def shown(self, path: str) -> str:
-        """The file as reached from the current folder; bytes that are not UTF-8 are escaped."""
+        """Return the path relative to the current folder, for messages. Bytes that are not UTF-8 are escaped."""
         return shown_path(str(Path(self.root) / path) if self.root else path)
 
     def beside(self, path: str, name: str) -> bytes:
-        """The content of a file that the file at ``path`` names, relative to itself.
+        """Return the content of a file. Its ``name`` is relative to the file at ``path``.
 
-        It stands below the root, or in the folder of a file that was named itself. Raises FolderError.
+        The file must be below the root, or below the folder of ``path`` if there is no root. Raises FolderError.
         """
         file = Path(self.root) / path
         root = Path(self.root) if self.root else file.parent
         real = _inside(file.parent / name, root.resolve())
         content = read_bounded(real, MAX_EVENT_FILE)
         if len(content) > MAX_EVENT_FILE:
-            raise FolderError(f"it is larger than {MAX_EVENT_FILE >> 20} MiB")
+            raise FolderError(f"the file is larger than {MAX_EVENT_FILE >> 20} MiB")
         return content
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the sorted lines ``path NUL blob-id``, hex; values.yaml included."""
+        """SHA-256 of the sorted lines ``path NUL blob-id``, hex. Includes values.yaml."""
         lines = sorted(f"{path}\0{blob_id(content)}\n" for path, content in self.files.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def blob_id(content: bytes) -> str:
-    """The id that Git gives a file of this content."""
+    """Return the Git blob id of a file with this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def read_files(paths: Sequence[str | Path]) -> Files:
-    """The playbook files of one folder, or the files named. Raises FolderError."""
+    """Read one folder, or single files and the values.yaml next to the first. Raises FolderError."""
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return _read_folder(Path(paths[0]))
     files: dict[str, bytes] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            raise FolderError(f"{path} is a folder: name one folder, or files")
+            raise FolderError(f"{path} is a folder; name one folder, or only files")
         files[shown_path(str(path))] = read_bounded(path)
         _check_total(sum(map(len, files.values())), path)
     values = Path(paths[0]).parent / VALUES
@@ -97,13 +97,13 @@ def read_files(paths: Sequence[str | Path]) -> Files:
         try:
             files.setdefault(VALUES, read_bounded(_inside(values, values.parent.resolve())))
         except FolderError as error:
-            return Files("", files, findings=(_left_out(str(values), str(error)),))
+            return Files("", files, findings=(_not_read(str(values), str(error)),))
     return Files("", files)
 
 
 def _check_total(size: int, path: Path) -> None:
     if size > MAX_TOTAL:
-        raise FolderError(f"{path}: the files are larger than {MAX_TOTAL >> 20} MiB together")
+        raise FolderError(f"{path}: the total size of the files is more than {MAX_TOTAL >> 20} MiB")
 
 
 def _read_folder(root: Path) -> Files:
@@ -118,11 +118,11 @@ def _read_folder(root: Path) -> Files:
             continue
         if _link(link) == target:
             return found
-    raise FolderError(f"{root}: its ..data link never stood still")
+    raise FolderError(f"{root}: its ..data link changed during each of {_TRIES} reads")
 
 
 def _read_once(root: Path, base: Path) -> Files:
-    """The files as they are now. base: the root, or its ..data link. Raises FolderError."""
+    """Read the files once. base: the root, or its ..data link. Raises FolderError."""
     try:
         real = Path(os.path.realpath(base, strict=True))
     except OSError as error:
@@ -136,14 +136,14 @@ def _read_once(root: Path, base: Path) -> Files:
         if len(files) >= MAX_FILES or size > MAX_TOTAL:
             what = (
                 f"the folder has more than {MAX_FILES:,} playbook files, or more than"
-                f" {MAX_TOTAL >> 20} MiB of them; this file and the next ones are not read"
+                f" {MAX_TOTAL >> 20} MiB of them; this file and the following ones are not read"
             )
             findings.append(Finding(_at(root, path), "folder-limit", what))
             break
         try:
             content = read_bounded(_inside(real / path, real) if linked else base / path)
-        except _LeftOutError as error:
-            findings.append(_left_out(str(root / path), str(error)))
+        except _NotReadError as error:
+            findings.append(_not_read(str(root / path), str(error)))
             continue
         if path in _KUSTOMIZATION:
             kustomization = kustomization or (path, content)
@@ -154,9 +154,9 @@ def _read_once(root: Path, base: Path) -> Files:
 
 
 def _names(base: Path, root: Path) -> tuple[list[tuple[str, bool]], list[Finding]]:
-    """The playbook files below ``base`` and the root's kustomization, by name, and whether each is a link.
+    """Return (path, is a link) of each playbook file below ``base`` and of the kustomization, sorted by path.
 
-    Names that begin with a dot are skipped. Raises FolderError.
+    Hidden files are skipped. Raises FolderError.
     """
     found: list[tuple[str, bool]] = []
     findings: list[Finding] = []
@@ -172,13 +172,13 @@ def _names(base: Path, root: Path) -> tuple[list[tuple[str, bool]], list[Finding
             if kind == "folder":
                 waiting.append(path)
             elif kind == "linked folder":
-                what = "it is a link to a folder, so what stands in it is not read"
+                what = "the files in a linked folder are not read"
                 where = _at(root, path)
-                findings.append(Finding(where, "not-read", what, "copy it", "warning"))
+                findings.append(Finding(where, "not-read", what, "copy the folder", "warning"))
             elif kind and shown_path(path) != path:
-                findings.append(_left_out(str(root / path), "the file name is not UTF-8"))
+                findings.append(_not_read(str(root / path), "the file name is not UTF-8"))
             elif kind == "other":
-                findings.append(_left_out(str(root / path), "it is not a regular file"))
+                findings.append(_not_read(str(root / path), "it is not a regular file"))
             elif kind:
                 found.append((path, kind == "link"))
     return sorted(found), findings
@@ -198,47 +198,55 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _kind(entry: os.DirEntry[str], path: str) -> str | None:
-    """What is read of an entry: a file, a folder, a link to one of them; None for what does not count."""
+    """Return file, folder, link, linked folder or other; None for an entry that is ignored."""
     if entry.name.startswith("."):
         return None
     if entry.is_dir(follow_symlinks=False):
         return "folder"
-    if entry.is_symlink() and Path(entry.path).is_dir():  # is_dir() of an entry raises on a loop
+    if (
+        entry.is_symlink() and Path(entry.path).is_dir()
+    ):  # DirEntry.is_dir() raises for a loop of links
         return "linked folder"
-    nested_kustomization = entry.name in _KUSTOMIZATION and path != entry.name
-    if not entry.name.endswith(_SUFFIXES) or nested_kustomization:
+    if not is_playbook_path(path) and path not in _KUSTOMIZATION:
         return None
     if entry.is_symlink():
         return "link"
     return "file" if entry.is_file(follow_symlinks=False) else "other"
 
 
-class _LeftOutError(FolderError):
-    """A file that is not read; the sentence says why, not which."""
+def is_playbook_path(path: str) -> bool:
+    """Whether a file with this path below the root is read as a playbook file."""
+    parts = PurePosixPath(path).parts
+    is_hidden = any(part.startswith(".") for part in parts)
+    return path.endswith(_SUFFIXES) and not is_hidden and parts[-1] not in _KUSTOMIZATION
+
+
+class _NotReadError(FolderError):
+    """A file that is not read. The message is the reason, without the path."""
 
 
 def _inside(path: Path, root: Path) -> Path:
-    """The file itself, whatever links lead to it. root: without links. Raises _LeftOutError.
+    """Resolve all links of a path. root: without links. Raises _NotReadError if the file is outside of it.
 
-    A name that begins with two dots is one of a mounted ConfigMap, not a hidden file.
+    A name that begins with two dots belongs to a mounted ConfigMap and is not hidden.
     """
     try:
         real = Path(os.path.realpath(path, strict=True))
         regular = stat.S_ISREG(real.stat().st_mode)
     except OSError as error:
-        raise _LeftOutError(error.strerror or "it cannot be read") from None
-    except ValueError as error:  # a NUL in the name
-        raise _LeftOutError(str(error)) from None
+        raise _NotReadError(error.strerror or "it cannot be read") from None
+    except ValueError as error:  # a NUL byte in the name
+        raise _NotReadError(str(error)) from None
     if not real.is_relative_to(root):
-        raise _LeftOutError("it leads out of the folder")
+        raise _NotReadError("it leads out of the folder")
     if any(part.startswith(".") and part[:2] != ".." for part in real.relative_to(root).parts):
-        raise _LeftOutError("it leads to a hidden file")
+        raise _NotReadError("it leads to a hidden file")
     if not regular:
-        raise _LeftOutError("it is not a regular file")
+        raise _NotReadError("it is not a regular file")
     return real
 
 
-def _left_out(path: str, why: str) -> Finding:
+def _not_read(path: str, why: str) -> Finding:
     return Finding(
         Location(shown_path(path), 1, 1), "not-read", why, "only files of the folder are read"
     )
@@ -249,19 +257,19 @@ def _at(root: Path, path: str) -> Location:
 
 
 def shown_path(path: str) -> str:
-    """A path as text; bytes that are not UTF-8 are escaped."""
+    """Return a path as text. Bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _link(link: Path) -> str | None:
     try:
-        return os.readlink(link)  # noqa: PTH115 - Path has no reading of a link that dangles
+        return os.readlink(link)  # noqa: PTH115 - Path.readlink does not return the text of the link
     except OSError:
         return None
 
 
 def read_bounded(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The content, cut one byte past the limit: a huge file is never read whole. Raises FolderError."""
+    """Read at most ``limit + 1`` bytes, so that a huge file is not read as a whole. Raises FolderError."""
     try:
         with path.open("rb") as file:
             return file.read(limit + 1)

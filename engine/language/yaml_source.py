@@ -1,9 +1,9 @@
-"""YAML text -> plain data, with the place of every key and value.
+"""Reads YAML text as plain data, with the place of every key and value.
 
-Two passes. The first walks libyaml's event stream, which is iterative, and refuses what could hurt: depth,
-number of nodes, aliases that grow. Only then the second composes nodes (which recurses in C: 200 kB of ``[``
-would be a segmentation fault) and turns them into data by YAML 1.2's core schema, told as errors where
-YAML 1.1 readers disagree.
+The text is read twice. The first pass reads the event stream of libyaml, which does not recurse, and refuses
+deep nesting, too many nodes and aliases that grow. Only then the second pass composes nodes, which recurses in C
+(200 kB of ``[`` would be a segmentation fault), and turns them into data by the core schema of YAML 1.2. Plain
+values that YAML 1.1 readers understand differently are errors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from engine.language.yaml_characters import blank, checked, explained
+from engine.language.yaml_characters import check_characters, explain_syntax_error, find_space
 from engine.model.errors import Finding, Location
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ MAX_DEPTH = 64
 MAX_NODES = 100_000
 MAX_DIGITS = 1_000
 MAX_DOCUMENTS = 1_000
-MAX_MISTAKES = 1_000
-"""Mistakes of a file's YAML that are told; nobody reads so many, and to tell them takes time."""
+MAX_FINDINGS = 1_000
+"""YAML findings reported per file. Nobody reads more, and each takes time."""
 
 _TRAP_WORD = re.compile(r"(?i:y|n|yes|no|on|off)")
 _TRAP_NUMBER = re.compile(
@@ -54,13 +54,13 @@ _TAGS: dict[type, str] = {
     yaml.ScalarEvent: "str", yaml.MappingStartEvent: "map", yaml.SequenceStartEvent: "seq",
     yaml.ScalarNode: "str", yaml.MappingNode: "map", yaml.SequenceNode: "seq",
 }  # fmt: skip
-"""The tags that may be written. The others change a value in some readers only, or make objects."""
+"""The allowed tags. Other tags create objects, or change a value in some readers only."""
 _MERGE = _OWN + "merge"
 
 
 @dataclass(slots=True)
 class Document:
-    """One YAML document: its data, and where each key and value stands (line, column from 1)."""
+    """One YAML document. values, keys: path -> (line, column) of the value or key, from 1."""
 
     file: str
     data: Any
@@ -68,7 +68,7 @@ class Document:
     keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
     def at(self, path: Path, *, key: bool = False) -> Location:
-        """The place of the value at ``path`` (or of its key), or of the nearest thing around it."""
+        """Return the place of the value at ``path`` (or of its key), or of the nearest value around it."""
         if key and path in self.keys:
             return Location(self.file, *self.keys[path])
         while path and path not in self.values:
@@ -77,23 +77,22 @@ class Document:
 
 
 def read(content: bytes, file: str) -> tuple[list[Document], list[Finding]]:
-    """The documents of a file, and what is wrong with it as YAML. Empty documents are left out.
+    """Return the documents of a file, and the findings about it as YAML. Empty documents are left out.
 
-    Of a file with a syntax error the documents before it are given, too, so that their mistakes are told
-    at the same time.
+    The documents before a syntax error are included, so that their mistakes are reported at the same time.
     """
     findings: list[Finding] = []
     try:
-        text, findings = checked(_text(content), file, MAX_MISTAKES)
-        census, fault = _survey(text)
+        text, findings = check_characters(_text(content), file, MAX_FINDINGS)
+        statistics, fault = _scan(text)
     except _LimitError as error:
         return [], [*findings, Finding(Location(file, *error.place), error.code, str(error))]
     documents: list[Document] = []
     findings += [_syntax(fault, text, file)] if fault else []
     try:
-        for node in _compose(text, census.documents):
+        for node in _compose(text, statistics.documents):
             document = Document(file, None)
-            document.data = _Walk(document, findings, census.tagged).value(node, ())
+            document.data = _Converter(document, findings, statistics.tagged).value(node, ())
             if document.data is not None:
                 documents.append(document)
     except yaml.YAMLError as error:
@@ -121,40 +120,40 @@ def _text(content: bytes) -> str:
         raise _LimitError("the file is not UTF-8", place, "yaml-syntax") from None
 
 
-def _survey(text: str) -> tuple[_Census, yaml.YAMLError | None]:
-    """What was counted up to the end or the syntax error, and that error. Raises _LimitError."""
-    census = _Census()
+def _scan(text: str) -> tuple[_Statistics, yaml.YAMLError | None]:
+    """Return the statistics up to the end or the syntax error, and the error. Raises _LimitError."""
+    statistics = _Statistics()
     try:
         for event in yaml.parse(text, yaml.CSafeLoader):
-            census.count(event)
+            statistics.count(event)
     except yaml.YAMLError as error:
-        return census, error
-    return census, None
+        return statistics, error
+    return statistics, None
 
 
-class _Census:
-    """Counts the values of a stream, those behind aliases as often as they stand written out.
+class _Statistics:
+    """Counts the values of a stream. Values behind an alias count for each use of the alias.
 
-    documents: how many are well formed. tagged: of values with a tag the place and the tag of _TAGS, and the
-    tag that is written where it is another one.
+    documents: the number of well-formed documents. tagged: the values with a tag: (place, tag of _TAGS) -> the
+    tag in the text, or None if it is the same.
     """
 
     def __init__(self) -> None:
         self.documents = 0
         self.tagged: Tagged = {}
         self._total = 0
-        self._sizes: dict[str, int] = {}  # anchor -> values below it, once it is closed
+        self._sizes: dict[str, int] = {}  # anchor -> number of its values, once it is closed
         self._open: list[tuple[str | None, int]] = []
 
     def count(self, event: Any) -> None:
         """Count one event. Raises _LimitError, and YAMLError for an alias without an anchor."""
         if type(event) in _TAGS and event.tag is not None:
             own = _TAGS[type(event)]
-            self.tagged[_place(event), own] = None if event.tag == _OWN + own else event.tag
+            self.tagged[_place_of(event), own] = None if event.tag == _OWN + own else event.tag
         if isinstance(event, yaml.DocumentEndEvent):
             self.documents += 1
             if self.documents > MAX_DOCUMENTS:
-                raise _LimitError(f"more than {MAX_DOCUMENTS:,} documents", _place(event))
+                raise _LimitError(f"more than {MAX_DOCUMENTS:,} documents", _place_of(event))
             self._sizes = {}
         elif isinstance(event, yaml.AliasEvent):
             self._total += self._size(event)
@@ -172,24 +171,24 @@ class _Census:
         self._check(event)
 
     def _size(self, alias: Any) -> int:
-        """The number of values behind an alias."""
+        """Return the number of values behind an alias."""
         if alias.anchor in self._sizes:
             return self._sizes[alias.anchor]
         name = alias.anchor[:80]
         if any(anchor == alias.anchor for anchor, _ in self._open):
-            raise _LimitError(f"alias *{name} stands within its own anchor", _place(alias))
-        what = f"the alias *{name} has no anchor &{name} before it"
+            raise _LimitError(f"the alias *{name} is inside its own anchor", _place_of(alias))
+        what = f"there is no anchor &{name} before the alias *{name}"
         raise yaml.composer.ComposerError(None, None, what, alias.start_mark)
 
     def _check(self, event: Any) -> None:
         if len(self._open) > MAX_DEPTH:
-            raise _LimitError(f"nested deeper than {MAX_DEPTH} levels", _place(event))
+            raise _LimitError(f"nested deeper than {MAX_DEPTH} levels", _place_of(event))
         if self._total > MAX_NODES:
-            raise _LimitError(f"more than {MAX_NODES:,} values, aliases written out", _place(event))
+            raise _LimitError(f"more than {MAX_NODES:,} values, aliases expanded", _place_of(event))
 
 
 def _compose(text: str, documents: int) -> Iterator[Any]:
-    """The root nodes of the first so many documents."""
+    """Yield the root nodes of the first documents."""
     loader = yaml.CSafeLoader(text)
     try:
         for _ in range(documents):
@@ -204,11 +203,11 @@ def _syntax(error: yaml.YAMLError, text: str, file: str) -> Finding:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    return Finding(Location(file, *place), "yaml-syntax", *explained(what, text, place))
+    return Finding(Location(file, *place), "yaml-syntax", *explain_syntax_error(what, text, place))
 
 
-class _Walk:
-    """Turns the nodes of one document into data, noting places. tagged: as in _Census."""
+class _Converter:
+    """Converts the nodes of one document to data, and records their places. tagged: as in _Statistics."""
 
     def __init__(self, document: Document, findings: list[Finding], tagged: Tagged) -> None:
         self.document = document
@@ -216,8 +215,8 @@ class _Walk:
         self.tagged = tagged
 
     def value(self, node: Any, path: Path) -> Any:
-        """The node's data."""
-        self.document.values[path] = _place(node)
+        """Return the data of a node."""
+        self.document.values[path] = _place_of(node)
         tagged = self._tagged(node)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
@@ -229,16 +228,16 @@ class _Walk:
         data: dict[str, Any] = {}
         merges = [item for item in node.value if item[0].tag == _MERGE]
         for key_node, _ in merges[1:]:
-            self._tell(key_node, "duplicate-key", "`<<` is written twice", "<<: [*a, *b]")
-        # first, so that the places of the mapping's own keys are noted over theirs
+            self._report(key_node, "duplicate-key", "there are two `<<` keys", "<<: [*a, *b]")
+        # first, so that the places of the own keys of the mapping replace those of the merged keys
         merged = [other for _, value in merges[:1] for other in self._merged(value, path)]
         for key_node, value_node in node.value:
             key = None if key_node.tag == _MERGE else self._key(key_node, path)
             if key is None:
                 continue
             if key in data:
-                self._tell(key_node, "duplicate-key", f"`{key}` is written twice")
-            self.document.keys[*path, key] = _place(key_node)
+                self._report(key_node, "duplicate-key", f"there are two keys `{key}`")
+            self.document.keys[*path, key] = _place_of(key_node)
             data[key] = self.value(value_node, (*path, key))
         for other in reversed(merged):
             for key, value in other.items():
@@ -248,84 +247,91 @@ class _Walk:
     def _merged(self, node: Any, path: Path) -> list[dict[str, Any]]:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         if not all(isinstance(one, yaml.MappingNode) for one in nodes):
-            self._tell(node, "wrong-type", "`<<` takes a mapping, or a list of them")
+            self._report(node, "wrong-type", "`<<` takes a mapping, or a list of mappings")
             return []
         return [self._mapping(one, path) for one in reversed(nodes)]
 
     def _key(self, node: yaml.Node, path: Path) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
-            self._tell(node, "wrong-type", "a key is text")
+            self._report(node, "wrong-type", "a key is text")
             return None
         key = str(node.value)
-        # `on:` is a parameter of actions; elsewhere the schema knows none of these words
+        # `on:` is a parameter of actions; no other key of the schema is a trap
         known = key == "on" and len(path) > 1 and path[-1] == "with"
-        if not self._tagged(node) and not node.style and not known and not self._trap(node, key):
-            self._spaces(node, blank(key, within=True))
+        if (
+            not self._tagged(node)
+            and not node.style
+            and not known
+            and not self._report_trap(node, key)
+        ):
+            self._report_spaces(node, find_space(key, within=True))
         return key
 
     def _plain(self, node: Any, path: Path) -> Any:
-        """The data of a plain scalar; what readers disagree about stays text."""
+        """Return the data of a plain scalar. A value that readers understand differently stays text."""
         text = node.value
         if not text:
             if "with" in path[:-1]:
                 hint = 'write null, or "" for an empty text'
-                self._tell(node, "yaml-trap", "a value that is left empty is null", hint)
+                self._report(node, "yaml-trap", "an empty value is null", hint)
             return None
-        # PyYAML itself takes y and n for text; where YAML 1.1 sees text, 1.2 knows numbers like 1e3 and 0o17
+        # PyYAML treats y and n as text. Texts of YAML 1.1 such as 1e3 and 0o17 are numbers in YAML 1.2
         if node.tag == _TEXT and text not in "yYnN" and text[0] not in _NUMERIC:
-            self._spaces(node, blank(text))
+            self._report_spaces(node, find_space(text))
             return text
-        if self._trap(node, text):
+        if self._report_trap(node, text):
             return text
         if len(text) > MAX_DIGITS and (_INTEGER.fullmatch(text) or _HEXADECIMAL.fullmatch(text)):
-            self._tell(node, "bad-value", f"a number of more than {MAX_DIGITS:,} digits")
+            self._report(node, "bad-value", f"a number of more than {MAX_DIGITS:,} digits")
             return 0
         value = _plain(text)
         if value in (math.inf, -math.inf):
-            self._tell(node, "bad-value", "a number that is too large")
+            self._report(node, "bad-value", "a number that is too large")
             return 0
         return value
 
-    def _spaces(self, node: yaml.Node, odd: str | None) -> None:
+    def _report_spaces(self, node: yaml.Node, odd: str | None) -> None:
         if odd:
-            what = f"{odd} only looks like a space, and is part of the text"
-            self._tell(node, "yaml-trap", what, "replace it with a space, or quote the text")
+            what = f"{odd} looks like a space, but is part of the text"
+            self._report(node, "yaml-trap", what, "replace it with a space, or quote the text")
 
-    def _trap(self, node: yaml.Node, text: str) -> bool:
+    def _report_trap(self, node: yaml.Node, text: str) -> bool:
         if _TRAP_WORD.fullmatch(text):
             hint = f'write true or false, or quote it: "{text}"'
         elif len(text) < MAX_DIGITS and (
             _TRAP_NUMBER.fullmatch(text) or ("_" in text and _TRAP_UNDERSCORE.fullmatch(text))
         ):
-            hint = f'a text needs quotes: "{text}"; a number is written in decimal digits alone'
+            hint = f'for text, write "{text}"; for a number, use decimal digits only'
         else:
             return False
-        self._tell(
-            node, "yaml-trap", f"plain `{text}` means different things to YAML readers", hint
+        self._report(
+            node, "yaml-trap", f"YAML readers understand `{text}` without quotes differently", hint
         )
         return True
 
     def _tagged(self, node: yaml.Node) -> bool:
-        """Whether the node has a tag; one that is not allowed is told."""
-        key = _place(node), _TAGS[type(node)]
+        """Whether the node has a tag. Report a tag that is not allowed."""
+        key = _place_of(node), _TAGS[type(node)]
         if key not in self.tagged:
             return False
         tag = self.tagged[key]
         if tag is not None:
             what = f"the tag {tag.replace(_OWN, '!!')[:80]} is not allowed"
-            self._tell(node, "yaml-syntax", what, "write the value without a tag")
+            self._report(node, "yaml-syntax", what, "write the value without a tag")
         return True
 
-    def _tell(self, node: yaml.Node, code: str, what: str, hint: str | None = None) -> None:
-        """Note a mistake. Raises _LimitError."""
-        if len(self.findings) >= MAX_MISTAKES:
-            what = f"more than {MAX_MISTAKES:,} mistakes: the rest of the file is not told"
-            raise _LimitError(what, _place(node))
-        self.findings.append(Finding(Location(self.document.file, *_place(node)), code, what, hint))
+    def _report(self, node: yaml.Node, code: str, what: str, hint: str | None = None) -> None:
+        """Add a finding. Raises _LimitError."""
+        if len(self.findings) >= MAX_FINDINGS:
+            what = f"more than {MAX_FINDINGS:,} YAML findings; the rest of the file is not checked"
+            raise _LimitError(what, _place_of(node))
+        self.findings.append(
+            Finding(Location(self.document.file, *_place_of(node)), code, what, hint)
+        )
 
 
 def _plain(text: str) -> Any:
-    """The value of a plain scalar by YAML 1.2's core schema."""
+    """Return the value of a plain scalar by the core schema of YAML 1.2."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):
@@ -335,6 +341,6 @@ def _plain(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def _place(item: Any) -> tuple[int, int]:
-    """Where a node or an event of libyaml begins."""
+def _place_of(item: Any) -> tuple[int, int]:
+    """Return the line and column, from 1, at which a node or event of libyaml begins."""
     return item.start_mark.line + 1, item.start_mark.column + 1

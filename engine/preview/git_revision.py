@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 
 from engine.language.findings import nearest
 from engine.language.folder import (
-    _KUSTOMIZATION,
-    _SUFFIXES,
     MAX_FILES,
     MAX_TOTAL,
     VALUES,
     Files,
+    is_playbook_path,
     shown_path,
 )
 
@@ -280,7 +279,7 @@ def _read_folder(ref: str, folder: Path, values: Path | None) -> Revision:
         raise RevisionError(
             f"{folder} is not in {name}: there is nothing to compare with"
         ) from None
-    counted = {path for path in entries if _counts(path) and _is_text(path)}
+    counted = {path for path in entries if is_playbook_path(path) and _is_text(path)}
     blobs = {path: entries[path] for path in counted if entries[path].mode in _BLOBS}
     if any(entries[path].mode == _LINK for path in counted):
         links = {path: entry for path, entry in entries.items() if entry.mode == _LINK}
@@ -289,13 +288,6 @@ def _read_folder(ref: str, folder: Path, values: Path | None) -> Revision:
     files = Files(f"{name}:{folder}", repository.contents(dict(sorted(blobs.items()))))
     notes = (f"{name}:{shown_path(path)} {why}" for path, why in _left_out(entries, blobs.keys()))
     return Revision(name, commit, files, _old_values(commit, values), tuple(notes))
-
-
-def _counts(path: str) -> bool:
-    """Whether a file of that name is read, as in ``engine.language.folder``."""
-    parts = PurePosixPath(path).parts
-    hidden = any(part.startswith(".") for part in parts)
-    return path.endswith(_SUFFIXES) and not hidden and parts[-1] not in _KUSTOMIZATION
 
 
 def _is_text(path: str) -> bool:
@@ -323,7 +315,7 @@ def _left_out(entries: Mapping[str, _Entry], taken: Collection[str]) -> Iterator
     for path, entry in entries.items():
         if entry.mode == _SUBMODULE:
             yield path, "is a submodule, which is not read"
-        elif path not in taken and _counts(path):
+        elif path not in taken and is_playbook_path(path):
             link = entry.mode == _LINK
             yield path, f"is not read: {_LEADS_OUT if link else 'the file name is not UTF-8'}"
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from engine.language.yaml_source import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_MISTAKES, read
+from engine.language.yaml_source import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_FINDINGS, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,8 +164,8 @@ def test_a_control_character_is_told_where_it_is():
 
 def test_characters_that_are_told_are_bounded():
     found = told("\u2028\n" * 200_000)
-    assert len(found) == MAX_MISTAKES
-    assert found[-1] == ("yaml-limit", MAX_MISTAKES, 1)
+    assert len(found) == MAX_FINDINGS
+    assert found[-1] == ("yaml-limit", MAX_FINDINGS, 1)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_what_only_looks_like_a_space_is_told(text, place):
         ("a: @team\n", 1, "quote"),
         ("a: `x`\n", 1, "quote"),
         ("a: b: c\n", 1, "quote a text that contains `: `"),
-        ("a: *nothing\n", 1, "the alias *nothing has no anchor &nothing before it"),
-        ("a: &x 1\n---\nb: *x\n", 3, "*x has no anchor"),
+        ("a: *nothing\n", 1, "there is no anchor &nothing before the alias *nothing"),
+        ("a: &x 1\n---\nb: *x\n", 3, "no anchor &x before the alias *x"),
         ("a: *\n", 1, "quote a text that begins with *"),
-        ("a: b\n \u00a0 c: d\n", 2, "U+00A0, which only looks like a space"),
+        ("a: b\n \u00a0 c: d\n", 2, "U+00A0, which looks like a space"),
     ],
 )
 def test_a_syntax_error_comes_with_a_hint(text, line, says):
@@ -215,7 +215,7 @@ def test_the_documents_before_a_syntax_error_are_given():
 def test_a_tab_is_told_with_the_right_word():
     (finding,) = read(b"a:\n\tb: 1\n", "f")[1]
     assert (finding.code, finding.where.line, finding.hint) == (
-        "yaml-syntax", 2, "YAML is indented with spaces",
+        "yaml-syntax", 2, "indent YAML with spaces",
     )  # fmt: skip
 
 
