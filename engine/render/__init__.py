@@ -1,1 +1,1 @@
-"""How previews and findings look: as text for people, as JSON for tools."""
+"""The output of the commands: text, JSON, Markdown, HTML, SARIF and JUnit."""

@@ -1,4 +1,4 @@
-"""Explanations as text: a table a playbook, what failed first marked, the rest in a line."""
+"""Explanations as text: one table for each playbook. The other playbooks are in one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.model.event import Event
     from engine.planning.explain import Explanation, Row
 
-_WIDEST = (38, 52, 48)
+_MAX_WIDTHS = (38, 52, 48)
 _SIGNS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
 
 
@@ -27,10 +27,10 @@ def explanation_lines(
     *,
     whole: bool,
 ) -> Iterator[str]:
-    """The text of one event.
+    """Yield the text of one event.
 
-    suppressed: why a playbook that wants it runs nothing all the same; one that is not there does not want
-    it. whole: tables of those, too, that ask for other rules.
+    suppressed: the playbooks that match -> why they start no run (None: they start one). whole: also show the
+    tables of playbooks that select other rules.
     """
     yield headline(event)
     others = []
@@ -42,8 +42,8 @@ def explanation_lines(
             others.append(explanation.name)
     if others:
         names = short(", ".join(others), 100)
-        verb = "asks" if len(others) == 1 else "ask"
-        yield f"  {count(len(others), 'playbook')} {verb} for other rules: {names}"
+        verb = "selects" if len(others) == 1 else "select"
+        yield f"  {count(len(others), 'playbook')} {verb} other rules: {names}"
 
 
 def _table(explanation: Explanation, suppressed: Mapping[str, str | None]) -> Iterator[str]:
@@ -64,7 +64,8 @@ def _cells(row: Row) -> tuple[str, str, str]:
     what = "  " * row.depth + printable(row.what)
     actual = f"is {row.actual}" if row.actual else ""
     what, wanted, actual = (
-        short(text, width) for text, width in zip((what, row.wanted, actual), _WIDEST, strict=True)
+        short(text, width)
+        for text, width in zip((what, row.wanted, actual), _MAX_WIDTHS, strict=True)
     )
     return what, wanted, actual
 
@@ -72,9 +73,9 @@ def _cells(row: Row) -> tuple[str, str, str]:
 def _verdict(explanation: Explanation, suppressed: Mapping[str, str | None]) -> str:
     if explanation.name not in suppressed:
         failed = explanation.failed
-        told = "" if failed is None else f": {failed.what or failed.wanted}"
-        return click.style(f"does not want it{short(told, 60)}", fg="red")
+        what = "" if failed is None else f": {failed.what or failed.wanted}"
+        return click.style(f"does not match{short(what, 60)}", fg="red")
     why = suppressed[explanation.name]
     if why is None:
-        return click.style("wants it and runs", fg="green")
-    return click.style(f"wants it, but runs nothing: {printable(why)}", fg="yellow")
+        return click.style("matches and starts a run", fg="green")
+    return click.style(f"matches, but starts no run: {printable(why)}", fg="yellow")

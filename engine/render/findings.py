@@ -1,4 +1,4 @@
-"""What ``check`` found, as text or JSON."""
+"""Findings as text or JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """One finding, in the contract's shape."""
+    """Return one finding as ``check -o json`` prints it."""
     return {
         "file": finding.where.file,
         "line": finding.where.line,
@@ -29,7 +29,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 
 
 def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """The findings, a line each: place, severity, what is wrong, hint, code."""
+    """Yield one line for each finding: place, severity, message, hint, code."""
     for finding in findings:
         colour = "red" if finding.severity == "error" else "yellow"
         severity = click.style(finding.severity, fg=colour)
@@ -38,7 +38,7 @@ def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def summary(findings: Sequence[Finding], playbooks: int) -> str:
-    """The last line."""
+    """Return the last line of ``check``: the number of playbooks, errors and warnings."""
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = len(findings) - errors
     return (

@@ -1,4 +1,4 @@
-"""Findings as JUnit's XML: a test case a file, which fails where the file has findings that count."""
+"""Findings as JUnit XML: one test case for each file."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
 
 def findings_junit(files: Iterable[str], findings: Sequence[Finding], *, strict: bool) -> str:
-    """The XML. files: all that were read. findings: sorted by file. strict: whether warnings count."""
-    told = {file: list(of_file) for file, of_file in groupby(findings, lambda f: f.where.file)}
+    """Return JUnit XML. A test case fails if its file has errors.
+
+    files: all files that were read. findings: sorted by file. strict: whether warnings also fail a test case.
+    """
+    by_file = {file: list(of_file) for file, of_file in groupby(findings, lambda f: f.where.file)}
     root = ET.Element("testsuites")
     suite = ET.SubElement(root, "testsuite", name="tiercel check")
-    for file in sorted({*files, *told}):
+    for file in sorted({*files, *by_file}):
         case = ET.SubElement(suite, "testcase", classname="tiercel check", name=printable(file))
-        lines = [printable(str(finding)) for finding in told.get(file, ())]
-        counting = [f for f in told.get(file, ()) if strict or f.severity == "error"]
-        if counting:
-            failure = ET.SubElement(case, "failure", message=printable(counting[0].what))
+        lines = [printable(str(finding)) for finding in by_file.get(file, ())]
+        failures = [f for f in by_file.get(file, ()) if strict or f.severity == "error"]
+        if failures:
+            failure = ET.SubElement(case, "failure", message=printable(failures[0].what))
             failure.text = "\n".join(lines)
         elif lines:
             ET.SubElement(case, "system-out").text = "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, which code hosts show beside the lines of a pull request.
+"""Findings as SARIF 2.1.0, which code hosts show next to the lines of a pull request.
 
 https://docs.oasis-open.org/sarif/sarif/v2.1.0/
 """
@@ -21,7 +21,7 @@ _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def findings_sarif(findings: Sequence[Finding], version: str) -> dict[str, Any]:
-    """The log of one run. version: Tiercel's own."""
+    """Return a SARIF log with one run. version: the version of Tiercel."""
     codes = sorted({finding.code for finding in findings})
     driver = {"name": "tiercel", "version": version, "rules": [{"id": code} for code in codes]}
     results = [_result(finding) for finding in findings]
@@ -50,5 +50,5 @@ def _result(finding: Finding) -> dict[str, Any]:
 
 
 def _text(text: str) -> str:
-    """Text as a message, in which ``[a](b)`` would be a link."""
+    """Escape text for a message. Without the escape, ``[a](b)`` is a link."""
     return _LINK.sub(r"\\[", printable(text))

@@ -1,4 +1,4 @@
-"""Runs of a running engine as text: a line each, or one as a story."""
+"""The runs of an engine as text: ``history`` (one line for each run) and ``show`` (the story of one run)."""
 
 from __future__ import annotations
 
@@ -19,29 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _ID = 12
-"""Digits of a run's id that tell it from others well enough."""
+"""Digits of a run id in the output. They are enough to identify a run."""
 
 
 def history_lines(
     runs: Sequence[Mapping[str, Any]], drops: Sequence[Mapping[str, Any]], *, more: bool
 ) -> Iterator[str]:
-    """A line a run: when, its id, how it stands, playbook, target, what was said last; then what was dropped."""
+    """Yield one line for each run: time, id, state, playbook, target, last message. Then the suppressed runs."""
     yield from _runs(runs, more=more)
     if drops:
-        yield "Dropped, by the hour:"
+        yield "Suppressed runs by hour:"
     for drop in drops:
         first, last = (drop[key][:19].replace("T", " ") for key in ("first", "last"))
         key = f"  {short(drop['key'], 80)}" if drop["key"] else ""
-        yield (
-            f"{last}  {drop['count']:>7,} times  {printable(drop['playbook'])}  {printable(drop['reason'])}"
-            f"  since {first}{key}"
-        )
+        playbook, reason = printable(drop["playbook"]), printable(drop["reason"])
+        yield f"{last}  {drop['count']:>7,} times  {playbook}  {reason}  since {first}{key}"
 
 
 def dead_letter_lines(letters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What came and was no event: when, from where, why, and how it begins."""
+    """Yield the dead letters: time, source, error and the first characters of the body."""
     if not letters:
-        yield "Nothing came that was no event."
+        yield "No dead letters."
     for letter in letters:
         when = letter["received"][:19].replace("T", " ")
         yield f"{when}  {printable(letter['source'])}  {short(letter['error'], 80)}"
@@ -50,7 +48,7 @@ def dead_letter_lines(letters: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _runs(runs: Sequence[Mapping[str, Any]], *, more: bool) -> Iterator[str]:
     if not runs:
-        yield "No runs. (`tiercel explain --recent` says why events came to nothing)"
+        yield "No runs. (`tiercel explain --recent` shows why events started none)"
         return
     widths = {key: max(len(short(run[key], 40)) for run in runs) for key in ("playbook", "target")}
     for run in runs:
@@ -65,17 +63,19 @@ def _runs(runs: Sequence[Mapping[str, Any]], *, more: bool) -> Iterator[str]:
 
 
 def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
-    """The event, where the run comes from, its steps with all that was sent, and what is next."""
+    """Yield the story of a run: the event, the playbook, the steps with all calls, and what is next."""
     try:
         yield headline(parse_event(run["alert"]))
-    except EventError:  # it was one to the engine: another version
+    except EventError:  # another version of the engine accepted it
         yield printable(json.dumps(run["event"]))
     mode = "" if run["mode"] == "enforce" else f", {run['mode']}"
-    yield f"  {printable(run['playbook'])}{mode}  {_state(run['outcome'] or 'not over')}"
+    yield f"  {printable(run['playbook'])}{mode}  {_state(run['outcome'] or 'not ended')}"
     yield f"    run       {run['run']}"
     yield f"    received  {run['received']}"
     yield f"    target    {printable(run['target'])}"
-    yield f"    playbook  git show {run['blob']}" if run["blob"] else "    playbook  of no file"
+    yield (
+        f"    playbook  git show {run['blob']}" if run["blob"] else "    playbook  not from a file"
+    )
     yield from step_lines([_result(step) for step in run["steps"]], bodies=True)
     for one in run["decisions"]:
         why = f": {printable(one['reason'])}" if one["reason"] else ""
@@ -86,18 +86,18 @@ def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
     if run["due"]:
         yield f"  Next at {run['due']}."
     for undo in run["undo"]:
-        when = f"at {undo['due']}" if undo["due"] else "when asked"
-        yield f"  {printable(undo['step'])} is undone {when}."
+        when = f"at {undo['due']}" if undo["due"] else "on request"
+        yield f"  {printable(undo['step'])} will be undone {when}."
     yield from _next(run)
 
 
 def _next(run: Mapping[str, Any]) -> Iterator[str]:
-    """What a person may type next."""
+    """Yield the commands that can be useful next."""
     id_ = run["run"][:_ID]
     if any(step["state"] == "held" for step in run["steps"]) and run["outcome"] is None:
-        yield f"  It waits for a person: tiercel approve {id_}, or tiercel deny {id_}"
+        yield f"  Waiting for approval: tiercel approve {id_}, or tiercel deny {id_}"
     elif run["outcome"] in ("failed", "refused"):
-        yield f"  Once the cause is gone: tiercel retry {id_}"
+        yield f"  To try again: tiercel retry {id_}"
     if run["undo"] and run["outcome"] is not None:
         yield f"  To undo it now: tiercel undo {id_}"
 
@@ -112,6 +112,6 @@ def _result(step: Mapping[str, Any]) -> StepResult:
         for c in step["calls"]
     )
     requests = tuple(OutboundRequest(**request) for request in step["requests"])
-    tried = f" (attempt {step['attempts']})" if step["attempts"] > 1 else ""
-    message = step["message"] + tried
+    attempt = f" (attempt {step['attempts']})" if step["attempts"] > 1 else ""
+    message = step["message"] + attempt
     return StepResult(step["name"], step["state"], message, step["attempts"], calls, requests)

@@ -1,4 +1,4 @@
-"""A previewed event as one JSON object, in the contract's shape."""
+"""A previewed event as JSON (``plan -o json``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def event_json(event: Event) -> dict[str, Any]:
-    """What names an event."""
+    """Return what identifies an event."""
     return {
         "id": identity(event),
         "rule": event.rule,
@@ -26,12 +26,12 @@ def event_json(event: Event) -> dict[str, Any]:
 
 
 def line_json(event: Event, runs: Sequence[PreviewedRun]) -> dict[str, Any]:
-    """One line of ``plan -o json``."""
+    """Return one line of ``plan -o json``."""
     return {"event": event_json(event), "runs": [run_json(run) for run in runs]}
 
 
 def run_json(previewed: PreviewedRun) -> dict[str, Any]:
-    """One run; a suppressed one has no steps."""
+    """Return one run. A suppressed run has no steps."""
     run = previewed.run
     steps = {step.name: step for step in run.steps}
     return {
@@ -47,7 +47,7 @@ def run_json(previewed: PreviewedRun) -> dict[str, Any]:
 
 
 def step_json(result: StepResult, action: str, phase: str) -> dict[str, Any]:
-    """One step: how it stands, its writes in order, its requests to others."""
+    """Return one step: its state, its API calls and its HTTP requests."""
     return {
         "name": result.step,
         "action": action,

@@ -1,4 +1,4 @@
-"""A previewed event as text: aligned, what is written first, why nothing happened told too."""
+"""A previewed event as text (``plan``), and the parts that other outputs share."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ COLORS = {
 }  # fmt: skip
 _SIGNS = {"create": "+", "apply": "+", "patch": "~", "delete": "-"}
 _SIGN_COLOURS = {"+": "green", "~": "yellow", "-": "red"}
-_TARGET = 46
+_TARGET_WIDTH = 46
 
 
 def headline(event: Event) -> str:
-    """Priority, rule, pod, host and time of an event, in one line."""
-    who = subject_of(event)
+    """Return one line with the priority, rule, pod, host and time of an event."""
+    subject = subject_of(event)
     priority = "no priority" if event.priority is None else PRIORITIES[event.priority]
-    pod = "/".join(part for part in (who.namespace, who.pod) if part)
+    pod = "/".join(part for part in (subject.namespace, subject.pod) if part)
     when = format_time(event.time_ns).replace("T", " ")
     parts = [priority, event.rule, pod or "no pod", event.hostname or "no host", when]
     return click.style("  ".join(short(part, 80) for part in parts), bold=True)
@@ -44,24 +44,27 @@ def headline(event: Event) -> str:
 def event_lines(
     event: Event, runs: Sequence[PreviewedRun], playbooks: int, *, why: bool = False
 ) -> Iterator[str]:
-    """The text of one event. playbooks: how many there are. why: tell what made each match."""
+    """Yield the text of one event.
+
+    playbooks: the number of all playbooks. why: also show why each playbook matches.
+    """
     yield headline(event)
     for previewed in runs:
         playbook = previewed.run.playbook
-        told = f"suppressed: {previewed.suppressed}" if previewed.suppressed else playbook.mode
-        yield f"  {playbook.name}  {click.style(printable(told), dim=bool(previewed.suppressed))}"
+        suppressed = previewed.suppressed
+        mode = f"suppressed: {suppressed}" if suppressed else playbook.mode
+        yield f"  {playbook.name}  {click.style(printable(mode), dim=bool(suppressed))}"
         if why:
             yield from (f"    {line}" for line in match_reason_lines(event, playbook))
         yield from step_lines(previewed.results)
     others = playbooks - len(runs)
     if others:
-        more = "more " if runs else ""
-        verb = "wants" if others == 1 else "want"
-        yield f"  {count(others, more + 'playbook')}: none {verb} the event."
+        noun = "other playbook" if runs else "playbook"
+        yield f"  {count(others, noun)} did not match (tiercel explain shows why)."
 
 
 def match_reason_lines(event: Event, playbook: Playbook) -> Iterator[str]:
-    """What made the playbook match: the keys of ``match`` and the conditions, each with what it saw."""
+    """Yield why the playbook matches: each key of ``match`` and each condition, with the actual value."""
     match = playbook.match
     seen = {
         "rules": (match.rules, event.rule),
@@ -76,16 +79,16 @@ def match_reason_lines(event: Event, playbook: Playbook) -> Iterator[str]:
     for key, (wanted, actual) in seen.items():
         if wanted:
             text = wanted if isinstance(wanted, str) else ", ".join(sorted(wanted))
-            yield f"{key:<11}{short(str(actual), 60)!r} fits {short(text, 80)}"
+            yield f"{key:<11}{short(str(actual), 60)!r} matches {short(text, 80)}"
     for condition in playbook.conditions:
         field = condition.text.partition(" ")[0]
         value = event.fields.get(field)
-        actual = f", it is {short(str(value), 60)!r}" if value is not None else ""
+        actual = f", value {short(str(value), 60)!r}" if value is not None else ""
         yield f"condition  {short(condition.text, 100)} holds{actual}"
 
 
 def step_lines(results: Sequence[StepResult], *, bodies: bool = False) -> Iterator[str]:
-    """The steps of a run, each with its writes and messages. bodies: with what exactly is sent."""
+    """Yield the steps of a run, each with its API calls and HTTP requests. bodies: also show what is sent."""
     width = max((len(result.step) for result in results), default=0)
     for number, result in enumerate(results, 1):
         state = click.style(f"{result.state:<8}", fg=COLORS.get(result.state))
@@ -102,17 +105,16 @@ def _call_line(call: Call) -> str:
     sign = click.style(_SIGNS[call.verb], fg=_SIGN_COLOURS[_SIGNS[call.verb]])
     where = f" in {call.namespace}" if call.namespace else ""
     target = f"{call.resource}/{call.name}{where}"
-    return f"{sign} {call.verb:<6} {target:<{_TARGET}}  {short(_told(call), 120)}"
+    return f"{sign} {call.verb:<6} {target:<{_TARGET_WIDTH}}  {short(_change_text(call), 120)}"
 
 
-def _told(call: Call) -> str:
-    """What a write changes, in a few words."""
+def _change_text(call: Call) -> str:
+    """Return what a call changes, in a few words."""
     body = call.body
     if call.verb == "delete":
         grace = body.get("gracePeriodSeconds")
-        return f"uid {body['preconditions']['uid']}" + (
-            f", {grace}s grace" if grace is not None else ""
-        )
+        grace_text = "" if grace is None else f", grace period {grace}s"
+        return f"uid {body['preconditions']['uid']}{grace_text}"
     if call.verb == "patch":
         metadata = body.get("metadata") or {}
         changes = [
@@ -146,13 +148,13 @@ def _request_line(request: OutboundRequest) -> str:
 
 
 class Totals:
-    """Counts what was previewed, for the last line."""
+    """The totals in the last line of ``plan``."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def add(self, runs: Sequence[PreviewedRun]) -> None:
-        """Count one event's runs."""
+        """Add the runs of one event."""
         self._counts["event"] += 1
         for run in runs:
             self._counts["run"] += run.suppressed is None
@@ -163,7 +165,7 @@ class Totals:
                     self._counts["message"] += len(result.requests)
 
     def line(self) -> str:
-        """The last line."""
+        """Return the last line."""
         words = ("event", "run", "step", "write", "message")
-        told = ", ".join(count(self._counts[word], word) for word in words)
-        return f"{told}. Nothing was changed."
+        totals = ", ".join(count(self._counts[word], word) for word in words)
+        return f"{totals}. Nothing was changed."

@@ -1,4 +1,4 @@
-"""Progress bars for long work: on stderr, only on a terminal, not beside a pipe or between lines of output."""
+"""Progress bars on stderr. Shown only on a terminal, and not while the output goes to a pipe."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ T = TypeVar("T")
 
 
 def with_progress(items: Sequence[T], what: str) -> Iterable[T]:
-    """The items, with a bar where a person waits and the output goes to a file."""
+    """Return the items. Show a bar while they are used, if stdout is a file."""
     return _bar(items, what) if is_shown() and not sys.stdout.isatty() else items
 
 
 def is_shown() -> bool:
-    """Whether a bar is shown: stderr is a terminal, and stdout does not lead into a pager or another program."""
+    """Return whether a bar is shown: stderr is a terminal, and stdout is not a pipe (for example, a pager)."""
     if not sys.stderr.isatty():
         return False
     try:
         return not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
-    except (OSError, ValueError):  # closed, or no file at all
+    except (OSError, ValueError):  # closed, or not a file
         return True
 
 
 @contextmanager
 def byte_progress(size: int | None, what: str) -> Iterator[Callable[[int], None]]:
-    """What sets a bar to a number of bytes. size: bytes of the whole; None where that is not known."""
+    """Return a function that sets the bar to a number of bytes. size: all bytes (None: not known)."""
     if not is_shown():
         yield lambda _: None
         return
-    from rich.console import Console  # noqa: PLC0415 - 60 ms that only a bar needs
+    from rich.console import Console  # noqa: PLC0415 - takes 60 ms, and only a bar needs it
     from rich.progress import (  # noqa: PLC0415 - the same
         BarColumn,
         DownloadColumn,
@@ -51,7 +51,7 @@ def byte_progress(size: int | None, what: str) -> Iterator[Callable[[int], None]
 
 
 def _bar(items: Sequence[T], what: str) -> Iterator[T]:
-    from rich.console import Console  # noqa: PLC0415 - 60 ms that only a bar needs
+    from rich.console import Console  # noqa: PLC0415 - takes 60 ms, and only a bar needs it
     from rich.progress import track  # noqa: PLC0415 - the same
 
     yield from track(items, what, console=Console(stderr=True), transient=True)

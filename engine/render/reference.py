@@ -1,4 +1,4 @@
-"""The reference, made from what the code itself goes by: actions as text, tables of the language as Markdown."""
+"""The reference, generated from the code: actions as text, tables of the language as Markdown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _TYPES = {
 
 
 def action_lines(action: Action) -> Iterator[str]:
-    """The documentation of an action as text."""
+    """Yield the documentation of an action as text."""
     yield f"{action.name}  ({action.effect}{'' if action.repeatable else ', not repeatable'})"
     yield ""
     yield from action.doc.splitlines()
@@ -48,15 +48,15 @@ def action_lines(action: Action) -> Iterator[str]:
         yield "with:"
     for parameter in parameters:
         default = "required" if parameter.required else _default(parameter.default)
-        told = f" ({default})" if default else ""
-        yield f"  {parameter.name}: {parameter.doc}{told}"
+        suffix = f" ({default})" if default else ""
+        yield f"  {parameter.name}: {parameter.doc}{suffix}"
         if isinstance(parameter.type, Record):
             yield from (f"    {key}: {doc}" for key, doc in parameter.type.docs.items())
     compiled: Mapping[str, Any] = action.example
     rights = sorted(action.needs(compiled))
     if rights:
         yield ""
-        yield "needs (as in the example):"
+        yield "rights (for the example):"
         yield from (f"  {verb} {resource}" for verb, resource in rights)
     yield ""
     yield "example:"
@@ -66,7 +66,7 @@ def action_lines(action: Action) -> Iterator[str]:
 
 
 def _is_fixed(parameter: Parameter) -> bool:
-    """Whether the parameter takes its default only: what it is for does not exist yet."""
+    """Return whether the parameter has only one value. Its feature does not exist yet."""
     return isinstance(parameter.type, Choice) and len(parameter.type.words) == 1
 
 
@@ -75,7 +75,7 @@ def _default(value: Any) -> str:
 
 
 def key_rows(keys: Mapping[str, Key]) -> Iterator[str]:
-    """A table of the keys and those within them; ``match`` and steps have tables of their own."""
+    """Yield a table of the keys, with nested keys. ``match`` and steps have their own tables."""
     yield "| key | takes | |"
     yield "|---|---|---|"
     yield from _key_rows(keys, "")
@@ -92,7 +92,7 @@ def _key_rows(keys: Mapping[str, Key], before: str) -> Iterator[str]:
 
 
 def _takes(key: Key) -> str:
-    """What may stand behind a key, in a word or two."""
+    """Return which value a key takes, in a few words."""
     if key.words:
         return ", ".join(f"`{word}`" for word in key.words)
     if key.check is duration_text:
@@ -103,7 +103,7 @@ def _takes(key: Key) -> str:
 
 
 def operator_rows() -> Iterator[str]:
-    """A table of the operators of conditions."""
+    """Yield a table of the operators of conditions."""
     yield "| operator | takes | holds when the value |"
     yield "|---|---|---|"
     for name, operator in OPERATORS.items():
@@ -111,7 +111,7 @@ def operator_rows() -> Iterator[str]:
 
 
 def action_rows(actions: Iterable[Action]) -> Iterator[str]:
-    """A table of the actions by name, with links to the page that docs/generate.py makes of them."""
+    """Yield a table of the actions by name, with links to docs/actions.md."""
     yield "| action | effect | |"
     yield "|---|---|---|"
     for action in sorted(actions, key=lambda action: action.name):

@@ -1,4 +1,4 @@
-"""Charts of a replay as SVG, and the page's style sheet; light and dark."""
+"""The charts of the HTML replay as SVG, and the style sheet of the page (light and dark)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ svg.time { width: 100%; height: auto; background: var(--card); border: 1px solid
 svg text { fill: var(--soft); font-size: 12px } svg line { stroke: var(--line) }
 .runs, .planned { fill: var(--runs) } .stopped { fill: var(--stopped) } .held { fill: var(--held) }
 .refused { fill: var(--refused) } .skipped { fill: var(--skipped) } .failed { fill: var(--failed) }
-.newly-act { fill: var(--good) } .no-longer-act { fill: var(--bad) } .act-otherwise { fill: var(--stopped) }
+.newly-act { fill: var(--good) } .no-longer-act { fill: var(--bad) } .act-differently { fill: var(--stopped) }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 0 24px }
 .pair > div { min-width: 0 }
 details { background: var(--card); border: 1px solid var(--line); border-radius: 8px; margin: 8px 0 }
@@ -70,11 +70,11 @@ footer { margin-top: 40px; color: var(--soft) }
   .n { width: auto; text-align: left } .n.o { display: none }
   [data-c]::before { content: attr(data-c) " "; color: var(--soft) } td svg { width: 100% } }
 """
-"""In one piece, for the page's policy names its digest."""
+"""One string, because the Content-Security-Policy of the page contains its digest."""
 
 
 def bar(parts: Sequence[tuple[str, int]], most: int) -> str:
-    """One bar of several parts, each with its class and number; ``most`` is the whole width."""
+    """Return a bar of several parts, each with a CSS class and a number. most: the number for the full width."""
     drawn, at = [], 0.0
     for name, number in parts:
         wide = 100 * number / most if most else 0.0
@@ -87,7 +87,7 @@ def bar(parts: Sequence[tuple[str, int]], most: int) -> str:
 
 
 def legend(parts: Sequence[str]) -> str:
-    """What the colours of the bars mean."""
+    """Return the legend: what the colors of the bars mean."""
     items = "".join(
         f'<li><svg viewBox="0 0 1 1" aria-hidden="true"><rect class="{part.replace(" ", "-")}" width="1" '
         f'height="1"></rect></svg>{part}</li>'
@@ -97,7 +97,7 @@ def legend(parts: Sequence[str]) -> str:
 
 
 def time_chart(tally: Tally) -> Iterator[str]:
-    """Runs over time, those that were stopped on top; nothing where no event told its time."""
+    """Yield the runs over time, with the stopped runs on top. Yield nothing if no event has a time."""
     width, found = bars(tally, _BARS)
     most = max((one.counts["runs"] + one.counts["stopped"] for one in found), default=0)
     if not most:
@@ -117,9 +117,9 @@ def time_chart(tally: Tally) -> Iterator[str]:
         runs, stopped = one.counts["runs"], one.counts["stopped"]
         low = _HIGH * runs / most
         high = _HIGH * stopped / most
-        told = f"{one.start}: {runs:,} runs, {stopped:,} stopped, {one.counts['events']:,} events"
+        title = f"{one.start}: {runs:,} runs, {stopped:,} stopped, {one.counts['events']:,} events"
         place = f'x="{number * step + step * 0.1:.2f}" width="{step * 0.8:.2f}"'
-        yield f"<g><title>{told}</title>"
+        yield f"<g><title>{title}</title>"
         yield f'<rect class="runs" {place} y="{_HIGH - low:.2f}" height="{low:.2f}"></rect>'
         if stopped:
             yield f'<rect class="stopped" {place} y="{_HIGH - low - high:.2f}" height="{high:.2f}"></rect>'

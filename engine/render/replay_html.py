@@ -1,7 +1,7 @@
-"""A replay as one HTML page that needs nothing else: no script, no font, no picture from elsewhere.
+"""A replay as one HTML page without scripts, external fonts or images.
 
-Its Content-Security-Policy allows its own style sheet and nothing more, should an escape ever be forgotten;
-charts are SVG made here.
+Its Content-Security-Policy allows only its own style sheet, as a second protection if text is not escaped. The
+charts are SVG in the page.
 """
 
 from __future__ import annotations
@@ -47,34 +47,34 @@ _WIDTH = 2_000
 _NAME = 120
 
 
-def replay_html(replayed: ReplayReport) -> str:
-    """The page."""
-    return "\n".join(_page(replayed))
+def replay_html(report: ReplayReport) -> str:
+    """Return the page."""
+    return "\n".join(_page(report))
 
 
-def _page(replayed: ReplayReport) -> Iterator[str]:
+def _page(report: ReplayReport) -> Iterator[str]:
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    title = f"Tiercel replay of {_text(replayed.file)}"
+    title = f"Tiercel replay of {_text(report.file)}"
     yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield '<meta name="color-scheme" content="light dark">'
     yield f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>"
     yield f"<h1>{title}</h1>"
-    if replayed.comparison is not None:
-        yield from _actions(replayed.comparison)
-    yield f"<p>{time_span(replayed.tally)}. {input_summary(replayed)}.</p>"
-    yield from _tiles(replayed)
-    if replayed.comparison is not None:
-        yield from _compared(replayed.comparison)
-    yield from _whole(replayed.tally)
-    yield f"<footer>{_text(totals(replayed))}</footer>\n</main>\n</body>\n</html>"
+    if report.comparison is not None:
+        yield from _actions(report.comparison)
+    yield f"<p>{time_span(report.tally)}. {input_summary(report)}.</p>"
+    yield from _tiles(report)
+    if report.comparison is not None:
+        yield from _compared(report.comparison)
+    yield from _tables(report.tally)
+    yield f"<footer>{_text(totals(report))}</footer>\n</main>\n</body>\n</html>"
 
 
-def _tiles(replayed: ReplayReport) -> Iterator[str]:
-    counts = replayed.tally.counts
-    numbers = {"events": replayed.recording.events} | {
+def _tiles(report: ReplayReport) -> Iterator[str]:
+    counts = report.tally.counts
+    numbers = {"events": report.recording.events} | {
         key: counts[key] for key in ("matched", "runs", "stopped", *STATES)
     }
     yield '<ul class="tiles">'
@@ -84,16 +84,15 @@ def _tiles(replayed: ReplayReport) -> Iterator[str]:
     yield "</ul>"
 
 
-def _whole(tally: Tally) -> Iterator[str]:
+def _tables(tally: Tally) -> Iterator[str]:
     yield from time_chart(tally)
     modes = {name: f"{name} ({mode})" for name, mode in tally.asked.items() if mode != "enforce"}
     playbooks = [(modes.get(name, name), row) for name, row in tally.playbooks.rows()]
     yield from _numbers("Playbooks", (*_RUNS, *STATES), playbooks)
-    unasked = unmatched_playbooks(tally)
-    if unasked:
-        verb = "wants" if len(unasked) == 1 else "want"
-        names = short(", ".join(unasked), _WIDTH)
-        yield f"<p>{count(len(unasked), 'playbook')} {verb} none of the events: {_text(names)}</p>"
+    unmatched = unmatched_playbooks(tally)
+    if unmatched:
+        names = short(", ".join(unmatched), _WIDTH)
+        yield f"<p>{count(len(unmatched), 'playbook')} matched no event: {_text(names)}</p>"
     yield from _reasons(tally)
     yield '<div class="pair">'
     for title, table, columns in (
@@ -153,11 +152,11 @@ def _compared(comparison: Comparison) -> Iterator[str]:
 def _numbers(
     title: str, columns: Sequence[str], rows: Sequence[tuple[str, Mapping[str, int]]]
 ) -> Iterator[str]:
-    """A table of numbers, with a bar a row for all of them together, and a legend of the bars."""
+    """Yield a table of numbers with a bar in each row, and a legend of the bars."""
     if not rows:
         return
     shown = [column for column in columns if any(row[column] for _, row in rows)]
-    parts = _RUNS if "runs" in columns else columns  # steps are another measure than runs
+    parts = _RUNS if "runs" in columns else columns  # runs and steps are different units
     most = max(sum(row[part] for part in parts) for _, row in rows)
     head = "".join(f'<th class="n">{column}</th>' for column in shown)
     yield f"<h2>{title}</h2>"
@@ -176,7 +175,7 @@ def _numbers(
 
 
 def _table(title: str, head: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table whose first column is a number."""
+    """Yield a table whose first column is a number."""
     first, *others = head
     names = "".join(f"<th>{column}</th>" for column in others)
     yield f'<h2>{title}</h2>\n<table>\n<tr class="head"><th class="n">{first}</th>{names}</tr>'
@@ -223,5 +222,5 @@ def _details(title: str, rule: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Text that is nothing but text, in an attribute too."""
+    """Escape text for HTML, also in attributes."""
     return escape(printable(text))

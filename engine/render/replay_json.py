@@ -1,31 +1,36 @@
 """A replay as one JSON document.
 
-| key | what |
+| key | value |
 |---|---|
 | `against` | null, or `{actions, revision, commit, events, acting, playbooks, examples}` |
 | `file` | as named on the command line |
-| `events` `matched` `unmatched` `untimed` | events; those that a playbook wants, or none; those without a time |
+| `events` `matched` `unmatched` `untimed` | events; those that match a playbook, or none; those without a time |
 | `otherLines` | lines that do not begin with `{` |
 | `unreadable` | `{count, lines: [{line, reason}]}`, the first 20 |
 | `first` `last` | the earliest and latest time of an event, RFC 3339, or null |
-| `runs` `stopped` `writes` `messages` | runs; those that something stopped; planned API calls and requests |
-| `steps` | state -> how many steps |
-| `playbooks` | `[{name, mode, runs, stopped, planned, held, refused, skipped, failed}]`, idle ones too |
+| `runs` `stopped` `writes` `messages` | runs; stopped runs; planned API calls and HTTP requests |
+| `steps` | state -> number of steps |
+| `playbooks` | `[{name, mode, runs, stopped, planned, held, refused, skipped, failed}]`, of all playbooks |
 | `actions` | `[{name, planned, held, refused, skipped, failed}]` |
-| `namespaces` `targets` | `[{name, runs, stopped}]`, the busiest first; `(none)` where events name none |
-| `hours` | `[{hour, events, runs, stopped}]`, in order |
-| `stoppedBy` | `[{playbook, why, runs}]`; `why` is what `plan` calls `suppressed` |
+| `namespaces` `targets` | `[{name, runs, stopped}]`, the most frequent first; `(none)` if an event names none |
+| `hours` | `[{hour, events, runs, stopped}]`, sorted by time |
+| `stoppedBy` | `[{playbook, why, runs}]`; `why` is the value of `suppressed` in `plan` |
 | `reasons` | `[{state, playbook, step, why, steps}]` of steps that are held, refused, skipped or failed |
 | `examples` | `[{line, event, run}]`, as in `plan -o json` |
 
-`against.actions` are the actions whose use differs, by effect, destructive ones first: `[{name, effect, old,
-new, otherwise, begins, ceases, complete}]`. `old` and `new` count steps that act, `otherwise` those that act on
-both sides but not in the same way. `begins` and `ceases` are `{targets, namespaces}` that only one side acts on;
-minimums where `complete` is false.
-`against.events` is `{newly, noLonger, otherwise}`; `acting` how many events are acted on `{old, new}`;
-`playbooks` `[{name, newly, noLonger, otherwise}]`; `examples` `[{change, playbook, line, event, stopped,
-old, new}]`, where `old` and `new` are runs or null, and `stopped` says what stopped the missing one.
-Lists of names that events bring are cut to the 1,000 busiest.
+Keys of `against`:
+
+- `actions`: the actions whose use differs, sorted by effect, destructive ones first: `[{name, effect, old, new,
+  otherwise, begins, ceases, complete}]`. `old` and `new` count the steps that act. `otherwise` counts the steps
+  that act differently. `begins` and `ceases` are `{targets, namespaces}` that only one side acts on. They are
+  minimums if `complete` is false.
+- `events`: `{newly, noLonger, otherwise}`.
+- `acting`: the number of events that are acted on, `{old, new}`.
+- `playbooks`: `[{name, newly, noLonger, otherwise}]`.
+- `examples`: `[{change, playbook, line, event, stopped, old, new}]`. `old` and `new` are runs or null. `stopped`
+  is what stopped the missing one.
+
+Lists of names from events contain the 1,000 most frequent names.
 """
 
 from __future__ import annotations
@@ -49,13 +54,13 @@ _ROWS = 1_000
 _HOUR_NS = 3_600 * 10**9
 
 
-def replay_json(replayed: ReplayReport) -> dict[str, Any]:
-    """The document; see above."""
-    recording, tally, comparison = replayed.recording, replayed.tally, replayed.comparison
+def replay_json(report: ReplayReport) -> dict[str, Any]:
+    """Return the document that the docstring of the module describes."""
+    recording, tally, comparison = report.recording, report.tally, report.comparison
     counts = tally.counts
     return {
         "against": None if comparison is None else _against(comparison),
-        "file": replayed.file,
+        "file": report.file,
         "events": recording.events,
         **{key: counts[key] for key in ("matched", "unmatched", "untimed")},
         "otherLines": recording.other,
@@ -68,7 +73,7 @@ def replay_json(replayed: ReplayReport) -> dict[str, Any]:
         **{key: counts[key] for key in ("runs", "stopped", "writes", "messages")},
         "steps": {state: counts[state] for state in STATES},
         **_tables(tally),
-        "examples": [{**_about(one), "run": run_json(one.run)} for one in tally.examples],
+        "examples": [{**_example_json(one), "run": run_json(one.run)} for one in tally.examples],
     }
 
 
@@ -101,7 +106,7 @@ def _named(table: CountTable[str]) -> list[Mapping[str, Any]]:
     return [{"name": name, **row} for name, row in table.rows()[:_ROWS]]
 
 
-def _about(one: Example) -> dict[str, Any]:
+def _example_json(one: Example) -> dict[str, Any]:
     event = one.event
     priority = None if event.priority is None else PRIORITIES[event.priority]
     return {
@@ -118,7 +123,7 @@ def _against(comparison: Comparison) -> dict[str, Any]:
         {
             "change": one.change,
             "playbook": one.playbook,
-            **_about(one.either),
+            **_example_json(one.either),
             "stopped": one.stopped,
             "old": one.old and run_json(one.old.run),
             "new": one.new and run_json(one.new.run),
@@ -143,11 +148,11 @@ def _action(one: ActionDifference) -> dict[str, Any]:
         "old": one.old,
         "new": one.new,
         "otherwise": one.otherwise,
-        "begins": _reach(one.begins),
-        "ceases": _reach(one.ceases),
+        "begins": _target_count(one.begins),
+        "ceases": _target_count(one.ceases),
         "complete": one.complete,
     }
 
 
-def _reach(reach: TargetCount) -> dict[str, int]:
-    return {"targets": reach.targets, "namespaces": reach.namespaces}
+def _target_count(count: TargetCount) -> dict[str, int]:
+    return {"targets": count.targets, "namespaces": count.namespaces}

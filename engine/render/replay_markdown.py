@@ -1,7 +1,7 @@
-"""A replay as Markdown for a pull request: short, at most 60,000 characters (GitHub takes 65,536).
+"""A replay as Markdown for a pull request, with at most 60,000 characters (the limit of GitHub is 65,536).
 
-What events say is hostile: it stands in code only, with all but letters and digits as character references, so
-that it makes no table cell, tag, link, mention or reference.
+Values from events are untrusted. They are only in code, where all characters except letters and digits are
+character references. So they cannot create table cells, tags, links or mentions.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from engine.render.replay_view import ReplayReport
 
 MARK = "<!-- tiercel replay -->"
-"""The first line, by which a bot finds its own comment again."""
-_LONGEST = 60_000
+"""The first line. A bot finds its own comment by it."""
+_MAX_LENGTH = 60_000
 _ROWS = 12
 _EXAMPLES = 5
 _LINES = 24
@@ -49,48 +49,47 @@ _NAME = 80
 _TICKS = re.compile("`+")
 
 
-def replay_markdown(replayed: ReplayReport) -> str:
-    """The whole text. Examples are left out where it would become too long."""
-    comparison = replayed.comparison
+def replay_markdown(report: ReplayReport) -> str:
+    """Return the text. Examples that do not fit into the limit are left out."""
+    comparison = report.comparison
     if comparison is None:
-        lines = [*_head(replayed, "Tiercel replay"), *_whole(replayed.tally), "", totals(replayed)]
-        blocks = [_example(one) for one in pick_examples(replayed.tally, _EXAMPLES)]
+        lines = [*_head(report, "Tiercel replay"), *_tables(report.tally), "", totals(report)]
+        blocks = [_example(one) for one in pick_examples(report.tally, _EXAMPLES)]
     else:
-        lines = [*_head(replayed, "What these playbooks change"), *_compared(comparison)]
+        lines = [*_head(report, "What these playbooks change"), *_compared(comparison)]
         blocks = [_difference(one) for one in pick_differences(comparison, _EXAMPLES)]
     text = "\n".join(lines)
     for one in blocks:
-        if len(text) + len(one) < _LONGEST:
+        if len(text) + len(one) < _MAX_LENGTH:
             text += "\n\n" + one
     return text
 
 
 def code(text: str, width: int = _NAME) -> str:
-    """Text as code that nothing in it can leave."""
+    """Return text as an HTML code element, with all special characters escaped."""
     inside = re.sub(r"[^A-Za-z0-9 /,-]", lambda found: f"&#{ord(found[0])};", short(text, width))
     return f"<code>{inside}</code>"
 
 
-def _head(replayed: ReplayReport, title: str) -> Iterator[str]:
-    events = count(replayed.recording.events, "event")
+def _head(report: ReplayReport, title: str) -> Iterator[str]:
+    events = count(report.recording.events, "event")
     yield MARK
     yield f"### {title}"
     yield ""
-    if replayed.comparison is not None:
-        yield from _actions(replayed.comparison)
-    times = time_span(replayed.tally) or "without times"
-    yield f"{code(replayed.file)}: {events}, {times}; {input_summary(replayed)}."
+    if report.comparison is not None:
+        yield from _actions(report.comparison)
+    times = time_span(report.tally) or "without times"
+    yield f"{code(report.file)}: {events}, {times}; {input_summary(report)}."
 
 
-def _whole(tally: Tally) -> Iterator[str]:
+def _tables(tally: Tally) -> Iterator[str]:
     modes = {name: f"{name} ({mode})" for name, mode in tally.asked.items() if mode != "enforce"}
     rows = [(modes.get(name, name), row) for name, row in tally.playbooks.rows()]
     yield from _numbers("playbook", ("runs", "stopped", *STATES), rows)
-    unasked = unmatched_playbooks(tally)
-    if unasked:
+    unmatched = unmatched_playbooks(tally)
+    if unmatched:
         yield ""
-        verb = "wants" if len(unasked) == 1 else "want"
-        yield f"{count(len(unasked), 'playbook')} {verb} none of the events."
+        yield f"{count(len(unmatched), 'playbook')} matched no event."
     stopped = stopped_by(tally)
     if stopped:
         cells = [[f"{runs:,}", code(why), code(name)] for name, why, runs in stopped[:_ROWS]]
@@ -117,7 +116,7 @@ def _whole(tally: Tally) -> Iterator[str]:
 
 
 def _actions(comparison: Comparison) -> Iterator[str]:
-    """The difference by action; as a diff, because that is how Markdown shows a line in red."""
+    """Yield the difference by action, as a diff: Markdown has no other way to show a line in red."""
     found = comparison.actions.differences()
     if not found:
         yield NO_ACTION
@@ -143,7 +142,7 @@ def _compared(comparison: Comparison) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """A revision's name may hold signs that Markdown knows."""
+    """Escape the name of a revision, which can contain special characters of Markdown."""
     return re.sub(r"[^A-Za-z0-9 .,/():-]", lambda found: f"&#{ord(found[0])};", printable(text))
 
 
@@ -186,7 +185,7 @@ def _difference(difference: Difference) -> str:
 
 
 def _details(title: str, lines: Sequence[str], language: str) -> str:
-    """A block to be opened, with the lines in a fence that none of them can close."""
+    """Return a collapsed block. Its fence is longer than any run of backticks in the lines."""
     shown = [short(click.unstyle(line), _WIDTH) for line in lines[:_LINES]]
     if len(lines) > _LINES:
         shown.append(f"… {len(lines) - _LINES:,} more lines")

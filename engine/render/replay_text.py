@@ -1,4 +1,4 @@
-"""A replay as text for a terminal: aligned tables, the busiest first, a last line that sums up."""
+"""A replay as text: tables sorted by frequency, and a summary in the last line."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ _SIGNS: Mapping[ChangeKind, tuple[str, str]] = {
 }  # fmt: skip
 
 
-def replay_lines(replayed: ReplayReport) -> Iterator[str]:
-    """The text of a replay; with a comparison, of that alone, and the difference by action first."""
-    tally = replayed.tally
-    if replayed.comparison is not None:
-        yield from _actions(replayed.comparison)
-    title = [short(replayed.file, 80), count(replayed.recording.events, "event"), time_span(tally)]
+def replay_lines(report: ReplayReport) -> Iterator[str]:
+    """Yield the text of a replay. With a comparison, yield only that, the difference by action first."""
+    tally = report.tally
+    if report.comparison is not None:
+        yield from _actions(report.comparison)
+    title = [short(report.file, 80), count(report.recording.events, "event"), time_span(tally)]
     yield click.style("  ".join(part for part in title if part), bold=True)
-    yield f"  {input_summary(replayed)}"
-    if replayed.comparison is not None:
-        yield from _compared(replayed.comparison)
+    yield f"  {input_summary(report)}"
+    if report.comparison is not None:
+        yield from _compared(report.comparison)
         return
     yield from _playbooks(tally)
     yield from _table("Action", tally.actions, STATES)
@@ -70,7 +70,7 @@ def replay_lines(replayed: ReplayReport) -> Iterator[str]:
     yield from _table("Busiest targets", tally.targets, ("runs", "stopped"))
     yield from _examples(tally)
     yield ""
-    yield totals(replayed)
+    yield totals(report)
 
 
 def _playbooks(tally: Tally) -> Iterator[str]:
@@ -78,10 +78,9 @@ def _playbooks(tally: Tally) -> Iterator[str]:
     modes = {name: f"{name} ({mode})" for name, mode in tally.asked.items() if mode != "enforce"}
     rows = [(modes.get(name, name), row) for name, row in tally.playbooks.rows()]
     yield from _rows("Playbook", columns, rows, len(rows))
-    unasked = unmatched_playbooks(tally)
-    if unasked:
-        verb = "wants" if len(unasked) == 1 else "want"
-        line = f"{count(len(unasked), 'playbook')} {verb} none of the events: {', '.join(unasked)}"
+    unmatched = unmatched_playbooks(tally)
+    if unmatched:
+        line = f"{count(len(unmatched), 'playbook')} matched no event: {', '.join(unmatched)}"
         yield click.style(f"  {short(line, 160)}", dim=True)
 
 
@@ -110,7 +109,7 @@ def _rows(
         yield f"  {name:<{wide}}" + "".join(_number(column, row[column]) for column in shown)
     if len(rows) > most:
         more = f"{len(rows) - most:,} more" + (
-            ", and others that were not kept" if forgotten else ""
+            ", and others that were not recorded" if forgotten else ""
         )
         yield click.style(f"  {more}", dim=True)
 
@@ -177,7 +176,7 @@ def _examples(tally: Tally) -> Iterator[str]:
         yield f"  {playbook.name}  {playbook.mode}"
         yield from step_lines(one.run.results)
     if len(tally.examples) > _EXAMPLES:
-        yield click.style("More of them: -o html, -o json", dim=True)
+        yield click.style("For more examples: -o html, -o json", dim=True)
 
 
 def _actions(comparison: Comparison) -> Iterator[str]:
@@ -207,7 +206,7 @@ def _compared(comparison: Comparison) -> Iterator[str]:
     for difference in pick_differences(comparison, _DIFFERENCES):
         yield from _difference(difference)
     if len(comparison.examples) > _DIFFERENCES:
-        yield click.style("More of them: -o html, -o json", dim=True)
+        yield click.style("For more examples: -o html, -o json", dim=True)
     yield ""
     acting = (
         f"{comparison.acting['old']:,} events acted on before, {comparison.acting['new']:,} now."

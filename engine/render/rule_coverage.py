@@ -1,4 +1,4 @@
-"""The matrix of ``check --coverage``: Falco rules, playbooks, strongest effect."""
+"""The output of ``check --coverage``: Falco rules, the playbooks that answer them, and the strongest effect."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
 
     from engine.falco.rule_coverage import AnsweringPlaybook, RuleCoverage
 
-_NAME = 100
+_NAME_WIDTH = 100
 
 
 def coverage_lines(found: RuleCoverage) -> Iterator[str]:
-    """The matrix as text."""
-    names = [short(one.rule.name, _NAME) for one in found.answered]
+    """Yield the matrix as text, then the rules that no playbook answers."""
+    names = [short(one.rule.name, _NAME_WIDTH) for one in found.answered]
     width = max(map(len, ["RULE", *names]))
     yield f"{'EFFECT':8} {'RULE':{width}} PLAYBOOKS"
     for name, one in zip(names, found.answered, strict=True):
-        yield f"{one.effect:8} {name:{width}} {', '.join(map(_named, one.playbooks))}"
+        yield f"{one.effect:8} {name:{width}} {', '.join(map(_playbook_text, one.playbooks))}"
     yield ""
     listed = found.unanswered[: found.listed]
     rest = Counter(rule.where.file for rule in found.unanswered[found.listed :])
     yield f"{count(len(found.unanswered), 'rule')} that no playbook answers{':' * bool(listed)}"
-    yield from (f"  {short(rule.name, _NAME)}" for rule in listed)
+    yield from (f"  {short(rule.name, _NAME_WIDTH)}" for rule in listed)
     yield from (f"  {number} of {file} (--rules FILE lists them)" for file, number in rest.items())
 
 
-def _named(playbook: AnsweringPlaybook) -> str:
+def _playbook_text(playbook: AnsweringPlaybook) -> str:
     return playbook.name if playbook.mode == "enforce" else f"{playbook.name} ({playbook.mode})"
 
 
 def coverage_json(found: RuleCoverage) -> dict[str, Any]:
-    """``rules`` (those that some playbook answers) and ``unanswered`` (names)."""
+    """Return ``rules`` (with the playbooks that answer them) and ``unanswered`` (names)."""
     return {
         "rules": [
             {

@@ -1,4 +1,4 @@
-"""Runs as the admin port tells them."""
+"""The JSON of runs on the admin port."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def summary_json(record: RunRecord) -> dict[str, Any]:
-    """A run in a line of the history.
+    """Return a run for the history.
 
-    state: its outcome once it is over; message: what was said last, or why it failed or was refused.
+    state: the outcome if the run is over. message: the last message, or why the run failed or was refused.
     """
     run, results = record.run, record.results
     return {
@@ -24,13 +24,14 @@ def summary_json(record: RunRecord) -> dict[str, Any]:
         "rule": run.event.rule,
         "target": run.target,
         "received": _at(run.received),
-        "state": record.outcome or (results[-1].state if _stands(record) else "waiting"),
-        "message": _said(record),
+        "state": record.outcome
+        or (results[-1].state if _has_current_result(record) else "waiting"),
+        "message": _message(record),
     }
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:
-    """A run as it stands, steps in the shape of ``plan -o json``."""
+    """Return the current state of a run. Its steps have the same keys as in ``plan -o json``."""
     run = record.run
     steps = {step.name: step for step in run.steps}
     return {
@@ -70,7 +71,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
 
 
 def pause_json(playbook: str, pause: Pause) -> dict[str, Any]:
-    """A pause. playbook: its name, ``*`` for all. until: null where it lasts until it is resumed."""
+    """Return a pause. playbook: a name, or ``*`` for all. until: null if it lasts until ``resume``."""
     return {
         "playbook": playbook,
         "by": pause.by,
@@ -81,7 +82,7 @@ def pause_json(playbook: str, pause: Pause) -> dict[str, Any]:
 
 
 def dropped_runs_json(drop: DroppedRuns) -> dict[str, Any]:
-    """How often a playbook's runs were suppressed for a reason, within an hour."""
+    """Return how many runs of a playbook were suppressed for one reason within an hour."""
     return {
         "playbook": drop.playbook,
         "reason": drop.reason,
@@ -93,7 +94,7 @@ def dropped_runs_json(drop: DroppedRuns) -> dict[str, Any]:
 
 
 def dead_letter_json(dead: DeadLetter) -> dict[str, Any]:
-    """What came and was no event."""
+    """Return a dead letter: input that is not an event."""
     return {
         "received": _at(dead.received),
         "source": dead.source,
@@ -102,15 +103,15 @@ def dead_letter_json(dead: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _said(record: RunRecord) -> str:
-    """What tells most of a run: the sentence of the step that failed or was refused, else the last one."""
-    wrong = record.outcome if record.outcome in ("failed", "refused") else None
-    why = [result for result in record.results if result.state == wrong]
+def _message(record: RunRecord) -> str:
+    """Return the message of the step that failed or was refused, else the last message."""
+    state = record.outcome if record.outcome in ("failed", "refused") else None
+    why = [result for result in record.results if result.state == state]
     return next((one.message for one in (*why, *reversed(record.results)) if one.message), "")
 
 
-def _stands(record: RunRecord) -> bool:
-    """Whether the last result is that of the current step."""
+def _has_current_result(record: RunRecord) -> bool:
+    """Return whether the last result is that of the current step."""
     return record.position is not None and len(record.results) > record.position
 
 

@@ -1,4 +1,4 @@
-"""The story of a run, as text for people."""
+"""The story of a run as text for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def tell_story(moment: EngineEvent) -> None:
-    """Tell each run that is over as text on stderr: what was received, why it matched, what came of it."""
+    """Print each run that ends to stderr: the event, why the playbook matched, and the steps."""
     if not isinstance(moment, Settled) or not moment.over:
         return
     run: Run = moment.claim.run

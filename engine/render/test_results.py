@@ -1,4 +1,4 @@
-"""How the cases of PlaybookTests went, as text, JSON or JUnit, and what none of them exercises."""
+"""The results of PlaybookTests as text, JSON or JUnit, and the gaps in their coverage."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from engine.preview.test_cases import CaseResult, StepReport
 
 MAX_STEPS = 100
-"""Steps of a failed case that are shown as text."""
+"""Steps of a failed case in the text output."""
 
 
 def case_lines(verdicts: Sequence[CaseResult]) -> Iterator[str]:
-    """A line a case, and what differs below it."""
+    """Yield one line for each case. Below a failed case, yield the differences and its steps."""
     for verdict in verdicts:
         state = (
             click.style("FAIL", fg="red") if verdict.differences else click.style("ok", fg="green")
@@ -35,7 +35,7 @@ def case_lines(verdicts: Sequence[CaseResult]) -> Iterator[str]:
 
 
 def _step_lines(seen: Sequence[StepReport]) -> Iterator[str]:
-    """A table of the steps: the actual state beside the expected one, and what the step says."""
+    """Yield a table of the steps: actual state, expected state and message."""
     if not seen:
         yield "no playbook matched the events (tiercel explain shows why)"
         return
@@ -53,7 +53,7 @@ def _step_lines(seen: Sequence[StepReport]) -> Iterator[str]:
 
 
 def summary_lines(verdicts: Sequence[CaseResult], covered: Coverage) -> Iterator[str]:
-    """A line for each gap in the coverage, and one for it all."""
+    """Yield one line for each gap in the coverage, and a summary."""
     for missed in covered.missed:
         yield click.style(printable(f"{missed.where}: {missed.what}"), dim=True)
     failed = sum(bool(verdict.differences) for verdict in verdicts)
@@ -63,7 +63,7 @@ def summary_lines(verdicts: Sequence[CaseResult], covered: Coverage) -> Iterator
 
 
 def case_json(verdict: CaseResult) -> dict[str, Any]:
-    """One case."""
+    """Return one case."""
     return {
         "test": verdict.case.test,
         "case": verdict.case.name,
@@ -76,7 +76,7 @@ def case_json(verdict: CaseResult) -> dict[str, Any]:
 
 
 def cases_junit(verdicts: Sequence[CaseResult]) -> str:
-    """JUnit's XML, a suite a PlaybookTest."""
+    """Return JUnit XML with one suite for each PlaybookTest."""
     root = ET.Element("testsuites")
     suites: dict[str, ET.Element] = {}
     for verdict in verdicts:

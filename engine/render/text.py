@@ -1,7 +1,7 @@
-"""Text for a terminal: foreign strings are data there, not lines, colors or directions.
+"""Text for a terminal. Untrusted strings cannot add lines, colors or text directions.
 
-``clean`` is for a foreign string that becomes part of a line, ``say`` for a line, ``echo`` for a document that
-its own format has escaped, ``json_line`` for JSON that a terminal may show.
+Use ``printable`` for an untrusted string in a line, ``say`` for a line, and ``echo`` for a document whose format
+escapes its content.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 200
 _HANG = 4
-"""Columns by which the rest of a wrapped line stands further right than its beginning."""
+"""Columns by which the continuation of a wrapped line is indented."""
 _PLAIN_WIDTH = 80
-"""Columns of a terminal that does not know its width."""
+"""Columns if the width of the terminal is not known."""
 _COLOR = re.compile(r"(\x1b\[[0-9;]*m)")
 _PARTS = re.compile(r"\x1b\[[0-9;]*m| +|[^ \x1b]+|\x1b")
 
 
 def short(text: str, width: int = MAX_WIDTH) -> str:
-    """Cleaned text, cut to a width."""
+    """Return the text, printable and cut to a width."""
     text = printable(text[: width * 2])
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a document, as JSON or XML, whose format has escaped what it holds.
+    """Print a document whose format escapes its content, for example JSON or XML.
 
-    Colors only on a terminal and without NO_COLOR.
+    Colors are printed only on a terminal and without NO_COLOR.
     """
     stream = sys.stderr if err else sys.stdout
     color = stream.isatty() and not os.environ.get("NO_COLOR")
@@ -45,7 +45,7 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def say(line: str = "", *, err: bool = False) -> None:
-    """Print a line for people, with all escaped but its colors; wrapped to the width of a terminal."""
+    """Print a line for people. Escape all but its colors. Wrap it to the width of a terminal."""
     stream = sys.stderr if err else sys.stdout
     parts = _COLOR.split(line)
     line = "".join(printable(part) if n % 2 == 0 else part for n, part in enumerate(parts))
@@ -53,26 +53,25 @@ def say(line: str = "", *, err: bool = False) -> None:
 
 
 def width(stream: TextIO) -> int:
-    """The columns of a terminal; COLUMNS goes first, as in other programs."""
-    told = os.environ.get("COLUMNS", "")
-    if told.isdecimal() and int(told):
-        return int(told)
+    """Return the columns of a terminal. The variable COLUMNS has precedence, as in other programs."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
     try:
         return os.get_terminal_size(stream.fileno()).columns or _PLAIN_WIDTH
-    except (OSError, ValueError):  # closed, or no file at all
+    except (OSError, ValueError):  # closed, or not a file
         return _PLAIN_WIDTH
 
 
 def wrap(line: str, columns: int) -> str:
-    """One line as lines of at most so many columns, broken at blanks where there are any.
+    """Wrap one line to lines of at most ``columns``, at spaces if possible. Indent the continuation.
 
-    What follows the first is indented further. Colours count nothing, and wide characters two columns.
+    Colors take no columns, and wide characters take two.
     """
     hang = min(len(line) - len(line.lstrip(" ")) + _HANG, columns // 2)
     out: list[str] = []
-    used = start = gap = (
-        0  # columns: written, where the current line starts, blanks not written yet
-    )
+    # columns: written, at the start of the current line, spaces that are not written yet
+    used = start = gap = 0
     for part in _PARTS.findall(line):
         if part[0] == "\x1b":
             out.append(part)
@@ -93,7 +92,7 @@ def wrap(line: str, columns: int) -> str:
 
 
 def _pieces(word: str, columns: int) -> list[str]:
-    """The word, cut where it is longer than so many columns."""
+    """Split a word into pieces of at most ``columns``."""
     if cells(word) <= columns:
         return [word]
     pieces, used = [""], 0
@@ -108,7 +107,7 @@ def _pieces(word: str, columns: int) -> list[str]:
 
 
 def cells(text: str) -> int:
-    """The columns of a text without escape sequences."""
+    """Return the columns that a text without escape sequences takes."""
     if text.isascii():
         return len(text)
     return sum(
@@ -118,5 +117,5 @@ def cells(text: str) -> int:
 
 
 def count(number: int, word: str) -> str:
-    """``1 run``, ``2 runs``."""
+    """Return a number with its noun: ``1 run``, ``2 runs``."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

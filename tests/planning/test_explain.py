@@ -54,7 +54,7 @@ def test_every_matcher_and_condition_is_told_with_what_the_event_has(explain):
     assert line(told, "yes", "tags.any", "[shell]")
     assert line(told, "yes", "k8s.ns.name", "notIn [kube-system]", "is demo")
     assert line(told, "unknown", "proc.nam ", "equals bash", "(absent)")
-    assert "does not want it" in told
+    assert "does not match" in told
 
 
 def test_near_misses_are_told(explain):
@@ -71,19 +71,19 @@ def test_what_failed_first_is_marked_and_only_that(explain):
 
 
 def test_a_playbook_of_another_rule_takes_a_line_and_in_full_its_table(explain):
-    assert "1 playbook asks for other rules: mark-shell" in explain(rule="Another")
+    assert "1 playbook selects other rules: mark-shell" in explain(rule="Another")
     assert line(explain("--playbook", "mark-shell", rule="Another"), "no", "rules", "is Another")
     assert "Did you mean `mark-shell`?" in explain("--playbook", "mark-shel", code=2)
 
 
 def test_what_matches_and_yet_runs_nothing_says_why(explain, tmp_path):
     fits = {**EVENT["output_fields"], "fd.lport": 2000}
-    assert "wants it and runs" in explain(output_fields=fits)
+    assert "matches and starts a run" in explain(output_fields=fits)
     (tmp_path / "playbooks" / "s.yaml").write_text(
         "apiVersion: tiercel.dev/v1\nkind: Silence\nmetadata: {name: quiet}\n"
         "spec: {match: {everything: true}, until: 2030-01-01T00:00:00Z, owner: me, comment: c}\n"
     )
-    assert "runs nothing: silence: quiet" in explain(output_fields=fits)
+    assert "starts no run: silence: quiet" in explain(output_fields=fits)
 
 
 def test_an_event_that_is_none_is_told_with_its_line(explain):

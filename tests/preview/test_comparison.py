@@ -443,7 +443,7 @@ def test_every_form_starts_with_the_difference_by_action_deletions_first():
     assert text[:3] == [
         delete,
         delete.replace("delete", "isolate"),
-        "pod.label 8 -> 8, 8 otherwise",
+        "pod.label 8 -> 8, 8 differently",
     ]
     markdown = tiercel("replay", "events.ndjson", "--against", "main", "-o", "markdown").stdout
     assert markdown.splitlines()[3:5] == ["```diff", f"- {delete}"]

@@ -186,7 +186,7 @@ def test_as_text_the_numbers_stand_in_tables_and_the_last_line_sums_up(replayed)
     assert head.split() == ["Playbook", "runs", "stopped", "planned"]
     assert row.split() == ["shut", "1", "1", "2"]
     assert len(head) == len(row)
-    assert "  1 playbook wants none of the events: idle" in lines
+    assert "  1 playbook matched no event: idle" in lines
     assert "- delete pods/web-0 in demo" in "\n".join(lines)
     assert lines[-1] == (
         "2 events, 1 run, 2 steps, 2 writes, 0 messages; 3 runs stopped. Nothing was changed."

@@ -18,7 +18,8 @@ from engine.intake.event_recorder import EventRecorder
 from engine.model.event import parse_event
 from engine.model.safe_text import escape_json
 from engine.server.messages import json_reply
-from engine.telemetry.events import Audit, Decided
+from engine.telemetry.audit import Audit
+from engine.telemetry.events import Decided
 from engine.telemetry.logging import configure
 
 EVIL = "x\n::error file=y::FORGED\r\x1b[31m\x1b[2J\x00\x7f\x9b\u202e\u2028\u0085\ufffe[a](b)</x>"

@@ -100,7 +100,7 @@ def test_what_was_no_event_and_what_was_dropped_is_told(tmp_path):
         assert [(one["source"], one["body"]) for one in letters] == [("http", "no event\x1b")]
         later = ("history", "--dead", "--since")
         assert "no event" in tiercel(running, *later, "1h").stdout
-        assert "Nothing came" in tiercel(running, *later, "9999-12-31T00:00:00Z").stdout
+        assert "No dead letters" in tiercel(running, *later, "9999-12-31T00:00:00Z").stdout
         assert tiercel(running, *later, "soon").exit_code == 2
 
 
