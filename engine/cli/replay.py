@@ -143,9 +143,9 @@ def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
 
 def _print_unreadable(events: str, event_log: EventLog) -> None:
     """Report the lines that could not be read."""
-    for line, reason in event_log.told:
+    for line, reason in event_log.errors:
         say(f"{events}:{line}: {reason}", err=True)
-    more = event_log.unreadable - len(event_log.told)
+    more = event_log.unreadable - len(event_log.errors)
     if more:
         say(f"{events}: and {more:,} more lines that cannot be read", err=True)
 

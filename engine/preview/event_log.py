@@ -1,53 +1,55 @@
-"""Recorded events, read as a stream: one a line (a Falco log with other lines between, too), or an array.
+"""Recorded events, read as a stream: one per line (also between other log lines), joined, or in arrays.
 
-What is held at once does not grow with the file: a chunk of 1 MiB, and one line or element of at most 4 MiB,
-as much as the engine takes in one body. gzip and Zstandard are told by their first bytes, so stdin may be
-either.
+A file of any size needs a limited amount of memory: a chunk of 1 MiB, and an event of at most 4 MiB, which is
+the limit for a body that is sent to the engine. gzip and Zstandard are recognised by their first bytes, so
+stdin may be compressed, too.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
-import json
-import re
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from engine.model.errors import EventError
-from engine.model.event import decode_json, parse_event
+from engine.model.event import decode_json
+from engine.model.event_formats import (
+    ARRAY_OF_OBJECTS,
+    BOM,
+    Splitter,
+    part_values,
+    read_event,
+    skip_blank,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from engine.model.event import Event
 
-MAX_LINE = 4 * 2**20
-"""Bytes of a line, or of an array's element: the engine's own limit for a body."""
-TOLD = 20
-"""How many lines that cannot be read are kept, to be named."""
+MAX_EVENT_BYTES = 4 * 2**20
+"""Bytes of one event: the engine's limit for a body."""
+MAX_ERRORS = 20
+"""Errors that are kept with their lines. More errors are only counted."""
 _CHUNK = 2**20
 _BLOCK = 2**16
-_WINDOW = 2**27
-"""Bytes that a Zstandard frame may ask for: what its own command allows without being told more."""
-_BOM = b"\xef\xbb\xbf"
+_ZSTD_WINDOW = 2**27
+"""Bytes that a Zstandard frame may ask for: the default limit of the command ``zstd``."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_ARRAY = re.compile(rb"\s*\[\s*[{\]]")
-_BETWEEN = re.compile(r"[ \t\r\n]*([,\]]?)[ \t\r\n]*")
-_BLANKS = re.compile(r"[ \t\r\n]*()")
-
-# only where an element ends is asked of it; numbers are left alone, since int() refuses very long ones
-_scan = json.JSONDecoder(strict=False, parse_int=len, parse_float=len).raw_decode
 
 
 @dataclass(frozen=True, slots=True)
 class EventFile:
     """An open file of events.
 
-    read: the next bytes, decompressed, at most so many; none at the end. position: bytes read of the file
-    itself. size: of the file itself; None for stdin.
+    Attributes:
+        read: return the next bytes, decompressed, at most as many as given; empty at the end.
+        position: return how many bytes of the file itself were read.
+        size: bytes of the file itself, or None for stdin.
+
     """
 
     read: Callable[[int], bytes]
@@ -57,37 +59,39 @@ class EventFile:
 
 @contextmanager
 def open_event_file(file: IO[bytes], size: int | None = None) -> Iterator[EventFile]:
-    """The source that an open file is."""
+    """Decompress an open file if needed. size: its bytes, or None if they are not known."""
     raw = file if hasattr(file, "peek") else io.BufferedReader(cast("io.RawIOBase", file))
-    counted = _Counted(raw)
+    counting = _CountingReader(raw)
     start = cast("io.BufferedReader", raw).peek(len(_ZSTD))
     if start.startswith(_GZIP):
-        with gzip.GzipFile(fileobj=cast("BinaryIO", counted)) as inside:
-            # read1, for read would lose what stands before the place where a file breaks off
-            yield EventFile(inside.read1, counted.position, size)
+        with gzip.GzipFile(fileobj=cast("BinaryIO", counting)) as unpacked:
+            # read1: at a damaged place, read() would lose the content before it
+            yield EventFile(unpacked.read1, counting.position, size)
     elif start.startswith(_ZSTD):
         import zstandard  # noqa: PLC0415 - 15 ms that few files need
 
-        unpack = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-        with unpack.stream_reader(
-            cast("BinaryIO", counted), read_across_frames=True, closefd=False
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        with decompressor.stream_reader(
+            cast("BinaryIO", counting), read_across_frames=True, closefd=False
         ) as stream:
-            # a block at a time: an error costs what its read had unpacked before it
-            read = _quietly(lambda most: stream.read1(min(most, _BLOCK)), zstandard.ZstdError)
-            yield EventFile(read, counted.position, size)
+            # small blocks: an error loses what the same call unpacked before it
+            read = _with_os_error(
+                lambda limit: stream.read1(min(limit, _BLOCK)), zstandard.ZstdError
+            )
+            yield EventFile(read, counting.position, size)
     else:
-        yield EventFile(counted.read, counted.position, size)
+        yield EventFile(counting.read, counting.position, size)
 
 
-class _Counted:
-    """A file that counts what was read of it; stdin cannot be asked."""
+class _CountingReader:
+    """A file that counts the bytes that were read; stdin has no position."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._read = 0
 
-    def read(self, most: int = -1) -> bytes:
-        content = self._file.read(most)
+    def read(self, limit: int = -1) -> bytes:
+        content = self._file.read(limit)
         self._read += len(content)
         return content
 
@@ -95,189 +99,279 @@ class _Counted:
         return self._read
 
 
-def _quietly(read: Callable[[int], bytes], error: type[Exception]) -> Callable[[int], bytes]:
-    """The reader, with its library's error turned into the one that gzip's raises, too."""
+def _with_os_error(
+    read: Callable[[int], bytes], error_type: type[Exception]
+) -> Callable[[int], bytes]:
+    """Return the reader with its library's error turned into OSError, as gzip raises."""
 
-    def reads(most: int) -> bytes:
+    def read_or_raise(limit: int) -> bytes:
         try:
-            return read(most)
-        except error as wrong:
-            raise OSError(str(wrong)) from None
+            return read(limit)
+        except error_type as error:
+            raise OSError(str(error)) from None
 
-    return reads
+    return read_or_raise
+
+
+class _Window:
+    """The part of a stream that is held in memory, and the position in it.
+
+    Attributes:
+        content: the bytes in memory.
+        at: position in ``content``; the bytes before it are done.
+        splitter: finds the ends of values in ``content``.
+        line: number of the line at ``at``, from 1.
+        at_end: whether the stream has no more bytes.
+        error: why the stream cannot be read further, or "".
+
+    """
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self.content, self.at, self.line = b"", 0, 1
+        self.splitter = Splitter(b"")
+        self.at_end = False
+        self.error = ""
+        self.bytes_read = 0
+
+    @property
+    def rest(self) -> int:
+        """Bytes in memory that are not done."""
+        return len(self.content) - self.at
+
+    def grow(self) -> bool:
+        """Drop what is done and read at least a chunk. Return whether the stream had more bytes.
+
+        The window doubles, up to the largest event, so that the end of a long value is searched a few
+        times only.
+        """
+        chunks = [self.content[self.at :]]
+        wanted = max(_CHUNK, min(self.rest, MAX_EVENT_BYTES - self.rest))
+        while wanted > 0 and (chunk := self._next_chunk()):
+            chunks.append(chunk)
+            wanted -= len(chunk)
+        if len(chunks) == 1:
+            return False
+        self.content, self.at = b"".join(chunks), 0
+        # No limit on brackets: the splitter limits repeated searches, and every byte is at most one bracket.
+        self.splitter = Splitter(self.content, 4 * len(self.content))
+        return True
+
+    def advance(self, to: int) -> None:
+        """Move to a later position."""
+        self.line += self.content.count(b"\n", self.at, to)
+        self.at = to
+
+    def skip_blank(self) -> bytes:
+        """Move past white space. Return the next byte, empty at the end of the stream."""
+        while True:
+            self.advance(skip_blank(self.content, self.at))
+            if self.rest >= len(BOM) or not self.grow():
+                return self.content[self.at : self.at + 1]
+
+    def skip_line(self) -> None:
+        """Move to the next line break, or to the end of the stream. The line may have any length."""
+        while True:
+            end = self.content.find(b"\n", self.at)
+            if end >= 0:
+                self.advance(end)
+                return
+            self.at = len(self.content)
+            if not self.grow():
+                return
+
+    def _next_chunk(self) -> bytes:
+        if self.at_end:
+            return b""
+        try:
+            chunk = self._read(_CHUNK)
+        except (OSError, EOFError, zlib.error) as error:
+            self.error = str(error) or type(error).__name__
+            chunk = b""
+        self.at_end = not chunk
+        self.bytes_read += len(chunk)
+        return chunk
 
 
 class EventLog:
-    """The events of a source, each with its line (in an array: the element's number), from 1.
+    """The events of a file, each with its line from 1. In a file that starts with an array: its element.
 
-    Counted on the way: ``events``, ``other`` (lines of other log text), ``unreadable``; of the last,
-    ``told`` has the first 20 with the reason. on_progress: is called with the bytes of the file that have been
-    worked off, every 64 KiB and at the end; of a compressed file, with their share of the bytes read.
+    Values are split as in ``engine.model.event_formats``, but lines of other text are not errors.
+
+    Attributes:
+        events: number of events.
+        other_lines: number of lines of other text.
+        unreadable: number of elements that are not events.
+        errors: line and reason of the first 20 of these.
+
+    on_progress: called with the bytes of the file that are done, every 64 KiB and at the end. In a
+    compressed file, this is a share of the bytes that were read.
     """
 
     def __init__(
-        self, source: EventFile, on_progress: Callable[[int], None] = lambda _: None
+        self, file: EventFile, on_progress: Callable[[int], None] = lambda _: None
     ) -> None:
-        self.events = self.other = self.unreadable = 0
-        self.told: list[tuple[int, str]] = []
-        self._source = source
+        self.events = self.other_lines = self.unreadable = 0
+        self.errors: list[tuple[int, str]] = []
+        self._file = file
+        self._window = _Window(file.read)
         self._on_progress = on_progress
-        self._read = self._taken = self._reported = self._done = 0
-        self._last = 0
-        self._broken = ""
+        self._reported = self._done = 0
+        self._element = 0
+        self._by_element = False
 
     def __iter__(self) -> Iterator[tuple[int, Event]]:
-        """Read once, from the beginning to the end."""
-        head = self._head()
-        yield from self._array(head) if _ARRAY.match(head) else self._whole_or_lines(head)
-        if self._broken:
-            self._wrong(self._last + 1, f"the file cannot be read from here on: {self._broken}")
-        self._on_progress(self._source.position())
+        """Read the file once, from the start to the end."""
+        window = self._window
+        self._by_element = window.skip_blank() == b"[" and self._is_array()
+        after_value = 0  # the line in which the last value ended
+        while first := window.skip_blank():
+            in_line = after_value == window.line
+            if first == b"{" and not in_line and (yield from self._lines()):
+                continue
+            if first == b"{":
+                yield from self._object()
+            elif first == b"[" and self._is_array():
+                yield from self._array()
+            elif in_line:
+                yield from self._values(self._line_end(grow=True))
+            else:
+                yield from self._other_line()
+            after_value = window.line
+            self._report()
+        if window.error:
+            self._fail(f"the file cannot be read from here on: {window.error}")
+        self._on_progress(self._file.position())
 
-    def _head(self) -> bytes:
-        """As much as may be one alert over several lines, or more."""
-        head = b""
-        while len(head) <= MAX_LINE:
-            chunk = self._next()
-            if not chunk:
+    def _is_array(self) -> bool:
+        """Return whether an array of objects starts here."""
+        window = self._window
+        while skip_blank(window.content, window.at + 1) == len(window.content):
+            if window.rest > MAX_EVENT_BYTES or not window.grow():
                 break
-            head += chunk
-        return head.removeprefix(_BOM)
+        return ARRAY_OF_OBJECTS.match(window.content, window.at) is not None
 
-    def _next(self) -> bytes:
-        if self._broken:
-            return b""
-        try:
-            chunk = self._source.read(_CHUNK)
-        except (OSError, EOFError, zlib.error) as error:
-            self._broken = str(error) or type(error).__name__
-            return b""
-        self._read += len(chunk)
-        return chunk
-
-    def _report(self, taken: int) -> None:
-        """Report progress. taken: bytes, unpacked, of what was read that have been worked off."""
-        self._taken = taken
-        if taken - self._reported >= _BLOCK:
-            self._reported = taken
-            self._done = max(self._done, self._source.position() * taken // self._read)
-            self._on_progress(self._done)
-
-    def _whole_or_lines(self, head: bytes) -> Iterator[tuple[int, Event]]:
-        if len(head) <= MAX_LINE and head.lstrip()[:1] in (b"{", b"["):
+    def _lines(self) -> Generator[tuple[int, Event], None, bool]:
+        """Read lines that are one JSON object each, which is fast. Return whether there was one."""
+        window = self._window
+        content, found = window.content, False
+        while content.startswith(b"{", window.at):
+            end = content.find(b"\n", window.at)
+            if end < 0 or end - window.at > MAX_EVENT_BYTES:
+                break
             try:
-                whole = decode_json(head)
+                value = decode_json(content[window.at : end])
             except EventError:
-                pass  # one a line, then
-            else:
-                for number, item in enumerate(whole if isinstance(whole, list) else [whole], 1):
-                    yield from self._parsed(number, item)
-                return
-        yield from self._lines(head)
+                break
+            yield from self._event(value)
+            self._report()
+            window.at, found = end + 1, True
+            window.line += 1
+        return found
 
-    def _lines(self, head: bytes) -> Iterator[tuple[int, Event]]:
-        for number, line in enumerate(self._split(head), 1):
-            self._taken += len(line) + 1
-            if line[:1] != b"{":
-                line = line.lstrip()  # noqa: PLW2901 - a sender may indent
-                if line[:1] != b"{":
-                    self.other += line != b""
-                    continue
-            self._last = number
-            self._report(self._taken)
-            if len(line) > MAX_LINE:
-                self._wrong(number, f"longer than {MAX_LINE:,} bytes")
-                continue
-            try:
-                event = parse_event(decode_json(line), salt=f"line {number}")
-            except EventError as error:
-                self._wrong(number, str(error))
-                continue
-            self.events += 1
-            yield number, event
-
-    def _split(self, head: bytes) -> Iterator[bytes]:
-        """The lines; of one that is too long only its beginning."""
-        rest, chunk = b"", head
-        while chunk:
-            lines = (rest + chunk).split(b"\n")
-            rest = lines.pop()
-            yield from lines
-            if len(rest) > MAX_LINE:
-                beginning, rest = rest, b""
-                while (chunk := self._next()) and b"\n" not in chunk:
-                    pass
-                self._taken = self._read - len(chunk.partition(b"\n")[2]) - len(beginning) - 1
-                yield beginning
-                chunk = chunk.partition(b"\n")[2] or self._next()
-            else:
-                chunk = self._next()
-        if rest:
-            yield rest
-
-    def _array(self, head: bytes) -> Iterator[tuple[int, Event]]:
-        """The elements one by one. JSON's own signs are ASCII, so Latin-1 shows where each of them ends."""
-        text = head.decode("latin-1")
-        at, sign = text.index("[") + 1, ","
+    def _object(self) -> Iterator[tuple[int, Event]]:
+        """Read an object that has several lines, or a part of a line."""
+        window = self._window
         while True:
-            at, text, found = self._between(at, text)
-            sign = found or sign
-            if sign == "]":
-                if text[at:]:
-                    self._wrong(self._last + 1, "something follows the end of the array")
+            end = window.splitter.object_end(window.at)
+            if end is not None:
+                yield from self._values(end)
                 return
-            end, at, text = self._end(at, text)
-            if end is None or sign != ",":
-                if not self._broken:
-                    self._wrong(self._last + 1, "the array cannot be read from here on")
+            is_line = window.splitter.exhausted and self._line_end() is not None
+            if is_line or window.rest > MAX_EVENT_BYTES or not window.grow():
+                yield from self._values(self._line_end(grow=True))
                 return
-            self._last += 1
-            self._report(self._read - len(text) + at)
-            try:
-                value = decode_json(text[at:end].encode("latin-1"))
-            except EventError as error:
-                self._wrong(self._last, str(error))
+
+    def _array(self) -> Iterator[tuple[int, Event]]:
+        """Read the items of an array."""
+        window = self._window
+        window.advance(window.at + 1)
+        while (first := window.skip_blank()) not in (b"", b"]", b"}"):
+            end = window.splitter.item_end(window.at)
+            while end == len(window.content) and window.rest <= MAX_EVENT_BYTES and window.grow():
+                end = window.splitter.item_end(window.at)
+            if window.rest > MAX_EVENT_BYTES and end == len(window.content):
+                first = b""
+                window.at_end, window.at = True, len(window.content)
+                break
+            yield from self._values(end)
+            self._report()
+            if window.skip_blank() == b",":
+                window.advance(window.at + 1)
+        if first:
+            window.advance(window.at + 1)
+        elif not window.error:
+            self._fail("the array cannot be read from here on")
+
+    def _line_end(self, *, grow: bool = False) -> int | None:
+        """Return where the line ends, or None if that is not in memory. grow: read up to the largest event."""
+        window = self._window
+        while (end := window.content.find(b"\n", window.at)) < 0:
+            if window.at_end:
+                return len(window.content)
+            if not grow or window.rest > MAX_EVENT_BYTES:
+                return None
+            window.grow()
+        return end
+
+    def _values(self, end: int | None) -> Iterator[tuple[int, Event]]:
+        """Read the part up to ``end``. None: report a line that is too long, and skip it."""
+        window = self._window
+        if end is None or end - window.at > MAX_EVENT_BYTES:
+            self._fail(f"longer than {MAX_EVENT_BYTES:,} bytes")
+            if end is None:
+                window.skip_line()
             else:
-                yield from self._parsed(self._last, value)
-            at, sign = end, ""
+                window.advance(end)
+            return
+        for value, _ in part_values(window.content[window.at : end]):
+            yield from self._event(value)
+        window.advance(end)
 
-    def _between(self, at: int, text: str) -> tuple[int, str, str]:
-        """Past blanks and one comma or bracket: the position, the text there, the sign."""
-        sign = ""
-        while True:
-            found = cast("re.Match[str]", (_BLANKS if sign else _BETWEEN).match(text, at))
-            at, sign = found.end(), sign + found[1]
-            if at < len(text) or not (chunk := self._next()):
-                return at, text, sign
-            at, text = 0, chunk.decode("latin-1")
-
-    def _end(self, at: int, text: str) -> tuple[int | None, int, str]:
-        """Where the element ends that begins there, read on as far as need be; None: nowhere."""
-        while True:
+    def _other_line(self) -> Iterator[tuple[int, Event]]:
+        """Skip a line of other text. If it is a JSON array, read its items."""
+        window = self._window
+        is_array = window.content.startswith(b"[", window.at)
+        end = self._line_end(grow=True) if is_array else None
+        if end is not None:
             try:
-                end = _scan(text, at)[1]
-            except (ValueError, RecursionError):
-                end = None
-            if end is not None and end < len(text):
-                return end, at, text
-            chunk = self._next() if len(text) - at <= MAX_LINE else b""
-            if not chunk:
-                return end, at, text
-            while len(chunk) < len(text) - at and (more := self._next()):
-                chunk += more  # doubled each time, so that a long element is not scanned too often
-            text, at = text[at:] + chunk.decode("latin-1"), 0
+                value = decode_json(window.content[window.at : end])
+            except EventError:
+                pass
+            else:
+                self._by_element = self._by_element or not (self.events or self.unreadable)
+                for item in value:
+                    yield from self._event(item)
+                window.advance(end)
+                return
+        self.other_lines += 1
+        window.skip_line()
 
-    def _parsed(self, number: int, value: Any) -> Iterator[tuple[int, Event]]:
-        self._last = number
-        try:
-            event = parse_event(value, salt=f"line {number}")
-        except EventError as error:
-            self._wrong(number, str(error))
+    def _event(self, value: object) -> Iterator[tuple[int, Event]]:
+        self._element += 1
+        number = self._element if self._by_element else self._window.line
+        read = read_event(number, value)
+        if read.event is None:
+            self._add_error(number, str(read.error))
         else:
             self.events += 1
-            yield number, event
+            yield number, read.event
 
-    def _wrong(self, number: int, reason: str) -> None:
+    def _fail(self, reason: str) -> None:
+        """Report an error at the place of the next value."""
+        self._element += 1
+        self._add_error(self._element if self._by_element else self._window.line, reason)
+
+    def _add_error(self, number: int, reason: str) -> None:
         self.unreadable += 1
-        if len(self.told) < TOLD:
-            self.told.append((number, reason))
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append((number, reason))
+
+    def _report(self) -> None:
+        """Report progress after each block."""
+        window = self._window
+        done = window.bytes_read - window.rest
+        if done - self._reported >= _BLOCK:
+            self._reported = done
+            self._done = max(self._done, self._file.position() * done // window.bytes_read)
+            self._on_progress(self._done)

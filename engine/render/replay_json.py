@@ -63,10 +63,10 @@ def replay_json(report: ReplayReport) -> dict[str, Any]:
         "file": report.file,
         "events": recording.events,
         **{key: counts[key] for key in ("matched", "unmatched", "untimed")},
-        "otherLines": recording.other,
+        "otherLines": recording.other_lines,
         "unreadable": {
             "count": recording.unreadable,
-            "lines": [{"line": line, "reason": reason} for line, reason in recording.told],
+            "lines": [{"line": line, "reason": reason} for line, reason in recording.errors],
         },
         "first": None if tally.first_ns is None else format_time(tally.first_ns),
         "last": None if tally.last_ns is None else format_time(tally.last_ns),

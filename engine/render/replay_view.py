@@ -99,8 +99,8 @@ def input_summary(report: ReplayReport) -> str:
     parts = [f"{counts['matched']:,} matched a playbook", f"{counts['unmatched']:,} matched none"]
     if counts["untimed"]:
         parts.append(f"{counts['untimed']:,} without a time")
-    if recording.other:
-        parts.append(f"{count(recording.other, 'line')} of other text")
+    if recording.other_lines:
+        parts.append(f"{count(recording.other_lines, 'line')} of other text")
     if recording.unreadable:
         parts.append(f"{count(recording.unreadable, 'line')} could not be read")
     return ", ".join(parts)

@@ -19,7 +19,7 @@ from engine.intake.deferred_records import DeferredRecords
 from engine.journal.protocol import AcceptBatch
 from engine.journal.sqlite import schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.model.event_formats import _Split
+from engine.model.event_formats import Splitter
 from engine.server.credentials_file import MAX_BYTES
 from engine.server.messages import Request
 from engine.server.sender_auth import SecretCheck
@@ -222,13 +222,13 @@ def test_the_hint_says_what_to_do(body):
     "text", [b"[", b"]", b"{", b"[]", b"{\n", b'{"', b'{"a":"', b"\\", b'"\n', b","]
 )
 def test_the_steps_of_a_split_are_bounded(begin, text):
-    split = _Split(begin + text * (20_000 // len(text)))
+    split = Splitter(begin + text * (20_000 // len(text)))
     assert len(list(split.parts())) <= 20_000
-    assert split._brackets > -20_000
-    small = _Split(begin + text * 10_000)
-    small._brackets = 100
+    assert split._brackets_left > -20_000
+    small = Splitter(begin + text * 10_000)
+    small._brackets_left = 100
     list(itertools.islice(small.parts(), 200))
-    assert small._brackets >= 0
+    assert small._brackets_left >= 0
 
 
 GZIP = {"Content-Encoding": "gzip"}
