@@ -263,7 +263,8 @@ class EventLog:
                 value = decode_json(content[window.at : end])
             except EventError:
                 break
-            yield from self._event(value)
+            if event := self._event(value):
+                yield event
             self._report()
             window.at, found = end + 1, True
             window.line += 1
@@ -325,7 +326,8 @@ class EventLog:
                 window.advance(end)
             return
         for value, _ in part_values(window.content[window.at : end]):
-            yield from self._event(value)
+            if event := self._event(value):
+                yield event
         window.advance(end)
 
     def _other_line(self) -> Iterator[tuple[int, Event]]:
@@ -341,21 +343,23 @@ class EventLog:
             else:
                 self._by_element = self._by_element or not (self.events or self.unreadable)
                 for item in value:
-                    yield from self._event(item)
+                    if event := self._event(item):
+                        yield event
                 window.advance(end)
                 return
         self.other_lines += 1
         window.skip_line()
 
-    def _event(self, value: object) -> Iterator[tuple[int, Event]]:
+    def _event(self, value: object) -> tuple[int, Event] | None:
+        """Count a decoded value. Return its event with the line, or None if it is not an event."""
         self._element += 1
         number = self._element if self._by_element else self._window.line
         read = read_event(number, value)
         if read.event is None:
             self._add_error(number, str(read.error))
-        else:
-            self.events += 1
-            yield number, read.event
+            return None
+        self.events += 1
+        return number, read.event
 
     def _fail(self, reason: str) -> None:
         """Report an error at the place of the next value."""
