@@ -1,6 +1,6 @@
-"""The composition root: the process that takes events and talks with people; signals, drain.
+"""The engine process: accepts events and serves operators. Starts and stops its parts.
 
-The one that works runs off is put together in ``engine.runtime.worker_process``.
+The worker process, which executes runs, is set up in ``engine.runtime.worker_process``.
 """
 
 from __future__ import annotations
@@ -54,124 +54,131 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Core:
-    """What takes events."""
+    """The parts that accept events. fault: the fault log of the journal."""
 
     journal: Journal
     reloader: Reloader
-    upkeep: Maintenance
+    maintenance: Maintenance
     fault: FaultLog
-    notes: DeferredRecords
+    deferred_records: DeferredRecords
     intake: Intake
 
-    def ended(self) -> str | None:
-        """The name of a thread that should run and does not."""
-        return self.reloader.ended() or self.upkeep.ended()
+    def ended_thread(self) -> str | None:
+        """Return the name of a thread that has ended but should run, else None."""
+        return self.reloader.ended_thread() or self.maintenance.ended_thread()
 
 
 def serve(settings: Settings, *, story: bool = False) -> None:
     """Run the engine until SIGTERM or SIGINT.
 
-    story: tell each run as text on stderr. Raises SettingsError, PlaybookError, FolderError, JournalError,
-    ConnectionSettingsError, CrewError.
+    story: print each run as text on stderr.
+    Raises SettingsError, PlaybookError, FolderError, JournalError, ConnectionSettingsError,
+    WorkerProcessError.
     """
-    certificates = listeners.certificates(settings)
-    access, operators = listeners.senders(settings, certificates), listeners.operators(settings)
-    crew = WorkerProcess(
+    certificates = listeners.load_certificates(settings)
+    sender_checks = listeners.sender_checks(settings, certificates)
+    authenticator = listeners.authenticator(settings)
+    workers = WorkerProcess(  # first, because it forks and must do so before any thread starts
         functools.partial(worker_process.run_worker_process, settings, story=story)
     )
     metrics = Metrics()
     with contextlib.ExitStack() as stack:
-        stack.callback(crew.stop, 0)
+        stack.callback(workers.stop, 0)
         traces = tracing(os.environ)
         if traces:
             stack.callback(traces.stop)
         observers = Observers(
-            metrics, log_reloads, log_operator_commands, crew, *([traces] if traces else [])
+            metrics, log_reloads, log_operator_commands, workers, *([traces] if traces else [])
         )
-        events = stack.enter_context(listeners.listening(settings.listen))
-        admin = stack.enter_context(listeners.listening(settings.admin_listen))
-        core = _core(settings, observers, stack)
-        host = crew.begin(core.reloader.active.set.guardrails, core.intake.release_throttle_slot)
-        about = _about(settings, host)
+        event_socket = stack.enter_context(listeners.listen(settings.listen))
+        admin_socket = stack.enter_context(listeners.listen(settings.admin_listen))
+        core = _start_core(settings, observers, stack)
+        guardrails = core.reloader.active.set.guardrails
+        cluster = workers.start(guardrails, core.intake.release_throttle_slot)
+        about = _about(settings, cluster)
         sources = [
-            SourceThread(source, EventSink(source.kind, core.intake, observers, crew.wake))
-            for source in _fetched(settings, core.journal)
+            SourceThread(source, EventSink(source.kind, core.intake, observers, workers.wake))
+            for source in _sources(settings, core.journal)
         ]
 
-        pages = _pages(core, crew, observers, metrics, lambda: _shown(about, sources))
+        api = _admin_api(core, workers, observers, metrics, lambda: _status(about, sources))
         event_port = EventPort(
             core.intake,
             observers,
-            crew.wake,
-            access,
+            workers.wake,
+            sender_checks,
             traces,
             dry_run=settings.dry_run,
             fault=core.fault,
         )
-        front_limits, back_limits = allow_files(EVENT_LIMITS, ADMIN_LIMITS)
-        front = Listener(event_port, events, certificates, front_limits)
-        back = Listener(AdminPort(pages, operators, core.ended), admin, limits=back_limits)
-        for series in (pages.series, front.series, core.notes.series):
+        admin_port = AdminPort(api, authenticator, core.ended_thread)
+        event_limits, admin_limits = allow_files(EVENT_LIMITS, ADMIN_LIMITS)
+        event_listener = Listener(event_port, event_socket, certificates, event_limits)
+        admin_listener = Listener(admin_port, admin_socket, limits=admin_limits)
+        for series in (api.series, event_listener.series, core.deferred_records.series):
             metrics.add_series(series)
 
-        def ready() -> None:
+        def on_ready() -> None:
             freeze_startup_objects()
-            _say(settings, about, events, admin)
+            _log_start(settings, about, event_socket, admin_socket)
             for source in sources:
                 source.start()
 
-        event_loop.run([front, back], ready)
-        whole = _drain(sources, crew, settings.grace)
+        event_loop.run([event_listener, admin_listener], on_ready)
+        completed = _drain(sources, workers, settings.grace)
     log.info("stopped")
-    if not whole:
-        log.warning("attempts were cut short, they are made again at the next start")
+    if not completed:
+        log.warning("attempts_interrupted", effect="they are repeated at the next start")
 
 
-def _drain(sources: Sequence[SourceThread], crew: WorkerProcess, grace: float) -> bool:
-    """End what works, all within one grace; whether every attempt has come to its own end. Raises CrewError."""
+def _drain(sources: Sequence[SourceThread], workers: WorkerProcess, grace: float) -> bool:
+    """Stop sources and workers within ``grace`` seconds. Return whether all attempts were completed.
+
+    Raises WorkerProcessError.
+    """
     log.info("draining", seconds=grace)
-    until = time.monotonic() + grace
+    deadline = time.monotonic() + grace
     for source in sources:
         source.stop(0)
     for source in sources:
-        source.stop(max(0.0, until - time.monotonic()))
-    return crew.stop(max(0.0, until - time.monotonic()))
+        source.stop(max(0.0, deadline - time.monotonic()))
+    return workers.stop(max(0.0, deadline - time.monotonic()))
 
 
-def _pages(
+def _admin_api(
     core: _Core,
-    crew: WorkerProcess,
+    workers: WorkerProcess,
     observers: Observers,
     metrics: Metrics,
-    shown: Callable[[], dict[str, Any]],
+    status: Callable[[], dict[str, Any]],
 ) -> AdminApi:
-    """What operators see and do."""
-    operations = OperatorCommands(
+    """Return the admin API. Ends the pauses that expired while the engine was stopped."""
+    commands = OperatorCommands(
         journal=core.journal,
         observers=observers,
-        wake=crew.wake,
+        wake=workers.wake,
         apply_pauses=core.intake.pause,
         now=time.time,
         playbooks=lambda: {one.name for one in core.reloader.active.set.playbooks},
     )
-    operations.end_pauses()  # those that ended while the engine was down
-    core.upkeep.add(operations.end_pauses)
+    commands.end_pauses()
+    core.maintenance.add_task(commands.end_pauses)
     return AdminApi(
         core.journal,
-        operations,
+        commands,
         core.reloader,
         core.intake.recent,
-        lambda: metrics.text() + crew.metrics(),
-        shown,
+        lambda: metrics.text() + workers.metrics(),
+        status,
     )
 
 
-def _shown(about: dict[str, Any], sources: Sequence[SourceThread]) -> dict[str, Any]:
+def _status(about: dict[str, Any], sources: Sequence[SourceThread]) -> dict[str, Any]:
     return {**about, "sources": [source.status() for source in sources]}
 
 
-def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack) -> _Core:
-    """Everything behind the ports, at work; the stack ends it."""
+def _start_core(settings: Settings, observers: Observers, stack: contextlib.ExitStack) -> _Core:
+    """Start journal, reloader, maintenance and intake. The stack stops them."""
     journal = SqliteJournal(
         settings.journal,
         functools.partial(playbook_from_snapshot, actions=load_actions()),
@@ -179,31 +186,30 @@ def _core(settings: Settings, observers: Observers, stack: contextlib.ExitStack)
     )
     stack.callback(journal.close)
     if journal.postponed_runs:
-        log.info(
-            "dry run: what was accepted before it waits for its end", runs=journal.postponed_runs
-        )
+        log.info("runs_postponed", reason="dry run", runs=journal.postponed_runs)
     reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
     reloader.start()
     stack.callback(reloader.stop)
-    notes = DeferredRecords(EventRecorder(settings.record) if settings.record else None)
+    recorder = EventRecorder(settings.record) if settings.record else None
+    deferred_records = DeferredRecords(recorder)
     fault = FaultLog("journal", refusing="events")
-    upkeep = Maintenance(journal, notes, settings.retention, time.time, fault)
-    upkeep.start()
-    stack.callback(upkeep.stop)
+    maintenance = Maintenance(journal, deferred_records, settings.retention, time.time, fault)
+    maintenance.start()
+    stack.callback(maintenance.stop)
     intake = Intake(
         journal,
         lambda: reloader.active.playbooks,
         time.time,
         settings.own.user,
         redaction=settings.redaction,
-        deferred_records=notes,
-        min_priority=upkeep.least,
+        deferred_records=deferred_records,
+        min_priority=maintenance.min_priority,
     )
-    return _Core(journal, reloader, upkeep, fault, notes, intake)
+    return _Core(journal, reloader, maintenance, fault, deferred_records, intake)
 
 
-def _fetched(settings: Settings, journal: State) -> Iterator[Source]:
-    """The sources besides HTTP."""
+def _sources(settings: Settings, journal: State) -> Iterator[Source]:
+    """Yield the configured event sources besides HTTP."""
     if settings.nats:
         yield JetStream(settings.nats)
     if settings.redis:
@@ -212,29 +218,32 @@ def _fetched(settings: Settings, journal: State) -> Iterator[Source]:
         yield FollowedFile(settings.follow, journal)
 
 
-def _about(settings: Settings, host: str | None) -> dict[str, Any]:
+def _about(settings: Settings, cluster: str | None) -> dict[str, Any]:
     return {
         "version": version("tiercel"),
         "mode": "dry-run" if settings.dry_run else "enforce",
-        "cluster": host,
+        "cluster": cluster,
     }
 
 
-def _say(
-    settings: Settings, about: dict[str, Any], events: socket.socket, admin: socket.socket
+def _log_start(
+    settings: Settings,
+    about: dict[str, Any],
+    event_socket: socket.socket,
+    admin_socket: socket.socket,
 ) -> None:
-    """The first lines: what it listens on, loaded and may do."""
+    """Log the addresses, the journal and what the engine acts on."""
     log.info(
         "listening",
-        events=listeners.url(events, tls=settings.tls_cert is not None),
-        admin=listeners.url(admin),
+        events=listeners.url(event_socket, tls=settings.tls_cert is not None),
+        admin=listeners.url(admin_socket),
         tokens=bool(settings.token_file or settings.path_secret_file),
         client_certificates=settings.client_ca is not None,
     )
-    most = max_journal_bytes(settings.journal.resolve().parent)
-    log.info("journal", file=str(settings.journal), most=f"{most >> 20:,} MiB")
+    max_bytes = max_journal_bytes(settings.journal.resolve().parent)
+    log.info("journal_opened", file=str(settings.journal), max_size=f"{max_bytes >> 20:,} MiB")
     if settings.dry_run:
-        seen = about["cluster"] or "assuming that every pod an event names exists"
-        log.info("dry run: nothing is changed, nobody is told", cluster=seen)
+        cluster = about["cluster"] or "assuming that every pod an event names exists"
+        log.info("dry_run", effect="no changes, no messages", cluster=cluster)
     else:
-        log.info("acting", cluster=about["cluster"], http_hosts=sorted(settings.http_hosts))
+        log.info("enforcing", cluster=about["cluster"], http_hosts=sorted(settings.http_hosts))

@@ -1,4 +1,4 @@
-"""The thread that answers: listeners in one event loop, until a signal."""
+"""The event loop of the engine process: runs the listeners until a signal."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from engine.server.listener import Listener
 
 log = structlog.get_logger()
-ANSWERS = 5.0
-"""Seconds that requests under way have at the end; each is answered in milliseconds."""
-_ENDS = (signal.SIGTERM, signal.SIGINT)
+GRACE = 5.0
+"""Seconds to wait for due replies at the end. Each takes milliseconds."""
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(listeners: Sequence[Listener], ready: Callable[[], None]) -> None:
-    """Answer until SIGTERM or SIGINT; a second one ends the process at once, also once this has returned.
+def run(listeners: Sequence[Listener], on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT. A second signal ends the process at once, also after this returns.
 
-    ready: called once signals are heeded and connections taken.
+    on_ready: called when signals are handled and connections are accepted.
     """
     with asyncio.Runner(loop_factory=_loop) as runner:
-        runner.run(_run(listeners, ready))
-    for number in _ENDS:  # the loop's own handlers stay, and tell a loop that is closed
+        runner.run(_run(listeners, on_ready))
+    for number in _STOP_SIGNALS:  # the handlers of the closed loop would stay
         signal.signal(number, lambda number, _frame: os._exit(128 + number))
 
 
-async def _run(listeners: Sequence[Listener], ready: Callable[[], None]) -> None:
+async def _run(listeners: Sequence[Listener], on_ready: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_tell)
+    loop.set_exception_handler(_log_exception)
     stopping = asyncio.Event()
 
     def stop(number: int) -> None:
@@ -42,13 +42,13 @@ async def _run(listeners: Sequence[Listener], ready: Callable[[], None]) -> None
         stopping.set()
         log.info("stopping", signal=signal.Signals(number).name)
 
-    for number in _ENDS:
+    for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stop, number)
     for listener in listeners:
         await listener.start()
-    ready()
+    on_ready()
     await stopping.wait()
-    await asyncio.gather(*(listener.stop(ANSWERS) for listener in listeners))
+    await asyncio.gather(*(listener.stop(GRACE) for listener in listeners))
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -57,12 +57,12 @@ def _loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What went wrong in the loop and belongs to no request.
+def _log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an exception in the loop that does not belong to a request.
 
-    A connection that breaks off, or is no TLS, is its sender's business: anybody could fill the log so.
+    Connection and TLS errors are not logged, because any client could fill the log with them.
     """
     del loop
     error = context.get("exception")
-    if not isinstance(error, OSError):  # ssl.SSLError is one, too
-        log.error("loop", what=context.get("message"), error=repr(error))
+    if not isinstance(error, OSError):  # includes ssl.SSLError
+        log.error("event_loop_error", message=context.get("message"), error=repr(error))

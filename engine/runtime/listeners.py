@@ -1,4 +1,4 @@
-"""Who is let in and where, as the settings say: sockets, tokens, certificates, operators."""
+"""Sockets and authentication of the two ports, according to the settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 _BACKLOG = 2048
 
 
-def senders(settings: Settings, certificates: Certificates | None) -> tuple[SenderCheck, ...]:
-    """The checks of a request to the event port; none if every sender has access.
+def sender_checks(settings: Settings, certificates: Certificates | None) -> tuple[SenderCheck, ...]:
+    """Return the checks of a request to the event port, empty if every sender has access.
 
-    Raises SettingsError if the port needs credentials and has none.
+    Raises SettingsError if the port is reachable from other machines and has no credentials.
     """
     checks: list[SenderCheck] = []
     if certificates and settings.client_ca:
@@ -46,12 +46,12 @@ def senders(settings: Settings, certificates: Certificates | None) -> tuple[Send
     return (LoopbackOnly("give senders tokens: --token-file; --insecure-no-auth lets everyone in"),)
 
 
-def certificates(settings: Settings) -> Certificates | None:
-    """The event port's; None without TLS. Raises SettingsError."""
+def load_certificates(settings: Settings) -> Certificates | None:
+    """Return the certificates of the event port, None without TLS. Raises SettingsError."""
     cert, key, authority = settings.tls_cert, settings.tls_key, settings.client_ca
     if cert is None or key is None:
         if cert or key or authority:
-            raise SettingsError("TLS wants --tls-cert FILE and --tls-key FILE, both")
+            raise SettingsError("TLS needs both --tls-cert FILE and --tls-key FILE")
         return None
     try:
         return Certificates(cert, key, authority)
@@ -59,8 +59,8 @@ def certificates(settings: Settings) -> Certificates | None:
         raise SettingsError(f"--tls-cert, --tls-key, --client-ca: {error}") from None
 
 
-def operators(settings: Settings) -> Authenticator:
-    """Who may use the admin port. Raises SettingsError."""
+def authenticator(settings: Settings) -> Authenticator:
+    """Return the authenticator of the admin port. Raises SettingsError."""
     if settings.operators_file is None:
         return LoopbackAuthenticator()
     try:
@@ -70,8 +70,8 @@ def operators(settings: Settings) -> Authenticator:
 
 
 @contextlib.contextmanager
-def listening(address: Address) -> Iterator[socket.socket]:
-    """A listening socket; port 0 takes a free one. Raises SettingsError."""
+def listen(address: Address) -> Iterator[socket.socket]:
+    """Open a listening socket. Port 0 selects a free port. Raises SettingsError."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         listener = socket.create_server(
@@ -84,6 +84,6 @@ def listening(address: Address) -> Iterator[socket.socket]:
 
 
 def url(listener: socket.socket, *, tls: bool = False) -> str:
-    """Where a socket listens."""
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"

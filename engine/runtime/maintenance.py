@@ -1,4 +1,4 @@
-"""The thread that keeps house: writes notes and the record, ends what is old, and watches the journal's size."""
+"""The maintenance thread: writes deferred records, deletes old runs and watches the size of the journal."""
 
 from __future__ import annotations
 
@@ -16,112 +16,121 @@ if TYPE_CHECKING:
     from engine.journal import protocol
     from engine.telemetry.fault_log import FaultLog
 
-EVERY = 1.0
+INTERVAL = 1.0
 """Seconds between two rounds."""
-_LOOKED_EVERY, _PRUNED_EVERY = 10, 60
-"""Rounds between two looks how full the journal is, and for what is old."""
-_HALF = 0.5
-"""From how full it is looked at every round: a flood fills 4 GiB in two minutes."""
-_NOTES = 1_000
-"""Notes of a kind in one transaction, so that accepting events does not wait long for it."""
-_SLICES = 20
-"""Slices that one look for what is old removes at most; the rest waits for the next one."""
-IDENTITIES = 7 * 86_400.0
-"""Seconds for which the id of a run stays known at least, so that a repeated event runs nothing."""
-_EARLY = 3_600.0
-"""Seconds after which, in a journal that is nearly full, bodies go before their time."""
+_CHECK_ROUNDS, _PRUNE_ROUNDS = 10, 60
+"""Rounds between two checks of the fill ratio, and between two deletions of old runs."""
+_CHECK_ALWAYS_FROM = 0.5
+"""Fill ratio from which each round checks it: a flood of events fills 4 GiB in two minutes."""
+_RECORDS_PER_WRITE = 1_000
+"""Records of a kind in one transaction, so that accepting events does not wait long for it."""
+_SLICES_PER_PRUNE = 20
+"""Largest number of slices that one deletion removes. The next deletion continues."""
+IDENTITY_RETENTION = 7 * 86_400.0
+"""Seconds for which the id of a run is kept at least, so that a repeated event starts no new run."""
 _FULL = 0.9
-SHED = ((0.98, 2), (0.95, 4), (0.9, 5))
-"""From how full a journal only events down to which priority are taken (2 Critical, 4 Warning, 5 Notice)."""
+"""Fill ratio from which a journal counts as nearly full."""
+_RETENTION_IF_FULL = 3_600.0
+"""Retention of the content of runs in seconds, if the journal is nearly full."""
+MIN_PRIORITIES = ((0.98, 2), (0.95, 4), (0.9, 5))
+"""Fill ratio -> least severe priority that is accepted (2 Critical, 4 Warning, 5 Notice)."""
 
 log = structlog.get_logger()
 
 
 class Maintenance:
-    """Keeps house every second. retention: seconds that runs are kept once they are over.
+    """Maintains the journal once per second.
 
-    fault: the journal's, which is over once that takes writes again.
+    retention: seconds for which completed runs are kept.
+    now: returns epoch seconds.
+    fault: the fault log of the journal. It is cleared when the journal accepts writes again.
     """
 
     def __init__(
         self,
         journal: protocol.Maintenance,
-        notes: DeferredRecords,
+        deferred_records: DeferredRecords,
         retention: float,
         now: Callable[[], float],
         fault: FaultLog,
     ) -> None:
-        self._journal, self._notes, self._fault = journal, notes, fault
+        self._journal, self._deferred_records, self._fault = journal, deferred_records, fault
         self._retention, self._now = retention, now
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tiercel-upkeep", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="tiercel-maintenance", daemon=True)
         self._tasks: tuple[Callable[[], None], ...] = ()
         self._rounds = 0
-        self._fill = 0.0
+        self._fill_ratio = 0.0
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
-    def add(self, task: Callable[[], None]) -> None:
-        """Have a task done in every round. It may raise JournalError."""
+    def add_task(self, task: Callable[[], None]) -> None:
+        """Run a task in each round. It may raise JournalError."""
         self._tasks = (*self._tasks, task)
 
     def stop(self) -> None:
-        """End, after a last round."""
+        """Stop the thread after a last round."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
 
-    def ended(self) -> str | None:
-        """The name of the thread, where it has ended."""
+    def ended_thread(self) -> str | None:
+        """Return the name of the thread if it has ended, else None."""
         return None if self._thread.is_alive() else self._thread.name
 
-    def least(self) -> int | None:
-        """The least severe priority that is taken while the journal is nearly full; None is any."""
-        return next((priority for fill, priority in SHED if self._fill >= fill), None)
+    def min_priority(self) -> int | None:
+        """Return the least severe priority that a nearly full journal accepts, None for any."""
+        return next(
+            (priority for fill, priority in MIN_PRIORITIES if self._fill_ratio >= fill), None
+        )
 
-    def round(self) -> None:
-        """Write what waits; now and then remove what is old."""
-        if self._notes.event_recorder:
-            self._notes.event_recorder.flush()
-        dead, drops = self._notes.drain()
+    def run_round(self) -> None:
+        """Write deferred records, run the tasks, and check the size of the journal when it is time."""
+        if self._deferred_records.event_recorder:
+            self._deferred_records.event_recorder.flush()
+        dead, drops = self._deferred_records.drain()
         try:
             while dead or drops:
-                self._journal.save_dropped(dead[:_NOTES], drops[:_NOTES])
-                dead, drops = dead[_NOTES:], drops[_NOTES:]
-            self._watch()
+                self._journal.save_dropped(dead[:_RECORDS_PER_WRITE], drops[:_RECORDS_PER_WRITE])
+                dead, drops = dead[_RECORDS_PER_WRITE:], drops[_RECORDS_PER_WRITE:]
+            self._check_size()
             for task in self._tasks:
                 task()
         except JournalError as error:
-            self._notes.restore(dead, drops)
+            self._deferred_records.restore(dead, drops)
             self._fault.report(str(error))
         if self._journal.write_error() is None:
             self._fault.clear()
         self._rounds += 1
 
-    def _watch(self) -> None:
-        """Look how full the journal is, and for what is old, each as often as it is time."""
-        was = self.least()
-        if self._fill >= _HALF or self._rounds % _LOOKED_EVERY == 0:
-            self._fill = self._journal.fill_ratio()
-        if self._rounds % (_LOOKED_EVERY if self._fill >= _FULL else _PRUNED_EVERY) == 0:
+    def _check_size(self) -> None:
+        """Update the fill ratio and delete old runs, each at its interval."""
+        previous = self.min_priority()
+        if self._fill_ratio >= _CHECK_ALWAYS_FROM or self._rounds % _CHECK_ROUNDS == 0:
+            self._fill_ratio = self._journal.fill_ratio()
+        interval = _CHECK_ROUNDS if self._fill_ratio >= _FULL else _PRUNE_ROUNDS
+        if self._rounds % interval == 0:
             self._prune()
-            self._fill = self._journal.fill_ratio()
-        if self.least() != was:
-            log.warning("journal", full=f"{self._fill:.0%}", least_priority=self.least())
+            self._fill_ratio = self._journal.fill_ratio()
+        if self.min_priority() != previous:
+            fill, priority = f"{self._fill_ratio:.0%}", self.min_priority()
+            log.warning("journal_fill_changed", fill=fill, min_priority=priority)
 
     def _prune(self) -> None:
+        """Delete old runs, and the content of runs whose id must be kept longer."""
         now = self._now()
-        kept = min(self._retention, _EARLY) if self._fill >= _FULL else self._retention
-        for _ in range(_SLICES):
-            gone = self._journal.delete_runs(now - max(self._retention, IDENTITIES))
-            if kept < IDENTITIES:
-                gone += self._journal.strip_runs(now - kept)
-            if not gone:
+        full = self._fill_ratio >= _FULL
+        retention = min(self._retention, _RETENTION_IF_FULL) if full else self._retention
+        for _ in range(_SLICES_PER_PRUNE):
+            removed = self._journal.delete_runs(now - max(self._retention, IDENTITY_RETENTION))
+            if retention < IDENTITY_RETENTION:
+                removed += self._journal.strip_runs(now - retention)
+            if not removed:
                 break
 
     def _run(self) -> None:
-        while not self._stopping.wait(EVERY):
-            self.round()
-        self.round()
+        while not self._stopping.wait(INTERVAL):
+            self.run_round()
+        self.run_round()

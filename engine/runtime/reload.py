@@ -1,7 +1,7 @@
-"""The folder watched: compile all, then swap one reference, or keep the old set and say why.
+"""Watches the playbook folder. Loads a changed set completely and puts it in force, or keeps the old set.
 
-ConfigMap mounts lie to watchers: the directory is watched, never a file, and besides its content is read
-again every few seconds, because inotify does not see a mount that is replaced.
+Watches of ConfigMap mounts are not reliable. Therefore the folder is watched, never a file. Its content is
+also read every few seconds, because inotify does not report a replaced mount.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from engine.telemetry.events import Observers
 
 QUIET = 0.2
-"""Seconds without a change after which a folder is taken to be written."""
+"""Seconds without a change after which a folder counts as completely written."""
 POLL = 2.0
-"""Seconds between readings of the folder's content, whatever the watch says."""
-_NAMED = 20
-"""Names in a log line about what changed."""
+"""Seconds between two readings of the folder, independent of the watch."""
+_MAX_NAMES = 20
+"""Largest number of names of each kind in the log event about changes."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """The set in force. loaded_at: epoch seconds. error: why the folder's own set is not, if it is not."""
+    """The playbooks in force. loaded_at: epoch seconds. error: why the folder is not in force."""
 
     playbooks: PlaybookIndex
     set: PlaybookSet
@@ -51,7 +51,7 @@ class Active:
 
 
 class Reloader:
-    """Keeps ``active`` up to date with a folder. Raises PlaybookError from ``start`` where nothing is usable."""
+    """Keeps ``active`` up to date with a folder. values: file that replaces the values file of the folder."""
 
     def __init__(
         self,
@@ -66,18 +66,21 @@ class Reloader:
         self._loader = Loader(load_actions())
         self._seen: tuple[object, ...] | None = None
         self._changed, self._stopping = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="tiercel-reload", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="tiercel-reload", daemon=True)
         self._observer: Any = None
         self._watched: int | None = None
         self.active: Active
 
     def start(self) -> None:
-        """Load the set, or the last good one, and begin to watch."""
-        self._rewatch()  # before the reading, or an edit right after it would wait for the poll
+        """Load the folder, or the last valid set of the journal, and start to watch.
+
+        Raises PlaybookError, FolderError if neither is usable.
+        """
+        self._renew_watch()  # before reading, so that a change in between is noticed
         try:
             self._load()
         except BaseException:
-            self._unwatch()
+            self._stop_watch()
             raise
         self._thread.start()
 
@@ -87,49 +90,51 @@ class Reloader:
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._unwatch()
+        self._stop_watch()
 
-    def ended(self) -> str | None:
-        """The name of the thread that watches, where it has ended."""
+    def ended_thread(self) -> str | None:
+        """Return the name of the watching thread if it has ended, else None."""
         return None if self._thread.is_alive() else self._thread.name
 
     def check(self) -> None:
-        """Read the folder now, and take its set if it has changed and stands still."""
+        """Read the folder. Put its set in force if it has changed and is completely written."""
         try:
-            files = self._settled()
+            files = self._read_settled()
             if files is None or _state(files) == self._seen:
                 return
             self._seen = _state(files)
-            self._take(files)
+            self._activate(files)
         except (FolderError, PlaybookError) as error:
             self._keep(error)
         except (
             JournalError
-        ) as error:  # a restart would not know the set: try again at the next poll
+        ) as error:  # after a restart the set would be unknown; try again at the next poll
             self._seen = None
-            self._keep(FolderError(f"the set cannot be kept: {error}"))
+            self._keep(FolderError(f"the set cannot be saved: {error}"))
 
     def _load(self) -> None:
         try:
             files = self._read()
             self._seen = _state(files)
-            self._take(files)
+            self._activate(files)
         except (FolderError, PlaybookError) as error:
-            self._take_last(error)
+            self._activate_last(error)
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._stopping.is_set():
-            self._rewatch()
+            self._renew_watch()
             if self._changed.wait(POLL):
                 self._changed.clear()
-                latest = time.monotonic() + POLL  # a file that never stands still holds up nothing
-                while self._changed.wait(QUIET) and time.monotonic() < latest:
+                deadline = (
+                    time.monotonic() + POLL
+                )  # do not wait longer for a file that always changes
+                while self._changed.wait(QUIET) and time.monotonic() < deadline:
                     self._changed.clear()
             if not self._stopping.is_set():
                 self.check()
 
-    def _settled(self) -> Files | None:
-        """The files, read twice alike; None where they are being written."""
+    def _read_settled(self) -> Files | None:
+        """Return the files after two equal readings, None if they are being written. Raises FolderError."""
         files = self._read()
         if _state(files) == self._seen:
             return files
@@ -142,7 +147,7 @@ class Reloader:
         return again
 
     def _read(self) -> Files:
-        """The folder's files; those of --values stand in for the root's. Raises FolderError."""
+        """Return the files of the folder, with the values file of --values. Raises FolderError."""
         files = read_files([self._folder])
         if not files.findings and not files.files.keys() - {VALUES}:
             raise FolderError(f"{self._folder} has no playbook files")
@@ -150,9 +155,9 @@ class Reloader:
             return files
         return replace(files, files={**files.files, VALUES: read_bounded(self._values)})
 
-    def _take(self, files: Files) -> None:
-        """Put the set in force. Raises PlaybookError, FolderError."""
-        found = self._usable(files)
+    def _activate(self, files: Files) -> None:
+        """Put the set of these files in force. Raises PlaybookError, FolderError, JournalError."""
+        found = self._load_usable(files)
         active = Active(PlaybookIndex(found.playbooks, found.silences), found, self._now())
         self._journal.save_set(found.digest, files.files)
         before, self.active = getattr(self, "active", None), active
@@ -165,7 +170,7 @@ class Reloader:
             )
         )
 
-    def _usable(self, files: Files) -> PlaybookSet:
+    def _load_usable(self, files: Files) -> PlaybookSet:
         values = None
         if self._values and VALUES in files.files:
             values = (str(self._values), files.files[VALUES])
@@ -174,56 +179,58 @@ class Reloader:
             raise FolderError(f"{self._folder} has no playbooks")
         return found
 
-    def _take_last(self, error: FolderError | PlaybookError) -> None:
-        """Put the last good set in force, as the journal has it; raises the error without one."""
+    def _activate_last(self, error: FolderError | PlaybookError) -> None:
+        """Put the last valid set of the journal in force. Raises ``error`` if there is none."""
         last = self._journal.last_set()
         if last is None:
             raise error
         try:
-            found = self._usable(Files(str(self._folder), last[1]))
-        except (FolderError, PlaybookError):  # another version took it
+            found = self._load_usable(Files(str(self._folder), last[1]))
+        except (FolderError, PlaybookError):  # saved by another version
             raise error from None
         self.active = Active(
             PlaybookIndex(found.playbooks, found.silences), found, self._now(), str(error)
         )
-        self._tell(error)
+        self._report(error)
 
     def _keep(self, error: FolderError | PlaybookError) -> None:
-        """Keep the set in force, and say once why."""
+        """Keep the set in force. Report the error once."""
         if self.active.error == str(error):
             return
         self._seen = None if isinstance(error, FolderError) else self._seen
         self.active = replace(self.active, error=str(error))
-        self._tell(error)
+        self._report(error)
 
-    def _tell(self, error: FolderError | PlaybookError) -> None:
+    def _report(self, error: FolderError | PlaybookError) -> None:
         findings: tuple[Finding | str, ...] = (str(error),)
         if isinstance(error, PlaybookError):
             findings = error.findings
         active = self.active
         self._observers.notify(Reloaded(active.set.digest, len(active.playbooks.all), findings))
 
-    def _rewatch(self) -> None:
-        """Watch the folder that has the name now; a replaced one has another inode."""
+    def _renew_watch(self) -> None:
+        """Watch the folder that currently has the name. A replaced folder has another inode."""
         try:
             inode = self._folder.stat().st_ino
         except OSError:
             inode = None
         if inode == self._watched:
             return
-        self._unwatch()
+        self._stop_watch()
         self._watched = inode
         if inode is None:
             return
         self._observer = Observer()
         try:
-            self._observer.schedule(_Changes(self._changed), str(self._folder), recursive=True)
+            self._observer.schedule(
+                _ChangeListener(self._changed), str(self._folder), recursive=True
+            )
             self._observer.start()
-        except OSError as error:  # no inotify watches left: reading every few seconds goes on
-            log.warning("cannot watch the folder, polling only", error=str(error))
+        except OSError as error:  # no inotify watches left; polling continues
+            log.warning("folder_watch_failed", effect="polling only", error=str(error))
             self._observer = None
 
-    def _unwatch(self) -> None:
+    def _stop_watch(self) -> None:
         if self._observer is not None:
             self._observer.stop()
             self._observer.join()
@@ -231,7 +238,7 @@ class Reloader:
 
 
 def _changes(before: PlaybookSet, now: PlaybookSet) -> dict[str, list[str]]:
-    """The names of what a set adds, changes and removes; at most 20 each, and how many more."""
+    """Return the names that a set adds, changes and removes: at most 20 of each, and how many more."""
     old, new = _parts(before), _parts(now)
     found = {
         "added": sorted(new.keys() - old.keys()),
@@ -239,13 +246,16 @@ def _changes(before: PlaybookSet, now: PlaybookSet) -> dict[str, list[str]]:
         "removed": sorted(old.keys() - new.keys()),
     }
     return {
-        what: [*names[:_NAMED], *([f"and {len(names) - _NAMED} more"] if names[_NAMED:] else [])]
+        what: [
+            *names[:_MAX_NAMES],
+            *([f"and {len(names) - _MAX_NAMES} more"] if names[_MAX_NAMES:] else []),
+        ]
         for what, names in found.items()
     }
 
 
 def _parts(found: PlaybookSet) -> dict[str, object]:
-    """What a set consists of, by name: playbooks, silences and the guardrails."""
+    """Return the comparable content of a set by name: playbooks, silences and guardrails."""
     parts: dict[str, object] = {one.name: one.digest for one in found.playbooks}
     for one in found.silences:
         conditions = tuple(condition.text for condition in one.conditions)
@@ -254,17 +264,17 @@ def _parts(found: PlaybookSet) -> dict[str, object]:
 
 
 def _state(files: Files) -> tuple[object, ...]:
-    """What makes one reading of the folder differ from another."""
+    """Return a value that differs if the content of the folder differs."""
     return files.digest, files.findings
 
 
-class _Changes(FileSystemEventHandler):
-    """Sets an event at each change; openings and closings without writing are none."""
+class _ChangeListener(FileSystemEventHandler):
+    """Sets an event at each change. Opening a file, or closing it without writing, is not a change."""
 
     def __init__(self, changed: threading.Event) -> None:
         self._changed = changed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Note a change."""
+        """Set the event if the file system event is a change."""
         if event.event_type not in ("opened", "closed_no_write"):
             self._changed.set()

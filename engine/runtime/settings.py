@@ -1,4 +1,4 @@
-"""Every knob once: from flags and ``TIERCEL_…`` into one frozen Settings."""
+"""The settings of ``tiercel serve``, from flags and ``TIERCEL_…`` variables."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _PATHS = {REDIS: re.compile(r"/?[0-9]*"), NATS: re.compile(r"/?")}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener stands."""
+    """The address of a listener."""
 
     host: str
     port: int
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether the address is reachable only from this machine."""
         try:
             return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name, which may be anyone's
+        except ValueError:  # a DNS name can be any address
             return False
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``tiercel serve`` was told. grace, retention: seconds; the rest as the flags' help says."""
+    """The settings of ``tiercel serve``. grace, retention: seconds. The help of the flags describes the rest."""
 
     playbooks: Path
     values: Path | None
@@ -79,17 +79,17 @@ class Settings:
 
 
 def host_list(text: str | None) -> frozenset[str] | None:
-    """The hosts of a list with commas, each in its canonical form; None if there is no list.
+    """Return the hosts of a comma-separated list in canonical form, None if there is no list.
 
     Raises SettingsError for an entry that is not a host, host:port or *.suffix.
     """
     if text is None:
         return None
-    return frozenset(_listed(host.strip()) for host in text.split(",") if host.strip())
+    return frozenset(_parse_host(host.strip()) for host in text.split(",") if host.strip())
 
 
-def _listed(entry: str) -> str:
-    """An entry of a list of hosts in the form to which ``check_host`` compares."""
+def _parse_host(entry: str) -> str:
+    """Return an entry of a host list in the form that ``check_host`` compares. Raises SettingsError."""
     wild = "*." if entry.startswith("*.") else ""
     name = entry.removeprefix(wild)
     if canonical_host(name):
@@ -103,18 +103,18 @@ def _listed(entry: str) -> str:
 
 
 def address(text: str) -> Address:
-    """The address of ``HOST:PORT`` or ``[IPv6]:PORT``. Raises SettingsError."""
+    """Parse ``HOST:PORT`` or ``[IPv6]:PORT``. Raises SettingsError."""
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535 or not host:  # noqa: PLR2004 - TCP
-        raise SettingsError(f"`{text}` is no HOST:PORT, like 127.0.0.1:8080")
+        raise SettingsError(f"`{text}` is not HOST:PORT (example: 127.0.0.1:8080)")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
 
 
 def server(flag: str, text: str | None, form: str) -> str | None:
-    """The URL of a server, of the form REDIS or NATS; None where there is none.
+    """Check the URL of a server. form: REDIS or NATS. Return the URL, None if there is none.
 
-    Raises SettingsError, which says nothing of the text: what is wrong may be its password, with a ``#`` or
-    ``/`` in it that nobody wrote as ``%23`` or ``%2F``.
+    Raises SettingsError. The message does not contain the URL, because the invalid part can be the password,
+    with a ``#`` or ``/`` that is not escaped as ``%23`` or ``%2F``.
     """
     if text is None:
         return None
@@ -125,6 +125,6 @@ def server(flag: str, text: str | None, form: str) -> str | None:
         fits = False
     if not fits or not _PATHS[form].fullmatch(parts.path) or "@" in parts.query or "#" in text:
         raise SettingsError(
-            f"{flag} is no {form}; in a password %23 is #, %2F is /, %3F is ?, %40 is @"
+            f"{flag} is not {form}; in a password %23 is #, %2F is /, %3F is ?, %40 is @"
         )
     return text

@@ -1,8 +1,8 @@
-"""The workers as a process of their own, and the line between it and the one that takes events.
+"""The worker process, and the channel between it and the engine process.
 
-One interpreter runs one thread at a time: beside sixteen attempts that compute, an event waited for its turn
-longer than for the disk. The two share the journal, in which a process that dies leaves nothing half
-done, and this line, on which nothing goes that a crash must not lose.
+The interpreter runs one thread at a time. In one process, an event waited longer for sixteen computing
+attempts than for the disk. The processes share the journal, in which a process that dies leaves nothing
+incomplete, and this channel, which carries only messages that may be lost in a crash.
 """
 
 from __future__ import annotations
@@ -32,108 +32,109 @@ if TYPE_CHECKING:
     from engine.telemetry.events import EngineEvent
 
 log = structlog.get_logger()
-YOUNG = 5_000
-"""New objects that may live before the garbage collector looks at them: a body of events makes some 40."""
+GC_THRESHOLD = 5_000
+"""Number of new objects that starts the garbage collector. A body of events creates about 40."""
 PR_SET_PDEATHSIG = 1
-"""Of linux/prctl.h."""
-LATE = 5.0
-"""Seconds that the workers' process may take beyond the grace, and to answer a scrape."""
+"""From linux/prctl.h."""
+REPLY_TIMEOUT = 5.0
+"""Seconds that the worker process may take after the grace period, and to answer a scrape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The workers know their cluster: its URL, None where pods are assumed."""
+    """The worker process is connected. host: URL of the cluster, None if pods are assumed."""
 
     host: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Unusable:
-    """The workers cannot begin."""
+class StartFailed:
+    """The worker process cannot start."""
 
     error: Exception
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """A run is over and nothing of it was done."""
+    """A run has ended without a completed step."""
 
     run: str
 
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """The workers' metrics are asked for."""
+    """Request for the metrics of the worker process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scraped:
-    """Their metrics, in the exposition format."""
+    """Metrics of the worker process, in the exposition format of Prometheus."""
 
     text: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Claim nothing more; what is under way has so many seconds."""
+    """Request to stop. grace: seconds in which running attempts can complete."""
 
     grace: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The workers have ended. whole: whether every attempt has."""
+    """The workers have stopped. completed: whether all attempts were completed."""
 
-    whole: bool
+    completed: bool
 
 
-Order = Guardrails | Decided | Scrape | Stop
+Command = Guardrails | Decided | Scrape | Stop
 
 
 class WorkerChannel:
-    """The workers' end of the line. bell: rings when something may be due."""
+    """The worker process's end of the channel. wake_event: eventfd that is written when a run may be due."""
 
-    def __init__(self, connection: Connection, bell: int) -> None:
-        self._connection, self.bell = connection, bell
+    def __init__(self, connection: Connection, wake_event: int) -> None:
+        self._connection, self.wake_event = connection, wake_event
         self._lock = threading.Lock()
 
-    def say(self, what: Connected | Unusable | RunEnded | Scraped | Stopped) -> None:
-        """Tell the other process, as long as it is there."""
+    def send(self, message: Connected | StartFailed | RunEnded | Scraped | Stopped) -> None:
+        """Send a message. Does nothing if the engine process has ended."""
         with self._lock, contextlib.suppress(OSError):
-            self._connection.send(what)
+            self._connection.send(message)
 
-    def hear(self, patience: float | None = None) -> Order | None:
-        """The next order; None where none comes in so many seconds.
+    def receive(self, timeout: float | None = None) -> Command | None:
+        """Return the next command, None if none arrives within ``timeout`` seconds.
 
-        Raises EOFError once the other process is gone.
+        Raises EOFError if the engine process has ended.
         """
         try:
-            if not self._connection.poll(patience):
+            if timeout is not None and not self._connection.poll(timeout):
                 return None
-            order: Order = self._connection.recv()
+            command: Command = self._connection.recv()
         except OSError:
             raise EOFError from None
-        return order
+        return command
 
 
 class WorkerProcessError(Exception):
-    """The workers' process has ended by itself, so the engine does: whoever watches it starts both again."""
+    """The worker process ended unexpectedly. The engine then ends too, and its supervisor restarts both."""
 
 
 class WorkerProcess:
-    """The engine's end of the line; thread-safe. It forks, so it is made before any thread is.
+    """The engine process's end of the channel. Thread-safe. Forks, so create it before any thread.
 
-    work: what the process does; gives its exit code. Where that ends untold, the engine is sent SIGTERM.
+    work: runs in the worker process and returns its exit code. If the worker process ends unexpectedly, the
+    engine process gets SIGTERM.
     """
 
     def __init__(self, work: Callable[[WorkerChannel], int]) -> None:
-        self._connection, theirs = Pipe()
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC)
-        self._sending = threading.Lock()
-        self._scraping = threading.Lock()
+        self._connection, worker_end = Pipe()
+        self._wake_event = os.eventfd(0, os.EFD_CLOEXEC)
+        self._send_lock = threading.Lock()
+        self._scrape_lock = threading.Lock()
         self._scraped: SimpleQueue[bytes] = SimpleQueue()
-        self._over: Callable[[str], None] = lambda _run: None
-        self._whole: bool | None = None
+        self._on_no_effect: Callable[[str], None] = lambda _run: None
+        self._completed: bool | None = None
         self._reader: threading.Thread | None = None
         self._stopping = False
         engine = os.getpid()
@@ -141,126 +142,132 @@ class WorkerProcess:
         if not self._pid:
             self._connection.close()
             _die_with(engine)
-            os._exit(_code(work, WorkerChannel(theirs, self._bell)))
-        theirs.close()
+            os._exit(_exit_code(work, WorkerChannel(worker_end, self._wake_event)))
+        worker_end.close()
 
-    def begin(self, guardrails: Guardrails, over: Callable[[str], None]) -> str | None:
-        """Let the workers begin; the URL of their cluster.
+    def start(self, guardrails: Guardrails, on_no_effect: Callable[[str], None]) -> str | None:
+        """Let the workers start. Return the URL of their cluster.
 
-        over: is told the id of each run that ended without any step done. Raises what kept them from it.
+        on_no_effect: receives the id of each run that ended without a completed step.
+        Raises SettingsError, or the error that the worker process reports.
         """
         try:
-            said = self._connection.recv()
+            message = self._connection.recv()
         except (EOFError, OSError):
-            raise SettingsError("the workers' process ended before it began") from None
-        if isinstance(said, Unusable):
-            raise said.error
-        self._over = over
-        self._say(guardrails)
-        self._reader = threading.Thread(target=self._read, name="tiercel-crew", daemon=True)
+            raise SettingsError("the worker process ended before it started to work") from None
+        if isinstance(message, StartFailed):
+            raise message.error
+        self._on_no_effect = on_no_effect
+        self._send(guardrails)
+        self._reader = threading.Thread(
+            target=self._read, name="tiercel-worker-channel", daemon=True
+        )
         self._reader.start()
-        host: str | None = said.host
+        host: str | None = message.host
         return host
 
     def wake(self) -> None:
-        """Something may be due now."""
-        with contextlib.suppress(OSError):  # it has ended, which shows elsewhere
-            os.eventfd_write(self._bell, 1)
+        """Wake the workers, because a run may be due."""
+        with contextlib.suppress(OSError):  # the process has ended; the reader reports it
+            os.eventfd_write(self._wake_event, 1)
 
-    def __call__(self, moment: EngineEvent) -> None:
-        """Pass on what people did, for the audit; and the guardrails of a set that came into force."""
-        if isinstance(moment, Decided):
-            self._say(moment)
-        elif isinstance(moment, Reloaded) and moment.guardrails and self._reader:
-            self._say(moment.guardrails)
+    def __call__(self, event: EngineEvent) -> None:
+        """Pass on operator commands, for the audit log, and the guardrails of a new set of playbooks."""
+        if isinstance(event, Decided):
+            self._send(event)
+        elif isinstance(event, Reloaded) and event.guardrails and self._reader:
+            self._send(event.guardrails)
 
     def metrics(self) -> bytes:
-        """What the workers have counted; nothing where they do not answer in time."""
-        with self._scraping:
-            with contextlib.suppress(Empty):  # of one that came too late
+        """Return the metrics of the worker process, empty if it does not answer in time."""
+        with self._scrape_lock:
+            with contextlib.suppress(Empty):  # discard late answers to earlier scrapes
                 while True:
                     self._scraped.get_nowait()
-            self._say(Scrape())
+            self._send(Scrape())
             try:
-                return self._scraped.get(timeout=LATE)
+                return self._scraped.get(timeout=REPLY_TIMEOUT)
             except Empty:
                 return b""
 
     def stop(self, grace: float) -> bool:
-        """Have the workers end; whether every attempt has come to its own end within the grace.
+        """Stop the workers. Return whether all attempts were completed within ``grace`` seconds.
 
-        Raises CrewError where they had ended before.
+        Raises WorkerProcessError if the worker process had ended before.
         """
         if not self._pid:
-            return bool(self._whole)
+            return bool(self._completed)
         reader = self._reader
         lost = reader is not None and not reader.is_alive()
         self._stopping = True
-        self._say(Stop(grace))
+        self._send(Stop(grace))
         if reader is not None:
-            reader.join(grace + LATE)
-        self._end()
+            reader.join(grace + REPLY_TIMEOUT)
+        self._reap()
         if lost:
             raise WorkerProcessError(
-                "the workers' process has ended; what waits is worked off after a restart"
+                "the worker process has ended; waiting runs are worked off after a restart"
             )
-        return bool(self._whole)
+        return bool(self._completed)
 
-    def _end(self) -> None:
-        self._connection.close()  # which a process that still works takes for its end
-        until = time.monotonic() + LATE
+    def _reap(self) -> None:
+        """Wait for the worker process. Kill it if it does not end in time."""
+        self._connection.close()  # the worker process ends when it notices this
+        deadline = time.monotonic() + REPLY_TIMEOUT
         while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(0.01)
         self._pid = 0
-        os.close(self._bell)
+        os.close(self._wake_event)
 
-    def _say(self, order: Order) -> None:
-        with self._sending, contextlib.suppress(OSError):
-            self._connection.send(order)
+    def _send(self, command: Command) -> None:
+        with self._send_lock, contextlib.suppress(OSError):
+            self._connection.send(command)
 
     def _read(self) -> None:
-        """Hear the workers until they end."""
+        """Receive messages until the worker process ends."""
         while True:
             try:
-                said: Any = self._connection.recv()
+                message: Any = self._connection.recv()
             except (EOFError, OSError):
                 break
-            if isinstance(said, RunEnded):
-                self._over(said.run)
-            elif isinstance(said, Scraped):
-                self._scraped.put(said.text)
-            elif isinstance(said, Stopped):
-                self._whole = said.whole
+            if isinstance(message, RunEnded):
+                self._on_no_effect(message.run)
+            elif isinstance(message, Scraped):
+                self._scraped.put(message.text)
+            elif isinstance(message, Stopped):
+                self._completed = message.completed
         if not self._stopping:
-            log.error("the workers' process has ended")
+            log.error("worker_process_ended")
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def freeze_startup_objects() -> None:
-    """Have the garbage collector leave alone what is there for good, once a process has begun.
+    """Exclude the objects that exist after the start from garbage collection.
 
-    It would look through all of it again and again, and an event would wait some 10 ms for that.
+    They live as long as the process. Each collection of them would delay an event by about 10 ms.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG)
+    gc.set_threshold(GC_THRESHOLD)
 
 
 def _die_with(engine: int) -> None:
-    """Have the kernel kill this process when the one that made it ends, however that does."""
+    """Ask the kernel to kill this process when its parent ends for any reason."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != engine:  # it ended before we asked
+    if os.getppid() != engine:  # the parent ended before the call
         os._exit(1)
 
 
-def _code(work: Callable[[WorkerChannel], int], line: WorkerChannel) -> int:
-    """The exit code of the workers' process; whatever it raises ends it."""
+def _exit_code(work: Callable[[WorkerChannel], int], channel: WorkerChannel) -> int:
+    """Return the exit code of the worker process. Any exception ends it."""
     try:
-        return work(line)
-    except EOFError:  # the other process is gone
+        return work(channel)
+    except EOFError:  # the engine process has ended
         return 1
-    except BaseException:
-        log.exception("workers")
+    except (
+        BaseException
+    ):  # after the fork, an exception must not reach the code of the engine process
+        log.exception("worker_process_failed")
         return 1

@@ -1,4 +1,4 @@
-"""The workers' process: what stands between the journal and the cluster is put together here."""
+"""The worker process: claims steps from the journal and executes them against the cluster."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from engine.runtime.worker_channel import (
     RunEnded,
     Scrape,
     Scraped,
+    StartFailed,
     Stop,
     Stopped,
-    Unusable,
     freeze_startup_objects,
 )
 from engine.telemetry.audit import Audit
@@ -61,28 +61,32 @@ if TYPE_CHECKING:
     from engine.telemetry.metrics import Series
 
 log = structlog.get_logger()
-LOOK = 1.0
-"""Seconds between looks whether the thread that claims is still there."""
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks of the threads and of the API server."""
 
 
-def run_worker_process(settings: Settings, line: WorkerChannel, *, story: bool) -> int:
-    """Claim and attempt until told to stop; the exit code. Raises EOFError once the other process is gone."""
+def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: bool) -> int:
+    """Execute runs until the engine process asks to stop. Return the exit code.
+
+    story: print each run as text on stderr instead of the log and audit records.
+    Raises EOFError if the engine process ends.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(
             number, signal.SIG_IGN
-        )  # a terminal sends them to both; the other one decides
+        )  # a terminal sends it to both; the engine process decides
     try:
-        cluster, traces = _cluster(settings), tracing(os.environ)
+        cluster, traces = _connect(settings), tracing(os.environ)
     except (SettingsError, ConnectionSettingsError) as error:
-        line.say(Unusable(error))
+        channel.send(StartFailed(error))
         return 2
-    line.say(Connected(cluster.host if cluster else None))
+    channel.send(Connected(cluster.host if cluster else None))
     guardrails = None
-    while not isinstance(guardrails, Guardrails):  # the journal is there from then on
-        guardrails = line.hear()
+    while not isinstance(guardrails, Guardrails):  # after the first guardrails, the journal exists
+        guardrails = channel.receive()
     metrics = WorkMetrics()
-    told = [tell_story] if story else [log_steps, Audit()]
-    observers = Observers(metrics, *told, *([traces] if traces else []))
+    outputs = [tell_story] if story else [log_steps, Audit()]
+    observers = Observers(metrics, *outputs, *([traces] if traces else []))
     with contextlib.ExitStack() as stack:
         if traces:
             stack.callback(traces.stop)
@@ -93,59 +97,67 @@ def run_worker_process(settings: Settings, line: WorkerChannel, *, story: bool) 
             dry_run=settings.dry_run,
         )
         stack.callback(journal.close)
-        shift = _Shift(settings, cluster, journal, guardrails)
-        workers = shift.workers(observers, lambda run: line.say(RunEnded(run.id)))
-        metrics.add_series(shift.series)
+        resources = _Resources(settings, cluster, journal, guardrails)
+        workers = resources.worker_pool(observers, lambda run: channel.send(RunEnded(run.id)))
+        metrics.add_series(resources.series)
         workers.start()
-        threading.Thread(target=_listen, args=(line.bell, workers.wake), daemon=True).start()
+        threading.Thread(
+            target=_forward_wakes, args=(channel.wake_event, workers.wake), daemon=True
+        ).start()
         if cluster and not settings.dry_run:
             adoption = Adoption(cluster, journal, workers.wake, time.time)
             adoption.start()
             stack.callback(adoption.stop)
         freeze_startup_objects()
-        grace = _obey(line, shift, workers, observers, metrics)
-        whole = workers.stop(grace)
-        line.say(Stopped(whole))
-        if not whole:
-            os._exit(0)  # the threads of what is under way would hold the journal up
+        grace = _serve_commands(channel, resources, workers, observers, metrics)
+        completed = workers.stop(grace)
+        channel.send(Stopped(completed))
+        if not completed:
+            os._exit(0)  # closing the journal would wait for the threads of the running attempts
     return 0
 
 
-def _obey(
-    line: WorkerChannel,
-    shift: _Shift,
+def _serve_commands(
+    channel: WorkerChannel,
+    resources: _Resources,
     workers: WorkerPool,
     observers: Observers,
     metrics: WorkMetrics,
 ) -> float:
-    """Do as told until it is to stop; the grace. Raises EOFError."""
-    silence = FaultLog("api_server", calm=0.0)
+    """Execute commands until Stop. Return the grace period in seconds.
+
+    Raises EOFError if the engine process or a thread of the workers has ended.
+    """
+    api_server_fault = FaultLog("api_server", calm=0.0)
     while True:
-        order = line.hear(LOOK)
-        shift.look(silence)
-        if isinstance(order, Guardrails):
-            shift.guardrails = order
-        elif isinstance(order, Decided):
-            observers.notify(order)
-        elif isinstance(order, Scrape):
-            line.say(Scraped(metrics.text()))
-        elif isinstance(order, Stop):
-            return order.grace
-        ended = workers.ended()
-        if ended:
-            log.error("a thread has ended, so the workers do", thread=ended)
+        command = channel.receive(CHECK_INTERVAL)
+        resources.log_api_server_state(api_server_fault)
+        if isinstance(command, Guardrails):
+            resources.guardrails = command
+        elif isinstance(command, Decided):
+            observers.notify(command)
+        elif isinstance(command, Scrape):
+            channel.send(Scraped(metrics.text()))
+        elif isinstance(command, Stop):
+            return command.grace
+        thread = workers.ended()
+        if thread:
+            log.error("worker_thread_ended", thread=thread)
             raise EOFError
 
 
-def _listen(bell: int, wake: Callable[[], None]) -> None:
-    """Wake the workers whenever the bell rings."""
+def _forward_wakes(wake_event: int, wake: Callable[[], None]) -> None:
+    """Wake the workers each time the engine process writes the eventfd."""
     while True:
-        os.eventfd_read(bell)
+        os.eventfd_read(wake_event)
         wake()
 
 
-class _Shift:
-    """What the workers work with. guardrails: of the set in force."""
+class _Resources:
+    """What the workers share: cluster, HTTP client, journal and budgets.
+
+    guardrails: of the playbooks in force.
+    """
 
     def __init__(
         self,
@@ -156,20 +168,22 @@ class _Shift:
     ) -> None:
         self._settings, self._cluster, self._journal = settings, cluster, journal
         senders = Senders(settings.http_hosts)
-        self._outside = LiveHttpClient(Secrets(settings.secrets_dir), senders=senders)
+        self._http = LiveHttpClient(Secrets(settings.secrets_dir), senders=senders)
         self.guardrails = guardrails
-        spent = {
+        budget_windows = {
             key: window
             for key, window in journal.key_values().items()
             if key.startswith(BUDGET_PREFIX)
         }
-        ledger = BudgetLedger() if settings.dry_run else BudgetLedger(spent, self._remember)
-        self._made = functools.lru_cache(1)(
+        ledger = (
+            BudgetLedger() if settings.dry_run else BudgetLedger(budget_windows, self._save_budgets)
+        )
+        self._guard_of = functools.lru_cache(1)(
             lambda guardrails: Guard(guardrails, settings.own, ledger)
         )
 
-    def workers(self, observers: Observers, over: Callable[[Any], None]) -> WorkerPool:
-        """The threads."""
+    def worker_pool(self, observers: Observers, on_no_effect: Callable[[Any], None]) -> WorkerPool:
+        """Return the pool of worker threads. on_no_effect: receives runs without a completed step."""
         settings, cluster = self._settings, self._cluster
         return WorkerPool(
             self._journal,
@@ -178,39 +192,39 @@ class _Shift:
             observers,
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
             now=SteadyClock(),
-            on_no_effect=over,
+            on_no_effect=on_no_effect,
             available_slots=cluster.available_slots if cluster else lambda _: None,
         )
 
     def guard(self) -> Guard:
-        """The guard of the set in force; what its budgets have spent outlives sets, and a restart."""
-        return self._made(self.guardrails)
+        """Return the guard for the current guardrails. Spent budgets survive new guardrails and a restart."""
+        return self._guard_of(self.guardrails)
 
     def clients(self, claim: Claim) -> Clients:
-        """The clients for one attempt: dry in a dry run, and for playbooks that do not enforce."""
+        """Return the clients for one attempt. They are dry in a dry run, and if the mode does not enforce."""
         timeout, hosts = claim.step.timeout, self._settings.http_hosts
         live = self._cluster.with_timeout(timeout) if self._cluster else None
-        if live is None or self._settings.dry_run or not _acts(claim):
-            reads = live or AssumedCluster(claim.run.event)
-            return Clients(CallRecorder(reads), RequestRecorder(None, hosts), dry=True)
+        if live is None or self._settings.dry_run or not _mode_allows(claim):
+            reader = live or AssumedCluster(claim.run.event)
+            return Clients(CallRecorder(reader), RequestRecorder(None, hosts), dry=True)
         return Clients(
             CallRecorder(live, live),
-            RequestRecorder(self._outside.with_timeout(timeout), hosts),
+            RequestRecorder(self._http.with_timeout(timeout), hosts),
             dry=False,
         )
 
-    def look(self, silence: FaultLog) -> None:
-        """Tell when the API server begins to give no answers, and when it gives some again."""
+    def log_api_server_state(self, fault: FaultLog) -> None:
+        """Log when the API server stops answering, and when it answers again."""
         breaker = self._cluster.breaker if self._cluster else None
         if breaker is None:
             return
         if breaker.open:
-            silence.report(breaker.error or "")
+            fault.report(breaker.error or "")
         else:
-            silence.clear()
+            fault.clear()
 
     def series(self) -> Iterator[Series]:
-        """What a scrape asks of the budgets and of the cluster."""
+        """Yield the metrics of the budgets and of the cluster."""
         for budget, left in self.guard().remaining_budgets():
             yield (
                 "budget_left",
@@ -225,21 +239,23 @@ class _Shift:
                 left,
             )
         if self._cluster:
-            answers = float(not self._cluster.breaker.open)
-            yield "cluster_answers", {}, answers
+            yield "cluster_answers", {}, float(not self._cluster.breaker.open)
 
-    def _remember(self, windows: Mapping[str, Any]) -> None:
+    def _save_budgets(self, windows: Mapping[str, Any]) -> None:
         try:
             self._journal.save_key_values(windows)
-        except JournalError as error:  # what is not on disk must not be acted upon
+        except JournalError as error:  # no action without a saved budget
             raise TemporaryError(f"the journal cannot be written: {error}") from None
 
 
-def _cluster(settings: Settings) -> KubernetesCluster | None:
-    """The cluster to act on: named by a flag, or the one that this pod runs in; never one happened upon."""
+def _connect(settings: Settings) -> KubernetesCluster | None:
+    """Connect to the cluster of the flags, or of this pod. Return None in a dry run without a cluster.
+
+    Never uses the current context of a default kubeconfig. Raises SettingsError, ConnectionSettingsError.
+    """
     if settings.kubeconfig or settings.context or "KUBERNETES_SERVICE_HOST" in os.environ:
-        at_once = settings.workers + settings.slow_workers + 1
-        return connect(settings.kubeconfig, settings.context, settings.kube_qps, at_once)
+        connections = settings.workers + settings.slow_workers + 1
+        return connect(settings.kubeconfig, settings.context, settings.kube_qps, connections)
     if settings.dry_run:
         return None
     raise SettingsError(
@@ -248,7 +264,7 @@ def _cluster(settings: Settings) -> KubernetesCluster | None:
     )
 
 
-def _acts(claim: Claim) -> bool:
-    """Whether the mode of its playbook lets the step act; ``notify`` lets only its messages."""
+def _mode_allows(claim: Claim) -> bool:
+    """Return whether the mode of the playbook allows the step. ``notify`` allows only messages."""
     mode = claim.run.playbook.mode
     return mode == "enforce" or (mode == "notify" and claim.step.effect == "notify")

@@ -77,7 +77,10 @@ def test_on_a_small_disk_the_journal_is_full_before_the_disk_is_and_grows_with_i
     with small_disk(tmp_path / "small", 40) as has:
         flags = ("--dry-run", "--journal", str(tmp_path / "small" / "tiercel.db"))
         with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
-            assert running.wait_for_log(lambda line: line["event"] == "journal")["most"] == "32 MiB"
+            assert (
+                running.wait_for_log(lambda line: line["event"] == "journal_opened")["max_size"]
+                == "32 MiB"
+            )
             number, said = 0, {}
             while said.get("error") is None:
                 _, _, said = running.post([alert(number + n, pad="x" * 4_000) for n in range(500)])

@@ -1,4 +1,4 @@
-"""Keeping house: notes reach the journal, what is old goes, a nearly full journal sheds the least severe."""
+"""Maintenance: deferred records are written, old runs deleted, and a full journal rejects minor events."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from engine.journal.protocol import DeadLetter, DroppedRuns
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import JournalError
 from engine.preview.event_log import EventLog, open_event_file
-from engine.runtime.maintenance import IDENTITIES, Maintenance
+from engine.runtime.maintenance import IDENTITY_RETENTION, Maintenance
 from engine.telemetry.fault_log import FaultLog
 from tests.support.intake import FALCO, NOW, ONCE, PLAYBOOK, InstantJournal, alert, intake_of, take
 from tests.support.playbooks import playbook_from_snapshot
 
 
-class Kept:
-    """A journal's upkeep: what was asked of it; full and broken as the test says."""
+class RecordingJournal:
+    """A journal that records its maintenance calls. full: fill ratio. broken: whether writes fail."""
 
     def __init__(self):
-        self.noted, self.forgot, self.stripped = [], [], []
+        self.saved, self.deleted, self.stripped = [], [], []
         self.full, self.broken = 0.1, False
 
     def save_dropped(self, dead, drops):
         if self.broken:
             raise JournalError("disk full")
-        self.noted.append((list(dead), list(drops)))
+        self.saved.append((list(dead), list(drops)))
 
     def delete_runs(self, before):
-        self.forgot.append(before)
+        self.deleted.append(before)
         return 0
 
     def strip_runs(self, before):
@@ -45,148 +45,148 @@ class Kept:
         return self.full
 
 
-def upkeep(retention=30 * 86_400.0, notes=None):
-    journal = Kept()
+def new_maintenance(retention=30 * 86_400.0, records=None):
+    journal = RecordingJournal()
     return journal, Maintenance(
-        journal, notes or DeferredRecords(), retention, lambda: NOW, FaultLog("journal")
+        journal, records or DeferredRecords(), retention, lambda: NOW, FaultLog("journal")
     )
 
 
-def test_notes_are_written_and_none_twice():
-    notes = DeferredRecords()
-    journal, house = upkeep(notes=notes)
-    notes.count_dropped_run("p", "throttle", "k", NOW)
-    notes.count_dropped_run("p", "throttle", "k", NOW + 1)
-    notes.add_dead_letter(DeadLetter(NOW, "http", "no JSON", b"x"))
-    house.round()
-    house.round()
+def test_deferred_records_are_written_once():
+    records = DeferredRecords()
+    journal, maintenance = new_maintenance(records=records)
+    records.count_dropped_run("p", "throttle", "k", NOW)
+    records.count_dropped_run("p", "throttle", "k", NOW + 1)
+    records.add_dead_letter(DeadLetter(NOW, "http", "no JSON", b"x"))
+    maintenance.run_round()
+    maintenance.run_round()
     drops = [DroppedRuns("p", "throttle", "k", 2, NOW, NOW + 1)]
-    assert journal.noted == [([DeadLetter(NOW, "http", "no JSON", b"x")], drops)]
+    assert journal.saved == [([DeadLetter(NOW, "http", "no JSON", b"x")], drops)]
 
 
-def test_what_could_not_be_written_is_written_later():
-    notes = DeferredRecords()
-    journal, house = upkeep(notes=notes)
-    notes.count_dropped_run("p", "throttle", "k", NOW)
+def test_records_of_a_failed_write_are_written_later():
+    records = DeferredRecords()
+    journal, maintenance = new_maintenance(records=records)
+    records.count_dropped_run("p", "throttle", "k", NOW)
     journal.broken = True
-    house.round()
-    notes.count_dropped_run("p", "throttle", "k", NOW + 1)
+    maintenance.run_round()
+    records.count_dropped_run("p", "throttle", "k", NOW + 1)
     journal.broken = False
-    house.round()
-    assert journal.noted == [([], [DroppedRuns("p", "throttle", "k", 2, NOW, NOW + 1)])]
+    maintenance.run_round()
+    assert journal.saved == [([], [DroppedRuns("p", "throttle", "k", 2, NOW, NOW + 1)])]
 
 
-def test_runs_are_kept_as_long_as_told_and_their_identities_for_a_week():
-    journal, house = upkeep(retention=2 * 86_400.0)
-    house.round()
-    assert journal.forgot == [NOW - IDENTITIES]
+def test_runs_are_kept_for_the_retention_and_their_ids_for_a_week():
+    journal, maintenance = new_maintenance(retention=2 * 86_400.0)
+    maintenance.run_round()
+    assert journal.deleted == [NOW - IDENTITY_RETENTION]
     assert journal.stripped == [NOW - 2 * 86_400.0]
-    journal, house = upkeep(retention=30 * 86_400.0)
-    house.round()
-    assert (journal.forgot, journal.stripped) == ([NOW - 30 * 86_400.0], [])
+    journal, maintenance = new_maintenance(retention=30 * 86_400.0)
+    maintenance.run_round()
+    assert (journal.deleted, journal.stripped) == ([NOW - 30 * 86_400.0], [])
 
 
-@pytest.mark.parametrize(("fill", "least"), [(0.89, None), (0.9, 5), (0.95, 4), (0.99, 2)])
-def test_the_fuller_the_journal_the_more_severe_an_event_must_be(fill, least):
-    journal, house = upkeep()
+@pytest.mark.parametrize(("fill", "min_priority"), [(0.89, None), (0.9, 5), (0.95, 4), (0.99, 2)])
+def test_a_fuller_journal_accepts_only_more_severe_events(fill, min_priority):
+    journal, maintenance = new_maintenance()
     journal.full = fill
-    house.round()
-    assert house.least() == least
-    assert bool(journal.stripped) == (fill >= 0.9)  # bodies go before their time
+    maintenance.run_round()
+    assert maintenance.min_priority() == min_priority
+    assert bool(journal.stripped) == (fill >= 0.9)  # content is deleted before its retention ends
 
 
-def after(rounds, house):
+def after(rounds, maintenance):
     for _ in range(rounds):
-        house.round()
-    return house.least()
+        maintenance.run_round()
+    return maintenance.min_priority()
 
 
-def test_a_journal_that_fills_is_looked_at_more_often_the_fuller_it_is():
-    journal, house = upkeep()
-    house.round()
+def test_a_fuller_journal_is_checked_more_often():
+    journal, maintenance = new_maintenance()
+    maintenance.run_round()
     journal.full = 0.6
-    assert after(10, house) is None
+    assert after(10, maintenance) is None
     journal.full = 0.96
-    assert after(1, house) == 4
+    assert after(1, maintenance) == 4
     journal.full = 0.4
-    assert after(1, house) is None
+    assert after(1, maintenance) is None
 
 
 def test_a_nearly_full_journal_is_pruned_more_often():
-    journal, house = upkeep()
-    after(60, house)
-    assert len(journal.forgot) == 1
+    journal, maintenance = new_maintenance()
+    after(60, maintenance)
+    assert len(journal.deleted) == 1
     journal.full = 0.95
-    after(60, house)
-    assert 5 <= len(journal.forgot) <= 15
+    after(60, maintenance)
+    assert 5 <= len(journal.deleted) <= 15
 
 
-def test_a_nearly_full_journal_takes_what_is_severe_and_counts_the_rest():
-    notes = DeferredRecords()
-    intake = intake_of(InstantJournal(), min_priority=lambda: 4, deferred_records=notes)
+def test_a_nearly_full_journal_accepts_severe_events_and_counts_the_others():
+    records = DeferredRecords()
+    intake = intake_of(InstantJournal(), min_priority=lambda: 4, deferred_records=records)
     assert take(intake, json.dumps(FALCO | {"priority": "Critical"}).encode()).runs
     taken = take(intake, json.dumps(FALCO | {"priority": "Notice"}).encode())
     assert (taken.accepted, taken.runs, taken.results) == (1, [], {"shed": 1})
     assert intake.recent.all()[-1].result == "shed"
     assert take(intake, json.dumps(FALCO | {"priority": None}).encode()).runs == []
-    (drop,) = notes.drain()[1]
+    (drop,) = records.drain()[1]
     assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "shed: journal full", 2)
 
 
-def test_many_notes_are_written_in_slices_and_only_those_that_failed_are_taken_again():
-    notes = DeferredRecords()
+def test_many_records_are_written_in_slices_and_only_failed_slices_again():
+    records = DeferredRecords()
     for number in range(2_500):
-        notes.count_dropped_run("p", "throttle", str(number), NOW)
-    journal, house = upkeep(notes=notes)
+        records.count_dropped_run("p", "throttle", str(number), NOW)
+    journal, maintenance = new_maintenance(records=records)
 
-    def note(dead, drops):
-        journal.noted.append((dead, drops))
-        journal.broken = len(journal.noted) == 2
+    def save(dead, drops):
+        journal.saved.append((dead, drops))
+        journal.broken = len(journal.saved) == 2
         if journal.broken:
             raise JournalError("disk full")
 
-    journal.save_dropped = note
-    house.round()
-    assert [len(drops) for _, drops in journal.noted] == [1_000, 1_000]
-    house.round()
-    assert [len(drops) for _, drops in journal.noted[2:]] == [1_000, 500]
+    journal.save_dropped = save
+    maintenance.run_round()
+    assert [len(drops) for _, drops in journal.saved] == [1_000, 1_000]
+    maintenance.run_round()
+    assert [len(drops) for _, drops in journal.saved[2:]] == [1_000, 500]
     assert (
-        len({drop.key for _, drops in [journal.noted[0], *journal.noted[2:]] for drop in drops})
+        len({drop.key for _, drops in [journal.saved[0], *journal.saved[2:]] for drop in drops})
         == 2_500
     )
 
 
-def test_what_a_throttle_drops_is_counted_by_its_window():
-    notes = DeferredRecords()
-    intake = intake_of(InstantJournal(), ONCE, deferred_records=notes)
+def test_runs_dropped_by_a_throttle_are_counted_by_window():
+    records = DeferredRecords()
+    intake = intake_of(InstantJournal(), ONCE, deferred_records=records)
     for number in range(4):
         take(intake, json.dumps(alert(number)).encode())
-    (drop,) = notes.drain()[1]
+    (drop,) = records.drain()[1]
     assert (drop.playbook, drop.reason, drop.count) == ("mark-shell", "throttle", 3)
     assert "nginx" in drop.key
 
 
-def test_notes_are_bounded_however_many_keys_and_bodies_come():
-    notes = DeferredRecords()
+def test_the_number_of_deferred_records_is_limited():
+    records = DeferredRecords()
     for number in range(30_000):
-        notes.count_dropped_run("p", "throttle", str(number), NOW)
-        notes.add_dead_letter(DeadLetter(NOW, "http", "e", b""))
-    dead, drops = notes.drain()
+        records.count_dropped_run("p", "throttle", str(number), NOW)
+        records.add_dead_letter(DeadLetter(NOW, "http", "e", b""))
+    dead, drops = records.drain()
     assert (len(dead), len(drops)) == (1_000, 10_000)
 
 
-def test_what_is_no_event_is_buried_with_its_beginning():
-    notes = DeferredRecords()
-    intake = intake_of(InstantJournal(), deferred_records=notes)
+def test_a_body_that_is_not_an_event_is_kept_as_a_truncated_dead_letter():
+    records = DeferredRecords()
+    intake = intake_of(InstantJournal(), deferred_records=records)
     with pytest.raises(ValueError, match="not JSON"):
         take(intake, b"x" * 100_000)
     take(intake, b"{}\n" + json.dumps(FALCO).encode())
-    first, second = notes.drain()[0]
+    first, second = records.drain()[0]
     assert (first.source, len(first.body)) == ("http", 16_384)
     assert (second.body, "rule" in second.error) == (b"{}", True)
 
 
-def test_the_record_is_what_replay_reads_and_its_file_is_bounded(tmp_path):
+def test_replay_reads_the_recorded_events_and_the_file_size_is_limited(tmp_path):
     record = EventRecorder(tmp_path / "events.ndjson", max_bytes=6_000)
     intake = intake_of(InstantJournal(), deferred_records=DeferredRecords(record))
     for number in range(20):
@@ -202,7 +202,7 @@ def test_the_record_is_what_replay_reads_and_its_file_is_bounded(tmp_path):
     assert events[-1].time_ns % 1_000_000_000 == 19
 
 
-def test_a_record_that_cannot_be_written_stops_nothing(tmp_path):
+def test_events_are_accepted_while_the_record_file_cannot_be_written(tmp_path):
     record = EventRecorder(tmp_path / "none" / "events.ndjson")
     intake = intake_of(InstantJournal(), deferred_records=DeferredRecords(record))
     assert take(intake, json.dumps(FALCO).encode()).runs
@@ -222,29 +222,31 @@ TOLD = FALCO | {
 REDACT = ["proc.cmdline=token=\\S+", "x=.*"]
 
 
-def test_what_is_redacted_is_matched_and_then_kept_and_shown_nowhere(tmp_path):
+def test_redacted_values_are_matched_but_never_stored_or_shown(tmp_path):
     on = '  conditions: [{field: proc.cmdline, regex: "token=canary"}]\n  match:'
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     record = EventRecorder(tmp_path / "events")
-    notes = DeferredRecords(record)
+    records = DeferredRecords(record)
     try:
         intake = intake_of(
             journal,
             PLAYBOOK.replace("  match:", on),
             redaction=Redaction(REDACT),
-            deferred_records=notes,
+            deferred_records=records,
         )
         taken = take(intake, json.dumps(TOLD).encode())
         taken.written.result(10)
         run = journal.find(taken.runs[0]).run
         assert run.event.fields["proc.cmdline"] == "curl -H ***"
         assert SECRET not in json.dumps(run.event.alert)
-        assert take(intake, json.dumps(TOLD).encode()).duplicates == 1  # its identity is as it came
+        assert (
+            take(intake, json.dumps(TOLD).encode()).duplicates == 1
+        )  # the id is computed before redaction
         take(intake, json.dumps(TOLD | {"rule": "another"}).encode())
         with pytest.raises(ValueError, match="not JSON"):
             take(intake, f"{{token={SECRET} ".encode())
         record.flush()
-        journal.save_dropped(*notes.drain())
+        journal.save_dropped(*records.drain())
         told = [*intake.recent.all(), *journal.dead_letters(9), (tmp_path / "events").read_text()]
         assert SECRET not in repr(told)
     finally:
@@ -253,6 +255,6 @@ def test_what_is_redacted_is_matched_and_then_kept_and_shown_nowhere(tmp_path):
 
 
 @pytest.mark.parametrize("rule", ["", "x", "=y", "x=", "x=("])
-def test_a_rule_that_cannot_be_is_refused(rule):
+def test_an_invalid_redaction_rule_is_rejected(rule):
     with pytest.raises(RedactError):
         Redaction([rule])

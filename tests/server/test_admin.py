@@ -58,7 +58,7 @@ class Admin:
             self.metrics.text,
             lambda: ABOUT,
         )
-        self.port = AdminPort(pages, door or LoopbackAuthenticator(), self.reloader.ended)
+        self.port = AdminPort(pages, door or LoopbackAuthenticator(), self.reloader.ended_thread)
 
     def wake(self):
         self.woken += 1
