@@ -47,8 +47,8 @@ def talon(
     playbooks go to stdout, or into the folder of --out. Parts that cannot be converted (error) or that work
     differently in Tiercel (warning) are reported on stderr.
 
-    A playbook never does more than its rule. If a part of the match is lost, the playbook has
-    `mode: dryRun`. The exit code is 0 if everything was converted, and 1 if not.
+    A playbook never does more than its rule without a warning. If a part of the match is lost, the playbook
+    has `mode: dryRun`. The exit code is 0 if everything was converted, and 1 if not.
 
     \b
     Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -192,8 +193,6 @@ def command(*, story: bool, log_level: str, log_format: str | None, **given: Any
 
 def _settings(given: dict[str, Any]) -> Settings:
     """Return the settings of the options. Raises SettingsError if a value is not valid."""
-    import os  # noqa: PLC0415 - only here does the command read the environment without an option
-
     seconds = {}
     for name in ("grace", "retention"):
         given_seconds = duration.seconds(given[name])
