@@ -1,4 +1,4 @@
-"""The oracle reads the contract's tables a second time, slow and plain."""
+"""Conditions. A second, simple implementation of the operators is the reference."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def on_operand(name):
     return predicate(name, OPERANDS[OPERATORS[name].operand])
 
 
-class Told(Findings):
-    """Keeps the arguments of each finding."""
+class RecordedFindings(Findings):
+    """Also records the arguments of each finding."""
 
     def __init__(self):
         super().__init__(Document("a.yaml", None))
         self.wrong = []
 
-    def add(self, *told, **more):
-        super().add(*told, **more)
-        self.wrong.append(told)
+    def add(self, *arguments, **options):
+        super().add(*arguments, **options)
+        self.wrong.append(arguments)
 
 
 def compiled(*data):
-    report = Told()
+    report = RecordedFindings()
     return compile_conditions(list(data), ("c",), report), report.wrong
 
 
@@ -67,20 +67,20 @@ def truth(data, **fields):
 
 
 @operators
-def test_it_holds_and_does_not_hold(name):
+def test_each_operator_is_true_and_false(name):
     assert on_operand(name)(PASSING[name]) is True
     assert on_operand(name)(FAILING[name]) is False
 
 
 @operators
 @pytest.mark.parametrize("value", [None, "", "<NA>", []], ids=repr)
-def test_on_an_absent_value_it_is_unknown(name, value):
+def test_each_operator_is_unknown_for_an_absent_value(name, value):
     assert on_operand(name)(value) is None
     assert truth({"field": "no.such", name: OPERANDS[OPERATORS[name].operand]}) is None
 
 
 @operators
-def test_on_a_value_of_another_type_it_is_unknown(name):
+def test_each_operator_is_unknown_for_a_value_of_another_type(name):
     for value in (True, {}, {"x": 1}, {"x": "x"}):
         assert on_operand(name)(value) is None
     other = "5" if OPERATORS[name].operand == "number" else 5
@@ -92,7 +92,7 @@ def test_on_a_value_of_another_type_it_is_unknown(name):
 
 
 @operators
-def test_on_a_list_a_positive_one_needs_one_element_and_a_negative_one_all(name):
+def test_for_a_list_one_element_must_pass_or_all_if_the_operator_is_negative(name):
     if name == "intersects":
         return
     test, good, bad = on_operand(name), PASSING[name], FAILING[name]
@@ -133,7 +133,7 @@ def test_an_operand_list_compares_with_its_elements_of_the_same_type():
     assert predicate("in", [True, "a"])(False) is False
 
 
-def test_addresses_of_both_families():
+def test_cidr_compares_ipv4_and_ipv6_addresses():
     inside = predicate(
         "cidr", ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7", "::ffff:198.51.100.0/120"]
     )
@@ -153,7 +153,7 @@ def test_addresses_of_both_families():
         assert inside(text) is None
 
 
-def test_a_regular_expression_of_an_attacker_costs_linear_time():
+def test_a_hostile_regular_expression_takes_linear_time():
     assert predicate("regex", "(a+)+$")("a" * 100_000 + "!") is False
     assert predicate("glob", "*a" * 30)("a" * 20_000 + "b") is False
 
@@ -162,7 +162,7 @@ def test_a_regular_expression_of_an_attacker_costs_linear_time():
     st.text(alphabet="ab*?[]!^-\\/.\n", max_size=8), st.text(alphabet="ab]/!^-.\\\n", max_size=6)
 )
 @settings(max_examples=300)
-def test_globs_without_brackets_and_backslashes_are_those_of_fnmatch(glob, text):
+def test_globs_without_brackets_and_backslashes_match_as_in_fnmatch(glob, text):
     if set("[]\\") & set(glob):
         return
     assert predicate("glob", glob)(text) is (fnmatch.fnmatchcase(text, glob) if text else None)
@@ -188,7 +188,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "operand", "code"), WRONG, ids=str)
-def test_an_operand_that_the_operator_does_not_take_is_told(name, operand, code):
+def test_an_operand_of_the_wrong_type_is_an_error(name, operand, code):
     with pytest.raises(OperandError) as error:
         predicate(name, operand)
     assert error.value.code == code
@@ -213,11 +213,11 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("data", "code"), SHAPES, ids=str)
-def test_a_condition_of_the_wrong_shape_is_told_once(data, code):
-    assert [told[1] for told in compiled(data)[1]] == [code]
+def test_a_condition_with_the_wrong_structure_is_reported_once(data, code):
+    assert [finding[1] for finding in compiled(data)[1]] == [code]
 
 
-def test_a_field_is_taken_verbatim():
+def test_a_field_name_is_taken_literally():
     assert truth({"field": "proc.aname[2]", "equals": "sh"}, **{"proc.aname[2]": "sh"}) is True
     assert truth({"field": "a b.c", "equals": 1}, **{"a b.c": 1}) is True
     assert truth({"field": "a.b", "exists": True}, a={"b": 1}) is False
@@ -247,7 +247,7 @@ def written(tree):
 
 
 def sql(tree):
-    """SQL's three-valued logic, over the worlds that unknown could stand for (Kleene's tables)."""
+    """Evaluate the three-valued logic of SQL: try true and false for each unknown (tables of Kleene)."""
     if not isinstance(tree, tuple):
         return tree
     word, inner = tree
@@ -260,7 +260,7 @@ def sql(tree):
 
 @settings(max_examples=200)
 @given(trees)
-def test_groups_are_the_and_or_and_not_of_sql(tree):
+def test_groups_follow_the_three_valued_logic_of_sql(tree):
     assert truth(written(tree), one=1) is sql(tree)
 
 
@@ -276,14 +276,14 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-def plainly(name, operand, value):  # noqa: C901 - a table told as prose
-    """An operator on one value or list, as the contract's words say."""
+def expected(name, operand, value):  # noqa: C901 - a table in code
+    """Apply an operator to one value or list, in the words of the documentation."""
     if (value in (None, "", "<NA>") and not isinstance(value, bool)) or value == []:
         return None
     if isinstance(value, list) and name != "intersects":
         order = {False: 0, None: 1, True: 2}
         pick = min if name in ("notEquals", "notIn", "notCidr") else max
-        return pick((plainly(name, operand, one) for one in value), key=order.__getitem__)
+        return pick((expected(name, operand, one) for one in value), key=order.__getitem__)
 
     def kind(one):
         if isinstance(one, bool):
@@ -304,14 +304,14 @@ def plainly(name, operand, value):  # noqa: C901 - a table told as prose
             return None
         order = {False: 0, None: 1, True: 2}
         present = [v for v in value if v not in (None, "", "<NA>") and v != []]
-        told = [among(v, operand) for v in present] + [None] * (len(value) - len(present))
-        return max(told, key=order.__getitem__)
+        truths = [among(v, operand) for v in present] + [None] * (len(value) - len(present))
+        return max(truths, key=order.__getitem__)
     if name in ("equals", "notEquals"):
-        told = among(value, [operand])
-        return told if name == "equals" else negated(told)
+        truth_value = among(value, [operand])
+        return truth_value if name == "equals" else negated(truth_value)
     if name in ("in", "notIn"):
-        told = among(value, operand)
-        return told if name == "in" else negated(told)
+        truth_value = among(value, operand)
+        return truth_value if name == "in" else negated(truth_value)
     if name in ("gt", "gte", "lt", "lte"):
         if kind(value) != "number":
             return None
@@ -338,12 +338,12 @@ def plainly(name, operand, value):  # noqa: C901 - a table told as prose
 
 @settings(max_examples=500)
 @given(st.sampled_from(sorted(set(OPERATORS) - {"exists"})), json_values)
-def test_every_operator_on_every_value_is_what_the_contract_says(name, value):
+def test_every_operator_on_every_value_follows_the_reference(name, value):
     operand = OPERANDS[OPERATORS[name].operand]
-    assert predicate(name, operand)(value) is plainly(name, operand, value)
+    assert predicate(name, operand)(value) is expected(name, operand, value)
 
 
-def test_a_list_nested_as_deep_as_an_event_may_be_is_looked_through():
+def test_a_deeply_nested_list_is_compared():
     value = "x"
     for _ in range(100):
         value = [value]
@@ -351,14 +351,14 @@ def test_a_list_nested_as_deep_as_an_event_may_be_is_looked_through():
     assert predicate("notEquals", "x")(value) is False
 
 
-def test_every_operator_says_what_it_takes():
+def test_every_operator_declares_its_operand():
     for name, operator in OPERATORS.items():
         check_operand(name, {**OPERANDS, "bool": True}[operator.operand])
 
 
-def told_of(*operands):
-    """The codes and places told of a list of conditions with these regular expressions."""
-    report = Told()
+def codes_of_expressions(*operands):
+    """Return the codes of the findings about conditions with these regular expressions."""
+    report = RecordedFindings()
     data = [{"field": "a", "regex": operand} for operand in operands]
     try:
         compile_conditions(data, ("c",), report)
@@ -378,20 +378,20 @@ def test_an_expression_that_takes_too_much_memory_is_a_bad_regex(condition):
     assert (path, code) == (("c", 0, name), "bad-regex")
 
 
-def test_expressions_of_one_document_are_bounded_in_number_and_in_size():
-    assert told_of(*["x"] * MAX_EXPRESSIONS) == []
-    assert told_of(*["y?" * 900 for _ in range(MAX_INSTRUCTIONS // 2_000)]) == []
-    # the eighth that is too large alone uses up what all may have; none after it is compiled
-    assert told_of(*[r"(?i)[\pL]{150}"] * 50) == ["bad-regex"] * 10
+def test_the_number_and_size_of_expressions_per_document_are_limited():
+    assert codes_of_expressions(*["x"] * MAX_EXPRESSIONS) == []
+    assert codes_of_expressions(*["y?" * 900 for _ in range(MAX_INSTRUCTIONS // 2_000)]) == []
+    # each of these counts as 25,000 instructions, so later ones are not compiled
+    assert codes_of_expressions(*[r"(?i)[\pL]{150}"] * 50) == ["bad-regex"] * 10
     paths = [{"jsonPath": f"$.x{n % 9}", "exists": True} for n in range(MAX_EXPRESSIONS)]
-    with pytest.raises(TooManyFindingsError) as told:
-        compile_conditions([{"all": paths}, {"field": "a", "glob": "a*"}], (), Told())
-    assert [finding.code for finding in told.value.entries] == ["bad-regex"]
+    with pytest.raises(TooManyFindingsError) as raised:
+        compile_conditions([{"all": paths}, {"field": "a", "glob": "a*"}], (), RecordedFindings())
+    assert [finding.code for finding in raised.value.entries] == ["bad-regex"]
 
 
 @pytest.mark.parametrize("operator", ["exists", "equals", "notEquals", "notIn", "regex", "gt"])
-def test_a_path_that_takes_too_many_steps_is_unknown(operator):
-    """Also to ``exists: false``: it is not known to be absent."""
+def test_a_condition_on_a_path_that_takes_too_many_steps_is_unknown(operator):
+    """This includes ``exists: false``, because the value is not known to be absent."""
     operand = {"exists": False, "notIn": ["x"], "gt": 1}.get(operator, "x")
     (condition,), wrong = compiled({"jsonPath": "$..*[?(@..*[?(@..x==1)])]", operator: operand})
     value = {"b": 1}
@@ -417,7 +417,7 @@ def test_a_path_that_takes_too_many_steps_is_unknown(operator):
         ("$.priority", {"in": ["crit", "HIGH"]}, "never holds"),
     ],
 )
-def test_a_path_that_finds_the_same_in_every_alert_is_a_warning(path, operator, says):
+def test_a_condition_that_is_the_same_for_every_alert_is_a_warning(path, operator, says):
     ((where, code, what, *_),) = compiled({"jsonPath": path, **operator})[1]
     assert (where, code) == (("c", 0, "jsonPath"), "same-everywhere")
     assert says in what
@@ -433,5 +433,5 @@ def test_a_path_that_finds_the_same_in_every_alert_is_a_warning(path, operator, 
         ("$", {"exists": True}),
     ],
 )  # fmt: skip
-def test_a_path_that_can_decide_is_not_a_warning(path, operator):
+def test_a_condition_that_depends_on_the_alert_is_not_a_warning(path, operator):
     assert compiled({"jsonPath": path, **operator})[1] == []

@@ -46,7 +46,7 @@ def test_a_mounted_config_map_is_read_through_its_data_link(tmp_path):
     assert read_files([tmp_path]).files == {"a.yaml": b"new", "b.yaml": b"more"}
 
 
-def test_a_link_that_never_stands_still_is_a_failure_and_not_two_halves(tmp_path, monkeypatch):
+def test_a_data_link_that_changes_during_each_read_is_an_error(tmp_path, monkeypatch):
     write(tmp_path / "..1", a_yaml=b"")
     (tmp_path / "..data").symlink_to("..1")
     targets = iter(range(1000))
@@ -55,14 +55,14 @@ def test_a_link_that_never_stands_still_is_a_failure_and_not_two_halves(tmp_path
         read_files([tmp_path])
 
 
-def test_the_digest_is_of_the_sorted_lines_of_path_and_blob(tmp_path):
+def test_the_digest_covers_the_sorted_paths_and_blob_ids(tmp_path):
     write(tmp_path, b_yaml=b"two\n", a_yaml=b"one\n", sub__c_yaml=b"", values_yaml=b"v: 1\n")
     lines = []
     for name in ("a.yaml", "b.yaml", "sub/c.yaml", "values.yaml"):
-        told = subprocess.run(
+        hashed = subprocess.run(
             ["git", "hash-object", str(tmp_path / name)], check=True, capture_output=True, text=True
         )
-        blob = told.stdout.strip()
+        blob = hashed.stdout.strip()
         assert blob == blob_id((tmp_path / name).read_bytes())
         lines.append(f"{name}\0{blob}\n")
     assert read_files([tmp_path]).digest == hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -75,13 +75,13 @@ def test_the_digest_is_the_same_in_git_and_in_the_cluster(tmp_path):
     assert read_files([tmp_path / "git"]).digest == read_files([tmp_path / "mount"]).digest
 
 
-def test_files_can_be_named_one_by_one_with_the_values_beside_them(tmp_path):
+def test_single_files_use_the_values_next_to_them(tmp_path):
     write(tmp_path, a_yaml=b"1", b_yaml=b"2", c_yaml=b"3", values_yaml=b"4")
     found = read_files([tmp_path / "a.yaml", tmp_path / "b.yaml"])
     assert sorted(found.files.values()) == [b"1", b"2", b"4"]
 
 
-def test_what_is_not_there_is_a_failure(tmp_path):
+def test_a_missing_path_is_an_error(tmp_path):
     for paths in ([tmp_path / "no"], [tmp_path, tmp_path / "a.yaml"]):
         with pytest.raises(FolderError):
             read_files(paths)
@@ -106,7 +106,9 @@ def left_out(found):
     ],
 )
 @pytest.mark.parametrize("name", ["a.yaml", "values.yaml", "kustomization.yaml", "sub/b.yml"])
-def test_a_link_that_leaves_the_folder_is_an_error_and_is_not_read(tmp_path, name, target, why):
+def test_a_link_that_leads_out_of_the_folder_is_an_error_and_is_not_read(
+    tmp_path, name, target, why
+):
     root = tmp_path / "playbooks"
     write(root, good_yaml=b"1", **{".git__config": b"token"})
     (root / "sub").mkdir()
@@ -130,7 +132,7 @@ def test_devices_pipes_and_sockets_are_errors_and_do_not_block(tmp_path):
     assert left_out(found) == [("pipe.yaml", "error", "it is not a regular file")]
 
 
-def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path):
+def test_links_inside_the_folder_and_to_the_folder_are_followed(tmp_path):
     write(tmp_path / "real", a_yaml=b"1", sub__b_yaml=b"2")
     (tmp_path / "real" / "c.yaml").symlink_to("sub/b.yaml")
     (tmp_path / "real" / "d.yaml").symlink_to(tmp_path / "real" / "c.yaml")
@@ -153,7 +155,7 @@ def test_a_config_map_mounted_below_the_folder_is_read(tmp_path):
     assert (found.files, found.findings) == ({"team/a.yaml": b"1"}, ())
 
 
-def test_a_data_link_that_leaves_the_folder_is_a_failure(tmp_path):
+def test_a_data_link_that_leads_out_of_the_folder_is_an_error(tmp_path):
     write(tmp_path / "outside", a_yaml=b"1")
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "playbooks" / "..data").symlink_to("../outside")
@@ -189,7 +191,7 @@ def test_a_file_name_that_is_not_utf_8_is_an_error_at_its_place(tmp_path, name):
 
 
 @pytest.mark.parametrize(("bound", "value"), [("MAX_FILES", 3), ("MAX_TOTAL", 25)])
-def test_a_folder_of_too_much_is_an_error_where_reading_stops(tmp_path, monkeypatch, bound, value):
+def test_a_folder_over_a_limit_is_an_error_where_reading_stops(tmp_path, monkeypatch, bound, value):
     write(tmp_path, **{f"f{n}_yaml": b"0123456789" for n in range(9)})
     monkeypatch.setattr(folders, bound, value)
     found = read_files([tmp_path])
@@ -198,14 +200,14 @@ def test_a_folder_of_too_much_is_an_error_where_reading_stops(tmp_path, monkeypa
     assert (finding.code, finding.where.file) == ("folder-limit", str(tmp_path / "f3.yaml"))
 
 
-def test_names_beyond_a_limit_are_not_looked_at(tmp_path, monkeypatch):
+def test_a_folder_with_too_many_entries_is_an_error(tmp_path, monkeypatch):
     write(tmp_path, **{f"sub{n}__notes": b"" for n in range(9)})
     monkeypatch.setattr(folders, "MAX_ENTRIES", 5)
     with pytest.raises(FolderError, match="more than 5 files and folders"):
         read_files([tmp_path])
 
 
-def test_values_beside_named_files_stay_in_their_folder(tmp_path):
+def test_the_values_next_to_single_files_must_be_in_their_folder(tmp_path):
     write(tmp_path, home__credentials_yaml=b"token: x", playbooks__a_yaml=b"1")
     (tmp_path / "playbooks/values.yaml").symlink_to("../home/credentials.yaml")
     found = read_files([tmp_path / "playbooks/a.yaml"])
@@ -226,7 +228,7 @@ def test_values_beside_named_files_stay_in_their_folder(tmp_path):
         (".", "it is not a regular file"),
     ],
 )
-def test_a_file_beside_a_test_stays_in_the_folder_and_is_bounded(tmp_path, name, why):
+def test_an_event_file_must_be_in_the_folder_and_its_size_is_limited(tmp_path, name, why):
     root = tmp_path / "playbooks"
     write(root, tests__t_yaml=b"", event_json=b"{}")
     (tmp_path / "outside.yaml").write_text("secret")

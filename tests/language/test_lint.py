@@ -1,4 +1,4 @@
-"""Lints of ``check`` on steps, and of folders."""
+"""Warnings about steps, and findings about folders."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_url_without_scheme_or_host_is_an_error(url, mode):
     [URL, "HTTP://h", "http://h:8080", "https://%k8s.ns.name.example.com/", "https://[::1]/x",
      "https://h/%{proc.cmdline}?a=%proc.name", "https://h:%fd.sport/x"],
 )  # fmt: skip
-def test_a_url_with_scheme_and_host_is_right(url):
+def test_a_url_with_scheme_and_host_is_valid(url):
     assert found({"url": url}) == []
 
 
@@ -68,7 +68,7 @@ def test_a_url_with_scheme_and_host_is_right(url):
         {"url": URL, "headers": {"Authorization": "Bearer ${token}"}},
     ],
 )
-def test_a_credential_that_is_written_out_is_a_warning(given):
+def test_a_credential_in_plain_text_is_a_warning(given):
     assert found(given, values=b"token: abc") == [("literal-credential", "warning")]
 
 
@@ -82,7 +82,7 @@ def test_a_credential_that_is_written_out_is_a_warning(given):
         {"url": URL, "body": {"secretName": "a", "text": "the basic idea", "key": "a"}},
     ],
 )
-def test_what_is_no_credential_is_no_warning(given):
+def test_a_value_that_is_not_a_credential_is_not_a_warning(given):
     assert found(given) == []
 
 
@@ -120,8 +120,8 @@ def tiercel(*arguments, stdin=None):
 
 def findings(*arguments, stdin=None):
     result = tiercel("check", *arguments, "-o", "json", stdin=stdin)
-    told = json.loads(result.stdout)
-    return result.exit_code, [(one["file"], one["code"], one["severity"]) for one in told]
+    findings = json.loads(result.stdout)
+    return result.exit_code, [(one["file"], one["code"], one["severity"]) for one in findings]
 
 
 def test_a_folder_or_file_without_documents_is_an_error(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import yaml
+from engine.language import loader as loaders
 from engine.language.folder import Files
 from engine.model.errors import PlaybookError
 
@@ -25,7 +26,7 @@ def playbook(name, kind="Playbook", **spec):
     )
 
 
-def told(found):
+def reported(found):
     return [(f.where.file, f.where.line, f.code) for f in found.findings]
 
 
@@ -47,7 +48,7 @@ spec:
 """
 
 
-def test_a_folder_full_of_mistakes_tells_each_once_at_its_place():
+def test_each_mistake_of_a_folder_is_reported_once_at_its_place():
     text = """\
 apiVersion: tiercel.dev/v1
 kind: Playbook
@@ -73,7 +74,7 @@ a: [
 """
     other = BASE.replace("name: a", "name: A_b")
     found = loaded(text, **{"b.yaml": other.encode(), "values.yaml": b"[1]"})
-    assert told(found) == [
+    assert reported(found) == [
         ("a.yaml", 3, "bad-value"),
         ("a.yaml", 5, "bad-value"),
         ("a.yaml", 5, "unknown-key"),
@@ -98,7 +99,7 @@ a: [
         found.usable()
 
 
-def test_the_forms_of_a_throttle():
+def test_the_three_forms_of_a_throttle():
     def throttle(**given):
         (book,) = load(k=playbook("k", throttle=given)).playbooks
         return book.throttle.first, book.throttle.count, book.throttle.within
@@ -122,7 +123,7 @@ WRONG_THROTTLES = [
 
 
 @pytest.mark.parametrize(("throttle", "code"), WRONG_THROTTLES)
-def test_a_throttle_of_no_form_is_an_error(throttle, code):
+def test_any_other_form_of_a_throttle_is_an_error(throttle, code):
     errors = load(k=playbook("k", throttle=throttle)).errors
     assert [error.code for error in errors] == [code]
 
@@ -146,7 +147,7 @@ def test_a_throttle_of_no_form_is_an_error(throttle, code):
         ("actions", "[{action: pod.isolate, with: {allow: on, egress: no}}]"),
     ],
 )
-def test_a_trap_or_a_missing_value_in_any_place_is_told_and_nothing_raises(key, value):
+def test_a_trap_or_a_missing_value_in_any_place_is_reported(key, value):
     spec = {"match": "{rules: [R]}", "actions": "[{action: kubernetes.event, with: {message: m}}]"}
     text = "apiVersion: tiercel.dev/v1\nkind: Playbook\nmetadata: {name: a}\nspec:\n"
     lines = [f"  {k}: {v}\n" for k, v in {**spec, key: value}.items()]
@@ -156,7 +157,7 @@ def test_a_trap_or_a_missing_value_in_any_place_is_told_and_nothing_raises(key, 
     assert not found.playbooks
 
 
-def test_a_mistake_behind_an_alias_is_told_once():
+def test_a_mistake_behind_an_alias_is_reported_once():
     text = """\
 apiVersion: tiercel.dev/v1
 kind: Playbook
@@ -167,13 +168,13 @@ spec:
     - &x {action: pod.label, with: {labels: {a: yes}}, tymeout: 3s}
     - {<<: *x, name: b}
 """
-    assert told(loaded(text)) == [("a.yaml", 7, "yaml-trap"), ("a.yaml", 7, "unknown-key")]
+    assert reported(loaded(text)) == [("a.yaml", 7, "yaml-trap"), ("a.yaml", 7, "unknown-key")]
 
 
-def test_names_are_unique_per_kind_over_the_folder():
+def test_names_are_unique_per_kind_in_the_folder():
     test = {"apiVersion": "tiercel.dev/v1", "kind": "PlaybookTest", "metadata": {"name": "a"}}
     found = load(a=playbook("a"), b=playbook("a"), c={**test, "spec": {}}, d=playbook("d"))
-    ((file, _, code),) = told(found)
+    ((file, _, code),) = reported(found)
     assert (file, code) == ("b.yaml", "duplicate-name")
 
 
@@ -185,7 +186,7 @@ def test_there_is_one_guardrails_document():
     assert [(f.where.file, f.code) for f in found.errors] == [("b.yaml", "bad-value")]
 
 
-def test_risks_are_told_as_warnings():
+def test_risky_playbooks_are_warnings():
     kill = [{"action": "pod.delete"}]
     found = load(k=playbook("k", actions=kill, match={"everything": True}))
     assert {f.code for f in found.findings} == {
@@ -194,22 +195,22 @@ def test_risks_are_told_as_warnings():
     assert not found.errors
     kill = [{"action": "pod.delete", "with": {"skipKinds": ["DaemonSet"]}}]
     careful = [{"not": {"field": "k8s.ns.name", "in": ["x"]}}]
-    assert not told(
+    assert not reported(
         load(k=playbook("k", actions=kill, throttle={"once": "1m"}, conditions=careful))
     )
-    assert not told(load(k=playbook("k", actions=kill, mode="disabled")))
+    assert not reported(load(k=playbook("k", actions=kill, mode="disabled")))
 
 
-def test_a_file_that_the_kustomization_forgets_is_told():
+def test_a_file_that_the_kustomization_does_not_list_is_a_warning():
     forgets = b"configMapGenerator: [{name: p, files: [a.yaml, sub/b.yaml=./c.yaml]}]\n"
     test = {**playbook("t", "PlaybookTest"), "spec": {}}
     given = files(a=playbook("a"), b=playbook("b"), c=playbook("c"), t=test, k={"kind": []})
     given.pop("k.yaml")
     found = new_loader().load(Files("", given, ("kustomization.yaml", forgets)))
-    assert told(found) == [("b.yaml", 1, "not-deployed")]
+    assert reported(found) == [("b.yaml", 1, "not-deployed")]
 
 
-def test_values_are_put_into_playbooks_and_not_into_tests():
+def test_values_are_substituted_in_playbooks_and_not_in_tests():
     book = playbook("${name}", description="in ${env}")
     test = {**playbook("t", "PlaybookTest"), "spec": {"cases": [{"event": "${not.this}"}]}}
     found = new_loader().load(Files("", files(a=book, t=test, values={"name": "p", "env": "prod"})))
@@ -222,7 +223,7 @@ def test_values_are_put_into_playbooks_and_not_into_tests():
     assert other.playbooks[0].name == "q"
 
 
-def test_a_loader_that_has_loaded_before_gives_what_a_new_one_gives():
+def test_a_cached_load_equals_a_new_load():
     loader = new_loader()
     sets = [
         files(a=playbook("a"), b=playbook("b", description="${x}"), values={"x": "one"}),
@@ -237,7 +238,20 @@ def test_a_loader_that_has_loaded_before_gives_what_a_new_one_gives():
         assert (warm.digest, warm.sources) == (cold.digest, cold.sources)
 
 
-def test_a_file_that_did_not_change_is_not_compiled_again():
+@pytest.mark.parametrize(("limit", "value"), [("MAX_EXPRESSIONS", 2), ("MAX_INSTRUCTIONS", 20)])
+def test_the_number_and_size_of_expressions_per_folder_are_limited(monkeypatch, limit, value):
+    """The file that exceeds a limit has a finding, also from the cache. Later files are not compiled."""
+    monkeypatch.setattr(loaders, limit, value)
+    condition = {"field": "proc.name", "regex": "a|bc"}
+    content = files(**{n: playbook(n, conditions=[condition, condition]) for n in ("a", "b", "c")})
+    one = new_loader()
+    for _ in range(2):
+        found = one.load(Files("", content))
+        assert reported(found) == [("b.yaml", 1, "folder-limit")]
+        assert [playbook.name for playbook in found.playbooks] == ["a", "b"]
+
+
+def test_an_unchanged_file_is_not_compiled_again():
     loader = new_loader()
     first = loader.load(Files("", files(a=playbook("a"), b=playbook("b"))))
     second = loader.load(Files("", files(a=playbook("a"), b=playbook("b", mode="dryRun"))))
@@ -245,7 +259,7 @@ def test_a_file_that_did_not_change_is_not_compiled_again():
     assert second.playbooks[1] is not first.playbooks[1]
 
 
-def test_a_run_that_waits_has_the_playbook_it_was_accepted_with():
+def test_a_playbook_compiles_from_its_snapshot():
     number = int("9" * 1000)
     conditions = [{"field": "a", "gt": number}, {"field": "b", "equals": "%{x} ${y}$${z}"}]
     (book,) = load(a=playbook("a", conditions=conditions), values={"y": "why"}).playbooks

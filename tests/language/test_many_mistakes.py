@@ -1,6 +1,6 @@
-"""A folder with more than fifty different mistakes: each is told once, at its line, and nothing else.
+"""A folder with more than fifty mistakes. Each is reported once, at its line, and nothing else is reported.
 
-A mistake is marked on its line by ``# <- code``; a line without a mark is right.
+A comment ``# <- code`` marks the line of a mistake. All other lines are correct.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ MISTAKES = [
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
+def findings(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -272,8 +272,8 @@ def told(tmp_path, monkeypatch):
     return json.loads(result.stdout)
 
 
-def test_more_than_fifty_mistakes_are_told_once_each_at_their_lines(told):
-    errors = [finding for finding in told if finding["severity"] == "error"]
+def test_more_than_fifty_mistakes_are_each_reported_once_at_their_lines(findings):
+    errors = [finding for finding in findings if finding["severity"] == "error"]
     assert [(e["file"], e["line"], e["code"]) for e in errors] == MISTAKES
     assert len(MISTAKES) > 50
-    assert "c4nary" not in str(told)
+    assert "c4nary" not in str(findings)

@@ -98,7 +98,7 @@ def codes_of(document):
 
 
 @pytest.mark.parametrize("document", [GOOD, SILENCE, GUARDRAILS], ids=lambda d: d["kind"])
-def test_a_good_document_pleases_editors_and_check(document):
+def test_the_json_schema_and_check_accept_a_valid_document(document):
     assert not list(VALIDATOR.iter_errors(document))
     assert not codes_of(document)
 
@@ -136,30 +136,30 @@ MISTAKES = [
     MISTAKES,
     ids=[f"{code} {'.'.join(map(str, path))}" for _, path, _, code in MISTAKES],
 )
-def test_a_mistake_is_told_by_editors_and_once_by_check(document, path, value, code):
+def test_the_json_schema_and_check_reject_a_mistake(document, path, value, code):
     wrong = set_at(document, path, value)
     assert list(VALIDATOR.iter_errors(wrong))
     assert codes_of(wrong) == [code]
 
 
 @pytest.mark.parametrize("key", ["apiVersion", "metadata", "spec"])
-def test_a_missing_key_is_told_at_the_mapping_that_lacks_it(key):
+def test_a_missing_key_is_reported_at_its_mapping(key):
     wrong = {name: value for name, value in GOOD.items() if name != key}
     assert list(VALIDATOR.iter_errors(wrong))
     assert codes_of(wrong) == ["missing-key"]
 
 
 @pytest.mark.parametrize("kind", [None, [], {}, 5, True, "Nothing"], ids=repr)
-def test_a_kind_that_is_none_is_told(kind):
+def test_an_unknown_kind_is_reported(kind):
     (code,) = codes_of({**GOOD, "kind": kind})
     assert code == ("missing-key" if kind is None else "unknown-kind")
 
 
-def test_the_schema_is_one():
+def test_the_json_schema_is_valid():
     jsonschema.Draft202012Validator.check_schema(schema(load_actions()))
 
 
-def test_the_private_tree_of_cerberus_has_the_shape_that_is_walked():
+def test_the_private_tree_of_cerberus_has_the_expected_form():
     validator = cerberus.Validator(
         {
             "a": {"type": "dict", "schema": {"b": {"type": "integer"}, "c": {"required": True}}},
@@ -193,13 +193,13 @@ def test_the_private_tree_of_cerberus_has_the_shape_that_is_walked():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_rules_of_cerberus_are_valid(kind):
-    """They are not validated at a start."""
+    """The engine does not validate them when it starts."""
     cerberus.Validator(rules(kind))
     with pytest.raises(cerberus.SchemaError):
         cerberus.Validator({**rules(kind), "kind": {"typ": "string"}})
 
 
-def test_a_start_validates_no_rules_and_a_check_copies_no_document(monkeypatch):
+def test_a_check_validates_no_rules_and_copies_no_document(monkeypatch):
     def fail(*_):
         raise AssertionError
 
@@ -213,7 +213,7 @@ def test_a_start_validates_no_rules_and_a_check_copies_no_document(monkeypatch):
     assert found.errors == ()
 
 
-def test_a_placeholder_fits_wherever_a_playbook_takes_a_value_and_in_no_test():
+def test_a_placeholder_is_valid_in_place_of_any_value_except_in_tests():
     paths = [
         ("mode",), ("match", "rules"), ("match", "priority"), ("match", "tags"), ("conditions",),
         ("conditions", 0), ("conditions", 0, "notIn"), ("conditions", 2, "any", 0, "cidr", 0),
@@ -236,20 +236,35 @@ def test_a_placeholder_fits_wherever_a_playbook_takes_a_value_and_in_no_test():
         (("actions", 1, "timeout"), "10"), (("throttle", "once"), "0s"), (("match", "rules"), []),
         (("actions",), []), (("actions", 1, "retry", "attempts"), 0),
         (("actions", 0, "with", "ttl"), "1 hour"), (("actions", 0, "with"), {"allow": {"dns": "x"}}),
+        (("throttle",), {}), (("throttle",), {"first": 5}), (("throttle",), {"within": "1m"}),
+        (("throttle",), {"once": "1m", "first": 1}), (("throttle",), {"once": "1m", "within": "1m"}),
+        (("throttle",), {"first": 1, "count": 1, "within": "1m"}),
+        (("throttle",), {"first": 0, "within": "1m"}),
     ],
 )  # fmt: skip
-def test_editors_know_durations_and_the_bounds_of_lists_and_numbers(path, value):
+def test_the_json_schema_expresses_durations_limits_and_throttles(path, value):
     assert list(VALIDATOR.iter_errors(set_at(GOOD, ("spec", *path), value)))
 
 
-def test_a_missing_action_is_told_at_its_step():
+@pytest.mark.parametrize(
+    "throttle",
+    [
+        {"once": "1m"}, {"first": 5, "within": "1m"}, {"count": 5, "within": "1m"},
+        {"once": "1m", "key": ["k8s.pod.name"]}, "${throttle}",
+    ],
+)  # fmt: skip
+def test_the_json_schema_accepts_every_form_of_a_throttle(throttle):
+    assert not list(VALIDATOR.iter_errors(set_at(GOOD, ("spec", "throttle"), throttle)))
+
+
+def test_a_missing_action_is_reported_at_its_step():
     (error,) = VALIDATOR.iter_errors(set_at(GOOD, ("spec", "actions", 0), {"name": "x"}))
     assert (error.json_path, error.message) == (
         "$.spec.actions[0]", "'action' is a required property",
     )  # fmt: skip
 
 
-def test_editors_show_defaults_and_what_each_action_does():
+def test_the_json_schema_has_defaults_and_descriptions_of_actions():
     definitions = schema(load_actions())["$defs"]
     step = definitions["step"]["properties"]
     assert step["timeout"]["default"] == "30s"
@@ -264,7 +279,7 @@ def test_editors_show_defaults_and_what_each_action_does():
 
 
 def shipped():
-    """Every document of the language in the repository's playbooks, examples and pages."""
+    """Return every document of the language in the playbooks, examples and pages of the repository."""
     texts = {str(file): file.read_text() for file in sorted(ROOT.glob("playbooks/**/*.yaml"))}
     texts |= {str(file): file.read_text() for file in sorted(ROOT.glob("examples/**/*.y*ml"))}
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("playbooks/*.md")]:
@@ -277,7 +292,7 @@ def shipped():
             yield from ((name, one.data) for one in read(text.encode(), name)[0])
 
 
-def test_every_shipped_document_pleases_editors():
+def test_the_json_schema_accepts_every_document_of_the_repository():
     found = list(shipped())
     assert len(found) > 20
     wrong = [

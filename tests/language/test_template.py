@@ -77,7 +77,7 @@ def render(text, escape=None, alert=ALERT):
         ("%{steps.mark.state}", "failed"), ("%cluster.x[%proc.aname[2]", "<NA>[sh"),
     ],
 )  # fmt: skip
-def test_a_template_becomes_what_the_event_says(text, said):
+def test_a_template_renders_values_of_the_event(text, said):
     assert render(text) == said
 
 
@@ -88,36 +88,36 @@ def test_a_template_becomes_what_the_event_says(text, said):
         "%steps.mark", "%run.other", "a %rulez b", "%{steps.other.state}", "%{a{b}", "%cluster",
     ],
 )  # fmt: skip
-def test_a_word_that_is_none_is_an_error(text):
+def test_an_unknown_word_is_an_error(text):
     with pytest.raises(TemplateError):
         compile_template(text, tuple(STEPS))
 
 
-def test_what_an_event_lacks_is_absent():
+def test_a_missing_value_renders_as_absent():
     bare = {"rule": "r"}
     assert render("%priority %hostname %tags %output", alert=bare) == "<NA> <NA> <NA> <NA>"
     assert render("%time", alert=bare) == "2000-01-01T00:00:00Z"
 
 
-def test_a_long_value_is_cut_and_the_rest_of_the_text_stays():
+def test_only_long_values_are_truncated():
     fields = {"a.long": "x" * 200_000, "a.fits": "y" * MAX_VALUE}
     said = render("<%a.long|%a.fits>", alert={"rule": "r", "output_fields": fields})
     assert said == f"<{'x' * (MAX_VALUE - 1)}…|{'y' * MAX_VALUE}>"
     assert MAX_VALUE == 4096
 
 
-def test_only_what_the_event_says_is_escaped():
+def test_only_values_are_escaped():
     assert render("<%a.x>", str.upper, {"rule": "r", "output_fields": {"a.x": "b<"}}) == "<B<>"
 
 
-def test_a_list_nested_as_deep_as_an_event_may_be_renders():
+def test_a_deeply_nested_list_renders():
     value = ["x"]
     for _ in range(98):
         value = [value]
     assert render("%a.b", alert={"rule": "r", "output_fields": {"a.b": value}}) == "x"
 
 
-def test_a_long_list_is_cut_after_as_many_items_as_are_shown():
+def test_a_long_list_is_rendered_only_up_to_the_limit():
     shown = []
 
     class Item(str):
@@ -135,19 +135,19 @@ def test_a_long_list_is_cut_after_as_many_items_as_are_shown():
     assert len(shown) < 2 * MAX_VALUE
 
 
-def test_a_template_has_a_bounded_number_of_names():
+def test_the_number_of_names_in_a_template_is_limited():
     compile_template("%a.b " * MAX_NAMES)
     with pytest.raises(TemplateError):
         compile_template("%a.b " * MAX_NAMES + "%rule")
 
 
-def test_the_fields_of_a_template_are_its_names_without_the_words():
+def test_the_fields_of_a_template_are_the_names_that_are_not_words():
     text = "%rule %{cluster} %a.b %run.id %steps.mark.state %{rule}"
     assert compile_template(text, tuple(STEPS)).fields == ("cluster", "a.b")
 
 
 def crossing(tree, before=None):
-    """The literals of an expression that the unbounded repeat of a set behind them may read again."""
+    """Return the literals of an expression that an unbounded repeat after them can also match."""
     for code, value in tree:
         inner = value[2] if code is codes.MAX_REPEAT and value[1] is codes.MAXREPEAT else ()
         while len(inner) == 1 and inner[0][0] is codes.SUBPATTERN:
@@ -164,7 +164,7 @@ def crossing(tree, before=None):
 
 
 def _class_of(inner):
-    """The expression of one character that a parsed set or its negation allows."""
+    """Return the expression of one character of a parsed set or its negation."""
     code, value = inner[0]
     if code is codes.NOT_LITERAL:
         return f"[^{re.escape(chr(value))}]"
@@ -174,8 +174,8 @@ def _class_of(inner):
 
 
 @pytest.mark.parametrize("module", [template, substitution], ids=["template", "values"])
-def test_what_stands_between_delimiters_ends_at_the_next_opening_one(module):
-    """Otherwise each opening delimiter without a closing one reads the whole rest of the text."""
+def test_the_text_between_delimiters_ends_at_the_next_delimiter(module):
+    """Otherwise each unclosed delimiter would scan the rest of the text."""
     assert list(crossing(_parser.parse(r"%(a(?:\[[^]]*])*)"))) == ["["]
     assert list(crossing(_parser.parse(module._REFERENCE.pattern))) == []
 
@@ -190,7 +190,7 @@ def test_any_text_is_a_template_or_an_error(text):
 
 
 @given(st.text(max_size=60))
-def test_what_an_event_says_is_replaced_once(text):
+def test_a_rendered_value_is_not_evaluated_again(text):
     said = render("%a.b", alert={"rule": "r", "output_fields": {"a.b": text}})
     assert said == (text if text not in ("", "<NA>") else "<NA>")
 
@@ -200,7 +200,7 @@ def put(data, **values):
     return substitute(data, values, (), findings), [f.code for f in findings.entries]
 
 
-def test_values_are_put_into_strings():
+def test_values_are_substituted_in_strings():
     assert put("a-${env}-${db.host}", env="prod", db={"host": "h"}) == ("a-prod-h", [])
     assert put({"k": ["${n}", "${n}s"]}, n=5) == ({"k": [5, "5s"]}, [])
     assert put("${map}", map={"a": [1]}) == ({"a": [1]}, [])
@@ -208,24 +208,24 @@ def test_values_are_put_into_strings():
     assert put("$${env} $env $", env="x") == ("${env} $env $", [])
 
 
-def test_a_value_is_not_looked_into_again():
+def test_a_substituted_value_is_not_substituted_again():
     assert put("${a}", a="${b}", b="x") == ("${b}", [])
     assert put("${a}!", a="${b}", b="x") == ("${b}!", [])
 
 
-def test_a_missing_value_is_told_where_it_is_wanted():
+def test_a_missing_value_is_reported_where_it_is_used():
     for text in ("${a}", "x${a}", "${b.c}", "${b.d.e}", "${", "${}"):
         assert put(text, b={"d": 1})[1] == ["missing-value"]
     assert put("x${b}", b={"d": 1})[1] == ["wrong-type"]
 
 
 @pytest.mark.parametrize("text", ["shop-${a}", "${a}", "${b}", "${b.x}", "${c}"])
-def test_a_value_that_is_null_or_has_null_in_it_is_told_where_it_is_wanted(text):
+def test_a_value_with_null_is_reported_where_it_is_used(text):
     assert put(text, a=None, b={"x": None, "y": "z"}, c=[None])[1] == ["missing-value"]
     assert put("${b.y}", b={"x": None, "y": "z"}) == ("z", [])
 
 
-def test_values_do_not_refer_to_values():
+def test_values_cannot_refer_to_values():
     text = b"a: x\nb: ['in-${a}', '$${a}', $a]\nc: ${\n"
     (document,), _ = read(text, "values.yaml")
     given, found = read_values(document)
