@@ -155,7 +155,7 @@ def reloading(body: str, folder: Path) -> dict[str, float]:
         told = wrk(running.events, 16, body, 0, folder)
         thread.join()
         said = running.wait_for_log(
-            lambda line: line.get("event") == "playbooks in force" and line["digest"] != digest
+            lambda line: line.get("event") == "playbooks_loaded" and line["digest"] != digest
         )
     in_force = datetime.fromisoformat(said["timestamp"]).timestamp() - times[0]
     return {**told, "in_force_s": round(in_force, 1)}

@@ -96,9 +96,10 @@ class Intake:
                     body.events.clear()
                 elif body.events and left > 0:
                     part = self._planner.plan(body, left)
-                    left -= len(part.planned)
-                    if part.is_pending:
-                        parts.append(part)
+                    if part is not None:
+                        left -= len(part.planned)
+                        if part.is_pending:
+                            parts.append(part)
             return self._pipeline.write(parts, bodies[0].received) if parts else None
 
     def release_throttle_slot(self, run: str) -> None:

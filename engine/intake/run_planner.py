@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from engine.intake.planning_state import WindowChanges
 from engine.intake.recent_events import RecentEvent
 from engine.planning.planner import plan
 from engine.planning.throttle import throttle_key
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from engine.intake.body import Body, BodyResult
     from engine.intake.deferred_records import DeferredRecords
-    from engine.intake.planning_state import PlanningState
+    from engine.intake.planning_state import PlanningState, WindowChanges
     from engine.intake.recent_events import RecentEvents
     from engine.intake.redaction import Redaction
     from engine.model.event import Event
@@ -71,11 +70,13 @@ class RunPlanner:
         self._recent, self._deferred_records = recent, deferred_records
         self._min_priority = min_priority
 
-    def plan(self, body: Body, limit: int) -> PlannedPart:
+    def plan(self, body: Body, limit: int) -> PlannedPart | None:
         """Plan events of the body, until they make ``limit`` runs or more.
 
-        An error, of the journal or a bug, affects only this body: it is set in the result, the part is rolled
+        An error, of the journal or a bug, affects only this body: it is set in the result, the plan is rolled
         back, and the remaining events are discarded.
+
+        Returns None if no playbook matched, or after an error.
         """
         body.started = True
         playbooks = self._playbooks()
@@ -90,8 +91,8 @@ class RunPlanner:
             self._state.rollback(planned, self._state.take_changes())
             body.events.clear()
             body.result.error = error
-            return PlannedPart(body.result, planned, [], [], WindowChanges({}, {}))
-        return self._part(body, planned)
+            return None
+        return self._part(body, planned) if planned else None
 
     def _part(self, body: Body, planned: list[PlannedRun]) -> PlannedPart:
         runs = [one.run for one in planned if one.suppressed is None]
