@@ -1,4 +1,4 @@
-"""The law of sources, asked of every one: an event is taken off only once it is on our disk."""
+"""The contract of every source: it removes an event from its origin only when the event is on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATIENCE = 20.0
 
 
 class FileOrigin:
-    """What Falco writes with ``file_output``."""
+    """A file that Falco writes with ``file_output``."""
 
     def __init__(self, folder):
         self.path = folder / "events.log"
@@ -52,8 +52,8 @@ class FileOrigin:
         pass
 
 
-class PushedList(RedisServer):
-    """What Falcosidekick's Redis output pushes."""
+class RedisOrigin(RedisServer):
+    """A Redis list that Falcosidekick pushes to."""
 
     def fetching(self, journal):
         del journal
@@ -69,8 +69,8 @@ class PushedList(RedisServer):
             return client.llen("falco") + client.llen("falco:tiercel")
 
 
-class Published(NatsServer):
-    """What Falcosidekick's NATS output publishes, captured by a stream."""
+class NatsOrigin(NatsServer):
+    """A JetStream stream of the subjects that Falcosidekick publishes to."""
 
     def fetching(self, journal):
         del journal
@@ -87,7 +87,7 @@ class Published(NatsServer):
             await client.close()
 
     def start(self):
-        """The stream is there before an engine looks for it; two that make it at once hinder each other."""
+        """Create the stream before an engine looks for it. Two clients that create it at once fail."""
 
         async def make(client):
             await client.jetstream().add_stream(name=STREAM, subjects=["falco.>"])
@@ -109,7 +109,7 @@ class Published(NatsServer):
         return asyncio.run(self._do(count)) == 1
 
     def remove(self, *names):
-        """Take away the stream, or a consumer of it."""
+        """Delete the stream, or a consumer of it."""
 
         async def delete(client):
             stream = client.jetstream()
@@ -122,14 +122,14 @@ class Published(NatsServer):
             stream = client.jetstream()
             try:
                 found = await stream.consumer_info(STREAM, DURABLE)
-            except NotFoundError:  # no engine has asked for any yet
+            except NotFoundError:  # no engine has connected yet
                 return (await stream.stream_info(STREAM)).state.messages
             return found.num_pending + found.num_ack_pending
 
         return asyncio.run(self._do(pending))
 
 
-SERVERS = [PushedList, Published]
+SERVERS = [RedisOrigin, NatsOrigin]
 
 
 @pytest.fixture(params=[FileOrigin, *SERVERS], ids=["file", "redis", "nats"])
@@ -142,8 +142,8 @@ def origin(request, tmp_path):
     origin.stop()
 
 
-class Moody:
-    """A journal in front of the real one that takes no writes while it is ``full``."""
+class UnreliableJournal:
+    """A proxy of the real journal that refuses writes while it is ``full``."""
 
     def __init__(self, journal):
         self.full, self.refused = False, threading.Event()
@@ -162,15 +162,15 @@ class Moody:
 
 
 class Engine:
-    """A source on its intake; what was accepted is in the journal of ``folder``."""
+    """A running source with its intake. Runs are in the journal of ``folder``."""
 
     def __init__(self, folder, origin):
-        self.origin, self.moments = origin, []
+        self.origin, self.engine_events = origin, []
         self.real = SqliteJournal(folder / "j.db", playbook_from_snapshot)
-        self.journal, self.notes = Moody(self.real), DeferredRecords()
-        intake = intake_of(self.journal, PLAYBOOK, deferred_records=self.notes)
+        self.journal, self.records = UnreliableJournal(self.real), DeferredRecords()
+        intake = intake_of(self.journal, PLAYBOOK, deferred_records=self.records)
         fetching = origin.fetching(self.journal)
-        taker = EventSink(fetching.kind, intake, Observers(self.moments.append), lambda: None)
+        taker = EventSink(fetching.kind, intake, Observers(self.engine_events.append), lambda: None)
         self.source = SourceThread(fetching, taker)
 
     def __enter__(self):
@@ -198,19 +198,19 @@ def bodies(first, last):
     return [json.dumps(alert(number)).encode() for number in range(first, last)]
 
 
-def test_what_is_sent_is_taken_once_in_order_and_taken_off(tmp_path, origin):
+def test_events_are_accepted_once_in_order_and_removed(tmp_path, origin):
     origin.send(*bodies(0, 3))
     with Engine(tmp_path, origin) as engine:
         engine.wait_until(lambda: engine.count() == 3)
         origin.send(*bodies(3, 250))
         engine.wait_until(lambda: engine.count() == 250)
         engine.wait_until(engine.nothing_is_left)
-        assert sum(m.results.get("duplicate", 0) for m in engine.moments) == 0
+        assert sum(m.results.get("duplicate", 0) for m in engine.engine_events) == 0
         started = [engine.journal.claim("cluster", 1, 2e9)[0] for _ in range(1)]
         assert started[0].run.event.time_ns % 1_000_000_000 == 0
 
 
-def test_while_the_journal_takes_no_writes_nothing_is_taken_off(tmp_path, origin):
+def test_no_event_is_removed_while_the_journal_accepts_no_writes(tmp_path, origin):
     with Engine(tmp_path, origin) as engine:
         engine.journal.full = True
         origin.send(*bodies(0, 5))
@@ -223,7 +223,7 @@ def test_while_the_journal_takes_no_writes_nothing_is_taken_off(tmp_path, origin
         engine.wait_until(lambda: engine.source.status()["error"] is None)
 
 
-def test_an_engine_that_died_in_between_repeats_and_runs_nothing_twice(tmp_path, origin):
+def test_an_engine_that_died_before_it_removed_events_starts_no_run_twice(tmp_path, origin):
     with Engine(tmp_path, origin) as engine:
         engine.journal.full = True
         origin.send(*bodies(0, 5))
@@ -235,18 +235,18 @@ def test_an_engine_that_died_in_between_repeats_and_runs_nothing_twice(tmp_path,
         engine.wait_until(engine.nothing_is_left)
 
 
-def test_what_is_no_event_is_told_and_taken_off(tmp_path, origin):
+def test_a_message_that_is_not_an_event_is_a_dead_letter_and_is_removed(tmp_path, origin):
     origin.send(b'{"no": "event"}', *bodies(0, 1), b"{broken")
     with Engine(tmp_path, origin) as engine:
         engine.wait_until(lambda: engine.count() == 1)
         engine.wait_until(engine.nothing_is_left)
         dead = []
-        engine.wait_until(lambda: dead.extend(engine.notes.drain()[0]) or len(dead) == 2)
+        engine.wait_until(lambda: dead.extend(engine.records.drain()[0]) or len(dead) == 2)
         assert {one.source for one in dead} == {engine.source.status()["kind"]}
 
 
 @pytest.mark.parametrize("origin", SERVERS, ids=["redis", "nats"], indirect=True)
-def test_a_message_is_read_in_one_way_alone_and_among_others(tmp_path, origin):
+def test_a_message_is_parsed_in_the_same_way_alone_and_in_a_batch(tmp_path, origin):
     one = bodies(0, 9)
     pretty = json.dumps(alert(4), indent=2).encode()
     origin.send(b"[%b, %b]" % (one[0], one[1]), b"\n".join(one[2:4]), pretty, one[5], b"{broken")
@@ -257,11 +257,11 @@ def test_a_message_is_read_in_one_way_alone_and_among_others(tmp_path, origin):
         engine.wait_until(lambda: engine.count() == 7)
         origin.send(b"\n".join(one[7:9]))
         engine.wait_until(lambda: engine.count() == 9)
-        assert [letter.body for letter in engine.notes.drain()[0]] == [b"{broken"]
+        assert [letter.body for letter in engine.records.drain()[0]] == [b"{broken"]
 
 
 @pytest.mark.parametrize("origin", SERVERS, ids=["redis", "nats"], indirect=True)
-def test_a_server_that_goes_away_is_waited_for(tmp_path, origin):
+def test_the_source_continues_when_its_server_is_back(tmp_path, origin):
     origin.send(*bodies(0, 2))
     with Engine(tmp_path, origin) as engine:
         engine.wait_until(lambda: engine.count() == 2)
@@ -274,8 +274,8 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path, origin):
         assert engine.source.status()["error"] is None
 
 
-def test_a_stream_is_made_where_there_is_none(tmp_path):
-    origin = Published(tmp_path)
+def test_a_missing_stream_is_created(tmp_path):
+    origin = NatsOrigin(tmp_path)
     NatsServer.start(origin)
     try:
         with Engine(tmp_path, origin) as engine:
@@ -287,8 +287,10 @@ def test_a_stream_is_made_where_there_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("gone", [(STREAM, DURABLE), (STREAM,)], ids=["consumer", "stream"])
-@pytest.mark.parametrize("origin", [Published], ids=["nats"], indirect=True)
-def test_what_is_taken_away_on_the_server_is_told_and_made_again(tmp_path, origin, gone):
+@pytest.mark.parametrize("origin", [NatsOrigin], ids=["nats"], indirect=True)
+def test_a_consumer_or_stream_that_was_deleted_is_reported_and_created_again(
+    tmp_path, origin, gone
+):
     origin.send(*bodies(0, 2))
     with Engine(tmp_path, origin) as engine:
         engine.wait_until(lambda: engine.count() == 2)
@@ -302,14 +304,14 @@ def test_what_is_taken_away_on_the_server_is_told_and_made_again(tmp_path, origi
         engine.wait_until(lambda: engine.count() == 4)
 
 
-def test_what_is_shown_of_a_source_has_no_password():
+def test_the_target_of_a_source_does_not_contain_its_password():
     for fetching in (RedisList("redis://u:canary@h:1/0?key=k"), JetStream("nats://u:canary@h:1")):
         assert "canary" not in fetching.target
         assert fetching.target.startswith("h:1")
 
 
-def test_a_server_that_refuses_a_password_does_not_have_it_told(tmp_path):
-    origin = PushedList(tmp_path)
+def test_the_error_of_a_refused_password_does_not_contain_it(tmp_path):
+    origin = RedisOrigin(tmp_path)
     origin.start()
     try:
         origin.fetching = lambda _: RedisList(f"redis://u:canary@127.0.0.1:{origin.port}/0")
@@ -320,8 +322,8 @@ def test_a_server_that_refuses_a_password_does_not_have_it_told(tmp_path):
         origin.stop()
 
 
-class Guarded(Published):
-    """One that asks for a password which no URL can have as it is."""
+class NatsOriginWithPassword(NatsOrigin):
+    """A server with a password that must be escaped in a URL."""
 
     def login(self):
         return {"user": "u", "password": "p/w#?"}
@@ -334,8 +336,8 @@ class Guarded(Published):
         return JetStream(f"nats://u:p%2Fw%23%3F@127.0.0.1:{self.port}")
 
 
-def test_a_password_is_written_in_a_url_with_escapes(tmp_path):
-    origin = Guarded(tmp_path)
+def test_a_password_in_a_url_is_percent_encoded(tmp_path):
+    origin = NatsOriginWithPassword(tmp_path)
     origin.start()
     try:
         origin.send(*bodies(0, 2))
@@ -352,7 +354,7 @@ def followed(tmp_path):
     return FileOrigin(folder)
 
 
-def test_a_file_that_is_renamed_is_read_to_its_end_before_the_new_one(tmp_path, followed):
+def test_a_renamed_file_is_read_to_its_end_before_the_new_one(tmp_path, followed):
     followed.send(*bodies(0, 2))
     with Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 2)
@@ -363,7 +365,7 @@ def test_a_file_that_is_renamed_is_read_to_its_end_before_the_new_one(tmp_path, 
         engine.wait_until(lambda: engine.count() == 5)
 
 
-def test_a_file_that_is_cut_off_is_begun_anew(tmp_path, followed):
+def test_a_truncated_file_is_read_from_its_beginning(tmp_path, followed):
     followed.send(*bodies(0, 9))
     with Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 9)
@@ -372,21 +374,23 @@ def test_a_file_that_is_cut_off_is_begun_anew(tmp_path, followed):
         engine.wait_until(lambda: engine.count() == 10)
 
 
-def has_kept_its_place(engine):
-    """Whether the end of the file is where it would go on."""
+def has_saved_its_offset(engine):
+    """Whether the saved offset is the end of the file."""
     size = engine.origin.path.stat().st_size
     return size in [place["offset"] for place in engine.real.key_values().values()]
 
 
-def test_it_goes_on_where_it_was_and_another_file_of_that_name_is_read_whole(tmp_path, followed):
+def test_a_restart_continues_at_the_offset_and_another_file_of_that_name_is_read_whole(
+    tmp_path, followed
+):
     followed.send(*bodies(0, 3))
     with Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 3)
-        engine.wait_until(lambda: has_kept_its_place(engine))
+        engine.wait_until(lambda: has_saved_its_offset(engine))
     followed.send(*bodies(3, 4))
     with Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 4)
-        assert sum(m.results.get("duplicate", 0) for m in engine.moments) == 0
+        assert sum(m.results.get("duplicate", 0) for m in engine.engine_events) == 0
     followed.path.unlink()
     followed.send(*bodies(10, 30))
     with Engine(tmp_path, followed) as engine:
@@ -394,15 +398,15 @@ def test_it_goes_on_where_it_was_and_another_file_of_that_name_is_read_whole(tmp
 
 
 def followed_before(folder, followed, *numbers):
-    """An engine has followed the file so far, and is down now."""
+    """Send events, and run an engine until it has read them."""
     followed.send(*bodies(*numbers))
     with Engine(folder, followed) as engine:
         engine.wait_until(lambda: engine.count() == numbers[1])
-        engine.wait_until(lambda: has_kept_its_place(engine))
+        engine.wait_until(lambda: has_saved_its_offset(engine))
 
 
 def rotate(followed, *, to, at=0.0):
-    """Rename the file. at: when it was last written, in seconds from now (the kernel's clock is coarse)."""
+    """Rename the file. at: its modification time, in seconds from now, because the kernel's clock is coarse."""
     rotated = followed.path.with_name(to)
     followed.path.rename(rotated)
     os.utime(rotated, (time.time() + at,) * 2)
@@ -410,14 +414,14 @@ def rotate(followed, *, to, at=0.0):
 
 
 def batches(engine):
-    return [sum(moment.results.values()) for moment in engine.moments]
+    return [sum(engine_event.results.values()) for engine_event in engine.engine_events]
 
 
 def duplicates(engine):
-    return sum(moment.results.get("duplicate", 0) for moment in engine.moments)
+    return sum(engine_event.results.get("duplicate", 0) for engine_event in engine.engine_events)
 
 
-def test_a_file_that_is_renamed_while_the_engine_is_down_is_read_to_its_end_first(
+def test_a_file_that_was_renamed_while_the_engine_was_down_is_read_to_its_end_first(
     tmp_path, followed
 ):
     followed_before(tmp_path, followed, 0, 3)
@@ -438,11 +442,11 @@ def test_a_file_that_is_renamed_while_the_engine_is_down_is_read_to_its_end_firs
         ("events-2026-11-24.log", "events-2026-11-25.log"),
     ],
 )
-def test_what_was_begun_and_renamed_while_the_engine_is_down_is_read_too(
+def test_files_that_were_created_and_renamed_while_the_engine_was_down_are_read(
     tmp_path, followed, first, second
 ):
     followed.send(*bodies(100, 120))
-    rotate(followed, to="events.log.3", at=-10)  # of before it was followed
+    rotate(followed, to="events.log.3", at=-10)  # older than the first read
     followed_before(tmp_path, followed, 0, 3)
     followed.send(*bodies(3, 5))
     rotate(followed, to=first, at=1)
@@ -456,18 +460,18 @@ def test_what_was_begun_and_renamed_while_the_engine_is_down_is_read_too(
         assert duplicates(engine) == 0
 
 
-def test_a_renamed_file_is_followed_on_until_there_is_a_new_one(tmp_path, followed):
+def test_a_renamed_file_is_followed_until_a_new_one_exists(tmp_path, followed):
     followed_before(tmp_path, followed, 0, 3)
     rotated = rotate(followed, to="events.log.1")
     with Engine(tmp_path, followed) as engine:
-        with rotated.open("ab") as file:  # Falco was not told yet
+        with rotated.open("ab") as file:  # Falco has not reopened its file yet
             file.write(bodies(3, 4)[0] + b"\n")
         engine.wait_until(lambda: engine.count() == 4)
         followed.send(*bodies(4, 5))
         engine.wait_until(lambda: engine.count() == 5)
 
 
-def test_a_file_that_was_not_read_to_its_end_and_is_gone_is_told(tmp_path, followed):
+def test_a_lost_file_that_was_not_read_to_its_end_is_logged(tmp_path, followed):
     followed_before(tmp_path, followed, 0, 3)
     rotate(followed, to="events.log.2").unlink()
     followed.send(*bodies(3, 5))
@@ -481,7 +485,7 @@ def test_a_file_that_was_not_read_to_its_end_and_is_gone_is_told(tmp_path, follo
     assert "gone" in told["error"]
 
 
-def test_a_line_that_is_not_finished_waits_and_other_log_is_left_out(tmp_path, followed):
+def test_an_unfinished_line_waits_and_lines_that_are_not_json_are_skipped(tmp_path, followed):
     half = bodies(1, 2)[0]
     with Engine(tmp_path, followed) as engine:
         followed.send(b"Fri: Falco version 0.44", *bodies(0, 1))
@@ -491,4 +495,4 @@ def test_a_line_that_is_not_finished_waits_and_other_log_is_left_out(tmp_path, f
         with followed.path.open("ab") as file:
             file.write(half[50:] + b"\n")
         engine.wait_until(lambda: engine.count() == 2)
-        assert engine.notes.drain()[0] == []
+        assert engine.records.drain()[0] == []

@@ -1,4 +1,4 @@
-"""From bodies to runs on disk: duplicates, throttles, and what a failing disk may not lose."""
+"""From bodies to runs on disk: duplicates, throttles, batches, and the rollback after a failed write."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def body(*alerts):
 
 
 def runs(intake, *alerts):
+    """Submit alerts as one body, and return the ids of its runs."""
     return take(intake, body(*alerts)).runs
 
 
@@ -46,12 +47,12 @@ def test_a_run_is_written_before_anything_is_answered():
     assert disk.runs == taken.runs
 
 
-def test_what_matches_nothing_has_nothing_to_wait_for():
+def test_an_event_that_matches_no_playbook_waits_for_no_write():
     taken = take(intake_of(ManualJournal()), body(alert(rule="Another rule")))
     assert (taken.accepted, taken.runs, taken.written) == (1, [], None)
 
 
-def test_falco_and_falcosidekick_tell_the_same_event():
+def test_an_event_from_falco_and_from_falcosidekick_is_the_same_event():
     intake = intake_of(InstantJournal())
     first, second = take(intake, body(FALCO)), take(intake, body(SIDEKICK))
     assert (first.duplicates, second.duplicates) == (0, 1)
@@ -64,23 +65,23 @@ def test_an_event_without_a_time_is_never_a_duplicate():
     assert runs(intake, untimed) != runs(intake, untimed)
 
 
-def test_an_event_twice_in_one_body_runs_once():
+def test_an_event_that_is_twice_in_one_body_starts_one_run():
     disk = InstantJournal()
     taken = take(intake_of(disk), body(FALCO, FALCO))
     assert (taken.accepted, taken.duplicates, len(disk.runs)) == (2, 1, 1)
 
 
-def test_a_duplicate_is_told_for_each_playbook():
+def test_an_event_is_a_duplicate_only_for_playbooks_that_planned_it():
     disk = InstantJournal()
     first = runs(intake_of(disk), FALCO)
     added = PLAYBOOK.replace("mark-shell", "another")
     taken = take(intake_of(disk, PLAYBOOK, added), body(FALCO))
-    assert taken.duplicates == 0  # the added playbook has not seen it
+    assert taken.duplicates == 0  # not planned by the added playbook before
     assert set(first) < set(taken.runs)
     assert len(disk.runs) == 2
 
 
-def test_a_duplicate_is_known_after_a_restart(tmp_path):
+def test_a_duplicate_is_recognized_after_a_restart(tmp_path):
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     taken = take(intake_of(journal), body(FALCO))
     taken.written.result(10)
@@ -93,7 +94,7 @@ def test_a_duplicate_is_known_after_a_restart(tmp_path):
     journal.close()
 
 
-def test_a_throttle_holds_over_a_restart(tmp_path):
+def test_a_throttle_window_survives_a_restart(tmp_path):
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     take(intake_of(journal, ONCE), body(alert(1))).written.result(10)
     journal.close()
@@ -102,7 +103,7 @@ def test_a_throttle_holds_over_a_restart(tmp_path):
     journal.close()
 
 
-def test_a_duplicate_of_what_is_still_being_written_waits_for_it():
+def test_a_duplicate_waits_for_the_write_of_the_first_event():
     disk = ManualJournal()
     intake = intake_of(disk)
     first, again = take(intake, body(FALCO)), take(intake, body(FALCO))
@@ -112,7 +113,7 @@ def test_a_duplicate_of_what_is_still_being_written_waits_for_it():
     assert again.written.result(0) is None
 
 
-def test_a_duplicate_of_what_is_not_written_fails_with_it():
+def test_a_duplicate_fails_if_the_write_of_the_first_event_fails():
     disk = ManualJournal()
     intake = intake_of(disk)
     _, again = take(intake, body(FALCO)), take(intake, body(FALCO))
@@ -121,7 +122,7 @@ def test_a_duplicate_of_what_is_not_written_fails_with_it():
         again.written.result(0)
 
 
-def test_bodies_start_in_their_order_and_what_one_holds_by_playbook_name():
+def test_runs_start_in_the_order_of_bodies_and_within_a_body_of_playbook_names():
     disk = ManualJournal()
     of = {"a": "['2', '3']", "z": "['1', '3']"}
     texts = [
@@ -134,11 +135,11 @@ def test_bodies_start_in_their_order_and_what_one_holds_by_playbook_name():
     started = [(run.event.rule, run.playbook.name) for run in accepted.runs]
     assert started == [("1", "z"), ("2", "a"), ("1", "z"), ("3", "a"), ("3", "z")]
     named = {run.id: run.playbook.name for run in accepted.runs}
-    assert [named[run] for run in taken[1].runs] == ["z", "a"]  # told in the order of the events
+    assert [named[run] for run in taken[1].runs] == ["z", "a"]  # in the order of the events
 
 
-class Picky(InstantJournal):
-    """One that fails whatever has an event of a rule among it."""
+class RejectingJournal(InstantJournal):
+    """A journal that refuses each transaction with an event of the rule ``bad``."""
 
     def accept(self, accepted, now):
         self.closed = any(run.event.rule == "bad" for run in accepted.runs)
@@ -148,7 +149,7 @@ class Picky(InstantJournal):
 ANY_RULE = PLAYBOOK.replace("{rules: [Terminal shell in container]}", "{rules: ['*']}")
 
 
-def test_bodies_that_come_together_are_written_as_one():
+def test_bodies_that_arrive_together_are_written_in_one_transaction():
     disk = ManualJournal()
     taken, written = take_together(intake_of(disk), [body(alert(1)), body(alert(2), alert(3))])
     ((accepted, _),) = disk.waiting
@@ -158,8 +159,8 @@ def test_bodies_that_come_together_are_written_as_one():
     assert [one.error for one in taken] == [None, None]
 
 
-def test_a_body_that_cannot_be_written_costs_no_other_theirs():
-    disk = Picky()
+def test_a_body_that_cannot_be_written_does_not_affect_the_others():
+    disk = RejectingJournal()
     intake = intake_of(disk, ANY_RULE)
     taken, written = take_together(
         intake, [body(alert(1)), body(alert(2, rule="bad")), body(alert(3))]
@@ -170,21 +171,23 @@ def test_a_body_that_cannot_be_written_costs_no_other_theirs():
     assert take(intake, body(alert(1))).duplicates == 1
 
 
-def test_a_repeated_body_fails_with_the_first_of_its_group():
+def test_a_repeated_body_fails_with_the_first_one_of_its_batch():
     bad = body(alert(2, rule="bad"))
-    taken, written = take_together(intake_of(Picky(), ANY_RULE), [body(alert(1)), bad, bad])
+    taken, written = take_together(
+        intake_of(RejectingJournal(), ANY_RULE), [body(alert(1)), bad, bad]
+    )
     assert written.done()
     assert [one.error is not None for one in taken] == [False, True, True]
 
 
-def test_what_is_no_event_costs_no_other_theirs():
+def test_a_body_that_is_not_an_event_does_not_affect_the_others():
     disk = InstantJournal()
     taken, _ = take_together(intake_of(disk), [b"{", body(FALCO), body(*map(alert, range(1001)))])
     assert [type(one.error) for one in taken] == [EventError, type(None), TooManyEventsError]
     assert disk.runs == taken[1].runs
 
 
-def test_a_bug_costs_the_body_alone_in_which_it_shows(monkeypatch):
+def test_a_bug_affects_only_the_body_that_triggers_it(monkeypatch):
     def parse(value, **of):
         if value["rule"] == "bad":
             raise ZeroDivisionError
@@ -197,7 +200,7 @@ def test_a_bug_costs_the_body_alone_in_which_it_shows(monkeypatch):
     assert disk.runs == taken[1].runs
 
 
-def test_what_was_not_written_is_new_when_it_comes_again():
+def test_an_event_is_not_a_duplicate_if_its_first_write_failed():
     disk = ManualJournal()
     intake = intake_of(disk)
     take(intake, body(FALCO))
@@ -208,7 +211,7 @@ def test_what_was_not_written_is_new_when_it_comes_again():
     assert disk.runs == again.runs
 
 
-def test_a_write_that_fails_at_once_is_new_when_it_comes_again():
+def test_an_event_is_not_a_duplicate_if_its_first_write_failed_at_once():
     disk = ManualJournal()
     disk.closed = True
     intake = intake_of(disk)
@@ -218,7 +221,7 @@ def test_a_write_that_fails_at_once_is_new_when_it_comes_again():
     assert take(intake, body(FALCO)).duplicates == 0
 
 
-def test_what_was_not_written_has_its_throttle_slot_back():
+def test_a_failed_write_returns_the_throttle_slot():
     disk = ManualJournal()
     intake = intake_of(disk, ONCE)
     assert runs(intake, alert(1))
@@ -228,7 +231,7 @@ def test_what_was_not_written_has_its_throttle_slot_back():
     assert runs(intake, alert(3)) == []
 
 
-def test_what_was_not_written_was_not_counted():
+def test_a_failed_write_is_not_counted_by_the_throttle():
     disk = ManualJournal()
     intake = intake_of(disk, THIRD)
     for _ in range(4):
@@ -239,7 +242,7 @@ def test_what_was_not_written_was_not_counted():
     assert len(disk.runs) == 1
 
 
-def test_a_failed_write_takes_nothing_from_those_that_came_after_it():
+def test_a_failed_write_does_not_roll_back_later_changes_of_a_window():
     disk = ManualJournal()
     intake = intake_of(disk, THIRD)
     take(intake, body(alert(1)))
@@ -247,10 +250,10 @@ def test_a_failed_write_takes_nothing_from_those_that_came_after_it():
     take(intake, body(alert(2)))
     disk.write()
     lost[1].set_exception(JournalError("disk full"))
-    assert runs(intake, alert(3))  # counted with the first, which was seen before it was lost
+    assert runs(intake, alert(3))  # the first event was counted before its write failed
 
 
-def test_a_journal_that_cannot_be_read_leaves_nothing_behind_in_memory():
+def test_a_plan_that_fails_because_the_journal_cannot_be_read_leaves_no_state():
     disk = InstantJournal()
     intake = intake_of(disk, ONCE, PLAYBOOK.replace("mark-shell", "another"))
     disk.broken = True
@@ -260,7 +263,7 @@ def test_a_journal_that_cannot_be_read_leaves_nothing_behind_in_memory():
     assert len(runs(intake, FALCO)) == len(disk.runs) == 2
 
 
-def test_a_run_that_came_to_nothing_gives_its_slot_back_on_disk_too():
+def test_a_run_that_did_nothing_returns_its_slot_in_memory_and_on_disk():
     disk = ManualJournal()
     intake = intake_of(disk, ONCE)
     take(intake, body(alert(1)))
@@ -271,7 +274,7 @@ def test_a_run_that_came_to_nothing_gives_its_slot_back_on_disk_too():
     assert runs(intake, alert(2))
 
 
-def test_a_slot_given_back_while_the_disk_fails_is_written_with_the_next_event():
+def test_a_slot_that_is_released_while_the_disk_fails_is_written_with_the_next_event():
     disk = ManualJournal()
     intake = intake_of(disk, ONCE)
     take(intake, body(alert(1)))
@@ -287,7 +290,7 @@ def test_a_slot_given_back_while_the_disk_fails_is_written_with_the_next_event()
     assert "other" in next(iter(disk.windows))
 
 
-def test_a_slot_is_given_back_after_a_restart_too():
+def test_a_slot_can_be_released_after_a_restart():
     disk = ManualJournal()
     take(intake_of(disk, ONCE), body(alert(1)))
     run = disk.waiting[0][0].runs[0]
@@ -297,7 +300,7 @@ def test_a_slot_is_given_back_after_a_restart_too():
     assert runs(intake, alert(2))
 
 
-def test_the_throttles_clock_is_the_receipt_where_the_events_time_is_far_off():
+def test_a_throttle_uses_the_time_of_receipt_if_the_events_time_is_far_off():
     disk = InstantJournal()
     old = {"time": "2020-01-01T00:00:00Z"}
     assert runs(intake_of(disk, ONCE), alert(**old))
@@ -306,21 +309,21 @@ def test_the_throttles_clock_is_the_receipt_where_the_events_time_is_far_off():
 
 
 @pytest.mark.parametrize("sent", [b"", b" \n", b"[]", b"{}", b"null", b"7", b'"rule"', b"[[]]"])
-def test_what_holds_no_event_is_refused_with_a_sentence(sent):
+def test_a_body_without_an_event_is_refused_with_a_message_and_a_hint(sent):
     with pytest.raises(EventError) as caught:
         take(intake_of(ManualJournal()), sent)
     assert str(caught.value)
     assert caught.value.hint
 
 
-def test_a_thousand_events_are_taken_and_one_more_is_too_many():
+def test_a_body_has_at_most_1000_events():
     intake = intake_of(InstantJournal())
     assert take(intake, body(*map(alert, range(1000)))).accepted == 1000
     with pytest.raises(TooManyEventsError):
         take(intake, body(*map(alert, range(1001))))
 
 
-def test_a_refused_body_plans_nothing_of_itself():
+def test_a_refused_body_plans_none_of_its_events():
     disk = InstantJournal()
     intake = intake_of(disk)
     with pytest.raises(TooManyEventsError):
@@ -341,13 +344,13 @@ json_values = st.recursive(
 
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
-def test_whatever_is_sent_is_taken_or_refused_as_no_event(sent):
+def test_every_body_is_accepted_or_refused_as_not_an_event(sent):
     with contextlib.suppress(EventError, TooManyEventsError):
         take(intake_of(InstantJournal()), sent)
 
 
 @given(st.dictionaries(st.text(), json_values), json_values)
-def test_an_event_of_whatever_fields_is_accepted_and_known_again(fields, other):
+def test_an_event_with_any_fields_is_accepted_and_recognized_again(fields, other):
     intake = intake_of(InstantJournal())
     sent = body(FALCO | {"output_fields": fields, "other": other})
     assert take(intake, sent).runs == take(intake, sent).runs

@@ -1,4 +1,4 @@
-"""What ``--redact`` takes out of events: of values however deep, of throttles, lanes, dead letters."""
+"""``--redact`` removes secrets from events, throttle windows, targets and dead letters."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ values = st.recursive(
 )
 
 
-def left(redaction, **said):
+def redacted(redaction, **said):
     return redaction.redact_event(parse_event({**FALCO, **said}))
 
 
 @given(values, values, st.lists(texts), texts)
-def test_what_any_field_may_not_say_is_left_nowhere_in_the_event(value, other, tags, host):
-    event = left(ANY, output_fields={"x": value}, extra=other, tags=tags, hostname=host)
+def test_a_rule_for_all_fields_leaves_the_secret_nowhere_in_the_event(value, other, tags, host):
+    event = redacted(ANY, output_fields={"x": value}, extra=other, tags=tags, hostname=host)
     said = json.dumps([event.alert, event.sent, event.hostname, event.tags], ensure_ascii=False)
     assert SECRET not in said.lower()
 
 
-def test_a_field_is_redacted_however_deep_and_others_are_left_alone():
+def test_a_field_is_redacted_at_any_depth_and_other_fields_are_kept():
     rule = Redaction(["ka.req=secret-.*"])
     said = {"a": [1, {"b": "secret-1", "secret-2": None}]}
-    event = left(rule, output_fields={"ka.req": said, "ka.resp": said})
+    event = redacted(rule, output_fields={"ka.req": said, "ka.resp": said})
     assert event.fields == {"ka.req": {"a": [1, {"b": "***", "***": None}]}, "ka.resp": said}
 
 
-def test_a_number_is_redacted_whole_where_something_is_found_in_its_text():
-    event = left(
+def test_a_number_is_replaced_as_a_whole():
+    event = redacted(
         Redaction(["pin=^47", "on=true"]), output_fields={"pin": 4711, "on": True, "x": 4711}
     )
     assert event.fields == {"pin": "***", "on": "***", "x": 4711}
-    assert left(Redaction(["pin=^47"]), output_fields={"pin": 1147.5}).fields == {"pin": 1147.5}
+    assert redacted(Redaction(["pin=^47"]), output_fields={"pin": 1147.5}).fields == {"pin": 1147.5}
 
 
-def test_a_field_may_be_a_key_of_the_alert_itself():
+def test_a_rule_can_name_a_key_of_the_alert():
     rules = Redaction(["hostname=worker", "tags=shell", "ticket=T-.*", "rule=Terminal"])
-    event = left(rules, ticket={"id": ["T-1"]})
+    event = redacted(rules, ticket={"id": ["T-1"]})
     assert (event.hostname, event.tags, event.rule) == (
         "***-1", ("container", "***"), "*** shell in container",
     )  # fmt: skip
@@ -73,24 +73,27 @@ def test_a_field_may_be_a_key_of_the_alert_itself():
     assert (event.alert["hostname"], event.sent["rule"]) == (event.hostname, event.rule)
 
 
-def test_an_event_stays_one_whatever_is_taken_out_of_it():
-    event = left(Redaction([r"*=\d", "*=[A-Za-z]"]))
+def test_a_redacted_event_is_still_a_valid_event():
+    event = redacted(Redaction([r"*=\d", "*=[A-Za-z]"]))
     assert parse_event(event.alert).time_ns == parse_event(FALCO).time_ns
     assert event.priority == parse_event(FALCO).priority
 
 
-def test_its_identity_is_that_of_the_event_as_it_came_also_from_the_journal():
-    event = left(Redaction(["k8s.pod.name=nginx"]))
+def test_a_redacted_event_keeps_its_identity_also_in_the_journal():
+    event = redacted(Redaction(["k8s.pod.name=nginx"]))
     assert identity(event) == identity(parse_event(FALCO))
     kept, _ = to_event(from_event(event))
     assert kept == event
     assert identity(kept) == identity(parse_event(FALCO))
 
 
-def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):
-    journal, notes = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot), DeferredRecords()
+def test_a_throttle_distinguishes_values_that_are_redacted(tmp_path):
+    journal, records = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot), DeferredRecords()
     intake = intake_of(
-        journal, BY_COMMAND, redaction=Redaction(["proc.cmdline=canary.*"]), deferred_records=notes
+        journal,
+        BY_COMMAND,
+        redaction=Redaction(["proc.cmdline=canary.*"]),
+        deferred_records=records,
     )
 
     def runs(number, command):
@@ -106,7 +109,7 @@ def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):
         assert runs(3, "x canary-1") == []
         assert runs(4, "plain")
         assert runs(5, "plain") == []
-        journal.save_dropped(*notes.drain())
+        journal.save_dropped(*records.drain())
         kept = f"{journal.key_values()} {journal.dropped_runs(RunFilter())}"
         assert {drop.key for drop in journal.dropped_runs(RunFilter())} == {
             "proc.cmdline=x ***",
@@ -118,7 +121,7 @@ def test_a_throttle_tells_values_apart_that_nobody_may_read(tmp_path):
     assert SECRET.encode() not in (tmp_path / "j.db").read_bytes()
 
 
-def lanes(rule, *fields, **said):
+def targets(rule, *fields, **said):
     disk = ManualJournal()
     intake = intake_of(disk, redaction=Redaction([rule]))
     for number, one in enumerate(fields):
@@ -126,8 +129,8 @@ def lanes(rule, *fields, **said):
     return [run.target for accepted, _ in disk.waiting for run in accepted.runs]
 
 
-def test_the_lane_of_a_pod_whose_name_nobody_may_read_is_its_own_and_tells_no_name():
-    first, again, other, elsewhere, plain = lanes(
+def test_a_pod_with_a_redacted_name_has_its_own_target_queue_without_the_name():
+    first, again, other, elsewhere, plain = targets(
         r"k8s.pod.name=canary\S*",
         {"k8s.ns.name": "demo", "k8s.pod.name": "canary-1"},
         {"ka.target.namespace": "demo", "ka.target.pod.name": "canary-1"},
@@ -141,19 +144,19 @@ def test_the_lane_of_a_pod_whose_name_nobody_may_read_is_its_own_and_tells_no_na
     assert SECRET not in f"{first} {other} {elsewhere}"
 
 
-def test_the_lane_of_a_container_tells_no_host_that_nobody_may_read():
+def test_the_target_of_a_container_does_not_contain_a_redacted_host():
     fields = {"container.id": "0a1b2c3d4e5f"}
-    (lane,) = lanes("hostname=canary.*", fields, hostname="canary-1")
-    assert "canary" not in lane
-    assert lanes("proc.cmdline=x", fields, hostname="w") == ["w/0a1b2c3d4e5f"]
+    (target,) = targets("hostname=canary.*", fields, hostname="canary-1")
+    assert "canary" not in target
+    assert targets("proc.cmdline=x", fields, hostname="w") == ["w/0a1b2c3d4e5f"]
 
 
-def buried(redaction, sent):
-    notes = DeferredRecords()
-    intake = intake_of(InstantJournal(), redaction=redaction, deferred_records=notes)
+def dead_letter(redaction, sent):
+    records = DeferredRecords()
+    intake = intake_of(InstantJournal(), redaction=redaction, deferred_records=records)
     with pytest.raises(ValueError):  # noqa: PT011 - whatever its sentence
         take(intake, sent)
-    (dead, *_), _ = notes.drain()
+    (dead, *_), _ = records.drain()
     return dead.body.decode()
 
 
@@ -175,13 +178,13 @@ QUOTED = Redaction(['*=password="[^"]*"', rf"*=(?i){SECRET}\S*"])
         b"p" * 16_380 + b" canary-and-no-JSON",
     ],
 )
-def test_a_dead_letter_says_nothing_that_nobody_may_read_however_it_is_written(sent):
-    body = buried(QUOTED, sent)
+def test_a_dead_letter_contains_no_secret_whatever_its_encoding(sent):
+    body = dead_letter(QUOTED, sent)
     assert not any(
         word in body for word in ("cana", "\\u0063", base64.b64encode(b"canary{").decode())
     )
 
 
-def test_a_dead_letter_is_kept_as_it_came_where_there_is_nothing_to_take_out():
+def test_a_dead_letter_without_a_secret_is_kept_unchanged():
     for sent in (b'{"rule": "",  "x": 1', b'{"path": "C:\\\\u\\temp"'):
-        assert buried(Redaction(()), sent) == buried(QUOTED, sent) == sent.decode()
+        assert dead_letter(Redaction(()), sent) == dead_letter(QUOTED, sent) == sent.decode()

@@ -1,4 +1,4 @@
-"""A NATS server that is away, or says nothing: that is told soon, and keeps nobody from ending."""
+"""A NATS server that is unavailable or silent is reported soon, and does not delay a stop."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ PATIENCE = 20.0
 
 @contextlib.contextmanager
 def source_of(port):
-    taker = EventSink("nats", intake_of(InstantJournal()), Observers(), lambda: None)
-    source = SourceThread(JetStream(f"nats://u:canary@127.0.0.1:{port}"), taker)
+    sink = EventSink("nats", intake_of(InstantJournal()), Observers(), lambda: None)
+    source = SourceThread(JetStream(f"nats://u:canary@127.0.0.1:{port}"), sink)
     yield source
     source.stop()
 
 
 @pytest.fixture
 def silent():
-    """A server that takes connections and says nothing; ``came`` is set with the first."""
+    """A server that accepts connections and does not answer: its port, and an event set by the first one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server_came, connections = threading.Event(), []
+        connected, connections = threading.Event(), []
 
         def take():
             with contextlib.suppress(OSError):
                 while True:
                     connections.append(server.accept()[0])
-                    server_came.set()
+                    connected.set()
 
         thread = threading.Thread(target=take)
         thread.start()
-        yield server.getsockname()[1], server_came
+        yield server.getsockname()[1], connected
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
         for connection in connections:
             connection.close()
 
 
-def is_told(source, words):
+def wait_for_error(source, words):
     pause, deadline = threading.Event(), time.monotonic() + PATIENCE
     while words not in (source.status()["error"] or ""):
         assert time.monotonic() < deadline, source.status()
         pause.wait(0.02)
 
 
-def test_it_is_not_connected_until_it_is(silent):
+def test_the_source_is_not_connected_until_the_server_answers(silent):
     port, came = silent
     with source_of(port) as source:
         assert source.status()["error"] == "not connected yet"
@@ -62,28 +62,28 @@ def test_it_is_not_connected_until_it_is(silent):
         assert source.status()["error"] == "not connected yet"
 
 
-def test_a_server_that_refuses_is_told_at_once_and_once():
+def test_a_server_that_refuses_connections_is_logged_at_once_and_only_once():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with structlog.testing.capture_logs() as logs, source_of(port) as source:
         source.start()
-        is_told(source, "Connect call failed")
+        wait_for_error(source, "Connect call failed")
         assert "canary" not in source.status()["error"]
     assert [line["event"] for line in logs] == ["source_unavailable"]
 
 
-def test_a_server_that_says_nothing_is_told(silent):
+def test_a_server_that_does_not_answer_is_reported(silent):
     port, _ = silent
     with source_of(port) as source:
         source.start()
-        is_told(source, f"127.0.0.1:{port} falco.>: no connection within 3 s")
+        wait_for_error(source, f"127.0.0.1:{port} falco.>: no connection within 3 s")
 
 
-def test_it_ends_at_once_while_it_connects(silent):
+def test_the_source_stops_at_once_while_it_connects(silent):
     port, came = silent
     with source_of(port) as source:
         source.start()
         assert came.wait(PATIENCE)
         source.stop()
-        # the attempt was given up, and not waited for until it failed after its 3 seconds
+        # stop() did not wait until the attempt failed after 3 seconds
         assert source.status()["error"] == "not connected yet"

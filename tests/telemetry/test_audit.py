@@ -1,4 +1,4 @@
-"""The audit: a line of every attempt, of what it was about, what it saw, and what came of it."""
+"""The audit log has a line for each attempt: its target, the values it looked at, and its outcome."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ def line(claim, outcome, became="next"):
 
 @pytest.mark.parametrize("step", [LABEL, DELETE])
 @pytest.mark.parametrize("dry", [True, False])
-def test_the_attempt_that_acted_tells_the_uid_of_its_target(step, dry):
+def test_the_line_of_an_attempt_has_the_uid_of_its_target(step, dry):
     one = claim(step)
-    told = line(one, act(one, dry=dry))
-    assert (told["state"], told["uid"]) == ("planned" if dry else "done", UID)
+    record = line(one, act(one, dry=dry))
+    assert (record["state"], record["uid"]) == ("planned" if dry else "done", UID)
 
 
-def test_an_attempt_that_is_tried_again_tells_the_uid_and_what_was_sent():
+def test_the_line_of_a_retried_attempt_has_the_uid_and_what_was_sent():
     one = claim(LABEL)
-    told = line(one, act(one, answering(500)), "waiting")
-    assert (told["state"], told["uid"], len(told["calls"])) == ("waiting", UID, 1)
+    record = line(one, act(one, answering(500)), "waiting")
+    assert (record["state"], record["uid"], len(record["calls"])) == ("waiting", UID, 1)
     http = claim(
         {"action": "http.request", "with": {"url": "https://ops.example.com/", "body": "x"}}
     )
-    told = line(http, act(http, http=Broken(TemporaryError("a 500", answered=True))), "waiting")
-    assert (told["state"], [request["body"] for request in told["requests"]]) == ("waiting", ["x"])
+    record = line(http, act(http, http=Broken(TemporaryError("a 500", answered=True))), "waiting")
+    assert (record["state"], [request["body"] for request in record["requests"]]) == (
+        "waiting",
+        ["x"],
+    )
 
 
-def test_a_pod_that_is_gone_is_told_as_it_was_found_before_and_a_message_is_about_none():
+def test_a_missing_pod_has_the_uid_of_the_earlier_attempt_and_a_message_has_none():
     gone = claim(LABEL, attempt_state={"uid": "u-1"})
     assert line(gone, act(gone, world(pod=a_pod(uid="u-2"))))["uid"] == "u-1"
     message = claim(LABEL, SLACK, at=1, attempt_state={"uid": "u-1"})
@@ -51,7 +54,7 @@ def test_a_pod_that_is_gone_is_told_as_it_was_found_before_and_a_message_is_abou
 
 
 @pytest.mark.parametrize("verdict", ["approve", "deny"])
-def test_leave_is_told_of_the_step_that_it_was_given_or_denied_to_and_of_no_other(verdict):
+def test_an_approval_is_in_the_line_of_its_step_only(verdict):
     facts = {"verdict": ["pod.delete", verdict, "ada"]}
     asked, later = (
         claim(DELETE, LABEL, attempt_state=facts),
@@ -64,7 +67,7 @@ def test_leave_is_told_of_the_step_that_it_was_given_or_denied_to_and_of_no_othe
 WHEN = {**LABEL, "when": [{"not": {"field": "proc.name", "equals": "bash"}}]}
 
 
-def test_what_a_when_saw_is_told_with_the_first_attempt_at_its_step():
+def test_the_values_of_a_when_are_in_the_line_of_the_first_attempt_of_its_step():
     event = alert(**{"proc.name": "curl"})
     seen = [{"condition": "proc.name equals bash", "value": "curl"}]
     one = claim(SLACK, WHEN, at=1, event=event)
@@ -74,14 +77,14 @@ def test_what_a_when_saw_is_told_with_the_first_attempt_at_its_step():
 
 
 @pytest.mark.parametrize("value", ["x" * 5000, ["x"] * 5000, {"x": "y" * 5000}])
-def test_a_value_that_is_too_long_is_cut_whatever_it_is(value):
+def test_a_long_value_of_any_type_is_truncated(value):
     one = claim(WHEN, event=alert(**{"proc.name": value}))
-    (told,) = line(one, act(one))["conditions"]
-    assert len(told["value"]) == 1000
-    assert told["value"].endswith("…")
+    (record,) = line(one, act(one))["conditions"]
+    assert len(record["value"]) == 1000
+    assert record["value"].endswith("…")
 
 
-def test_the_steps_that_a_failed_one_stops_are_told_with_it():
+def test_the_line_of_a_failed_step_names_the_steps_that_are_skipped():
     one = claim({**LABEL, "name": "first"}, DELETE, {**SLACK, "name": "tell"})
     assert line(one, Outcome("refused", "no"))["skips"] == ["pod.delete", "tell"]
     assert line(one, Outcome("done", ""))["skips"] == []
@@ -92,14 +95,14 @@ def test_the_steps_that_a_failed_one_stops_are_told_with_it():
     ]
 
 
-def test_of_a_long_answer_the_audit_has_the_beginning():
+def test_a_long_answer_is_truncated():
     http = claim({"action": "http.request", "with": {"url": "https://x.example/"}})
-    told = line(http, Outcome("done", "x", answer={"a": "y" * 60_000}), "done")
-    assert told["answer"].startswith('{"a":"yyy')
-    assert len(told["answer"]) == 1000
+    record = line(http, Outcome("done", "x", answer={"a": "y" * 60_000}), "done")
+    assert record["answer"].startswith('{"a":"yyy')
+    assert len(record["answer"]) == 1000
 
 
-def test_half_of_a_letter_in_a_servers_answer_costs_no_line():
+def test_half_of_a_surrogate_pair_in_an_answer_does_not_lose_the_line():
     one = claim(SLACK)
     for stream in (io.StringIO(), io.TextIOWrapper(io.BytesIO(), "ascii", newline="")):
         Audit(stream)(Settled(one, Outcome("done", "ü", answer={"x": "\ud800"}), "done", NOW))
@@ -107,16 +110,16 @@ def test_half_of_a_letter_in_a_servers_answer_costs_no_line():
         assert json.loads(stream.read())["answer"] == {"x": "?"}
 
 
-def test_one_who_cannot_be_told_keeps_it_from_nobody_else():
+def test_an_observer_that_fails_does_not_affect_the_others():
     def broken(_):
         raise RuntimeError
 
-    told = []
-    Observers(broken, told.append).notify(Settled(claim(LABEL), Outcome("done", ""), "done", NOW))
-    assert len(told) == 1
+    record = []
+    Observers(broken, record.append).notify(Settled(claim(LABEL), Outcome("done", ""), "done", NOW))
+    assert len(record) == 1
 
 
-def test_a_line_carries_the_labels_of_its_playbook(tmp_path):
+def test_a_line_has_the_labels_of_its_playbook(tmp_path):
     labelled = TELL.replace("{name: tell}", "{name: tell, labels: {team: red}}")
     with Engine(tmp_path, labelled) as engine:
         engine.accept()
@@ -125,23 +128,23 @@ def test_a_line_carries_the_labels_of_its_playbook(tmp_path):
     assert line(end.claim, end.outcome)["labels"] == {"team": "red"}
 
 
-def test_an_attempt_that_was_overtaken_is_told_and_ends_no_run(tmp_path):
+def test_an_attempt_that_lost_its_claim_has_a_line_and_does_not_end_the_run(tmp_path):
     with Engine(tmp_path) as engine:
         engine.ops.open.clear()
         (run,) = engine.accept()
         engine.ops.wait_for("tell nginx")
-        engine.later(3600)  # its lease is over
+        engine.later(3600)  # its lease ends
         engine.wait_for("failed")
         engine.ops.open.set()
         engine.wait_for("failed", UNWRITTEN)
         late = engine.ends[-1]
         assert not late.over
-        told = line(late.claim, late.outcome, late.became)
-        assert (told["run"], told["attempt"], told["state"]) == (run, 1, "done")
-        assert (told["written"], told["requests"][0]["body"]) == (False, "tell nginx")
+        record = line(late.claim, late.outcome, late.became)
+        assert (record["run"], record["attempt"], record["state"]) == (run, 1, "done")
+        assert (record["written"], record["requests"][0]["body"]) == (False, "tell nginx")
 
 
-def test_an_attempt_whose_end_no_disk_took_is_told(tmp_path):
+def test_an_attempt_whose_outcome_is_not_written_has_a_line(tmp_path):
     engine = Engine(tmp_path)
     failing = Failing(engine.journal, "settle", times=10**9)
     with engine.through(failing):
@@ -150,4 +153,4 @@ def test_an_attempt_whose_end_no_disk_took_is_told(tmp_path):
         engine.ops.wait_for("tell nginx")
         engine.ops.open.set()
         engine.workers.stop()
-        assert [moment.became for moment in engine.ends] == [UNWRITTEN]
+        assert [engine_event.became for engine_event in engine.ends] == [UNWRITTEN]

@@ -1,4 +1,4 @@
-"""The log: one line a thing worth waking for, and one when it is over."""
+"""The log has one line when something needs attention, and one when it is over."""
 
 from __future__ import annotations
 
@@ -33,15 +33,13 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("outcome", "became", "attempt", "level"), ENDS)
-def test_of_the_steps_only_what_failed_or_is_held_is_told_and_once_that_one_waits(
-    outcome, became, attempt, level
-):
+def test_only_failed_and_held_steps_and_the_first_wait_are_logged(outcome, became, attempt, level):
     with structlog.testing.capture_logs() as lines:
         log_steps(Settled(claim(LABEL, attempt=attempt), outcome, became, 0.0))
     assert [line["log_level"] for line in lines] == ([level] if level else [])
 
 
-def test_a_fault_is_told_when_it_begins_and_once_it_has_not_come_back():
+def test_a_fault_is_logged_when_it_starts_and_when_it_has_not_recurred():
     time = [0.0]
     fault = FaultLog("journal", calm=5.0, now=lambda: time[0], refusing="events")
     with structlog.testing.capture_logs() as lines:
@@ -63,7 +61,7 @@ def test_a_fault_is_told_when_it_begins_and_once_it_has_not_come_back():
     assert {line["refusing"] for line in lines} == {"events"}
 
 
-def test_a_full_disk_is_told_once_however_many_bodies_it_refuses(tmp_path):
+def test_a_full_disk_is_logged_once_for_all_refused_bodies(tmp_path):
     with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
         resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         number = 0
@@ -74,12 +72,12 @@ def test_a_full_disk_is_told_once_however_many_bodies_it_refuses(tmp_path):
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         resource.prlimit(running.pid, resource.RLIMIT_FSIZE, unlimited)
         running.wait_for_log(lambda line: line["event"] == "journal_available")
-        told = [line for line in running.log if line.get("refusing") == "events"]
-    assert [line["event"] for line in told] == ["journal_unavailable", "journal_available"]
+        logged = [line for line in running.log if line.get("refusing") == "events"]
+    assert [line["event"] for line in logged] == ["journal_unavailable", "journal_available"]
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    """Knows no object."""
+class EmptyApiServer(http.server.BaseHTTPRequestHandler):
+    """An API server without objects."""
 
     def do_GET(self):
         body = b'{"kind": "Status", "code": 404}'
@@ -89,10 +87,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """Nobody reads it."""
+        """Log nothing."""
 
 
-def test_an_api_server_that_gives_no_answers_is_told_once_and_so_is_its_return(tmp_path):
+def test_an_unavailable_api_server_is_logged_once_and_so_is_its_return(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = tmp_path / "kubeconfig"
@@ -101,9 +99,9 @@ def test_an_api_server_that_gives_no_answers_is_told_once_and_so_is_its_return(t
         for number in range(9):
             fields = {"k8s.ns.name": "demo", "k8s.pod.name": f"web-{number}"}
             running.post(alert(number, output_fields=fields))
-        silent = running.wait_for_log(lambda line: line["event"] == "api_server_unavailable")
-        assert (silent["level"], "refused" in silent["error"]) == ("error", True)
-        with http.server.ThreadingHTTPServer(("127.0.0.1", port), Answers) as server:
+        unavailable = running.wait_for_log(lambda line: line["event"] == "api_server_unavailable")
+        assert (unavailable["level"], "refused" in unavailable["error"]) == ("error", True)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", port), EmptyApiServer) as server:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
             try:
@@ -111,13 +109,13 @@ def test_an_api_server_that_gives_no_answers_is_told_once_and_so_is_its_return(t
             finally:
                 server.shutdown()
                 thread.join(PATIENCE)
-        told = [line for line in running.log if line["event"].startswith("api_server")]
-    assert len(told) == 2
+        logged = [line for line in running.log if line["event"].startswith("api_server")]
+    assert len(logged) == 2
 
 
 @pytest.fixture
 def written():
-    """Logs three lines with the given options; what is written."""
+    """Return a function that logs two lines with a level and a format, and returns the output."""
     stream = io.StringIO()
 
     def write(level, form):
@@ -130,12 +128,12 @@ def written():
     structlog.reset_defaults()
 
 
-def test_each_line_begins_with_time_level_and_event(written):
+def test_each_line_starts_with_time_level_and_event(written):
     lines = [json.loads(line) for line in written("info", "json").splitlines()]
     assert [list(line)[:3] for line in lines] == [["time", "level", "event"]] * 2
     assert lines[0]["event"] == "journal"
 
 
-def test_the_level_and_the_format_are_chosen(written):
+def test_the_level_and_the_format_can_be_set(written):
     text = written("warning", "text")
     assert (text.count("journal"), "{" in text) == (1, False)

@@ -1,4 +1,4 @@
-"""What a scrape shows: a counter of every end, histograms, gauges; nothing that an event says."""
+"""The metrics: a counter for each result, histograms and gauges, without content of events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.engine import call, engine
 from tests.support.intake import FALCO, NOW, ONCE, PLAYBOOK, InstantJournal, alert, intake_of, take
 from tests.support.playbooks import playbook_from_snapshot
 
-WAYS = {
+RESULTS = {
     "run": ({}, {}),
     "unmatched": ({}, {"rule": "another"}),
     "throttle": ({"  match:": "  throttle: {key: [rule], once: 10m}\n  match:"}, {}),
@@ -36,9 +36,9 @@ def value(text, name, **labels):
     return float(found[1]) if found else None
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_an_event_ends_is_counted(tmp_path, way):
-    change, other = WAYS[way]
+@pytest.mark.parametrize("way", RESULTS)
+def test_each_result_of_an_event_is_counted(tmp_path, way):
+    change, other = RESULTS[way]
     playbook = PLAYBOOK
     for old, new in change.items():
         playbook = playbook.replace(old, new)
@@ -53,7 +53,7 @@ def test_each_way_an_event_ends_is_counted(tmp_path, way):
         assert value(text, "tiercel_accept_seconds_count") == 2
 
 
-def test_a_run_is_measured_from_its_receipt_to_its_end_and_nothing_of_it_is_named(tmp_path):
+def test_a_run_is_measured_from_its_receipt_to_its_end_without_names_in_labels(tmp_path):
     with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
         (run,) = running.post(FALCO)[2]["runs"]
         line = running.wait_for_audit(lambda line: line.get("run") == run)
@@ -103,7 +103,7 @@ def test_a_refused_reload_shows_until_the_folder_is_good_again():
     assert value(text, "tiercel_reloads_total", result="refused") == 1
 
 
-def test_each_bucket_holds_what_took_no_longer_than_its_bound():
+def test_each_bucket_counts_values_up_to_its_bound():
     metrics = Metrics()
     for seconds in (0.001, 0.0015, 0.0025, 7.0, None):
         metrics(Received(202, {"run": 1, "duplicate": 2}, seconds))
@@ -134,12 +134,12 @@ SECOND = NAMED.replace("mark-shell", "second").replace("  match:", "  mode: dryR
 
 
 def families(text):
-    """The families of an exposition, as Prometheus reads it."""
+    """The families of an exposition, parsed by Prometheus's client library."""
     return [*text_string_to_metric_families(text)]
 
 
 def check(text):
-    """Whatever Prometheus would refuse, or a person would stumble over."""
+    """Check everything that Prometheus would refuse, and names and texts. Returns the names of the families."""
     found = families(text)
     heads = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
     assert len({name for name, _ in heads}) == len(heads)
@@ -159,7 +159,7 @@ def check(text):
     return {name.removeprefix("tiercel_") for name, _ in heads}
 
 
-def test_the_whole_exposition_of_both_processes_is_sound_and_all_of_it_is_described(tmp_path):
+def test_the_exposition_of_both_processes_is_valid_and_complete(tmp_path):
     files = {"a.yaml": NAMED, "b.yaml": SECOND, "guardrails.yaml": BUDGETS}
     with engine(tmp_path, files, "--dry-run", "--follow", str(tmp_path / "falco.log")) as running:
         (run, _) = running.post(FALCO)[2]["runs"]
@@ -170,7 +170,7 @@ def test_the_whole_exposition_of_both_processes_is_sound_and_all_of_it_is_descri
         running.post(alert(7))
         text = running.get("/metrics")[2]
     shown = check(text)
-    assert shown == set(METRICS) - {"cluster_answers"}  # without a cluster nobody asks one
+    assert shown == set(METRICS) - {"cluster_answers"}  # there is no cluster
     left = [s for f in families(text) if f.name == "tiercel_budget_left" for s in f.samples]
     told = [(sample.labels["limit"], sample.labels["actions"]) for sample in left]
     assert told == [("5", ""), ("7", ""), ("7", "pod.delete,node.*")]
@@ -189,7 +189,7 @@ def test_the_whole_exposition_of_both_processes_is_sound_and_all_of_it_is_descri
     assert value(text, "tiercel_suppressed_runs_total", **paused) == 1
 
 
-def test_what_a_body_was_refused_for_before_it_was_read_is_counted_by_its_status(tmp_path):
+def test_a_body_that_is_refused_before_it_is_read_is_counted_by_status(tmp_path):
     (tmp_path / "tokens").write_text("0123456789abcdef0123456789abcdef\n")
     flags = ("--dry-run", "--token-file", str(tmp_path / "tokens"))
     bearer = {"authorization": "Bearer 0123456789abcdef0123456789abcdef"}
@@ -204,7 +204,7 @@ def test_what_a_body_was_refused_for_before_it_was_read_is_counted_by_its_status
     assert told == [1, 1, 2, 1]
 
 
-def test_a_source_is_counted_by_what_came_of_its_events_and_not_as_http():
+def test_the_events_of_a_source_are_not_counted_as_http_requests():
     metrics = Metrics()
     metrics(Received(None, {"run": 2}, source="nats"))
     text = metrics.text().decode()
@@ -212,21 +212,21 @@ def test_a_source_is_counted_by_what_came_of_its_events_and_not_as_http():
     assert "tiercel_bodies_total{" not in text
 
 
-def test_a_playbook_that_is_suppressed_beside_one_that_runs_is_counted():
-    notes = DeferredRecords()
+def test_a_suppressed_run_is_counted_even_if_another_playbook_runs():
+    records = DeferredRecords()
     intake = intake_of(
-        InstantJournal(), PLAYBOOK, ONCE.replace("mark-shell", "once"), deferred_records=notes
+        InstantJournal(), PLAYBOOK, ONCE.replace("mark-shell", "once"), deferred_records=records
     )
     for number in range(3):
         assert take(intake, json.dumps(alert(number)).encode()).results == {"run": 1}
     metrics = Metrics()
-    metrics.add_series(notes.series)
+    metrics.add_series(records.series)
     text = metrics.text().decode()
     throttled = {"playbook": "once", "reason": "throttle"}
     assert value(text, "tiercel_suppressed_runs_total", **throttled) == 2
 
 
-def test_a_run_that_is_retried_ends_again_but_took_no_longer(tmp_path):
+def test_a_retried_run_is_counted_again_but_its_duration_is_not(tmp_path):
     metrics = WorkMetrics()
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     try:
@@ -244,7 +244,7 @@ def test_a_run_that_is_retried_ends_again_but_took_no_longer(tmp_path):
     assert value(text, "tiercel_wait_seconds_count") == 1
 
 
-def test_the_audit_tells_the_value_of_each_condition_once(tmp_path):
+def test_the_audit_log_has_the_value_of_each_condition_once(tmp_path):
     conditions = """  conditions:
     - {field: k8s.ns.name, notIn: [kube-system]}
     - any:

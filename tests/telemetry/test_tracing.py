@@ -1,4 +1,4 @@
-"""OpenTelemetry: a body's span is its sender's child, and an attempt's the body's, also after a restart."""
+"""OpenTelemetry: the span of a body is a child of its sender's, and that of an attempt of the body's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spans():
 
 
 @pytest.mark.parametrize("parent", [SENDER, "", "00-junk", "a" * 5000, "\u00e9"])
-def test_a_body_belongs_to_its_senders_span_where_that_can_be_read(spans, parent):
+def test_the_span_of_a_body_is_a_child_of_the_senders_span_if_its_header_is_valid(spans, parent):
     disk = InstantJournal()
     port = EventPort(intake_of(disk), Observers(), lambda: None, (), spans.tracing)
     assert ask(port, FALCO, headers={"traceparent": parent} if parent else {})[0] == 202
@@ -47,7 +47,7 @@ def test_a_body_belongs_to_its_senders_span_where_that_can_be_read(spans, parent
         assert f"{span.context.trace_id:032x}" == SENDER[3:35]
 
 
-def test_a_refused_body_has_a_span_too(spans):
+def test_a_refused_body_has_a_span(spans):
     port = EventPort(intake_of(InstantJournal()), Observers(), lambda: None, (), spans.tracing)
     assert ask(port, b"{")[0] == 400
     assert [
@@ -56,13 +56,13 @@ def test_a_refused_body_has_a_span_too(spans):
 
 
 class Collector(http.server.BaseHTTPRequestHandler):
-    """Takes spans, as OpenTelemetry's collector does."""
+    """Receives spans like OpenTelemetry's collector."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
-        told = ExportTraceServiceRequest.FromString(body)
+        exported = ExportTraceServiceRequest.FromString(body)
         with self.server.came:
-            for resource in told.resource_spans:
+            for resource in exported.resource_spans:
                 self.server.names = {
                     a.key: a.value.string_value for a in resource.resource.attributes
                 }
@@ -72,7 +72,7 @@ class Collector(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_):
-        """Quiet."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def collector():
             thread.join()
 
 
-def test_an_engine_sends_the_spans_of_a_body_and_of_its_attempts(tmp_path):
+def test_an_engine_exports_the_spans_of_a_body_and_of_its_attempts(tmp_path):
     with collector() as server:
         env = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
@@ -103,12 +103,12 @@ def test_an_engine_sends_the_spans_of_a_body_and_of_its_attempts(tmp_path):
     assert (body.name, attempt.name) == ("POST events", "attempt pod.label")
     assert body.trace_id.hex() == attempt.trace_id.hex() == SENDER[3:35]
     assert (body.parent_span_id.hex(), attempt.parent_span_id) == (SENDER[36:52], body.span_id)
-    told = {a.key: a.value.string_value for a in attempt.attributes}
-    assert (told["tiercel.run"], told["tiercel.state"]) == (run, "planned")
+    attributes = {a.key: a.value.string_value for a in attempt.attributes}
+    assert (attributes["tiercel.run"], attributes["tiercel.state"]) == (run, "planned")
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["refuses", "hangs"])
-def test_a_collector_that_is_dead_is_told_in_the_log_and_holds_up_no_end(tmp_path, listens):
+def test_an_unavailable_collector_is_logged_and_does_not_delay_the_stop(tmp_path, listens):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         if not listens:
@@ -121,12 +121,12 @@ def test_a_collector_that_is_dead_is_told_in_the_log_and_holds_up_no_end(tmp_pat
             (run,) = running.post(FALCO)[2]["runs"]
             running.wait_for_audit(lambda line: line.get("run") == run)
             assert running.terminate() == 0
-            told = [line for line in running.log if "spans" in line["event"]]
-            assert {line["level"] for line in told} == {"warning"}  # each process has its own
+            warnings = [line for line in running.log if "spans" in line["event"]]
+            assert {line["level"] for line in warnings} == {"warning"}  # from both processes
             assert [line for line in running.log if "line" in line] == []
 
 
-def test_what_libraries_log_are_json_lines_like_the_rest():
+def test_libraries_log_json_lines_like_the_engine():
     script = (
         "import logging, sys; from engine.telemetry.logging import configure; configure(sys.stderr);"
         "logging.getLogger('library').error('it %s', 'broke');"
@@ -138,7 +138,7 @@ def test_what_libraries_log_are_json_lines_like_the_rest():
     assert list(line)[:3] == ["time", "level", "event"]
 
 
-def test_without_the_variables_there_are_no_spans_and_without_the_extra_it_says_so(monkeypatch):
+def test_tracing_is_off_without_the_variables_and_needs_the_extra(monkeypatch):
     assert tracing({}) is None
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(SettingsError, match=r"tiercel\[otel\]"):
