@@ -1,4 +1,4 @@
-"""Calls and requests: what the engine sends to the API server and to other servers."""
+"""Calls to the API server, and HTTP requests to other servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 Object = dict[str, Any]
-"""A Kubernetes object, as its JSON."""
+"""A Kubernetes object as JSON."""
 
 
 Verb = Literal["create", "apply", "patch", "delete"]
@@ -19,7 +19,7 @@ Verb = Literal["create", "apply", "patch", "delete"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A served kind: its apiVersion, its resource (plural, lower case) and whether it has namespaces."""
+    """A Kubernetes kind: apiVersion, resource (plural, lower case), and whether it has namespaces."""
 
     api_version: str
     resource: str
@@ -31,8 +31,8 @@ class Kind:
 class Call:
     """One write to the API server.
 
-    ``apply`` is server-side apply, ``patch`` a JSON merge patch; a subresource belongs to the resource
-    (``pods/eviction``). body: what is sent.
+    ``apply`` is server-side apply. ``patch`` is a JSON merge patch. A subresource is a part of
+    ``resource``, for example ``pods/eviction``. body: the object or patch that is sent.
     """
 
     verb: Verb
@@ -45,7 +45,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class OutboundRequest:
-    """A request to somebody else's server, with secrets masked as ``***``; body is text or JSON."""
+    """An HTTP request to a server other than the API server. Secrets are masked as ``***``.
+
+    body: text or JSON.
+    """
 
     method: str
     url: str
@@ -55,13 +58,13 @@ class OutboundRequest:
 
 @dataclass(frozen=True, slots=True)
 class SecretName:
-    """The name of a secret; its value is read at the time of use."""
+    """The name of a secret. Its value is read when it is used."""
 
     name: str
 
 
 def call_json(call: Call) -> dict[str, Any]:
-    """One write."""
+    """Return a call as JSON."""
     return {
         "verb": call.verb,
         "apiVersion": call.api_version,
@@ -73,7 +76,7 @@ def call_json(call: Call) -> dict[str, Any]:
 
 
 def request_json(request: OutboundRequest) -> dict[str, Any]:
-    """One request, secrets masked."""
+    """Return a request as JSON, with secrets masked."""
     return {
         "method": request.method,
         "url": request.url,
@@ -84,10 +87,10 @@ def request_json(request: OutboundRequest) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ObjectChange:
-    """A value within an object that a step sets, or the object itself, which it makes.
+    """A value that a step sets in an object, or an object that it creates.
 
-    path: the keys down to the value; none for the object itself. uid: of the object, None for one that is
-    made. put, before: the value set, and the one that was there; None is absent.
+    path: keys that lead to the value; empty for an object that is created. uid: uid of the object, None
+    if it is created. put: the new value. before: the old value. None is an absent value.
     """
 
     kind: Kind
@@ -100,10 +103,10 @@ class ObjectChange:
 
     @property
     def key(self) -> str:
-        """What tells the changed thing from others, for those who hold it."""
+        """A key that is equal for all changes of the same value."""
         return json.dumps([self.kind.resource, self.namespace, self.uid or self.name, *self.path])
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> ObjectChange:
-        """The change of its JSON."""
+        """Create a change from its JSON."""
         return cls(**{**data, "kind": Kind(**data["kind"]), "path": tuple(data["path"])})

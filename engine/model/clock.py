@@ -1,4 +1,4 @@
-"""A clock for leases, retries and ends: a machine's own may be stepped back, and they must come all the same."""
+"""A clock that never goes back, for leases, retries and expiry. The system clock can be set back."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _SLOWER = 0.5
 
 
 class SteadyClock:
-    """Epoch seconds, the machine's as long as those go on; never back and never standing still.
+    """Epoch seconds that always increase. They follow the system clock while that increases.
 
-    Behind a step back it goes on at half speed until the machine's has caught up. Thread-safe.
+    After the system clock is set back, this clock runs at half speed until the system clock has reached
+    it. Thread-safe.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class SteadyClock:
         self._lock = threading.Lock()
 
     def __call__(self) -> float:
-        """The time now."""
+        """Return the current time in epoch seconds."""
         with self._lock:
             last, self._last = self._last, self._monotonic()
             slow = self._at + (self._last - last) * _SLOWER

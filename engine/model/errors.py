@@ -1,7 +1,7 @@
-"""What can go wrong, in the kinds that the engine treats differently.
+"""Errors, and findings in playbooks. Each class is treated in its own way.
 
-For authors: a ``Finding`` with its place. For a step: ``TemporaryError`` (try again), ``PermanentError``
-(give up), ``SkippedError`` (there is nothing to do it to) and ``RefusedError`` (it must not be done).
+Authors get a ``Finding`` with its location. A step ends with ``TemporaryError`` (retry), ``PermanentError``
+(fail), ``SkippedError`` (the target does not exist) or ``RefusedError`` (a guardrail does not allow it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Location:
-    """A place in a file; line and column count from 1, the file as reached from the current folder."""
+    """A position in a file. Line and column count from 1. The path is relative to the current folder."""
 
     file: str
     line: int
@@ -27,7 +27,10 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong (or risky) in a playbook folder, at its place."""
+    """An error or a warning in a playbook folder, with its location.
+
+    code: a stable slug, for example ``unknown-key``. what: the message. hint: what to write instead.
+    """
 
     where: Location
     code: str
@@ -41,7 +44,7 @@ class Finding:
 
 
 class PlaybookError(Exception):
-    """A folder that cannot be used; carries every finding, in order of place."""
+    """A playbook folder has errors. ``findings`` has all findings, sorted by location."""
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         self.findings = tuple(sorted(findings, key=lambda f: (f.where, f.code)))
@@ -49,7 +52,7 @@ class PlaybookError(Exception):
 
 
 class EventError(ValueError):
-    """What is no event; the sentence may go back to the sender, the hint says what to send."""
+    """A value is not an event. The sender can see the message. The hint says what to send."""
 
     def __init__(self, what: str, hint: str | None = None) -> None:
         super().__init__(what)
@@ -57,12 +60,12 @@ class EventError(ValueError):
 
 
 class TemporaryError(Exception):
-    """It may work later.
+    """An attempt failed and is retried.
 
-    after: seconds that the other side asked us to wait at least, or None.
-    again: seconds until we look again, where nobody was asked anything and the wait need not grow.
-    answered: whether the other side gave an answer, which uses one of the step's attempts up; a server
-        that is unreachable or overloaded (429, 503) gives none.
+    after: minimum wait in seconds that the server asked for, or None.
+    again: constant wait in seconds, if no request was sent; the wait does not grow. None otherwise.
+    answered: whether the server answered, which uses one of the step's attempts. An unreachable or
+        overloaded server (429, 503) does not answer.
     """
 
     def __init__(
@@ -79,15 +82,15 @@ class TemporaryError(Exception):
 
 
 class PermanentError(Exception):
-    """It will not work later either."""
+    """An attempt failed, and a retry would fail, too."""
 
 
 class SkippedError(Exception):
-    """There is nothing to do it to: the target is gone, replaced, terminating or none at all."""
+    """The step has no target: it was deleted or replaced, is terminating, or the event does not name one."""
 
 
 class HeldError(Exception):
-    """It may be done only with a person's leave. wait: seconds until it is denied."""
+    """The step is held until a person approves it. wait: seconds until it is denied."""
 
     def __init__(self, what: str, wait: float) -> None:
         super().__init__(what)
@@ -95,7 +98,7 @@ class HeldError(Exception):
 
 
 class PostponedError(Exception):
-    """It is done later, as a digest. wait: seconds until then."""
+    """The message is sent later, as a part of a digest. wait: seconds until then."""
 
     def __init__(self, what: str, wait: float) -> None:
         super().__init__(what)
@@ -103,11 +106,11 @@ class PostponedError(Exception):
 
 
 class GoneError(SkippedError):
-    """The target is not there any more: deleted, terminating, or another of its name in its place."""
+    """The target was deleted, is terminating, or was replaced by another object of the same name."""
 
 
 class InternalError(Exception):
-    """A fault of the program itself, found in a preview. cause: what was raised."""
+    """A bug of the engine, found in a preview. cause: the exception."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(f"{type(cause).__name__}: {cause}")
@@ -115,16 +118,16 @@ class InternalError(Exception):
 
 
 class RefusedError(Exception):
-    """It must not be done: a guardrail, or a value that the parameter does not allow."""
+    """A guardrail or the rule of a parameter does not allow the step."""
 
 
 class JournalError(Exception):
-    """The journal cannot be written or read now: a full disk, a broken file. Nothing was accepted."""
+    """The journal cannot be written or read, for example because the disk is full. Nothing was accepted."""
 
 
 class UnwritableError(JournalError):
-    """What is to be written is no data that a journal can hold, whatever the state of the disk."""
+    """A value cannot be written as JSON, so the journal cannot store it. A retry would fail, too."""
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be; the sentence names it and what to do."""
+    """A setting is not valid. The message names the setting and says what to do."""

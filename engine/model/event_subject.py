@@ -1,6 +1,6 @@
-"""Whom an event is about, as the event itself tells it; nothing is looked up here.
+"""The pod, node or container that an event refers to. Only the event is read; the cluster is not asked.
 
-The order of the fields is that of Falco Talon, with those of the k8smeta plugin after Falco's own.
+The fields have the order of Falco Talon. Fields of the k8smeta plugin come after Falco's own fields.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CONTAINER_ID = re.compile(r"(?:[0-9a-f]{12}|[0-9a-f]{64})")
 
 
 class EventSubject(msgspec.Struct, frozen=True):
-    """What an event says of its pod; None is what it does not say. Nothing here is checked yet."""
+    """What an event says about its pod. None is an absent value. The values are not verified."""
 
     namespace: str | None
     pod: str | None
@@ -29,13 +29,13 @@ class EventSubject(msgspec.Struct, frozen=True):
 
 
 def subject_of(event: Event) -> EventSubject:
-    """What the event says of its pod."""
+    """Return what the event says about its pod."""
     pod = first_field(event, "k8s.pod.name", "k8smeta.pod.name", "ka.target.pod.name")
     if pod is None and event.fields.get("ka.target.resource") == "pods":
         pod = first_field(event, "ka.target.name")
     container = first_field(event, "container.id")
     if container is not None and not _CONTAINER_ID.fullmatch(container):
-        container = None  # `host`, or nothing that a container runtime gives out
+        container = None  # `host`, or not an id of a container runtime
     return EventSubject(
         namespace=namespace_of(event),
         pod=pod,
@@ -46,18 +46,18 @@ def subject_of(event: Event) -> EventSubject:
 
 
 def namespace_of(event: Event) -> str | None:
-    """The namespace that the event says its pod is in."""
+    """Return the namespace of the pod, as the event gives it."""
     return first_field(event, "k8s.ns.name", "k8smeta.ns.name", "ka.target.namespace")
 
 
 def names_pod(event: Event) -> bool:
-    """Whether the event speaks of a pod or of a container in one, and not of its host alone."""
-    who = subject_of(event)
-    return who.pod is not None or who.container_id is not None
+    """Return whether the event names a pod or a container, not only a host."""
+    subject = subject_of(event)
+    return subject.pod is not None or subject.container_id is not None
 
 
 def first_field(event: Event, *fields: str) -> str | None:
-    """The first of the fields that holds a non-empty string other than ``<NA>``."""
+    """Return the first field that is a non-empty string other than ``<NA>``, or None."""
     for field in fields:
         value = event.fields.get(field)
         if isinstance(value, str) and value not in ABSENT:
@@ -66,16 +66,16 @@ def first_field(event: Event, *fields: str) -> str | None:
 
 
 def target_queue(event: Event, run: str) -> str:
-    """What no two attempts may touch at once: the pod, else the container, else the run itself."""
+    """Return the key under which attempts run one at a time: the pod, or the container, or the run itself."""
     names = subject_names(event)
     return "/".join(names) if names else run
 
 
 def subject_names(event: Event) -> list[str] | None:
-    """The names that tell the event's pod from others: namespace and pod, else host and container."""
-    who = subject_of(event)
-    if who.pod and who.namespace:
-        return [who.namespace, who.pod]
-    if who.container_id and who.hostname:
-        return [who.hostname, who.container_id]
+    """Return namespace and pod, or host and container, or None if the event gives neither."""
+    subject = subject_of(event)
+    if subject.pod and subject.namespace:
+        return [subject.namespace, subject.pod]
+    if subject.container_id and subject.hostname:
+        return [subject.hostname, subject.container_id]
     return None

@@ -1,4 +1,4 @@
-"""JSON as the journal and the audit write it."""
+"""JSON for the journal and the audit log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from engine.model.errors import UnwritableError
 
 
 def encode_json(value: Any) -> bytes:
-    """JSON of a record or of plain data; what no JSON can hold (NaN, infinity) is null.
+    """Encode a record or plain data as JSON. NaN and infinity become null.
 
-    Halves of a surrogate pair, which a server's answer may hold, become ``?``. Raises
-    UnwritableError for a value that is no data.
+    A half of a surrogate pair, which a server's answer can contain, becomes ``?``. Raises
+    UnwritableError if the value cannot be encoded.
     """
     try:
         try:

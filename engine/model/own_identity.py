@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where the kubelet mounts a pod's token, unless the pod says not to."""
+"""The folder where the kubelet mounts a pod's token, unless the pod disables it."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnIdentity:
-    """Where the engine itself runs; None outside a cluster."""
+    """The namespace, node and ServiceAccount of the engine; None outside a cluster."""
 
     namespace: str | None = None
     node: str | None = None
@@ -28,7 +28,10 @@ class OwnIdentity:
     def from_environment(
         cls, environment: Mapping[str, str], mounted: Path | None = None
     ) -> OwnIdentity:
-        """As the downward API tells it; what that does not, as the folder mounted for its account does."""
+        """Read the identity from the downward API's variables, and missing values from the mounted folder.
+
+        mounted: the folder of the ServiceAccount's token, or None.
+        """
         names = ("TIERCEL_POD_NAMESPACE", "TIERCEL_NODE_NAME", "TIERCEL_SERVICE_ACCOUNT")
         namespace, node, account = (environment.get(name) or None for name in names)
         if mounted:
@@ -38,14 +41,14 @@ class OwnIdentity:
 
     @property
     def user(self) -> str | None:
-        """The name by which the API server's audit log knows the engine."""
+        """The engine's user name in the API server's audit log, or None outside a cluster."""
         if self.namespace is None or self.service_account is None:
             return None
         return f"system:serviceaccount:{self.namespace}:{self.service_account}"
 
 
 def _read(file: Path) -> str | None:
-    """What the file says; None where there is none."""
+    """Return the text of a file, or None if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):
@@ -53,7 +56,7 @@ def _read(file: Path) -> str | None:
 
 
 def _account(token: str | None) -> str | None:
-    """Whose token it is: the name in its claim ``sub``, unverified, for only the kubelet writes it."""
+    """Return the ServiceAccount in a token's claim ``sub``. Not verified: only the kubelet writes the file."""
     try:
         claims = (token or "").split(".")[1]
         subject = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]

@@ -1,4 +1,4 @@
-"""What an author wrote, compiled: frozen records whose predicates are ready to call."""
+"""Compiled playbooks, silences and guardrails: frozen records with predicates that are ready to call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engine.model.event import Event
 
 Truth = bool | None
-"""True, False or, where a value is absent or of another type, unknown (None)."""
+"""True, False, or None (unknown) if a value is absent or has another type."""
 
 Mode = Literal["enforce", "notify", "dryRun", "disabled"]
 Phase = Literal["actions", "finally"]
@@ -21,11 +21,17 @@ Pool = Literal["cluster", "slow"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition on the event: its source text, for messages, and its predicate.
+    """A condition on the event.
 
-    equality: a field and the only texts with which the condition can hold, where it is that plain. look:
-    the value that it looks at; a ``group`` (all, any, not) has ``parts`` instead. key: conditions of one
-    key have the same truth on every event; "" is unlike any other.
+    Attributes:
+        text: the source text, for messages.
+        holds: the predicate.
+        equality: a field and the only texts for which the condition can be true, or None for
+            conditions that are not a plain equality.
+        look: return the value that is compared. None for a group.
+        group: ``all``, ``any`` or ``not``, with its conditions in ``parts``; otherwise "".
+        key: conditions with the same key have the same truth for every event. "" equals no other key.
+
     """
 
     text: str
@@ -39,7 +45,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class StepCondition:
-    """A condition on how an earlier step ended, or on the answer it got."""
+    """A condition on the state of an earlier step, or on the answer that it received."""
 
     text: str
     step: str
@@ -49,11 +55,14 @@ class StepCondition:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and how soon a step is tried again; all times in seconds.
+    """When a step is retried. All times are seconds.
 
-    attempts: answers that are taken, from 1. delay: before the second attempt; doubles each time up to
-    max_delay. give_up: after which a notification that got no answer fails. unknown: whether a step that
-    is not repeatable is done again when nobody knows if it was done.
+    Attributes:
+        attempts: number of answers after which the step fails, from 1.
+        delay: wait before the second attempt. It doubles each time, up to max_delay.
+        give_up: time after which a notification without an answer fails.
+        unknown: whether to repeat a step that is not repeatable if its outcome is not known.
+
     """
 
     attempts: int = 4
@@ -65,10 +74,9 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a playbook.
+    """A step of a playbook.
 
-    parameters: name -> compiled parameter, as the action's signature gives them; rendered at each attempt.
-    timeout: of one attempt, in seconds.
+    parameters: name -> compiled parameter; rendered at each attempt. timeout: seconds of one attempt.
     """
 
     name: str
@@ -85,12 +93,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """How many of the matching events act.
+    """A limit on the matching events that start a run.
 
-    text: canonical, part of the memory's key. within: seconds of the sliding window.
-    first: how many events act within any window. None for a throttle that counts instead: of ``count``
-    events within a window the last one acts, and counting starts again.
-    key: names of output fields, or None for rule, namespace and pod.
+    Attributes:
+        text: canonical text, part of the window's key.
+        within: seconds of the sliding window.
+        first: number of events that start a run within a window; None if ``count`` is used.
+        count: the last of so many events within a window starts a run. Then counting starts again.
+        key: names of output fields, or None for rule, namespace and pod.
+
     """
 
     text: str
@@ -102,7 +113,7 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The keys of ``match``; None is a key not given. ``priority``: 0 is Emergency, 7 Debug."""
+    """The keys of ``match``. None is a key that is not given. ``priority``: 0 is Emergency, 7 is Debug."""
 
     rules: tuple[str, ...] | None = None
     priority: int | None = None
@@ -115,11 +126,14 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Playbook:
-    """A playbook, compiled.
+    """A compiled playbook.
 
-    snapshot: the document after values were put in, as canonical JSON; from it the steps of a run that
-    waits are made again, whatever the folder says by then. digest: its SHA-256, hex. blob: the Git blob id
-    of the file it came from.
+    Attributes:
+        snapshot: the document with its values, as canonical JSON. The steps of a waiting run are
+            compiled from it again, so that changes in the folder do not affect the run.
+        digest: SHA-256 of the snapshot, in hex.
+        blob: Git blob id of its file.
+
     """
 
     name: str
@@ -138,9 +152,10 @@ class Playbook:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Events that run nothing for a while.
+    """Events that start no run until a given time.
 
-    until_ns: nanoseconds since the epoch; it holds for events whose time is before. owner: whom to ask.
+    until_ns: nanoseconds since the epoch. Events with an earlier time are silenced. owner: the person to
+    ask about the silence.
     """
 
     name: str
@@ -154,10 +169,15 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many targets the steps of one effect may have within a sliding window.
+    """The number of targets that steps of one effect may have within a sliding window.
 
-    limit: targets, from 1. per: seconds. actions, playbooks: globs of the names that it counts, None for all.
-    on_exceeded: what becomes of the rest, None where the guardrails decide.
+    Attributes:
+        limit: number of targets, from 1.
+        per: seconds of the window.
+        actions: globs of the actions that count, None for all.
+        playbooks: globs of the playbooks that count, None for all.
+        on_exceeded: what happens to further steps, None for the setting of the guardrails.
+
     """
 
     effect: str
@@ -171,11 +191,16 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Guardrails:
-    """What no playbook may do. Without a document, the floor of the contract.
+    """Limits for all playbooks. The defaults are those of a folder without a Guardrails document.
 
-    namespaces: exact names or globs. labels: name -> value; on the Namespace or Node they protect.
-    trust_pods_in: namespaces, exact or globs, whose pods may protect themselves. max_event_age, hold_for:
-    seconds. on_held: the steps that notify people of a hold, as canonical JSON; empty without any.
+    Attributes:
+        namespaces: protected namespaces: names or globs.
+        labels: name and value of labels that protect a Namespace or Node.
+        trust_pods_in: namespaces (names or globs) in which the label on a pod protects it, too.
+        max_event_age: seconds.
+        hold_for: seconds until a held step is denied.
+        on_held: the steps that notify people of a hold, as canonical JSON; empty without such steps.
+
     """
 
     namespaces: tuple[str, ...] = ("kube-system", "kube-public", "kube-node-lease")
@@ -194,4 +219,4 @@ class Guardrails:
 
 
 ALL_PLAYBOOKS = "*"
-"""Among the paused: every playbook; none can have this name."""
+"""Stands for every playbook in a pause. A playbook cannot have this name."""

@@ -1,6 +1,6 @@
-"""What outlives the playbook file: a run, a claim on its next step, the outcome of an attempt.
+"""A run, a claim on its next step, and the outcome of an attempt.
 
-How a run goes from step to step is decided here, once, for the engine and for every preview.
+``advance`` decides which step follows. The engine and the previews share it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 RETRIED = "retried"
-"""The fact of a run that a person had begin again."""
+"""Key of the attempt state: an operator retried the run."""
 
 
 def run_id(identity: str, playbook: str) -> str:
-    """The id of the run of that playbook on the event of that identity: 32 hex digits."""
+    """Return the id of a playbook's run on an event: 32 hex digits. identity: of the event."""
     return hashlib.sha256(f"{identity}\0{playbook}".encode()).hexdigest()[:32]
 
 
 def undo_id(run: str, step: str) -> str:
-    """The id of the undoing of a run's step: 32 hex digits."""
+    """Return the id of the run that undoes a step: 32 hex digits. run: id of the run with the step."""
     return hashlib.sha256(f"undo\0{run}\0{step}".encode()).hexdigest()[:32]
 
 
@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """How a step of a run stands: its name and its last outcome, as kept in the journal."""
+    """The last outcome of a step, as the journal stores it."""
 
     step: str
     state: str
@@ -69,10 +69,15 @@ class StepResult:
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One playbook's work on one event. A struct, for a frozen dataclass takes eight times as long to make.
+    """The work of one playbook on one event.
 
-    target: what no two attempts may touch at once. received: epoch seconds of the event's receipt.
-    trace: the ``traceparent`` of the span that it came with, where there is one.
+    It is a struct because a frozen dataclass takes eight times as long to create.
+
+    Attributes:
+        received: epoch seconds at which the event was received.
+        target: key of the target queue; attempts of one key run one at a time.
+        trace: ``traceparent`` of the span of the event, or "".
+
     """
 
     id: str
@@ -84,13 +89,13 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The steps, those of ``finally`` last."""
+        """The steps; those of ``finally`` are last."""
         return self.playbook.steps
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A run that notifies people of a held step. attempt_state: its initial state, which describes the hold."""
+    """A run that notifies people of a held step. attempt_state: its first state, which describes the hold."""
 
     run: Run
     attempt_state: Mapping[str, Any]
@@ -98,7 +103,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """What a person answered about a held step. verdict: approve or deny."""
+    """The answer of a person about a held step. verdict: ``approve`` or ``deny``."""
 
     verdict: str
     by: str
@@ -107,14 +112,21 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to make one attempt at one step.
+    """The right to make one attempt of one step.
 
-    attempt: counts from 1 over all claims of the step. answers: attempts used up before this one.
-    began: epoch seconds of the step's first attempt. interrupted: the attempt before this one never
-    reported its end. attempt_state: what earlier attempts of the run kept (``uid``: of the target; ``sent``:
-    the steps whose call may have gone out). results: of the steps before this one. fence: grows with
-    every claim of the run, so that a late attempt is told from the newest. undo: where the step is to be
-    undone, the id of the undoing; changes: what it puts back.
+    Attributes:
+        position: index of the step in the run.
+        attempt: number of the attempt over all claims of the step, from 1.
+        answers: attempts that were used before this one.
+        began: epoch seconds of the step's first attempt.
+        interrupted: whether the previous attempt did not report its outcome.
+        attempt_state: data that earlier attempts of the run saved. ``uid``: uid of the target.
+            ``sent``: the step whose call may have been sent.
+        results: results of the earlier steps.
+        fence: increases with every claim of the run, so that a late attempt can be recognised.
+        undo: id of the undo run if the step is to be undone, otherwise None.
+        changes: the changes that the undo reverts.
+
     """
 
     run: Run
@@ -136,19 +148,19 @@ class Claim:
 
     @property
     def approval(self) -> Approval | None:
-        """What a person answered about the step, if it was held."""
+        """The approval or denial of the step, or None."""
         step, *answer = self.attempt_state.get("verdict") or (None,)
         return Approval(*answer) if step == self.step.name else None
 
 
 def advance(claim: Claim, outcome: Outcome) -> tuple[tuple[StepResult, ...], int | None]:
-    """The results once the step has ended so, and the position of the next step (None: the run is over).
+    """Return the results with the outcome of the claimed step, and the position of the next step.
 
-    After a step that failed or was refused, with ``onFailure: stop``, the rest of ``actions`` is skipped;
-    ``finally`` runs however the actions ended.
+    The position is None if the run is over. If a step with ``onFailure: stop`` fails or is refused, the
+    other steps of ``actions`` are skipped. The steps of ``finally`` always run.
     """
     step, steps = claim.step, claim.run.steps
-    ended = StepResult(
+    result = StepResult(
         step=step.name,
         state=outcome.state,
         message=outcome.message,
@@ -157,7 +169,7 @@ def advance(claim: Claim, outcome: Outcome) -> tuple[tuple[StepResult, ...], int
         requests=outcome.requests,
         answer=outcome.answer,
     )
-    results = [*claim.results, ended]
+    results = [*claim.results, result]
     stops = outcome.state in ("failed", "refused") and step.on_failure == "stop"
     position = claim.position + 1
     if stops and step.phase == "actions":
@@ -170,9 +182,9 @@ def advance(claim: Claim, outcome: Outcome) -> tuple[tuple[StepResult, ...], int
 
 
 def run_outcome(results: Sequence[StepResult]) -> str:
-    """The outcome of a run with these results: failed, refused, done (or planned) or skipped.
+    """Return the outcome of a run: failed, refused, done (or planned) or skipped.
 
-    A dry run waits for nobody. A step that it shows as held is therefore planned.
+    A dry run does not wait for an approval, so a held step counts as planned.
     """
     states = {"planned" if result.state == "held" else result.state for result in results}
     for state in ("failed", "refused", "done", "planned"):

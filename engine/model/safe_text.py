@@ -1,4 +1,4 @@
-"""Foreign text made safe: control characters, line ends and bidirectional marks are escaped."""
+"""Escapes for untrusted text: control characters, line breaks and bidirectional marks."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """Text with all escaped that a terminal obeys: control characters, line ends, bidirectional marks."""
+    """Escape every character that a terminal interprets or does not show."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def escape_json(text: str) -> str:
-    """The same JSON, with every character escaped that is not printable. text: JSON without line ends."""
+    """Escape every character of a JSON text that is not printable. text: JSON without line breaks."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def encode_printable(value: Any) -> bytes:
-    """A value as JSON in UTF-8 that a terminal may show."""
+    """Encode a value as JSON in UTF-8 that is safe to print on a terminal."""
     content = msgspec.json.encode(value)
     plain = content.isascii() and b"\x7f" not in content
     return content if plain else escape_json(content.decode()).encode()

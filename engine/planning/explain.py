@@ -1,4 +1,4 @@
-"""Why a playbook wants an event or does not: every matcher and condition with what the event has there."""
+"""Why a playbook matches an event or not: every key and condition with the value of the event."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ if TYPE_CHECKING:
     from engine.planning.matcher import EventSelector
 
 _ALIKE = 0.85
-"""How like two names are of which one is probably a slip of the other: a letter or two in twenty."""
+"""Similarity above which one name is probably a typo of the other: one or two letters in twenty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One matcher or condition. what: the key, or the condition's text. wanted, actual: as text.
+    """A key of ``match`` or a condition, with its truth.
 
-    truth: whether it holds; None is unknown. depth: how many groups it stands in. near: what was perhaps
-    meant, a sentence.
+    Attributes:
+        what: the key, or the field of the condition.
+        wanted: the value in the playbook, as text.
+        actual: the value in the event, as text.
+        truth: True, False, or None for unknown.
+        depth: number of groups around it.
+        near: a hint about a probable mistake, or None.
+
     """
 
     what: str
@@ -41,24 +47,24 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """All rows of a playbook; those after the first that fails are told all the same."""
+    """All rows of a playbook, also those after the first one that fails."""
 
     name: str
     rows: tuple[Row, ...]
 
     @property
     def failed(self) -> Row | None:
-        """The first row that keeps the playbook from wanting the event."""
+        """The first row that is not true, or None if the playbook matches."""
         return next((row for row in self.rows if row.depth == 0 and row.truth is not True), None)
 
     @property
     def names_rule(self) -> bool:
-        """Whether it asks for this event's rule, or for none."""
+        """Whether the playbook names the event's rule, or any rule."""
         return not any(row.what == "rules" and row.truth is not True for row in self.rows)
 
 
 def explain(event: Event, item: EventSelector) -> Explanation:
-    """Why the playbook (or silence) wants the event, or does not."""
+    """Explain whether a playbook or silence matches an event."""
     rows = [*_rules(event, item.match), *_keys(event, item.match)]
     for condition in item.conditions:
         rows += _condition(event, condition, 0)
@@ -70,8 +76,8 @@ def _rules(event: Event, match: Match) -> Iterator[Row]:
         return
     holds = name_matcher(match.rules)(event.rule)
     near = [] if holds else difflib.get_close_matches(event.rule[:100], match.rules, 1, _ALIKE)
-    told = f"`{near[0]}` differs by a few letters" if near else None
-    yield Row("rules", display_text(list(match.rules)), event.rule, holds, near=told)
+    hint = f"`{near[0]}` differs by a few letters" if near else None
+    yield Row("rules", display_text(list(match.rules)), event.rule, holds, near=hint)
 
 
 def _keys(event: Event, match: Match) -> Iterator[Row]:
@@ -105,13 +111,13 @@ def _condition(event: Event, condition: Condition, depth: int) -> Iterator[Row]:
     if not is_present(value):
         near = _absent(event, what)
     elif truth is None:
-        near = f"it is {_type(value)}, which the operator cannot compare with that"
+        near = f"it is {_type(value)}, which the operator cannot compare with this operand"
     actual = display_text(value) if is_present(value) else "(absent)"
     yield Row(what, wanted, actual, truth, depth, near)
 
 
 def _absent(event: Event, what: str) -> str | None:
-    """A field of the event that was perhaps meant."""
+    """Return a hint about a field of the event with a similar name."""
     close = nearest(what, [field for field in event.fields if is_present(event.fields[field])])
     return f"the event has `{close}`" if close and close != what else None
 
