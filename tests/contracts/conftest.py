@@ -1,4 +1,4 @@
-"""The journals that the contract is asked of, each opened anew for each test."""
+"""Fixtures that open each backend of the journal for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written comes back as it was, asked of every journal."""
+"""Data is read as it was written, for every backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.journals import DONE, JOURNALS, NOW, accept, claim, event, playbook, run, step
 
 
-def test_facts_are_laid_over_those_before_and_stay_with_the_run(journal):
+def test_attempt_state_is_merged_and_stays_with_the_run(journal):
     accept(journal, run(1, of=playbook("two", step("a"), step("b"))))
     first = claim(journal)
     assert journal.keep(first, {"uid": "u", "sent": ["a"]})
@@ -21,7 +21,7 @@ def test_facts_are_laid_over_those_before_and_stay_with_the_run(journal):
     assert claim(journal).attempt_state == {"uid": "u", "sent": ["a", "b"], "big": 2**70}
 
 
-def test_a_run_shows_what_its_last_attempt_said_while_it_waits_and_while_it_is_tried(journal):
+def test_a_record_shows_the_last_attempt_while_the_run_waits_and_runs(journal):
     accept(journal, run(1))
     assert journal.find(run(1).id).results == ()
     journal.settle(claim(journal), Outcome("failed", "503 from the server", 5.0), NOW)
@@ -34,7 +34,7 @@ def test_a_run_shows_what_its_last_attempt_said_while_it_waits_and_while_it_is_t
     assert journal.find("0" * 32) is None
 
 
-def test_results_come_back_as_they_were(journal):
+def test_results_are_read_as_they_were_written(journal):
     call = Call("apply", "v1", "pods", "demo", "nginx", {"metadata": {"generation": 2**65}})
     request = OutboundRequest("POST", "https://hooks.example/***", {"text": "é"}, {"X-Run": "1"})
     outcome = Outcome(
@@ -46,7 +46,7 @@ def test_results_come_back_as_they_were(journal):
     assert journal.find(run(1).id).results == (wanted,)
 
 
-def test_an_answer_that_is_not_quite_json_does_not_keep_a_run_from_ending(journal):
+def test_an_answer_that_is_not_valid_json_does_not_prevent_the_end_of_a_run(journal):
     accept(journal, run(1))
     held = claim(journal)
     broken = Outcome("done", "half \ud83d", answer={"x": float("nan")})
@@ -81,22 +81,22 @@ def shared(request, tmp_path_factory):
 
 @settings(deadline=None, max_examples=20)
 @given(alert=alerts, number=st.integers(0, 2**128), salt=st.text(max_size=4))
-def test_an_event_comes_back_as_it_was(shared, alert, number, salt):
+def test_an_event_is_read_as_it_was_written(shared, alert, number, salt):
     decoded = msgspec.json.decode(msgspec.json.encode(alert))
-    told = parse_event(decoded, received_ns=1_772_359_200_000_000_001, salt=salt)
-    one = Run(run_id(str(number), "p"), playbook(), told, NOW, "")
+    parsed = parse_event(decoded, received_ns=1_772_359_200_000_000_001, salt=salt)
+    one = Run(run_id(str(number), "p"), playbook(), parsed, NOW, "")
     known = bool(shared.known([one.id]))
     accept(shared, one)
     assert known or shared.find(one.id).run == one
 
 
-def test_memory_is_changed_with_an_accept_and_beside_it(journal):
+def test_key_values_change_with_and_without_an_accept(journal):
     accept(journal, memory={"a": {"first": 2**64}, "b": [1], "c": False})
     journal.save_key_values({"b": None, "c": "x", "never": None})
     assert journal.key_values() == {"a": {"first": 2**64}, "c": "x"}
 
 
-def test_the_last_good_set_is_the_one_saved_last(journal, opened, tmp_path):
+def test_the_last_set_is_the_newest(journal, opened, tmp_path):
     assert journal.last_set() is None
     journal.save_set("d1", {"a.yaml": b"\xff\x00", "b/c.yaml": b""})
     journal.save_set("d2", {"a.yaml": b"\xff\x00"})
@@ -108,19 +108,21 @@ def test_the_last_good_set_is_the_one_saved_last(journal, opened, tmp_path):
         again.close()
 
 
-def test_a_playbook_without_steps_is_over_at_once(journal):
+def test_a_run_without_steps_is_over_at_once(journal):
     empty = run(1, of=playbook("empty"))
     object.__setattr__(empty.playbook, "steps", ())
     accept(journal, empty)
     assert journal.find(empty.id).outcome == "skipped"
 
 
-def test_events_of_one_body_are_told_apart(journal):
+def test_the_runs_of_one_body_have_their_own_events(journal):
     accept(journal, *(Run(f"{n:032x}", playbook(), event(n, uuid=str(n)), NOW, "") for n in (1, 2)))
     assert journal.find(f"{2:032x}").run.event.alert["uuid"] == "2"
 
 
-def test_an_event_at_the_end_of_the_calendar_comes_back_as_it_was(journal):
-    last = event(time="9999-12-31T23:59:59-12:00")  # in UTC a time that RFC 3339 cannot tell
+def test_an_event_with_the_last_possible_time_is_read_as_it_was_written(journal):
+    last = event(
+        time="9999-12-31T23:59:59-12:00"
+    )  # in UTC, this time is after the last RFC 3339 time
     accept(journal, Run("f" * 32, playbook(), last, NOW, ""))
     assert journal.find("f" * 32).run.event == last

@@ -1,4 +1,4 @@
-"""The law's order, under whatever happens and from many threads, asked of every journal."""
+"""The order of claims, for every backend, under random operations and concurrent threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.journals import DONE, JOURNALS, LEASE, NOW, accept, playbook,
 
 
 def _ready_first(state, pool, now):
-    """What the law lets start, told the slow way: (number, target) of each, in order."""
+    """Return the runs that the invariants allow to start, in order, computed in a slow and simple way."""
     flying = {r["target"] for r in state if r["leased"] and r["due"] > now}
     seen, first = set(flying), []
     for r in state:
@@ -39,7 +39,7 @@ moves = st.lists(
 @pytest.mark.parametrize("opened", JOURNALS.values(), ids=JOURNALS)
 @settings(deadline=None, max_examples=40)
 @given(moves=moves)
-def test_whatever_happens_the_claims_are_those_that_the_law_gives(opened, moves):
+def test_claims_follow_the_invariants_for_every_sequence_of_operations(opened, moves):
     with tempfile.TemporaryDirectory() as folder:
         journal = opened(Path(folder))
         try:
@@ -69,13 +69,13 @@ def _play(journal, moves):
         elif held:
             claimed, r, number = held.pop(which % len(held))
             newest = r["leased"] and r["claims"] == number
-            told = journal.settle(claimed, Outcome("done", "", how), now)
-            assert (told is not None) == newest
+            result = journal.settle(claimed, Outcome("done", "", how), now)
+            assert (result is not None) == newest
             if newest:
                 r.update(due=None if how is None else now + how, leased=False)
 
 
-def test_threads_that_claim_at_once_never_share_a_target_and_leave_nothing(journal):
+def test_concurrent_claims_never_share_a_target_and_finish_all_runs(journal):
     accept(journal, *(run(n, f"demo/{n % 7}") for n in range(210)))
     start, guard = threading.Barrier(8), threading.Lock()
     busy, done, clashes = set(), [], []

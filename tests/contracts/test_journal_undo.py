@@ -1,4 +1,4 @@
-"""What is undone at its hour, asked of every journal: holds, their ends, and a person who does not wait."""
+"""Undo intents, for every backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNDONE = Outcome("undone", "seen of pod web removed")
 
 
 def held(journal, number=1, *, until=None, changes=(LABEL,), of=None, target="demo/web"):
-    """A run that is over, whose first step holds these changes; its claim."""
+    """Finish a run whose first step has an undo intent for these changes. Return its claim."""
     accept(journal, run(number, target, of))
     taken = claim(journal)
     assert journal.add_undo_intent(taken, changes, until, {"uid": "u1"})
@@ -25,16 +25,16 @@ def held(journal, number=1, *, until=None, changes=(LABEL,), of=None, target="de
     return taken
 
 
-def test_what_is_held_is_undone_at_its_hour_by_a_claim_of_its_own(journal):
+def test_a_step_is_undone_at_its_time_by_a_separate_claim(journal):
     first = held(journal, until=NOW + 60, changes=(POLICY, LABEL))
     assert journal.find(first.run.id).undo == {"mark": NOW + 60}
     assert journal.next_due("cluster") == NOW + 60
     assert journal.claim("cluster", 9, NOW + 59) == []
-    undoing = claim(journal, NOW + 60)
-    assert (undoing.run, undoing.step.name) == (first.run, "mark")
-    assert undoing.undo
-    assert undoing.changes == (POLICY, LABEL)
-    assert journal.settle(undoing, UNDONE, NOW + 60) == "undone"
+    undo = claim(journal, NOW + 60)
+    assert (undo.run, undo.step.name) == (first.run, "mark")
+    assert undo.undo
+    assert undo.changes == (POLICY, LABEL)
+    assert journal.settle(undo, UNDONE, NOW + 60) == "undone"
     record = journal.find(first.run.id)
     assert [(r.state, r.message) for r in record.results] == [("undone", UNDONE.message)]
     assert (record.outcome, record.undo) == ("done", {})
@@ -42,7 +42,7 @@ def test_what_is_held_is_undone_at_its_hour_by_a_claim_of_its_own(journal):
     assert journal.next_due("cluster") is None
 
 
-def test_without_an_end_it_waits_for_a_person(journal):
+def test_a_step_without_an_undo_time_is_undone_on_request(journal):
     first = held(journal)
     assert journal.next_due("cluster") is None
     assert journal.undo(first.run.id, Decision("undo", "alice", NOW + 5)) == ["mark"]
@@ -50,13 +50,13 @@ def test_without_an_end_it_waits_for_a_person(journal):
     assert journal.undo("0" * 32, Decision("undo", "alice", NOW)) == []
 
 
-def test_a_run_that_holds_nothing_cannot_be_undone(journal):
+def test_a_run_without_undo_intents_cannot_be_undone(journal):
     accept(journal, run(1))
     journal.settle(claim(journal), DONE, NOW)
     assert journal.undo(run(1).id, Decision("undo", "alice", NOW)) == []
 
 
-def test_no_run_and_no_count_is_an_undoing(journal):
+def test_undos_are_not_listed_or_counted_as_runs(journal):
     first = held(journal, until=NOW + 60)
     assert journal.counts() == {"waiting": 0, "running": 0, "held": 0, "over": 1}
     assert [r.run.id for r in journal.runs(RunFilter())] == [first.run.id]
@@ -65,7 +65,7 @@ def test_no_run_and_no_count_is_an_undoing(journal):
     assert [r.run.id for r in journal.runs(RunFilter(state="running"))] == []
 
 
-def test_what_others_hold_is_told_and_what_was_there_first_stays_known(journal):
+def test_undo_intents_of_several_runs_keep_the_original_value(journal):
     first = held(journal, 1, until=NOW + 60)
     second = held(journal, 2, until=NOW + 90, changes=(replace(LABEL, put="later", before="true"),))
     assert sorted(journal.undo_times(LABEL.key)) == [NOW + 60, NOW + 90]
@@ -79,25 +79,25 @@ def test_what_others_hold_is_told_and_what_was_there_first_stays_known(journal):
     assert journal.undo_times(LABEL.key, exclude=other.undo) == []
 
 
-def test_a_hold_without_an_end_is_told_as_none(journal):
+def test_the_time_of_an_undo_on_request_is_none(journal):
     held(journal)
     assert journal.undo_times(LABEL.key) == [None]
 
 
-def test_an_undoing_waits_while_its_target_is_in_flight_and_goes_before_what_is_ready(journal):
+def test_an_undo_waits_for_the_leased_run_of_its_target_and_goes_before_ready_runs(journal):
     held(journal, until=NOW + 60)
     accept(journal, run(2, "demo/web"), run(3, "demo/web"), now=NOW + 50)
     flying = claim(journal, NOW + 59)
     assert journal.claim("cluster", 9, NOW + 61) == []
     assert journal.next_due("cluster") == NOW + 59 + LEASE
     journal.settle(flying, DONE, NOW + 62)
-    undoing = claim(journal, NOW + 62)
-    assert undoing.undo
-    journal.settle(undoing, UNDONE, NOW + 63)
+    undo = claim(journal, NOW + 62)
+    assert undo.undo
+    journal.settle(undo, UNDONE, NOW + 63)
     assert claim(journal, NOW + 63).run.id in (run(2).id, run(3).id)
 
 
-def test_of_one_target_one_thing_is_undone_at_a_time(journal):
+def test_undos_of_one_target_run_one_at_a_time(journal):
     held(journal, 1, until=NOW + 60)
     held(journal, 2, until=NOW + 60, changes=(POLICY,))
     one = claim(journal, NOW + 60)
@@ -105,7 +105,7 @@ def test_of_one_target_one_thing_is_undone_at_a_time(journal):
     assert claim(journal, NOW + 60).run.id != one.run.id
 
 
-def test_a_crash_in_the_middle_is_tried_again_and_the_late_one_is_fenced(journal):
+def test_an_interrupted_undo_is_claimed_again_and_the_late_claim_is_fenced(journal):
     held(journal, until=NOW + 60)
     late = claim(journal, NOW + 60)
     again = claim(journal, NOW + 60 + LEASE)
@@ -114,7 +114,7 @@ def test_a_crash_in_the_middle_is_tried_again_and_the_late_one_is_fenced(journal
     assert journal.settle(again, UNDONE, NOW + 100) == "undone"
 
 
-def test_a_retry_waits_and_a_failure_stays_to_be_undone_by_a_person(journal):
+def test_an_undo_is_retried_and_after_a_failure_waits_for_a_request(journal):
     first = held(journal, until=NOW + 60)
     wait = Outcome("waiting", "500", retry_in=5.0)
     assert journal.settle(claim(journal, NOW + 60), wait, NOW + 60) == "waiting"
@@ -131,20 +131,20 @@ def test_a_retry_waits_and_a_failure_stays_to_be_undone_by_a_person(journal):
 
 
 @pytest.mark.parametrize("which", ["p", None])
-def test_no_pause_stops_an_undoing(journal, which):
+def test_a_pause_does_not_stop_an_undo(journal, which):
     held(journal, until=NOW + 60)
     accept(journal, run(2, "demo/web"), run(3, "demo/other"))
     journal.pause(which, Pause("alice", NOW))
     assert journal.next_due("cluster") == NOW + 60
-    undoing = claim(journal, NOW + 60)
-    assert undoing.undo
+    undo = claim(journal, NOW + 60)
+    assert undo.undo
     journal.resume(None)
     assert claim(journal, NOW + 60).run.id == run(3).id
-    journal.settle(undoing, UNDONE, NOW + 60)
+    journal.settle(undo, UNDONE, NOW + 60)
     assert claim(journal, NOW + 60).run.id == run(2).id
 
 
-def test_only_the_newest_attempt_holds(journal):
+def test_only_the_newest_claim_adds_an_undo_intent(journal):
     accept(journal, run(1))
     late = claim(journal)
     claim(journal, NOW + LEASE)
@@ -152,7 +152,7 @@ def test_only_the_newest_attempt_holds(journal):
     assert journal.undo_times(LABEL.key) == []
 
 
-def test_a_second_attempt_at_a_step_holds_the_same_thing_once(journal):
+def test_a_second_attempt_replaces_the_undo_intent_and_keeps_the_original_value(journal):
     accept(journal, run(1))
     journal.add_undo_intent(claim(journal), (LABEL,), NOW + 60, {})
     again = claim(journal, NOW + LEASE)
@@ -162,35 +162,35 @@ def test_a_second_attempt_at_a_step_holds_the_same_thing_once(journal):
     assert claim(journal, NOW + 90).changes == (LABEL,)
 
 
-def test_holds_survive_a_restart(opened, tmp_path):
+def test_undo_intents_survive_a_restart(opened, tmp_path):
     journal = opened(tmp_path)
     held(journal, until=NOW + 60)
     claim(journal, NOW + 60)
     journal.close()
     journal = opened(tmp_path)
-    undoing = claim(journal, NOW + 61)
-    assert (undoing.changes, undoing.interrupted) == ((LABEL,), True)
+    undo = claim(journal, NOW + 61)
+    assert (undo.changes, undo.interrupted) == ((LABEL,), True)
     journal.close()
 
 
-def test_what_is_to_be_undone_outlives_its_run(journal):
+def test_a_scheduled_undo_survives_the_deletion_of_its_run(journal):
     first = held(journal, until=NOW + 999)
     assert journal.delete_runs(NOW + 500) == 1
     assert journal.strip_runs(NOW + 500) == 0
     assert journal.find(first.run.id) is None
-    undoing = claim(journal, NOW + 999)
-    assert (undoing.run.id, undoing.changes) == (first.run.id, (LABEL,))
-    assert journal.settle(undoing, UNDONE, NOW + 999) == "undone"
+    undo = claim(journal, NOW + 999)
+    assert (undo.run.id, undo.changes) == (first.run.id, (LABEL,))
+    assert journal.settle(undo, UNDONE, NOW + 999) == "undone"
 
 
-def test_what_nobody_undid_is_forgotten_with_its_run(journal):
+def test_an_undo_on_request_is_deleted_with_its_run(journal):
     first = held(journal)
     journal.delete_runs(NOW + 500)
     assert journal.undo_times(LABEL.key) == []
     assert journal.undo(first.run.id, Decision("undo", "alice", NOW + 600)) == []
 
 
-def test_what_is_found_in_the_cluster_is_taken_over_once(journal):
+def test_changes_found_in_the_cluster_are_adopted_once(journal):
     found = run(7, "demo/web")
     assert journal.adopt(found, "mark", (POLICY, LABEL), NOW + 60, now=NOW)
     assert not journal.adopt(found, "mark", (POLICY, LABEL), NOW + 60, now=NOW)
@@ -200,7 +200,7 @@ def test_what_is_found_in_the_cluster_is_taken_over_once(journal):
     assert claim(journal, NOW + 60).changes == (POLICY, LABEL)
 
 
-def test_of_a_run_that_is_known_only_the_hold_is_taken_over(journal):
+def test_adoption_adds_only_the_undo_intent_to_an_existing_run(journal):
     of = playbook("p", step("one"), step("two"))
     accept(journal, run(1, of=of))
     journal.settle(claim(journal), DONE, NOW)
@@ -211,7 +211,7 @@ def test_of_a_run_that_is_known_only_the_hold_is_taken_over(journal):
     assert after == replace(before, undo={"two": NOW + 60})
 
 
-def test_an_accept_of_a_run_that_was_taken_over_runs_nothing(journal):
+def test_an_adopted_run_is_not_accepted_again(journal):
     journal.adopt(run(7), "mark", (POLICY,), NOW + 60, now=NOW)
     journal.accept(AcceptBatch([run(7)]), NOW).result()
     assert journal.claim("cluster", 9, NOW) == []

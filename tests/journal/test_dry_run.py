@@ -1,4 +1,4 @@
-"""A spell of dry run in between: what was accepted before it is done after it, and holds keep their hour."""
+"""Runs of a live engine wait while a dry run uses the journal, and undos keep their time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def claim(journal, now=NOW):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts an engine's journal on the file, after the one before has ended."""
+    """Close the open journal and open the file again, for a live engine or a dry run."""
     opened = []
 
     def start(*, dry=False):
@@ -34,7 +34,7 @@ def start(tmp_path):
         one.close()
 
 
-def test_what_a_live_engine_accepted_waits_for_the_end_of_the_dry_run(start):
+def test_runs_of_a_live_engine_wait_until_the_dry_run_is_over(start):
     live, dry = (run(number, target="demo/web") for number in (1, 2))
     accept(start(), live)
     journal = start(dry=True)
@@ -52,7 +52,7 @@ def test_what_a_live_engine_accepted_waits_for_the_end_of_the_dry_run(start):
     assert claimed.run.id == live.id
 
 
-def test_what_was_in_flight_is_told_as_interrupted_after_it_all_the_same(start):
+def test_an_attempt_that_was_running_before_a_dry_run_is_interrupted_after_it(start):
     journal = start()
     accept(journal, run(1))
     assert len(claim(journal)) == 1
@@ -61,13 +61,13 @@ def test_what_was_in_flight_is_told_as_interrupted_after_it_all_the_same(start):
     assert again.interrupted
 
 
-def test_what_a_dry_run_left_waiting_is_done_too(start):
+def test_the_unfinished_runs_of_a_dry_run_continue_in_the_next_live_engine(start):
     accept(start(dry=True), run(1))
     assert len(claim(start(dry=True))) == 1
     assert len(claim(start(), NOW + 1000)) == 1
 
 
-def test_leave_that_is_given_during_it_counts_after_it(start):
+def test_an_approval_given_during_a_dry_run_counts_after_it(start):
     journal = start()
     accept(journal, run(1))
     (claimed,) = claim(journal)
@@ -81,7 +81,7 @@ def test_leave_that_is_given_during_it_counts_after_it(start):
     assert again.attempt_state["verdict"] == [claimed.step.name, "approve", "ada", ""]
 
 
-def test_an_undoing_that_comes_due_in_it_is_due_at_once_after_it(start):
+def test_an_undo_that_is_due_during_a_dry_run_starts_after_it(start):
     journal = start()
     accept(journal, run(1, target="demo/web"))
     (claimed,) = claim(journal)
@@ -89,6 +89,6 @@ def test_an_undoing_that_comes_due_in_it_is_due_at_once_after_it(start):
     journal.settle(claimed, DONE, NOW)
     journal = start(dry=True)
     assert claim(journal, NOW + 100) == []
-    assert journal.next_due("cluster") is None  # so that nobody looks in vain
+    assert journal.next_due("cluster") is None  # so that no worker polls
     (undoing,) = claim(start(), NOW + 101)
     assert undoing.undo

@@ -1,4 +1,4 @@
-"""The thread that writes: what waits is one transaction, and each piece of work stands alone."""
+"""The writer thread commits waiting jobs together, and a job that fails is rolled back alone."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def writer(path):
     writer.close()
 
 
-def held_up(writer, *works):
-    """The futures of works that wait together, so that they share a transaction."""
+def in_one_transaction(writer, *works):
+    """Return the futures of functions that run in the same transaction."""
     reached, go_on = threading.Event(), threading.Event()
     writer.submit(lambda _: (reached.set(), go_on.wait()))
     reached.wait()
@@ -64,8 +64,8 @@ def keys(path):
     return found
 
 
-def test_a_failing_piece_of_work_is_undone_and_its_neighbours_are_not(writer, path):
-    first, bug, twice, last = held_up(writer, put("a"), broken, put("a"), put("b"))
+def test_a_job_that_fails_is_rolled_back_alone(writer, path):
+    first, bug, twice, last = in_one_transaction(writer, put("a"), broken, put("a"), put("b"))
     first.result()
     last.result()
     for failing, why in ((bug, "a bug"), (twice, "UNIQUE")):
@@ -74,8 +74,8 @@ def test_a_failing_piece_of_work_is_undone_and_its_neighbours_are_not(writer, pa
     assert keys(path) == ["a", "b"]
 
 
-def test_what_waits_together_is_one_transaction_and_fails_together(writer, path):
-    for future in held_up(writer, put("a"), lose, put("b")):
+def test_waiting_jobs_share_a_transaction_and_fail_with_it(writer, path):
+    for future in in_one_transaction(writer, put("a"), lose, put("b")):
         with pytest.raises(JournalError, match="disk I/O error"):
             future.result()
     assert writer.last_error == "the journal cannot be written: disk I/O error"
@@ -85,27 +85,27 @@ def test_what_waits_together_is_one_transaction_and_fails_together(writer, path)
     assert keys(path) == ["c"]
 
 
-def test_a_sender_who_hangs_up_does_not_take_what_he_sent_with_him(writer, path):
-    (future,) = held_up(writer, put("a"))
+def test_a_job_cannot_be_cancelled(writer, path):
+    (future,) = in_one_transaction(writer, put("a"))
     assert not future.cancel()
     future.result()
     assert keys(path) == ["a"]
 
 
-def test_closing_writes_what_waits_and_ends_the_thread(path):
+def test_close_writes_the_waiting_jobs_and_ends_the_thread(path):
     schema.prepare(path)
     flush = schema.WalSync(path)
     writer = GroupCommitWriter(
         lambda: schema.connect(path, writes=True), "journal to be closed", flush
     )
-    futures = held_up(writer, *(put(str(number)) for number in range(9)))
+    futures = in_one_transaction(writer, *(put(str(number)) for number in range(9)))
     writer.close()
     assert all(future.done() for future in futures)
     assert len(keys(path)) == 9
     assert "journal to be closed" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_after_a_failure_the_file_is_opened_anew(path):
+def test_the_writer_connects_again_after_a_failure(path):
     schema.prepare(path)
     opened = []
 
@@ -114,7 +114,7 @@ def test_after_a_failure_the_file_is_opened_anew(path):
         return opened[-1]
 
     writer = GroupCommitWriter(connect, "journal that is reopened", schema.WalSync(path))
-    for future in held_up(writer, put("a"), lose):
+    for future in in_one_transaction(writer, put("a"), lose):
         assert isinstance(future.exception(), JournalError)
     writer.submit(put("b")).result()
     writer.close()
@@ -122,19 +122,19 @@ def test_after_a_failure_the_file_is_opened_anew(path):
     assert keys(path) == ["b"]
 
 
-def test_nobody_is_told_before_the_disk_has_it(path):
+def test_futures_resolve_after_the_sync(path):
     schema.prepare(path)
     order = []
     writer = GroupCommitWriter(
-        lambda: schema.connect(path, writes=True), "journal", lambda: order.append("flushed")
+        lambda: schema.connect(path, writes=True), "journal", lambda: order.append("synced")
     )
-    for future in held_up(writer, put("a"), put("b")):
-        future.add_done_callback(lambda _: order.append("told"))
+    for future in in_one_transaction(writer, put("a"), put("b")):
+        future.add_done_callback(lambda _: order.append("resolved"))
     writer.close()
-    assert order == ["flushed", "told", "told"]
+    assert order == ["synced", "resolved", "resolved"]
 
 
-def test_what_the_disk_does_not_take_has_failed(path):
+def test_a_job_fails_when_the_sync_fails(path):
     def full():
         raise OSError(28, "No space left on device")
 
@@ -147,7 +147,7 @@ def test_what_the_disk_does_not_take_has_failed(path):
 
 
 class Hanging:
-    """A disk that takes what it is given once it is let go. now: seconds by a clock of its own."""
+    """A disk whose sync hangs until ``go_on`` is set. now: seconds of a fake clock."""
 
     def __init__(self):
         self.now = 0.0
@@ -165,7 +165,7 @@ def disk():
 
 @pytest.fixture
 def watched(path, disk):
-    """A writer on that disk, and who watches it."""
+    """Return a writer on the hanging disk, and its watchdog."""
     schema.prepare(path)
     writer = GroupCommitWriter(
         lambda: schema.connect(path, writes=True), "journal that hangs", disk, now=lambda: disk.now
@@ -183,7 +183,7 @@ def wait_until(holds):
         assert time.monotonic() < until
 
 
-def test_while_a_commit_hangs_who_waits_and_who_comes_is_refused(watched, disk, path):
+def test_current_waiting_and_new_jobs_are_refused_while_a_commit_is_stalled(watched, disk, path):
     writer, watch = watched
     first = writer.submit(put("a"))
     disk.reached.wait()
@@ -202,10 +202,10 @@ def test_while_a_commit_hangs_who_waits_and_who_comes_is_refused(watched, disk, 
     watch.check()
     assert writer.probe() is None
     writer.submit(put("d")).result()
-    assert keys(path) == ["a", "d"]  # what was under way came to its end, and nothing else
+    assert keys(path) == ["a", "d"]  # the current job was written, the refused jobs were not
 
 
-def test_work_that_computes_for_long_is_not_a_disk_that_hangs(watched, disk, path):
+def test_a_long_computation_is_not_a_stall(watched, disk, path):
     writer, watch = watched
     disk.go_on.set()
 
@@ -221,19 +221,21 @@ def test_work_that_computes_for_long_is_not_a_disk_that_hangs(watched, disk, pat
     assert keys(path) == ["a"]
 
 
-def test_a_transaction_takes_a_bounded_number_of_jobs(path):
+def test_a_transaction_has_a_maximum_number_of_jobs(path):
     schema.prepare(path)
     ended, flush = [], schema.WalSync(path)
     writer = GroupCommitWriter(
         lambda: schema.connect(path, writes=True), "journal with a crowd", flush, ended.append
     )
-    held_up(writer, *(put(str(number)) for number in range(2 * MAX_TRANSACTION_JOBS + 1)))
+    in_one_transaction(
+        writer, *(put(str(number)) for number in range(2 * MAX_TRANSACTION_JOBS + 1))
+    )
     writer.close()
     assert len(keys(path)) == 2 * MAX_TRANSACTION_JOBS + 1
-    assert ended == [True] * 4  # the job that held the others up is alone
+    assert ended == [True] * 4  # the first job, which made the others wait, has its own transaction
 
 
-def test_a_writer_that_has_nothing_to_do_does_not_hang(watched, disk):
+def test_an_idle_writer_is_not_stalled(watched, disk):
     writer, watch = watched
     disk.go_on.set()
     writer.submit(put("a")).result()
@@ -243,7 +245,7 @@ def test_a_writer_that_has_nothing_to_do_does_not_hang(watched, disk):
     assert writer.probe() is None
 
 
-def test_a_writer_is_closed_though_it_refuses_work(watched, disk, path):
+def test_a_writer_that_refuses_jobs_can_be_closed(watched, disk, path):
     writer, watch = watched
     first = writer.submit(put("a"))
     disk.reached.wait()

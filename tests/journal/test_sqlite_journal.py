@@ -1,4 +1,4 @@
-"""What only the SQLite journal has: its file, its lock, its thread, a disk that is full."""
+"""The SQLite journal: its file, lock, thread, migrations, and behaviour on a full disk."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def journal(path):
 
 
 def python(script, *arguments):
-    """A process that runs the script, with its lines of output to be read."""
+    """Start a process that runs the script, with pipes."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)],
         cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -59,7 +59,7 @@ def finished(process):
 
 
 @pytest.mark.usefixtures("journal")
-def test_a_second_process_is_refused_and_told_who_owns_the_file(path):
+def test_a_second_process_is_refused_with_the_pid_of_the_owner(path):
     other = python(
         """
         import sys
@@ -76,7 +76,7 @@ def test_a_second_process_is_refused_and_told_who_owns_the_file(path):
     assert f"process {os.getpid()} owns it" in line
 
 
-def test_a_killed_owner_leaves_the_file_free_and_what_it_accepted_in_it(path):
+def test_accepted_runs_survive_the_kill_of_the_owner(path):
     owner = python(
         """
         import sys
@@ -105,14 +105,14 @@ def test_a_killed_owner_leaves_the_file_free_and_what_it_accepted_in_it(path):
         journal.close()
 
 
-def test_the_same_process_cannot_open_it_twice_but_again_after_closing(journal, path):
+def test_a_process_can_open_the_file_again_only_after_closing_it(journal, path):
     with pytest.raises(JournalError, match="only one process can"):
         SqliteJournal(path, stored_playbook)
     journal.close()
     SqliteJournal(path, stored_playbook).close()
 
 
-def test_a_full_disk_fails_what_is_written_says_so_and_heals(path):
+def test_writes_fail_on_a_full_disk_and_work_again_afterwards(path):
     script = """
         import resource, sys
         from engine.journal.protocol import AcceptBatch, Pause
@@ -149,7 +149,7 @@ def test_a_full_disk_fails_what_is_written_says_so_and_heals(path):
 
 
 @pytest.mark.usefixtures("journal")
-def test_its_thread_has_a_name():
+def test_the_writer_thread_has_a_name():
     assert "journal journal.db" in [thread.name for thread in threading.enumerate()]
 
 
@@ -157,25 +157,25 @@ def test_its_thread_has_a_name():
     ("change", "why"),
     [("PRAGMA user_version = 99", "has version 99"), ("PRAGMA user_version = 0", "has version 0")],
 )
-def test_another_versions_file_is_refused_and_left_alone(path, change, why):
+def test_a_file_of_an_unknown_version_is_refused_and_not_changed(path, change, why):
     SqliteJournal(path, stored_playbook).close()
     connection = sqlite3.connect(path)
     connection.execute(change)
     connection.close()
     before = path.read_bytes()
-    for _ in range(2):  # the lock is free again after the refusal
+    for _ in range(2):  # the refusal unlocks the file
         with pytest.raises(JournalError, match=why):
             SqliteJournal(path, stored_playbook)
     assert path.read_bytes() == before
 
 
-def test_a_closed_journal_is_one_file_with_everything_in_it(journal, path):
+def test_a_closed_journal_is_a_single_file(journal, path):
     journal.accept(AcceptBatch([run(1)]), NOW).result()
     journal.close()
     assert sorted(file.name for file in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
 
 
-def test_what_is_no_journal_is_refused(tmp_path):
+def test_a_file_that_is_not_a_journal_is_refused(tmp_path):
     (tmp_path / "text.db").write_text(
         "no database, but a long enough text to be told from one\n" * 9
     )
@@ -184,29 +184,29 @@ def test_what_is_no_journal_is_refused(tmp_path):
             SqliteJournal(tmp_path / name, stored_playbook)
 
 
-def test_only_its_owner_may_read_the_file(journal, path):
+def test_only_the_owner_can_read_the_files(journal, path):
     journal.accept(AcceptBatch([run(1)]), NOW).result()
     files = [path, *path.parent.glob("journal.db-*"), path.with_name("journal.db.lock")]
     assert len(files) == 4
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_it_waits_for_the_disk_before_anybody_is_told(journal, path, monkeypatch):
-    flushed, flush = [], os.fdatasync
+def test_a_write_is_synced_before_its_future_resolves(journal, path, monkeypatch):
+    synced, flush = [], os.fdatasync
 
     def fdatasync(descriptor):
         flush(descriptor)
-        flushed.append(os.fstat(descriptor).st_ino)
+        synced.append(os.fstat(descriptor).st_ino)
 
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     accept(journal, run(1))
     log = path.with_name(f"{path.name}-wal").stat().st_ino
-    assert flushed == [log]
+    assert synced == [log]
     claim(journal)
-    assert flushed == [log, log]
+    assert synced == [log, log]
 
 
-def test_runs_of_one_event_share_its_body_and_those_of_one_playbook_its_snapshot(journal, path):
+def test_runs_share_the_stored_event_and_the_stored_playbook(journal, path):
     first = run(1, of=playbook("a"))
     second = msgspec.structs.replace(run(1, of=playbook("b")), event=first.event)
     journal.accept(AcceptBatch([first, second, run(2, of=playbook("a"))]), NOW).result()
@@ -216,7 +216,7 @@ def test_runs_of_one_event_share_its_body_and_those_of_one_playbook_its_snapshot
     connection.close()
 
 
-def test_a_run_keeps_the_blob_of_the_file_that_its_playbook_came_from(journal):
+def test_a_run_keeps_the_blob_id_of_its_playbook_file(journal):
     one, other = (
         run(n, of=dataclasses.replace(playbook(), blob=blob)) for n, blob in ((1, "ab"), (2, "cd"))
     )
@@ -224,14 +224,14 @@ def test_a_run_keeps_the_blob_of_the_file_that_its_playbook_came_from(journal):
     assert [c.run.playbook.blob for c in journal.claim("cluster", 2, NOW)] == ["ab", "cd"]
 
 
-def test_a_run_that_this_engine_cannot_read_ends_as_failed_and_holds_up_nobody(path):
-    def picky(snapshot):
+def test_a_run_that_this_engine_cannot_read_ends_as_failed_and_blocks_no_other_run(path):
+    def without_pod_melt(snapshot):
         if stored_playbook(snapshot).name == "old":
             where = Location("old.yaml", 1, 1)
             raise PlaybookError([Finding(where, "unknown-action", "no action pod.melt")])
         return stored_playbook(snapshot)
 
-    journal = SqliteJournal(path, picky)
+    journal = SqliteJournal(path, without_pod_melt)
     try:
         old = run(1, "demo/a", playbook("old", step("melt")))
         journal.accept(AcceptBatch([old, run(2, "demo/a")]), NOW).result()
@@ -251,65 +251,63 @@ def test_many_runs_that_are_due_at_once_are_claimed_in_order(journal, monkeypatc
     journal.accept(AcceptBatch(runs), NOW).result()
     with ThreadPoolExecutor(8) as pool:
         while claims := journal.claim("cluster", count, NOW):
-            # what was accepted first comes due last
+            # the run that was accepted first is due last
             waits = [Outcome("failed", "503", 99.0 - runs.index(c.run) / count) for c in claims]
             list(pool.map(lambda c, o: journal.settle(c, o, NOW), claims, waits))
     first = journal.claim("cluster", 3, NOW + 100)
     assert [c.run.id for c in first] == [r.id for r in (runs[0], runs[1], runs[2])]
 
 
-def test_a_claim_reads_only_what_it_gives_however_long_a_lane_is(journal, path):
+def test_the_cost_of_a_claim_does_not_depend_on_the_length_of_the_target_queue(journal, path):
     runs = [run(number, "demo/a") for number in range(2000)]
     journal.accept(AcceptBatch(runs), NOW).result()
     (held,) = journal.claim("cluster", 8, NOW)
     connection = schema.connect(path, writes=True)
     steps = []
-    connection.set_progress_handler(lambda: steps.append(1), 100)  # called every 100 instructions
+    connection.set_progress_handler(lambda: steps.append(1), 100)  # once per 100 instructions
     assert scheduler.queue_due_runs(connection, NOW + 1)
     assert scheduler.claim_heads(connection, "cluster", 8, NOW + 1, 10.0) == []
     scheduler.update_heads(connection, held.run.target)
     connection.close()
     assert len(steps) < 5
-    journal.find(held.run.id)  # by then all have entered the lanes
+    journal.find(held.run.id)  # moves all runs to the target queues
     assert journal.next_due("cluster") == NOW + LEASE
 
 
-WITHOUT_PAUSES = """
+VERSION_4 = """
 ALTER TABLE paused DROP COLUMN until; ALTER TABLE paused DROP COLUMN reason;
 """
-WITHOUT_ARRIVING = f"""{WITHOUT_PAUSES}
+VERSION_3 = f"""{VERSION_4}
 DROP TABLE arrived;
 """
-WITHOUT_UNDOING = f"""{WITHOUT_ARRIVING}
+VERSION_2 = f"""{VERSION_3}
 DROP INDEX runs_timers; DROP INDEX runs_undos; DROP INDEX runs_undoes; DROP TABLE holds;
 ALTER TABLE runs DROP COLUMN undoes; CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER);
 CREATE INDEX runs_timers ON runs (pool, due_at) WHERE state IN ('waiting', 'leased');
 """
-WITHOUT_HAND = """
+ONLY_IN_VERSION_2 = """
 ALTER TABLE runs DROP COLUMN namespace; ALTER TABLE runs DROP COLUMN held;
 DROP TABLE paused; DROP TABLE dead; DROP TABLE drops; DROP INDEX runs_settled; DROP INDEX runs_events;
 """
 
 
 @pytest.mark.parametrize(
-    ("version", "taken_away"),
+    ("version", "downgrade"),
     [
-        (4, WITHOUT_PAUSES),
-        (3, WITHOUT_ARRIVING),
-        (2, WITHOUT_UNDOING),
-        (1, WITHOUT_UNDOING + WITHOUT_HAND),
+        (4, VERSION_4),
+        (3, VERSION_3),
+        (2, VERSION_2),
+        (1, VERSION_2 + ONLY_IN_VERSION_2),
     ],
 )
-def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
-    tmp_path, version, taken_away
-):
+def test_a_file_of_an_older_version_is_migrated_with_its_runs(tmp_path, version, downgrade):
     path = tmp_path / "journal.db"
     journal = SqliteJournal(path, stored_playbook)
     accept(journal, run(1))
-    assert journal.find(run(1).id)  # it has entered the lanes
+    assert journal.find(run(1).id)  # moves the run to the target queues
     journal.close()
     with contextlib.closing(sqlite3.connect(path)) as old:
-        old.executescript(f"{taken_away} PRAGMA user_version = {version};")
+        old.executescript(f"{downgrade} PRAGMA user_version = {version};")
     journal = SqliteJournal(path, stored_playbook)
     try:
         taken = claim(journal)
@@ -322,14 +320,14 @@ def test_the_file_of_an_older_version_is_taken_over_with_all_its_runs(
 
 
 def fill(journal):
-    """Accept and end runs until it takes no more, looking how full it is as whoever keeps house does."""
+    """Accept and finish runs until the journal is full. Measure it after each run, as maintenance does."""
     for number in range(1000):
         journal.fill_ratio()
         accept(journal, run(number))
         journal.settle(claim(journal), DONE, NOW)
 
 
-def test_a_journal_that_has_all_it_may_have_takes_no_more_and_recovers_once_there_is_room(tmp_path):
+def test_a_full_journal_refuses_runs_and_accepts_again_after_runs_were_deleted(tmp_path):
     journal = SqliteJournal(tmp_path / "journal.db", stored_playbook, max_bytes=400 * 1024)
     try:
         with pytest.raises(JournalError, match="full"):
@@ -346,7 +344,7 @@ def test_a_journal_that_has_all_it_may_have_takes_no_more_and_recovers_once_ther
 
 @pytest.mark.parametrize("name", ["journal.db", "journal.db.lock"])
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_file_that_is_gone_or_another_takes_nothing_until_it_is_back(
+def test_a_deleted_or_replaced_file_is_refused_until_it_is_restored(
     path, name, replaced, monkeypatch
 ):
     monkeypatch.setattr(watchdog, "INTERVAL", 0.01)

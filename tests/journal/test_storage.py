@@ -1,4 +1,4 @@
-"""A journal is refused on disks of other machines, whatever they are mounted under."""
+"""A journal is refused on file systems that are unsafe for SQLite, and its size depends on the disk."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ broken line
 @pytest.mark.parametrize(
     "kind", ["nfs", "nfs4", "cifs", "smb3", "ceph", "fuse", "fuse.sshfs", "fuseblk", "9p"]
 )
-def test_a_disk_of_another_machine_is_not_trusted(kind):
+def test_network_and_fuse_file_systems_are_unsafe(kind):
     assert unsafe_file_system(Path("/data/tiercel"), MOUNTS % kind.encode()) == kind
     assert unsafe_file_system(Path("/data"), MOUNTS % kind.encode()) == kind
 
 
 @pytest.mark.parametrize("folder", ["/", "/var/lib", "/data/local/x", "/database"])
-def test_a_local_disk_is_trusted_also_within_another(folder):
+def test_a_local_file_system_is_safe_even_inside_a_network_mount(folder):
     assert unsafe_file_system(Path(folder), MOUNTS % b"nfs") is None
 
 
-def test_what_is_mounted_later_on_the_same_place_counts():
+def test_the_last_mount_on_a_path_counts():
     later = MOUNTS % b"nfs" + b"33 30 8:3 / /data rw - ext4 /dev/sdc rw\n"
     assert unsafe_file_system(Path("/data/x"), later) is None
 
 
-def test_blanks_in_a_path_are_understood():
+def test_escaped_spaces_in_a_mount_point_are_decoded():
     assert unsafe_file_system(Path("/with blank/x"), MOUNTS % b"nfs") == "nfs4"
 
 
 @pytest.mark.parametrize("name", ["dönen 日", "\\040", "a\rb", "\udcff\udcfe"])
 def test_a_mount_may_have_any_name(name):
-    """As the kernel writes it: blanks, tabs, line ends and backslashes as octal numbers, all else as it is."""
-    told = os.fsencode(name)
+    """The kernel writes spaces, tabs, newlines and backslashes in octal, and all other bytes unchanged."""
+    escaped = os.fsencode(name)
     for letter in b"\\ \t\n":
-        told = told.replace(bytes([letter]), b"\\%03o" % letter)
-    mounts = MOUNTS % b"xfs" + b"33 22 0:42 / /%b rw - nfs server:/x rw\n" % told
+        escaped = escaped.replace(bytes([letter]), b"\\%03o" % letter)
+    mounts = MOUNTS % b"xfs" + b"33 22 0:42 / /%b rw - nfs server:/x rw\n" % escaped
     assert unsafe_file_system(Path("/", name, "x"), mounts) == "nfs"
     assert unsafe_file_system(Path("/data"), mounts) is None
 
 
-def test_a_journal_there_is_refused_with_the_reason(tmp_path, monkeypatch):
+def test_a_journal_on_an_unsafe_file_system_is_refused_with_the_reason(tmp_path, monkeypatch):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 0 0:1 / {tmp_path} rw - nfs4 server:/x rw\n")
     monkeypatch.setattr(storage, "MOUNTS", mounts)
@@ -69,11 +69,11 @@ def test_a_journal_there_is_refused_with_the_reason(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("disk", "most"), [(1 << 30, 858_993_459), (1 << 40, 4 << 30), (0, 4 << 30)]
 )
-def test_a_journal_may_have_four_fifths_of_its_disk_and_4_gib_at_most(disk, most):
+def test_the_maximum_size_is_80_percent_of_the_disk_and_at_most_4_gib(disk, most):
     assert max_journal_bytes(Path("/"), disk) == most
 
 
-def test_on_a_small_disk_the_journal_is_full_before_the_disk_is_and_grows_with_it(tmp_path):
+def test_on_a_small_disk_the_journal_is_full_before_the_disk_and_grows_with_the_disk(tmp_path):
     with small_disk(tmp_path / "small", 40) as has:
         flags = ("--dry-run", "--journal", str(tmp_path / "small" / "tiercel.db"))
         with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
@@ -88,4 +88,7 @@ def test_on_a_small_disk_the_journal_is_full_before_the_disk_is_and_grows_with_i
             assert said["error"].startswith("nothing was accepted: the journal is full")
             assert (tmp_path / "small" / "tiercel.db").stat().st_size <= 32 << 20
             has(80)
-            wait_until(lambda: running.post(alert(number))[0] == 202, "it takes nothing again")
+            wait_until(
+                lambda: running.post(alert(number))[0] == 202,
+                "the journal refuses events on the larger disk",
+            )

@@ -1,4 +1,4 @@
-"""What a person may do to runs, asked of every journal: leave, another try, a pause."""
+"""Operator commands on runs and playbooks, for every backend: decide, retry, pause and resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def hold(journal, number=1, of=None):
     return held.run.id
 
 
-def test_a_held_run_is_told_from_those_that_wait(journal):
+def test_a_held_run_is_listed_separately_from_waiting_runs(journal):
     held = hold(journal)
     accept(journal, run(2))
     assert journal.counts() == {"waiting": 1, "running": 0, "held": 1, "over": 0}
@@ -30,7 +30,7 @@ def test_a_held_run_is_told_from_those_that_wait(journal):
 
 
 @pytest.mark.parametrize("verdict", ["approve", "deny"])
-def test_a_verdict_lets_a_held_run_go_on_at_once_and_tells_whose_it_is(journal, verdict):
+def test_a_decision_lets_a_held_run_continue_and_names_the_operator(journal, verdict):
     held = hold(journal)
     assert journal.claim("cluster", 9, NOW + 1) == []
     assert journal.decide(held, Decision(verdict, "alice", NOW + 1))
@@ -48,13 +48,13 @@ def test_only_a_held_run_can_be_decided_and_only_once(journal):
     assert not journal.decide(held, Decision("approve", "b", NOW))
 
 
-def test_a_hold_that_ran_out_is_claimed_without_a_verdict(journal):
+def test_a_hold_that_expired_is_claimed_without_a_decision(journal):
     hold(journal)
     assert "verdict" not in claim(journal, NOW + 3600).attempt_state
     assert journal.counts()["held"] == 0
 
 
-def test_a_run_that_is_over_can_be_tried_again_from_any_step(journal):
+def test_a_finished_run_can_be_retried_from_any_step(journal):
     of = playbook("p", step("one"), step("two"), step("three", phase="finally"))
     accept(journal, run(1, of=of))
     journal.settle(claim(journal), DONE, NOW)
@@ -68,7 +68,7 @@ def test_a_run_that_is_over_can_be_tried_again_from_any_step(journal):
     assert journal.settle(claim(journal, NOW + 9), DONE, NOW + 9) == "done"
 
 
-def test_a_run_that_is_not_over_cannot_be_tried_again(journal):
+def test_an_unfinished_run_cannot_be_retried(journal):
     accept(journal, run(1))
     assert not journal.retry(run(1).id, 0, Decision("retry", "alice", NOW))
     late = claim(journal)
@@ -76,10 +76,10 @@ def test_a_run_that_is_not_over_cannot_be_tried_again(journal):
     journal.settle(late, FAILED, NOW)
     assert journal.retry(run(1).id, 0, Decision("retry", "alice", NOW))
     assert not journal.retry(run(1).id, 0, Decision("retry", "alice", NOW))
-    assert journal.settle(late, DONE, NOW) is None  # the fence has moved on
+    assert journal.settle(late, DONE, NOW) is None  # the retry increased the fence
 
 
-def test_what_is_paused_is_not_claimed_until_it_is_resumed_also_after_a_restart(
+def test_a_paused_playbook_is_not_claimed_until_it_is_resumed_even_after_a_restart(
     journal, opened, tmp_path
 ):
     accept(journal, run(1))
@@ -98,7 +98,7 @@ def test_what_is_paused_is_not_claimed_until_it_is_resumed_also_after_a_restart(
         again.close()
 
 
-def test_a_pause_with_an_end_is_over_then_and_gives_its_runs_back(journal):
+def test_a_pause_with_an_end_expires(journal):
     accept(journal, run(1))
     journal.pause("p", Pause("alice", NOW, NOW + 60, "an upgrade"))
     assert journal.paused()["p"] == Pause("alice", NOW, NOW + 60, "an upgrade")
@@ -123,7 +123,7 @@ def test_a_run_keeps_the_newest_decisions(journal):
     assert claim(journal).approval == Approval("deny", "ada", "not now")
 
 
-def test_runs_of_a_paused_playbook_let_others_on_their_target_pass(journal):
+def test_runs_of_a_paused_playbook_let_other_runs_of_the_target_pass(journal):
     first, second = playbook("a"), playbook("b")
     accept(journal, run(1, "demo/x", first), run(1, "demo/x", second))
     journal.pause("a", Pause("alice", NOW))
@@ -137,7 +137,7 @@ def test_runs_of_a_paused_playbook_let_others_on_their_target_pass(journal):
     assert {c.run.target for c in journal.claim("cluster", 9, NOW)} == {"demo/x", "demo/y"}
 
 
-def test_a_pause_of_everything_holds_all_claims_and_timers_up(journal):
+def test_a_pause_of_all_playbooks_stops_all_claims(journal):
     accept(journal, run(1))
     journal.settle(claim(journal), Outcome("waiting", "busy", retry_in=5.0), NOW)
     accept(journal, run(2))
@@ -148,7 +148,7 @@ def test_a_pause_of_everything_holds_all_claims_and_timers_up(journal):
     assert len(journal.claim("cluster", 9, NOW + 9)) == 2
 
 
-def test_an_attempt_under_way_may_end_while_its_playbook_is_paused(journal):
+def test_a_running_attempt_can_end_while_its_playbook_is_paused(journal):
     of = playbook("p", step("one"), step("two"))
     accept(journal, run(1, of=of))
     flying = claim(journal)
@@ -159,7 +159,7 @@ def test_an_attempt_under_way_may_end_while_its_playbook_is_paused(journal):
     assert claim(journal).step.name == "two"
 
 
-def test_a_lease_that_ran_out_during_a_pause_is_given_after_it(journal):
+def test_a_lease_that_expired_during_a_pause_is_claimed_after_it(journal):
     accept(journal, run(1))
     claim(journal)
     journal.pause("p", Pause("alice", NOW))
@@ -168,7 +168,7 @@ def test_a_lease_that_ran_out_during_a_pause_is_given_after_it(journal):
     assert claim(journal, NOW + LEASE).interrupted
 
 
-def test_runs_are_listed_newest_first_by_what_is_wanted(journal):
+def test_runs_are_filtered_and_listed_newest_first(journal):
     a, b = playbook("a"), playbook("b")
     accept(journal, run(1, of=a), run(1, of=b))
     accept(journal, run(2, of=a))
@@ -182,14 +182,14 @@ def test_runs_are_listed_newest_first_by_what_is_wanted(journal):
     assert journal.runs(RunFilter(since=NOW + 1)) == journal.runs(RunFilter(namespace="demo")) == []
 
 
-def test_what_comes_behind_a_run_of_a_paused_playbook_passes_it(journal):
+def test_a_run_accepted_during_a_pause_passes_the_paused_run(journal):
     accept(journal, run(1, "demo/a", playbook("sleeps")))
     journal.pause("sleeps", Pause("alice", NOW))
     accept(journal, run(2, "demo/a", playbook("acts")))
     assert claim(journal).run.id == run(2, of=playbook("acts")).id
 
 
-def test_a_run_without_steps_holds_up_nobody_that_is_accepted_with_it(journal):
+def test_a_run_without_steps_does_not_block_its_target(journal):
     none = replace(playbook("none"), steps=())
     accept(journal, run(1, "demo/a", none), run(1, "demo/a", playbook("then")))
     assert claim(journal).run.id == run(1, of=playbook("then")).id

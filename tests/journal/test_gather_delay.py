@@ -1,4 +1,4 @@
-"""How long the ends of attempts gather: longer in a flood of events, and only while another may still come."""
+"""The writer of the worker process gathers jobs, longer in a flood of events."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def connection(tmp_path):
         yield connection
 
 
-def come(connection, events):
+def add_events(connection, events):
     rows = [(b"{}",)] * events
     connection.executemany("INSERT INTO events (body, received) VALUES (?, 0)", rows)
 
 
-def test_they_gather_longer_while_events_flood_in(connection):
+def test_the_delay_is_longer_during_a_flood_of_events(connection):
     now = 100.0
-    gathering = GatherDelay(lambda: now)
-    assert gathering(connection) == USUAL_DELAY
-    told = []
+    delay = GatherDelay(lambda: now)
+    assert delay(connection) == USUAL_DELAY
+    delays = []
     for events in (
         0,
         FLOOD_EVENTS_PER_SECOND * 0.9,
@@ -42,13 +42,13 @@ def test_they_gather_longer_while_events_flood_in(connection):
         FLOOD_EVENTS_PER_SECOND * 1.1,
         1,
     ):
-        come(connection, int(events))
+        add_events(connection, int(events))
         now += 1.0
-        told.append(gathering(connection))
-    assert told == [USUAL_DELAY, USUAL_DELAY, FLOOD_DELAY, FLOOD_DELAY, USUAL_DELAY]
+        delays.append(delay(connection))
+    assert delays == [USUAL_DELAY, USUAL_DELAY, FLOOD_DELAY, FLOOD_DELAY, USUAL_DELAY]
 
 
-def test_nobody_is_waited_for_where_as_many_wait_as_there_are(tmp_path):
+def test_the_writer_does_not_gather_more_than_the_maximum_number_of_jobs(tmp_path):
     path = tmp_path / "journal.db"
     schema.prepare(path)
     held, go_on = threading.Event(), threading.Event()

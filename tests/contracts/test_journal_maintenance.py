@@ -1,4 +1,4 @@
-"""What keeps a journal small, asked of every journal: notes are bounded, what is old goes."""
+"""Retention and bounded tables, for every backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def drop(count=1, at=NOW, playbook="p", key=""):
     return DroppedRuns(playbook, "throttle", key, count, at, at)
 
 
-def test_drops_of_an_hour_are_one_line_with_a_counter(journal):
+def test_dropped_runs_are_counted_per_hour(journal):
     journal.save_dropped([], [drop(2), drop(at=NOW + 5400, playbook="q")])
     journal.save_dropped([], [drop(3, NOW + 60)])
     assert journal.dropped_runs(RunFilter()) == [
@@ -25,7 +25,7 @@ def test_drops_of_an_hour_are_one_line_with_a_counter(journal):
     assert [d.playbook for d in journal.dropped_runs(RunFilter(since=NOW + 3600))] == ["q"]
 
 
-def test_lines_about_drops_are_bounded_and_the_oldest_make_way(journal):
+def test_the_oldest_counters_of_dropped_runs_are_deleted(journal):
     drops = [drop(at=NOW + n, key=str(n)) for n in range(MAX_DROP_COUNTERS + 500)]
     for start in range(0, len(drops), 5_000):
         journal.save_dropped([], drops[start : start + 5_000])
@@ -34,7 +34,7 @@ def test_lines_about_drops_are_bounded_and_the_oldest_make_way(journal):
     assert left[-1].key == "500"
 
 
-def test_dead_letters_are_bounded_and_the_newest_stay(journal):
+def test_the_oldest_dead_letters_are_deleted(journal):
     journal.save_dropped(
         [DeadLetter(NOW + n, "http", "no JSON", b"%d" % n) for n in range(MAX_DEAD_LETTERS + 5)], []
     )
@@ -51,7 +51,7 @@ def over(journal, number, at):
     journal.settle(claim(journal, at), DONE, at)
 
 
-def test_runs_that_were_over_long_ago_are_forgotten_and_no_others(journal):
+def test_only_runs_that_ended_before_the_time_are_deleted(journal):
     over(journal, 1, NOW)
     over(journal, 2, NOW + 100)
     accept(journal, run(3))
@@ -64,7 +64,7 @@ def test_runs_that_were_over_long_ago_are_forgotten_and_no_others(journal):
     assert claim(journal).run == run(3)
 
 
-def test_a_body_that_several_runs_share_stays_as_long_as_one_of_them(journal):
+def test_a_shared_event_stays_as_long_as_one_of_its_runs(journal):
     a, b = playbook("a"), playbook("b")
     accept(journal, run(1, of=a), run(1, of=b))
     first = claim(journal)
@@ -76,7 +76,7 @@ def test_a_body_that_several_runs_share_stays_as_long_as_one_of_them(journal):
     assert journal.find(run(1, of=b).id).outcome == "done"
 
 
-def test_a_run_without_its_body_is_still_known_so_that_a_repeat_runs_nothing(journal):
+def test_a_stripped_run_is_still_known(journal):
     over(journal, 1, NOW)
     assert (journal.strip_runs(NOW + 1), journal.strip_runs(NOW + 1)) == (1, 0)
     assert journal.known([run(1).id]) == {run(1).id}
@@ -87,13 +87,13 @@ def test_a_run_without_its_body_is_still_known_so_that_a_repeat_runs_nothing(jou
         journal.find(run(1).id)
 
 
-def test_a_run_that_waits_is_never_old(journal):
+def test_an_unfinished_run_is_never_deleted(journal):
     accept(journal, run(1))
     journal.settle(claim(journal), Outcome("waiting", "busy", retry_in=10.0**9), NOW)
     assert journal.delete_runs(NOW + 10.0**8) == journal.strip_runs(NOW + 10.0**8) == 0
 
 
-def test_what_is_in_use_grows_with_what_is_kept(journal):
+def test_the_fill_ratio_follows_the_stored_runs(journal):
     before = journal.fill_ratio()
     for n in range(200):
         over(journal, n, NOW)
