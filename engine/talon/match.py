@@ -24,7 +24,8 @@ class ConvertedMatch:
     """The events that a playbook matches. They are a subset of the events that Talon's rule matches.
 
     match, conditions: for the playbook.
-    exact: conditions that are true for exactly the events of Talon's rule, also if fields are absent.
+    exact: conditions that are true for the events of Talon's rule, also if fields are absent. They are true for
+        more events only if the rule compares with an absent value (see ``exact_condition``).
     rules, source: the names in ``match``, to compare two rules; empty or None if not restricted.
     complete: no part was lost that would exclude events.
     """

@@ -170,12 +170,18 @@ def condition(comparison: Comparison) -> dict[str, Any]:
 
 
 def exact_condition(comparison: Comparison) -> dict[str, Any]:
-    """Return the condition with Talon's semantics: never unknown if the field is absent."""
+    """Return the condition with Talon's semantics: never unknown if the field is absent.
+
+    For a comparison with an absent value, the condition is true for more events than in Talon. Its negation
+    excludes these events too, so a later playbook does less, not more.
+    """
     present = {"field": comparison.field, "exists": True}
+    absent = {"field": comparison.field, "exists": False}
     if comparison.is_absence:
-        return condition(comparison)
+        # Talon distinguishes null, an empty text and a missing field; each of them can pass `!=`
+        return {"any": [present, absent]} if comparison.negative else absent
     if comparison.negative:
-        return {"any": [present | {"exists": False}, condition(comparison)]}
+        return {"any": [absent, condition(comparison)]}
     return {"all": [present, condition(comparison)]}
 
 

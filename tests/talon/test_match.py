@@ -193,6 +193,14 @@ def test_a_rule_after_a_terminal_rule_acts_only_on_the_other_events():
     assert acting(conversion, alert()) == set()
 
 
+@pytest.mark.parametrize("text", ["<nil>", "<NA>", ""])
+def test_a_rule_after_a_terminal_rule_with_not_absent_does_not_act_on_a_missing_field(text):
+    first = rule("first", match={"output_fields": [f"a!={text}"]}, **{"continue": False})
+    rules = [first, rule("second", match={"rules": ["R"]})]
+    assert talon_acts(rules, alert()) == ["first"]
+    assert acting(imported(rules), alert()) == set()
+
+
 def test_an_event_without_the_field_of_a_terminal_rule_is_handled_by_the_next_rule():
     first = rule("first", match={"output_fields": ["a=1"]}, **{"continue": False})
     conversion = imported([first, rule("second", match={"rules": ["R"]})])
