@@ -1,12 +1,11 @@
-"""The role that playbooks need: each step's rights, what the engine reads, and nothing for those that sleep."""
+"""The RBAC role that playbooks need."""
 
 from __future__ import annotations
 
 import yaml
 from click.testing import CliRunner
-from engine.actions.registry import load_actions
 from engine.cli.command_group import cli
-from tests.contracts.test_actions import act, alert, claim_of, scenarios, variants
+from tests.contracts.test_actions import act, alert, claim_of, every_action, scenarios, variants
 from tests.language.test_loader import playbook
 from tests.support.engine import ROOT
 from tests.support.fakes import FakeAttemptStore
@@ -31,26 +30,26 @@ def granted(*roles):
     }
 
 
-def test_every_action_has_the_rights_that_it_asks_for(tmp_path):
-    for action in load_actions().values():
-        for given in variants(action):
-            (role,) = rbac(tmp_path, {"action": action.name, "with": given})
-            assert role["kind"] == "ClusterRole"
-            for server, event in scenarios():
-                act(server, claim_of(action, given, event or alert()), store=FakeAttemptStore())
-                assert server.asked <= granted(role), (action.name, given)
+@every_action
+def test_role_has_the_rights_that_an_action_uses(tmp_path, action):
+    for given in variants(action):
+        (role,) = rbac(tmp_path, {"action": action.name, "with": given})
+        assert role["kind"] == "ClusterRole"
+        for server, event in scenarios():
+            act(server, claim_of(action, given, event or alert()), store=FakeAttemptStore())
+            assert server.asked <= granted(role), (action.name, given)
 
 
-def test_only_messages_need_nothing(tmp_path):
+def test_messages_need_no_rights(tmp_path):
     (role,) = rbac(tmp_path, {"action": "http.request", "with": {"url": "https://x.example/"}})
     assert role["rules"] == []
 
 
-def test_a_playbook_that_is_disabled_needs_nothing(tmp_path):
+def test_disabled_playbook_needs_no_rights(tmp_path):
     assert granted(*rbac(tmp_path, {"action": "pod.delete"}, mode="disabled")) == set()
 
 
-def test_namespaced_what_is_in_namespaces_is_a_role_of_its_own(tmp_path):
+def test_namespaced_splits_the_rights_into_two_roles(tmp_path):
     step = {"action": "pod.isolate"}
     (whole,) = rbac(tmp_path, step, flags=["--name", "mine"])
     inner, outer = rbac(tmp_path, step, flags=["--name", "mine", "--namespaced"])
@@ -60,7 +59,7 @@ def test_namespaced_what_is_in_namespaces_is_a_role_of_its_own(tmp_path):
         "mine",
     )
     assert granted(inner, outer) == granted(whole)
-    policies = ("list", "networkpolicies.networking.k8s.io")  # looked for where a journal was lost
+    policies = ("list", "networkpolicies.networking.k8s.io")  # listed if the journal was lost
     assert granted(outer) == {("get", "namespaces"), ("get", "nodes"), policies}
     inner, outer = rbac(
         tmp_path, {"action": "pod.label", "with": {"labels": {"a": "b"}}}, flags=["--namespaced"]
@@ -68,13 +67,13 @@ def test_namespaced_what_is_in_namespaces_is_a_role_of_its_own(tmp_path):
     assert granted(outer) == {("get", "namespaces"), ("get", "nodes")}
 
 
-def test_the_role_of_the_kustomization_has_what_the_shipped_playbooks_need():
+def test_shipped_role_covers_the_shipped_playbooks():
     done = CliRunner().invoke(cli, ["rbac", str(ROOT / "playbooks")], catch_exceptions=False)
     shipped = next(yaml.safe_load_all((ROOT / "kustomize" / "base" / "rbac.yaml").read_text()))
     assert granted(yaml.safe_load(done.stdout)) <= granted(shipped)
 
 
-def test_a_request_that_disrupts_needs_to_find_and_check_its_pod(tmp_path):
+def test_disruptive_request_needs_the_rights_to_find_and_check_its_pod(tmp_path):
     given = {"url": "https://x.example/", "effect": "disrupt"}
     (role,) = rbac(tmp_path, {"action": "http.request", "with": given})
     assert granted(role) == {

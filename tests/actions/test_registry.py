@@ -1,119 +1,75 @@
-"""The GitHub Action and the pre-commit hooks of the repository."""
+"""The registry of actions, and the documentation that is generated from it."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import tomllib
-from pathlib import Path
+from pathlib import PurePath
 
 import pytest
-import yaml
-
-ROOT = Path(__file__).parents[2]
-ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
-HOOKS = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
-STEPS = {step["name"]: step for step in ACTION["runs"]["steps"] if "run" in step}
-VISTATECH = "playbooks/events/vistatech.json"
+from engine.actions.composite_parameters import Record
+from engine.actions.registry import REGISTRY, action, load_actions
+from engine.render.reference import action_lines
+from tests.contracts.test_actions import act, claim_of, world
 
 
-def run(name, tmp_path, **environment):
-    """A step's script as GitHub runs it, in this repository."""
-    own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", STEPS[name]["run"]]
-    return subprocess.run(
-        command, cwd=ROOT, env=own | environment, capture_output=True, text=True, check=False
-    )
+def lines(name):
+    return list(action_lines(load_actions()[name]))
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_no_input_is_ever_part_of_a_script(name):
-    assert "${{" not in STEPS[name]["run"]
-    given = re.findall(r"inputs\.(\w+)", str(STEPS[name].get("env")))
-    assert set(given) <= set(ACTION["inputs"])
+def test_keys_of_a_record_are_listed_below_it():
+    text = lines("pod.isolate")
+    allow = load_actions()["pod.isolate"].parameters["allow"].type
+    at = next(n for n, line in enumerate(text) if line.startswith("  allow: "))
+    assert [line.split(":")[0] for line in text[at + 1 : at + 5]] == [
+        "    dns", "    cidrs", "    namespaces", "    ports",
+    ]  # fmt: skip
+    assert list(allow.docs) == list(allow.keys)
 
 
-PINNED = re.compile(r"@[0-9a-f]{40}$")
+def test_parameter_with_one_value_is_not_listed():
+    text = "\n".join(lines("pod.isolate"))
+    assert "selector" not in text
+    assert "detach" not in text
 
 
-def uses():
-    """What the action and the pages use of others."""
-    yield from re.findall(r"uses: (\S+)", (ROOT / "action.yml").read_text())
-    yield from re.findall(r"uses: (\S+)", (ROOT / "docs/ci.md").read_text())
+def test_every_key_of_a_record_is_documented():
+    kinds = [one.type for known in load_actions().values() for one in known.parameters.values()]
+    for kind in kinds:
+        if isinstance(kind, Record):
+            assert kind.keys.keys() == kind.docs.keys()
 
 
-def test_what_others_publish_is_pinned_by_commit_or_digest():
-    theirs = [one for one in uses() if not one.startswith("tiercel/")]
-    assert len(theirs) > 3
-    assert all(PINNED.search(one) for one in theirs)
-    images = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    images += re.findall(r"image: (\S+)", (ROOT / "docs/ci.md").read_text())
-    assert len(images) == 2
-    assert all(re.search(r"@sha256:[0-9a-f]{64}$", image) for image in images)
+def test_parameter_of_an_unknown_type_raises_type_error():
+    def wrong(*, where: PurePath) -> str:
+        """Do nothing."""
+        return str(where)
+
+    wrong.__annotations__["where"] = PurePath
+    with pytest.raises(
+        TypeError, match=r"test\.wrong: the parameter `where` has the type .*PurePath"
+    ):
+        action("test.wrong", effect="mark")(wrong)
+    assert "test.wrong" not in REGISTRY
 
 
-def test_the_image_and_the_action_install_only_what_the_lock_pins():
-    def pins(file):
-        blocks = re.findall(
-            r"^\S+==\S+ \\\n(?: +--hash=\S+(?: \\)?\n)+", (ROOT / file).read_text(), re.MULTILINE
-        )
-        return {re.split("[=[]", block)[0]: block.replace(" \\", "") for block in blocks}
+def test_positional_parameter_with_an_unknown_name_raises_type_error():
+    def wrong(deployment) -> str:
+        """Do nothing."""
+        return str(deployment)
 
-    run, every = pins("requirements-run.txt"), pins("requirements.txt")
-    assert run.items() <= every.items()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    direct = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
-    assert {re.match(r"[\w-]+", one)[0].lower() for one in direct} <= run.keys()
-    for text in ((ROOT / "Dockerfile").read_text(), STEPS["Install"]["run"]):
-        for line in text.splitlines():
-            if "pip install" in line:
-                assert "python -I -m pip" in line.replace('"$TARGET/bin/python"', "python")
-                assert "--require-hashes" in line or "--no-deps --no-build-isolation" in line
+    with pytest.raises(TypeError, match=r"test\.wrong: the positional parameter `deployment`"):
+        action("test.wrong", effect="mark")(wrong)
+    assert "test.wrong" not in REGISTRY
 
 
-@pytest.mark.parametrize("name", ["pip", "venv", "ensurepip", "engine", "sitecustomize"])
-def test_modules_of_a_pull_request_are_not_imported(name, tmp_path):
-    """The install fails, since it may fetch nothing here; the modules of the workspace stay unused."""
-    for folder in (tmp_path, tmp_path / name):
-        folder.mkdir(exist_ok=True)
-    body = f"open({str(tmp_path / 'ran')!r}, 'w')"
-    (tmp_path / f"{name}.py").write_text(body)
-    (tmp_path / name / "__init__.py").write_text(body)
-    (tmp_path / name / "__main__.py").write_text(body)
-    own = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path), "SOURCE": str(ROOT), "TARGET": str(tmp_path / "target"),
-        "GITHUB_PATH": str(tmp_path / "path"), "PIP_NO_INDEX": "1", "PYTHONPATH": str(tmp_path),
-    }  # fmt: skip
-    script = STEPS["Install"]["run"].replace("-m venv", "-m venv --without-pip")
-    for text in (script, "tiercel check playbooks"):
-        subprocess.run(
-            ["bash", "-c", text],
-            cwd=tmp_path,
-            env=own if text is script else {k: v for k, v in own.items() if k != "PYTHONPATH"},
-            capture_output=True,
-            check=False,
-        )
-    assert not (tmp_path / "ran").exists()
+def test_action_can_act_on_the_node_of_the_event():
+    def name_node(node) -> str:
+        """Return the name of the node."""
+        return node["metadata"]["name"]
 
-
-@pytest.mark.parametrize("name", ["Check", "Test"])
-def test_the_shipped_playbooks_pass(name, tmp_path):
-    done = run(name, tmp_path, PLAYBOOKS="playbooks/")
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_hostile_folder_name_is_a_folder_name(tmp_path):
-    done = run("Check", tmp_path, PLAYBOOKS="--help; touch gone")
-    assert done.returncode == 1
-    assert not (ROOT / "gone").exists()
-
-
-@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook["id"])
-def test_a_hooks_command_runs(hook):
-    command = [sys.executable, "-m", "engine", *hook["entry"].split()[1:]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(hook["files"], "playbooks/a/b.yaml")
+    action("test.name", effect="mark")(name_node)
+    try:
+        known = REGISTRY["test.name"]
+        assert known.target("mark") == known.target("disrupt") == "node"
+        assert act(world(), claim_of(known)).message == "worker-1"
+    finally:
+        del REGISTRY["test.name"]

@@ -1,4 +1,4 @@
-"""A lost journal: what its runs have made in the cluster is found again, and ends at its hour."""
+"""Adoption: policies of a lost journal are added to the new journal and undone on time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def journal(tmp_path):
 
 
 def isolated(ttl="1h", run="event"):
-    """A server on which a run has isolated a pod, what it kept, and its claim."""
+    """Return a server on which a run has isolated a pod, the attempt store of the run, and its claim."""
     server, store = world(), FakeAttemptStore()
     claim = claim_of(ISOLATE, {"ttl": ttl} if ttl else {}, alert(), run=run)
     act(server, claim, store=store)
@@ -43,7 +43,7 @@ def key(server):
     return next(k for k in server.objects if k[2].startswith("tiercel-"))
 
 
-def test_what_a_lost_journal_held_is_undone_at_its_hour(journal):
+def test_policy_of_a_lost_journal_is_undone_on_time(journal):
     server, _, claim = isolated()
     before = world().state()
     assert adopt(server.cluster, journal, NOW) == 1
@@ -58,7 +58,7 @@ def test_what_a_lost_journal_held_is_undone_at_its_hour(journal):
 
 
 class Held(FakeAttemptStore):
-    """Knows what a claim of a journal puts back."""
+    """An attempt store that returns the undo claim of a journal."""
 
     def __init__(self, claim):
         super().__init__()
@@ -68,13 +68,13 @@ class Held(FakeAttemptStore):
         return self.claim
 
 
-def test_what_the_journal_holds_already_is_not_taken_over_twice(journal):
+def test_policy_that_is_in_the_journal_is_not_adopted_again(journal):
     server = isolated()[0]
     assert adopt(server.cluster, journal, NOW) == 1
     assert adopt(server.cluster, journal, NOW) == 0
 
 
-def test_without_an_end_a_person_can_still_undo_it(journal):
+def test_policy_without_expiry_can_be_undone_on_request(journal):
     server, _, claim = isolated(ttl=None)
     assert adopt(server.cluster, journal, NOW) == 1
     assert journal.next_due("cluster") is None
@@ -92,7 +92,7 @@ def test_without_an_end_a_person_can_still_undo_it(journal):
         (("name",), "tiercel-default"),
     ],
 )
-def test_what_is_not_ours_or_was_tampered_with_is_left_alone(journal, where, what):
+def test_foreign_or_modified_policy_is_not_adopted(journal, where, what):
     server = isolated()[0]
     *path, last = ("metadata", *where)
     changed = copy.deepcopy(policy(server))
@@ -106,14 +106,14 @@ def test_what_is_not_ours_or_was_tampered_with_is_left_alone(journal, where, wha
     assert journal.counts()["over"] == 0
 
 
-def test_an_end_that_cannot_be_read_is_none(journal):
+def test_unreadable_expiry_means_on_request(journal):
     server, _, claim = isolated()
     policy(server)["metadata"]["annotations"]["tiercel.dev/expires-at"] = "soon"
     assert adopt(server.cluster, journal, NOW) == 1
     assert journal.find(claim.run.id).undo == {"pod.isolate": None}
 
 
-def test_however_old_the_policy_is_its_run_is_kept_as_long_as_one_that_ends_now(journal):
+def test_retention_of_an_adopted_run_starts_at_its_adoption(journal):
     server, _, claim = isolated(ttl=None)
     assert adopt(server.cluster, journal, NOW + 90 * 24 * HOUR) == 1
     assert journal.delete_runs(NOW + 60 * 24 * HOUR) == 0
@@ -121,14 +121,14 @@ def test_however_old_the_policy_is_its_run_is_kept_as_long_as_one_that_ends_now(
     assert journal.undo(claim.run.id, Decision("undo", "alice", NOW)) == ["pod.isolate"]
 
 
-def test_the_policy_tells_the_end_in_whole_seconds_of_utc():
+def test_expiry_annotation_is_utc_in_whole_seconds():
     server = isolated()[0]
     told = policy(server)["metadata"]["annotations"]["tiercel.dev/expires-at"]
     assert told == format_time(int(NOW + HOUR) * 1_000_000_000)
 
 
 class Answering:
-    """A cluster that raises what it is told to, then answers."""
+    """A cluster that raises the given errors, then answers."""
 
     def __init__(self, cluster, *errors):
         self.cluster, self.errors = cluster, list(errors)
@@ -149,12 +149,12 @@ def begin(cluster, journal, monkeypatch):
     return woken
 
 
-def test_it_is_tried_until_the_cluster_answers(journal, monkeypatch):
+def test_adoption_is_retried_until_the_cluster_answers(journal, monkeypatch):
     cluster = Answering(isolated()[0].cluster, TemporaryError("away"), TemporaryError("away"))
     assert begin(cluster, journal, monkeypatch) == [1]
     assert journal.counts()["over"] == 1
 
 
-def test_without_the_right_to_look_the_engine_goes_on(journal, monkeypatch):
+def test_adoption_without_the_right_to_list_ends_the_thread_only(journal, monkeypatch):
     cluster = Answering(isolated()[0].cluster, PermanentError("403"))
     assert begin(cluster, journal, monkeypatch) == []

@@ -24,7 +24,7 @@ SLACK = {"action": "slack.post", "with": {"webhook": {"fromSecret": "s"}, "text"
 
 
 def claim(*steps, at=0, event=None, **of):
-    """A claim on a step of a playbook with these."""
+    """Return a claim on a step of a playbook with these steps."""
     found = new_loader().load(Files("", files(p=playbook("p", actions=list(steps)))))
     assert not found.errors
     run = Run("0" * 32, found.playbooks[0], event or alert(), NOW, "demo/web-0")
@@ -54,7 +54,7 @@ def busy(after):
 
 
 class Broken:
-    """A cluster, or a world http, that raises whatever it is asked."""
+    """A cluster or HTTP client whose methods raise an error."""
 
     def __init__(self, error):
         self.error = error
@@ -65,11 +65,11 @@ class Broken:
     get = list = send = request = post_slack_message = _fail
 
 
-def test_the_wait_doubles_up_to_the_longest():
+def test_wait_doubles_up_to_the_maximum():
     assert [wait_before(n, 1, 60) for n in (2, 3, 4, 8, 9, 10_000)] == [1, 2, 4, 60, 60, 60]
 
 
-def test_answers_use_attempts_up_and_silence_does_not():
+def test_only_answers_use_up_attempts():
     busy, down = answering(500), answering(503)
     assert act(claim(LABEL, answers=2), busy).retry_in is not None
     outcome = act(claim(LABEL, answers=3, attempt=9), answering(500))
@@ -82,7 +82,7 @@ def test_answers_use_attempts_up_and_silence_does_not():
         assert waiting.retry_in <= 60
 
 
-def test_the_wait_is_the_servers_where_it_asks_for_one_and_never_over_max_delay_else():
+def test_wait_follows_the_server_or_is_limited_by_max_delay():
     waits = {act(claim(LABEL), busy("90")).retry_in for _ in range(50)}
     assert 90 <= min(waits) < max(waits) <= 108  # never earlier, and not all at once
     assert act(claim(LABEL), busy("86400")).retry_in == 3600
@@ -93,18 +93,18 @@ def test_the_wait_is_the_servers_where_it_asks_for_one_and_never_over_max_delay_
 
 
 @pytest.mark.parametrize("asked", ["0", "1"])
-def test_a_server_that_asks_for_no_wait_is_asked_ever_more_rarely_all_the_same(asked):
+def test_backoff_applies_to_a_server_that_asks_for_no_wait(asked):
     waits = [act(claim(LABEL, attempt=n), busy(asked)).retry_in for n in (1, 2, 3, 4, 5, 50)]
     for wait, least in zip(waits, [1, 2, 4, 8, 16, 60], strict=True):
         assert 0.8 * least <= wait <= 1.2 * least
 
 
-def test_a_look_of_our_own_is_repeated_when_it_says():
+def test_error_with_again_sets_the_wait():
     soon = Broken(TemporaryError("not there yet", again=1.0))
     assert act(claim(SLACK, attempt=50), http=soon).retry_in == 1.0
 
 
-def test_a_notification_gives_up_after_its_time_and_a_cluster_step_never():
+def test_notification_gives_up_after_give_up():
     silent = Broken(TemporaryError("no answer"))
     patient = {**SLACK, "retry": {"giveUp": "10m"}}
     assert act(claim(patient), http=silent, now=NOW + 599).state == "waiting"
@@ -118,7 +118,7 @@ def test_a_notification_gives_up_after_its_time_and_a_cluster_step_never():
 @pytest.mark.parametrize(("status", "state"), [(403, "failed"), (400, "failed"), (422, "failed"),
                                                (404, "skipped"), (500, "waiting"),
                                                (401, "waiting")])  # fmt: skip
-def test_what_a_server_answers_decides_how_it_ends(status, state):
+def test_status_of_the_api_server_decides_the_outcome(status, state):
     outcome = act(claim(LABEL), answering(status))
     assert outcome.state == state
     if status == 403:
@@ -126,7 +126,7 @@ def test_what_a_server_answers_decides_how_it_ends(status, state):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret-value"), KeyError("x"), RecursionError()])
-def test_an_internal_error_fails_the_step_and_tells_nothing(error):
+def test_internal_error_fails_the_step_without_details(error):
     clients = Clients(
         CallRecorder(Broken(error), Broken(error)), RequestRecorder(Broken(error)), dry=False
     )
@@ -136,7 +136,7 @@ def test_an_internal_error_fails_the_step_and_tells_nothing(error):
         assert outcome.message == f"internal error: {type(error).__name__}"
 
 
-def test_a_permanent_error_fails_the_step_at_once():
+def test_permanent_error_fails_the_step_at_once():
     outcome = act(claim(SLACK), http=Broken(PermanentError("channel_not_found")))
     assert (outcome.state, outcome.retry_in, outcome.message) == (
         "failed",
@@ -145,7 +145,7 @@ def test_a_permanent_error_fails_the_step_at_once():
     )
 
 
-def test_a_step_that_was_interrupted_is_done_again_only_where_that_is_harmless():
+def test_interrupted_step_is_repeated_only_if_it_is_repeatable():
     assert act(claim(LABEL, interrupted=True)).state == "done"
     failed = act(claim(SLACK, interrupted=True))
     assert (failed.state, "may have run" in failed.message) == ("failed", True)
@@ -153,7 +153,7 @@ def test_a_step_that_was_interrupted_is_done_again_only_where_that_is_harmless()
     assert act(claim(unknown, interrupted=True)).state == "done"
 
 
-def test_a_pod_that_went_after_our_own_delete_is_done():
+def test_pod_that_is_gone_after_our_delete_is_done():
     server, facts = world(), {}
     first = act(claim(DELETE), server, store=FakeAttemptStore(facts))
     assert (first.state, facts["sent"]) == ("done", "pod.delete")
@@ -166,7 +166,7 @@ def test_a_pod_that_went_after_our_own_delete_is_done():
     assert server.find("Pod", "web-0", "demo")["metadata"]["uid"] == "a-fresh-one"
 
 
-def test_so_is_one_that_only_its_container_names():
+def test_pod_found_by_container_that_is_gone_after_our_delete_is_done():
     event = alert(**{"k8s.ns.name": None, "k8s.pod.name": None, "container.id": "0a1b2c3d4e5f"})
     server, facts = world(), {}
     assert act(claim(DELETE, event=event), server).state == "done"
@@ -178,7 +178,7 @@ def test_so_is_one_that_only_its_container_names():
     assert act(claim(DELETE, event=event), server).state == "skipped"
 
 
-def test_a_pod_that_went_by_itself_is_skipped():
+def test_pod_that_something_else_deleted_is_skipped():
     server = world()
     server.interfere = server.objects.clear
     assert act(claim(DELETE), server).state == "skipped"
@@ -188,7 +188,7 @@ def test_a_pod_that_went_by_itself_is_skipped():
     )
 
 
-def test_nothing_is_sent_by_an_attempt_that_another_has_overtaken():
+def test_attempt_with_an_outdated_claim_sends_nothing():
     server = world()
     outcome = act(claim(DELETE), server, store=FakeAttemptStore(open=False))
     assert outcome.retry_in is not None
@@ -196,7 +196,7 @@ def test_nothing_is_sent_by_an_attempt_that_another_has_overtaken():
 
 
 class Noting(FakeAttemptStore):
-    """Writes to a list when it keeps what."""
+    """An attempt store that logs the keys of the saved values."""
 
     def __init__(self, log):
         super().__init__()
@@ -207,7 +207,7 @@ class Noting(FakeAttemptStore):
         return super().keep(claim, facts)
 
 
-def test_the_uid_is_on_disk_before_the_call_goes_out():
+def test_uid_is_saved_before_the_call_is_sent():
     server, log = world(), []
     server.interfere = lambda: log.append("call")
     act(claim(DELETE), server, store=Noting(log))
@@ -219,7 +219,7 @@ def when(*conditions, results=(), dry=False):
     return act(claim(LABEL, second, at=1, results=results), dry=dry)
 
 
-def test_a_step_runs_when_all_conditions_hold_and_is_skipped_with_the_reason_else():
+def test_step_runs_only_if_all_conditions_of_when_hold():
     yes, no = {"field": "proc.cmdline", "equals": "sh"}, {"field": "proc.cmdline", "equals": "x"}
     assert when(yes, yes).state == "done"
     assert when(yes, no).message == "when: proc.cmdline equals x is false"
@@ -227,7 +227,7 @@ def test_a_step_runs_when_all_conditions_hold_and_is_skipped_with_the_reason_els
     assert (absent.state, absent.message.endswith("is unknown")) == ("skipped", True)
 
 
-def test_a_step_may_wait_for_how_an_earlier_one_ended_or_what_it_answered():
+def test_when_can_read_the_state_and_answer_of_an_earlier_step():
     done = (StepResult("pod.label", "done", answer={"id": 7}),)
     failed = (StepResult("pod.label", "failed"),)
     ended = {"step": "pod.label", "is": ["done", "skipped"]}
@@ -238,7 +238,7 @@ def test_a_step_may_wait_for_how_an_earlier_one_ended_or_what_it_answered():
     assert when(answered, results=failed).state == "skipped"
 
 
-def test_in_a_plan_an_earlier_planned_step_counts_as_done():
+def test_planned_step_counts_as_done_in_a_preview():
     planned = (StepResult("pod.label", "planned"),)
     assert when({"step": "pod.label", "is": ["done"]}, results=planned, dry=True).state == "planned"
     assert (
@@ -248,7 +248,7 @@ def test_in_a_plan_an_earlier_planned_step_counts_as_done():
     assert (told.state, "$.id gt 5" in told.message) == ("planned", True)
 
 
-def test_a_value_that_the_parameter_does_not_allow_is_refused():
+def test_value_that_the_parameter_does_not_allow_is_refused():
     hostile = {"action": "pod.label", "with": {"labels": {"cmd": "%proc.cmdline"}}}
     server = world()
     outcome = act(claim(hostile, event=alert(**{"proc.cmdline": "a b\nc"})), server)
@@ -256,7 +256,7 @@ def test_a_value_that_the_parameter_does_not_allow_is_refused():
     assert "\n" not in outcome.message
 
 
-def test_after_a_failure_the_rest_is_skipped_and_finally_runs():
+def test_failure_skips_the_other_actions_but_not_finally():
     steps = [LABEL, {**LABEL, "name": "b"}]
     found = new_loader().load(
         Files("", files(p=playbook("p", actions=steps, **{"finally": [{**LABEL, "name": "c"}]})))
@@ -270,7 +270,7 @@ def test_after_a_failure_the_rest_is_skipped_and_finally_runs():
     assert advance(Claim(run, 2), type(outcome)("failed", "why"))[1] is None
 
 
-def test_the_outcome_of_a_run_is_its_worst():
+def test_outcome_of_a_run_is_its_worst_result():
     def ended(*states):
         return run_outcome([StepResult(state, state) for state in states])
 
@@ -278,15 +278,15 @@ def test_the_outcome_of_a_run_is_its_worst():
     assert ended("done", "refused", "skipped") == "refused"
     assert ended("skipped", "done") == "done"
     assert ended("skipped") == ended() == "skipped"
-    assert ended("held", "skipped") == "planned"  # a dry run waits for nobody
+    assert ended("held", "skipped") == "planned"  # a dry run does not wait for approval
 
 
-def test_the_defaults_of_retry_are_the_contracts():
+def test_defaults_of_retry():
     assert Retry() == Retry(4, 1.0, 60.0, 3600.0, unknown=False)
 
 
 def over(step, **of):
-    """An attempt at a step past the budget of its cluster, and what the run kept of it."""
+    """Attempt a step that exceeds its budget. Return the outcome, the attempt state and the calls."""
     full = BudgetLedger()
     rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), hold_for=60.0)
     full.charge(rails, Charge("disrupt", "pod.delete", "p", "another"), NOW)
@@ -299,7 +299,7 @@ def over(step, **of):
     return outcome, kept, clients.cluster.calls
 
 
-def test_what_is_over_a_budget_is_held_and_denied_when_nobody_gave_leave():
+def test_step_over_budget_is_held_and_denied_without_approval():
     held, kept, calls = over(DELETE)
     assert (held.state, held.retry_in, calls) == ("held", 60.0, [])
     again = over(DELETE, attempt_state=kept, now=NOW + 20)[0]  # claimed again after a crash
@@ -309,7 +309,7 @@ def test_what_is_over_a_budget_is_held_and_denied_when_nobody_gave_leave():
     assert "denied: no approval within 1m" in denied.message
 
 
-def test_with_a_persons_leave_a_held_step_acts_and_says_whose_it_was():
+def test_approved_step_runs_and_names_the_approver():
     kept = over(DELETE)[1]
     allowed, _, calls = over(
         DELETE, attempt_state={**kept, "verdict": [DELETE["action"], "approve", "alice"]}
@@ -318,7 +318,7 @@ def test_with_a_persons_leave_a_held_step_acts_and_says_whose_it_was():
     assert "approved by alice" in allowed.message
 
 
-def test_a_step_that_a_person_denied_is_refused_even_if_the_budget_is_free_by_then():
+def test_denied_step_is_refused_even_if_the_budget_is_free_again():
     facts = {"held": [DELETE["action"], NOW], "verdict": [DELETE["action"], "deny", "bob"]}
     denied, _, calls = over(DELETE, attempt_state=facts)
     assert (denied.state, denied.message, calls) == ("refused", "denied by bob", [])
@@ -326,7 +326,7 @@ def test_a_step_that_a_person_denied_is_refused_even_if_the_budget_is_free_by_th
     assert (free.state, free.message) == ("refused", "denied by bob")
 
 
-def test_leave_for_one_step_is_none_for_another():
+def test_approval_applies_to_one_step_only():
     held = over(DELETE, attempt_state={"verdict": ["another", "approve", "alice"]})[0]
     assert held.state == "held"
 
@@ -338,7 +338,7 @@ KILL = {
 
 
 @pytest.mark.parametrize("dry", [False, True])
-def test_a_request_that_disrupts_has_the_events_pod_as_its_target(dry):
+def test_disruptive_request_has_the_pod_of_the_event_as_target(dry):
     done = act(claim(KILL), dry=dry)
     assert (done.state, len(done.requests)) == ("planned" if dry else "done", 1)
     assert done.uid
@@ -357,7 +357,7 @@ def test_a_request_that_disrupts_has_the_events_pod_as_its_target(dry):
         assert (ended.state, ended.requests) == (state, ()), ended.message
 
 
-def test_a_request_that_disrupts_counts_in_the_budget_of_its_pods_namespace():
+def test_disruptive_request_is_charged_to_the_namespace_of_its_pod():
     guard = Guard(
         Guardrails(budgets=(Budget("disrupt", 1, 60.0, "namespace", on_exceeded="drop"),))
     )
@@ -379,13 +379,13 @@ def test_a_request_that_disrupts_counts_in_the_budget_of_its_pods_namespace():
 
 
 @pytest.mark.parametrize("dry", [False, True])
-def test_a_status_is_expected_of_an_answer_and_not_of_a_preview(dry):
+def test_expected_status_is_not_checked_in_a_preview(dry):
     step = {"action": "http.request", "with": {"url": "https://x.example/", "expect": [201]}}
     ended = act(claim(step), dry=dry)
     assert ended.state == ("planned" if dry else "failed")
 
 
-def test_headers_are_equal_in_any_case():
+def test_header_names_ignore_case():
     headers = {"content-type": "text/x", "IDEMPOTENCY-KEY": "mine", "X-Team": "soc"}
     step = {
         "action": "http.request",
@@ -417,7 +417,7 @@ def test_headers_are_equal_in_any_case():
         ({"headers": {"X-Team": "a\nb"}}, "bad-parameter", "header value"),
     ],
 )
-def test_requests_that_can_never_be_sent_are_findings(given, code, what):
+def test_request_that_cannot_be_sent_is_a_finding(given, code, what):
     step = {"action": "http.request", "with": {"url": "https://x.example/", **given}}
     found = new_loader().load(Files("", files(p=playbook("p", actions=[step]))))
     (finding,) = found.errors
@@ -428,6 +428,6 @@ def test_requests_that_can_never_be_sent_are_findings(given, code, what):
 @pytest.mark.parametrize(
     "url", ["https://%k8s.ns.name.x.example/", "http://x.example:80/%%20/%rule"]
 )
-def test_urls_with_fields_are_checked_as_far_as_they_are_literal(url):
+def test_literal_part_of_a_url_is_checked(url):
     step = {"action": "http.request", "with": {"url": url}}
     assert not new_loader().load(Files("", files(p=playbook("p", actions=[step])))).errors

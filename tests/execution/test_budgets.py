@@ -1,4 +1,4 @@
-"""What budgets allow within their windows."""
+"""Budgets: what they allow within their windows."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def kill(target, namespace="demo", owner="rs", playbook="p", action="pod.delete"
         ("playbook", {"playbook": "another"}),
     ],
 )
-def test_each_value_of_a_scope_has_a_budget_of_its_own(scope, another):
+def test_each_value_of_a_scope_has_its_own_budget(scope, another):
     ledger, two = BudgetLedger(), rails(Budget("disrupt", 2, 60.0, scope))
     assert [bool(ledger.charge(two, kill(t), 0.0).exceeded) for t in "abc"] == [False, False, True]
     assert ledger.charge(two, kill("c", **another), 0.0).exceeded is None
 
 
-def test_the_cluster_has_one_budget():
+def test_cluster_has_one_budget():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
     assert ledger.charge(one, kill("a", "demo"), 0.0).exceeded is None
     assert ledger.charge(one, kill("b", "shop", "o", "q"), 0.0).exceeded
 
 
-def test_a_target_counts_once_and_the_window_slides():
+def test_target_counts_once_in_a_sliding_window():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
     assert ledger.charge(one, kill("a"), 0.0).exceeded is None
     assert ledger.charge(one, kill("a"), 59.0).exceeded is None
@@ -45,7 +45,7 @@ def test_a_target_counts_once_and_the_window_slides():
     assert ledger.charge(one, kill("b"), 60.0).exceeded is None
 
 
-def test_the_clock_never_goes_back():
+def test_clock_never_goes_back():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
     ledger.charge(one, kill("a"), 1_000.0)
     assert ledger.charge(one, kill("b"), 0.0).exceeded
@@ -53,7 +53,7 @@ def test_the_clock_never_goes_back():
     assert ledger.charge(one, kill("b"), 1_060.0).exceeded is None
 
 
-def test_other_effects_and_actions_cost_nothing():
+def test_other_effects_and_actions_are_not_charged():
     ledger = BudgetLedger()
     one = rails(Budget("disrupt", 1, 60.0, "cluster", actions=("pod.*",)))
     ledger.charge(one, kill("a", action="node.drain"), 0.0)
@@ -62,7 +62,7 @@ def test_other_effects_and_actions_cost_nothing():
     assert ledger.charge(one, kill("d"), 0.0).exceeded
 
 
-def test_where_one_budget_is_used_up_no_other_is_charged():
+def test_exceeded_budget_charges_no_other_budget():
     ledger = BudgetLedger()
     both = rails(Budget("disrupt", 2, 60.0, "cluster"), Budget("disrupt", 1, 60.0, "namespace"))
     ledger.charge(both, kill("a"), 0.0)
@@ -70,7 +70,7 @@ def test_where_one_budget_is_used_up_no_other_is_charged():
     assert ledger.charge(both, kill("c", "shop"), 0.0).exceeded is None
 
 
-def test_what_touched_nothing_is_given_back_but_not_what_was_spent_before():
+def test_refund_removes_only_what_its_charge_added():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
     spent = ledger.charge(one, kill("a"), 0.0)
     ledger.refund(ledger.charge(one, kill("a"), 1.0))
@@ -79,7 +79,7 @@ def test_what_touched_nothing_is_given_back_but_not_what_was_spent_before():
     assert ledger.charge(one, kill("b"), 3.0).exceeded is None
 
 
-def test_what_becomes_of_the_rest_is_the_budgets_word_or_the_guardrails():
+def test_on_exceeded_of_the_budget_overrides_that_of_the_guardrails():
     ledger = BudgetLedger()
     digest = Budget("notify", 1, 60.0, "playbook", on_exceeded="digest")
     said = rails(digest, Budget("disrupt", 1, 60.0, "cluster"))
@@ -88,7 +88,7 @@ def test_what_becomes_of_the_rest_is_the_budgets_word_or_the_guardrails():
     assert [ledger.charge(said, kill(t), 0.0).exceeded for t in "ab"][1].on_exceeded == "hold"
 
 
-def test_it_is_on_disk_before_it_counts_and_comes_back_from_there():
+def test_charges_are_written_and_restored():
     kept, one = {}, rails(Budget("disrupt", 1, 60.0, "cluster"))
     ledger = BudgetLedger(remember=kept.update)
     spent = ledger.charge(one, kill("a"), 0.0)
@@ -97,7 +97,7 @@ def test_it_is_on_disk_before_it_counts_and_comes_back_from_there():
     assert list(kept.values()) == [None]
 
 
-def test_what_cannot_be_written_is_not_spent():
+def test_charge_that_cannot_be_written_does_not_count():
     full = [True]
 
     def remember(_):
@@ -110,7 +110,7 @@ def test_what_cannot_be_written_is_not_spent():
     assert ledger.charge(one, kill("b"), 0.0).exceeded is None
 
 
-def test_what_cannot_be_given_back_on_disk_stays_spent():
+def test_refund_that_cannot_be_written_does_not_count():
     full = []
 
     def remember(_):
@@ -127,7 +127,7 @@ def test_what_cannot_be_given_back_on_disk_stays_spent():
     assert ledger.charge(one, kill("b"), 2.0).exceeded is None
 
 
-def test_nothing_is_written_where_nothing_changes():
+def test_unchanged_windows_are_not_written():
     told = []
     ledger, one = BudgetLedger(remember=told.append), rails(Budget("disrupt", 1, 60.0, "cluster"))
     ledger.charge(one, kill("a"), 0.0)
@@ -136,7 +136,7 @@ def test_nothing_is_written_where_nothing_changes():
     assert len(told) == 1
 
 
-def test_windows_that_are_over_are_forgotten_on_disk_too(monkeypatch):
+def test_expired_windows_are_deleted_on_disk(monkeypatch):
     monkeypatch.setattr(engine.execution.budgets, "_MAX_WINDOWS", 10)
     kept, one = {}, rails(Budget("disrupt", 1, 60.0, "namespace"))
     ledger = BudgetLedger(remember=kept.update)
@@ -147,14 +147,14 @@ def test_windows_that_are_over_are_forgotten_on_disk_too(monkeypatch):
     assert ledger.charge(one, kill("b", "n0"), 2970.0).exceeded is None
 
 
-def test_what_a_dry_run_would_spend_is_not_missing_for_deeds():
+def test_dry_run_does_not_use_up_the_budget():
     ledger, one = BudgetLedger(), rails(Budget("disrupt", 1, 60.0, "cluster"))
     dry = Charge("disrupt", "pod.delete", "p", "a", "demo", "rs", "dryRun")
     assert ledger.charge(one, dry, 0.0).exceeded is None
     assert ledger.charge(one, kill("b"), 0.0).exceeded is None
 
 
-def test_a_budget_may_be_about_some_playbooks_only():
+def test_budget_can_name_playbooks():
     ledger = BudgetLedger()
     one = rails(Budget("disrupt", 1, 60.0, "cluster", playbooks=("isolate-*", "kill")))
     assert ledger.charge(one, kill("a", playbook="kill"), 0.0).exceeded is None

@@ -1,4 +1,4 @@
-"""Which pod an event means, whether it is still that pod, and whether it may be touched."""
+"""Guardrails, and the search for the pod of an event that comes before them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def young(**metadata):
     return a_pod(creationTimestamp="2026-03-01T10:00:06Z", uid="u", **metadata)
 
 
-def test_the_pod_of_that_name_is_found():
+def test_pod_is_found_by_name():
     assert (str(find(alert())), find(alert()).uid) == ("demo/web-0", "u")
 
 
-def test_the_uid_of_the_event_alone_decides():
+def test_uid_in_the_event_decides():
     same = alert(**{"k8s.pod.uid": "u", "container.id": OTHER})
     assert find(same, young()).uid == "u"
     with pytest.raises(GoneError):
@@ -42,7 +42,7 @@ def test_the_uid_of_the_event_alone_decides():
 
 
 @pytest.mark.parametrize("digits", [CONTAINER, CONTAINER + "0" * 52])
-def test_a_pod_with_the_container_is_the_same_whatever_the_clocks_say(digits):
+def test_container_id_decides_before_the_creation_time(digits):
     assert find(alert(**{"container.id": digits}), young())
 
 
@@ -60,15 +60,15 @@ def test_a_pod_with_the_container_is_the_same_whatever_the_clocks_say(digits):
     ],
     ids=str,
 )
-def test_containers_of_every_kind_count_and_those_that_ended(status):
+def test_init_ephemeral_and_terminated_containers_count(status):
     assert find(alert(**{"container.id": OTHER}), {**young(), "status": status}, search=SOON)
 
 
-def test_the_sandbox_is_the_pods_own():
+def test_sandbox_id_counts_as_a_container_of_the_pod():
     assert find(alert(**{"container.id": OTHER, "k8s.pod.sandbox_id": OTHER}), young(), search=SOON)
 
 
-def test_a_container_in_no_status_is_waited_for_and_then_the_clocks_decide():
+def test_missing_container_is_waited_for_and_then_the_creation_time_decides():
     event = alert(**{"container.id": OTHER})
     with pytest.raises(TemporaryError) as error:
         find(event, search=SOON)
@@ -79,7 +79,7 @@ def test_a_container_in_no_status_is_waited_for_and_then_the_clocks_decide():
         find(event, young(), search=LATER)
 
 
-def test_a_container_of_another_pod_is_not_this_pods():
+def test_container_of_another_pod_contradicts():
     other = {
         **a_pod(name="web-1"),
         "status": {"containerStatuses": [{"containerID": f"x://{OTHER}"}]},
@@ -94,7 +94,7 @@ def on_host(host, source="syscall"):
                   "output_fields": fields})  # fmt: skip
 
 
-def test_a_hostname_contradicts_only_as_another_node_and_only_for_system_calls():
+def test_hostname_contradicts_only_if_it_is_another_node_and_only_for_syscall_events():
     with pytest.raises(SkippedError, match="worker-2"):
         find(on_host("worker-2"))
     assert find(on_host("falco-x7k2p"))
@@ -104,7 +104,7 @@ def test_a_hostname_contradicts_only_as_another_node_and_only_for_system_calls()
     assert find(on_host("../worker-2"))
 
 
-def test_a_pod_must_not_be_younger_than_the_event_but_for_the_clocks():
+def test_pod_must_not_be_younger_than_the_event_except_for_clock_skew():
     with pytest.raises(SkippedError, match="younger"):
         find(alert(), young())
     assert find(alert(), a_pod(creationTimestamp="2026-03-01T10:00:05Z"))
@@ -115,7 +115,7 @@ def test_a_pod_must_not_be_younger_than_the_event_but_for_the_clocks():
     assert find(untimed, young())
 
 
-def test_a_pod_that_is_gone_or_goes_or_was_replaced_is_not_found():
+def test_gone_terminating_or_replaced_pod_is_not_found():
     with pytest.raises(GoneError, match="does not exist"):
         find(alert(**{"k8s.pod.name": "web-7"}))
     with pytest.raises(GoneError, match="terminating"):
@@ -124,7 +124,7 @@ def test_a_pod_that_is_gone_or_goes_or_was_replaced_is_not_found():
         find(alert(), search=TargetSearch(now=NOW, received=NOW, uid="before"))
 
 
-def test_a_pod_that_goes_will_do_where_the_run_has_found_it_before():
+def test_terminating_pod_is_accepted_if_the_run_found_it_before():
     going = a_pod(uid="u", deletionTimestamp="2026-03-01T10:00:00Z")
     assert find(
         alert(), going, search=TargetSearch(now=NOW, received=NOW, uid="u", allow_terminating=True)
@@ -137,7 +137,7 @@ def nameless(**fields):
     return alert(**{"k8s.ns.name": None, "k8s.pod.name": None} | fields)
 
 
-def test_without_a_name_the_container_is_looked_up_on_its_node():
+def test_pod_without_a_name_is_found_by_its_container_on_the_node():
     assert str(find(nameless(**{"container.id": CONTAINER}))) == "demo/web-0"
     elsewhere = a_pod()
     elsewhere["spec"]["nodeName"] = "worker-2"
@@ -147,7 +147,7 @@ def test_without_a_name_the_container_is_looked_up_on_its_node():
         find(nameless(**{"container.id": "host"}))
 
 
-def test_the_node_is_the_pods_and_else_the_hosts():
+def test_node_is_that_of_the_pod_or_the_hostname():
     def node(event, *pods):
         return find_node(event, StaticCluster([*NODES, *pods]), LATER)["metadata"]["name"]
 
@@ -171,7 +171,7 @@ def check(pod, *objects, own=None, guardrails=None, effect="disrupt"):
     guard.check(claim(event, effect=effect), find_pod(event, reads, LATER), reads)
 
 
-def test_what_no_guardrail_protects_may_be_touched():
+def test_unprotected_pod_passes():
     check(a_pod(), own="tiercel")
     check(a_pod(labels={"tiercel.dev/protected": "true"}))
     not_so = {"name": "demo", "labels": {"tiercel.dev/protected": "false"}}
@@ -179,18 +179,18 @@ def test_what_no_guardrail_protects_may_be_touched():
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease", "own"])
-def test_pods_of_the_system_and_our_own_are_protected(namespace):
+def test_system_namespaces_and_our_own_are_protected(namespace):
     with pytest.raises(RefusedError, match=namespace):
         check(a_pod(namespace=namespace), own="own")
 
 
-def test_a_node_may_protect_itself_by_its_label():
+def test_node_is_protected_by_its_label():
     node = {"kind": "Node", "metadata": {"name": "n", "labels": {"tiercel.dev/protected": "true"}}}
     with pytest.raises(RefusedError):
         Guard().check(claim(alert()), node, StaticCluster([]))
 
 
-def test_our_own_node_is_protected_against_steps_on_nodes_only():
+def test_our_own_node_is_protected_against_node_actions_only():
     node = {"kind": "Node", "metadata": {"name": "ours"}}
     guard = Guard(own=OwnIdentity(node="ours"))
     guard.check(claim(alert(), "kubernetes.event", "mark"), node, StaticCluster([]))
@@ -202,7 +202,7 @@ def test_our_own_node_is_protected_against_steps_on_nodes_only():
 
 
 def mounted(folder, claims, namespace="tiercel\n"):
-    """The folder that the kubelet mounts for an account: a token with these claims, a namespace."""
+    """Write the folder that the kubelet mounts for a service account: a token with these claims, a namespace."""
     body = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
     (folder / "token").write_text(f"e30.{body}.c2ln")
     if namespace is not None:
@@ -210,7 +210,7 @@ def mounted(folder, claims, namespace="tiercel\n"):
     return folder
 
 
-def test_what_the_downward_api_does_not_tell_the_mounted_token_does(tmp_path):
+def test_own_identity_comes_from_the_downward_api_or_the_mounted_token(tmp_path):
     folder = mounted(tmp_path, {"sub": "system:serviceaccount:tiercel:hawk"})
     own = OwnIdentity.from_environment({}, folder)
     assert (own.namespace, own.user) == ("tiercel", "system:serviceaccount:tiercel:hawk")
@@ -218,23 +218,23 @@ def test_what_the_downward_api_does_not_tell_the_mounted_token_does(tmp_path):
     assert OwnIdentity.from_environment(told, folder).user == "system:serviceaccount:a:b"
     assert (
         OwnIdentity.from_environment({}).user is None
-    )  # a preview's answer is the same wherever it runs
+    )  # the result of a preview does not depend on where it runs
 
 
 @pytest.mark.parametrize("claims", [{}, {"sub": 7}, {"sub": "ada"}, [], "x", {"sub": None}])
-def test_a_token_of_something_else_tells_no_account(tmp_path, claims):
+def test_token_without_a_service_account_gives_no_identity(tmp_path, claims):
     assert OwnIdentity.from_environment({}, mounted(tmp_path, claims)).user is None
 
 
 @pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.%%%.c", "a.4pyT.c"])
-def test_what_is_no_token_tells_no_account(tmp_path, token):
+def test_invalid_token_gives_no_identity(tmp_path, token):
     mounted(tmp_path, {})
     (tmp_path / "token").write_text(token)
     assert OwnIdentity.from_environment({}, tmp_path).user is None
     assert OwnIdentity.from_environment({}, tmp_path / "absent") == OwnIdentity()
 
 
-def test_a_document_adds_namespaces_and_labels_and_takes_none_away():
+def test_document_adds_to_the_protected_namespaces_and_labels():
     written = Guardrails(namespaces=(*Guardrails().namespaces, "pay-*"), labels=(("team", "bank"),))
     check(a_pod(namespace="pay"), guardrails=written)
     for namespace in ("pay-eu", "kube-system"):
@@ -245,7 +245,7 @@ def test_a_document_adds_namespaces_and_labels_and_takes_none_away():
         check(a_pod(), labelled, guardrails=written)
 
 
-def test_where_pods_are_trusted_they_protect_themselves():
+def test_trusted_pod_can_protect_itself():
     trusting = Guardrails(trust_pods_in=("demo",))
     urgent = a_pod()
     urgent["spec"]["priorityClassName"] = "system-node-critical"
@@ -259,7 +259,7 @@ def test_where_pods_are_trusted_they_protect_themselves():
         check(labelled, guardrails=Guardrails(trust_pods_in=("de*",)))
 
 
-def test_a_trusted_pod_is_protected_by_the_priority_classes_of_the_system_only():
+def test_trusted_pod_is_protected_by_system_priority_classes_only():
     def of_class(name):
         pod = a_pod()
         pod["spec"]["priorityClassName"] = name
@@ -272,14 +272,14 @@ def test_a_trusted_pod_is_protected_by_the_priority_classes_of_the_system_only()
         of_class(name)
 
 
-def test_what_is_only_looked_at_or_told_of_is_not_protected():
+def test_observe_and_notify_are_not_limited_by_protection():
     for effect in ("observe", "notify"):
         check(a_pod(namespace="kube-system"), effect=effect)
     with pytest.raises(RefusedError):
         check(a_pod(namespace="kube-system"), effect="mark")
 
 
-def test_an_old_event_disrupts_nothing_and_is_marked_all_the_same():
+def test_old_event_can_mark_but_not_disrupt():
     guard, pod, then = Guard(), find(alert()), alert().time
     reads = StaticCluster(NODES)
     guard.check(claim(alert(), received=then + 300), pod, reads)

@@ -1,4 +1,4 @@
-"""`onHeld`: people hear of each step that begins to wait for one, once, also over a crash."""
+"""``onHeld``: each held step notifies people once, also after a crash."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(*on_held):
 
 
 class Engine:
-    """A journal, and attempts at what it gives; the budget is used up by another target."""
+    """A journal, and attempts at its claims. Another target uses up the budget."""
 
     def __init__(self, file, *on_held):
         found = load(*on_held)
@@ -71,10 +71,10 @@ def started(tmp_path):
         one.journal.close()
 
 
-def test_a_held_step_notifies_once_also_when_its_attempt_is_made_again(started):
+def test_held_step_notifies_once_also_after_a_crash(started):
     engine = started(SLACK)
     (lost,) = engine.claim("cluster", NOW)
-    assert engine.attempt(lost, NOW).state == "held"  # and then the process died
+    assert engine.attempt(lost, NOW).state == "held"  # then the process dies
     (again,) = engine.claim("cluster", NOW + 100)
     held = engine.attempt(again, NOW + 100)
     assert engine.journal.settle(again, held, NOW + 100) == "waiting"
@@ -89,7 +89,7 @@ def test_a_held_step_notifies_once_also_when_its_attempt_is_made_again(started):
     )
 
 
-def test_a_step_that_is_held_again_after_a_retry_notifies_again(started):
+def test_step_that_is_held_again_after_a_retry_notifies_again(started):
     engine = started(SLACK)
     for number in (1, 2):
         (claim,) = engine.claim("cluster", NOW)
@@ -102,7 +102,7 @@ def test_a_step_that_is_held_again_after_a_retry_notifies_again(started):
         assert engine.journal.retry(RUN, 0, Decision("retry", "ada", NOW))
 
 
-def test_one_channel_that_fails_does_not_keep_the_others_from_it(started):
+def test_failed_channel_does_not_stop_the_others(started):
     refused = {"action": "http.request", "with": {"url": "https://a.example/%held.step"}}
     engine = started(refused, SLACK)
     (claim,) = engine.claim("cluster", NOW)
@@ -111,7 +111,7 @@ def test_one_channel_that_fails_does_not_keep_the_others_from_it(started):
     assert [step.on_failure for step in notice.run.steps] == ["continue", "continue"]
 
 
-def test_without_the_key_nothing_is_sent(started):
+def test_without_on_held_nothing_is_sent(started):
     engine = started()
     (claim,) = engine.claim("cluster", NOW)
     assert engine.attempt(claim, NOW).state == "held"
@@ -137,12 +137,12 @@ def test_without_the_key_nothing_is_sent(started):
         ),
     ],
 )
-def test_steps_that_cannot_notify_are_errors_at_load(step, code, said):
+def test_on_held_step_that_cannot_notify_is_a_finding(step, code, said):
     (finding,) = load(step).errors
     assert (finding.code, finding.where.file) == (code, "rails.yaml")
     assert said in finding.what
 
 
-def test_two_steps_of_one_name_are_an_error():
+def test_duplicate_step_name_in_on_held_is_a_finding():
     (finding,) = load(SLACK, SLACK).errors
     assert finding.code == "duplicate-name"

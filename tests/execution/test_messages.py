@@ -1,4 +1,4 @@
-"""What messages say besides their text: a digest of those held back, and what `mode: notify` spares."""
+"""What messages add to their text: the size of a digest, and what ``mode: notify`` did not do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RAILS = Guardrails(budgets=(Budget("notify", 2, 60.0, "playbook", on_exceeded="d
 
 
 class Slack:
-    """Takes messages, or answers what it is told to first."""
+    """Accepts messages, after raising the given errors."""
 
     def __init__(self):
         self.messages, self.fails = [], []
@@ -53,7 +53,7 @@ class Slack:
 
 
 class Messages:
-    """Runs of one playbook at their message; ``now`` moves as the test says."""
+    """Runs of one playbook at their message step. The test sets ``now``."""
 
     def __init__(self, ledger=None, mode="enforce", text=PLAYBOOK):
         text = (text % mode).encode()
@@ -62,7 +62,7 @@ class Messages:
         self.guard = Guard(RAILS, ledger=ledger or BudgetLedger())
 
     def tell(self, number, results=(), *, dry=False):
-        """Attempt the message of the run of that number: its outcome."""
+        """Attempt the message of the run with that number, and return the outcome."""
         event = parse_event(
             {"rule": "R", "output_fields": {"proc.name": f"<{number}>"}}, salt=str(number)
         )
@@ -73,7 +73,7 @@ class Messages:
         return attempt(claim, clients, self.guard, self.now, FakeAttemptStore(facts))
 
 
-def test_past_a_budget_the_first_message_becomes_the_digest_of_the_others():
+def test_first_message_over_budget_becomes_the_digest_of_the_others():
     told = Messages()
     ended = [told.tell(number) for number in range(6)]
     assert [outcome.state for outcome in ended] == ["done", "done", "waiting", *["skipped"] * 3]
@@ -84,7 +84,7 @@ def test_past_a_budget_the_first_message_becomes_the_digest_of_the_others():
     assert told.slack.messages[2:] == ["it was &lt;2&gt;\nand 3 more like it"]
 
 
-def test_after_a_digest_the_next_excess_becomes_one_again():
+def test_after_a_digest_the_next_message_over_budget_becomes_a_digest():
     told = Messages()
     for number in range(4):
         told.tell(number)
@@ -93,7 +93,7 @@ def test_after_a_digest_the_next_excess_becomes_one_again():
     assert [told.tell(n).state for n in range(10, 14)] == ["done", "done", "waiting", "skipped"]
 
 
-def test_a_digest_of_one_message_is_that_message():
+def test_digest_of_one_message_is_that_message():
     told = Messages()
     for number in range(3):
         told.tell(number)
@@ -102,7 +102,7 @@ def test_a_digest_of_one_message_is_that_message():
     assert told.slack.messages[-1] == "it was &lt;2&gt;"
 
 
-def test_a_digest_that_could_not_be_sent_is_tried_again_and_counts_on():
+def test_digest_that_could_not_be_sent_is_retried_and_keeps_counting():
     told = Messages()
     for number in range(4):
         told.tell(number)
@@ -114,14 +114,14 @@ def test_a_digest_that_could_not_be_sent_is_tried_again_and_counts_on():
     assert told.slack.messages[-1].endswith("and 1 more like it")
 
 
-def test_the_count_is_on_disk_and_a_digest_that_died_with_its_run_is_taken_over():
+def test_digest_size_survives_a_restart_and_an_overdue_digest_is_replaced():
     kept = {}
     told = Messages(BudgetLedger(remember=kept.update))
     for number in range(5):
         told.tell(number)
     again = Messages(BudgetLedger({k: v for k, v in kept.items() if v is not None}))
     again.now += 30.0
-    assert again.tell(7).state == "skipped"  # the digest is still to come
+    assert again.tell(7).state == "skipped"  # the digest is not sent yet
     again.now += 100.0
     for number in (8, 9):
         again.tell(number)
@@ -131,7 +131,7 @@ def test_the_count_is_on_disk_and_a_digest_that_died_with_its_run_is_taken_over(
     assert again.slack.messages[-1].endswith("and 4 more like it")
 
 
-def test_in_a_preview_nothing_becomes_a_digest():
+def test_preview_does_not_create_a_digest():
     told = Messages()
     preview = Messages(told.guard._ledger)
     event = parse_event({"rule": "R"})
@@ -143,7 +143,7 @@ def test_in_a_preview_nothing_becomes_a_digest():
     assert outcome.state == "skipped"
 
 
-def test_a_playbook_that_only_notifies_says_what_it_did_not_do():
+def test_mode_notify_adds_what_was_not_done():
     told = Messages(mode="notify")
     marked = StepResult("mark", "planned", "label a=<b>")
     assert told.tell(1, (marked,)).state == "done"
@@ -151,7 +151,7 @@ def test_a_playbook_that_only_notifies_says_what_it_did_not_do():
     assert message.endswith("Not done, because the playbook only notifies: mark: label a=&lt;b&gt;")
 
 
-def test_blocks_say_it_too():
+def test_blocks_get_the_note_too():
     told = Messages(mode="notify")
     step = told.playbook.steps[1]
     blocks = [{"type": "divider"}]
@@ -182,26 +182,26 @@ spec:
 
 
 def hooked(*results, dry=False):
-    """The note and the body that a webhook gets of a playbook that only notifies, after these steps."""
+    """Return the note and the body of a webhook request in mode notify, after these results."""
     outcome = Messages(mode="notify", text=HOOK).tell(1, results, dry=dry)
     assert outcome.state == ("planned" if dry else "done"), outcome.message
     return outcome.requests[0].headers.get("Tiercel-Note"), outcome.requests[0].body
 
 
-def test_a_webhook_is_told_in_a_header_what_was_not_done_and_has_the_body_as_written():
+def test_note_of_a_webhook_is_in_a_header():
     note, body = hooked(StepResult("mark", "planned", "label a=<b>\nü%"))
     assert note == "Not done, because the playbook only notifies: mark: label a=<b>; %C3%BC%25"
     assert body == {"run": "planned", "mark": "planned"}
 
 
-def test_a_hostile_message_makes_no_second_header_and_no_long_one():
+def test_hostile_message_cannot_inject_a_header():
     note, _ = hooked(StepResult("mark", "planned", "x\r\nEvil: 1\0" + "y" * 9000))
     assert len(note) <= 2000
     assert note.isascii()
     assert note.isprintable()
 
 
-def test_a_message_that_went_out_makes_no_deed_of_what_was_only_planned():
+def test_sent_message_does_not_report_planned_steps_as_done():
     told = StepResult("tell", "done", "to hook")
     assert hooked(told, StepResult("mark", "planned", "x"))[1] == {
         "run": "planned",
@@ -210,14 +210,14 @@ def test_a_message_that_went_out_makes_no_deed_of_what_was_only_planned():
     assert hooked(told, StepResult("mark", "failed", "x"))[1] == {"run": "failed", "mark": "failed"}
 
 
-def test_in_a_preview_what_is_planned_renders_as_done():
+def test_planned_step_renders_as_done_in_a_preview():
     assert hooked(StepResult("mark", "planned", "x"), dry=True)[1] == {
         "run": "done",
         "mark": "done",
     }
 
 
-def test_a_webhook_that_is_a_digest_is_told_the_count():
+def test_digest_of_a_webhook_has_its_size_in_a_header():
     told = Messages(text=HOOK)
     ended = [told.tell(number) for number in range(6)]
     assert "Tiercel-Note" not in ended[0].requests[0].headers
@@ -225,7 +225,7 @@ def test_a_webhook_that_is_a_digest_is_told_the_count():
     assert told.tell(2).requests[0].headers["Tiercel-Note"] == "and 3 more like it"
 
 
-def test_what_the_engine_itself_does_is_suppressed():
+def test_event_of_the_engine_itself_is_suppressed():
     (playbook,) = (
         new_loader().load(Files("", {"a.yaml": (PLAYBOOK % "enforce").encode()})).playbooks
     )

@@ -1,4 +1,4 @@
-"""Runs worked off: side by side, one at a time on a target, again when due, and nothing lost."""
+"""The worker pool: parallel targets, retries, stop, and failures of the journal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHER = TELL.replace("{name: tell}", "{name: tell-too}")
 
 
 class Ops:
-    """Somebody else's server: each request waits at the gate, then gets the next answer.
+    """An external server. Each request waits at the gate, then gets the next answer.
 
     inside: the bodies of the requests that are under way. seen: of all, in order.
     """
@@ -59,7 +59,7 @@ class Ops:
         return answer
 
     def wait_for(self, *bodies):
-        """Wait until just these requests are under way."""
+        """Wait until exactly these requests are in progress."""
         with self._changed:
             assert self._changed.wait_for(
                 lambda: sorted(self.inside) == sorted(bodies), PATIENCE
@@ -67,7 +67,7 @@ class Ops:
 
 
 class Engine:
-    """Workers over a journal in a file, with a clock that the test moves."""
+    """A worker pool with a journal in a file, and a clock that the test sets."""
 
     def __init__(self, tmp_path, *texts):
         self.journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
@@ -92,7 +92,7 @@ class Engine:
         )
 
     def through(self, journal):
-        """Work through another journal in front of this one."""
+        """Use another journal that wraps this one."""
         self.workers = self._workers(journal)
         return self
 
@@ -111,7 +111,7 @@ class Engine:
         self.journal.close()
 
     def accept(self, number=0, pod="nginx"):
-        """Accept an event on a pod; its runs."""
+        """Accept an event on a pod, and return its runs."""
         fields = {"k8s.ns.name": "demo", "k8s.pod.name": pod}
         sent = alert(number, rule=SHELL, output_fields=fields)
         taken = take(self.intake, json.dumps(sent).encode())
@@ -120,7 +120,7 @@ class Engine:
         return taken.runs
 
     def wait_for(self, *became):
-        """Wait until the attempts have come to just this, in order."""
+        """Wait until the attempts have exactly these results, in order."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.ends) >= len(became), PATIENCE)
         assert [moment.became for moment in self.ends] == list(became)
@@ -130,7 +130,7 @@ class Engine:
         self.workers.wake()
 
 
-def test_what_was_accepted_is_worked_off(tmp_path):
+def test_accepted_run_is_executed(tmp_path):
     with Engine(tmp_path) as engine:
         (run,) = engine.accept()
         engine.wait_for("done")
@@ -138,7 +138,7 @@ def test_what_was_accepted_is_worked_off(tmp_path):
         assert engine.ops.seen == ["tell nginx"]
 
 
-def test_what_was_accepted_before_the_start_is_worked_off_too(tmp_path):
+def test_run_accepted_before_the_start_is_executed(tmp_path):
     engine = Engine(tmp_path)
     engine.accept(1, "a")
     engine.accept(2, "b")
@@ -146,12 +146,12 @@ def test_what_was_accepted_before_the_start_is_worked_off_too(tmp_path):
         engine.wait_for("done", "done")
 
 
-def test_different_targets_go_side_by_side_and_one_target_one_thing_at_a_time(tmp_path):
+def test_targets_run_in_parallel_and_the_runs_of_one_target_in_sequence(tmp_path):
     with Engine(tmp_path, TELL, OTHER) as engine:
         engine.ops.open.clear()
         engine.accept(1, "a")
         engine.ops.wait_for("tell a")
-        engine.accept(2, "b")  # the journal was asked again, and tell-too on a was passed over
+        engine.accept(2, "b")  # claims again: tell-too on a is not claimed
         engine.ops.wait_for("tell a", "tell b")
         engine.ops.open.set()
         engine.wait_for("done", "done", "done", "done")
@@ -159,7 +159,7 @@ def test_different_targets_go_side_by_side_and_one_target_one_thing_at_a_time(tm
         assert engine.ops.seen.index("tell a") < engine.ops.seen.index("tell-too a")
 
 
-def test_no_more_than_the_pool_holds_are_under_way(tmp_path):
+def test_attempts_in_progress_are_limited_by_the_pool_size(tmp_path):
     with Engine(tmp_path) as engine:
         engine.ops.open.clear()
         for number, pod in enumerate("abcde"):
@@ -170,7 +170,7 @@ def test_no_more_than_the_pool_holds_are_under_way(tmp_path):
         engine.wait_for(*["done"] * 5)
 
 
-def test_ends_that_wait_for_the_disk_hold_up_no_attempt_until_they_are_many(tmp_path, monkeypatch):
+def test_outcomes_waiting_for_the_disk_delay_attempts_only_past_a_limit(tmp_path, monkeypatch):
     with Engine(tmp_path) as engine:
         settle, written, ends = engine.journal.settle, threading.Event(), []
         changed = threading.Condition()
@@ -186,14 +186,14 @@ def test_ends_that_wait_for_the_disk_hold_up_no_attempt_until_they_are_many(tmp_
         for number, pod in enumerate("abcdefgh"):
             engine.accept(number, pod)
         with changed:
-            assert changed.wait_for(lambda: len(ends) == 6, PATIENCE)  # twice what may be under way
+            assert changed.wait_for(lambda: len(ends) == 6, PATIENCE)  # twice the pool size
         assert engine.journal.counts()["running"] == 6
         assert len(engine.ops.seen) == 6
         written.set()
         engine.wait_for(*["done"] * 8)
 
 
-def test_a_slow_pool_that_is_full_holds_up_no_cluster_step(tmp_path):
+def test_full_slow_pool_does_not_delay_cluster_steps(tmp_path):
     gone = """
 apiVersion: tiercel.dev/v1
 kind: Playbook
@@ -215,7 +215,7 @@ spec:
         engine.wait_for("skipped", *["done"] * 4)
 
 
-def test_no_more_cluster_steps_begin_than_find_room_and_all_come_to_their_end(tmp_path):
+def test_cluster_steps_are_limited_by_available_slots(tmp_path):
     label = TELL.replace("http.request", "pod.label").replace(
         'url: "https://ops.example.com/", body: "%playbook %k8s.pod.name"', "labels: {a: b}"
     )
@@ -235,7 +235,7 @@ def test_no_more_cluster_steps_begin_than_find_room_and_all_come_to_their_end(tm
     assert set(told) == {0, 1}
 
 
-def test_a_temporary_error_is_tried_again_when_it_is_due_and_not_before(tmp_path):
+def test_temporary_error_is_retried_when_due(tmp_path):
     with Engine(tmp_path) as engine:
         engine.ops.answers = [TemporaryError("busy", again=60.0)]
         (run,) = engine.accept(1, "a")
@@ -249,7 +249,7 @@ def test_a_temporary_error_is_tried_again_when_it_is_due_and_not_before(tmp_path
         assert engine.journal.find(run).results[0].attempts == 2
 
 
-def test_stopping_waits_for_what_is_under_way_and_starts_nothing_more(tmp_path):
+def test_stop_waits_for_attempts_in_progress_and_starts_no_more(tmp_path):
     with Engine(tmp_path) as engine:
         engine.ops.open.clear()
         for number, pod in enumerate("abcd"):
@@ -265,16 +265,18 @@ def test_stopping_waits_for_what_is_under_way_and_starts_nothing_more(tmp_path):
         assert engine.journal.counts() == {"waiting": 1, "running": 0, "held": 0, "over": 3}
 
 
-def test_stopping_waits_no_longer_than_it_is_told(tmp_path):
+def test_stop_waits_at_most_the_grace_period(tmp_path):
     with Engine(tmp_path) as engine:
         engine.ops.open.clear()
         (run,) = engine.accept()
         engine.ops.wait_for("tell nginx")
         assert engine.workers.stop(0.01) is False
-        assert engine.journal.find(run).outcome is None  # its lease runs out: it is made again
+        assert (
+            engine.journal.find(run).outcome is None
+        )  # its lease expires, and it is attempted again
 
 
-def test_a_run_that_did_nothing_is_told_of_and_one_that_did_is_not(tmp_path):
+def test_only_runs_without_effect_are_reported(tmp_path):
     with Engine(tmp_path) as engine:
         engine.accept(1, "a")
         engine.wait_for("done")
@@ -285,7 +287,7 @@ def test_a_run_that_did_nothing_is_told_of_and_one_that_did_is_not(tmp_path):
         assert engine.over == [failed]
 
 
-def test_a_throttled_playbook_whose_run_failed_acts_on_the_next_event(tmp_path):
+def test_failed_run_does_not_count_in_the_throttle(tmp_path):
     with Engine(tmp_path, TELL.replace("  match:", "  throttle: {once: 1h}\n  match:")) as engine:
         engine.workers._on_no_effect = lambda run: engine.intake.release_throttle_slot(run.id)
         engine.ops.answers = [PermanentError("no")]
@@ -297,7 +299,7 @@ def test_a_throttled_playbook_whose_run_failed_acts_on_the_next_event(tmp_path):
 
 
 class Failing:
-    """A journal whose calls of one name fail a few times before they pass."""
+    """A journal whose method of that name fails a few times before it works."""
 
     def __init__(self, journal, name, times=3):
         self._journal, self._name, self._left = journal, name, times
@@ -319,7 +321,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("name", ["settle", "claim", "next_due"])
-def test_a_journal_that_fails_for_a_while_loses_nothing(tmp_path, monkeypatch, name):
+def test_temporary_journal_failure_loses_nothing(tmp_path, monkeypatch, name):
     monkeypatch.setattr(worker_pool, "POLL_INTERVAL", 0.01)
     engine = Engine(tmp_path)
     failing = Failing(engine.journal, name)
@@ -331,7 +333,7 @@ def test_a_journal_that_fails_for_a_while_loses_nothing(tmp_path, monkeypatch, n
         assert engine.ops.seen == ["tell nginx"]
 
 
-def test_an_answer_that_no_journal_can_hold_costs_the_answer_and_not_the_run(tmp_path):
+def test_unwritable_answer_is_dropped_and_the_run_is_kept(tmp_path):
     deep = []
     for _ in range(5000):
         deep = [deep]
@@ -343,7 +345,7 @@ def test_an_answer_that_no_journal_can_hold_costs_the_answer_and_not_the_run(tmp
         assert (result.state, result.answer) == ("done", None)
 
 
-def test_an_audit_whose_pipe_is_broken_stops_nothing(tmp_path):
+def test_broken_audit_pipe_does_not_stop_the_pool(tmp_path):
     def broken(_):
         raise BrokenPipeError
 
@@ -356,7 +358,7 @@ def test_an_audit_whose_pipe_is_broken_stops_nothing(tmp_path):
         assert engine.over == [run]
 
 
-def test_a_journal_that_cannot_be_read_is_waited_for():
+def test_unreadable_journal_raises_a_temporary_error():
     class Unread:
         def undo_times(self, *_):
             raise JournalError("closed")

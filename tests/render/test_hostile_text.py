@@ -1,4 +1,4 @@
-"""Strings of an attacker in every output: no line, color, direction or command of their own."""
+"""Untrusted text in every output: it cannot add lines, colors, text directions or commands."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import os
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 import structlog
 import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.intake.event_recorder import EventRecorder
-from engine.model.event import parse_event
 from engine.model.safe_text import escape_json
 from engine.server.messages import json_reply
 from engine.telemetry.audit import Audit
@@ -36,7 +36,7 @@ def document(kind, name, spec):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder whose file names, values, test and event hold what an attacker writes."""
+    """Create a folder whose file names, values, test and event contain text from an attacker."""
     monkeypatch.chdir(tmp_path)
     root = Path("playbooks", NAME)
     root.mkdir(parents=True)
@@ -62,7 +62,7 @@ def tiercel(*arguments):
 
 
 def unsafe(text):
-    """Characters that a terminal obeys, but the ends of lines."""
+    """Return the control characters of a text, except newlines."""
     return {c for c in text if not c.isprintable() and c != "\n"}
 
 
@@ -98,7 +98,7 @@ def unsafe(text):
     ],
     ids=lambda command: " ".join(command).encode("unicode_escape").decode(),
 )
-def test_no_command_prints_what_a_terminal_obeys(command):
+def test_no_command_prints_control_characters(command):
     result = tiercel(*command)
     for text in (result.stdout, result.stderr):
         assert not unsafe(text)
@@ -117,13 +117,13 @@ def test_no_command_prints_what_a_terminal_obeys(command):
 
 
 @pytest.mark.usefixtures("folder")
-def test_an_annotation_names_a_file_with_a_line_end_as_github_decodes_it():
+def test_annotation_escapes_a_newline_in_a_file_name():
     Path("playbooks/x\ny.yaml").write_text("a: [\n")
     assert "file=playbooks/x%0Ay.yaml,line=" in tiercel("check", "playbooks", "-o", "github").stdout
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_message_of_code_scanning_has_no_link():
+def test_sarif_message_has_no_link():
     (result, *_) = [
         one
         for one in json.loads(tiercel("check", "playbooks", "-o", "sarif").stdout)["runs"][0][
@@ -134,19 +134,19 @@ def test_a_message_of_code_scanning_has_no_link():
     assert "\\[a](b)" in result["message"]["text"]
 
 
-def test_json_lines_stay_the_same_json_and_show_nothing_that_a_terminal_obeys():
+def test_escaped_json_is_equal_and_has_no_control_characters():
     text = escape_json(json.dumps({EVIL: [EVIL, "é😀\U000e0001"]}, ensure_ascii=False))
     assert json.loads(text) == {EVIL: [EVIL, "é😀\U000e0001"]}
     assert not unsafe(text)
     assert "é😀" in text
 
 
-def test_the_audit_and_the_event_record_escape_what_events_and_people_say(tmp_path):
+def test_audit_and_event_record_escape_untrusted_text(tmp_path):
     stream = io.StringIO()
     Audit(stream)(Decided("approve", EVIL, 0.0, EVIL))
     record = EventRecorder(tmp_path / "record")
-    record.add(parse_event({"rule": EVIL, "output_fields": {EVIL: EVIL}}))
-    record.add(parse_event({"rule": "\x7f", "output_fields": {}}))
+    record.add(msgspec.json.encode({"rule": EVIL, "output_fields": {EVIL: EVIL}}))
+    record.add(msgspec.json.encode({"rule": "\x7f", "output_fields": {}}))
     record.flush()
     written = (tmp_path / "record").read_text(encoding="utf-8")
     for text, lines in ((stream.getvalue(), 1), (written, 2)):
@@ -157,7 +157,7 @@ def test_the_audit_and_the_event_record_escape_what_events_and_people_say(tmp_pa
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_a_log_line_escapes_what_comes_from_outside(text):
+def test_log_line_escapes_untrusted_text(text):
     stream = io.StringIO()
     handlers = logging.getLogger().handlers[:]
     try:
@@ -175,7 +175,7 @@ def test_a_log_line_escapes_what_comes_from_outside(text):
     assert not [line for line in written.splitlines() if line.startswith("::error")]
 
 
-def test_an_answer_over_http_shows_nothing_that_a_terminal_obeys():
+def test_http_response_has_no_control_characters():
     body = json_reply(400, {"error": EVIL, "name": "é"}).body.decode()
     assert json.loads(body) == {"error": EVIL, "name": "é"}
     assert not unsafe(body)

@@ -1,4 +1,4 @@
-"""Text on a terminal: wrapped to its width; and progress bars, which are shown only where they do no harm."""
+"""Text on a terminal is wrapped to its width. Progress bars are shown only on terminals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def on_terminal(monkeypatch):
-    """A function that runs a command with a terminal of so many columns as stdout, and gives its lines."""
+    """Return a function that runs a command on a terminal with a number of columns, and returns the lines."""
 
     def run(columns, *arguments):
         monkeypatch.chdir(ROOT)
@@ -48,7 +48,7 @@ def on_terminal(monkeypatch):
     return run
 
 
-def test_the_text_of_every_command_fits_the_terminal(on_terminal, tmp_path):
+def test_text_output_fits_the_terminal(on_terminal, tmp_path):
     (tmp_path / "broken.yaml").write_text("kind: Playbook\nspce: {}\n")
     for command in (
         ["check", str(tmp_path)], ["plan", *SHELL, EVENT], ["explain", *SHELL, EVENT],
@@ -59,18 +59,18 @@ def test_the_text_of_every_command_fits_the_terminal(on_terminal, tmp_path):
         assert "".join("".join(narrow).split()) == "".join("".join(wide).split())
 
 
-def test_what_programs_read_is_not_wrapped(on_terminal):
+def test_machine_readable_output_is_not_wrapped(on_terminal):
     for command in (["plan", "-o", "json", *SHELL, EVENT], ["schema"]):
         assert on_terminal(20, *command) == on_terminal(1_000, *command)
 
 
-def test_a_pipe_gets_lines_as_they_are(capsys, monkeypatch):
+def test_lines_to_a_pipe_are_not_wrapped(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10")
     say("a line of many words")
     assert capsys.readouterr().out == "a line of many words\n"
 
 
-def test_a_wrapped_line_goes_on_further_right_and_colours_take_no_room():
+def test_wrapped_line_is_indented_and_colors_take_no_columns():
     line = "  1  mark  " + click.style("planned", fg="cyan") + "  label quarantine=true"
     assert wrap(line, 24).split("\n") == [
         "  1  mark\x1b[36m  planned\x1b[0m",
@@ -86,13 +86,13 @@ PARTS = st.lists(st.sampled_from(["  ", " ", "word", "longer-word" * 3, "語", "
 
 
 @given(PARTS.map("".join), st.integers(4, 30))
-def test_no_wrapped_line_is_wider_and_no_word_is_lost(line, columns):
+def test_wrapped_lines_fit_and_keep_all_words(line, columns):
     lines = SGR.sub("", wrap(line, columns)).split("\n")
     assert all(cells(one) <= columns for one in lines)
     assert "".join("".join(lines).split()) == "".join(SGR.sub("", line).split())
 
 
-def test_a_bar_is_shown_on_a_terminal_only_and_not_beside_a_pipe(monkeypatch, tmp_path):
+def test_progress_bar_is_shown_on_a_terminal_only_and_not_with_a_pipe(monkeypatch, tmp_path):
     master, slave = os.openpty()
     reading, writing = os.pipe()
     with (
