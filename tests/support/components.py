@@ -1,4 +1,4 @@
-"""Real servers of sources, each on a free port of loopback with its data in a folder; started and stopped."""
+"""Real Redis and NATS servers, each on a free loopback port with its data in a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE = 10.0
 
 
 def have(name: str) -> str:
-    """The path of a program; without it the test is left out, but never in CI."""
+    """Return the path of a program. If it is missing, skip the test, or fail in CI."""
     found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
     if found is None and not os.environ.get("CI"):
         pytest.skip(f"{name} is missing: make components")
@@ -28,7 +28,7 @@ def have(name: str) -> str:
 
 
 class Server(abc.ABC):
-    """A program that listens; it keeps its port and data over ``stop`` and ``start``."""
+    """A server program. It keeps its port and data over ``stop`` and ``start``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,10 +38,10 @@ class Server(abc.ABC):
 
     @abc.abstractmethod
     def command(self) -> list[str]:
-        """What is run."""
+        """Return the command line."""
 
     def start(self) -> None:
-        """Start it; return once it listens."""
+        """Start the server, and wait until it listens."""
         self._process = subprocess.Popen(
             self.command(), cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -56,7 +56,7 @@ class Server(abc.ABC):
                 return
 
     def stop(self) -> None:
-        """End it as a fault would."""
+        """Kill the server."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -64,10 +64,10 @@ class Server(abc.ABC):
 
 
 class RedisServer(Server):
-    """Redis, with every write on disk."""
+    """Redis with an fsync for each write."""
 
     def command(self) -> list[str]:
-        """What is run."""
+        """Return the command line."""
         return [
             have("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--appendonly", "yes",
             "--appendfsync", "always", "--save", "",
@@ -75,10 +75,10 @@ class RedisServer(Server):
 
 
 class NatsServer(Server):
-    """NATS with a JetStream."""
+    """NATS with JetStream."""
 
     def command(self) -> list[str]:
-        """What is run."""
+        """Return the command line."""
         return [
             have("nats-server"), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.folder),
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Counts what a piece of code does, where a limit in seconds would fail on a busy machine."""
+"""Count function calls. A limit in seconds would fail on a busy machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many functions the work calls, those written in C too."""
+    """Return the number of function calls of the work, including functions in C."""
     counted = 0
 
     def count(_frame: object, event: str, _argument: object) -> None:

@@ -1,6 +1,6 @@
-"""``tiercel serve`` as its own process: started, spoken to, listened to, stopped.
+"""Run ``tiercel serve`` as a process: start it, send requests, read its output, stop it.
 
-Nothing here waits by the clock: the engine's own lines on stderr (log) and stdout (audit) say how far it is.
+The tests wait for lines of the log (stderr) and the audit log (stdout), not for a time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
-"""Seconds that anything may take before a test fails; far more than it ever should."""
+"""Seconds after which a test fails. Nothing normally takes that long."""
 
 
 class Lines:
-    """The lines of a stream as records, read by a thread until its end.
+    """The lines of a stream as records. A thread reads them until the end.
 
-    A line that is no JSON is ``{"event": "", "line": …}``.
+    A line that is not JSON is ``{"event": "", "line": …}``.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -43,7 +43,7 @@ class Lines:
         self._thread.start()
 
     def wait_for(self, predicate: Predicate, timeout: float) -> dict[str, Any]:
-        """The first record, of all so far and to come, that the predicate holds for."""
+        """Return the first record, past or future, for which the predicate is true."""
         until, seen = time.monotonic() + timeout, 0
         with self._grown:
             while True:
@@ -58,7 +58,7 @@ class Lines:
             raise AssertionError(f"{'it ended' if self._ended else 'too late'}; it said:\n{said}")
 
     def join(self) -> None:
-        """Read on to the stream's end."""
+        """Wait for the end of the stream."""
         self._thread.join(PATIENCE)
         self._stream.close()
 
@@ -73,7 +73,7 @@ class Lines:
 
 
 class Running:
-    """An engine that listens. events, admin: ``http://127.0.0.1:PORT`` of its two ports."""
+    """A running engine. events, admin: ``http://127.0.0.1:PORT`` of its two ports."""
 
     def __init__(self, command: list[str], env: dict[str, str], folder: Path) -> None:
         self._command, self._env, self._folder = command, env, folder
@@ -87,7 +87,7 @@ class Running:
         method: str = "POST",
         source: str | None = None,
     ) -> Answer:
-        """Post a body (bytes or text as they are, all else as JSON): the status, headers, JSON."""
+        """Post a body: bytes and text unchanged, other values as JSON. Returns status, headers and JSON."""
         if not isinstance(body, (bytes, str)):
             body = json.dumps(body)
         if isinstance(body, str):
@@ -95,64 +95,64 @@ class Running:
         return call(self.events, method, path, body, headers, source)
 
     def get(self, path: str) -> Answer:
-        """Ask the admin port: the status, headers, and the JSON (or text) of the answer."""
+        """Send a GET to the admin port. Returns status, headers, and JSON or text."""
         return call(self.admin, "GET", path)
 
     def wait_for_log(self, predicate: Predicate, timeout: float = PATIENCE) -> dict[str, Any]:
-        """The first line of the log, of this start so far or to come, that the predicate holds for."""
+        """Return the first log line since this start for which the predicate is true. Waits for it."""
         return self._log.wait_for(predicate, timeout)
 
     def wait_for_audit(self, predicate: Predicate, timeout: float = PATIENCE) -> dict[str, Any]:
-        """The first line of the audit likewise."""
+        """Return the first audit line since this start for which the predicate is true. Waits for it."""
         return self._audit.wait_for(predicate, timeout)
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The log's lines of this start so far."""
+        """The log lines since this start."""
         return list(self._log.records)
 
     @property
     def audit(self) -> list[dict[str, Any]]:
-        """The audit's lines of this start so far."""
+        """The audit lines since this start."""
         return list(self._audit.records)
 
     @property
     def pid(self) -> int:
-        """The process that takes events."""
+        """The id of the main process."""
         return self._process.pid
 
     @property
     def pids(self) -> list[int]:
-        """Both processes, that of the workers last."""
+        """The ids of both processes, the worker process last."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         return [self.pid, *map(int, children.split())]
 
     def kill(self) -> None:
-        """End it as a power cut would: SIGKILL."""
+        """Send SIGKILL, as a power failure would end it."""
         self._process.kill()
         self._end()
 
     def terminate(self) -> int:
-        """Ask it to end with SIGTERM: its exit code."""
+        """Send SIGTERM. Returns the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal."""
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait until it exits. Returns the exit code."""
         return self._end()
 
     def restart(self) -> None:
-        """Start it again as it was told before, with the same journal, on other free ports."""
+        """Start it again with the same flags and journal, on other free ports."""
         if self._process.poll() is None:
             self.terminate()
         self._start()
 
     def close(self) -> None:
-        """End it where it still runs."""
+        """Kill it if it still runs."""
         if self._process.poll() is None:
             self._process.kill()
         self._end()
@@ -196,10 +196,10 @@ def engine(
     *args: str,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
-    """A running engine. playbooks: a folder, or path -> text of one that is made in tmp_path.
+    """Run an engine. playbooks: a folder, or path -> text of files to create in tmp_path.
 
-    args: further flags of ``serve``. env: further variables; of the tests' own, none of ``TIERCEL_…`` or
-    ``KUBERNETES_…`` is passed on. The journal is tmp_path/tiercel.db unless a flag says otherwise.
+    args: more flags of ``serve``. env: more variables. Variables of the test process are inherited, except
+    ``TIERCEL_…`` and ``KUBERNETES_…``. The default journal is tmp_path/tiercel.db.
     """
     running = Running(*command_of(tmp_path, playbooks, args, env or {}), tmp_path)
     try:
@@ -214,7 +214,7 @@ def refusal(
     *args: str,
     env: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
-    """The exit code and stderr of an engine that refuses to start."""
+    """Return the exit code and stderr of an engine that refuses to start."""
     command, variables = command_of(tmp_path, playbooks, args, env or {})
     ended = subprocess.run(
         command, env=variables, cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=False
@@ -230,9 +230,9 @@ def call(
     headers: Mapping[str, str] | None = None,
     source: str | None = None,
 ) -> Answer:
-    """One request on a connection of its own: the status, headers in lower case, JSON or text.
+    """Send one request on a new connection. Returns status, headers in lower case, and JSON or text.
 
-    source: the address that it comes from; None for the system's choice.
+    source: the local address to connect from; None lets the system choose.
     """
     address = urlsplit(url)
     connection = http.client.HTTPConnection(
@@ -251,7 +251,7 @@ def call(
 
 
 def write_playbooks(folder: Path, files: Mapping[str, str]) -> Path:
-    """The folder, with these files in it."""
+    """Write files into the folder, and return it."""
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
@@ -264,7 +264,7 @@ def command_of(
     args: tuple[str, ...],
     env: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
-    """The command line of an engine (see engine) and its environment."""
+    """Return the command line and the environment of an engine (see engine)."""
     folder = playbooks
     if not isinstance(folder, Path):
         folder = write_playbooks(tmp_path / "playbooks", folder)
@@ -298,7 +298,7 @@ def _record(line: str) -> dict[str, Any]:
 
 
 def _addresses(record: dict[str, Any]) -> tuple[str, ...]:
-    """Where the engine listens, by the line that says so, as JSON or as text; else nothing."""
+    """The addresses in the ``listening`` line, JSON or text; empty for other lines."""
     if record.get("event") == "listening":
         return record["events"], record["admin"]
     text = record.get("line", "")

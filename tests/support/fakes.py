@@ -1,7 +1,7 @@
-"""An API server in memory, behind the real port, and a world outside that answers.
+"""An API server in memory behind the real client, an HTTP client, and an attempt store.
 
-``KubernetesCluster(ApiServer())`` speaks to it in HTTP methods, paths and statuses, so that what the port
-makes of a 404, 409 or 422 is under test, too.
+``KubernetesCluster(ApiServer())`` sends HTTP methods and paths and reads statuses. So the tests also cover
+how the client handles a 404, 409 or 422.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def key_of(item: dict[str, Any]) -> Key:
 
 
 class Failed(Exception):  # noqa: N818 - an answer, not a fault
-    """An answer other than success."""
+    """A response other than success."""
 
     def __init__(self, status: int, reason: str, *causes: dict[str, str]) -> None:
         super().__init__(reason)
@@ -72,11 +72,11 @@ class Failed(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class ApiServer:
-    """Objects by key, with the API server's rules for creating, patching, applying and deleting them.
+    """The objects of a cluster, with the API server's rules to create, patch, apply and delete them.
 
-    asked: every right that was used, reads too. wrote: keys of what was changed or made. refused: what
-    validation has turned down. interfere: called once, before the next write is looked at. answers: what
-    the next writes get in place of an answer.
+    asked: rights that were used, also for reads. wrote: keys of objects that were created or changed.
+    refused: validation errors. interfere: called once, before the next write. answers: status and headers
+    of the responses to the next writes, which have no effect.
     """
 
     def __init__(self, *objects: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class ApiServer:
         )
 
     def put(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Somebody else, with kubectl, makes or replaces an object."""
+        """Create or replace an object, as a user with kubectl does."""
         stored = copy.deepcopy(item)
         key = key_of(stored)
         stored.setdefault("apiVersion", KINDS[stored["kind"]][0])
@@ -109,12 +109,12 @@ class ApiServer:
         return stored
 
     def state(self) -> dict[Key, dict[str, Any]]:
-        """What is there, as a copy, without what counts every write."""
+        """Return a copy of all objects, without resource versions."""
         found = copy.deepcopy(self.objects)
         for item in found.values():
             item["metadata"].pop("resourceVersion", None)
             for part in ("labels", "annotations"):
-                if not item["metadata"].get(part, True):  # the server shows no empty map
+                if not item["metadata"].get(part, True):  # the server omits empty maps
                     del item["metadata"][part]
         return found
 
@@ -123,11 +123,11 @@ class ApiServer:
         return self.objects.get((qualified(resource, api_version), namespace, name))
 
     def let_go(self) -> None:
-        """The kubelets end what terminates."""
+        """Remove the pods that are terminating, as the kubelets do."""
         for key in [k for k, v in self.objects.items() if v["metadata"].get("deletionTimestamp")]:
             del self.objects[key]
 
-    # What the port calls: the client's two methods.
+    # The interface of engine.cluster.transport.
 
     def request(
         self,
@@ -161,7 +161,7 @@ class ApiServer:
         if self.interfere:
             interfere, self.interfere = self.interfere, None
             interfere()
-        # of a DELETE that brings its options in the body the query is not looked at
+        # the server ignores the query of a DELETE with options in its body
         in_body = method == "DELETE" and body
         dry = "All" in (body.get("dryRun", []) if in_body else [query.get("dryRun")])
         before = copy.deepcopy((self.objects, self._owners, self._version))
@@ -185,7 +185,9 @@ class ApiServer:
             return key, self._delete(key, body or {})
         self.asked.add(("patch", resource))
         if content == "application/apply-patch+yaml":
-            self.asked.add(("create", resource))  # an apply may make it, so RBAC is asked for both
+            self.asked.add(
+                ("create", resource)
+            )  # an apply can create the object, so it needs both rights
             return key, self._apply(key, body)
         assert content == "application/merge-patch+json"
         return key, self._patch(key, body)
@@ -272,7 +274,7 @@ class ApiServer:
 
 @dataclass
 class FakeHttpClient:
-    """The world outside: it answers 200 and remembers what it was sent."""
+    """Answers each request with 200, and records it."""
 
     sent: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -287,7 +289,7 @@ class FakeHttpClient:
 
 @dataclass
 class FakeAttemptStore:
-    """Keeps what attempts write down. holds: undoing -> when it is due and what it puts back."""
+    """An AttemptStore in memory. holds: undo id -> time of the undo and the changes to undo."""
 
     attempt_state: dict[str, Any] = field(default_factory=dict)
     holds: dict[str, tuple[float | None, list[ObjectChange]]] = field(default_factory=dict)
@@ -295,7 +297,7 @@ class FakeAttemptStore:
     notices: list[Notice] = field(default_factory=list)
 
     def keep(self, claim: Claim, facts: dict[str, Any], notice: Notice | None = None) -> bool:
-        del claim  # one notebook has one claim's facts
+        del claim  # a store has the state of one claim
         if notice and self.open:
             self.notices.append(notice)
         self.attempt_state.update(facts if self.open else {})
@@ -316,7 +318,7 @@ class FakeAttemptStore:
         return [end for id_, (end, all_) in held if id_ != exclude for c in all_ if c.key == key]
 
     def undoing(self, claim: Claim) -> Claim:
-        """The claim to undo what the step of that claim has changed."""
+        """Return the claim that undoes the changes of a step."""
         id_ = undo_id(claim.run.id, claim.step.name)
         changes = self.holds[id_][1] if id_ in self.holds else ()
         return replace(claim, undo=id_, changes=tuple(changes))
@@ -330,7 +332,7 @@ def response(status: int, body: Any, headers: dict[str, str] | None = None) -> t
 
 
 def _where(path: str) -> tuple[str, str | None, str | None]:
-    """Resource with its group, namespace and name of a path."""
+    """Return the resource with its group, the namespace and the name in a path."""
     parts = path.strip("/").split("/")
     version, rest = ("v1", parts[2:]) if parts[0] == "api" else ("/".join(parts[1:3]), parts[3:])
     namespace = None
@@ -341,7 +343,7 @@ def _where(path: str) -> tuple[str, str | None, str | None]:
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The paths of all fields; lists are whole, as NetworkPolicies' own are to the API server."""
+    """Return the paths of all fields. A list is one field, as in a NetworkPolicy for the API server."""
     if isinstance(value, dict) and value:
         return [leaf for k, v in value.items() for leaf in _leaves(v, (*path, k))]
     return [path]
@@ -360,7 +362,7 @@ def _remove(item: dict[str, Any], path: tuple[str, ...]) -> None:
 
 
 def _merged(item: Any, patch: Any) -> Any:
-    """RFC 7386."""
+    """Apply a JSON merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(item) if isinstance(item, dict) else {}
@@ -373,7 +375,7 @@ def _merged(item: Any, patch: Any) -> Any:
 
 
 def _invalid(key: Key, item: dict[str, Any]) -> str | None:
-    """What the API server's validation would say of an object; None if it takes it."""
+    """Return the API server's validation error for an object, or None."""
     metadata = item["metadata"]
     if not _NAME.fullmatch(metadata["name"]) or metadata["name"] != key[2]:
         return f"metadata.name: {metadata['name']!r}"

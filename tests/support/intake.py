@@ -1,4 +1,4 @@
-"""What the tests of intake share: playbooks from text, a journal whose disk the test is, events."""
+"""Events, playbooks, journals that the test controls, and requests to a port in memory."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ FALCO = {
     "tags": ["container", "shell"],
     "time": "2026-03-01T10:00:00.000000000Z",
 }
-"""As Falco's http_output sends it."""
+"""An event as Falco's http_output sends it."""
 
 SIDEKICK = {
     "uuid": "7b8f6f0e-8d0a-4d54-a6de-0c6e2f0b1c11",
     **FALCO,
     "time": "2026-03-01T10:00:00Z",
 }
-"""The same as Falcosidekick forwards it: a fresh uuid, the time without its zeros."""
+"""The same event as Falcosidekick forwards it: with a new uuid, and the time without trailing zeros."""
 
 PLAYBOOK = """
 apiVersion: tiercel.dev/v1
@@ -70,7 +70,7 @@ THIRD = PLAYBOOK.replace("  match:", "  throttle: {key: [rule], count: 3, within
 
 
 def alert(number: int = 0, **other: Any) -> dict[str, Any]:
-    """An alert of that number, unlike every other."""
+    """Return an alert with a unique time."""
     return FALCO | {"time": f"2026-03-01T10:00:00.{number:09d}Z"} | other
 
 
@@ -81,9 +81,10 @@ def playbooks_of(*texts: str) -> PlaybookIndex:
 
 
 class ManualJournal:
-    """A journal that writes when the test says so.
+    """A journal that writes when the test calls ``write``.
 
-    waiting: what was accepted and is not on disk yet. runs, windows: what is. broken: whether reading fails.
+    waiting: accepted batches that are not written. runs, windows: written. broken: reads and
+    ``save_key_values`` fail. closed: ``accept`` fails.
     """
 
     def __init__(self) -> None:
@@ -103,14 +104,14 @@ class ManualJournal:
         return future
 
     def write(self) -> None:
-        """Write what waits."""
+        """Write the waiting batches."""
         for accepted, future in self._taken():
             self.runs += [run.id for run in accepted.runs]
             self.save_key_values(accepted.key_values)
             future.set_result(None)
 
     def fail(self) -> None:
-        """Fail to write what waits."""
+        """Fail the waiting batches."""
         for _, future in self._taken():
             future.set_exception(JournalError("disk full"))
 
@@ -139,7 +140,7 @@ class ManualJournal:
 
 
 class InstantJournal(ManualJournal):
-    """One that writes at once."""
+    """A journal that writes at once."""
 
     def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
         future = super().accept(accepted, now)
@@ -153,14 +154,14 @@ def intake_of(journal: Any, *texts: str, now: float = NOW, **of: Any) -> Intake:
 
 
 def take_together(intake: Intake, bodies: list[bytes]) -> tuple[list[Any], Future[None] | None]:
-    """What bodies came to that are taken at one go, and what resolves once that is decided."""
+    """Submit bodies together. Returns their results, and the future of the write (None: no write)."""
     parsed = intake.parse(bodies)
     written = intake.submit(parsed)
     return [body.result for body in parsed], written
 
 
 class Took:
-    """What one body came to, taken alone. written: resolves, or fails, once that is decided; None if it is."""
+    """The result of one body. written: resolves or fails with the write; None if there is no write."""
 
     def __init__(self, intake: Intake, body: bytes) -> None:
         (self._result,), group = take_together(intake, [body])
@@ -190,7 +191,7 @@ def port_of(journal: Any, *texts: str, access: Any = ()) -> EventPort:
 
 
 class Pipe(asyncio.Transport):
-    """The other end of a connection: what is written to it is kept."""
+    """A transport that keeps what is written."""
 
     def __init__(self, client: tuple[str, int] | None = None) -> None:
         super().__init__({"peername": client})
@@ -222,7 +223,7 @@ class Pipe(asyncio.Transport):
         self.reading = True
 
     async def reply(self, *, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
-        """The first whole reply: its status, headers, body."""
+        """Wait for the first complete response. Returns status, headers and body."""
         while True:
             head, whole, body = self.sent.partition(b"\r\n\r\n")
             lines = head.decode("latin-1").split("\r\n")
@@ -244,7 +245,7 @@ async def call(  # noqa: PLR0917 - a request has as many parts
     client: tuple[str, int] | None = None,
     query: str = "",
 ) -> tuple[int, dict[str, str], Any]:
-    """One request on a connection of its own: the status, headers, JSON or text.
+    """Send one request on a new connection. Returns status, headers, and JSON or text.
 
     A list of bytes is sent in chunks.
     """
@@ -272,5 +273,5 @@ async def call(  # noqa: PLR0917 - a request has as many parts
 
 
 def ask(app: Any, body: Any = b"", **request: Any) -> tuple[int, dict[str, str], Any]:
-    """The same, for tests that have no loop of their own."""
+    """Run ``call`` in a new event loop."""
     return asyncio.run(call(app, body, **request))

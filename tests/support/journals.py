@@ -1,4 +1,4 @@
-"""What the tests of journals make: playbooks by hand, runs, and every journal there is."""
+"""Playbooks, events, runs and journals for the tests of journals."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from engine.model.event import Event
 
 NOW = 1_772_359_200.0
-"""2026-03-01T10:00:00Z, when everything here is accepted."""
+"""2026-03-01T10:00:00Z, the time of receipt."""
 
 LEASE = 40.0
-"""Seconds from a claim to the end of its lease: a step's timeout of 30 and the margin of 10."""
+"""Seconds of a lease: the default step timeout of 30, and a margin of 10."""
 
 _thawed: dict[bytes, Playbook] = {}
 
@@ -47,7 +47,7 @@ def event(number: int = 0, **alert: Any) -> Event:
 
 
 def run(number: int, target: str | None = None, of: Playbook | None = None) -> Run:
-    """The run of that number, on a target of its own unless told."""
+    """Return the run of that number. Its default target is unique."""
     of = of or playbook()
     target = target or f"demo/pod-{number}"
     return Run(run_id(str(number), of.name), of, event(number), NOW, target)
@@ -58,7 +58,7 @@ def open_sqlite(folder: Path, **of: Any) -> Journal:
 
 
 JOURNALS: dict[str, Callable[..., Journal]] = {"sqlite": open_sqlite}
-"""Opens the journal that lives in a folder, anew or as it was left; ``most``: bytes that it may have."""
+"""Functions that open the journal in a folder, and create it if needed. max_bytes: its quota."""
 
 
 DONE = Outcome("done", "labelled")

@@ -1,4 +1,4 @@
-"""A folder as the kubelet mounts a ConfigMap: its AtomicWriter, imitated faithfully.
+"""A folder as the kubelet mounts a ConfigMap, with the steps of its AtomicWriter.
 
 Source of the steps: pkg/volume/util/atomic_writer.go of Kubernetes 1.35. The user-visible names are links
 through ``..data``, a link to a timestamped folder, and an update renames a new link over it.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Mount:
-    """A mounted ConfigMap at ``folder``; files have flat names."""
+    """A ConfigMap that is mounted at ``folder``."""
 
     def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
         self.folder = folder
@@ -26,7 +26,7 @@ class Mount:
         self.write(files)
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Swap in another version of the ConfigMap."""
+        """Replace the content with another version of the ConfigMap."""
         data, before = self.folder / "..data", None
         if data.is_symlink():
             before = self.folder / os.readlink(data)  # noqa: PTH115 - as Go's os.Readlink

@@ -1,4 +1,4 @@
-"""Compiling with all actions of the engine."""
+"""The compiler and the loader of playbooks, with all actions of the engine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A slow reading of RFC 9112, for tests: what the requests in some input are, and where it stops to be valid.
+"""A simple, slow parser of HTTP/1.1 requests (RFC 9112), to which tests compare the real one.
 
-It looks at the whole input, byte by byte, and shares nothing with the engine. Bounds of size are not its matter.
+It reads the whole input byte by byte, shares no code with the engine, and checks no limits of size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ VALUE = {9, *range(32, 127), *range(128, 256)}
 DIGITS = set(b"0123456789")
 HEX = DIGITS | set(b"abcdefABCDEF")
 METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"}
-"""Those that the engine knows, as far as tests send them; any other one may be refused."""
+"""Methods that tests send and the engine accepts. It may refuse others."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Message:
 
 @dataclass
 class Reading:
-    """messages: the requests that are whole. wrong: why the input is not valid after them, else None."""
+    """messages: the complete requests. wrong: why the input after them is not valid, or None."""
 
     messages: list[Message] = field(default_factory=list)
     wrong: str | None = None
@@ -43,7 +43,7 @@ class ShortError(Exception):
 
 
 def read(data: bytes) -> Reading:
-    """All requests of the input, up to one that closes the connection."""
+    """Return the requests of the input, up to one that closes the connection."""
     reading = Reading()
     while data:
         if data.startswith(b"\r\n"):
@@ -63,7 +63,7 @@ def read(data: bytes) -> Reading:
 
 
 def line(data: bytes) -> tuple[bytes, bytes]:
-    """The first line without its CRLF, and the rest (section 2.2: a bare CR or LF ends nothing)."""
+    """Return the first line without its CRLF, and the rest. A bare CR or LF does not end it (section 2.2)."""
     for at, byte in enumerate(data):
         if byte == 10:
             raise WrongError("LF without CR")
@@ -77,7 +77,7 @@ def line(data: bytes) -> tuple[bytes, bytes]:
 
 
 def fields(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Field lines up to the empty one (section 5), and the rest."""
+    """Return the field lines up to the empty line (section 5), and the rest."""
     found = []
     while True:
         text, data = line(data)
@@ -92,8 +92,8 @@ def fields(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 
 def one(data: bytes) -> tuple[Message, bytes]:
-    """The first request, and the rest."""
-    if b"\r\n\r\n" not in data:  # a head is judged once all of it is there
+    """Return the first request, and the rest."""
+    if b"\r\n\r\n" not in data:  # a head is parsed when it is complete
         begun(data)
     first, rest = line(data)
     found, rest = fields(rest)
@@ -123,7 +123,7 @@ def one(data: bytes) -> tuple[Message, bytes]:
 
 
 def begun(data: bytes) -> None:
-    """Raise what an incomplete head is."""
+    """Raise the error for an incomplete head."""
     if data[0] not in TCHAR and data != b"\r":
         raise WrongError("method")
     if any(byte == 10 and data[at - 1] != 13 for at, byte in enumerate(data)):
@@ -132,7 +132,7 @@ def begun(data: bytes) -> None:
 
 
 def framed(version: bytes, found: list[tuple[bytes, bytes]], rest: bytes) -> tuple[bytes, bytes]:
-    """The body (section 6), and what follows it."""
+    """Return the body (section 6), and the rest."""
     codings = [value.lower() for name, value in found if name == b"transfer-encoding"]
     lengths = [value for name, value in found if name == b"content-length"]
     if codings and (lengths or version == b"HTTP/1.0" or codings != [b"chunked"]):
@@ -148,7 +148,7 @@ def framed(version: bytes, found: list[tuple[bytes, bytes]], rest: bytes) -> tup
 
 
 def authority(text: bytes) -> bool:
-    """Whether it is a host, and a port maybe, without a user."""
+    """Whether a text is a host with an optional port, without user information."""
     host, colon, port = text.rpartition(b":")
     if not colon or text.endswith(b"]"):
         host, port = text, b""
@@ -160,7 +160,7 @@ def authority(text: bytes) -> bool:
 
 
 def origin_form(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> bytes:
-    """The target as a path (section 3.2)."""
+    """Return the target as a path (section 3.2)."""
     if any(byte <= 32 or byte >= 127 for byte in target) or b"#" in target:
         raise WrongError("target")
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
@@ -178,7 +178,7 @@ def origin_form(method: bytes, target: bytes, headers: dict[bytes, bytes]) -> by
 
 
 def chunks(data: bytes) -> tuple[bytes, bytes]:
-    """A chunked body (section 7.1), and what follows it. Trailers are read and dropped."""
+    """Return a chunked body (section 7.1), and the rest. Trailers are discarded."""
     body = b""
     while True:
         text, data = line(data)
@@ -202,7 +202,7 @@ def chunks(data: bytes) -> tuple[bytes, bytes]:
 
 
 def extensions(text: bytes) -> bool:
-    """Whether it is a list of chunk extensions (section 7.1.1)."""
+    """Whether a text is a list of chunk extensions (section 7.1.1)."""
     while text:
         text = text.lstrip(b" \t")
         if not text.startswith(b";"):
@@ -222,7 +222,7 @@ def extensions(text: bytes) -> bool:
 
 
 def token(text: bytes) -> tuple[bytes, bytes]:
-    """The token at the beginning, maybe empty, and the rest."""
+    """Return the token at the beginning, which may be empty, and the rest."""
     end = 0
     while end < len(text) and text[end] in TCHAR:
         end += 1
@@ -230,7 +230,7 @@ def token(text: bytes) -> tuple[bytes, bytes]:
 
 
 def quotation(text: bytes) -> bytes | None:
-    """What follows a quoted string, None if there is none."""
+    """Return the text after a quoted string, or None without one."""
     if not text.startswith(b'"'):
         return None
     at = 1
