@@ -1,4 +1,4 @@
-"""The least that a server could do: answer, or write a body in a group commit and answer. See front.py."""
+"""A minimal server for comparison: answers, or writes a body in a group commit and answers. See front.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.journal.sqlite.group_commit import GroupCommitWriter
 
 
 def server(mode: str, path: Path) -> Any:
-    """The ASGI callable."""
+    """Return the ASGI callable. mode: ``answer`` or ``commit``."""
     schema.prepare(path)
     writer = GroupCommitWriter(
         partial(schema.connect, path, writes=True), "bare", schema.WalSync(path)

@@ -1,12 +1,12 @@
-"""How many events a second the front door takes from `wrk`, beside the least that any server could do.
+"""Measures how many events per second the event port accepts from `wrk`, compared with minimal servers.
 
-    python benchmarks/front.py            # needs wrk, from Debian's package of that name
+    python benchmarks/front.py            # needs wrk, from the Debian package of that name
 
-Limits are measured in the same run: a bare ASGI callable under the same uvicorn that only answers, and one that
-writes each body in the same group commit and answers then. Events have 27 fields and 1.5 KB. Both are
-measured again on a disk that takes 5 ms longer for each fsync. The share of the limit that the engine reaches is
-the median of three pairs of neighbours, for a virtual machine is faster at one moment than at the next.
-Memory is that of both processes, pages that they share counted once (PSS).
+Two limits are measured in the same run, with uvicorn and a bare ASGI callable: one only answers, the other
+writes each body in the same group commit before it answers. Events have 27 fields and 1.5 KB. Both are
+measured again on a disk whose fsync takes 5 ms longer. The share of the limit that the engine reaches is the
+median of three pairs of consecutive runs, because the speed of a virtual machine varies.
+Memory is that of both processes. Shared pages are counted once (PSS).
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ end
 
 
 def wrk(url: str, connections: int, body: str, base: int, folder: Path) -> dict[str, float]:
-    """Events a second and milliseconds of one run of wrk; each event has a time of its own."""
+    """Run wrk. Return events per second and latencies in milliseconds. Each event has its own time."""
     script = folder / "post.lua"
     script.write_text(LUA % (body, base))
-    said = subprocess.run(
+    output = subprocess.run(
         ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", "-s", str(script), url],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])
     times = {
-        f"p{part}_ms": round(_ms(*re.search(rf"{part}%\s+([\d.]+)(us|ms|s)", said).groups()), 3)
+        f"p{part}_ms": round(_ms(*re.search(rf"{part}%\s+([\d.]+)(us|ms|s)", output).groups()), 3)
         for part in (50, 99)
     }
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-    assert not bad, said
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    assert not bad, output
     return {"connections": connections, "events_per_s": round(rate), **times}
 
 
@@ -77,7 +77,7 @@ def _ms(value: str, unit: str) -> float:
 def bare(
     mode: str, connections: int, body: str, folder: Path, env: dict[str, str] | None = None
 ) -> dict[str, float]:
-    """The same load on a server that does next to nothing. mode: ``answer`` or ``commit``."""
+    """Run the same load on a minimal server. mode: ``answer`` or ``commit``."""
     command = [
         sys.executable,
         str(BARE),
@@ -96,7 +96,7 @@ def bare(
 
 
 def slow_disk(folder: Path) -> dict[str, str]:
-    """The variables of a Python in which a flush of the disk takes 5 ms longer."""
+    """Return the environment of a Python in which a flush of the disk takes 5 ms longer."""
     place = folder / "slow"
     place.mkdir()
     (place / "sitecustomize.py").write_text(SLOW)
@@ -104,7 +104,7 @@ def slow_disk(folder: Path) -> dict[str, str]:
 
 
 def memory_mb(pids: list[int]) -> float:
-    """Memory of processes; pages that they share are counted once."""
+    """Return the memory of processes in MiB. Shared pages are counted once."""
     kib = 0
     for pid in pids:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -113,7 +113,7 @@ def memory_mb(pids: list[int]) -> float:
 
 
 def many(count: int) -> dict[str, str]:
-    """So many playbooks, of which one wants the events."""
+    """Return ``count`` playbooks, of which one matches the events."""
     return {
         f"{n}.yaml": PLAYBOOK.replace("name: mark", f"name: p{n}").replace("Rule 7", f"Rule {n}")
         for n in range(count)
@@ -123,7 +123,7 @@ def many(count: int) -> dict[str, str]:
 def shares(
     connections: int, body: str, folder: Path, env: dict[str, str] | None = None
 ) -> dict[str, object]:
-    """Events a second that the engine takes with a run each, and which part of the bare server's those are."""
+    """Return the events per second of the engine with one run each, and their share of the bare server."""
     pairs = []
     for number in range(ROUNDS):
         place = folder / f"{connections}-{bool(env)}-{number}"
@@ -136,7 +136,7 @@ def shares(
 
 
 def reloading(body: str, folder: Path) -> dict[str, float]:
-    """Events that match nothing, while 1,000 playbooks are written anew and come into force."""
+    """Measure events without match while 1,000 playbooks are rewritten and reloaded."""
     playbooks, edited = folder / "thousand", threading.Event()
     write_playbooks(playbooks, many(1_000))
     times: list[float] = []
@@ -152,13 +152,13 @@ def reloading(body: str, folder: Path) -> dict[str, float]:
     with engine(folder, playbooks, *flags) as running:
         digest = running.get("/status")[2]["playbooks"]["digest"]
         thread.start()
-        told = wrk(running.events, 16, body, 0, folder)
+        rates = wrk(running.events, 16, body, 0, folder)
         thread.join()
-        said = running.wait_for_log(
+        reloaded = running.wait_for_log(
             lambda line: line.get("event") == "playbooks_loaded" and line["digest"] != digest
         )
-    in_force = datetime.fromisoformat(said["timestamp"]).timestamp() - times[0]
-    return {**told, "in_force_s": round(in_force, 1)}
+    in_force = datetime.fromisoformat(reloaded["time"]).timestamp() - times[0]
+    return {**rates, "in_force_s": round(in_force, 1)}
 
 
 if __name__ == "__main__":
@@ -173,8 +173,8 @@ if __name__ == "__main__":
             figures["idle_mb"] = memory_mb(running.pids)
             figures["nothing matches, 16"] = wrk(running.events, 16, other, 0, folder)
             for n, connections in enumerate((1, 16, 64), 1):
-                told = wrk(running.events, connections, matched, n * 10**7, folder)
-                figures[f"a run each, {connections}"] = told
+                rates = wrk(running.events, connections, matched, n * 10**7, folder)
+                figures[f"a run each, {connections}"] = rates
             figures["after_flood_mb"] = memory_mb(running.pids)
         slow = slow_disk(folder)
         for connections in (16, 64):

@@ -1,4 +1,4 @@
-"""The watched folder: what comes into force, when, and what stays where an edit is broken."""
+"""Reloading: valid edits come into force, invalid edits keep the last valid set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.kubelet_files import Mount
 from tests.support.playbooks import playbook_from_snapshot
 
 SOON = 1.0
-"""Seconds within which a local edit is in force."""
+"""Largest number of seconds until a local edit is in force."""
 
 
 def named(name):
@@ -46,12 +46,12 @@ spec: {maxEventAge: 1m}
 
 @pytest.fixture
 def often(monkeypatch):
-    """Polls that come at once; without it an edit within a second is the watch's doing."""
+    """Poll often. Without this, only the watch makes an edit effective within a second."""
     monkeypatch.setattr(reload, "POLL", 0.1)
 
 
 class Moments:
-    """The moments of reloads; waits for the next that the test looks for."""
+    """Collects the events of reloads and waits for the expected ones."""
 
     def __init__(self):
         self.all = []
@@ -69,7 +69,7 @@ class Moments:
             return next(filter(predicate, self.all))
 
     def refused(self, *words):
-        """The refusal that says all of the words."""
+        """Wait for a rejected reload whose findings contain all words."""
 
         def says(moment):
             text = "\n".join(map(str, moment.findings))
@@ -79,7 +79,7 @@ class Moments:
 
 
 class Folder:
-    """A folder that is watched; ``names``: of the playbooks in force."""
+    """A watched folder. names: of the playbooks in force."""
 
     def __init__(self, tmp_path, files=None, mount=None, journal=None):
         self.path = tmp_path / "playbooks"
@@ -114,13 +114,13 @@ class Folder:
         return self.reloader.active.error
 
     def in_force(self, *names, timeout=PATIENCE):
-        """Wait until these playbooks are in force."""
+        """Wait until exactly these playbooks are in force."""
         self.moments.wait_for(
             lambda moment: not moment.findings and self.names == list(names), timeout
         )
 
 
-def test_what_the_folder_says_is_in_force_at_the_start(tmp_path):
+def test_the_folder_is_in_force_at_the_start(tmp_path):
     with Folder(tmp_path) as folder:
         assert (folder.names, folder.error) == (["one"], None)
         assert folder.journal.last_set()[1] == {"a.yaml": named("one").encode()}
@@ -167,7 +167,7 @@ def test_files_added_and_removed_are_in_force_within_a_second(tmp_path):
         folder.in_force("two", timeout=SOON)
 
 
-def test_a_broken_edit_keeps_the_last_good_set_and_names_the_place(tmp_path):
+def test_an_invalid_edit_keeps_the_last_valid_set_and_reports_the_position(tmp_path):
     with Folder(tmp_path) as folder:
         digest = folder.reloader.active.set.digest
         (folder.path / "a.yaml").write_text(BROKEN)
@@ -177,14 +177,14 @@ def test_a_broken_edit_keeps_the_last_good_set_and_names_the_place(tmp_path):
         assert folder.journal.last_set()[0] == digest
 
 
-def test_all_mistakes_of_a_broken_edit_are_told(tmp_path):
+def test_all_errors_of_an_invalid_edit_are_reported(tmp_path):
     with Folder(tmp_path) as folder:
         (folder.path / "b.yaml").write_text(BROKEN.replace("match:", "mach:"))
         (folder.path / "c.yaml").write_text("a: [")
         folder.moments.refused("b.yaml", "pod.lable", "mach", "c.yaml")
 
 
-def test_a_repair_comes_into_force_and_clears_the_error(tmp_path):
+def test_a_corrected_file_comes_into_force_and_clears_the_error(tmp_path):
     with Folder(tmp_path) as folder:
         (folder.path / "a.yaml").write_text(BROKEN)
         folder.moments.refused("pod.lable")
@@ -193,7 +193,7 @@ def test_a_repair_comes_into_force_and_clears_the_error(tmp_path):
         assert folder.error is None
 
 
-def test_an_edit_taken_back_clears_the_error_too(tmp_path):
+def test_a_reverted_edit_clears_the_error(tmp_path):
     with Folder(tmp_path) as folder:
         (folder.path / "a.yaml").write_text(BROKEN)
         folder.moments.refused("pod.lable")
@@ -204,7 +204,7 @@ def test_an_edit_taken_back_clears_the_error_too(tmp_path):
 
 
 @pytest.mark.usefixtures("often")
-def test_a_half_written_file_is_no_set(tmp_path):
+def test_a_partially_written_file_is_not_loaded(tmp_path):
     text = named("two")
     with Folder(tmp_path) as folder, (folder.path / "a.yaml").open("w") as file:
         file.write(text[: len(text) // 2])
@@ -227,7 +227,7 @@ def test_silences_and_guardrails_come_into_force_with_their_set(tmp_path):
 
 @pytest.mark.parametrize("change", ["vanish", "empty", "only other files", "only values"])
 @pytest.mark.usefixtures("often")
-def test_a_folder_that_vanishes_or_empties_is_a_failure_and_its_return_a_repair(tmp_path, change):
+def test_a_missing_or_empty_folder_is_an_error_until_it_returns(tmp_path, change):
     with Folder(tmp_path) as folder:
         shutil.rmtree(folder.path)
         if change != "vanish":
@@ -246,7 +246,7 @@ def test_a_folder_that_vanishes_or_empties_is_a_failure_and_its_return_a_repair(
 
 
 @pytest.mark.usefixtures("often")
-def test_a_failure_that_lasts_is_told_once(tmp_path):
+def test_a_lasting_error_is_reported_once(tmp_path):
     with Folder(tmp_path) as folder:
         shutil.rmtree(folder.path)
         folder.moments.refused(str(folder.path))
@@ -256,7 +256,7 @@ def test_a_failure_that_lasts_is_told_once(tmp_path):
 
 
 @pytest.mark.usefixtures("often")
-def test_a_file_that_never_stands_still_holds_no_edit_up(tmp_path):
+def test_a_file_that_always_changes_does_not_delay_other_edits(tmp_path):
     with Folder(tmp_path) as folder:
         stop = threading.Event()
 
@@ -276,7 +276,7 @@ def test_a_file_that_never_stands_still_holds_no_edit_up(tmp_path):
             thread.join()
 
 
-def test_a_configmap_is_swapped_within_a_poll(tmp_path):
+def test_a_swapped_configmap_is_in_force_within_a_poll(tmp_path):
     mount = Mount(tmp_path / "playbooks", {"a.yaml": named("one").encode()})
     with Folder(tmp_path, mount=mount) as folder:
         mount.write({"a.yaml": named("two").encode(), "b.yaml": named("three").encode()})
@@ -289,7 +289,7 @@ def test_a_configmap_is_swapped_within_a_poll(tmp_path):
 
 
 @pytest.mark.usefixtures("often")
-def test_a_mount_that_is_replaced_is_noticed_and_its_later_swaps_too(tmp_path):
+def test_a_replaced_mount_and_its_later_swaps_are_noticed(tmp_path):
     first = Mount(tmp_path / "playbooks", {"a.yaml": named("one").encode()})
     with Folder(tmp_path, mount=first) as folder:
         other = Mount(tmp_path / "other", {"a.yaml": named("two").encode()})
@@ -301,7 +301,7 @@ def test_a_mount_that_is_replaced_is_noticed_and_its_later_swaps_too(tmp_path):
         folder.in_force("three")
 
 
-def test_a_swap_between_two_files_never_yields_half_a_set(tmp_path, monkeypatch):
+def test_a_swap_between_two_files_never_gives_a_partial_set(tmp_path, monkeypatch):
     def version(number):
         return {name: f"{name} {number}".encode() for name in ("a.yaml", "b.yaml", "c.yaml")}
 
@@ -318,7 +318,7 @@ def test_a_swap_between_two_files_never_yields_half_a_set(tmp_path, monkeypatch)
     assert read_files([mount.folder]).files == version(3)
 
 
-def test_a_link_that_never_stands_still_is_an_error_and_no_half_set(tmp_path, monkeypatch):
+def test_a_link_that_always_changes_is_an_error(tmp_path, monkeypatch):
     mount = Mount(tmp_path / "playbooks", {"a.yaml": b"0"})
     read = folders.read_bounded
 
@@ -331,7 +331,7 @@ def test_a_link_that_never_stands_still_is_an_error_and_no_half_set(tmp_path, mo
         read_files([mount.folder])
 
 
-def test_while_the_folder_is_broken_a_restart_runs_the_last_good_set_and_says_so(tmp_path):
+def test_a_restart_with_an_invalid_folder_uses_the_last_valid_set_and_reports_it(tmp_path):
     with Folder(tmp_path) as folder:
         digest = folder.reloader.active.set.digest
     with Folder(tmp_path, {"a.yaml": BROKEN}) as folder:
@@ -343,12 +343,12 @@ def test_while_the_folder_is_broken_a_restart_runs_the_last_good_set_and_says_so
         folder.in_force("two", timeout=SOON)
 
 
-def test_without_a_last_good_set_a_broken_folder_is_an_error_at_the_start(tmp_path):
+def test_without_a_saved_set_an_invalid_folder_is_an_error_at_the_start(tmp_path):
     with pytest.raises(PlaybookError, match=r"a\.yaml:8:16"), Folder(tmp_path, {"a.yaml": BROKEN}):
         pass
 
 
-def test_where_the_last_good_set_is_not_good_any_more_the_folders_own_error_is_told(tmp_path):
+def test_if_the_saved_set_is_invalid_the_error_of_the_folder_is_reported(tmp_path):
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     journal.save_set("d", {"old.yaml": BROKEN.encode()})
     files = {"a.yaml": BROKEN}
@@ -360,7 +360,7 @@ def test_where_the_last_good_set_is_not_good_any_more_the_folders_own_error_is_t
 
 
 class FullDisk:
-    """A journal that keeps no set while it is full."""
+    """A journal that saves no set while it is full."""
 
     def __init__(self, journal):
         self._journal = journal
@@ -376,7 +376,7 @@ class FullDisk:
 
 
 @pytest.mark.usefixtures("often")
-def test_a_set_that_cannot_be_kept_is_not_taken_until_it_can(tmp_path):
+def test_a_set_is_in_force_only_after_it_is_saved(tmp_path):
     disk = FullDisk(SqliteJournal(tmp_path / "j.db", playbook_from_snapshot))
     with Folder(tmp_path, journal=disk) as folder:
         disk.full = True
@@ -387,7 +387,7 @@ def test_a_set_that_cannot_be_kept_is_not_taken_until_it_can(tmp_path):
         folder.in_force("two")
 
 
-def test_the_engine_acts_by_an_edit_without_a_restart_and_tells_a_broken_one(tmp_path):
+def test_the_engine_applies_an_edit_without_a_restart_and_reports_an_invalid_one(tmp_path):
     with engine(tmp_path, {"a.yaml": named("one")}, "--dry-run") as running:
         file = tmp_path / "playbooks" / "a.yaml"
         file.write_text(BROKEN)
@@ -404,7 +404,7 @@ def test_the_engine_acts_by_an_edit_without_a_restart_and_tells_a_broken_one(tmp
         assert running.get(f"/runs/{run}")[2]["playbook"] == "two"
 
 
-def test_the_engine_does_not_start_on_a_broken_folder_unless_it_knows_a_good_set(tmp_path):
+def test_the_engine_does_not_start_with_an_invalid_folder_without_a_saved_set(tmp_path):
     code, said = refusal(tmp_path, {"a.yaml": BROKEN}, "--dry-run")
     assert code == 1
     assert "a.yaml:8:16" in said
@@ -425,9 +425,7 @@ def test_the_engine_does_not_start_on_a_broken_folder_unless_it_knows_a_good_set
         (lambda path: os.mkfifo(path / "pipe.yaml"), "not a regular file"),
     ],
 )
-def test_a_file_that_must_not_be_read_keeps_the_last_good_set_also_over_a_restart(
-    tmp_path, spoil, why
-):
+def test_an_unreadable_file_keeps_the_last_valid_set_also_after_a_restart(tmp_path, spoil, why):
     with Folder(tmp_path) as folder:
         spoil(folder.path)
         folder.moments.refused(why)
@@ -443,7 +441,7 @@ def test_a_file_that_must_not_be_read_keeps_the_last_good_set_also_over_a_restar
 
 
 @pytest.mark.usefixtures("often")
-def test_a_reload_names_what_it_adds_changes_and_removes(tmp_path):
+def test_a_reload_names_added_changed_and_removed_playbooks(tmp_path):
     files = {f"{name}.yaml": named(name).encode() for name in ("stays", "goes", "turns")}
     mount = Mount(tmp_path / "playbooks", {**files, "quiet.yaml": SILENCE.encode()})
     with Folder(tmp_path, mount=mount) as folder:

@@ -1,4 +1,4 @@
-"""``tiercel serve`` as its own process: how it starts, refuses, drains and comes back."""
+"""``tiercel serve`` as a process: start, invalid settings, shutdown and restart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.playbooks import playbook_from_snapshot
 FOLDER = {"a.yaml": PLAYBOOK}
 
 
-def test_the_first_lines_say_what_it_listens_on_loaded_and_may_do(tmp_path):
+def test_the_first_log_lines_have_addresses_playbooks_and_mode(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run") as running:
         loaded = running.wait_for_log(lambda line: line["event"] == "playbooks_loaded")
         assert loaded["playbooks"] == 1
@@ -47,7 +47,7 @@ def test_a_dry_run_shows_the_calls_it_would_make(tmp_path):
         assert (call["verb"], call["resource"], call["name"]) == ("patch", "pods", "nginx")
 
 
-def test_a_story_tells_each_run_as_text_in_place_of_the_audit(tmp_path):
+def test_a_story_replaces_the_audit_with_text(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run", "--story") as running:
         running.post(FALCO)
         running.wait_for_log(lambda line: "mark-shell  dry run" in line.get("line", ""))
@@ -55,7 +55,7 @@ def test_a_story_tells_each_run_as_text_in_place_of_the_audit(tmp_path):
         assert running.audit == []
 
 
-def test_sigterm_ends_it_with_0_and_its_journal_opens_again(tmp_path):
+def test_sigterm_ends_with_exit_0_and_the_journal_opens_again(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run") as running:
         (run,) = running.post(FALCO)[2]["runs"]
         assert running.terminate() == 0
@@ -77,7 +77,7 @@ spec:
 
 @contextlib.contextmanager
 def hanging(tmp_path, *args):
-    """An engine with a step under way that nobody answers."""
+    """An engine with a running step whose server never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         text = SLOW.replace("PORT", str(silent.getsockname()[1]))
         config = tmp_path / "kubeconfig"
@@ -90,7 +90,7 @@ def hanging(tmp_path, *args):
                 yield running
 
 
-def test_sigterm_waits_for_a_step_no_longer_than_grace(tmp_path):
+def test_sigterm_waits_for_a_step_up_to_the_grace_period(tmp_path):
     with hanging(tmp_path, "--grace", "100ms") as running:
         assert running.terminate() == 0
         running.wait_for_log(lambda line: line["event"] == "attempts_interrupted")
@@ -98,7 +98,7 @@ def test_sigterm_waits_for_a_step_no_longer_than_grace(tmp_path):
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once_while_steps_drain(tmp_path, first, second):
+def test_a_second_signal_ends_the_engine_at_once(tmp_path, first, second):
     with hanging(tmp_path, "--grace", "10m") as running:
         running.signal(first)
         running.wait_for_log(lambda line: line["event"] == "draining")
@@ -108,7 +108,7 @@ def test_a_second_signal_ends_it_at_once_while_steps_drain(tmp_path, first, seco
 
 @contextlib.contextmanager
 def unheard(tmp_path):
-    """An engine whose log nobody reads any more: the process, and the URL of its event port."""
+    """An engine whose log is no longer read. Yields the process, and the URL of its event port."""
     command, env = command_of(tmp_path, FOLDER, ("--dry-run",), {})
     with subprocess.Popen(
         command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -122,7 +122,7 @@ def unheard(tmp_path):
             process.kill()
 
 
-def test_a_log_that_cannot_be_written_costs_no_sender_his_answer(tmp_path):
+def test_events_are_answered_while_the_log_cannot_be_written(tmp_path):
     with unheard(tmp_path) as (process, events):
         assert call(events, "POST", "/", json.dumps(alert(1)).encode())[0] == 202
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
@@ -132,13 +132,13 @@ def test_a_log_that_cannot_be_written_costs_no_sender_his_answer(tmp_path):
         assert call(events, "POST", "/", json.dumps(alert(2)).encode())[0] == 202
 
 
-def test_a_log_that_cannot_be_written_keeps_nothing_from_ending(tmp_path):
+def test_the_engine_ends_while_the_log_cannot_be_written(tmp_path):
     with unheard(tmp_path) as (process, _):
         process.terminate()
         assert process.wait(PATIENCE) == 0
 
 
-def test_a_journal_that_is_deleted_under_the_engine_is_told_and_takes_nothing(tmp_path):
+def test_a_deleted_journal_is_reported_and_events_are_rejected(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run") as running:
         assert running.post(alert(1))[0] == 202
         (tmp_path / "tiercel.db").unlink()
@@ -165,7 +165,7 @@ def kubeconfig(server):
     )
 
 
-def test_what_was_answered_202_is_done_after_a_kill(tmp_path):
+def test_events_answered_with_202_are_executed_after_a_kill(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run") as running:
         runs = [running.post(alert(number))[2]["runs"][0] for number in range(5)]
         running.kill()
@@ -178,7 +178,7 @@ def test_what_was_answered_202_is_done_after_a_kill(tmp_path):
         assert running.post(alert(0))[2]["duplicates"] == 1
 
 
-def test_an_unreachable_cluster_loses_nothing_over_a_kill(tmp_path):
+def test_no_event_is_lost_with_an_unreachable_cluster_and_a_kill(tmp_path):
     config = tmp_path / "kubeconfig"
     config.write_text(kubeconfig("http://127.0.0.1:1"))
     with engine(tmp_path, FOLDER, "--kubeconfig", str(config)) as running:
@@ -191,7 +191,7 @@ def test_an_unreachable_cluster_loses_nothing_over_a_kill(tmp_path):
         assert record["due"]
 
 
-def test_a_port_open_to_others_wants_tokens_or_a_word(tmp_path):
+def test_a_port_open_to_other_machines_needs_credentials_or_an_explicit_flag(tmp_path):
     code, said = refusal(tmp_path, FOLDER, "--dry-run", "--listen", "0.0.0.0:0")
     assert code == 2
     assert "--token-file" in said
@@ -206,7 +206,7 @@ def test_a_port_open_to_others_wants_tokens_or_a_word(tmp_path):
         assert "canary" not in json.dumps(running.log + running.audit)
 
 
-def test_a_certificate_of_the_authority_is_as_good_as_a_token(tmp_path):
+def test_a_client_certificate_replaces_a_token(tmp_path):
     authority = Authority(tmp_path, "ca")
     (cert, key), pair = authority.pair("tiercel"), authority.pair("falcosidekick")
     tls = ("--tls-cert", str(cert), "--tls-key", str(key))
@@ -226,7 +226,7 @@ def test_a_certificate_of_the_authority_is_as_good_as_a_token(tmp_path):
             stranger.request("POST", url, body="{}")
 
 
-def test_without_a_cluster_it_acts_on_none_that_it_happens_to_find(tmp_path):
+def test_the_default_kubeconfig_is_never_used(tmp_path):
     found = tmp_path / "config"
     found.write_text(kubeconfig("http://127.0.0.1:1"))
     env = {"KUBECONFIG": str(found), "HOME": str(tmp_path)}
@@ -252,7 +252,7 @@ def test_without_a_cluster_it_acts_on_none_that_it_happens_to_find(tmp_path):
         (["--playbooks", "missing"], "missing"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named_in_a_sentence(tmp_path, args, word):
+def test_an_invalid_setting_is_an_error_message(tmp_path, args, word):
     code, said = refusal(tmp_path, FOLDER, "--dry-run", *args)
     assert code == (1 if "--playbooks" in args else 2)
     assert word in said
@@ -277,7 +277,7 @@ def test_a_setting_that_cannot_be_is_named_in_a_sentence(tmp_path, args, word):
         ("--nats", "redis://u:canary@h"),
     ],
 )
-def test_a_servers_url_that_cannot_be_is_refused_without_its_password(flag, url):
+def test_an_invalid_server_url_is_rejected_without_its_password(flag, url):
     with pytest.raises(SettingsError) as caught:
         serve._settings(settings_of(flag, url))
     assert flag in str(caught.value)
@@ -293,7 +293,7 @@ def test_a_servers_url_that_cannot_be_is_refused_without_its_password(flag, url)
         ("--nats", "tls://u:p%2Fw@nats:4222/"),
     ],
 )
-def test_a_servers_url_may_have_what_is_said_of_it(flag, url):
+def test_all_documented_server_urls_are_accepted(flag, url):
     assert getattr(serve._settings(settings_of(flag, url)), flag.removeprefix("--")) == url
 
 
@@ -301,14 +301,14 @@ def settings_of(*args):
     return serve.command.make_context("serve", list(args)).params
 
 
-def test_a_wrong_url_is_one_line_and_no_traceback(tmp_path):
+def test_an_invalid_url_is_one_line_without_a_traceback(tmp_path):
     code, said = refusal(tmp_path, FOLDER, "--dry-run", "--nats", "nats://u:canary/pw@h")
     assert code == 2
     assert len(said.strip().splitlines()) == 1
     assert "canary" not in said
 
 
-def test_a_port_in_use_and_a_journal_in_use_are_a_sentence_each(tmp_path):
+def test_a_port_or_journal_in_use_is_an_error_message(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run") as running:
         taken = f"127.0.0.1:{urlsplit(running.events).port}"
         for args, word in (((), "tiercel.db"), (("--listen", taken), taken)):
@@ -319,7 +319,7 @@ def test_a_port_in_use_and_a_journal_in_use_are_a_sentence_each(tmp_path):
         assert running.post(FALCO)[0] == 202
 
 
-def test_the_environment_says_what_flags_say(tmp_path):
+def test_variables_set_the_same_values_as_flags(tmp_path):
     tokens = tmp_path / "tokens"
     tokens.write_text("t" * 16)
     env = {
@@ -368,7 +368,7 @@ VARIABLES = {
 }
 
 
-def test_every_flag_is_a_variable_too(monkeypatch):
+def test_each_flag_has_a_variable(monkeypatch):
     for name, value in VARIABLES.items():
         text = "\n".join(value) if isinstance(value, tuple) else str(value).lower()
         monkeypatch.setenv(f"TIERCEL_{name.upper()}", text)
@@ -378,7 +378,7 @@ def test_every_flag_is_a_variable_too(monkeypatch):
     }
 
 
-def test_a_variable_of_several_expressions_has_one_a_line_and_blanks_belong_to_them(monkeypatch):
+def test_a_variable_with_several_values_has_one_per_line_and_keeps_blanks(monkeypatch):
     monkeypatch.setenv("TIERCEL_REDACT", "proc.cmdline=password: \\S+\r\n*=-p canary key=x\n\n")
     found = serve.command.make_context("serve", []).params
     assert found["redact"] == ("proc.cmdline=password: \\S+", "*=-p canary key=x")
@@ -397,12 +397,12 @@ def test_a_variable_of_several_expressions_has_one_a_line_and_blanks_belong_to_t
         ("10.0.0.1:1", False),
     ],
 )
-def test_only_loopback_is_this_machine_alone(text, loopback):
+def test_only_loopback_addresses_are_local(text, loopback):
     assert address(text).loopback is loopback
     assert str(address(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "8080", ":8080", "host:", "host:x", "host:²", "host:65536"])
-def test_what_is_no_address_is_refused(text):
+def test_an_invalid_address_is_rejected(text):
     with pytest.raises(SettingsError):
         address(text)

@@ -1,4 +1,4 @@
-"""The two processes of an engine: neither outlives the other, and what one pair leaves the next one does."""
+"""The two processes of an engine: neither outlives the other, and a restart completes the work."""
 
 import os
 import select
@@ -15,7 +15,7 @@ def running(tmp_path):
         yield running
 
 
-def test_an_engine_whose_workers_are_killed_ends_and_says_what_becomes_of_the_rest(running):
+def test_an_engine_without_its_worker_process_ends_and_continues_after_a_restart(running):
     os.kill(running.pids[1], signal.SIGKILL)
     assert running._end() == 2
     assert any("worked off after a restart" in str(line) for line in running.log)
@@ -24,7 +24,7 @@ def test_an_engine_whose_workers_are_killed_ends_and_says_what_becomes_of_the_re
     assert running.wait_for_audit(lambda line: line["run"] == run)["state"] == "planned"
 
 
-def test_the_workers_of_a_killed_engine_end(running):
+def test_the_worker_process_of_a_killed_engine_ends(running):
     orphan = running.pids[1]
     descriptor = os.pidfd_open(orphan)
     os.kill(orphan, signal.SIGSTOP)  # not even where they cannot hear of it
@@ -33,7 +33,7 @@ def test_the_workers_of_a_killed_engine_end(running):
     os.close(descriptor)
 
 
-def test_guardrails_of_a_new_set_hold_for_the_workers(running, tmp_path):
+def test_new_guardrails_apply_to_the_worker_process(running, tmp_path):
     guardrails = (
         "apiVersion: tiercel.dev/v1\nkind: Guardrails\nmetadata: {name: default}\n"
         "spec: {protected: {namespaces: [demo]}}\n"

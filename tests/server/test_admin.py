@@ -1,4 +1,4 @@
-"""The admin port: probes for all, status, metrics and runs for callers on this machine."""
+"""The admin port: probes for everyone, status, metrics and runs for operators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JSON = {"content-type": "application/json"}
 
 
 class Admin:
-    """An admin port over a real journal and folder, without workers; ``now`` is its clock."""
+    """An admin port with a real journal and folder, without workers. now: its clock."""
 
     def __init__(self, tmp_path, door=None):
         (tmp_path / "playbooks").mkdir()
@@ -71,13 +71,13 @@ class Admin:
         return ask(self.port, body, path=path, client=client, headers=headers)
 
     def take(self, **other):
-        """Take an alert in: the id of its run."""
+        """Accept an alert. Return the id of its run."""
         taken = take(self.intake, json.dumps(FALCO | other).encode())
         taken.written.result(10)
         return taken.runs[0]
 
     def hold(self):
-        """Take an alert in, and have its step held: the id of its run."""
+        """Accept an alert and hold its step. Return the id of its run."""
         run = self.take()
         (claim,) = self.journal.claim("cluster", 1, self.now)
         self.journal.keep(claim, {"held": [claim.step.name, self.now]})
@@ -85,7 +85,7 @@ class Admin:
         return run
 
     def end(self, state):
-        """Claim what is due and end it so: the claim."""
+        """Claim the due step and settle it. Return the claim."""
         (claim,) = self.journal.claim("cluster", 1, self.now)
         self.journal.settle(claim, Outcome(state, f"it {state}"), self.now)
         return claim
@@ -101,11 +101,11 @@ def admin(tmp_path):
 
 @pytest.mark.parametrize("client", [HERE, AWAY, ("::1", 1), None])
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_probes_are_free_for_all(admin, path, client):
+def test_probes_need_no_access(admin, path, client):
     assert admin.get(path, client)[0] == 200
 
 
-def test_an_engine_whose_thread_has_ended_is_not_alive(admin):
+def test_livez_fails_if_a_thread_has_ended(admin):
     admin.reloader.stop()
     status, _, answer = admin.get("/livez")
     assert status == 503
@@ -114,13 +114,13 @@ def test_an_engine_whose_thread_has_ended_is_not_alive(admin):
 
 @pytest.mark.parametrize("client", [AWAY, ("", 1), None, ("2001:db8::1", 1), ("127.0.0.6", 1)])
 @pytest.mark.parametrize("path", ["/status", "/metrics", "/runs/x", "/", "/nothing"])
-def test_all_else_is_for_callers_on_this_machine(admin, path, client):
+def test_other_pages_need_a_caller_on_this_machine(admin, path, client):
     status, _, said = admin.get(path, client)
     assert (status, set(said)) == (403, {"error", "hint"})
 
 
 @pytest.mark.parametrize("client", [HERE, ("::ffff:127.0.0.1", 1), ("::1", 1)])
-def test_callers_on_this_machine_see_it(admin, client):
+def test_callers_on_this_machine_have_access(admin, client):
     assert admin.get("/status", client)[0] == 200
 
 
@@ -132,7 +132,7 @@ def test_callers_on_this_machine_see_it(admin, client):
         {"sec-fetch-site": "cross-site"},
     ],
 )
-def test_a_web_page_sees_and_does_nothing_but_probe(admin, headers):
+def test_web_pages_have_access_only_to_probes(admin, headers):
     assert admin.get("/status", headers=headers)[0] == 403
     assert admin.post("/pause", headers=JSON | headers)[0] == 403
     assert admin.journal.paused() == {}
@@ -161,14 +161,14 @@ def test_the_status_names_the_playbooks_that_do_not_enforce(admin, tmp_path):
     assert admin.get("/status")[2]["modes"] == {"other": "notify"}
 
 
-def test_the_status_tells_how_long_the_oldest_run_has_waited(admin):
+def test_the_status_has_the_waiting_time_of_the_oldest_run(admin):
     take(admin.intake, json.dumps(FALCO).encode()).written.result(10)
     admin.now += 7.5
     queue = admin.get("/status")[2]["queue"]
     assert (queue["waiting"], queue["oldestDueSeconds"]) == (1, 7.5)
 
 
-def test_a_run_is_shown_as_it_stands_and_an_unknown_one_is_404(admin):
+def test_a_run_is_shown_with_its_state_and_an_unknown_run_is_404(admin):
     taken = take(admin.intake, json.dumps(FALCO).encode())
     taken.written.result(10)
     status, _, run = admin.get(f"/runs/{taken.runs[0]}")
@@ -179,12 +179,12 @@ def test_a_run_is_shown_as_it_stands_and_an_unknown_one_is_404(admin):
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
-def test_nothing_is_done_by_other_methods(admin, method):
+def test_other_methods_are_405(admin, method):
     assert admin.get("/status", method=method)[0] == 405
     assert admin.get("/livez", method="POST")[0] == 405
 
 
-def test_metrics_count_what_was_received(admin):
+def test_metrics_count_received_events(admin):
     admin.metrics(Received(202, {"run": 3, "duplicate": 1}))
     status, headers, text = admin.get("/metrics")
     assert (status, headers["content-type"].split(";")[0]) == (200, "text/plain")
@@ -192,7 +192,7 @@ def test_metrics_count_what_was_received(admin):
     assert "tiercel_playbooks_current 1.0" in text
 
 
-def test_without_a_journal_it_lives_but_is_not_ready(admin):
+def test_without_a_journal_the_engine_is_alive_but_not_ready(admin):
     admin.journal.close()
     assert admin.get("/livez")[0] == 200
     status, _, said = admin.get("/readyz")
@@ -200,7 +200,7 @@ def test_without_a_journal_it_lives_but_is_not_ready(admin):
     assert admin.get("/status")[0] == 503
 
 
-def test_the_last_events_are_told_with_how_they_ended(admin):
+def test_recent_events_are_listed_with_their_results(admin):
     take(admin.intake, json.dumps(FALCO).encode())
     take(admin.intake, json.dumps({**FALCO, "rule": "Another"}).encode())
     status, _, told = admin.get("/events/recent")
@@ -211,7 +211,7 @@ def test_the_last_events_are_told_with_how_they_ended(admin):
     assert (status, admin.get("/events/recent", client=AWAY)[0]) == (200, 403)
 
 
-def test_leave_lets_a_held_run_go_on_and_is_told(admin):
+def test_an_approved_run_continues_and_the_approval_is_recorded(admin):
     run = admin.hold()
     assert admin.get("/status")[2]["queue"]["held"] == 1
     (listed,) = admin.get("/runs")[2]["runs"]
@@ -223,7 +223,7 @@ def test_leave_lets_a_held_run_go_on_and_is_told(admin):
     assert admin.woken == 1
 
 
-def test_what_is_not_held_can_be_neither_approved_nor_denied(admin):
+def test_a_run_that_is_not_held_cannot_be_approved_or_denied(admin):
     run = admin.take()
     for act in ("approve", "deny"):
         status, _, said = admin.post(f"/runs/{run}/{act}")
@@ -232,7 +232,7 @@ def test_what_is_not_held_can_be_neither_approved_nor_denied(admin):
     assert not any(isinstance(moment, Decided) for moment in admin.moments)
 
 
-def test_a_run_that_failed_is_tried_again_from_there_or_from_a_step(admin):
+def test_a_failed_run_is_retried_from_the_failed_step_or_a_given_one(admin):
     run = admin.take()
     assert admin.post(f"/runs/{run}/retry")[0] == 409
     admin.end("failed")
@@ -245,7 +245,7 @@ def test_a_run_that_failed_is_tried_again_from_there_or_from_a_step(admin):
 
 
 @pytest.mark.parametrize("path", ["/pause", "/resume"])
-def test_a_playbook_that_is_not_in_force_is_refused_with_the_closest_name(admin, path):
+def test_an_unknown_playbook_is_rejected_with_the_closest_name(admin, path):
     status, _, said = admin.post(path, {"playbook": "mark-shel"})
     assert status == 400
     assert said["error"] == (
@@ -255,12 +255,12 @@ def test_a_playbook_that_is_not_in_force_is_refused_with_the_closest_name(admin,
     assert admin.journal.paused() == {}
 
 
-def test_a_pause_of_a_playbook_that_is_gone_can_be_ended(admin):
+def test_the_pause_of_a_removed_playbook_can_be_ended(admin):
     admin.journal.pause("gone", Pause("ada", NOW))
     assert admin.post("/resume", {"playbook": "gone"})[2] == {"paused": []}
 
 
-def test_a_pause_ends_by_itself_and_says_so(admin):
+def test_an_expired_pause_ends_and_is_recorded(admin):
     given = {"playbook": "mark-shell", "for": "2h", "reason": "upgrade\x1b[31m\u202e\n"}
     assert admin.post("/pause", given)[0] == 200
     (shown,) = admin.get("/status")[2]["pauses"]
@@ -278,7 +278,7 @@ def test_a_pause_ends_by_itself_and_says_so(admin):
     assert admin.take(hostname="later")
 
 
-def test_a_new_pause_replaces_the_end_of_the_old_one(admin):
+def test_a_new_pause_replaces_the_previous_one(admin):
     admin.post("/pause", {"for": "1h"})
     admin.post("/pause", {"reason": "for good"})
     admin.now += 7_200
@@ -286,7 +286,7 @@ def test_a_new_pause_replaces_the_end_of_the_old_one(admin):
     assert admin.journal.paused()["*"].reason == "for good"
 
 
-def test_a_reason_is_kept_with_the_run_and_told_to_observers(admin):
+def test_a_reason_is_stored_with_the_run_and_passed_to_observers(admin):
     run = admin.take()
     admin.end("failed")
     assert admin.post(f"/runs/{run}/retry", {"reason": "disk is back"})[0] == 200
@@ -299,7 +299,7 @@ def test_a_reason_is_kept_with_the_run_and_told_to_observers(admin):
     assert admin.post(f"/runs/{run}/undo", {"reason": "x" * 1_001})[0] == 400
 
 
-def test_a_run_that_is_tried_again_in_a_pause_says_that_it_waits(admin):
+def test_the_retry_of_a_run_during_a_pause_says_that_it_waits(admin):
     run = admin.take()
     admin.end("failed")
     admin.post("/pause", {"playbook": "other"})
@@ -318,7 +318,7 @@ def test_a_run_that_is_tried_again_in_a_pause_says_that_it_waits(admin):
     assert said["note"] == "it waits for the pause to end: tiercel resume"
 
 
-def test_what_is_paused_is_suppressed_and_waits_until_it_is_resumed(admin):
+def test_a_pause_suppresses_events_and_delays_runs_until_it_ends(admin):
     admin.take()
     assert admin.post("/pause", {"playbook": "mark-shell"})[2] == {"paused": ["mark-shell"]}
     assert admin.get("/status")[2]["paused"] == ["mark-shell"]
@@ -345,30 +345,30 @@ def test_what_is_paused_is_suppressed_and_waits_until_it_is_resumed(admin):
         ("/runs/abcdef/retry", {"step": "a"}),
     ],
 )
-def test_a_body_that_says_something_else_is_refused(admin, path, given):
+def test_a_body_with_unknown_keys_is_rejected(admin, path, given):
     assert admin.post(path, given)[0] == 400
     assert admin.journal.paused() == {}
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{", b"\xff", b"[" * 3000, b" " * 5000])
-def test_a_body_that_is_no_object_is_refused(admin, body):
+def test_a_body_that_is_not_an_object_is_rejected(admin, body):
     status = ask(admin.port, body, path="/pause", client=HERE, headers=JSON)[0]
     assert status == (413 if len(body) > AdminPort.max_body else 400)
     assert admin.journal.paused() == {}
 
 
-def test_a_form_that_a_web_page_posts_does_nothing(admin):
+def test_the_form_of_a_web_page_is_rejected(admin):
     form = {"content-type": "application/x-www-form-urlencoded"}
     assert admin.post("/pause", headers=form)[0] == 415
     assert admin.journal.paused() == {}
 
 
 @pytest.mark.parametrize("path", ["/runs/abcdef/undo", "/runs", "/status", "/nothing"])
-def test_there_is_nothing_to_do_elsewhere(admin, path):
+def test_an_unknown_command_is_404(admin, path):
     assert admin.post(path)[0] == 404
 
 
-def test_runs_are_listed_by_what_is_asked_for(admin):
+def test_runs_are_filtered_by_the_query(admin):
     first = admin.take()
     admin.end("failed")
     second = admin.take(hostname="other")
@@ -399,13 +399,13 @@ BAD_QUERIES = [
 
 
 @pytest.mark.parametrize("query", BAD_QUERIES)
-def test_a_query_that_cannot_be_is_400_with_an_error_and_a_hint(admin, query):
+def test_an_invalid_query_is_400_with_an_error_and_a_hint(admin, query):
     status, _, said = ask(admin.port, path="/runs", query=query, client=HERE, method="GET")
     assert (status, set(said)) == (400, {"error", "hint"})
     assert len(json.dumps(said)) < 300
 
 
-def test_the_first_digits_of_an_id_will_do_where_they_are_one_runs(admin):
+def test_a_unique_prefix_of_an_id_identifies_a_run(admin):
     run = admin.take()
     assert admin.get(f"/runs/{run[:6]}")[2]["run"] == run
     assert admin.get(f"/runs/{run[:5]}")[0] == 404
@@ -413,7 +413,7 @@ def test_the_first_digits_of_an_id_will_do_where_they_are_one_runs(admin):
 
 @pytest.fixture
 def guarded(tmp_path):
-    """An admin port with an operators' file: ``ada`` may act, ``vic`` may look."""
+    """An admin port with an operators file. ada: role operate. vic: role view."""
     file = tmp_path / "operators"
     lines = [
         f"{name} {role} {digest(name)}" for name, role in (("ada", "operate"), ("vic", "view"))
@@ -434,7 +434,7 @@ def bearer(name):
     return {"authorization": f"Bearer the token of {name}"}
 
 
-def test_with_an_operators_file_a_role_opens_what_it_may(guarded):
+def test_the_operators_file_gives_access_by_role(guarded):
     assert guarded.get("/status", AWAY, headers=bearer("vic"))[0] == 200
     assert guarded.get("/metrics", AWAY, headers=bearer("ada"))[0] == 200
     assert guarded.get("/livez", AWAY)[0] == 200
@@ -445,14 +445,14 @@ def test_with_an_operators_file_a_role_opens_what_it_may(guarded):
 
 
 @pytest.mark.parametrize("client", [HERE, AWAY])
-def test_with_an_operators_file_nobody_is_known_by_his_address(guarded, client):
+def test_with_an_operators_file_the_address_gives_no_access(guarded, client):
     assert guarded.get("/status", client)[0] == 403
     assert guarded.get("/status", client, headers=bearer("eve"))[0] == 401
     basic = {"authorization": "Basic the token of ada"}
     assert guarded.get("/status", client, headers=basic)[0] == 401
 
 
-def test_a_changed_operators_file_counts_at_once_and_a_broken_line_gives_no_access(guarded):
+def test_a_changed_operators_file_applies_at_once_and_an_invalid_line_gives_no_access(guarded):
     guarded.file.write_text(f"eve view {digest('eve')}\n")
     os.utime(guarded.file, ns=(1, 1))
     assert guarded.get("/status", headers=bearer("ada"))[0] == 401
@@ -463,7 +463,7 @@ def test_a_changed_operators_file_counts_at_once_and_a_broken_line_gives_no_acce
 
 
 @pytest.mark.parametrize("text", [None, "", "# ada\n", "ada root x\n"])
-def test_an_operators_file_that_loses_its_operators_closes_the_port_at_once(guarded, text):
+def test_an_emptied_operators_file_closes_the_port_at_once(guarded, text):
     assert guarded.get("/status", headers=bearer("ada"))[0] == 200
     guarded.file.unlink() if text is None else guarded.file.write_text(text)
     assert guarded.get("/status", headers=bearer("ada"))[0] == 401
@@ -471,7 +471,7 @@ def test_an_operators_file_that_loses_its_operators_closes_the_port_at_once(guar
     assert guarded.get("/livez", AWAY)[0] == 200
 
 
-def test_a_short_token_gives_no_access_even_where_the_file_has_its_digest(guarded):
+def test_a_short_token_gives_no_access_even_if_the_file_has_its_digest(guarded):
     guarded.file.write_text(f"ada operate {hashlib.sha256(b'short').hexdigest()}")
     for token in ("short", ""):
         status, _, said = guarded.get("/status", headers={"authorization": f"Bearer {token}"})
@@ -479,7 +479,7 @@ def test_a_short_token_gives_no_access_even_where_the_file_has_its_digest(guarde
 
 
 @pytest.mark.parametrize("text", ["", "# none\n", "ada operate\n", "ada root " + "0" * 64])
-def test_an_operators_file_that_cannot_be_is_refused_with_its_line(tmp_path, text):
+def test_an_invalid_operators_file_is_rejected_with_the_line_number(tmp_path, text):
     (tmp_path / "operators").write_text(text)
     with pytest.raises(ValueError, match="operators"):
         TokenAuthenticator(tmp_path / "operators")

@@ -1,4 +1,4 @@
-"""Connections: order of replies, what is refused by its head, what is late, too long or too much."""
+"""Connections: order of replies, rejection by the head, timeouts and size limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def post(body=b"{}"):
 
 
 class Echo:
-    """Answers a request with what it was; those of a path that begins with /later once they are let go."""
+    """Answers with path and body of the request. Paths that begin with /later are answered on demand."""
 
     max_body = 100
 
@@ -30,10 +30,10 @@ class Echo:
         self.asked = []
 
     def count_rejected(self, status):
-        """Nobody counts these."""
+        """Do nothing."""
 
     def reject(self, request):
-        return json_reply(401, {"error": "no"}) if b"x-stranger" in request.headers else None
+        return json_reply(401, {"error": "no"}) if b"x-no-access" in request.headers else None
 
     def is_urgent(self, request):
         return request.path == "/urgent"
@@ -51,7 +51,7 @@ class Echo:
 
 
 class Talk:
-    """A connection, what it was sent, and what it answers."""
+    """A connection with its input and its replies."""
 
     def __init__(self, **limits):
         self.port = Echo()
@@ -76,26 +76,26 @@ class Talk:
         return self.pipe.sent.replace(b"}HTTP", b"}\r\nHTTP").split(b"\r\n")
 
     def late(self, seconds):
-        """So much time goes by, and somebody looks."""
+        """Let ``seconds`` pass, then check the timeout."""
         self.connection.deadline -= seconds
         self.connection.check_timeout(time.monotonic())
         return self
 
 
-def test_a_request_in_pieces_is_one_request():
+def test_a_request_in_several_segments_is_one_request():
     talk = Talk().say(*(bytes([b]) for b in post(b"[1]")))
     assert talk.bodies == [{"path": "/events", "body": "[1]"}]
     assert not talk.pipe.closed
 
 
-def test_what_is_asked_at_once_is_answered_in_order_and_one_after_the_other():
+def test_pipelined_requests_are_answered_one_at_a_time_in_order():
     talk = Talk().say(post(b"1").replace(b"/events", b"/later") + post(b"2"))
     assert (len(talk.port.asked), talk.statuses) == (1, [])
     talk.port.later.pop()()
     assert [told["body"] for told in talk.bodies] == ["1", "2"]
 
 
-def test_requests_that_follow_are_read_once_the_first_is_answered():
+def test_the_next_request_is_read_after_the_reply_to_the_first():
     later = post(b"1").replace(b"/events", b"/later")
     talk = Talk().say(later + post(b"2") + later)
     assert (len(talk.port.asked), talk.pipe.reading) == (1, False)
@@ -107,7 +107,7 @@ def test_requests_that_follow_are_read_once_the_first_is_answered():
     assert talk.shared.buffered_bytes == 0
 
 
-def test_requests_that_follow_count_and_what_has_no_room_ends_with_the_reply():
+def test_pipelined_input_is_counted_and_over_the_limit_the_reply_ends_the_connection():
     talk = Talk(buffered_bytes=300).say(post(b"1").replace(b"/events", b"/later"))
     talk.say(*[post(b"x" * 90)] * 3)
     assert (talk.pipe.closed, talk.shared.buffered_bytes) == (False, 1)
@@ -115,7 +115,7 @@ def test_requests_that_follow_count_and_what_has_no_room_ends_with_the_reply():
     assert (talk.statuses, talk.pipe.closed, talk.shared.buffered_bytes) == ([200], True, 0)
 
 
-def test_a_body_counts_until_it_is_answered_though_its_sender_is_gone():
+def test_a_body_is_counted_until_its_reply_even_if_the_sender_has_left():
     talk = Talk().say(post(b"x" * 80).replace(b"/events", b"/later"))
     talk.connection.connection_lost(None)
     assert talk.shared.buffered_bytes == 80
@@ -133,7 +133,7 @@ def test_a_body_counts_until_it_is_answered_though_its_sender_is_gone():
         (b"1.1", b"host: t\r\nconnection: upgrade\r\nupgrade: websocket\r\n", True),
     ],
 )
-def test_a_connection_stays_as_its_sender_asks(version, header, stays):
+def test_a_connection_stays_open_as_the_sender_asks(version, header, stays):
     head = post().replace(b"HTTP/1.1", b"HTTP/" + version).replace(b"host: t\r\n", header)
     talk = Talk().say(head)
     assert talk.statuses == [200]
@@ -141,29 +141,29 @@ def test_a_connection_stays_as_its_sender_asks(version, header, stays):
     assert (b"connection: close" in talk.pipe.sent) is not stays
 
 
-def test_a_sender_who_waits_for_leave_gets_it_only_where_his_body_is_wanted():
+def test_100_continue_is_sent_only_if_the_body_is_accepted():
     head = post().replace(b"host: t", b"host: t\r\nexpect: 100-continue").removesuffix(b"{}")
     talk = Talk().say(head)
     assert talk.statuses == [100]
     assert talk.say(b"{}").statuses == [100, 200]
-    stranger = head.replace(b"expect", b"x-stranger: 1\r\nexpect")
-    assert Talk().say(stranger).statuses == [401]
+    rejected = head.replace(b"expect", b"x-no-access: 1\r\nexpect")
+    assert Talk().say(rejected).statuses == [401]
 
 
-def test_a_body_is_taken_in_chunks_too():
+def test_a_chunked_body_is_accepted():
     head = b"POST / HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n"
     assert Talk().say(head, b"1\r\na\r\n", b"2\r\nbc\r\n0\r\n\r\n").bodies[0]["body"] == "abc"
 
 
-def test_a_strangers_body_is_not_read():
+def test_a_body_without_access_is_not_read():
     talk = Talk().say(
-        b"POST / HTTP/1.1\r\nhost: t\r\nx-stranger: 1\r\ncontent-length: 90\r\n\r\n", b"abc"
+        b"POST / HTTP/1.1\r\nhost: t\r\nx-no-access: 1\r\ncontent-length: 90\r\n\r\n", b"abc"
     )
     assert (talk.statuses, talk.port.asked, talk.shared.buffered_bytes) == ([401], [], 0)
     assert talk.say(post()).statuses == [401]
 
 
-def test_what_is_announced_or_grows_too_large_is_refused_once():
+def test_a_body_that_is_announced_or_grows_too_large_is_rejected_once():
     assert Talk().say(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 101\r\n\r\n").statuses == [
         413
     ]
@@ -173,15 +173,15 @@ def test_what_is_announced_or_grows_too_large_is_refused_once():
     assert Talk().say(post(b"x" * 100)).statuses == [200]
 
 
-def test_a_refusal_waits_for_the_replies_before_it():
-    stranger = b"POST / HTTP/1.1\r\nhost: t\r\nx-stranger: 1\r\ncontent-length: 3\r\n\r\nabc"
-    talk = Talk().say(post(b"1").replace(b"/events", b"/later") + stranger)
+def test_a_rejection_is_sent_after_the_replies_before_it():
+    rejected = b"POST / HTTP/1.1\r\nhost: t\r\nx-no-access: 1\r\ncontent-length: 3\r\n\r\nabc"
+    talk = Talk().say(post(b"1").replace(b"/events", b"/later") + rejected)
     assert talk.statuses == []
     talk.port.later.pop()()
     assert (talk.statuses, talk.pipe.closed) == ([200, 401], True)
 
 
-def test_all_bodies_together_are_bounded():
+def test_the_bytes_of_all_bodies_are_limited():
     one = Talk(buffered_bytes=120)
     one.say(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 90\r\n\r\n", b"x" * 80)
     other, pipe = Connection(one.shared), Pipe()
@@ -196,17 +196,17 @@ def test_all_bodies_together_are_bounded():
 @pytest.mark.parametrize(
     "said", [b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"NO WAY\r\n\r\n", b"POST / HTTP/9.9\r\n"]
 )
-def test_what_is_no_http_is_400(said):
+def test_input_that_is_not_http_is_400(said):
     talk = Talk().say(said + b"\r\n" * 3)
     assert (talk.statuses, talk.pipe.closed, talk.port.asked) == ([400], True, [])
 
 
-def test_two_ways_to_tell_the_length_are_refused():
+def test_content_length_with_transfer_encoding_is_rejected():
     both = post().replace(b"host: t", b"host: t\r\ntransfer-encoding: chunked")
     assert Talk().say(both).statuses == [400]
 
 
-def test_a_head_without_end_is_431():
+def test_an_endless_head_is_431():
     talk = Talk(head_bytes=1000).say(b"POST / HTTP/1.1\r\n", *[b"a: b\r\n"] * 200)
     assert (talk.statuses, talk.pipe.closed) == ([431], True)
 
@@ -215,19 +215,19 @@ def test_a_head_without_end_is_431():
     ("began", "seconds"),
     [(b"POST / HT", 10), (b"POST / HTTP/1.1\r\na: b\r\n", 10), (POST[:-2] % 9 + b"abc", 30)],
 )
-def test_who_is_late_gets_408(began, seconds):
+def test_a_slow_request_is_408(began, seconds):
     talk = Talk().say(began)
     assert talk.late(seconds - 1).statuses == []
     assert talk.late(2).statuses == [408]
     assert (talk.shared.timed_out, talk.pipe.closed) == (1, True)
 
 
-def test_time_does_not_begin_anew_with_every_byte():
+def test_a_new_byte_does_not_restart_the_timeout():
     talk = Talk().say(b"POST / HT").late(9).say(b"TP/1.1\r\n")
     assert talk.late(2).statuses == [408]
 
 
-def test_who_says_nothing_is_left_without_a_word():
+def test_a_silent_connection_is_closed_without_a_reply():
     assert Talk().late(11).pipe.closed
     talk = Talk().say(post())
     assert not talk.late(70).pipe.closed
@@ -235,14 +235,14 @@ def test_who_says_nothing_is_left_without_a_word():
     assert talk.statuses == [200]
 
 
-def test_nobody_is_late_while_we_are():
+def test_a_request_in_progress_does_not_time_out():
     talk = Talk().say(post().replace(b"/events", b"/later")).late(999)
     assert not talk.pipe.closed
     talk.port.later.pop()()
     assert talk.statuses == [200]
 
 
-def test_who_does_not_read_his_replies_is_let_go():
+def test_a_client_that_does_not_read_replies_is_disconnected():
     talk = Talk().say(post())
     talk.connection.pause_writing()
     assert not talk.late(29).pipe.closed
@@ -252,12 +252,12 @@ def test_who_does_not_read_his_replies_is_let_go():
     assert talk.late(31).pipe.closed
 
 
-def test_a_bug_is_500_and_the_next_request_goes_on():
+def test_an_exception_is_500_and_the_next_request_is_answered():
     talk = Talk().say(post().replace(b"/events", b"/broken") + post())
     assert talk.statuses == [500, 200]
 
 
-def test_who_has_said_all_still_gets_his_reply():
+def test_a_half_closed_connection_gets_its_reply():
     talk = Talk().say(post().replace(b"/events", b"/later"))
     assert talk.connection.eof_received() is True
     talk.port.later.pop()()
@@ -265,7 +265,7 @@ def test_who_has_said_all_still_gets_his_reply():
     assert Talk().say(b"POST / HT").connection.eof_received() is False
 
 
-def test_a_reply_for_who_is_gone_is_nobodys():
+def test_a_reply_to_a_closed_connection_is_discarded():
     talk = Talk().say(post().replace(b"/events", b"/later"))
     talk.pipe.close()
     talk.connection.connection_lost(None)
@@ -274,7 +274,7 @@ def test_a_reply_for_who_is_gone_is_nobodys():
     assert talk.shared.members == {}
 
 
-def test_at_the_end_an_idle_one_goes_and_a_busy_one_gets_its_reply():
+def test_shutdown_closes_idle_connections_and_answers_busy_ones():
     idle, busy = Talk(), Talk().say(post().replace(b"/events", b"/later"))
     for talk in (idle, busy):
         talk.shared.closing = True
@@ -284,7 +284,7 @@ def test_at_the_end_an_idle_one_goes_and_a_busy_one_gets_its_reply():
     assert (busy.statuses, busy.pipe.closed) == ([200], True)
 
 
-def test_escapes_of_a_path_are_taken_back_and_its_query_is_apart():
+def test_a_path_is_percent_decoded_and_separated_from_its_query():
     async def scene():
         talk = Talk().say(b"GET /a%20b/%C3%A9?c=d%20e HTTP/1.1\r\nhost: t\r\n\r\n")
         return talk.port.asked[0]
@@ -294,7 +294,7 @@ def test_escapes_of_a_path_are_taken_back_and_its_query_is_apart():
 
 
 @pytest.mark.parametrize("how", [b"content-length: 90", b"transfer-encoding: chunked"])
-def test_bodies_that_grow_together_past_the_bound_are_refused(how):
+def test_bodies_that_together_exceed_the_limit_are_rejected(how):
     head = b"POST / HTTP/1.1\r\nhost: t\r\n" + how + b"\r\n\r\n"
     part = b"x" * 80 if how.startswith(b"content") else b"50\r\n" + b"x" * 80 + b"\r\n"
     one = Talk(buffered_bytes=120).say(head)

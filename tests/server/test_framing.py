@@ -1,4 +1,4 @@
-"""Requests on the wire: what RFC 9112 refuses, upgrades that are not taken up, bounds of heads and chunks."""
+"""Framing: requests that RFC 9112 rejects, ignored upgrades, limits of heads and chunks."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_valid_is_refused_however_it_is_cut(name):
+def test_an_invalid_request_is_rejected_however_it_is_split(name):
     status, said = REFUSED[name]
     for size in (len(said), 999, *([1] if len(said) < 1_000 else [])):
         talk = Talk().say(*(said[at : at + size] for at in range(0, len(said), size)))
@@ -108,7 +108,7 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_what_is_valid_is_taken_however_it_is_cut(name):
+def test_a_valid_request_is_accepted_however_it_is_split(name):
     said, path, body = TAKEN[name]
     for size in (len(said), 7, 1):
         talk = Talk().say(*(said[at : at + size] for at in range(0, len(said), size)))
@@ -119,7 +119,9 @@ def test_what_is_valid_is_taken_however_it_is_cut(name):
 @pytest.mark.parametrize("offer", ["h2c", "websocket", "TLS/1.2"])
 @pytest.mark.parametrize("chunked", [True, False])
 @pytest.mark.parametrize("size", [10**6, 5, 1])
-def test_a_request_that_offers_an_upgrade_keeps_its_body_and_those_after_it(offer, chunked, size):
+def test_a_request_that_offers_an_upgrade_keeps_its_body_and_the_next_requests(
+    offer, chunked, size
+):
     offered = (
         b"connection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AA\r\nupgrade: %b\r\n"
         % offer.encode()
@@ -139,7 +141,7 @@ def test_trailers_do_not_become_headers():
     assert talk.port.asked[0].headers.keys() == {b"host", b"transfer-encoding"}
 
 
-def test_a_header_that_occurs_twice_has_both_values():
+def test_a_repeated_header_has_both_values():
     talk = Talk().say(H + b"authorization: Bearer a \r\nauthorization: Bearer b\r\n\r\n")
     assert talk.port.asked[0].headers[b"authorization"] == b"Bearer a, Bearer b"
 
@@ -151,7 +153,7 @@ def test_the_host_of_a_url_replaces_the_header():
     assert talk.port.asked[0].headers[b"host"] == b"evil.example.com:8081"
 
 
-def test_the_number_of_chunks_is_bounded():
+def test_the_number_of_chunks_is_limited():
     reader = RequestReader(32_768, 100)
     reader.add(CHUNKED)
     assert reader.head().body_length is None

@@ -1,4 +1,4 @@
-"""Requests made by a grammar, with mistakes, cut anywhere: read as a slow reading of RFC 9112 reads them."""
+"""Framing of generated requests, with errors and split anywhere, compared with a slow reference reader."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def chunked(draw):
 
 @st.composite
 def requests(draw):
-    """Bytes of some requests; most are valid, and each mistake is in some."""
+    """Bytes of some requests. Most are valid. Each kind of error occurs in some."""
     sent = b""
     for _ in range(draw(st.integers(1, 3))):
         sent += draw(st.sampled_from([b""] * 5 + [b"\r\n"]))
@@ -109,7 +109,7 @@ def requests(draw):
 
 
 def taken(sent, cuts):
-    """What a connection makes of it: the requests that reach the port, and whether it refused."""
+    """Return the requests that reach the port, whether the connection rejected one, and the Talk."""
     edges = [0, *sorted({cut % (len(sent) + 1) for cut in cuts}), len(sent)]
     parts = [sent[a:b] for a, b in itertools.pairwise(edges) if a < b]
     talk = Talk().say(*parts)
@@ -120,7 +120,7 @@ def taken(sent, cuts):
 @settings(max_examples=100, derandomize=True, deadline=None)
 @example(b"POST / HTTP/1.1\r\nhost: t\r\n\r\n" * 3, [1])
 @given(requests(), st.lists(st.integers(0, 2_000), max_size=8))
-def test_requests_are_read_as_the_reference_reads_them_however_they_are_cut(sent, cuts):
+def test_requests_are_read_like_the_reference_however_they_are_split(sent, cuts):
     reading = read(sent)
     asked, refused, talk = taken(sent, cuts)
     expected = [(one.method, one.target, one.headers, one.body) for one in reading.messages]
@@ -134,7 +134,7 @@ def test_requests_are_read_as_the_reference_reads_them_however_they_are_cut(sent
 
 
 UNFINISHED = {"CR without LF", "chunk end"}
-"""Mistakes in a line of a chunked body, which is judged once its LF is there; until then its time runs."""
+"""Errors in a line of a chunked body. They are detected when the LF arrives; until then the timeout runs."""
 
 
 @settings(max_examples=40, derandomize=True, deadline=None)
@@ -143,7 +143,7 @@ UNFINISHED = {"CR without LF", "chunk end"}
     st.binary(max_size=40),
     st.lists(st.integers(0, 2_000), max_size=5),
 )
-def test_whatever_comes_costs_no_more_than_its_connection(parts, noise, cuts):
+def test_arbitrary_input_affects_only_its_connection(parts, noise, cuts):
     sent = b"".join(parts)
     at = cuts[0] % (len(sent) + 1) if cuts else 0
     asked, _, talk = taken(sent[:at] + noise + sent[at:], cuts)

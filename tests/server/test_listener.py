@@ -1,4 +1,4 @@
-"""Listeners on real sockets: TLS that is renewed, whose certificates are asked for, who is too slow."""
+"""Listeners on real sockets: TLS renewal, client certificates, timeouts and eviction."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK = Limits(sweep=0.01)
 
 
 class Authority:
-    """Signs certificates into a folder."""
+    """A certificate authority that writes certificates into a folder."""
 
     def __init__(self, folder, name):
         self.folder, self.key = folder, ec.generate_private_key(ec.SECP256R1())
@@ -43,7 +43,7 @@ class Authority:
         return file
 
     def pair(self, name):
-        """A certificate and its key, as files that are swapped in as the kubelet does."""
+        """Write a certificate and its key like the kubelet. Return their paths."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name.from_rfc4514_string(f"CN={name}")
         builder = unsigned(subject, key, self.key, is_authority=False)
@@ -73,7 +73,7 @@ def trusting(authority, pair=None):
 
 
 async def ask(listener, context=None, said=None):
-    """The status of a reply, and the common name of who gave it."""
+    """Send a request. Return the status, and the common name of the server."""
     reader, writer = await asyncio.open_connection(*listener.address, ssl=context)
     writer.write(said or post())
     await writer.drain()
@@ -90,13 +90,13 @@ async def ask(listener, context=None, said=None):
 
 
 def play(scene):
-    """A scene in the loop that the engine has."""
+    """Run a scene in the event loop of the engine."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scene())
 
 
 def swap(folder, **files):
-    """Put other files in the places of these, as a rename does."""
+    """Replace files by others with a rename."""
     for place, file in files.items():
         copy = folder / "swap"
         copy.write_bytes(file.read_bytes())
@@ -104,7 +104,7 @@ def swap(folder, **files):
 
 
 async def until(listener, seen, context):
-    """Ask until the listener shows the certificate of that name: it looks at the files now and then."""
+    """Send requests until the listener uses the certificate with that name."""
     async with asyncio.timeout(20):
         while (await ask(listener, context))[1] != seen:
             pass
@@ -115,7 +115,7 @@ def authority(tmp_path):
     return Authority(tmp_path, "ca")
 
 
-def test_a_renewed_certificate_is_shown_and_open_connections_stay(tmp_path, authority):
+def test_a_renewed_certificate_is_used_and_open_connections_stay(tmp_path, authority):
     one, two = authority.pair("one"), authority.pair("two")
     swap(tmp_path, tls_crt=one[0], tls_key=one[1])
     certificates = Certificates(tmp_path / "tls.crt", tmp_path / "tls.key")
@@ -134,7 +134,7 @@ def test_a_renewed_certificate_is_shown_and_open_connections_stay(tmp_path, auth
     play(scene)
 
 
-def test_a_pair_that_does_not_fit_leaves_the_last_good_one_in_force(tmp_path, authority):
+def test_a_mismatched_pair_keeps_the_last_valid_one_in_use(tmp_path, authority):
     one, two = authority.pair("one"), authority.pair("two")
     swap(tmp_path, tls_crt=one[0], tls_key=one[1])
     certificates = Certificates(tmp_path / "tls.crt", tmp_path / "tls.key")
@@ -145,7 +145,7 @@ def test_a_pair_that_does_not_fit_leaves_the_last_good_one_in_force(tmp_path, au
     assert certificates.context() is not good
 
 
-def test_only_who_shows_a_certificate_of_the_authority_is_let_in(tmp_path, authority):
+def test_only_certificates_of_the_authority_give_access(tmp_path, authority):
     clients, strangers = Authority(tmp_path, "clients"), Authority(tmp_path, "strangers")
     (tmp_path / "client.ca").write_bytes(clients.file.read_bytes())
     certificates = Certificates(*authority.pair("one"), tmp_path / "client.ca")
@@ -173,7 +173,7 @@ def test_only_who_shows_a_certificate_of_the_authority_is_let_in(tmp_path, autho
 
 
 @pytest.mark.parametrize("content", [None, "", "# no certificate\n", "another"])
-def test_an_authority_that_is_removed_closes_the_port_to_open_connections_too(
+def test_a_removed_authority_closes_the_port_also_for_open_connections(
     tmp_path, authority, content
 ):
     one, two = authority.pair("one"), authority.pair("two")
@@ -195,7 +195,7 @@ def test_an_authority_that_is_removed_closes_the_port_to_open_connections_too(
     assert access.reject(Request(b"POST", b"/", {})) is None
 
 
-def test_files_that_are_no_pair_are_told_at_the_start(tmp_path, authority):
+def test_mismatched_files_are_an_error_at_the_start(tmp_path, authority):
     one, two = authority.pair("one"), authority.pair("two")
     with pytest.raises(ValueError, match=r"two\.key does not match"):
         Certificates(one[0], two[1])
@@ -207,7 +207,7 @@ def test_files_that_are_no_pair_are_told_at_the_start(tmp_path, authority):
         Certificates(tmp_path / "gone", one[1])
 
 
-def test_what_speaks_no_tls_harms_nobody(authority):
+def test_plain_text_on_a_tls_port_does_not_affect_others(authority):
     certificates = Certificates(*authority.pair("one"))
 
     async def scene():
@@ -224,7 +224,7 @@ def test_what_speaks_no_tls_harms_nobody(authority):
     play(scene)
 
 
-def test_the_half_open_ones_go_and_a_good_one_is_answered_meanwhile():
+def test_incomplete_requests_time_out_while_others_are_answered():
     limits = Limits(head=0.3, sweep=0.01, connections=60)
 
     async def scene():
@@ -242,7 +242,7 @@ def test_the_half_open_ones_go_and_a_good_one_is_answered_meanwhile():
     play(scene)
 
 
-def test_a_handshake_that_never_ends_is_ended(authority):
+def test_an_endless_handshake_times_out(authority):
     certificates = Certificates(*authority.pair("one"))
 
     async def scene():
@@ -256,7 +256,7 @@ def test_a_handshake_that_never_ends_is_ended(authority):
     play(scene)
 
 
-def test_a_refusal_is_read_though_the_sender_goes_on_to_send():
+def test_a_rejection_arrives_while_the_sender_continues_to_send():
     async def scene():
         async with listening() as listener:
             reader, writer = await asyncio.open_connection(*listener.address)
@@ -269,7 +269,7 @@ def test_a_refusal_is_read_though_the_sender_goes_on_to_send():
     play(scene)
 
 
-def test_at_the_end_what_is_asked_is_answered_and_new_ones_are_refused():
+def test_shutdown_answers_open_requests_and_refuses_new_connections():
     async def scene():
         async with listening() as listener:
             reader, writer = await asyncio.open_connection(*listener.address)
@@ -288,12 +288,12 @@ def test_at_the_end_what_is_asked_is_answered_and_new_ones_are_refused():
 
 
 async def silent(listener, number):
-    """So many connections on which nothing is said."""
+    """Open connections that send nothing."""
     return [await asyncio.open_connection(*listener.address) for _ in range(number)]
 
 
 async def count(listener, number):
-    """Return once so many are open, and nobody more waits to be taken."""
+    """Wait until ``number`` connections are open and none waits to be accepted."""
     async with asyncio.timeout(20):
         waits = select.poll()
         waits.register(listener._socket, select.POLLIN)
@@ -302,14 +302,14 @@ async def count(listener, number):
 
 
 async def heads(listener):
-    """Return once every connection has a complete head."""
+    """Wait until each connection has a complete head."""
     async with asyncio.timeout(20):
         while listener.shared.evictable:  # noqa: ASYNC110 - its own turns
             await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("tls", [True, False])
-def test_silent_connections_make_room_for_new_ones_the_oldest_first(authority, tls):
+def test_silent_connections_are_evicted_oldest_first(authority, tls):
     certificates = Certificates(*authority.pair("one")) if tls else None
 
     async def scene():
@@ -332,7 +332,7 @@ def test_silent_connections_make_room_for_new_ones_the_oldest_first(authority, t
 
 
 @pytest.mark.parametrize("limits", [{"connections": 4}, {"per_peer": 4}])
-def test_connections_with_a_complete_head_stay_and_more_are_turned_away(limits):
+def test_connections_with_a_complete_head_stay_and_new_ones_are_refused(limits):
     async def scene():
         async with listening(limits=Limits(sweep=0.01, **limits)) as listener:
             kept = await silent(listener, 4)
@@ -349,7 +349,7 @@ def test_connections_with_a_complete_head_stay_and_more_are_turned_away(limits):
     play(scene)
 
 
-def test_one_address_cannot_take_the_connections_of_others():
+def test_one_address_cannot_use_all_connections():
     limits = Limits(connections=10, per_peer=3, sweep=0.01)
 
     async def scene():
@@ -368,7 +368,7 @@ def test_one_address_cannot_take_the_connections_of_others():
     play(scene)
 
 
-def test_the_last_connections_are_for_urgent_requests():
+def test_reserved_connections_serve_only_urgent_requests():
     limits = Limits(connections=4, reserved=2, sweep=0.01)
     urgent = post().replace(b"/events", b"/urgent")
 
@@ -385,7 +385,7 @@ def test_the_last_connections_are_for_urgent_requests():
     play(scene)
 
 
-def test_a_sender_who_is_turned_away_reads_why_though_he_has_sent_his_request():
+def test_a_refused_client_reads_the_reason_after_it_sent_a_request():
     async def scene():
         async with listening(limits=Limits(connections=0, sweep=0.01)) as listener:
             for _ in range(50):
@@ -394,7 +394,7 @@ def test_a_sender_who_is_turned_away_reads_why_though_he_has_sent_his_request():
     play(scene)
 
 
-def test_whose_handshake_fails_counts_no_more(authority):
+def test_a_failed_handshake_is_no_longer_counted(authority):
     certificates = Certificates(*authority.pair("one"))
 
     async def scene():
@@ -410,7 +410,7 @@ def test_whose_handshake_fails_counts_no_more(authority):
     play(scene)
 
 
-def test_the_end_waits_for_no_handshake(authority):
+def test_shutdown_does_not_wait_for_handshakes(authority):
     certificates = Certificates(*authority.pair("one"))
 
     async def scene():
@@ -427,7 +427,7 @@ def test_the_end_waits_for_no_handshake(authority):
     play(scene)
 
 
-def test_who_finds_no_descriptor_waits_until_there_is_one():
+def test_a_connection_without_a_free_descriptor_is_accepted_later():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def scene():
@@ -453,13 +453,13 @@ def test_who_finds_no_descriptor_waits_until_there_is_one():
 
 @pytest.fixture
 def files():
-    """Sets the soft limit of open files."""
+    """Set the soft limit of open files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield lambda soft: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_open_files_are_allowed_as_far_as_may_be(files):
+def test_the_limit_of_open_files_is_raised_to_the_hard_limit(files):
     files(300)
     assert [
         one.connections for one in allow_files(Limits(connections=900), Limits(connections=100))
@@ -469,7 +469,7 @@ def test_open_files_are_allowed_as_far_as_may_be(files):
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1500
 
 
-def test_where_few_files_may_be_open_there_are_fewer_connections_and_the_engine_keeps_some():
+def test_few_allowed_files_mean_fewer_connections_and_spare_files():
     script = """
 import resource
 from engine.server.listener import Limits, allow_files

@@ -1,4 +1,4 @@
-"""A person's commands against a running engine: history, show, pause, resume, retry, approve, deny."""
+"""Operator commands with a running engine: history, show, pause, resume, retry, approve, deny."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tiercel(running, *arguments):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """An engine in dry run that has one run over."""
+    """An engine in dry run with one completed run."""
     folder = tmp_path_factory.mktemp("engine")
     with engine(folder, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
         (running.run,) = running.post(FALCO)[2]["runs"]
@@ -37,7 +37,7 @@ def running(tmp_path_factory):
         yield running
 
 
-def test_the_history_is_a_line_a_run(running):
+def test_the_history_has_one_line_per_run(running):
     done = tiercel(running, "history")
     line = next(line for line in done.stdout.splitlines() if running.run[:12] in line)
     assert "planned" in line
@@ -46,7 +46,7 @@ def test_the_history_is_a_line_a_run(running):
     assert "run" in done.stdout.splitlines()[-1]
 
 
-def test_the_history_as_json_is_what_the_port_answers(running):
+def test_the_history_as_json_is_the_answer_of_the_port(running):
     told = json.loads(tiercel(running, "history", "-o", "json", "--state", "planned").stdout)
     assert told["runs"][-1]["run"] == running.run
     assert "No runs" in tiercel(running, "history", "--namespace", "nowhere").stdout
@@ -58,12 +58,12 @@ def test_the_ids_of_runs_are_completed(running):
     assert running.run[:12] in [item.value for item in found]
 
 
-def test_a_filter_that_cannot_be_is_a_usage_error(running):
+def test_an_invalid_filter_is_a_usage_error(running):
     done = tiercel(running, "history", "--state", "gone")
     assert (done.exit_code, "waiting" in done.stderr) == (2, True)
 
 
-def test_one_run_is_told_as_a_story(running):
+def test_a_run_is_shown_as_a_story(running):
     done = tiercel(running, "show", running.run[:8])
     assert done.exit_code == 0
     for part in (
@@ -79,7 +79,7 @@ def test_one_run_is_told_as_a_story(running):
     assert told["alert"]["rule"] == FALCO["rule"]
 
 
-def test_what_was_no_event_and_what_was_dropped_is_told(tmp_path):
+def test_dead_letters_and_dropped_runs_are_shown(tmp_path):
     once = PLAYBOOK.replace("  match:", "  throttle: {once: 10m}\n  match:")
     with engine(tmp_path, {"a.yaml": once}, "--dry-run") as running:
         for body in ("no event\x1b", alert(1), alert(2), alert(3)):
@@ -105,12 +105,12 @@ def test_what_was_no_event_and_what_was_dropped_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("of", ["--playbook", "--namespace", "--state"])
-def test_what_was_no_event_is_of_no_playbook_and_no_pod(running, of):
+def test_dead_letters_have_no_playbook_and_no_pod(running, of):
     done = tiercel(running, "history", "--dead", of, "done")
     assert (done.exit_code, of in done.stderr) == (2, True)
 
 
-def test_a_line_of_a_run_that_was_denied_says_who_denied_it_whatever_came_after():
+def test_the_line_of_a_denied_run_names_the_operator():
     denied = claim(DELETE, LABEL)
     results, position = advance(denied, Outcome("refused", "denied by ada"))
     told = summary_json(RunRecord(denied.run, results, position, 1, None, "refused"))
@@ -118,20 +118,20 @@ def test_a_line_of_a_run_that_was_denied_says_who_denied_it_whatever_came_after(
 
 
 @pytest.mark.parametrize("act", ["show", "approve", "deny", "retry"])
-def test_a_run_that_is_not_there_is_a_sentence_and_exit_1(running, act):
+def test_an_unknown_run_is_an_error_message_and_exit_1(running, act):
     done = tiercel(running, act, "0" * 32)
     assert (done.exit_code, done.stderr) == (1, "no run has this id\n")
     assert tiercel(running, act, "../status").exit_code == 1
 
 
 @pytest.mark.parametrize("act", ["approve", "deny", "retry"])
-def test_what_cannot_be_done_to_a_run_is_said(running, act):
+def test_an_impossible_command_is_an_error_message(running, act):
     done = tiercel(running, act, running.run[:12])
     assert done.exit_code == 1
     assert "planned" in done.stderr or "no step failed" in done.stderr
 
 
-def test_a_pause_lasts_over_a_restart_and_shows_everywhere(tmp_path):
+def test_a_pause_survives_a_restart_and_is_shown_everywhere(tmp_path):
     with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
         assert tiercel(running, "pause").stdout == "paused: all\n"
         assert running.wait_for_audit(lambda line: line.get("decision") == "pause")["by"] == "local"
@@ -149,7 +149,7 @@ def test_a_pause_lasts_over_a_restart_and_shows_everywhere(tmp_path):
         running.wait_for_audit(lambda line: line.get("run") == run)
 
 
-def test_one_playbook_is_paused_and_tried_again(tmp_path):
+def test_one_playbook_is_paused_and_a_run_retried(tmp_path):
     folder = {"a.yaml": PLAYBOOK, "b.yaml": FAILS}
     with engine(tmp_path, folder, "--dry-run") as running:
         assert tiercel(running, "pause", "--playbook", "tell").stdout == "paused: tell\n"
@@ -171,7 +171,7 @@ def test_one_playbook_is_paused_and_tried_again(tmp_path):
         running.wait_for_audit(twice)
 
 
-def test_a_playbook_that_is_not_in_force_is_exit_2(running):
+def test_an_unknown_playbook_is_exit_2(running):
     for command in ("history", "pause", "resume"):
         done = tiercel(running, command, "--playbook", "mark-shel")
         said = "no playbook in force is called `mark-shel`; did you mean `mark-shell`?\n"
@@ -188,7 +188,7 @@ def test_the_server_and_the_token_come_from_the_environment(running, tmp_path, m
     assert (done.exit_code, "contains no token" in done.stderr) == (2, True)
 
 
-def test_what_a_person_may_not_have_meant_is_said_on_stderr_and_done(tmp_path):
+def test_a_probable_mistake_is_a_warning_on_stderr(tmp_path):
     with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run") as running:
         (run,) = running.post(alert(1))[2]["runs"]
         running.wait_for_audit(lambda line: line.get("run") == run)
@@ -200,7 +200,7 @@ def test_what_a_person_may_not_have_meant_is_said_on_stderr_and_done(tmp_path):
         assert "retry pod.label by local: once more" in tiercel(running, "show", run).stdout
 
 
-def test_an_operator_is_asked_for_a_token_and_told_apart_by_role(tmp_path):
+def test_operators_need_a_token_and_have_access_by_role(tmp_path):
     names = {"ada": "operate", "vic": "view"}
     lines = [
         f"{name} {role} {hashlib.sha256(f'the token of {name}'.encode()).hexdigest()}"
@@ -221,7 +221,7 @@ def test_an_operator_is_asked_for_a_token_and_told_apart_by_role(tmp_path):
         assert (decision["by"], decision["playbook"]) == ("ada", "*")
 
 
-def test_without_an_engine_the_next_command_is_named():
+def test_an_unreachable_engine_is_an_error_with_the_next_command():
     done = CliRunner().invoke(cli, ["history", "--server", "http://127.0.0.1:9"])
     assert done.exit_code == 2
     assert "tiercel serve" in done.stderr

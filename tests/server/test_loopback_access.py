@@ -1,4 +1,4 @@
-"""Which requests a port without credentials takes for those of a program on the same machine."""
+"""Access to a port without credentials: only for programs on the same machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTS = (
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_program_that_names_loopback_is_answered(host):
+def test_a_loopback_host_gives_access(host):
     assert refusal(host=host) is None
 
 
@@ -57,12 +57,12 @@ CLIENTS = [
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_callers_from_any_other_address_are_403(client):
+def test_other_peer_addresses_are_403(client):
     assert refusal(client, host=b"localhost").status == 403
 
 
 @pytest.mark.parametrize("client", [HERE, ("::1", 4, 0, 0), ("::ffff:127.0.0.1", 4, 0, 0)])
-def test_callers_from_127_0_0_1_and_1_are_answered(client):
+def test_loopback_peer_addresses_give_access(client):
     assert refusal(client, host=b"localhost") is None
 
 
@@ -78,7 +78,7 @@ PAGES = [
 
 
 @pytest.mark.parametrize("headers", PAGES)
-def test_what_a_browser_sends_for_a_web_page_is_403(headers):
+def test_requests_of_a_browser_for_a_web_page_are_403(headers):
     assert refusal(host=b"localhost", **headers).status == 403
 
 
@@ -86,7 +86,7 @@ PAGE = {"Origin": "http://evil.example.com", "Content-Type": "text/plain"}
 
 
 @pytest.mark.parametrize("open_to_all", [False, True])
-def test_a_running_engine_refuses_web_pages_on_both_ports(tmp_path, open_to_all):
+def test_an_engine_rejects_web_pages_on_both_ports(tmp_path, open_to_all):
     flags = ["--dry-run", *(["--insecure-no-auth"] if open_to_all else [])]
     event = json.dumps(FALCO).encode()
     with engine(tmp_path, {"a.yaml": PLAYBOOK}, *flags) as running:
