@@ -15,8 +15,8 @@ from tests.support.journals import DONE, JOURNALS, LEASE, NOW, accept, playbook,
 
 def _ready_first(state, pool, now):
     """Return the runs that the invariants allow to start, in order, computed in a slow and simple way."""
-    flying = {r["target"] for r in state if r["leased"] and r["due"] > now}
-    seen, first = set(flying), []
+    leased = {r["target"] for r in state if r["leased"] and r["due"] > now}
+    seen, first = set(leased), []
     for r in state:
         if r["due"] is None or r["due"] > now or r["target"] in seen:
             continue
@@ -37,18 +37,19 @@ moves = st.lists(
 
 
 @pytest.mark.parametrize("opened", JOURNALS.values(), ids=JOURNALS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(moves=moves)
 def test_claims_follow_the_invariants_for_every_sequence_of_operations(opened, moves):
     with tempfile.TemporaryDirectory() as folder:
         journal = opened(Path(folder))
         try:
-            _play(journal, moves)
+            play(journal, moves)
         finally:
             journal.close()
 
 
-def _play(journal, moves):
+def play(journal, moves):
+    """Apply moves to a journal, and compare each claim with the invariants."""
     state, held, now = [], [], NOW
     for what, which, how in moves:
         if what == "accept":
