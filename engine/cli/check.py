@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import click
@@ -102,6 +101,8 @@ def command(
         data = {"findings": entries, **coverage_json(matrix)} if matrix else entries
         echo(json.dumps(data, indent=1))
     elif output == "sarif":
+        from importlib.metadata import version  # noqa: PLC0415 - 15 ms that only SARIF needs
+
         echo(json.dumps(findings_sarif(findings, version("tiercel")), indent=1))
     elif output == "junit":
         echo(findings_junit(map(files.shown, found.sources), findings, strict=strict))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.language.yaml_source import Document
 
     Inspect = Callable[[Document, Findings], None]
+    ParsedFile = tuple[list[Document], list[Finding]]
 
 MAX_EXPRESSIONS = 20_000
 """Regular expressions, globs and JSONPaths of all documents of a folder. They compile within 6 s."""
@@ -43,7 +44,7 @@ class PlaybookSet:
     engine.preview.test_cases), because a broken test does not make a set unusable.
     digest: SHA-256 of the files, hex. sources: path -> (Git blob id, names of its playbooks).
     guardrails: of the Guardrails document, or the default. documents: number of documents of every kind,
-    including those with errors.
+    including those with errors. tests: path -> documents and YAML findings of a file with a PlaybookTest.
     """
 
     playbooks: tuple[Playbook, ...]
@@ -53,6 +54,7 @@ class PlaybookSet:
     silences: tuple[Silence, ...] = ()
     guardrails: Guardrails = field(default_factory=Guardrails)
     documents: int = 0
+    tests: Mapping[str, ParsedFile] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -70,8 +72,8 @@ class PlaybookSet:
 class _CompiledFile:
     """The compiled documents of one file.
 
-    names: (kind, name, place) of each document. deployable: whether the engine loads a document of the file.
-    expressions, instructions: as in Findings, for the whole file.
+    names: (kind, name, place) of each document. tests: see PlaybookSet. deployable: whether the engine loads
+    a document of the file. expressions, instructions: as in Findings, for the whole file.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -80,6 +82,7 @@ class _CompiledFile:
     silences: list[Silence] = field(default_factory=list)
     guardrails: list[Guardrails] = field(default_factory=list)
     documents: int = 0
+    tests: ParsedFile | None = None
     deployable: bool = False
     expressions: int = 0
     instructions: int = 0
@@ -129,6 +132,7 @@ class Loader:
             silences=tuple(silence for one in loaded for silence in one.silences),
             guardrails=next((g for one in loaded for g in one.guardrails), Guardrails()),
             documents=sum(one.documents for one in loaded),
+            tests={path: one.tests for path, one in compiled.items() if one.tests},
         )
 
     def _compile_files(
@@ -161,7 +165,10 @@ class Loader:
         result = _CompiledFile()
         documents, yaml_findings = read(content, file)
         result.documents = len(documents)
-        if documents and all(kind_of(document) == "PlaybookTest" for document in documents):
+        tests = [kind_of(document) == "PlaybookTest" for document in documents]
+        if any(tests):
+            result.tests = documents, yaml_findings
+        if documents and all(tests):
             return result  # engine.preview.test_cases reports its mistakes
         result.findings += yaml_findings
         for document in documents:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from engine.actions.registry import load_actions
 from engine.cluster.objects import InvalidObjectError, iter_objects
-from engine.cluster.simulated import StaticCluster
-from engine.execution.guardrails import Guard
 from engine.language.compile import check_document, kind_of
 from engine.language.findings import TooManyFindingsError, nearest
 from engine.language.folder import VALUES, FolderError
@@ -19,8 +17,6 @@ from engine.model.calls import call_json
 from engine.model.errors import EventError, Finding
 from engine.model.event import parse_event
 from engine.model.event_formats import read_events
-from engine.planning.matcher import PlaybookIndex
-from engine.planning.planner import PlanningMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -90,16 +86,14 @@ def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Findi
     """The cases of a folder's PlaybookTests, and what is wrong with them. found: the folder's set."""
     cases: list[Case] = []
     findings: list[Finding] = []
-    paths = sorted(files.files.keys() - {VALUES})
-    with_tests = {path for path in paths if b"PlaybookTest" in files.files[path]}
-    if not with_tests:
+    if not found.tests:
         return cases, findings
     # The loader knows the names of all playbooks except those with errors.
     with_errors = {finding.where.file for finding in found.errors}
     parsed = {
-        path: read(files.files[path], files.shown(path))
-        for path in paths
-        if path in with_tests or files.shown(path) in with_errors
+        path: found.tests.get(path) or read(files.files[path], files.shown(path))
+        for path in sorted(files.files.keys() - {VALUES})
+        if path in found.tests or files.shown(path) in with_errors
     }
     # of a playbook that is wrong its own mistakes are told, and not that its tests lack it
     written = {
@@ -145,10 +139,12 @@ def _check_name(document: Document, findings: Findings, first: dict[str, Locatio
 
 def run_case(case: Case, own: OwnIdentity) -> CaseResult:
     """Compare what the set plans for the case's events, with nothing spent yet, with what the case expects."""
-    from engine.preview.preview import (  # noqa: PLC0415 - 90 ms that `check` does not need
-        PreviewContext,
-        preview,
-    )
+    # `check` reads the cases without running them, and these imports take a third of its time
+    from engine.cluster.simulated import StaticCluster  # noqa: PLC0415
+    from engine.execution.guardrails import Guard  # noqa: PLC0415
+    from engine.planning.matcher import PlaybookIndex  # noqa: PLC0415
+    from engine.planning.planner import PlanningMemory  # noqa: PLC0415
+    from engine.preview.preview import PreviewContext, preview  # noqa: PLC0415
 
     found = case.found
     tested = [p for p in found.playbooks if case.playbooks is None or p.name in case.playbooks]
