@@ -106,9 +106,8 @@ class Reloader:
             self._activate(files)
         except (FolderError, PlaybookError) as error:
             self._keep(error)
-        except (
-            JournalError
-        ) as error:  # after a restart the set would be unknown; try again at the next poll
+        except JournalError as error:
+            # after a restart the set would be unknown; try again at the next poll
             self._seen = None
             self._keep(FolderError(f"the set cannot be saved: {error}"))
 
@@ -125,9 +124,8 @@ class Reloader:
             self._renew_watch()
             if self._changed.wait(POLL):
                 self._changed.clear()
-                deadline = (
-                    time.monotonic() + POLL
-                )  # do not wait longer for a file that always changes
+                # do not wait longer for a file that always changes
+                deadline = time.monotonic() + POLL
                 while self._changed.wait(QUIET) and time.monotonic() < deadline:
                     self._changed.clear()
             if not self._stopping.is_set():

@@ -266,8 +266,7 @@ def _exit_code(work: Callable[[WorkerChannel], int], channel: WorkerChannel) -> 
         return work(channel)
     except EOFError:  # the engine process has ended
         return 1
-    except (
-        BaseException
-    ):  # after the fork, an exception must not reach the code of the engine process
+    except BaseException:
+        # after the fork, an exception must not reach the code of the engine process
         log.exception("worker_process_failed")
         return 1

@@ -72,9 +72,8 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
     Raises EOFError if the engine process ends.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # a terminal sends it to both; the engine process decides
+        # a terminal sends it to both processes; the engine process decides
+        signal.signal(number, signal.SIG_IGN)
     try:
         cluster, traces = _connect(settings), tracing(os.environ)
     except (SettingsError, ConnectionSettingsError) as error:

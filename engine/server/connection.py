@@ -94,9 +94,8 @@ class Connection(asyncio.Protocol):
         """Stop reading while the client does not read its replies."""
         self._write_blocked = True
         self.deadline = monotonic() + self._limits.write
-        self._shared.forbid_eviction(
-            self
-        )  # moves the connection to the end of the order of eviction
+        # both calls move the connection to the end of the order of eviction
+        self._shared.forbid_eviction(self)
         self._shared.allow_eviction(self)
         self._apply_backpressure()
 

@@ -107,9 +107,8 @@ class Listener:
                 client, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except (
-                OSError
-            ):  # no free descriptor or memory: do not spin, try again after the next sweep
+            except OSError:
+                # no free descriptor or memory: do not spin, try again after the next sweep
                 asyncio.get_running_loop().remove_reader(self._socket)
                 return
             if not self.shared.make_room(str(address[0])):
@@ -128,9 +127,8 @@ class Listener:
             return
         connection.handshake = asyncio.current_task()
         uses_tls = self._tls is not None
-        with contextlib.suppress(
-            OSError
-        ):  # includes ssl.SSLError: a failed handshake is not logged
+        # includes ssl.SSLError: a failed handshake is not logged
+        with contextlib.suppress(OSError):
             try:
                 await asyncio.get_running_loop().connect_accepted_socket(
                     lambda: connection,

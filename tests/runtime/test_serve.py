@@ -145,7 +145,7 @@ def test_a_deleted_journal_is_reported_and_events_are_rejected(tmp_path):
         running.wait_for_log(lambda line: "deleted or replaced" in line.get("error", ""))
         status, headers, said = running.post(alert(2))
         assert (status, headers["retry-after"]) == (503, "5")
-        assert "start the engine again" in said["error"]
+        assert "restart the engine" in said["error"]
         assert running.get("/readyz")[0] == 503
         assert running.get("/livez")[0] == 200
         running.restart()
