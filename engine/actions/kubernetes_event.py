@@ -35,7 +35,7 @@ def write_event(
 ) -> str:
     """Write a Kubernetes Event on the pod, or on the node if the event names no pod.
 
-    ``kubectl describe`` shows the Event.
+    `kubectl describe` shows the Event.
 
     message: the text. It is cut to 1,024 characters.
     type: the type of the Event.

@@ -30,7 +30,7 @@ def annotate_pod(
     annotations: name -> value (any text). null removes the annotation.
     on: the object that gets the annotations: the pod, its controller (not the pod template), its node or its
       namespace.
-    even_if_managed: with ``on: owner``, change the owner even if Argo CD or Flux manages it.
+    even_if_managed: with `on: owner`, change the owner even if Argo CD or Flux manages it.
     ttl: how long the annotations stay. Then the previous value is restored, unless somebody changed it.
     """
     target = find_metadata_target(pod, cluster, on, even_if_managed=even_if_managed)

@@ -49,7 +49,7 @@ def delete_pod(
 ) -> str:
     """Delete the pod. Its controller replaces it.
 
-    grace: the grace period in seconds. The default is the one of the pod.
+    grace: the grace period in seconds. The default is the grace period of the pod.
     only_if_owned: skip a pod that has no controller, because nothing would replace it.
     min_ready: skip the pod if fewer pods of its owner would stay ready without it. Give a number, or a
         percentage of the replicas that the owner wants (rounded up).

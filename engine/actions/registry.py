@@ -200,7 +200,7 @@ def action(
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.getfullargspec(function)
         _check_acts_with(name, signature.args)
-        summary, docs = _read_docstring(function.__doc__ or "")
+        summary, docs = _read_docstring(function.__doc__ or "", signature.kwonlyargs)
         defaults = signature.kwonlydefaults or {}
         parameters = {
             key: Parameter(
@@ -277,14 +277,14 @@ def _camel_case(name: str) -> str:
     return first + "".join(word.title() for word in rest)
 
 
-def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """Split a docstring into the text above the parameters, and the text of each (``name: text``)."""
+def _read_docstring(text: str, arguments: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Split a docstring into the text above the parameters, and the text of each (``argument: text``)."""
     summary: list[str] = []
     docs: dict[str, str] = {}
     current = None
     for line in inspect.cleandoc(text).splitlines():
         found = re.match(r"([a-z_]+): (.*)", line)
-        if found:
+        if found and found[1] in arguments:
             current = found[1]
             docs[current] = found[2]
         elif current and line.startswith(" "):
