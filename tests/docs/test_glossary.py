@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 from engine.server.admin_api import STATES
-from engine.telemetry.events import Audit, Decided
+from engine.telemetry.audit import Audit
+from engine.telemetry.events import Decided
 from tests.execution.test_attempt import LABEL, act, claim
 from tests.telemetry.test_audit import line
 
