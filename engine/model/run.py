@@ -37,10 +37,17 @@ def undo_id(run: str, step: str) -> str:
 class Outcome:
     """How an attempt ended.
 
-    retry_in: seconds until the next attempt, or None where this was the last. answered: whether it used one
-    of the step's attempts up. calls, requests: what was sent, or would have been. answer: what a later
-    step's ``when`` may look at; JSON. uid: of the pod or node that was found to be the target. error: a fault
-    of the program itself, which ended the attempt. held_because: in a preview, why the step would be held.
+    Attributes:
+        state: ``done``, ``failed``, ``held``, …
+        retry_in: seconds until the next attempt, or None if this was the last.
+        answered: whether it used one of the step's attempts.
+        calls: calls to the API server that were sent, or in a preview would be sent.
+        requests: HTTP requests, in the same way.
+        answer: JSON that the ``when`` of a later step can test.
+        uid: uid of the pod or node that was the target.
+        error: a bug of the engine that ended the attempt.
+        held_because: in a preview, why the step would be held.
+
     """
 
     state: str

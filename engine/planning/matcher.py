@@ -1,8 +1,8 @@
-"""Which playbooks and silences want an event: an immutable index from the rule's name.
+"""Which playbooks and silences match an event: an immutable index by the rule's name.
 
-Within one rule the candidates are looked up by the equality that most of them ask for, so that a thousand
-playbooks that differ by namespace cost what those of one namespace cost. A test that several of them share
-is asked once, and where it does not hold they all fall.
+Within a rule, candidates are looked up by the field that most of them compare for equality. A thousand
+playbooks for different namespaces therefore cost as much as the playbooks of one namespace. A test that
+several candidates share is evaluated once; if it is false, none of them matches.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from engine.model.event import Event
     from engine.model.playbook import Condition, Match, Playbook, Silence, Truth
 
-_REMEMBERED = 10_000
-"""Rule names whose candidates are remembered; an attacker who can write events can invent names."""
-_WORTH = 4
-"""Candidates from which on a table of values is worth its look-up, and a shared test its branch."""
-_DEEPEST = 16
-"""Branches within one another; a set made for it could nest them by the thousand."""
+_MAX_RULES = 10_000
+"""Rule names whose lookup is cached. An attacker who can send events can invent names."""
+_MIN_SHARED = 4
+"""Candidates from which a lookup table, or a branch for a shared test, is faster than a list."""
+_MAX_DEPTH = 16
+"""Nested branches. A crafted set of playbooks could nest them a thousand deep."""
 
 
 class EventSelector(Protocol):
-    """What wants events: a playbook or a silence."""
+    """A playbook or a silence: it selects events."""
 
     @property
     def name(self) -> str:
-        """Unique among its kind."""
+        """Unique within its kind."""
         ...
 
     @property
     def match(self) -> Match:
-        """Which events, by what every alert has."""
+        """Matchers on the keys that every alert has."""
         ...
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """What must hold besides."""
+        """Conditions that must also be true."""
         ...
 
 
@@ -52,7 +52,7 @@ W = TypeVar("W", bound=EventSelector)
 
 @dataclass(frozen=True, slots=True)
 class _Candidate(Generic[W]):
-    """What may want events of a rule. place: among the others. tests: by key; all must be true."""
+    """An item that can match events of a rule. place: its order. tests: by key; all must be true."""
 
     place: int
     item: W
@@ -61,14 +61,17 @@ class _Candidate(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class _Tree(Generic[W]):
-    """Candidates ready to be asked: those that share a test behind it, the others one by one."""
+    """Candidates grouped by shared tests.
+
+    branches: a shared test, and the candidates that have it. leaves: place, item and its own test.
+    """
 
     branches: tuple[tuple[Callable[[Event], Truth], _Tree[W]], ...]
     leaves: tuple[tuple[int, W, Callable[[Event], Truth]], ...]
 
 
 class SelectorIndex(Generic[W]):
-    """A set of things that want events, ready to be asked."""
+    """An index of playbooks or silences by the events that they select. all: the items, by name."""
 
     def __init__(self, items: Iterable[W]) -> None:
         self.all = tuple(sorted(items, key=lambda item: item.name))
@@ -80,14 +83,14 @@ class SelectorIndex(Generic[W]):
         self._finds: dict[str, Callable[[Event], list[W]]] = {}
 
     def matching(self, event: Event) -> list[W]:
-        """Those that match the event and whose conditions hold, by name."""
+        """Return the items whose matchers and conditions are true for the event, by name."""
         find = self._finds.get(event.rule)
         if find is None:
-            find = self._of_rule(event.rule)
+            find = self._find_for_rule(event.rule)
         return find(event)
 
     def for_rule(self, rule: str) -> list[W]:
-        """Those whose ``rules`` have the name, or that ask for none, by name."""
+        """Return the items whose ``rules`` match the name, or that have no ``rules``, by name."""
         found = [*self._any, *self._exact.get(rule, ())]
         found += [item for matches, item in self._globs if matches(rule)]
         unique = {item.name: item for item in found}
@@ -104,37 +107,37 @@ class SelectorIndex(Generic[W]):
             else:
                 self._exact.setdefault(rule, []).append(item)
 
-    def _of_rule(self, rule: str) -> Callable[[Event], list[W]]:
+    def _find_for_rule(self, rule: str) -> Callable[[Event], list[W]]:
         find = _finder(self.for_rule(rule))
-        if len(self._finds) >= _REMEMBERED:
+        if len(self._finds) >= _MAX_RULES:
             self._finds = {}
         self._finds[rule] = find
         return find
 
 
 class PlaybookIndex(SelectorIndex["Playbook"]):
-    """The playbooks in force, and the silences over them."""
+    """The index of the active playbooks and silences."""
 
     def __init__(self, playbooks: Iterable[Playbook], silences: Iterable[Silence] = ()) -> None:
         super().__init__(playbooks)
         self._silences = SelectorIndex(silences)
 
     def silence(self, event: Event, time_ns: int) -> str | None:
-        """The name of a silence that covers the event at that time, or None."""
+        """Return the name of a silence that matches the event and is active at ``time_ns``, or None."""
         if not self._silences.all:
             return None
-        lasting = (s for s in self._silences.matching(event) if time_ns < s.until_ns)
-        return next((silence.name for silence in lasting), None)
+        active = (s for s in self._silences.matching(event) if time_ns < s.until_ns)
+        return next((silence.name for silence in active), None)
 
 
 def _finder(items: Sequence[W]) -> Callable[[Event], list[W]]:
-    """From an event of one rule to those of the items that want it, in their order."""
+    """Return a function from an event of one rule to the items that match it, in their order."""
     candidates = [_Candidate(n, item, dict(_tests(item))) for n, item in enumerate(items)]
     every = _tree(candidates)
-    asked = Counter(field for item in items for field in _equalities(item))
-    field, times = asked.most_common(1)[0] if asked else ("", 0)
-    if times < _WORTH:
-        return _asking(every)
+    usage = Counter(field for item in items for field in _equalities(item))
+    field, times = usage.most_common(1)[0] if usage else ("", 0)
+    if times < _MIN_SHARED:
+        return _tree_finder(every)
     rows: dict[str, list[_Candidate[W]]] = {}
     rest = []
     for candidate in candidates:
@@ -144,20 +147,22 @@ def _finder(items: Sequence[W]) -> Callable[[Event], list[W]]:
         for value in values or ():
             rows.setdefault(value, []).append(candidate)
     others = _tree(rest)
-    table = {value: _asking(_tree(row), others) for value, row in rows.items()}
-    of_any, of_others = _asking(every), _asking(others)
+    table = {value: _tree_finder(_tree(row), others) for value, row in rows.items()}
+    find_any, find_others = _tree_finder(every), _tree_finder(others)
 
     def find(event: Event) -> list[W]:
         value: Any = event.fields.get(field)
         if type(value) is str:
-            return table.get(value, of_others)(event)
-        return of_any(event) if type(value) is list else of_others(event)  # any element may pass
+            return table.get(value, find_others)(event)
+        return (
+            find_any(event) if type(value) is list else find_others(event)
+        )  # any element of a list can match
 
     return find
 
 
 def _tree(candidates: Sequence[_Candidate[W]], depth: int = 0) -> _Tree[W]:
-    """The candidates, grouped by the tests that most of them share."""
+    """Group candidates by the tests that most of them share."""
     sharing: dict[Hashable, list[_Candidate[W]]] = {}
     for candidate in candidates:
         for key in candidate.tests:
@@ -166,7 +171,7 @@ def _tree(candidates: Sequence[_Candidate[W]], depth: int = 0) -> _Tree[W]:
     branches = []
     for key, sharers in sorted(sharing.items(), key=lambda shared: -len(shared[1])):
         group = [candidate for candidate in sharers if candidate.place in left]
-        if len(group) < _WORTH or depth == _DEEPEST:
+        if len(group) < _MIN_SHARED or depth == _MAX_DEPTH:
             continue
         inner = []
         for candidate in group:
@@ -178,20 +183,20 @@ def _tree(candidates: Sequence[_Candidate[W]], depth: int = 0) -> _Tree[W]:
     return _Tree(tuple(branches), leaves)
 
 
-def _asking(*trees: _Tree[W]) -> Callable[[Event], list[W]]:
-    """From an event to those in the trees that want it, by their places."""
+def _tree_finder(*trees: _Tree[W]) -> Callable[[Event], list[W]]:
+    """Return a function from an event to the items of the trees that match it, in their order."""
     filled = [tree for tree in trees if tree.branches or tree.leaves]
-    if not any(tree.branches for tree in filled) and len(filled) <= 1:  # in order, as they are
-        leaves = tuple((item, want) for tree in filled for _, item, want in tree.leaves)
-        return lambda event: [item for item, want in leaves if want(event) is True]
+    if not any(tree.branches for tree in filled) and len(filled) <= 1:  # already in order
+        leaves = tuple((item, test) for tree in filled for _, item, test in tree.leaves)
+        return lambda event: [item for item, test in leaves if test(event) is True]
 
     def find(event: Event) -> list[W]:
         found: list[tuple[int, W]] = []
-        asked = filled.copy()
-        while asked:
-            tree = asked.pop()
-            asked += [inner for test, inner in tree.branches if test(event) is True]
-            found += [(place, item) for place, item, want in tree.leaves if want(event) is True]
+        pending = filled.copy()
+        while pending:
+            tree = pending.pop()
+            pending += [inner for test, inner in tree.branches if test(event) is True]
+            found += [(place, item) for place, item, test in tree.leaves if test(event) is True]
         found.sort(key=itemgetter(0))
         return [item for _, item in found]
 
@@ -199,14 +204,14 @@ def _asking(*trees: _Tree[W]) -> Callable[[Event], list[W]]:
 
 
 def _equalities(item: EventSelector) -> dict[str, frozenset[str]]:
-    """Field -> the only texts with which the item's conditions can hold; one condition a field."""
+    """Return field -> the only texts for which the item's conditions can be true."""
     return {c.equality[0]: c.equality[1] for c in item.conditions if c.equality}
 
 
 def _tests(item: EventSelector) -> Iterator[tuple[Hashable, Callable[[Event], Truth]]]:
-    """What must be true for the item to want an event of a rule that it names: the cheap tests first.
+    """Yield the tests of an item, except its ``rules``, with their keys. Cheap tests are first.
 
-    Tests of one key are the same.
+    Tests with the same key are equal.
     """
     for name, test in key_tests(item.match):
         yield (name, getattr(item.match, name.replace(".", "_"))), test
@@ -215,10 +220,10 @@ def _tests(item: EventSelector) -> Iterator[tuple[Hashable, Callable[[Event], Tr
 
 
 def _all(tests: tuple[Callable[[Event], Truth], ...]) -> Callable[[Event], Truth]:
-    """Whether all tests are true."""
+    """Return a test: whether all tests are true."""
     if len(tests) == 1:
         return tests[0]
-    if len(tests) in (2, 3):  # most have; loops over them cost as much as they do
+    if len(tests) in (2, 3):  # the usual number; a loop would double the cost
         first, *middle, last = tests
         if not middle:
             return lambda event: first(event) is True and last(event) is True
@@ -226,7 +231,7 @@ def _all(tests: tuple[Callable[[Event], Truth], ...]) -> Callable[[Event], Truth
         return lambda event: first(event) is True and second(event) is True and last(event) is True
 
     def hold(event: Event) -> Truth:
-        for test in tests:  # noqa: SIM110 - a generator costs a third of the match
+        for test in tests:  # noqa: SIM110 - a generator adds a third to the cost
             if test(event) is not True:
                 return False
         return True
@@ -235,7 +240,7 @@ def _all(tests: tuple[Callable[[Event], Truth], ...]) -> Callable[[Event], Truth
 
 
 def key_tests(match: Match) -> list[tuple[str, Callable[[Event], bool]]]:
-    """The keys of ``match`` but ``rules``, each with its test."""
+    """Return the keys of ``match``, except ``rules``, with their tests."""
     tests: list[tuple[str, Callable[[Event], bool]]] = []
     if match.priority is not None:
         least = match.priority
