@@ -130,14 +130,14 @@ def stages(folder: Path, file: Path) -> dict[str, float]:
     def judge(events: Iterator[tuple[int, Event]]) -> None:
         side = PlaybookReplay(found, OwnIdentity())
         for _, event in events:
-            side.judge(event)
+            side.run(event)
 
     def count(events: Iterator[tuple[int, Event]]) -> None:
         nonlocal runs
         side = PlaybookReplay(found, OwnIdentity())
         tally = Tally(side.playbooks)
         for line, event in events:
-            tally.add(line, event, side.judge(event))
+            tally.add(line, event, side.run(event))
         runs = tally.counts["runs"]
 
     began = time.perf_counter()

@@ -98,10 +98,10 @@ def _replay(
 ) -> Tally:
     tally = Tally(new.playbooks)
     for line, event in event_log:
-        runs = new.judge(event)
+        runs = new.run(event)
         tally.add(line, event, runs)
         if comparison is not None:
-            before = old.judge(event) if old else runs
+            before = old.run(event) if old else runs
             if runs or before:
                 comparison.add(line, event, before, runs)
     return tally

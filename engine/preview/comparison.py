@@ -1,9 +1,9 @@
-"""Two sets of playbooks on the same events: what each action does more or less, and which events change.
+"""Compare two sets of playbooks on the same events: which actions act more or less, which events change.
 
-A step acts where it would be done, or be done with an approval; in ``mode: notify`` only messages are done, in
-``dryRun`` nothing. So a change of ``mode`` counts by the actions that begin or cease to act. Runs are compared
-by playbook and mode, and by their steps' names, states, calls and requests; the words of a message (a budget's
-text) do not count.
+A step acts if it would be done, with or without an approval. In ``mode: notify`` only messages act, in
+``dryRun`` nothing acts. A change of ``mode`` is therefore counted by the actions that start or stop acting.
+Runs are compared by playbook and mode, and by the names, states, calls and requests of their steps. The text
+of a message is not compared.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 ChangeKind = Literal["newly", "noLonger", "otherwise"]
 CHANGES: tuple[ChangeKind, ...] = ("newly", "noLonger", "otherwise")
 EFFECTS: tuple[str, ...] = ("disrupt", "mark", "observe", "notify")
-"""The order of actions: destructive ones first."""
+"""The order of effects: destructive ones first."""
 _EXAMPLES_OF_A_KIND = 2
 _EXAMPLES = 30
 _TARGETS = 100_000
-"""Targets that are remembered over all actions; about 150 bytes each."""
+"""Targets that are remembered over all actions. Each needs about 150 bytes."""
 _OLD, _NEW = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One playbook's runs on one event, before and after; None where it runs nothing.
+    """The old and the new run of a playbook on an event; None if it does not run.
 
-    stopped: what stopped the run that is missing (``throttle`` …), or None where the event was not wanted.
+    stopped: why the missing run is suppressed (``throttle``, …), or None if the playbook does not match.
     """
 
     change: ChangeKind
@@ -51,15 +51,15 @@ class Difference:
 
     @property
     def either(self) -> Example:
-        """The run as it is now, or else as it was."""
+        """The new run, or the old run if there is no new one."""
         there = self.new or self.old
-        assert there is not None  # noqa: S101 - one that is on neither side is no difference
+        assert there is not None  # noqa: S101 - a difference has at least one run
         return there
 
 
 @dataclass(frozen=True, slots=True)
 class TargetCount:
-    """How many targets, in how many namespaces."""
+    """A number of targets, and of their namespaces."""
 
     targets: int
     namespaces: int
@@ -67,11 +67,16 @@ class TargetCount:
 
 @dataclass(frozen=True, slots=True)
 class ActionDifference:
-    """What changes in the use of one action.
+    """What changes in the use of an action.
 
-    old, new: steps that act. otherwise: steps that act on both sides, but with other calls or requests, or
-    that are done on one side and held on the other. begins, ceases: targets that only one side acts on.
-    complete: False where there were more targets than are kept; ``begins`` and ``ceases`` are then minimums.
+    Attributes:
+        old, new: number of steps that act.
+        otherwise: steps that act on both sides with different calls or requests, or that are held on one
+            side only.
+        begins: targets that only the new side acts on.
+        ceases: targets that only the old side acts on.
+        complete: False if there were too many targets. ``begins`` and ``ceases`` are then minimums.
+
     """
 
     action: str
@@ -85,23 +90,23 @@ class ActionDifference:
 
 
 class ActionDifferences:
-    """Counts the steps that act, by action and side, and what they act on, in bounded memory."""
+    """Counts the steps that act and their targets, by action and side, in limited memory."""
 
     def __init__(self, most: int = _TARGETS) -> None:
         self._counts: dict[tuple[str, str], list[int]] = {}
         self._targets: dict[tuple[str, str], dict[tuple[str | None, str], int]] = {}
-        self._room = most
+        self._targets_left = most
         self._complete = True
 
     def add(self, event: Event, old: Iterable[PreviewedRun], new: Iterable[PreviewedRun]) -> None:
-        """Count the steps of both sides' runs on one event."""
+        """Count the steps of the old and the new runs on an event."""
         before, after = self._side(event, old, _OLD), self._side(event, new, _NEW)
         for action in before.keys() & after.keys():
             if before[action] != after[action]:
                 self._counts[action][2] += _differing(before[action], after[action])
 
     def differences(self) -> list[ActionDifference]:
-        """The actions whose use differs: by effect, and within an effect what cannot be undone first."""
+        """Return the actions whose use differs, sorted by effect. Actions that cannot be undone come first."""
         found = [self._difference(action) for action in self._counts]
         none = TargetCount(0, 0)
         known = load_actions()
@@ -122,7 +127,7 @@ class ActionDifferences:
     def _side(
         self, event: Event, runs: Iterable[PreviewedRun], side: int
     ) -> dict[tuple[str, str], list[StepResult]]:
-        """The steps that act, by action, counted."""
+        """Count the steps that act. Return their results by action and effect."""
         found: dict[tuple[str, str], list[StepResult]] = {}
         for run in runs:
             for step, result in _acting(run):
@@ -138,8 +143,8 @@ class ActionDifferences:
         targets = self._targets.setdefault(action, {})
         if target in targets:
             targets[target] |= side
-        elif self._room:
-            self._room -= 1
+        elif self._targets_left:
+            self._targets_left -= 1
             targets[target] = side
         else:
             self._complete = False
@@ -156,9 +161,16 @@ class ActionDifferences:
 
 
 class Comparison:
-    """Counts differences in bounded memory.
+    """Counts the differences between an old and a new set, in limited memory.
 
-    actions: what each action does more or less. playbooks: by playbook, events that it treats otherwise.
+    Attributes:
+        name, commit: of the old revision.
+        events: events that change, by kind of change.
+        acting: events on which the ``old`` and the ``new`` set act.
+        actions: differences by action.
+        playbooks: events that change, by playbook and kind of change.
+        examples: a few differences in full.
+
     """
 
     def __init__(self, name: str, commit: str) -> None:
@@ -173,13 +185,13 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Whether any event is treated otherwise."""
+        """Whether any event changes."""
         return bool(self.events)
 
     def add(
         self, line: int, event: Event, old: Sequence[PreviewedRun], new: Sequence[PreviewedRun]
     ) -> None:
-        """Compare the runs of one event."""
+        """Compare the old and the new runs on an event. line: of the event."""
         before, after = _unsuppressed(old), _unsuppressed(new)
         self.actions.add(event, before.values(), after.values())
         acted, acts = any(map(_acts, before.values())), any(map(_acts, after.values()))
@@ -198,15 +210,15 @@ class Comparison:
             was, now = before.get(name), after.get(name)
             change = _change(acted=bool(was and _acts(was)), acts=bool(now and _acts(now)))
             self.playbooks.add(name, change)
-            if self._wants(change, name):
+            if self._keeps_example(change, name):
                 before_it = example(line, event, was) if was else None
                 after_it = example(line, event, now) if now else None
                 self.examples.append(
                     Difference(change, name, before_it, after_it, stopped.get(name))
                 )
 
-    def _wants(self, change: ChangeKind, playbook: str) -> bool:
-        """Whether another example of the kind is to be kept."""
+    def _keeps_example(self, change: ChangeKind, playbook: str) -> bool:
+        """Return whether to keep another example of this kind, and count it."""
         kind = (change, playbook)
         if self._kinds[kind] >= _EXAMPLES_OF_A_KIND or len(self.examples) >= _EXAMPLES:
             return False
@@ -229,7 +241,7 @@ def _acts(run: PreviewedRun) -> bool:
 
 
 def _acting(run: PreviewedRun) -> Iterator[tuple[Step, StepResult]]:
-    """The steps that are done, or would be with an approval."""
+    """Yield the steps that would be done, with or without an approval."""
     mode = run.run.playbook.mode
     if mode == "dryRun":
         return
@@ -241,7 +253,7 @@ def _acting(run: PreviewedRun) -> Iterator[tuple[Step, StepResult]]:
 
 
 def _differing(old: Sequence[StepResult], new: Sequence[StepResult]) -> int:
-    """How many of the steps are on both sides, but not the same."""
+    """Return the number of steps that are on both sides and differ."""
     left = [_behaviour(result) for result in old]
     extra = 0
     for result in new:

@@ -1,9 +1,9 @@
-"""Which steps and conditions of a set the cases of its PlaybookTests exercise, and which never.
+"""Coverage: which steps and conditions the cases of the PlaybookTests exercise.
 
-A step is exercised where some case plans it. A condition, also one within a group or a ``when``, has two
-outcomes, as a branch has: some case must make it true, and some must make it false or unknown. It is asked
-of the events that get as far as to it: those that the playbook's ``match`` takes and, by a ``when``, those
-that the playbook wants.
+A step is covered if a case plans it. A condition has two outcomes, like a branch: one case must make it true,
+and one must make it false or unknown. This includes conditions in groups and in ``when``. A condition is
+evaluated for the events that reach it: those that pass the playbook's ``match`` and, for a ``when``, those
+that the playbook matches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OF_CONDITION = ("true", "false")
 
 @dataclass(frozen=True, slots=True)
 class CoverageGap:
-    """What no case exercises, at its place. what: a sentence, like ``never false: NAME: CONDITION``."""
+    """A step or condition that is not covered. what: a message, like ``never false: NAME: CONDITION``."""
 
     where: Location
     what: str
@@ -39,7 +39,7 @@ class CoverageGap:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many outcomes (one a step, two a condition) there are, how many some case brings about."""
+    """The number of all outcomes and of the covered ones. A step has one outcome, a condition has two."""
 
     all: int
     seen: int
@@ -47,13 +47,16 @@ class Coverage:
 
     @property
     def share(self) -> int:
-        """Per cent, rounded down; 100 where there is nothing to exercise."""
+        """Per cent, rounded down; 100 if there are no outcomes."""
         return 100 * self.seen // self.all if self.all else 100
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A step, or a condition, of a playbook. path: in its document. outcomes: that it can have."""
+    """A step or a condition of a playbook.
+
+    path: in its document. outcomes: the possible ones. seen: the covered ones.
+    """
 
     path: Path
     name: str
@@ -63,7 +66,7 @@ class _Part:
 
     @property
     def gap(self) -> str | None:
-        """What was never seen of it, or None."""
+        """A message about the outcomes that are not covered, or None."""
         never = [outcome for outcome in self.outcomes if outcome not in self.seen]
         return f"never {' or '.join(never)}: {self.name}" if never else None
 
@@ -71,7 +74,7 @@ class _Part:
 def coverage(
     playbooks: Iterable[Playbook], verdicts: Sequence[CaseResult], files: Files
 ) -> Coverage:
-    """What the cases exercise of the playbooks that are not disabled. files: what they were loaded from."""
+    """Return the coverage of the playbooks that are not disabled. files: those of the playbooks."""
     index = SelectorIndex(playbook for playbook in playbooks if playbook.mode != "disabled")
     parts = {playbook.name: tuple(_parts(playbook)) for playbook in index.all}
     for verdict in verdicts:
@@ -80,8 +83,8 @@ def coverage(
                 if part.condition is None and part.name == f"{name}/{step}":
                     part.seen.add("planned")
         for event in verdict.case.events:
-            for playbook in _asked(event, verdict.case, index):
-                _ask(event, playbook, parts[playbook.name])
+            for playbook in _reached(event, verdict.case, index):
+                _evaluate(event, playbook, parts[playbook.name])
     every = [part for of_one in parts.values() for part in of_one]
     return Coverage(
         sum(len(part.outcomes) for part in every),
@@ -105,7 +108,7 @@ def _parts(playbook: Playbook) -> Iterator[_Part]:
 
 
 def _leaves(condition: Condition, path: Path, of: str) -> Iterator[_Part]:
-    """The condition, or those of the group that it is."""
+    """Yield the condition, or the conditions of its group."""
     if not condition.group:
         yield _Part(path, f"{of}: {condition.text}", _OF_CONDITION, condition)
     for n, part in enumerate(condition.parts):
@@ -113,25 +116,25 @@ def _leaves(condition: Condition, path: Path, of: str) -> Iterator[_Part]:
         yield from _leaves(part, where, of)
 
 
-def _asked(event: Event, case: Case, index: SelectorIndex[Playbook]) -> Iterator[Playbook]:
-    """The playbooks of the case whose ``match`` takes the event."""
+def _reached(event: Event, case: Case, index: SelectorIndex[Playbook]) -> Iterator[Playbook]:
+    """Yield the tested playbooks whose ``match`` is true for the event."""
     for playbook in index.for_rule(event.rule):
         tested = case.playbooks is None or playbook.name in case.playbooks
         if tested and all(test(event) for _, test in key_tests(playbook.match)):
             yield playbook
 
 
-def _ask(event: Event, playbook: Playbook, parts: Iterable[_Part]) -> None:
-    wanted = all(condition.holds(event) is True for condition in playbook.conditions)
+def _evaluate(event: Event, playbook: Playbook, parts: Iterable[_Part]) -> None:
+    matches = all(condition.holds(event) is True for condition in playbook.conditions)
     for part in parts:
-        if part.condition and (wanted or part.path[1] == "conditions"):
+        if part.condition and (matches or part.path[1] == "conditions"):
             part.seen.add("true" if part.condition.holds(event) is True else "false")
 
 
 def _missed(
     playbooks: Iterable[Playbook], parts: dict[str, tuple[_Part, ...]], files: Files
 ) -> Iterator[CoverageGap]:
-    """In order of playbook and place; of a playbook that nothing exercises a single one."""
+    """Yield the gaps by playbook and location. A playbook without any coverage is one gap."""
     contents = {files.shown(path): content for path, content in files.files.items()}
     for playbook in playbooks:
         where, gaps = playbook.where, {p.path: p.gap for p in parts[playbook.name] if p.gap}
@@ -142,7 +145,7 @@ def _missed(
             continue
         documents, _ = read(contents.get(where.file, b""), where.file)
         mine = [one for one in documents if one.at(("metadata", "name")) == where]
-        # a file that was edited meanwhile may not have it any more
+        # the file may have changed since it was loaded
         found = [
             CoverageGap(mine[0].at(path) if mine else where, gap) for path, gap in gaps.items()
         ]

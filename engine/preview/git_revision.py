@@ -1,8 +1,8 @@
-"""The playbook files of another Git revision, read from Git's objects; nothing is checked out or changed.
+"""The playbook files of another Git revision, read from Git's objects. Nothing is checked out or changed.
 
-The checkout is hostile: a pull request decides which files stand in it. Git therefore runs no hook, no
-monitor and no transport, reads no configuration but the repository's own, and does not take a folder of
-committed files for a repository.
+The checkout is not trusted: a pull request decides which files are in it. Git therefore runs without hooks,
+file system monitors and transports, and reads only the configuration of the repository itself. A folder of
+committed files that looks like a repository is refused.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SECONDS = 60.0
 _BLOBS = ("100644", "100755", "100664")
 _LINK, _SUBMODULE = "120000", "160000"
 _LEADS_OUT = "the link does not lead to a file of the folder"
-_CHAIN = 10
-"""Links that are followed one after the other."""
+_MAX_LINKS = 10
+"""Symbolic links that are followed one after the other."""
 _SETTINGS = (
     "safe.bareRepository=explicit", "protocol.allow=never", "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
@@ -49,7 +49,7 @@ _KEPT = (
     "GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM",
     "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM",
 )  # fmt: skip
-"""Variables that say where Git looks. Git sets others for its hooks; the rest can run commands."""
+"""Variables that say where Git looks. Others are removed: some of them can run commands."""
 _NAMESPACES = ("refs/tags", "refs/heads", "refs/remotes")
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _RELATIVE = re.compile(r"[~^]|@\{")
@@ -57,15 +57,20 @@ _MODIFIER = re.compile(r"[~^:]|@\{")
 
 
 class RevisionError(Exception):
-    """A revision, or a folder in it, that cannot be read; the sentence says which, and the next command."""
+    """A revision, or a folder in it, cannot be read. The message says why and names the next command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A folder as it was.
+    """The playbook files of a revision.
 
-    name: as it was found, which is ``origin/main`` for a ``main`` that is only there. values: of a file that
-    stands in for values.yaml, or None where the revision has none of it. notes: what was left out.
+    Attributes:
+        name: the name under which it was found, for example ``origin/main`` for ``main``.
+        commit: the id of the commit.
+        files: the files.
+        values: content of the file that replaces values.yaml, or None if the revision does not have it.
+        notes: messages about files that are not read.
+
     """
 
     name: str
@@ -83,10 +88,11 @@ class _Entry:
 
 
 class Repository:
-    """The Git repository that a folder stands in.
+    """The Git repository of a folder.
 
-    Raises RevisionError where there is none, and where the folder belongs to another one than the current
-    folder above it: a submodule or a link would compare with a history that the change itself chooses.
+    Raises RevisionError if the folder is not in a repository. Also raises it if the current folder is above
+    it and belongs to another repository: with a submodule or a link, a pull request could choose the
+    history that it is compared with.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,19 +106,17 @@ class Repository:
         self.prefix = self._prefix()
 
     def _top_of(self, folder: Path) -> Path:
-        """The top of the work tree: where Git sees it, and where a ``.git`` stands, which no commit can hold."""
-        said = self._git("rev-parse", "--show-toplevel", folder=folder)
-        top = Path(os.fsdecode(said.removesuffix(b"\n")))
+        """Return the top of the work tree. It must contain ``.git``, which cannot be part of a commit."""
+        output = self._git("rev-parse", "--show-toplevel", folder=folder)
+        top = Path(os.fsdecode(output.removesuffix(b"\n")))
         real = folder.resolve()
         own = next((one for one in (real, *real.parents) if (one / ".git").exists()), None)
         if own is None or own != top.resolve():
-            raise RevisionError(
-                f"{folder} stands in a folder that only looks like a Git repository"
-            )
+            raise RevisionError(f"{folder} is in a folder that only looks like a Git repository")
         return own
 
     def _prefix(self) -> str:
-        """The folder as seen from the top, by name: a link in the work tree is not followed here."""
+        """Return the path of the folder below the top. Links in the work tree are not followed."""
         folder = Path(os.path.abspath(self._folder))  # noqa: PTH100 - resolve() follows links
         around = Path.cwd()
         if folder.is_relative_to(around):
@@ -130,26 +134,28 @@ class Repository:
         return folder.resolve().relative_to(self._top).as_posix()
 
     def resolve(self, ref: str) -> tuple[str, str]:
-        """The name under which the revision was found, and its commit. Raises RevisionError."""
+        """Return the name under which a revision was found, and its commit. Raises RevisionError."""
         if not ref or ref.startswith("-"):
             raise RevisionError(
                 f"`{ref}` is not a Git revision: --against main, or a tag or commit"
             )
-        # a clone of one branch knows the others as the remote's only
+        # a clone of one branch has the other branches only as those of the remote
         for name in (ref, f"origin/{ref}"):
             commit = self._commit(name)
             if commit:
                 self._require_one(name)
                 return name, commit
         if self._git("rev-parse", "--is-shallow-repository").strip() == b"true":
-            raise RevisionError(f"`{ref}` is not in this shallow clone: {_fetch(ref)} brings it")
+            raise RevisionError(
+                f"`{ref}` is not in this shallow clone; fetch it with {_fetch(ref)}"
+            )
         names = self._git("for-each-ref", "--format=%(refname:short)").decode(errors="replace")
         near = nearest(ref, names.split())
         hint = f" (nearest: {near})" if near else ""
         raise RevisionError(f"`{ref}` is not a revision of this Git repository{hint}")
 
     def _require_one(self, name: str) -> None:
-        """Raise RevisionError where a tag or branch of the same name hides the one that is meant."""
+        """Raise RevisionError if several tags or branches have the name."""
         plain = _MODIFIER.split(name, maxsplit=1)[0]
         wanted = [f"{space}/{plain}" for space in _NAMESPACES]
         listed = self._git("for-each-ref", "--format=%(refname)", *wanted).decode(errors="replace")
@@ -158,30 +164,35 @@ class Repository:
             raise RevisionError(f"`{plain}` is ambiguous; name one of {', '.join(found)}")
 
     def entries(self, commit: str, *, below: bool) -> dict[str, _Entry]:
-        """What the folder held, and what stood below. Raises RevisionError where it was no folder."""
+        """Return the entries of the folder by path. below: also those of its subfolders.
+
+        Raises RevisionError if the commit does not have the folder.
+        """
         options = ["-r"] if below else []
         tree = self._git("ls-tree", *options, "-l", "-z", "--full-tree", self._tree(commit))
         found = {}
         for line in tree.split(b"\0"):
             if line:
-                facts, _, name = line.partition(b"\t")
-                mode, _, blob, size = facts.split()
+                columns, _, name = line.partition(b"\t")
+                mode, _, blob, size = columns.split()
                 bytes_ = int(size) if size != b"-" else 0
                 found[os.fsdecode(name)] = _Entry(mode.decode(), blob.decode(), bytes_)
         return found
 
     def _tree(self, commit: str) -> str:
-        """The id of the folder's tree; links to other folders of the commit are followed."""
+        """Return the id of the folder's tree. Links to other folders of the commit are followed."""
         path = "" if self.prefix == "." else self.prefix
         asked = f"{commit}:{path}\n"
-        said = self._git("cat-file", "--batch-check", "--follow-symlinks", send=os.fsencode(asked))
-        blob, _, rest = said.partition(b" ")
+        output = self._git(
+            "cat-file", "--batch-check", "--follow-symlinks", send=os.fsencode(asked)
+        )
+        blob, _, rest = output.partition(b" ")
         if not rest.startswith(b"tree "):
             raise RevisionError(f"{path} is not a folder of {commit}")
         return blob.decode()
 
     def contents(self, entries: Mapping[str, _Entry]) -> dict[str, bytes]:
-        """The blobs' contents. Raises RevisionError where they are too many or too much."""
+        """Return the contents of blobs by path. Raises RevisionError if they exceed the limits of a folder."""
         if len(entries) > MAX_FILES or sum(one.size for one in entries.values()) > MAX_TOTAL:
             raise RevisionError(
                 f"the old revision has more than {MAX_FILES:,} playbook files,"
@@ -194,7 +205,7 @@ class Repository:
             header, _, _ = out[at : at + 200].partition(b"\n")
             size = header.split()[-1]
             if not size.isdigit():
-                raise RevisionError(f"Git has lost {path}: {header.decode(errors='replace')}")
+                raise RevisionError(f"Git cannot read {path}: {header.decode(errors='replace')}")
             begin = at + len(header) + 1
             at = begin + int(size) + 1
             found[path] = out[begin : at - 1]
@@ -210,30 +221,30 @@ class Repository:
         return found.decode().strip()
 
     def _user_setting(self, scope: str, key: str) -> list[str]:
-        """The values of a setting of the system or the user; none is fine."""
+        """Return the values of a setting of the system or the user; it may be empty."""
         done = self._run(["config", scope, "--null", "--get-all", key], Path("/"), {}, b"")
         return os.fsdecode(done.stdout).split("\0")[:-1]
 
     def _git(self, *arguments: str, send: bytes = b"", folder: Path | None = None) -> bytes:
-        """What git prints. Raises RevisionError with git's own first line."""
+        """Return the output of git. Raises RevisionError with the first line of git's error."""
         folder = folder or self._folder
         settings = [part for one in (*_SETTINGS, *self._trusted) for part in ("-c", one)]
         done = self._run([*settings, *arguments], folder, _NO_CONFIGURATION, send)
         if done.returncode == 0:
             return done.stdout
-        said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-        if "not a git repository" in said or "must be run in a work tree" in said:
-            said = f"{folder} is not in a Git work tree, so there is nothing to compare with"
-        elif "cannot use bare repository" in said:
-            said = f"{folder} stands in a folder that only looks like a Git repository"
-        elif "dubious ownership" in said:
-            said += f": git config --global --add safe.directory {folder.resolve()}"
-        raise RevisionError(said or f"git {arguments[0]} failed")
+        output = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        if "not a git repository" in output or "must be run in a work tree" in output:
+            output = f"{folder} is not in a Git work tree, so there is nothing to compare with"
+        elif "cannot use bare repository" in output:
+            output = f"{folder} is in a folder that only looks like a Git repository"
+        elif "dubious ownership" in output:
+            output += f": git config --global --add safe.directory {folder.resolve()}"
+        raise RevisionError(output or f"git {arguments[0]} failed")
 
     def _run(
         self, arguments: list[str], folder: Path, environment: Mapping[str, str], send: bytes
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run git, whatever it answers. Raises RevisionError where it cannot run."""
+        """Run git, also if it fails. Raises RevisionError if it cannot run, or runs too long."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k in _KEPT}
         command = ["git", "-C", str(folder), *arguments]
         try:
@@ -250,9 +261,9 @@ class Repository:
 
 
 def read_revision(ref: str, paths: Sequence[str], values: Path | None = None) -> Revision:
-    """The playbook files of the paths (one folder, or files) as they were in the revision.
+    """Return the playbook files of a folder, or of given files, in a revision. Raises RevisionError.
 
-    Which names count is as in a folder on disk. Raises RevisionError.
+    The rules for file names are those of a folder on disk. values: a file that replaces values.yaml.
     """
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return _read_folder(ref, Path(paths[0]), values)
@@ -295,11 +306,11 @@ def _is_text(path: str) -> bool:
 
 
 def _followed(links: Mapping[str, bytes], entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
-    """What the links lead to, where that is a file of the folder that is not hidden."""
+    """Return the targets of links, if they are files of the folder and not hidden."""
     found = {}
     for link in links:
         at = link
-        for _ in range(_CHAIN):
+        for _ in range(_MAX_LINKS):
             at = posixpath.normpath(posixpath.join(posixpath.dirname(at), os.fsdecode(links[at])))
             if at not in links:
                 break
@@ -311,7 +322,7 @@ def _followed(links: Mapping[str, bytes], entries: Mapping[str, _Entry]) -> dict
 
 
 def _left_out(entries: Mapping[str, _Entry], taken: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Path and reason of what would be read of a folder on disk, or may be a playbook, and is not."""
+    """Yield path and reason of playbook files and submodules that are not read."""
     for path, entry in entries.items():
         if entry.mode == _SUBMODULE:
             yield path, "is a submodule, which is not read"
@@ -321,7 +332,7 @@ def _left_out(entries: Mapping[str, _Entry], taken: Collection[str]) -> Iterator
 
 
 def _read_file(commit: str, path: Path) -> bytes | None:
-    """A file as it was, or None where the commit does not have it, or its folder is of no repository."""
+    """Return a file of a commit, or None if the commit does not have it."""
     try:
         repository = Repository(path.parent)
         entries = repository.entries(commit, below=False)
@@ -338,7 +349,7 @@ def _old_values(commit: str, values: Path | None) -> bytes | None:
 
 
 def _fetch(ref: str) -> str:
-    """The command that brings a revision into a shallow clone."""
+    """Return the command that fetches a revision into a shallow clone."""
     if _RELATIVE.search(ref):
         return "`git fetch --unshallow`"
     if _SHA.fullmatch(ref):

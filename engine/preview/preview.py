@@ -1,4 +1,4 @@
-"""What would happen: plan and attempt over clients that pass nothing on. For plan, tests, replay, dry-run."""
+"""Preview: plan and attempt with clients that send nothing. Used by plan, test, replay and dry run."""
 
 from __future__ import annotations
 
@@ -39,11 +39,14 @@ class PreviewedRun:
 
 @dataclass(frozen=True, slots=True)
 class PreviewContext:
-    """What previews see.
+    """The world in which a preview runs.
 
-    reads: the objects that exist, or None for those that each event makes one assume. forward: a cluster
-    that is asked about each call and changes nothing. hosts: those that http.request may call; None is all.
-    outcomes: how steps are assumed to end: step -> a state, or ``{answer: …}`` for done with that answer.
+    Attributes:
+        reads: the objects that exist, or None to assume the pod that each event names.
+        forward: a cluster that checks each call and changes nothing (``dryRun=All``), or None.
+        hosts: hosts that http.request may call; None for all.
+        outcomes: assumed outcomes: step -> state, or ``{answer: …}`` for done with that answer.
+
     """
 
     reads: ClusterReader | None = None
@@ -52,7 +55,7 @@ class PreviewContext:
     outcomes: Mapping[str, Any] = field(default_factory=dict)
 
     def clients(self, event: Event) -> Clients:
-        """The clients for one attempt on the event."""
+        """Return the clients for one attempt on the event."""
         reads = self.reads or AssumedCluster(event)
         return Clients(
             CallRecorder(reads, self.forward), RequestRecorder(None, self.hosts), dry=True
@@ -64,35 +67,35 @@ def preview(
     playbooks: PlaybookIndex,
     memory: PlanningMemory,
     guard: Guard,
-    world: PreviewContext,
+    context: PreviewContext,
 ) -> list[PreviewedRun]:
-    """The runs of the event, each walked to its end; the clock is the event's time."""
+    """Return the runs of an event with all their steps. The clock is the event's time."""
     runs = []
     for planned in plan(event, playbooks, memory):
         if planned.suppressed is not None:
             runs.append(PreviewedRun(planned.run, planned.suppressed))
             continue
-        previewed = _walk(planned.run, guard, world, event.time)
+        previewed = _walk(planned.run, guard, context, event.time)
         if not any(result.state in ("planned", "done", "held") for result in previewed.results):
             memory.release(planned.run.id)
         runs.append(previewed)
     return runs
 
 
-def _walk(run: Run, guard: Guard, world: PreviewContext, now: float) -> PreviewedRun:
+def _walk(run: Run, guard: Guard, context: PreviewContext, now: float) -> PreviewedRun:
     """Attempt all steps of a run. A step that would be retried counts as failed. Raises InternalError."""
     claim: Claim | None = Claim(run, 0)
     results: tuple[StepResult, ...] = ()
     holds: dict[str, str] = {}
     while claim:
-        clients = world.clients(run.event)
+        clients = context.clients(run.event)
         outcome = attempt(claim, clients, guard, now)
         if outcome.error is not None:
             raise InternalError(outcome.error) from outcome.error
         if outcome.retry_in is not None:
             outcome = Outcome("failed", outcome.message, calls=outcome.calls)
-        if claim.step.name in world.outcomes and when_holds(claim, clients):
-            outcome = _assumed(world.outcomes[claim.step.name], outcome)
+        if claim.step.name in context.outcomes and when_holds(claim, clients):
+            outcome = _assumed(context.outcomes[claim.step.name], outcome)
         if outcome.state == "held":
             holds[claim.step.name] = outcome.held_because
         results, position = advance(claim, outcome)
@@ -101,7 +104,7 @@ def _walk(run: Run, guard: Guard, world: PreviewContext, now: float) -> Previewe
 
 
 def _assumed(ends: Any, outcome: Outcome) -> Outcome:
-    """The outcome as a PlaybookTest assumes it. ends: a state, or ``{answer: …}``."""
+    """Return the outcome that a PlaybookTest assumes. ends: a state, or ``{answer: …}``."""
     if isinstance(ends, dict):
         return replace(outcome, state="done", message="assumed by the test", answer=ends["answer"])
     return replace(outcome, state=ends, message="assumed by the test")

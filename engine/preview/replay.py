@@ -1,4 +1,4 @@
-"""What playbooks would have done on recorded events: counted in bounded memory, with a few runs in full."""
+"""Replay: count what playbooks would do on recorded events, in limited memory, with a few runs in full."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from engine.preview.preview import PreviewedRun
 
 STATES = ("planned", "held", "refused", "skipped", "failed")
-"""How a step may end in a preview."""
-NOBODY = "(none)"
-"""Stands for a namespace or pod that an event does not name."""
+"""States of a step in a preview."""
+NONE = "(none)"
+"""Stands for a namespace or pod that the event does not name."""
 _HOUR_NS = 3_600_000_000_000
-_ROWS = 10_000
-"""Names counted at once. Attackers invent namespaces, pods and times; the busiest survive."""
-_LONGEST = 320
-"""Characters of a name that are kept: a namespace, a slash and a pod's name."""
+_MAX_ROWS = 10_000
+"""Rows of a table. An attacker can invent namespaces, pods and times; the rows with most counts stay."""
+_MAX_NAME = 320
+"""Characters of a name: a namespace, a slash and the name of a pod."""
 _EXAMPLES_OF_A_KIND = 2
 _EXAMPLES = 60
 
@@ -41,13 +41,14 @@ K = TypeVar("K")
 
 
 class CountTable(Generic[K]):
-    """Numbers by name and column, in bounded memory.
+    """Counts by name and column, in limited memory.
 
-    Where there are too many names, the least busy half is forgotten into ``rest``: a name that keeps coming
-    stays, and no number is ever too high. ranks: by how many columns, from the first, busy is measured.
+    If there are too many names, the half with the lowest counts is added to ``rest`` and removed. A frequent
+    name stays, and a count is never too high. most: number of names. ranks: the sum of so many columns,
+    from the first, is the order of the names.
     """
 
-    def __init__(self, *columns: str, most: int = _ROWS, ranks: int = 99) -> None:
+    def __init__(self, *columns: str, most: int = _MAX_ROWS, ranks: int = 99) -> None:
         self.columns = columns
         self.rest = [0] * len(columns)
         self._ranks = ranks
@@ -56,7 +57,7 @@ class CountTable(Generic[K]):
         self._numbers = {column: number for number, column in enumerate(columns)}
 
     def add(self, name: K, column: str) -> None:
-        """Count one more."""
+        """Add one to a count."""
         row = self._rows.get(name)
         if row is None:
             row = self._rows[name] = [0] * len(self.columns)
@@ -66,7 +67,7 @@ class CountTable(Generic[K]):
         row[self._numbers[column]] += 1
 
     def rows(self) -> list[tuple[K, dict[str, int]]]:
-        """The names with their numbers, the busiest first, else in order of coming."""
+        """Return the names with their counts. The highest come first, equal ones in order of insertion."""
         return [(name, dict(zip(self.columns, row, strict=True))) for name, row in self._busiest()]
 
     def _busiest(self) -> list[tuple[K, list[int]]]:
@@ -82,7 +83,7 @@ class CountTable(Generic[K]):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why steps were not simply planned. why: with what names one pod left out, so that they group."""
+    """Why a step was not planned. why: without the name of the pod, so that equal reasons are grouped."""
 
     state: str
     playbook: str
@@ -92,7 +93,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A run in full. event: without what is long. id: the event's identity. line: where it stands."""
+    """A run in full. event: without long values. id: identity of the event. line: of the event."""
 
     line: int
     id: str
@@ -101,19 +102,19 @@ class Example:
 
 
 class PlaybookReplay:
-    """A set of playbooks that events are put to in their order, as if the engine had begun with the first."""
+    """Runs events through a set of playbooks, in their order. Throttles and budgets start empty."""
 
     def __init__(self, found: PlaybookSet, own: OwnIdentity) -> None:
         self.playbooks = PlaybookIndex(found.playbooks, found.silences)
         self._memory = PlanningMemory()
         self._guard = Guard(found.guardrails, own)
-        self._world = PreviewContext()
+        self._context = PreviewContext()
 
-    def judge(self, event: Event) -> list[PreviewedRun]:
-        """The runs of the event; the clock is the event's time."""
-        runs = preview(event, self.playbooks, self._memory, self._guard, self._world)
+    def run(self, event: Event) -> list[PreviewedRun]:
+        """Return the runs of an event. The clock is the event's time."""
+        runs = preview(event, self.playbooks, self._memory, self._guard, self._context)
         if runs:
-            self._memory.changes.clear()  # for a journal; here nobody takes them
+            self._memory.changes.clear()  # they are for a journal, which a replay does not have
         return runs
 
 
@@ -151,20 +152,20 @@ class Tally:
             self._add_run(line, event, previewed)
 
     def _add_run(self, line: int, event: Event, previewed: PreviewedRun) -> None:
-        playbook, who = previewed.run.playbook.name, subject_of(event)
+        playbook, subject = previewed.run.playbook.name, subject_of(event)
         column = "stopped" if previewed.suppressed else "runs"
         self.counts[column] += 1
         self.playbooks.add(playbook, column)
-        self.namespaces.add(named_target(who.namespace), column)
+        self.namespaces.add(named_target(subject.namespace), column)
         target = previewed.run.target
-        self.targets.add(NOBODY if target == previewed.run.id else named_target(target), column)
+        self.targets.add(NONE if target == previewed.run.id else named_target(target), column)
         if event.timed:
             self.hours.add(event.time_ns // _HOUR_NS, column)
         if previewed.suppressed:
             self.stopped.add((playbook, previewed.suppressed), "runs")
             return
         actions = {step.name: step.action for step in previewed.run.steps}
-        pod = f"{who.namespace}/{who.pod}"
+        pod = f"{subject.namespace}/{subject.pod}"
         for result in previewed.results:
             why = _grouped(previewed.holds.get(result.step) or result.message, pod)
             self._add_step(playbook, actions[result.step], result, why)
@@ -182,7 +183,7 @@ class Tally:
             self.counts["messages"] += len(result.requests)
 
     def _keep(self, line: int, event: Event, previewed: PreviewedRun) -> None:
-        """Keep the first runs of each playbook and outcome; what they hold of the event is short."""
+        """Keep the first runs of each playbook and outcome, without long values of the event."""
         kind = (previewed.run.playbook.name, run_outcome(previewed.results))
         if self._kinds[kind] < _EXAMPLES_OF_A_KIND and len(self.examples) < _EXAMPLES:
             self._kinds[kind] += 1
@@ -190,35 +191,35 @@ class Tally:
 
 
 def example(line: int, event: Event, previewed: PreviewedRun) -> Example:
-    """The run, with no more of the event than a headline tells."""
+    """Return a run with only the event's rule, namespace and pod."""
     slim = _slim(event)
     run = msgspec.structs.replace(previewed.run, event=slim)
     return Example(line, identity(event), slim, replace(previewed, run=run))
 
 
 def _slim(event: Event) -> Event:
-    who = subject_of(event)
-    fields = {"k8s.ns.name": who.namespace, "k8s.pod.name": who.pod}
+    subject = subject_of(event)
+    fields = {"k8s.ns.name": subject.namespace, "k8s.pod.name": subject.pod}
     slim: Event = msgspec.structs.replace(
         event,
-        rule=event.rule[:_LONGEST],
-        hostname=event.hostname and event.hostname[:_LONGEST],
+        rule=event.rule[:_MAX_NAME],
+        hostname=event.hostname and event.hostname[:_MAX_NAME],
         output="",
         sent={},
         tags=(),
-        fields={key: value[:_LONGEST] for key, value in fields.items() if value},
+        fields={key: value[:_MAX_NAME] for key, value in fields.items() if value},
     )
     return slim
 
 
 def named_target(text: str | None) -> str:
-    """The name of a namespace or target, cut to 320 characters; ``(none)`` where there is none."""
-    return text[:_LONGEST] if text else NOBODY
+    """Return the name of a namespace or target, cut to 320 characters, or ``(none)``."""
+    return text[:_MAX_NAME] if text else NONE
 
 
 def _grouped(why: str, pod: str) -> str:
     """Return the reason without the parts that differ between events: the value, and the name of the pod."""
-    if why[:1] in ("'", '"'):  # a value that a parameter does not allow: no two are alike
+    if why[:1] in ("'", '"'):  # a value that a parameter does not allow: each one is different
         end = why.rfind(why[0])
         why = f"a value {why[end + 1 :].strip()}" if end > 0 else why
-    return why.replace(pod, "…")[:_LONGEST]
+    return why.replace(pod, "…")[:_MAX_NAME]

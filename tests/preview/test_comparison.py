@@ -278,7 +278,9 @@ def test_in_a_shallow_clone_the_next_command_is_named_and_helps(tmp_path, monkey
     monkeypatch.chdir(tmp_path / "clone")
     result = against()
     assert result.exit_code == 1
-    assert "`git fetch --depth=1 origin main:refs/remotes/origin/main` brings it" in result.stderr
+    assert (
+        "fetch it with `git fetch --depth=1 origin main:refs/remotes/origin/main`" in result.stderr
+    )
     git(*result.stderr.split("`")[3].split()[1:])
     fetched = against()
     assert changes(fetched) == (0, 0, 3)
@@ -461,7 +463,7 @@ def test_deletions_are_in_red():
     found = new_loader().load(read_files(["playbooks"])).usable()
     side, comparison = PlaybookReplay(found, OwnIdentity()), Comparison("main", "0" * 40)
     event = parse_event(alert(0))
-    comparison.add(1, event, [], side.judge(event))
+    comparison.add(1, event, [], side.run(event))
     tally = Tally(side.playbooks)
     recording = EventLog(EventFile(lambda _: b"", lambda: 0))
     first, *_ = replay_lines(ReplayReport("events", recording, tally, comparison))
@@ -484,7 +486,7 @@ def test_targets_past_the_bound_make_the_numbers_minimums():
     side, actions = PlaybookReplay(found, OwnIdentity()), ActionDifferences(most=5)
     for number in range(6):
         event = parse_event(alert(number, f"web-{number}", f"ns-{number}"))
-        actions.add(event, [], side.judge(event))
+        actions.add(event, [], side.run(event))
     first = actions.differences()[0]
     assert (first.new, first.complete) == (6, False)
     assert first.begins.targets < 6

@@ -227,5 +227,5 @@ def test_what_a_journal_would_keep_does_not_pile_up():
     found = new_loader().load(Files("", {"a.yaml": PLAYBOOK.encode()})).usable()
     side = PlaybookReplay(found, OwnIdentity())
     for minute in range(30):
-        assert side.judge(parse_event(alert(minute, f"web-{minute}")))
+        assert side.run(parse_event(alert(minute, f"web-{minute}")))
     assert side._memory.changes == {}
