@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from engine.model.run import Run
 
 
-def tell_story(moment: EngineEvent) -> None:
+def tell_story(engine_event: EngineEvent) -> None:
     """Print each run that ends to stderr: the event, why the playbook matched, and the steps."""
-    if not isinstance(moment, Settled) or not moment.over:
+    if not isinstance(engine_event, Settled) or not engine_event.over:
         return
-    run: Run = moment.claim.run
-    dry = any(result.state == "planned" for result in moment.results)
+    run: Run = engine_event.claim.run
+    dry = any(result.state == "planned" for result in engine_event.results)
     lines = [
         "",
         headline(run.event),
-        f"  {run.playbook.name}  {'dry run' if dry else moment.became}",
+        f"  {run.playbook.name}  {'dry run' if dry else engine_event.became}",
     ]
     lines += [f"    {line}" for line in match_reason_lines(run.event, run.playbook)]
-    lines += step_lines(moment.results, bodies=True)
+    lines += step_lines(engine_event.results, bodies=True)
     for line in lines:
         say(line, err=True)

@@ -479,10 +479,10 @@ def test_a_lost_file_that_was_not_read_to_its_end_is_logged(tmp_path, followed):
     followed.send(*bodies(5, 6))
     with structlog.testing.capture_logs() as logs, Engine(tmp_path, followed) as engine:
         engine.wait_until(lambda: engine.count() == 6)
-    (told,) = logs
-    assert told["log_level"] == "warning"
-    assert str(followed.path) in told["error"]
-    assert "gone" in told["error"]
+    (line,) = logs
+    assert line["log_level"] == "warning"
+    assert str(followed.path) in line["error"]
+    assert "gone" in line["error"]
 
 
 def test_an_unfinished_line_waits_and_lines_that_are_not_json_are_skipped(tmp_path, followed):

@@ -8,14 +8,14 @@ import time
 
 import pytest
 from engine.journal.sqlite.journal import SqliteJournal
-from tests.contracts.test_sources import Published, PushedList
+from tests.contracts.test_sources import NatsOrigin, RedisOrigin
 from tests.support.engine import engine
 from tests.support.intake import PLAYBOOK, alert
 from tests.support.playbooks import playbook_from_snapshot
 
 FLAGS = {
-    PushedList: lambda origin: ("--redis", f"redis://127.0.0.1:{origin.port}/0"),
-    Published: lambda origin: ("--nats", f"nats://127.0.0.1:{origin.port}"),
+    RedisOrigin: lambda origin: ("--redis", f"redis://127.0.0.1:{origin.port}/0"),
+    NatsOrigin: lambda origin: ("--nats", f"nats://127.0.0.1:{origin.port}"),
 }
 
 

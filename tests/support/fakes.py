@@ -140,7 +140,7 @@ class ApiServer:
         assert left > 0
         if self.answers and method != "GET":
             status, headers = self.answers.pop(0)
-            return response(status, {"message": "told to"}, headers)
+            return response(status, {"message": "set by the test"}, headers)
         assert _PATH.fullmatch(path), f"a path that no object has: {path!r}"
         content = sent[1] if sent else None
         body = json.loads(sent[0]) if sent else None

@@ -266,10 +266,10 @@ async def call(  # noqa: PLR0917 - a request has as many parts
     for part in ("\r\n".join(lines).encode("latin-1"), *parts):
         if part:
             connection.data_received(part)
-    status, told, content = await pipe.reply(head_only=method == "HEAD")
+    status, received, content = await pipe.reply(head_only=method == "HEAD")
     connection.connection_lost(None)
-    is_json = told["content-type"] == "application/json"
-    return status, told, json.loads(content) if is_json and content else content.decode()
+    is_json = received["content-type"] == "application/json"
+    return status, received, json.loads(content) if is_json and content else content.decode()
 
 
 def ask(app: Any, body: Any = b"", **request: Any) -> tuple[int, dict[str, str], Any]:

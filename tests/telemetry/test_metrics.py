@@ -154,8 +154,8 @@ def check(text):
         assert len(set(series)) == len(series), family.name
         name = family.name.removeprefix("tiercel_") + ("_total" if family.type == "counter" else "")
         for sample in family.samples:
-            told = {label for label in sample.labels if not label.startswith("label_")} - {"le"}
-            assert told == set(METRICS[name].labels)
+            labels = {label for label in sample.labels if not label.startswith("label_")} - {"le"}
+            assert labels == set(METRICS[name].labels)
     return {name.removeprefix("tiercel_") for name, _ in heads}
 
 
@@ -172,8 +172,8 @@ def test_the_exposition_of_both_processes_is_valid_and_complete(tmp_path):
     shown = check(text)
     assert shown == set(METRICS) - {"cluster_answers"}  # there is no cluster
     left = [s for f in families(text) if f.name == "tiercel_budget_left" for s in f.samples]
-    told = [(sample.labels["limit"], sample.labels["actions"]) for sample in left]
-    assert told == [("5", ""), ("7", ""), ("7", "pod.delete,node.*")]
+    budgets = [(sample.labels["limit"], sample.labels["actions"]) for sample in left]
+    assert budgets == [("5", ""), ("7", ""), ("7", "pod.delete,node.*")]
     (info,) = [f for f in families(text) if f.name == "tiercel_playbook_info"]
     assert [sample.labels for sample in info.samples] == [
         {"playbook": name, "mode": mode, "label_team": "sec", "label_example_com_on_call": "a b"}
@@ -200,8 +200,8 @@ def test_a_body_that_is_refused_before_it_is_read_is_counted_by_status(tmp_path)
         assert running.post(b" " * (4 << 20) + b"{}", headers=bearer)[0] == 413
         assert running.post(FALCO, headers={**bearer, "x": "y" * 600_000})[0] == 431
         text = running.get("/metrics")[2]
-    told = [value(text, "tiercel_bodies_total", status=s) for s in ("401", "405", "413", "431")]
-    assert told == [1, 1, 2, 1]
+    counts = [value(text, "tiercel_bodies_total", status=s) for s in ("401", "405", "413", "431")]
+    assert counts == [1, 1, 2, 1]
 
 
 def test_the_events_of_a_source_are_not_counted_as_http_requests():
@@ -259,9 +259,9 @@ def test_the_audit_log_has_the_value_of_each_condition_once(tmp_path):
         (run,) = running.post(event)[2]["runs"]
         first = running.wait_for_audit(lambda line: line.get("step") == "pod.annotate")
         second = running.wait_for_audit(lambda line: line.get("step") == "pod.label")
-    told = {one["condition"]: one["value"] for one in first["conditions"]}
-    assert told["k8s.ns.name notIn [kube-system]"] == "demo"
-    assert len(told["proc.cmdline contains x"]) == 1_000
-    assert told["proc.gone exists false"] is None
+    values = {one["condition"]: one["value"] for one in first["conditions"]}
+    assert values["k8s.ns.name notIn [kube-system]"] == "demo"
+    assert len(values["proc.cmdline contains x"]) == 1_000
+    assert values["proc.gone exists false"] is None
     assert second["conditions"] == []
     assert first["run"] == run
