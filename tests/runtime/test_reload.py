@@ -307,7 +307,7 @@ def test_a_swap_between_two_files_never_gives_a_partial_set(tmp_path, monkeypatc
 
     mount = Mount(tmp_path / "playbooks", version(0))
     read, numbers, readings = folders.read_bounded, itertools.count(1), itertools.count(1)
-    swaps = [2, 4, 8]  # at these readings of a file the kubelet comes in between
+    swaps = [2, 4, 8]  # the kubelet swaps before these readings of a file
 
     def interrupted(path):
         if next(readings) in swaps:

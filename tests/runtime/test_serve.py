@@ -171,7 +171,7 @@ def test_events_answered_with_202_are_executed_after_a_kill(tmp_path):
         running.kill()
         running.restart()
         for run in runs:
-            # one that was settled just before the kill has no line, and needs none
+            # a run settled just before the kill has no line
             if running.get(f"/runs/{run}")[2]["outcome"] is None:
                 running.wait_for_audit(lambda line, run=run: line["run"] == run)
         assert [running.get(f"/runs/{run}")[2]["outcome"] for run in runs] == ["planned"] * 5

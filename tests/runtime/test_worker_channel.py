@@ -27,7 +27,7 @@ def test_an_engine_without_its_worker_process_ends_and_continues_after_a_restart
 def test_the_worker_process_of_a_killed_engine_ends(running):
     orphan = running.pids[1]
     descriptor = os.pidfd_open(orphan)
-    os.kill(orphan, signal.SIGSTOP)  # not even where they cannot hear of it
+    os.kill(orphan, signal.SIGSTOP)  # also if the process is stopped
     running.kill()
     assert select.select([descriptor], [], [], PATIENCE)[0]
     os.close(descriptor)

@@ -30,7 +30,7 @@ JSON = {"content-type": "application/json"}
 class Admin:
     """An admin port with a real journal and folder, without workers. now: its clock."""
 
-    def __init__(self, tmp_path, door=None):
+    def __init__(self, tmp_path, authenticator=None):
         (tmp_path / "playbooks").mkdir()
         (tmp_path / "playbooks" / "a.yaml").write_text(PLAYBOOK)
         self.now = NOW
@@ -42,7 +42,7 @@ class Admin:
         self.reloader = Reloader(tmp_path / "playbooks", None, self.journal, observers, lambda: NOW)
         self.reloader.start()
         self.intake = Intake(self.journal, lambda: self.reloader.active.playbooks, lambda: self.now)
-        self.operations = operations = OperatorCommands(
+        self.commands = commands = OperatorCommands(
             journal=self.journal,
             observers=observers,
             wake=self.wake,
@@ -50,15 +50,17 @@ class Admin:
             now=lambda: self.now,
             playbooks=lambda: {one.name for one in self.reloader.active.set.playbooks},
         )
-        pages = AdminApi(
+        api = AdminApi(
             self.journal,
-            operations,
+            commands,
             self.reloader,
             self.intake.recent,
             self.metrics.text,
             lambda: ABOUT,
         )
-        self.port = AdminPort(pages, door or LoopbackAuthenticator(), self.reloader.ended_thread)
+        self.port = AdminPort(
+            api, authenticator or LoopbackAuthenticator(), self.reloader.ended_thread
+        )
 
     def wake(self):
         self.woken += 1
@@ -268,10 +270,10 @@ def test_an_expired_pause_ends_and_is_recorded(admin):
     assert (shown["playbook"], shown["by"]) == ("mark-shell", "local")
     assert shown["until"].startswith("2026-03-01T12:00:00")
     admin.now += 7_199
-    admin.operations.end_pauses()
+    admin.commands.end_pauses()
     assert admin.intake.paused == {"mark-shell"}
     admin.now += 1
-    admin.operations.end_pauses()
+    admin.commands.end_pauses()
     assert (admin.intake.paused, admin.journal.paused()) == (frozenset(), {})
     ended = admin.moments[-1]
     assert (ended.what, ended.by, ended.playbook) == ("resume", "tiercel", "mark-shell")
@@ -282,7 +284,7 @@ def test_a_new_pause_replaces_the_previous_one(admin):
     admin.post("/pause", {"for": "1h"})
     admin.post("/pause", {"reason": "for good"})
     admin.now += 7_200
-    admin.operations.end_pauses()
+    admin.commands.end_pauses()
     assert admin.journal.paused()["*"].reason == "for good"
 
 

@@ -300,7 +300,7 @@ def test_bodies_that_together_exceed_the_limit_are_rejected(how):
     one = Talk(buffered_bytes=120).say(head)
     other, pipe = Connection(one.shared), Pipe()
     other.connection_made(pipe)
-    other.data_received(head)  # announced while nothing was there yet
+    other.data_received(head)  # announced before any body was received
     one.say(part)
     other.data_received(part)
     assert (pipe.sent[:12], one.shared.buffered_bytes) == (b"HTTP/1.1 503", 80)

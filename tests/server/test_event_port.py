@@ -524,7 +524,7 @@ def test_a_failed_reply_does_not_affect_others():
 
         port.answer(Request(b"POST", b"/", {}, body=json.dumps(alert(1)).encode()), broken)
         asked = asyncio.ensure_future(call(port, alert(2)))
-        for _ in range(2):  # those of the first one, and those that came meanwhile
+        for _ in range(2):  # first the broken one, then those that arrived meanwhile
             await _turns()
             disk.write()
         assert (await asked)[0] == 202
@@ -745,7 +745,9 @@ def test_a_large_body_over_a_socket_is_413_with_length_or_chunked(running):
 
     def status(**request):
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # answered before the end
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # the reply came before all was sent
             connection.request("POST", "/", **request)
         try:
             return connection.getresponse().status
@@ -754,11 +756,11 @@ def test_a_large_body_over_a_socket_is_413_with_length_or_chunked(running):
         finally:
             connection.close()
 
-    # the sender says what is coming and waits, as curl does
+    # the sender announces the body and waits, like curl
     assert status(headers={"Content-Length": str(5 << 20), "Expect": "100-continue"}) == 413
     assert status(body=b" " * (5 << 20)) in (413, None)
     assert status(body=iter([b" " * (1 << 20)] * 5), encode_chunked=True) in (413, None)
-    assert running.post(FALCO)[0] == 202  # nothing else suffers
+    assert running.post(FALCO)[0] == 202  # other requests are not affected
 
 
 SECRET = "5b7d0f3a9c1e4826b7d0f3a9"
@@ -830,7 +832,7 @@ def test_events_during_a_disk_stall_are_503_and_duplicates_if_they_were_written(
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     with contextlib.closing(journal):
         port = port_of(journal)
-        for number in (1, 2):  # the one that waits for the disk, and one that comes then
+        for number in (1, 2):  # one waits for the disk, the other arrives afterwards
             status, headers, said = ask(port, alert(number))
             assert (status, headers["retry-after"]) == (503, "5")
             assert "its disk has not answered" in said["error"]
@@ -839,6 +841,6 @@ def test_events_during_a_disk_stall_are_503_and_duplicates_if_they_were_written(
         go_on.set()
         while journal.write_error() is not None:
             pass
-        journal.accept(AcceptBatch(), NOW).result()  # once what it had before it is on disk
+        journal.accept(AcceptBatch(), NOW).result()  # after all earlier writes
         duplicates = [ask(port, alert(number))[2]["duplicates"] for number in (1, 2)]
         assert duplicates == [1, 0]

@@ -183,9 +183,9 @@ def test_a_removed_authority_closes_the_port_also_for_open_connections(
     access = ClientCertificates(certificates)
     assert access.reject(Request(b"POST", b"/", {})) is None
     if content is None:
-        for file in files:  # as a Secret that is deleted
+        for file in files:  # like a deleted Secret
             file.unlink()
-    elif content == "another":  # the pair is broken as well, so that no context trusts it
+    elif content == "another":  # the pair is invalid too, so that no context trusts the authority
         swap(tmp_path, client_ca=Authority(tmp_path, "strangers").file, tls_key=two[1])
     else:
         files[2].write_text(content)
@@ -440,7 +440,7 @@ def test_a_connection_without_a_free_descriptor_is_accepted_later():
                 try:
                     await asyncio.get_running_loop().sock_connect(sender, listener.address)
                     await asyncio.get_running_loop().sock_sendall(sender, post())
-                    for _ in range(9):  # so that the loop looks who is there
+                    for _ in range(9):  # let the loop accept
                         await asyncio.sleep(0)
                     assert not listener.shared.members
                 finally:

@@ -74,7 +74,7 @@ def test_a_run_is_shown_as_a_story(running):
         running.run,
     ):
         assert part in done.stdout
-    assert '"seen": "true"' in done.stdout  # what exactly is sent
+    assert '"seen": "true"' in done.stdout  # the content of the request
     told = json.loads(tiercel(running, "show", running.run, "-o", "json").stdout)
     assert told["alert"]["rule"] == FALCO["rule"]
 
@@ -88,7 +88,7 @@ def test_dead_letters_and_dropped_runs_are_shown(tmp_path):
         verdicts = [line for line in told.splitlines() if "  mark-shell  " in line]
         assert ["throttle" in line for line in verdicts] == [False, True, True]
         assert "2000-01-01" not in told
-        running.restart()  # what waits to be noted is written at the end
+        running.restart()  # deferred records are written at shutdown
         history = tiercel(running, "history").stdout
         assert "2 times  mark-shell  throttle" in history
         assert f"rule={FALCO['rule']}, namespace=demo, pod=nginx\n" in history
