@@ -1,11 +1,11 @@
-"""How long it takes to load 1,000 playbook files, to load them again with one changed, and to start.
+"""Time to load 1,000 playbook files, to load them again after one changed, and to start commands.
 
     python benchmarks/load.py
 
-The files are loaded as ``serve`` loads them: read from disk and compiled, then once more after each of some
-edits of a file. The commands run in processes of their own, the median of some runs; on the disk's cache.
-``check_starts`` is the CPU time of ``tiercel check`` on the shipped playbooks in bare starts of the
-interpreter, which run in turn with it, so that the load of the machine hits both.
+The files are loaded as in ``serve``: read from disk and compiled, and again after each of several edits of one
+file. Commands run in their own processes; the figure is the median of several runs with a warm disk cache.
+``check_starts`` is the CPU time of ``tiercel check`` on the shipped playbooks, divided by the CPU time of a bare
+start of the interpreter. The two run alternately, so that the load of the machine affects both.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write_playbook(folder: Path, number: int, description: str = "") -> None:
 
 
 def loading(folder: Path) -> dict[str, float]:
-    """Milliseconds."""
+    """Milliseconds to load all files, and to load them again after an edit."""
     for number in range(FILES):
         write_playbook(folder, number)
     loader = Loader(load_actions())
@@ -67,7 +67,7 @@ def loading(folder: Path) -> dict[str, float]:
 
 
 def starting(folder: Path) -> dict[str, float]:
-    """Milliseconds of whole commands, process and all."""
+    """Milliseconds of commands, including the start of the process."""
     (folder / "mark.yaml").write_text(PLAYBOOK)
     (folder / "event.json").write_text(json.dumps(alert()))
     commands = {
@@ -90,7 +90,7 @@ def median(folder: Path, words: list[str]) -> float:
             check=True,
         )
         times.append((time.perf_counter() - began) * 1000)
-    return percentile(times[1:], 0.5)  # the first writes what Python compiles
+    return percentile(times[1:], 0.5)  # the first run writes the bytecode
 
 
 def check_starts() -> float:
@@ -101,7 +101,7 @@ def check_starts() -> float:
 
 
 def cpu(command: list[str]) -> float:
-    """Seconds of CPU time, with compiled files as an installation has them."""
+    """Seconds of CPU time, with bytecode files as in an installation."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
