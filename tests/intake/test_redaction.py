@@ -7,7 +7,7 @@ import json
 
 import pytest
 from engine.intake.deferred_records import DeferredRecords
-from engine.intake.redaction import Redaction
+from engine.intake.redaction import RedactError, Redaction
 from engine.journal.codec import from_event, to_event
 from engine.journal.protocol import RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
@@ -188,3 +188,9 @@ def test_a_dead_letter_contains_no_secret_whatever_its_encoding(sent):
 def test_a_dead_letter_without_a_secret_is_kept_unchanged():
     for sent in (b'{"rule": "",  "x": 1', b'{"path": "C:\\\\u\\temp"'):
         assert dead_letter(Redaction(()), sent) == dead_letter(QUOTED, sent) == sent.decode()
+
+
+@pytest.mark.parametrize("rule", [r"x=\pL{100}", r"x=\pL{900}"])
+def test_an_expression_that_needs_too_much_memory_is_refused(rule):
+    with pytest.raises(RedactError, match="not a valid RE2 expression"):
+        Redaction([rule])
