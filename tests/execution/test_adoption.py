@@ -53,11 +53,11 @@ def test_policy_of_a_lost_journal_is_undone_on_time(journal):
     assert record.undo == {"pod.isolate": NOW + HOUR}
     assert journal.claim("cluster", 9, NOW + HOUR - 1) == []
     (undoing,) = journal.claim("cluster", 9, NOW + HOUR)
-    assert undo(server, replace(undoing, undo=None), Held(undoing)).state == "undone"
+    assert undo(server, replace(undoing, undo=None), UndoStore(undoing)).state == "undone"
     assert server.state() == before
 
 
-class Held(FakeAttemptStore):
+class UndoStore(FakeAttemptStore):
     """An attempt store that returns the undo claim of a journal."""
 
     def __init__(self, claim):

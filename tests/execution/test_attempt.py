@@ -195,7 +195,7 @@ def test_attempt_with_an_outdated_claim_sends_nothing():
     assert not server.wrote
 
 
-class Noting(FakeAttemptStore):
+class LoggingStore(FakeAttemptStore):
     """An attempt store that logs the keys of the saved values."""
 
     def __init__(self, log):
@@ -210,7 +210,7 @@ class Noting(FakeAttemptStore):
 def test_uid_is_saved_before_the_call_is_sent():
     server, log = world(), []
     server.interfere = lambda: log.append("call")
-    act(claim(DELETE), server, store=Noting(log))
+    act(claim(DELETE), server, store=LoggingStore(log))
     assert log == [["uid"], ["sent", "uid"], "call"]
 
 

@@ -58,7 +58,7 @@ class Messages:
     def __init__(self, ledger=None, mode="enforce", text=PLAYBOOK):
         text = (text % mode).encode()
         self.playbook = new_loader().load(Files("", {"a.yaml": text})).usable().playbooks[0]
-        self.slack, self.now, self.facts = Slack(), NOW, {}
+        self.slack, self.now, self.states = Slack(), NOW, {}
         self.guard = Guard(RAILS, ledger=ledger or BudgetLedger())
 
     def tell(self, number, results=(), *, dry=False):
@@ -67,10 +67,10 @@ class Messages:
             {"rule": "R", "output_fields": {"proc.name": f"<{number}>"}}, salt=str(number)
         )
         (planned,) = plan(event, PlaybookIndex([self.playbook]), PlanningMemory())
-        facts = self.facts.setdefault(number, {})
-        claim = Claim(planned.run, 1, began=NOW, attempt_state=facts, results=results)
+        state = self.states.setdefault(number, {})
+        claim = Claim(planned.run, 1, began=NOW, attempt_state=state, results=results)
         clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(self.slack), dry=dry)
-        return attempt(claim, clients, self.guard, self.now, FakeAttemptStore(facts))
+        return attempt(claim, clients, self.guard, self.now, FakeAttemptStore(state))
 
 
 def test_first_message_over_budget_becomes_the_digest_of_the_others():
