@@ -1,4 +1,4 @@
-"""PlaybookTests: events, and what the playbooks must plan about them; run through the one preview."""
+"""PlaybookTests: events, and what the playbooks must plan for them. They run in the preview."""
 
 from __future__ import annotations
 
@@ -32,15 +32,19 @@ if TYPE_CHECKING:
     from engine.preview.preview import PreviewedRun
 
 _ACTS = ("planned", "done")
-"""States of a step that the engine takes: as previews show it, or as a case assumes that it ends."""
+"""States of a step that acts: planned by the preview, or done because the case assumes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case of a PlaybookTest.
+    """A case of a PlaybookTest.
 
-    found: the set that is tested. playbooks: the names of those tested, None for all. cluster: the objects
-    that exist, None for those that the events imply. outcomes: step -> the assumed state or ``{answer: …}``.
+    Attributes:
+        found: the playbook set with the test's values.
+        playbooks: names of the tested playbooks, None for all.
+        cluster: the objects that exist, None to assume the pods that the events name.
+        outcomes: step -> assumed state, or ``{answer: …}``.
+
     """
 
     test: str
@@ -56,9 +60,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """How one step ended in a case, or that a run was suppressed (step is empty then).
+    """The outcome of a step in a case, or a suppressed run, whose ``step`` is empty.
 
-    expected: the states that the case accepts for this step; empty if the case does not name the step.
+    expected: the states that the case accepts for the step; empty if the case does not name it.
     """
 
     playbook: str
@@ -70,7 +74,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """The result of a case. differences: between the expected and the actual values; empty if it holds."""
+    """The result of a case. differences: between expected and actual values; empty if it passed."""
 
     case: Case
     differences: tuple[str, ...]
@@ -78,12 +82,12 @@ class CaseResult:
 
     @property
     def planned(self) -> tuple[tuple[str, str], ...]:
-        """Playbook and step of all that was planned."""
+        """Playbook and step of all steps that were planned."""
         return tuple((one.playbook, one.step) for one in self.seen if one.state in _ACTS)
 
 
 def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Finding]]:
-    """The cases of a folder's PlaybookTests, and what is wrong with them. found: the folder's set."""
+    """Return the cases of a folder's PlaybookTests, and the findings in them. found: the playbook set."""
     cases: list[Case] = []
     findings: list[Finding] = []
     if not found.tests:
@@ -95,7 +99,7 @@ def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Findi
         for path in sorted(files.files.keys() - {VALUES})
         if path in found.tests or files.shown(path) in with_errors
     }
-    # of a playbook that is wrong its own mistakes are told, and not that its tests lack it
+    # If a playbook has errors, they are reported, and not that its tests do not find it.
     written = {
         _name(document)
         for documents, _ in parsed.values()
@@ -108,7 +112,7 @@ def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Findi
     for path, (documents, told) in parsed.items():
         tests = [document for document in documents if kind_of(document) == "PlaybookTest"]
         if tests and len(tests) == len(documents):
-            findings += told  # of a file that also holds playbooks, the loader tells
+            findings += told  # otherwise the loader reports them
         for document in tests:
             try:
                 checked, reported = check_document(document, {}, told)
@@ -123,7 +127,7 @@ def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Findi
 
 
 def _name(document: Document) -> str:
-    """The name as it is written, or nothing."""
+    """Return ``metadata.name`` of a document, or ""."""
     metadata = document.data.get("metadata") if isinstance(document.data, dict) else None
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return name if isinstance(name, str) else ""
@@ -138,7 +142,7 @@ def _check_name(document: Document, findings: Findings, first: dict[str, Locatio
 
 
 def run_case(case: Case, own: OwnIdentity) -> CaseResult:
-    """Compare what the set plans for the case's events, with nothing spent yet, with what the case expects."""
+    """Plan the events of a case and compare the result with what it expects. Budgets start empty."""
     # `check` reads the cases without running them, and these imports take a third of its time
     from engine.cluster.simulated import StaticCluster  # noqa: PLC0415
     from engine.execution.guardrails import Guard  # noqa: PLC0415
@@ -161,14 +165,14 @@ def run_case(case: Case, own: OwnIdentity) -> CaseResult:
 
 @dataclass(slots=True)
 class _Sets:
-    """The files, their set, and the sets that other values make of them."""
+    """The files of a folder, their playbook set, and the sets with other values."""
 
     files: Files
     found: PlaybookSet
     loaded: dict[str, PlaybookSet] = field(default_factory=dict)
 
     def of(self, values: Mapping[str, Any]) -> PlaybookSet:
-        """The set with these values laid over ``values.yaml``."""
+        """Return the set with these values merged over ``values.yaml``."""
         key = repr(values)
         if key not in self.loaded:
             self.loaded[key] = (
@@ -178,7 +182,7 @@ class _Sets:
 
 
 class _Reader:
-    """Makes cases of one document whose frame is right."""
+    """Reads the cases of a PlaybookTest whose structure is valid."""
 
     def __init__(
         self, document: Document, findings: Findings, sets: _Sets, path: str, names: list[str]
@@ -187,7 +191,7 @@ class _Reader:
         self._files, self._sets, self._path, self._names = sets.files, sets, path, names
 
     def cases(self) -> Iterator[Case]:
-        """The cases; one with a broken event is reported and left out."""
+        """Yield the cases. Add findings for events, names and objects that are not valid."""
         spec = self._document.data["spec"]
         test = _name(self._document)
         for n, name in enumerate(spec.get("playbooks", [])):
@@ -218,7 +222,7 @@ class _Reader:
             )
 
     def _found(self, spec: dict[str, Any]) -> PlaybookSet:
-        """The set with the test's own values."""
+        """Return the set with the values of the test."""
         found = self._sets.of(spec.get("values", {}))
         if "values" in spec and found.errors and not self._sets.found.errors:
             what = f"with these values the playbooks are not valid: {found.errors[0]}"
@@ -241,7 +245,7 @@ class _Reader:
             told, events = len(self._findings.entries), list(self._from_file(name, where))
             if not events and len(self._findings.entries) == told:
                 self._findings.add(
-                    where, "bad-value", f"{name} has no events, so the case cannot fail"
+                    where, "bad-value", f"{name} contains no event, so the case cannot fail"
                 )
             yield from events
             return
@@ -251,20 +255,20 @@ class _Reader:
             try:
                 yield parse_event(value, salt=f"event {n}")
             except EventError as error:
-                self._findings.add(at, "bad-value", f"no event: {error}", error.hint)
+                self._findings.add(at, "bad-value", f"not an event: {error}", error.hint)
 
     def _from_file(self, name: str, where: tuple[str | int, ...]) -> Iterator[Event]:
-        """Relative to the test's file; read from disk, for events are not playbook files."""
+        """Yield the events of an ``eventFile``. name: relative to the file of the test."""
         try:
             content = self._files.beside(self._path, name)
         except FolderError as error:
             self._findings.add(where, "bad-value", f"{name}: {error}")
             return
-        for alert in read_events(content):
-            if alert.event is None:
-                self._findings.add(where, "bad-value", f"{name}:{alert.line}: {alert.error}")
+        for read_one in read_events(content):
+            if read_one.event is None:
+                self._findings.add(where, "bad-value", f"{name}:{read_one.line}: {read_one.error}")
             else:
-                yield alert.event
+                yield read_one.event
 
 
 def _differences(expect: Mapping[str, Any], runs: Sequence[PreviewedRun]) -> Iterator[str]:
@@ -298,19 +302,19 @@ def _call_differences(expect: Mapping[str, Any], calls: list[dict[str, Any]]) ->
 
 
 def covers(call: Any, want: Any) -> bool:
-    """Whether the call has all that ``want`` gives."""
+    """Return whether the call has all values of ``want``."""
     return next(call_gaps(call, want), None) is None
 
 
 def call_gaps(call: Any, want: Any) -> Iterator[str]:
-    """Where the call lacks what ``want`` gives, a line each; only the given keys are compared."""
+    """Yield a line for each value of ``want`` that the call does not have. Other keys are ignored."""
     return gaps(call, want) if want else iter(())
 
 
 def gaps(got: Any, want: Any, path: str = "") -> Iterator[str]:
-    """Where ``got`` lacks what ``want`` gives, a line each.
+    """Yield a line for each value of ``want`` that ``got`` does not have.
 
-    Each item of a wanted list must be found. An empty list or mapping means an empty one.
+    Each item of a list in ``want`` must be in the list of ``got``. An empty list or mapping must be empty.
     """
     if isinstance(want, (dict, list)) and not want:
         if got != want:
@@ -337,7 +341,7 @@ def _belongs(key: str, run: PreviewedRun, result: StepResult) -> bool:
 
 
 def _seen(expect: Mapping[str, Any], runs: Sequence[PreviewedRun]) -> Iterator[StepReport]:
-    """Each step as it ended, with what the case expects of it; and the runs that were suppressed."""
+    """Yield the steps with what the case expects of them, and the suppressed runs."""
     for run in runs:
         playbook = run.run.playbook.name
         if run.suppressed is not None:

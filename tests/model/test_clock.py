@@ -24,7 +24,7 @@ class Machine:
         return SteadyClock(lambda: self.wall, lambda: self.up)
 
 
-def test_it_is_the_machines_own_as_long_as_that_goes_on():
+def test_it_follows_the_system_clock_while_that_increases():
     machine = Machine()
     clock = machine.clock()
     machine.goes_on(0.25)
@@ -33,7 +33,7 @@ def test_it_is_the_machines_own_as_long_as_that_goes_on():
     assert clock() == NOW + 500.25
 
 
-def test_after_a_step_back_it_goes_on_slower_until_the_machines_has_caught_up():
+def test_after_a_step_back_it_runs_slower_until_the_system_clock_has_caught_up():
     machine = Machine()
     clock = machine.clock()
     machine.wall -= 100
@@ -46,21 +46,21 @@ def test_after_a_step_back_it_goes_on_slower_until_the_machines_has_caught_up():
     assert clock() == NOW + 150 == machine.wall
 
 
-def test_threads_see_it_grow():
+def test_it_increases_for_every_thread():
     clock = SteadyClock()
     with ThreadPoolExecutor(8) as pool:
         for seen in pool.map(lambda _: [clock() for _ in range(500)], range(8)):
             assert seen == sorted(seen)
 
 
-def test_what_was_accepted_before_a_step_back_is_claimed_after_it(tmp_path):
+def test_a_run_that_was_accepted_before_a_step_back_is_claimed_after_it(tmp_path):
     journal = open_sqlite(tmp_path)
     journal.accept(AcceptBatch([run(1), run(2)]), NOW).result()
     assert len(journal.claim("cluster", 9, NOW - 3600)) == 2
     journal.close()
 
 
-def test_a_retry_comes_though_the_clock_is_stepped_back_meanwhile(tmp_path):
+def test_a_retry_is_due_after_the_clock_was_set_back(tmp_path):
     machine, journal = Machine(), open_sqlite(tmp_path)
     clock = machine.clock()
     journal.accept(AcceptBatch([run(1)]), clock()).result()

@@ -47,7 +47,7 @@ def forwarded(**changes):
     return {"uuid": "0f0e-fresh", **{key: told[key] for key in order}, **changes}
 
 
-def test_an_alert_of_falco_is_read():
+def test_an_alert_of_falco_is_parsed():
     event = parse_event(decode_json(FALCO.encode()))
     assert (event.rule, event.priority, event.source) == (
         "Write to /tmp by container",
@@ -62,7 +62,7 @@ def test_an_alert_of_falco_is_read():
     assert target_queue(event, "run") == "node-7/0a1b2c3d4e5f"
 
 
-def test_an_internal_one_has_no_tags_and_may_have_no_fields():
+def test_an_internal_alert_has_no_tags_and_may_have_no_fields():
     assert parse_event(decode_json(INTERNAL.encode())).tags == ()
     for fields in ({}, None):
         assert (
@@ -73,7 +73,7 @@ def test_an_internal_one_has_no_tags_and_may_have_no_fields():
         )
 
 
-def test_it_is_the_same_event_through_falcosidekick():
+def test_an_event_has_the_same_identity_through_falcosidekick():
     there, here = parse_event(decode_json(FALCO.encode())), parse_event(forwarded())
     assert identity(there) == identity(here) == identity(parse_event(forwarded(uuid="another")))
     assert identity(there) == identity(
@@ -83,7 +83,7 @@ def test_it_is_the_same_event_through_falcosidekick():
     assert set(identity(there)) <= set("0123456789abcdef")
 
 
-def test_the_time_of_the_event_in_its_fields_is_no_part_of_it():
+def test_the_time_fields_do_not_affect_the_identity():
     fields = {**json.loads(FALCO)["output_fields"], "evt.time": 1, "evt.time.iso8601": 2}
     assert identity(parse_event(forwarded(output_fields=fields))) == identity(
         parse_event(forwarded())
@@ -102,14 +102,14 @@ def test_another_event_has_another_identity(change):
     assert identity(parse_event(forwarded(**change))) != identity(parse_event(forwarded()))
 
 
-def test_the_order_of_keys_is_no_part_of_it():
+def test_the_order_of_keys_does_not_affect_the_identity():
     one, other = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
     assert identity(parse_event({**BARE, "output_fields": one})) == identity(
         parse_event({**BARE, "output_fields": other})
     )
 
 
-def test_an_event_without_a_time_is_told_from_every_other():
+def test_an_event_without_a_time_differs_from_every_other_event():
     one, other = parse_event({"rule": "r"}, salt="1"), parse_event({"rule": "r"}, salt="2")
     assert identity(one) != identity(other)
     assert (one.time_ns, one.timed) == (946_684_800_000_000_000, False)
@@ -126,7 +126,7 @@ def test_keys_are_read_in_any_case_and_the_last_one_counts():
     }
 
 
-def test_spellings_are_brought_to_one():
+def test_spellings_are_normalised():
     for source in (None, "", "syscalls", "syscall"):
         assert parse_event({**BARE, "source": source}).source == "syscall"
         assert parse_event({**BARE, "source": source}).alert["source"] == "syscall"
@@ -175,7 +175,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("value", WRONG, ids=str)
-def test_what_is_no_event_is_told(value):
+def test_a_value_that_is_not_an_event_is_an_error(value):
     with pytest.raises(EventError):
         parse_event(value)
 
@@ -185,17 +185,17 @@ def test_what_is_no_event_is_told(value):
     [b"", b"{", b"nul", b'{"rule": "\xff"}', b'{"a":1e999}', b'"\\ud800"', b"[" * 100_000],
     ids=lambda body: str(body[:20]),
 )
-def test_what_is_no_json_is_told(body):
+def test_a_body_that_is_not_json_is_an_error(body):
     with pytest.raises(EventError):
         decode_json(body)
 
 
 @pytest.mark.parametrize("body", [b'"' + b"[" * 500 + b'"', b'["' + b"{" * 500 + b'"]'])
-def test_brackets_within_a_text_are_no_nesting(body):
+def test_brackets_in_a_string_are_not_nesting(body):
     assert decode_json(body) == json.loads(body)
 
 
-def test_what_is_nested_deeper_than_any_alert_is_told():
+def test_a_value_that_is_nested_too_deep_is_an_error():
     def body(depth):
         return b'{"rule":"[[[{","output_fields":{"a":' + b"[" * depth + b"]" * depth + b"}}"
 
@@ -235,7 +235,7 @@ alerts = st.dictionaries(
 
 @settings(max_examples=300)
 @given(st.one_of(json_values, alerts))
-def test_any_json_is_an_event_or_told_as_none(value):
+def test_any_json_is_an_event_or_an_error(value):
     try:
         event = parse_event(value)
     except EventError:
@@ -247,12 +247,12 @@ def test_any_json_is_an_event_or_told_as_none(value):
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_alerts_or_told_as_none(content):
+def test_any_bytes_are_events_or_errors(content):
     for alert in read_events(content):
         assert (alert.event is None) is (alert.error is not None)
 
 
-def test_a_file_of_alerts_is_one_or_an_array_or_one_a_line():
+def test_a_file_has_one_alert_or_an_array_or_one_alert_per_line():
     def read(content):
         return [
             (alert.line, alert.event.rule if alert.event else None)
@@ -266,7 +266,7 @@ def test_a_file_of_alerts_is_one_or_an_array_or_one_a_line():
     assert read(b"") == read(b"\n \n") == read(b"[]") == []
 
 
-def test_what_is_absent_is_not_there():
+def test_empty_values_are_absent():
     assert not any(map(is_present, [None, "", "<NA>", []]))
     assert all(map(is_present, [0, False, {}, " ", [None], "<na>"]))
 
@@ -297,7 +297,7 @@ def test_a_container_id_has_12_or_64_hex_digits():
         assert (who.container_id is not None) is there
 
 
-def test_the_whole_alert_is_made_once_per_event():
+def test_the_whole_alert_is_created_once_per_event():
     event = parse_event({"rule": "r", "priority": "Warning", "source": "syscalls"})
     assert event.alert is event.alert
     assert event.alert["source"] == "syscall"

@@ -48,7 +48,7 @@ def line(text, *words):
     return next((one for one in text.splitlines() if all(word in one for word in words)), "")
 
 
-def test_every_matcher_and_condition_is_told_with_what_the_event_has(explain):
+def test_every_matcher_and_condition_is_shown_with_the_value_of_the_event(explain):
     told = explain()
     assert line(told, "yes", "priority", "Notice or worse", "is Notice")
     assert line(told, "yes", "tags.any", "[shell]")
@@ -57,26 +57,26 @@ def test_every_matcher_and_condition_is_told_with_what_the_event_has(explain):
     assert "does not match" in told
 
 
-def test_near_misses_are_told(explain):
+def test_near_misses_are_reported(explain):
     told = explain()
     assert "the event has `proc.name`" in told
     assert "it is text, which the operator cannot compare" in told
     assert "differs by a few letters" in explain(rule="Terminal shell in contaner")
 
 
-def test_what_failed_first_is_marked_and_only_that(explain):
+def test_only_the_first_failed_row_is_marked(explain):
     told = explain(priority="Debug", tags=[])
     assert line(told, "<- failed first").split()[:2] == ["no", "priority"]
     assert told.count("<- failed first") == 1
 
 
-def test_a_playbook_of_another_rule_takes_a_line_and_in_full_its_table(explain):
+def test_a_playbook_of_another_rule_is_one_line_unless_it_is_named(explain):
     assert "1 playbook selects other rules: mark-shell" in explain(rule="Another")
     assert line(explain("--playbook", "mark-shell", rule="Another"), "no", "rules", "is Another")
     assert "Did you mean `mark-shell`?" in explain("--playbook", "mark-shel", code=2)
 
 
-def test_what_matches_and_yet_runs_nothing_says_why(explain, tmp_path):
+def test_a_suppressed_match_shows_the_reason(explain, tmp_path):
     fits = {**EVENT["output_fields"], "fd.lport": 2000}
     assert "matches and starts a run" in explain(output_fields=fits)
     (tmp_path / "playbooks" / "s.yaml").write_text(
@@ -86,11 +86,11 @@ def test_what_matches_and_yet_runs_nothing_says_why(explain, tmp_path):
     assert "starts no run: silence: quiet" in explain(output_fields=fits)
 
 
-def test_an_event_that_is_none_is_told_with_its_line(explain):
+def test_a_line_that_is_not_an_event_is_reported(explain):
     assert "e.json:1: `priority` is not one of" in explain(priority="Loud", code=1)
 
 
-def test_without_an_engine_the_next_command_is_named(explain, tmp_path):
+def test_without_an_engine_the_error_names_the_next_command(explain, tmp_path):
     explain()
     folder = str(tmp_path / "playbooks")
     asked = ["explain", folder, "--recent", "--server", "http://127.0.0.1:9"]

@@ -1,4 +1,4 @@
-"""Which playbooks want an event."""
+"""Which playbooks match an event."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_a_rule_is_exact_or_a_glob_of_star_and_question_mark(rules, wanted):
     assert names(Match(rules=rules)) == (["p"] if wanted else [])
 
 
-def test_a_glob_is_linear_in_what_an_attacker_names_a_rule():
+def test_a_glob_needs_linear_time_for_any_rule_name():
     slow = Match(rules=("*a*a*a*a*a*a*a*a*b",))
     assert names(slow, rule="a" * 200_000) == []
 
 
-def test_a_rules_newline_is_part_of_its_name():
+def test_a_line_break_is_part_of_a_rule_name():
     assert names(Match(rules=("Write*",)), rule="Write\nbelow") == ["p"]
     assert names(Match(rules=("Write",)), rule="Write\n") == []
 
@@ -54,19 +54,19 @@ def test_a_hostname_is_exact_or_a_glob_and_an_absent_one_never_matches(host, wan
     assert names(Match(hostnames=("worker-*", "w")), hostname=host) == (["p"] if wanted else [])
 
 
-def test_tags_of_an_event_without_any_hold_only_for_none():
+def test_an_event_without_tags_matches_only_tags_none():
     assert names(Match(tags_none=frozenset({"test"}))) == ["p"]
     assert names(Match(tags_any=frozenset({"test"}))) == []
     assert names(Match(tags_all=frozenset({"test"}))) == []
 
 
-def test_a_condition_that_is_unknown_does_not_hold():
+def test_an_unknown_condition_does_not_match():
     for truth, wanted in ((True, ["p"]), (False, []), (None, [])):
         condition = Condition("c", lambda _, truth=truth: truth)
         assert names(Match(), condition) == wanted
 
 
-def test_names_that_nobody_ships_do_not_fill_the_memory():
+def test_invented_rule_names_do_not_fill_the_cache():
     found = PlaybookIndex([Playbook("p", Match(rules=("a*",)), ())])
     for number in range(10_050):
         assert len(found.matching(parse_event({"rule": f"a{number}"}))) == 1
@@ -83,7 +83,7 @@ def keyed(key, truth, asked=None):
 
 
 @pytest.mark.parametrize("truth", [True, False, None])
-def test_a_condition_that_several_share_is_asked_once(truth):
+def test_a_shared_condition_is_evaluated_once(truth):
     asked: list[str] = []
     shared = [keyed("shared", truth, asked) for _ in range(8)]
     own = [keyed(f"own-{n}", truth=n != 3, asked=asked) for n in range(8)]
@@ -96,7 +96,7 @@ def test_a_condition_that_several_share_is_asked_once(truth):
     assert len(asked) == (9 if truth else 1)
 
 
-def test_groups_of_the_same_conditions_are_not_the_same_condition():
+def test_all_and_any_of_the_same_conditions_are_different_conditions():
     told = [
         compile_condition({word: [field("a"), field("b")]}, (), Findings(Document("a.yaml", None)))
         for word in ("any", "all")
@@ -109,7 +109,7 @@ def test_groups_of_the_same_conditions_are_not_the_same_condition():
     assert [playbook.name for playbook in found.matching(event)] == ["p0", "p1", "p2", "p3"]
 
 
-def test_conditions_shared_by_ever_fewer_are_no_deep_recursion():
+def test_nested_shared_conditions_do_not_recurse_deeply():
     shared = [keyed(f"k{n}", truth=True) for n in range(200)]
     found = PlaybookIndex(
         Playbook(f"p{n:03}", Match(), (), conditions=tuple(shared[:n])) for n in range(200)

@@ -14,7 +14,7 @@ START = 1_772_359_200
 
 
 class Clock:
-    """Plans events at given seconds; each is an event of its own."""
+    """Plans a new event at each given second."""
 
     def __init__(self, throttle=None, memory=None, name="p", mode="enforce", silences=()):
         self.memory = memory or PlanningMemory()
@@ -52,16 +52,16 @@ def quiet(until, *conditions, name="quiet", rules=None):
     return Silence(name, Match(rules=rules), until_ns, "me", "c", conditions)
 
 
-def test_the_first_acts_and_the_rest_are_dropped_until_exactly_once_later():
+def test_the_first_event_runs_and_the_next_ones_are_suppressed_until_the_window_ends():
     clock = Clock(once(10))
     assert clock.acts(0, 1, 9.999, 10, 19.999, 20) == [True, False, False, True, False, True]
 
 
-def test_dropped_events_do_not_prolong_the_wait():
+def test_suppressed_events_do_not_extend_the_window():
     assert Clock(once(10)).acts(0, 5, 9, 10) == [True, False, False, True]
 
 
-def test_the_fifth_within_a_sliding_minute_acts_and_counting_begins_anew():
+def test_the_fifth_event_within_a_sliding_minute_runs_and_counting_starts_again():
     clock = Clock(count(5, 60))
     assert clock.acts(*range(10)) == [False] * 4 + [True] + [False] * 4 + [True]
     assert Clock(count(2, 60)).acts(0, 60, 119.999, 121) == [False, False, True, False]
@@ -74,19 +74,19 @@ def test_the_clock_never_goes_back():
     assert Clock(count(2, 10)).acts(100, 5) == [False, True]
 
 
-def test_of_n_events_within_any_window_the_first_act():
+def test_the_first_n_events_within_any_window_run():
     clock = Clock(first(3, 60))
     assert clock.acts(0, 10, 20, 30, 59.999) == [True, True, True, False, False]
     assert clock.acts(60, 61, 70, 80) == [True, False, True, True]  # it slides
     assert clock.acts(119.999, 120) == [False, True]
 
 
-def test_once_is_the_first_one():
+def test_once_is_first_with_one_event():
     seconds = (0, 1, 9.999, 10, 19.999, 20, 20, 45)
     assert Clock(once(10)).acts(*seconds) == Clock(first(1, 10)).acts(*seconds)
 
 
-def test_a_slot_of_several_is_given_back_by_the_run_that_took_it():
+def test_a_run_releases_only_its_own_slot():
     clock = Clock(first(2, 60))
     one, two = clock.at(0), clock.at(30)
     assert clock.acts(31) == [False]
@@ -98,7 +98,7 @@ def test_a_slot_of_several_is_given_back_by_the_run_that_took_it():
     assert clock.acts(92) == [True]
 
 
-def test_a_run_that_ends_after_its_window_gives_no_later_slot_back():
+def test_a_run_that_ends_after_its_window_does_not_release_a_later_slot():
     clock = Clock(first(1, 10))
     late = clock.at(0)
     assert clock.acts(10) == [True]
@@ -106,7 +106,7 @@ def test_a_run_that_ends_after_its_window_gives_no_later_slot_back():
     assert clock.acts(11) == [False]
 
 
-def test_the_clock_is_the_receipts_where_the_event_is_too_early_or_from_the_future():
+def test_the_time_of_receipt_is_used_if_the_event_is_too_old_or_in_the_future():
     clock = Clock(once(10))
     assert clock.at(0, received=200).suppressed is None
     assert clock.memory.clock == START
@@ -115,7 +115,7 @@ def test_the_clock_is_the_receipts_where_the_event_is_too_early_or_from_the_futu
         assert clock.memory.clock == START + min(second if second > 0 else received, received)
 
 
-def test_a_fast_clock_of_one_sender_extends_no_window():
+def test_a_sender_with_a_fast_clock_does_not_extend_a_window():
     clock = Clock(first(2, 10))
     clock.at(290, received=0, sender="fast")
     assert clock.at(1, received=1).suppressed is None
@@ -125,7 +125,7 @@ def test_a_fast_clock_of_one_sender_extends_no_window():
     assert clock.at(299, received=10.5).suppressed == "throttle"
 
 
-def test_a_run_that_did_nothing_gives_its_slot_back():
+def test_a_run_that_did_nothing_releases_its_slot():
     clock = Clock(once(10))
     first = clock.at(0)
     assert clock.acts(1) == [False]
@@ -135,7 +135,7 @@ def test_a_run_that_did_nothing_gives_its_slot_back():
     assert clock.acts(4) == [False]
 
 
-def test_a_slot_given_back_brings_what_was_counted_back():
+def test_a_released_slot_restores_the_count():
     clock = Clock(count(3, 60))
     assert clock.acts(0, 1) == [False, False]
     acted = clock.at(2)
@@ -167,7 +167,7 @@ def test_a_key_of_fields_counts_by_their_values():
 
 
 @pytest.mark.parametrize("throttle", [first(1, 60, ("a", "b")), count(2, 60, ("a", "b"))])
-def test_without_a_field_of_the_key_a_window_is_of_one_container(throttle):
+def test_without_a_field_of_the_key_each_container_has_its_own_window(throttle):
     def dropped(clock, **fields):
         planned = [clock.at(second, a="x", **fields).suppressed for second in (0, 1)]
         return planned.count("throttle")
@@ -184,7 +184,7 @@ def test_without_a_field_of_the_key_a_window_is_of_one_container(throttle):
     assert len(clock.memory.windows) == 1
 
 
-def test_what_a_throttle_counts_by_is_told_with_what_stands_in_for_an_absent_field():
+def test_the_throttle_key_includes_the_fallback_for_an_absent_field():
     event = parse_event({"rule": "r", "hostname": "h", "output_fields": {"a": "x"}})
     assert throttle_key(event, first(1, 60, ("a",))) == [("a", "x")]
     assert throttle_key(event, first(1, 60, ("a", "b"))) == [
@@ -192,7 +192,7 @@ def test_what_a_throttle_counts_by_is_told_with_what_stands_in_for_an_absent_fie
     ]  # fmt: skip
 
 
-def test_windows_of_the_version_before_go_on():
+def test_windows_of_the_previous_version_stay_valid():
     throttle, key = once(10), '["p","first 1 in 10 None",["r","demo","web-0"]]'
     at = {"at": START, "stamps": [], "run": "f" * 32, "before": [], "until": START + 10}
     assert Clock(throttle, PlanningMemory({key: at})).acts(9, 10) == [False, True]
@@ -207,14 +207,14 @@ def test_windows_of_the_version_before_go_on():
     assert clock.acts(1) == [True]
 
 
-def test_slots_are_forgotten_with_the_windows_they_are_of():
+def test_slots_are_removed_with_their_windows():
     for throttle in (first(3, 10), count(2, 10)):
         clock = Clock(throttle)
         clock.acts(*range(1000))
         assert len(clock.memory._key_of_run) <= 3
 
 
-def test_a_throttle_outlives_a_restart_and_belongs_to_name_and_text():
+def test_a_throttle_survives_a_restart_and_is_identified_by_name_and_text():
     clock = Clock(once(10))
     first = clock.at(0)
     kept = {key: window for key, window in clock.memory.changes.items() if window is not None}
@@ -227,7 +227,7 @@ def test_a_throttle_outlives_a_restart_and_belongs_to_name_and_text():
     assert Clock(once(11), PlanningMemory(kept)).acts(5) == [True]
 
 
-def test_the_same_event_is_a_duplicate_and_gets_the_earlier_run():
+def test_the_same_event_is_a_duplicate_with_the_earlier_run():
     clock = Clock(once(10))
     first = clock.at(0, n=1)
     again = clock.at(0, n=1)
@@ -237,7 +237,7 @@ def test_the_same_event_is_a_duplicate_and_gets_the_earlier_run():
     assert (clock.at(1, n=2).suppressed, clock.at(1, n=2).ran) == ("duplicate", False)
 
 
-def test_a_duplicate_comes_before_disabled_and_disabled_before_throttle():
+def test_duplicate_is_tested_before_disabled_and_disabled_before_throttle():
     clock = Clock(once(10), mode="disabled")
     assert clock.at(0, n=1).suppressed == "mode: disabled"
     assert clock.at(0, n=1).suppressed == "duplicate"
@@ -245,7 +245,7 @@ def test_a_duplicate_comes_before_disabled_and_disabled_before_throttle():
     assert not clock.memory.windows
 
 
-def test_a_silence_comes_after_duplicate_and_disabled():
+def test_a_silence_is_tested_after_duplicate_and_disabled():
     silences = [quiet(10)]
     clock = Clock(silences=silences)
     assert clock.at(0, n=1).suppressed == "silence: quiet"
@@ -253,7 +253,7 @@ def test_a_silence_comes_after_duplicate_and_disabled():
     assert Clock(mode="disabled", silences=silences).at(0).suppressed == "mode: disabled"
 
 
-def test_a_silenced_event_is_no_throttles_business():
+def test_a_silenced_event_does_not_count_for_a_throttle():
     clock = Clock(once(100), silences=[quiet(10)])
     assert [clock.at(second).suppressed for second in (0, 9, 10, 11)] == [
         "silence: quiet", "silence: quiet", None, "throttle",
@@ -262,7 +262,7 @@ def test_a_silenced_event_is_no_throttles_business():
     assert counting.acts(0, 1, 2, 10, 11) == [False, False, False, False, True]
 
 
-def test_a_silence_covers_what_it_matches_and_where_its_conditions_hold():
+def test_a_silence_needs_its_match_and_its_conditions():
     assert Clock(silences=[quiet(10, rules=("r",))]).at(0).suppressed == "silence: quiet"
     assert Clock(silences=[quiet(10, rules=("another",))]).at(0).suppressed is None
     for truth, suppressed in ((True, "silence: quiet"), (False, None), (None, None)):
@@ -270,20 +270,20 @@ def test_a_silence_covers_what_it_matches_and_where_its_conditions_hold():
         assert Clock(silences=[quiet(10, condition)]).at(0).suppressed == suppressed
 
 
-def test_of_silences_that_cover_an_event_the_first_by_name_that_still_holds_is_told():
+def test_the_first_active_silence_by_name_is_reported():
     clock = Clock(silences=[quiet(20, name="b"), quiet(10, name="a"), quiet(30, name="c")])
     told = [clock.at(second).suppressed for second in (0, 10, 20, 30)]
     assert told == ["silence: a", "silence: b", "silence: c", None]
 
 
-def test_a_silence_holds_for_events_of_its_time_whatever_came_before():
+def test_a_silence_depends_only_on_the_time_of_the_event():
     clock = Clock(silences=[quiet(10)])
     assert clock.at(9.999).suppressed == "silence: quiet"
     assert clock.at(10).suppressed is None
     assert clock.at(5).suppressed == "silence: quiet"
 
 
-def test_a_silences_clock_is_the_receipts_where_the_event_is_far_off():
+def test_a_silence_uses_the_time_of_receipt_if_the_event_is_far_off():
     clock = Clock(silences=[quiet(1000)])
     assert clock.at(999, received=1299).suppressed == "silence: quiet"
     assert clock.at(999, received=1300).suppressed is None
@@ -291,21 +291,21 @@ def test_a_silences_clock_is_the_receipts_where_the_event_is_far_off():
     assert clock.at(1001, received=700).suppressed == "silence: quiet"
 
 
-def test_duplicates_are_told_per_playbook():
+def test_duplicates_are_detected_per_playbook():
     memory = PlanningMemory()
     assert Clock(memory=memory, name="a").at(0).suppressed is None
     assert Clock(memory=memory, name="b").at(0).suppressed is None
     assert Clock(memory=memory, name="a").at(0).suppressed == "duplicate"
 
 
-def test_what_could_not_be_written_is_forgotten():
+def test_a_run_that_could_not_be_written_is_forgotten():
     clock = Clock(once(10))
     first = clock.at(0, n=1)
     clock.memory.forget(first.run.id)
     assert clock.at(0, n=1).suppressed is None
 
 
-def test_runs_are_sorted_by_playbook_and_named_by_event_and_playbook():
+def test_runs_are_sorted_by_playbook_and_their_id_depends_on_event_and_playbook():
     books = PlaybookIndex([Playbook(name, Match(), ()) for name in ("b", "c", "a")])
     event = parse_event({"rule": "r", "time": "2026-03-01T10:00:00Z"})
     planned = plan(event, books, PlanningMemory())
@@ -315,7 +315,7 @@ def test_runs_are_sorted_by_playbook_and_named_by_event_and_playbook():
 
 
 @pytest.mark.parametrize("throttle", [once(1e6, ("n",)), count(5, 1e6, ("n",))])
-def test_memory_is_bounded_whatever_an_attacker_writes(throttle, monkeypatch):
+def test_the_memory_for_throttles_is_limited(throttle, monkeypatch):
     monkeypatch.setattr(engine.planning.throttle, "MAX_WINDOWS", 200)
     monkeypatch.setattr(engine.planning.planner, "_MAX_RUNS", 200)
     clock = Clock(throttle)
@@ -329,7 +329,7 @@ def test_memory_is_bounded_whatever_an_attacker_writes(throttle, monkeypatch):
     assert clock.at(1001, n=1000).suppressed == "throttle"
 
 
-def test_windows_that_are_over_go_first(monkeypatch):
+def test_windows_that_are_over_are_removed_first(monkeypatch):
     monkeypatch.setattr(engine.planning.throttle, "MAX_WINDOWS", 200)
     clock = Clock(once(1e6, ("n",)))
     short = Clock(once(1, ("n",)), clock.memory, name="short")
@@ -339,7 +339,7 @@ def test_windows_that_are_over_go_first(monkeypatch):
     assert clock.at(1000, n="kept", other=1).suppressed == "throttle"
 
 
-def test_stamps_are_bounded_by_the_count_though_every_run_gives_its_slot_back():
+def test_the_number_of_stamps_is_limited_by_count_if_every_run_releases_its_slot():
     clock = Clock(count(3, 1e6))
     for second in range(300):
         planned = clock.at(second)

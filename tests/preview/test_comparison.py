@@ -45,7 +45,7 @@ def commit():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A repository whose ``main`` has one playbook; three events stand beside it."""
+    """A repository with one playbook on ``main``, next to a file of three events."""
     monkeypatch.chdir(tmp_path)
     for name, value in AUTHOR.items():
         monkeypatch.setenv(name, value)
@@ -73,14 +73,14 @@ def changes(result):
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_is_unchanged_differs_in_nothing():
+def test_an_unchanged_folder_has_no_differences():
     write("# a comment\n" + PLAYBOOK)
     result = against()
     assert (result.exit_code, changes(result)) == (0, (0, 0, 0))
     assert json.loads(result.stdout)["against"]["acting"] == {"old": 3, "new": 3}
 
 
-def test_uncommitted_edits_are_what_is_compared(folder):
+def test_uncommitted_edits_are_compared(folder):
     write(PLAYBOOK.replace("[R]", "[S]"))
     result = against()
     assert (result.exit_code, changes(result)) == (1, (0, 3, 0))
@@ -110,13 +110,13 @@ def test_examples_show_both_sides():
         assert "metadata.labels.because" in shown.stdout
 
 
-def test_values_belong_to_the_revision(folder):
+def test_each_revision_uses_its_own_values(folder):
     (folder / "values.yaml").write_text("label: second\n")
     assert changes(against()) == (0, 0, 3)
 
 
 @pytest.mark.usefixtures("folder")
-def test_other_values_are_those_of_the_revision_where_it_has_them():
+def test_the_file_of_values_is_read_from_the_revision_if_it_has_it():
     Path("prod.yaml").write_text("label: prod\n")
     assert changes(against("main", "--values", "prod.yaml")) == (0, 0, 0)
     commit()
@@ -134,14 +134,14 @@ def test_other_values_are_those_of_the_revision_where_it_has_them():
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_what_no_longer_acts_counts_however_it_is_kept_from_it(edit, expected):
+def test_a_step_that_no_longer_acts_counts_for_every_reason(edit, expected):
     write(PLAYBOOK.replace("  match:", f"  {edit}\n  match:"))
     result = against()
     assert (result.exit_code, changes(result)) == (1, expected)
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_stopped_the_other_side_is_told():
+def test_the_reason_why_the_other_side_is_suppressed_is_shown():
     write(PLAYBOOK.replace("  match:", "  throttle: {key: [k8s.ns.name], once: 1h}\n  match:"))
     assert json.loads(against().stdout)["against"]["examples"][0]["stopped"] == "throttle"
     assert (
@@ -160,7 +160,7 @@ def test_each_side_has_its_own_guardrails_and_budgets(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_playbook_that_changes_its_name_acts_otherwise():
+def test_a_renamed_playbook_is_a_difference():
     write(PLAYBOOK.replace("name: mark", "name: renamed"))
     result = against()
     assert changes(result) == (0, 0, 3)
@@ -169,14 +169,14 @@ def test_a_playbook_that_changes_its_name_acts_otherwise():
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_new_playbook_that_only_is_disabled_changes_nothing():
+def test_a_new_disabled_playbook_is_not_a_difference():
     more = PLAYBOOK.replace("name: mark", "name: more").replace("spec:", "spec:\n  mode: disabled")
     write(more, "more.yaml")
     assert against().exit_code == 0
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_does_not_count_in_a_folder_does_not_count_in_a_revision(folder):
+def test_a_revision_has_the_same_rules_for_file_names_as_a_folder(folder):
     (folder / ".hidden").mkdir()
     for name in (".hidden/a.yaml", ".b.yaml", "kustomization.yaml", "notes.txt"):
         (folder / name).write_text("kind: Nonsense\n")
@@ -210,7 +210,7 @@ def test_links_of_the_revision_are_followed_only_to_files_of_the_folder(folder):
     assert json.loads(against("HEAD").stdout)["against"]["playbooks"][0]["name"] == "more"
 
 
-def test_file_names_of_the_revision_that_are_not_utf_8_are_left_out_and_told(folder):
+def test_file_names_that_are_not_utf_8_are_left_out_and_reported(folder):
     odd = os.fsdecode(os.fsencode(folder) + b"/\xff.yaml")
     Path(odd).write_text(PLAYBOOK.replace("name: mark", "name: odd"))
     commit()
@@ -230,7 +230,7 @@ def test_files_may_be_named_and_the_folder_reached_from_elsewhere(monkeypatch):
 
 
 @pytest.mark.usefixtures("folder")
-def test_nothing_in_the_working_tree_or_the_index_is_touched():
+def test_the_work_tree_and_the_index_are_not_changed():
     write(PLAYBOOK.replace("why", "because"))
     git("add", "playbooks/a.yaml")
     write(PLAYBOOK.replace("why", "third"))
@@ -241,7 +241,7 @@ def test_nothing_in_the_working_tree_or_the_index_is_touched():
 
 
 @pytest.mark.usefixtures("folder")
-def test_git_s_own_variables_of_a_hook_do_not_mislead(monkeypatch):
+def test_variables_that_git_sets_for_hooks_are_ignored(monkeypatch):
     monkeypatch.setenv("GIT_DIR", ".git")
     monkeypatch.setenv("GIT_INDEX_FILE", ".git/index")
     assert against().exit_code == 0
@@ -261,7 +261,7 @@ def test_git_s_own_variables_of_a_hook_do_not_mislead(monkeypatch):
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_a_revision_that_is_none_is_told_in_one_sentence(ref, sentence):
+def test_an_invalid_revision_is_reported_in_one_sentence(ref, sentence):
     result = tiercel("replay", "events.ndjson", f"--against={ref}")
     assert (result.exit_code, result.stdout) == (1, "")
     assert sentence in result.stderr
@@ -270,7 +270,7 @@ def test_a_revision_that_is_none_is_told_in_one_sentence(ref, sentence):
 
 
 @pytest.mark.usefixtures("folder")
-def test_in_a_shallow_clone_the_next_command_is_named_and_helps(tmp_path, monkeypatch):
+def test_in_a_shallow_clone_the_error_names_the_command_that_helps(tmp_path, monkeypatch):
     git("checkout", "-qb", "feature")
     write(PLAYBOOK.replace("why", "because"))
     commit()
@@ -288,7 +288,7 @@ def test_in_a_shallow_clone_the_next_command_is_named_and_helps(tmp_path, monkey
     assert "`git fetch --unshallow`" in against("HEAD~1").stderr
 
 
-def test_a_folder_that_is_not_in_git_is_told(folder, monkeypatch):
+def test_a_folder_that_is_not_in_git_is_reported(folder, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent.parent))
     (folder.parent / ".git").rename(folder.parent / "no-git")
     result = against()
@@ -297,14 +297,14 @@ def test_a_folder_that_is_not_in_git_is_told(folder, monkeypatch):
 
 
 @pytest.mark.usefixtures("folder")
-def test_without_the_command_git_that_is_told(monkeypatch):
+def test_a_missing_git_command_is_reported(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     result = against()
     assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert "which is not installed" in result.stderr
 
 
-def test_playbooks_that_the_revision_did_not_have_are_told(folder):
+def test_a_folder_that_the_revision_does_not_have_is_reported(folder):
     folder.rename("others")
     for paths in (["others"], ["others/a.yaml"]):
         result = against("main", *paths)
@@ -313,7 +313,7 @@ def test_playbooks_that_the_revision_did_not_have_are_told(folder):
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_broken_playbook_of_the_revision_is_told_at_its_place():
+def test_an_error_in_a_playbook_of_the_revision_is_reported_with_its_location():
     write("kind: Playbok\n", "b.yaml")
     commit()
     Path("playbooks/b.yaml").unlink()
@@ -325,7 +325,7 @@ def test_a_broken_playbook_of_the_revision_is_told_at_its_place():
 
 
 def plant(at, worktree):
-    """Commit-able files that make ``at`` look like a bare repository whose settings run a command."""
+    """Write files that make ``at`` look like a bare repository with settings that run a command."""
     for name in ("objects/info", "refs/heads", "refs/remotes/origin"):
         (at / name).mkdir(parents=True)
     (at / "objects/info/x").write_text("x")
@@ -380,7 +380,7 @@ def test_a_branch_or_tag_that_hides_the_revision_that_is_meant_is_refused():
 
 
 def test_a_folder_that_became_a_link_or_another_repository_compares_with_what_it_was(folder):
-    """A link to a folder that did not change would otherwise hide that every playbook is gone."""
+    """Otherwise a link to an unchanged folder would hide that all playbooks were removed."""
     Path("archive").mkdir()
     Path("archive/a.yaml").write_text(PLAYBOOK.replace("[R]", "[S]").replace("${label}", "x"))
     commit()
@@ -414,7 +414,7 @@ spec:
 
 @pytest.fixture
 def enforced(folder):
-    """The change from ``dryRun`` to ``enforce`` of a playbook that deletes, and another label."""
+    """Change a playbook that deletes pods from ``dryRun`` to ``enforce``, and change a label."""
     events = [alert(n * 3, f"web-{n % 4}", f"ns-{n % 2}") for n in range(8)]
     (folder.parent / "events.ndjson").write_text("\n".join(map(json.dumps, events)))
     write(KILL.replace("MODE", "dryRun"), "kill.yaml")
@@ -424,7 +424,7 @@ def enforced(folder):
 
 
 @pytest.mark.usefixtures("enforced")
-def test_a_change_of_mode_counts_by_the_actions_that_begin_or_cease_to_act():
+def test_a_change_of_mode_is_counted_by_the_actions_that_start_or_stop_acting():
     told = json.loads(against().stdout)["against"]["actions"]
     assert [(one["name"], one["old"], one["new"], one["otherwise"]) for one in told] == [
         ("pod.delete", 0, 8, 0), ("pod.isolate", 0, 8, 0), ("pod.label", 8, 8, 8),
@@ -439,7 +439,7 @@ def test_a_change_of_mode_counts_by_the_actions_that_begin_or_cease_to_act():
 
 
 @pytest.mark.usefixtures("enforced")
-def test_every_form_starts_with_the_difference_by_action_deletions_first():
+def test_every_output_starts_with_the_difference_by_action_and_deletions_are_first():
     delete = "pod.delete 0 -> 8, 4 new targets in 2 namespaces"
     text = tiercel("replay", "events.ndjson", "--against", "main").stdout.splitlines()
     assert text[:3] == [
@@ -473,13 +473,13 @@ def test_deletions_are_in_red():
 
 
 @pytest.mark.usefixtures("folder")
-def test_where_no_action_differs_every_form_says_so_first():
+def test_every_output_first_says_if_no_action_differs():
     assert tiercel("replay", "events.ndjson", "--against", "main").stdout.startswith("No action ")
     html = tiercel("replay", "events.ndjson", "--against", "main", "-o", "html").stdout
     assert "</h1>\n<p>No action " in html
 
 
-def test_targets_past_the_bound_make_the_numbers_minimums():
+def test_too_many_targets_make_the_numbers_minimums():
     found = (
         new_loader().load(Files("", {"a.yaml": KILL.replace("MODE", "enforce").encode()})).usable()
     )

@@ -31,7 +31,7 @@ def states(run):
     return [(result.step, result.state) for result in run.results]
 
 
-def test_the_pod_that_an_event_names_is_taken_to_exist():
+def test_the_pod_that_an_event_names_is_assumed_to_exist():
     run = shown(
         actions=[{"action": "pod.delete", "with": {"minReady": 1}}, {"action": "pod.isolate"}]
     )
@@ -44,7 +44,7 @@ def test_the_assumed_pod_is_that_of_the_event():
     assert pod[0]["metadata"]["uid"] == "u"
 
 
-def test_with_a_cluster_given_what_is_not_in_it_does_not_exist():
+def test_objects_that_are_not_in_a_given_cluster_do_not_exist():
     assert states(shown(world=PreviewContext(StaticCluster([])), actions=[LABEL])) == [
         ("pod.label", "skipped")
     ]
@@ -53,18 +53,18 @@ def test_with_a_cluster_given_what_is_not_in_it_does_not_exist():
     ]
 
 
-def test_outcomes_and_states_render_as_if_what_is_planned_were_done():
+def test_outcomes_and_states_render_as_if_planned_steps_were_done():
     run = shown(actions=[LABEL], **{"finally": [TELL]})
     assert run.results[1].calls[0].body["message"] == "done done"
 
 
-def test_what_would_be_tried_again_counts_as_failed_and_finally_runs():
+def test_a_step_that_would_be_retried_counts_as_failed_and_finally_runs():
     given = PreviewContext(StaticCluster([a_pod(controller=None)]))
     run = shown(world=given, actions=[{"action": "pod.delete"}, LABEL], **{"finally": [TELL]})
     assert [state for _, state in states(run)] == ["skipped", "planned", "planned"]
 
 
-def test_a_run_that_would_do_nothing_gives_its_slot_back():
+def test_a_run_that_would_do_nothing_releases_its_slot():
     memory, nothing = PlanningMemory(), PreviewContext(StaticCluster([]))
     spec = {"actions": [LABEL], "throttle": {"once": "1h"}}
     assert shown(alert(n=1), world=nothing, memory=memory, **spec).suppressed is None
@@ -77,7 +77,7 @@ def test_a_suppressed_run_has_no_steps():
     assert (run.suppressed, run.results) == ("mode: disabled", ())
 
 
-def test_modes_that_write_nothing_plan_all_the_same():
+def test_modes_that_write_nothing_are_planned_too():
     for mode in ("dryRun", "notify"):
         assert states(shown(actions=[LABEL], mode=mode)) == [("pod.label", "planned")]
 
@@ -96,7 +96,7 @@ def test_only_hosts_on_the_list_are_called():
         ]
 
 
-def test_secrets_are_never_opened():
+def test_secrets_are_never_read():
     spec = {"webhook": {"fromSecret": "hook"}, "text": "hi"}
     run = shown(actions=[{"action": "slack.post", "with": spec}])
     assert run.results[0].requests[0].url == "***"

@@ -51,7 +51,7 @@ def alert(minute, pod="web-0", namespace="demo", name="sh", rule="R"):
 
 @pytest.fixture
 def replayed(tmp_path, monkeypatch):
-    """Replays alerts (or lines of text) by the playbook; gives the result of the command."""
+    """Replays alerts (or lines of text) with the playbook, and returns the result of the command."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "playbooks" / "a.yaml").write_text(PLAYBOOK)
@@ -94,14 +94,14 @@ def test_runs_are_counted_by_playbook_action_namespace_and_hour(replayed):
     ]
 
 
-def test_what_stopped_runs_is_told(replayed):
+def test_the_reasons_of_suppressed_runs_are_shown(replayed):
     told = json.loads(replayed(alert(0), alert(0), alert(1), alert(10)).stdout)
     shut = [(row["why"], row["runs"]) for row in told["stoppedBy"] if row["playbook"] == "shut"]
     assert sorted(shut) == [("duplicate", 1), ("throttle", 1)]
     assert told["runs"] == 2
 
 
-def test_silences_stop_runs(replayed, tmp_path):
+def test_silences_suppress_runs(replayed, tmp_path):
     (tmp_path / "playbooks" / "silence.yaml").write_text("""\
 apiVersion: tiercel.dev/v1
 kind: Silence
@@ -114,7 +114,7 @@ spec: {match: {rules: [R]}, until: 2026-03-01T10:05:00Z, owner: me, comment: wor
     assert told["runs"] == 1
 
 
-def test_steps_that_guardrails_stop_are_grouped_by_reason(replayed):
+def test_steps_that_guardrails_refuse_are_grouped_by_reason(replayed):
     events = [alert(n, f"web-{n}") for n in range(7)]
     events += [alert(30 + n, f"dns-{n}", "kube-system") for n in range(2)]
     events += [alert(40 + n, f"odd-{n}", "shop", name="no label! " * (n + 1)) for n in range(3)]
@@ -131,7 +131,7 @@ def test_steps_that_guardrails_stop_are_grouped_by_reason(replayed):
     assert told["steps"]["held"] == 2
 
 
-def test_reasons_that_differ_by_the_pod_alone_are_one(replayed, tmp_path):
+def test_reasons_that_differ_only_by_the_pod_are_grouped(replayed, tmp_path):
     replayed(alert(0))
     yaml = (tmp_path / "playbooks/a.yaml").read_text()
     keep = yaml.replace("name: kill,", "name: kill, with: {skipKinds: [Deployment]},")
@@ -141,7 +141,7 @@ def test_reasons_that_differ_by_the_pod_alone_are_one(replayed, tmp_path):
     assert row["why"] == "pod … belongs to a Deployment (skipKinds)"
 
 
-def test_lines_that_cannot_be_read_are_named_and_exit_1(replayed):
+def test_unreadable_lines_are_reported_and_exit_1(replayed):
     result = replayed("starting falco", alert(0), '{"rule": 5}', "{", alert(20))
     assert result.exit_code == 1
     assert "events.ndjson:3: `rule` must be a non-empty string" in result.stderr
@@ -153,13 +153,13 @@ def test_lines_that_cannot_be_read_are_named_and_exit_1(replayed):
     assert len(many.stderr.splitlines()) == 21
 
 
-def test_other_text_alone_is_no_error(replayed):
+def test_a_file_with_only_other_text_is_not_an_error(replayed):
     result = replayed("a log", "of something else", output="text")
     assert result.exit_code == 0
     assert "2 lines of other text" in result.stdout
 
 
-def test_events_come_packed_and_from_stdin(replayed, tmp_path):
+def test_events_are_read_from_compressed_files_and_stdin(replayed, tmp_path):
     replayed(alert(0))
     packed = gzip.compress((tmp_path / "events.ndjson").read_bytes())
     told = json.loads(tiercel("replay", "playbooks/", "-", "-o", "json", stdin=packed).stdout)
@@ -178,7 +178,7 @@ def test_a_wrong_use_exits_2_and_a_broken_folder_1(replayed, tmp_path):
     assert "playbooks/b.yaml:1:7: error" in broken.stderr
 
 
-def test_as_text_the_numbers_stand_in_tables_and_the_last_line_sums_up(replayed):
+def test_text_output_has_tables_and_a_summary_in_the_last_line(replayed):
     lines = replayed(alert(0), alert(1), output="text").stdout.splitlines()
     assert lines[0] == "events.ndjson  2 events  2026-03-01 10:00 to 2026-03-01 10:01 UTC"
     head = next(line for line in lines if line.startswith("Playbook"))
@@ -193,7 +193,7 @@ def test_as_text_the_numbers_stand_in_tables_and_the_last_line_sums_up(replayed)
     )
 
 
-def test_examples_are_few_however_many_runs_there_are(replayed):
+def test_the_number_of_examples_is_limited(replayed):
     told = json.loads(replayed(*(alert(n, f"web-{n}") for n in range(50))).stdout)
     assert 2 <= len(told["examples"]) <= 4
     first = told["examples"][0]
@@ -201,12 +201,12 @@ def test_examples_are_few_however_many_runs_there_are(replayed):
     assert first["run"]["steps"][1]["calls"][0]["verb"] == "delete"
 
 
-def test_an_example_holds_little_of_an_event_however_long_it_is(replayed):
+def test_an_example_has_no_long_values_of_the_event(replayed):
     long = alert(0, name="x" * 300_000, rule="R") | {"output": "y" * 300_000}
     assert 1_000 < len(replayed(long).stdout) < 20_000
 
 
-def test_names_that_an_attacker_invents_cost_bounded_memory_and_hide_nobody():
+def test_invented_names_need_limited_memory_and_do_not_hide_real_ones():
     table = CountTable("runs", most=100)
     for number in range(10_000):
         table.add(f"invented-{number}", "runs")
@@ -217,13 +217,13 @@ def test_names_that_an_attacker_invents_cost_bounded_memory_and_hide_nobody():
     assert sum(row["runs"] for _, row in rows) + sum(table.rest) == 20_000
 
 
-def test_examples_shown_are_of_as_many_kinds_as_there_are():
+def test_the_shown_examples_are_of_different_kinds():
     assert pick_varied(["a1", "a2", "a3", "b1", "c1", "b2"], lambda item: item[0], 4) == [
         "a1", "b1", "c1", "a2",
     ]  # fmt: skip
 
 
-def test_what_a_journal_would_keep_does_not_pile_up():
+def test_changes_for_a_journal_do_not_accumulate():
     found = new_loader().load(Files("", {"a.yaml": PLAYBOOK.encode()})).usable()
     side = PlaybookReplay(found, OwnIdentity())
     for minute in range(30):

@@ -1,4 +1,4 @@
-"""`tiercel test`: two ways, so that an unexpected action fails a case as a missing one does."""
+"""`tiercel test`: a case fails if a step is missing, and if an unexpected step is planned."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ALL = {"actions": ["mark", "pod.delete"], "finally": ["kubernetes.event"]}
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs `tiercel test` on the playbook and the cases: the exit code, stdout, stderr."""
+    """Runs `tiercel test` on the playbook and the cases. Returns exit code, stdout and stderr."""
 
     def run(cases, *flags, playbook=None, **spec):
         kill = {**KILL, "spec": {**KILL["spec"], **(playbook or {})}}
@@ -78,7 +78,7 @@ def field(name, value):
         {"skipped": [], "refused": [], "held": []},
     ],
 )
-def test_a_case_that_is_as_expected_holds(run, expect):
+def test_a_case_that_meets_its_expectations_passes(run, expect):
     assert run([case(expect)])[0] == 0
 
 
@@ -98,7 +98,7 @@ def test_a_case_that_is_as_expected_holds(run, expect):
         ({"calls": [{"verb": "delete"}], "onlyCalls": True}, "unexpected call patch pods/web-0"),
     ],
 )
-def test_a_case_that_is_otherwise_fails_and_says_how(run, expect, said):
+def test_a_case_that_does_not_meet_its_expectations_fails_with_the_difference(run, expect, said):
     code, out, _ = run([case(expect)])
     assert code == 1
     assert said in out
@@ -145,7 +145,7 @@ def test_a_failed_case_shows_each_step_with_its_state_and_message(run):
     assert "no playbook matched the events" in run([case(ALL, rule="Other")])[1]
 
 
-def test_values_of_a_test_are_laid_over_those_of_the_folder(run, tmp_path):
+def test_values_of_a_test_are_merged_over_those_of_the_folder(run, tmp_path):
     (tmp_path / "values.yaml").write_text("rules: {shell: Shell}\nword: a\n")
     changed = {
         "match": {"rules": ["${rules.shell}"]},
@@ -201,24 +201,24 @@ STEPS = {
         ({"ask": "failed"}, {"calls": [{"verb": "create", "body": {"message": "failed"}}]}),
     ],
 )
-def test_a_case_may_assume_how_steps_end(run, outcomes, expect):
+def test_a_case_can_assume_the_outcome_of_steps(run, outcomes, expect):
     told = [{"action": "kubernetes.event", "with": {"message": "%steps.ask.state"}}]
     ends = {"name": "ends", "event": EVENT, "outcomes": outcomes, "expect": expect}
     code, out, err = run([ends], playbook={**STEPS, "finally": told})
     assert code == 0, out + err
 
 
-def test_what_is_left_alone_is_nothing(run):
+def test_nothing_passes_if_nothing_is_planned(run):
     assert run([case({"nothing": True}, output_fields=SYSTEM)])[0] == 0
 
 
-def test_events_in_a_row_share_a_throttle_and_cases_do_not(run):
+def test_events_of_a_case_share_a_throttle_and_cases_do_not(run):
     later = {**EVENT, "time": "2026-03-01T10:01:00Z"}
     row = {"name": "in a row", "events": [EVENT, later], "expect": ALL}
     assert run([row, case(ALL)])[0] == 0
 
 
-def test_a_file_of_events_stands_beside_the_test(run, tmp_path):
+def test_a_file_of_events_is_next_to_the_test(run, tmp_path):
     (tmp_path / "event.json").write_text(json.dumps(EVENT))
     given = {"name": "from a file", "eventFile": "event.json", "expect": ALL}
     assert run([given])[0] == 0
@@ -227,7 +227,7 @@ def test_a_file_of_events_stands_beside_the_test(run, tmp_path):
     assert "absent.json: No such file" in err
 
 
-def test_a_given_cluster_is_all_there_is(run):
+def test_only_objects_of_a_given_cluster_exist(run):
     assert (
         run(
             [case({"nothing": True, "skipped": ["mark", "pod.delete", "kubernetes.event"]})],
@@ -237,7 +237,7 @@ def test_a_given_cluster_is_all_there_is(run):
     )
 
 
-def test_what_no_case_exercises_is_told_and_can_fail(run):
+def test_uncovered_steps_are_reported_and_can_fail_the_command(run):
     quiet = [case({"nothing": True}, rule="Other")]
     code, out, _ = run(quiet)
     assert code == 0
@@ -254,7 +254,7 @@ def test_what_no_case_exercises_is_told_and_can_fail(run):
     )
 
 
-def test_a_condition_is_covered_where_cases_make_it_true_and_not_true(run):
+def test_a_condition_is_covered_if_cases_make_it_true_and_not_true(run):
     line = "kill.yaml:14:5: never {}: kill: k8s.ns.name notIn [kube-system]"
     taken, left = case(ALL), case({"nothing": True}, output_fields=SYSTEM)
     unknown = case({"nothing": True}, output_fields={})
@@ -267,7 +267,7 @@ def test_a_condition_is_covered_where_cases_make_it_true_and_not_true(run):
     assert run([taken], "--coverage-threshold", "81")[0] == 1
 
 
-def test_each_condition_of_a_group_and_of_a_when_counts_by_itself(run):
+def test_each_condition_of_a_group_and_of_a_when_is_counted(run):
     conditions = [
         {"any": [field("proc.name", "bash"), {"not": field("user.name", "root")}]},
         field("k8s.ns.name", "demo"),
@@ -297,7 +297,7 @@ def test_each_condition_of_a_group_and_of_a_when_counts_by_itself(run):
     ]
 
 
-def test_a_condition_is_asked_only_of_events_that_match(run):
+def test_a_condition_is_evaluated_only_for_events_that_match(run):
     other = case({"nothing": True}, rule="Other", output_fields=SYSTEM)
     assert "never false: kill: k8s.ns.name" in run([case(ALL), other])[1]
 
@@ -310,12 +310,12 @@ def test_a_case_covers_only_the_playbooks_that_it_tests(run, tmp_path):
     assert "50 % covered: 5 of 10" in out
 
 
-def test_of_a_playbook_that_is_disabled_nothing_need_be_covered(run):
+def test_a_disabled_playbook_does_not_count_for_coverage(run):
     quiet = [case({"nothing": True}, rule="Other")]
     assert "100 % covered: 0 of 0" in run(quiet, playbook={"mode": "disabled"})[1]
 
 
-def test_a_word_chooses_cases_and_none_is_a_failure(run):
+def test_a_word_selects_cases_and_no_case_is_a_failure(run):
     code, _, err = run([case({"nothing": True})], "-k", "cass")
     assert (code, err) == (
         1,
@@ -326,7 +326,7 @@ def test_a_word_chooses_cases_and_none_is_a_failure(run):
     )
 
 
-def test_the_outputs_for_tools_say_the_same(run):
+def test_the_outputs_for_tools_have_the_same_results(run):
     cases = [case(ALL), {**case({"nothing": True}), "name": "fails"}]
     _, out, err = run(cases, "-o", "json")
     assert [one["passed"] for one in json.loads(out)] == [True, False]
@@ -358,10 +358,10 @@ def test_the_outputs_for_tools_say_the_same(run):
             "there is no key `action` here",
         ),
         ({"name": "x", "expect": ALL}, "`event`, `events` and `eventFile`"),
-        ({"name": "x", "event": {"priority": "Notice"}, "expect": ALL}, "no event: `rule`"),
+        ({"name": "x", "event": {"priority": "Notice"}, "expect": ALL}, "not an event: `rule`"),
     ],
 )
-def test_a_broken_test_is_an_error_of_check_and_keeps_no_set_from_loading(
+def test_a_broken_test_is_an_error_of_check_and_does_not_prevent_loading(
     run, tmp_path, wrong, said
 ):
     (tmp_path / "blank.json").write_text(" \n")
@@ -379,7 +379,7 @@ def test_a_broken_test_is_an_error_of_check_and_keeps_no_set_from_loading(
     )
 
 
-def test_the_playbooks_that_ship_pass_their_tests_without_a_warning():
+def test_the_shipped_playbooks_pass_their_tests_without_a_warning():
     folder = str(ROOT / "playbooks")
     assert CliRunner().invoke(cli, ["check", "--strict", folder]).exit_code == 0
     tested = CliRunner().invoke(cli, ["test", folder, "--coverage-threshold", "100"])
