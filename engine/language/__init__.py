@@ -1,1 +1,1 @@
-"""The playbook language: from YAML text to compiled, frozen playbooks, with every mistake at its place."""
+"""The playbook language: compiles YAML text to frozen playbooks, and reports each mistake with its place."""
