@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def either(self) -> Example:
-        """The new run, or the old run if there is no new one."""
+        """The new run, or the old run if the playbook no longer runs."""
         there = self.new or self.old
         assert there is not None  # noqa: S101 - a difference has at least one run
         return there

@@ -109,13 +109,13 @@ def read_cases(files: Files, found: PlaybookSet) -> tuple[list[Case], list[Findi
     names = sorted({playbook.name for playbook in found.playbooks} | written - {""})
     sets = _Sets(files, found)
     first: dict[str, Location] = {}
-    for path, (documents, told) in parsed.items():
+    for path, (documents, yaml_findings) in parsed.items():
         tests = [document for document in documents if kind_of(document) == "PlaybookTest"]
         if tests and len(tests) == len(documents):
-            findings += told  # otherwise the loader reports them
+            findings += yaml_findings  # otherwise the loader reports them
         for document in tests:
             try:
-                checked, reported = check_document(document, {}, told)
+                checked, reported = check_document(document, {}, yaml_findings)
                 _check_name(checked, reported, first)
                 if not reported.has_errors:
                     cases += _Reader(checked, reported, sets, path, names).cases()
@@ -242,8 +242,8 @@ class _Reader:
         path = ("spec", "cases", number)
         if "eventFile" in item:
             name, where = str(item["eventFile"]), (*path, "eventFile")
-            told, events = len(self._findings.entries), list(self._from_file(name, where))
-            if not events and len(self._findings.entries) == told:
+            before, events = len(self._findings.entries), list(self._from_file(name, where))
+            if not events and len(self._findings.entries) == before:
                 self._findings.add(
                     where, "bad-value", f"{name} contains no event, so the case cannot fail"
                 )

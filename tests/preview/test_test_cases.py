@@ -343,7 +343,10 @@ def test_the_outputs_for_tools_have_the_same_results(run):
         ({"name": "x", "event": EVENT, "expect": {"calls": []}}, "cannot fail"),
         ({"name": "x", "event": EVENT, "expect": {"calls": [], "onlyCalls": False}}, "cannot fail"),
         ({"name": "x", "event": EVENT, "expect": {"nothing": False}}, "`nothing` is true"),
-        ({"name": "x", "eventFile": "blank.json", "expect": {"nothing": True}}, "contains no event"),
+        (
+            {"name": "x", "eventFile": "blank.json", "expect": {"nothing": True}},
+            "contains no event",
+        ),
         ({"name": "x", "eventFile": "none.json", "expect": {"nothing": True}}, "contains no event"),
         (
             {"name": "x", "event": EVENT, "outcomes": {"marks": "done"}, "expect": ALL},
