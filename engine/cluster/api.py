@@ -1,7 +1,7 @@
-"""The one door to Kubernetes: reads, and writes as ``Call`` records.
+"""The Kubernetes interface of the engine: reads, and writes as ``Call`` records.
 
-Every call passes a ``Recorder``; ``KubernetesCluster`` (in ``kubernetes``) sends it. The objects that a
-preview reads come from a ``GivenCluster`` or an ``AssumedCluster`` (in ``given``), or from the live one.
+Every write of a step passes a ``CallRecorder``; ``KubernetesCluster`` (in ``client``) sends it. Previews read
+from the live cluster, from a ``StaticCluster`` or from an ``AssumedCluster`` (both in ``simulated``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FIELD_MANAGER = "tiercel"
 
 
 class AlreadyExistsError(PermanentError):
-    """A create found an object of that name."""
+    """An object of this name already exists, so it was not created."""
 
 
 POD = Kind("v1", "pods", "Pod")
@@ -32,41 +32,43 @@ CRON_JOB = Kind("batch/v1", "cronjobs", "CronJob")
 
 
 class ClusterReader(Protocol):
-    """What can be read of a cluster."""
+    """Reads objects of a cluster."""
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
-        """The object, or None where there is none.
+        """Return an object, or None if it does not exist.
 
-        Raises TemporaryError where the server gives no usable answer, PermanentError where it refuses
-        (a 403 names the missing right).
+        Raises TemporaryError if there is no usable response, PermanentError if the server denies the request
+        (the message of a 403 contains the missing right).
         """
         ...
 
     def list(
         self, kind: Kind, namespace: str | None = None, *, node: str | None = None
     ) -> list[Object]:
-        """The objects of that kind, of one namespace or all; ``node`` keeps the pods of one node."""
+        """Return the objects of a kind. Raises TemporaryError, PermanentError.
+
+        namespace: None for all namespaces. node: return only the pods of this node.
+        """
         ...
 
 
 class Cluster(ClusterReader, Protocol):
-    """What an action may use: reads, and writes one by one."""
+    """Reads and writes objects of a cluster."""
 
     def send(self, call: Call) -> Object:
-        """Send one write and give the server's answer.
+        """Send one write and return the object in the response.
 
-        Raises SkippedError where the object is gone or another one than the call's uid says,
-        AlreadyExistsError from a create, TemporaryError, PermanentError (another field manager owns a
-        field; a right is missing).
+        Raises GoneError if the object does not exist or has another uid than the call, AlreadyExistsError for a
+        create, TemporaryError, PermanentError (another field manager owns a field, or a right is missing).
         """
         ...
 
 
 class CallRecorder:
-    """Records every write, whatever its verb, and passes it on only where it is told to.
+    """Records each write, then forwards it if there is a cluster to forward to.
 
-    forward: where the calls go: the live cluster; the same asked with ``dryRun=All``, so that RBAC,
-    admission and quota answer; or, without one, nowhere.
+    forward: the live cluster; or the live cluster with ``dryRun=All``, so that RBAC, admission and quota are
+    checked; or None to send nothing.
     """
 
     def __init__(self, reads: ClusterReader, forward: Cluster | None = None) -> None:
@@ -75,16 +77,16 @@ class CallRecorder:
         self.calls: list[Call] = []
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
-        """Read through; planned writes are not remembered."""
+        """Read from the cluster. Recorded writes do not change what is read."""
         return self._reads.get(kind, name, namespace)
 
     def list(
         self, kind: Kind, namespace: str | None = None, *, node: str | None = None
     ) -> list[Object]:
-        """Read through; planned writes are not remembered."""
+        """Read from the cluster. Recorded writes do not change what is read."""
         return self._reads.list(kind, namespace, node=node)
 
     def send(self, call: Call) -> Object:
-        """Record the call, and pass it on."""
+        """Record and forward a call; without a cluster, return the call's body."""
         self.calls.append(call)
         return self._forward.send(call) if self._forward else dict(call.body)

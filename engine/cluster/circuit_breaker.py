@@ -1,4 +1,4 @@
-"""One breaker before the API server: while it gives no answers, one probe asks at a time, and nobody else."""
+"""The circuit breaker of the API server: while the server does not respond, only one probe at a time is sent."""
 
 from __future__ import annotations
 
@@ -8,59 +8,73 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_OPENS = 5
-"""Calls in a row without an answer after which it opens."""
-_FIRST, _LONGEST = 1.0, 30.0
-"""Seconds between probes: the first, doubled up to the longest."""
-_SHAKEN = 60.0
-"""Seconds after a silence in which a 403 is not believed: an API server that has just started answers before
-its authorizer has read the roles."""
+_FAILURES_TO_OPEN = 5
+"""Consecutive calls without a response after which the breaker opens."""
+_MIN_PROBE_INTERVAL, _MAX_PROBE_INTERVAL = 1.0, 30.0
+"""Seconds between two probes; each interval is twice the previous one, up to the maximum."""
+_UNCERTAIN_AFTER_OUTAGE = 60.0
+"""Seconds after a failure in which a 403 is treated as temporary.
+
+An API server that has just started responds before its authorizer has read the roles.
+"""
 
 
 class CircuitBreaker:
-    """Whether the server answers; thread-safe. now: a clock in seconds that does not go back."""
+    """Tracks whether the API server responds, and decides which calls may be sent. Thread-safe.
+
+    now: a monotonic clock in seconds. error: the last failure; None after a response.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._lock = threading.Lock()
         self._failures = 0
-        self._silent_at: float | None = None
+        self._failed_at: float | None = None
         self._probe_at = 0.0
-        self._wait = _FIRST
+        self._interval = _MIN_PROBE_INTERVAL
         self.error: str | None = None
 
     def record_response(self) -> None:
-        """A call got an answer, whatever it says: the server is there."""
+        """Record a response of any status; it closes the breaker."""
         if self._failures:
             with self._lock:
-                self._failures, self._wait, self.error = 0, _FIRST, None
+                self._failures, self._interval, self.error = 0, _MIN_PROBE_INTERVAL, None
 
-    def record_failure(self, why: str) -> None:
-        """A call got none: refused, reset, timed out, or the server said that it is overloaded."""
+    def record_failure(self, error: str) -> None:
+        """Record a call without a usable response: refused, reset, timed out, or the server was overloaded."""
         with self._lock:
             self._failures += 1
-            self._silent_at = self._now()
-            self.error = why
-            if self._failures == _OPENS:
-                self._probe_at = self._now() + self._wait
+            self._failed_at = self._now()
+            self.error = error
+            if self._failures == _FAILURES_TO_OPEN:
+                self._probe_at = self._now() + self._interval
 
     @property
     def recently_unavailable(self) -> bool:
-        """Whether the server was silent a moment ago, so that it may not know everything again yet."""
-        return self._silent_at is not None and self._now() - self._silent_at < _SHAKEN
+        """Whether a call failed in the last 60 seconds, so that a 403 may be wrong."""
+        return (
+            self._failed_at is not None and self._now() - self._failed_at < _UNCERTAIN_AFTER_OUTAGE
+        )
 
     @property
     def open(self) -> bool:
-        """Whether calls are held back."""
-        return self._failures >= _OPENS
+        """Whether calls other than probes are held back."""
+        return self._failures >= _FAILURES_TO_OPEN
 
-    def acquire_slots(self) -> int | None:
-        """How many attempts may start now: None is any number; while it is open one at each probe's time."""
+    def available_slots(self) -> int | None:
+        """Return how many attempts may start: None for any number; while open, 1 if a probe is due, else 0."""
         with self._lock:
-            if self._failures < _OPENS:
+            if not self.open:
                 return None
+            return 1 if self._now() >= self._probe_at else 0
+
+    def try_acquire(self) -> bool:
+        """Return whether a call may be sent now. While open, this is the next probe, and only if it is due."""
+        with self._lock:
+            if self._failures < _FAILURES_TO_OPEN:
+                return True
             if self._now() < self._probe_at:
-                return 0
-            self._probe_at = self._now() + self._wait
-            self._wait = min(self._wait * 2, _LONGEST)
-            return 1
+                return False
+            self._probe_at = self._now() + self._interval
+            self._interval = min(self._interval * 2, _MAX_PROBE_INTERVAL)
+            return True

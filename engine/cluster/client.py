@@ -1,14 +1,14 @@
-"""The live cluster, behind the official client's settings and connections.
+"""The live cluster: reads and writes through the API server.
 
-The client would retry by itself and sleep a Retry-After in our thread, so its retries are off: waiting is
-the journal's business.
+The retries of the official client are off. The client would retry on its own and sleep for a Retry-After in a
+worker's thread; waiting is the task of the journal.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import structlog
@@ -24,167 +24,192 @@ from engine.outbound.masking import mask_secrets
 from engine.outbound.retry_after import retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.cluster.kubeconfig import ApiServerAccess
     from engine.model.calls import Call, Kind, Object
 
 log = structlog.get_logger()
-PAGE = 500
-ITEMS = 20_000
-"""Objects of a list; Kubernetes is tested with up to 3,000 pods in a namespace."""
+PAGE_SIZE = 500
+MAX_LIST_OBJECTS = 20_000
+"""Objects of a list over all pages; Kubernetes is tested with up to 3,000 pods in a namespace."""
+MAX_LIST_BYTES = 256 << 20
+"""Bytes of a list over all pages; 8,000 pods of 30 KiB."""
 QPS = 100.0
-"""Calls a second at most, unless told otherwise; client-go's own default is 5, controllers take 20 to 100."""
+"""The default limit on calls a second. The default of client-go is 5; controllers use 20 to 100."""
 OVERLOADED = (429, 503)
-LABELS_FOR = 10.0
-"""Seconds; every step asks for the labels of its target's namespace and node, which hardly ever change."""
-TURNS = 8.0
-"""Seconds that an attempt may wait for its turns beside its own time; less than a lease lasts beyond that."""
-ALONE = 30.0
-"""Seconds for a call that belongs to no attempt."""
-MANY = 10_000
-"""Namespaces and nodes that are remembered."""
+CACHE_SECONDS = 10.0
+"""Seconds that a Namespace or Node is cached. Every step reads those of its target, and they rarely change."""
+MAX_RATE_WAIT = 8.0
+"""Seconds that an attempt may wait for the rate limiter in addition to its timeout.
+
+A lease lasts longer than the timeout and this time together.
+"""
+DEFAULT_TIMEOUT = 30.0
+"""Seconds for a call that does not belong to an attempt."""
+MAX_CACHED = 10_000
+"""Namespaces and Nodes in the cache."""
 _METHODS = {"create": "POST", "apply": "PATCH", "patch": "PATCH", "delete": "DELETE"}
-_TYPES = {"apply": "application/apply-patch+yaml", "patch": "application/merge-patch+json"}
+_CONTENT_TYPES = {
+    "apply": "application/apply-patch+yaml",
+    "patch": "application/merge-patch+json",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ApiServerState:
-    """What all calls to one API server share: whether it answers, how fast it may be asked, what is known.
+    """The state that all calls to one API server share.
 
-    labels_for: seconds for which a Namespace or Node that was read, or a Node that was not there, is taken to
-    be so still. Pods never are.
+    cache_seconds: how long a Namespace or Node that was read, or a Node that does not exist, is cached; pods
+    are never cached. cache: (resource, name) -> (end of validity on the monotonic clock, object).
     """
 
     breaker: CircuitBreaker
     rate_limiter: RateLimiter
-    labels_for: float = 0.0
-    known: dict[tuple[str, str], tuple[float, Object | None]] = field(default_factory=dict)
+    cache_seconds: float = 0.0
+    cache: dict[tuple[str, str], tuple[float, Object | None]] = field(default_factory=dict)
+
+
+class _Reply(NamedTuple):
+    """A response of the API server. size: bytes of its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Object
+    size: int
 
 
 def connect(
-    kubeconfig: str | None, context: str | None, qps: float = QPS, at_once: int = 1
+    kubeconfig: str | None, context: str | None, qps: float = QPS, connections: int = 1
 ) -> KubernetesCluster:
-    """The cluster of a kubeconfig's context, or with neither the one that this pod runs in.
+    """Return the cluster of a kubeconfig's context; with neither, the cluster in which this pod runs.
 
-    qps: calls a second at most. at_once: connections that are kept. Raises ConnectionSettingsError.
+    qps: the limit on calls a second. connections: how many are kept open. Raises ConnectionSettingsError.
     """
 
     def read() -> ApiServerAccess:
         access = read_access(kubeconfig, context)
-        access.settings.connection_pool_maxsize = (
-            at_once  # one more is closed again, at a TLS handshake each
-        )
+        # connections over this number are closed after their call, which costs a TLS handshake each
+        access.settings.connection_pool_maxsize = connections
         return access
 
     credentials = Credentials(read)
     if not credentials.current().settings.verify_ssl:
         import urllib3  # noqa: PLC0415 - loaded with the client
 
-        log.warning("the certificate of the API server is not verified (insecure-skip-tls-verify)")
-        urllib3.disable_warnings(
-            urllib3.exceptions.InsecureRequestWarning
-        )  # one at each connection
-    load = ApiServerState(CircuitBreaker(time.monotonic), RateLimiter(qps), LABELS_FOR)
-    return KubernetesCluster(ApiServer(credentials), load)
+        log.warning("api_server_certificate_not_verified", reason="insecure-skip-tls-verify")
+        # urllib3 would warn for each connection
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    state = ApiServerState(CircuitBreaker(time.monotonic), RateLimiter(qps), CACHE_SECONDS)
+    return KubernetesCluster(ApiServer(credentials), state)
 
 
 class KubernetesCluster:
-    """Reads and writes through the API server; every call within the time that ``within`` set."""
+    """Reads and writes objects through the API server.
+
+    dry_run: send writes with ``dryRun=All``. deadline: of all calls together, on the monotonic clock.
+    """
 
     def __init__(
         self,
         server: ApiServer,
-        load: ApiServerState,
+        state: ApiServerState,
         *,
         dry_run: bool = False,
         deadline: float | None = None,
     ) -> None:
         self._server = server
-        self._load = load
+        self._state = state
         self._dry_run = dry_run
         self._deadline = deadline
-        self._turns = TURNS
+        self._rate_wait = MAX_RATE_WAIT
 
     @property
     def host(self) -> str:
-        """The API server's URL, without a password."""
+        """The API server's URL without a password."""
         return mask_userinfo(self._server.host)
 
     @property
     def breaker(self) -> CircuitBreaker:
-        """Whether the server answers."""
-        return self._load.breaker
+        """The circuit breaker of this API server."""
+        return self._state.breaker
 
-    def available_slots(self, under_way: int) -> int | None:
-        """How many attempts may begin beside those under way, None for any number.
+    def available_slots(self, running: int) -> int:
+        """Return how many attempts may start in addition to ``running`` ones.
 
-        While the server is silent the breaker says so; else no more than find a turn at the pace set, since
-        each would wait for the others' at every call until its time is over.
+        More attempts than the rate limiter allows would wait for each other at every call until they time out.
+        While the circuit breaker is open, only a probe may start.
         """
-        beside = max(0, self._load.rate_limiter.max_concurrent - under_way)
-        probes = self._load.breaker.acquire_slots() if beside else 0
-        return beside if probes is None else probes
+        free = max(0, self._state.rate_limiter.max_concurrent - running)
+        probes = self._state.breaker.available_slots()
+        return free if probes is None else min(free, probes)
 
     def with_timeout(self, seconds: float) -> KubernetesCluster:
-        """The same cluster, whose calls must all be over in so many seconds."""
+        """Return the same cluster with a deadline for all its calls together, ``seconds`` from now."""
+        deadline = time.monotonic() + seconds
         return KubernetesCluster(
-            self._server, self._load, dry_run=self._dry_run, deadline=time.monotonic() + seconds
+            self._server, self._state, dry_run=self._dry_run, deadline=deadline
         )
 
     def with_dry_run(self) -> KubernetesCluster:
-        """The same cluster, asked with ``dryRun=All``: RBAC, admission and quota answer, nothing changes."""
-        return KubernetesCluster(self._server, self._load, dry_run=True, deadline=self._deadline)
+        """Return the same cluster with ``dryRun=All``: the server checks writes, but changes nothing."""
+        return KubernetesCluster(self._server, self._state, dry_run=True, deadline=self._deadline)
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
-        """The object, or None where there is none."""
-        if kind not in (NAMESPACE, NODE) or not self._load.labels_for:
+        """Return an object, or None if it does not exist; see ``ClusterReader.get``."""
+        if kind not in (NAMESPACE, NODE) or not self._state.cache_seconds:
             return self._get(kind, name, namespace)
-        known, now = self._load.known, time.monotonic()
-        until, found = known.get((kind.resource, name), (0.0, None))
-        if now < until:
+        cache, now = self._state.cache, time.monotonic()
+        valid_until, found = cache.get((kind.resource, name), (0.0, None))
+        if now < valid_until:
             return found
         found = self._get(kind, name, namespace)
-        if (
-            found is not None or kind == NODE
-        ):  # Falco's hostname is its pod's name unless told: no Node
-            if len(known) >= MANY:
-                known.clear()
-            known[kind.resource, name] = (now + self._load.labels_for, found)
+        # a missing Node is normal: by default, Falco's hostname is the name of its own pod
+        if found is not None or kind == NODE:
+            if len(cache) >= MAX_CACHED:
+                cache.clear()
+            cache[kind.resource, name] = (now + self._state.cache_seconds, found)
         return found
 
     def _get(self, kind: Kind, name: str, namespace: str | None) -> Object | None:
-        status, headers, answer = self._request(
-            "GET", _path(kind.api_version, kind.resource, namespace, name)
-        )
-        if status == 404 and _names_object(answer):  # noqa: PLR2004 - HTTP
+        reply = self._request("GET", _path(kind.api_version, kind.resource, namespace, name))
+        if reply.status == 404 and _is_about_object(reply.body):  # noqa: PLR2004 - HTTP
             return None
-        self._raise("get", kind.resource, f"{kind.resource}/{name}", status, answer, headers)
-        return answer
+        self._raise_for_status("get", kind.resource, f"{kind.resource}/{name}", reply)
+        return reply.body
 
     def list(
         self, kind: Kind, namespace: str | None = None, *, node: str | None = None
     ) -> list[Object]:
-        """The objects, page by page. Raises PermanentError for more than ITEMS objects."""
+        """Return the objects of a kind, read page by page; see ``ClusterReader.list``.
+
+        Raises PermanentError for more than ``MAX_LIST_OBJECTS`` objects or ``MAX_LIST_BYTES`` bytes.
+        """
         items: list[Object] = []
-        query: list[tuple[str, str]] = [("limit", str(PAGE))]
+        size = 0
+        query: list[tuple[str, str]] = [("limit", str(PAGE_SIZE))]
         if node is not None:
             query.append(("fieldSelector", f"spec.nodeName={node}"))
+        path = _path(kind.api_version, kind.resource, namespace, None)
         token = ""
         while True:
             more = [("continue", token)] if token else []
-            path = _path(kind.api_version, kind.resource, namespace, None)
-            status, headers, answer = self._request("GET", path, [*query, *more])
-            self._raise("list", kind.resource, kind.resource, status, answer, headers)
-            items += answer.get("items") or []
-            if len(items) > ITEMS:
-                raise PermanentError(f"{kind.resource}: the list has more than {ITEMS:,} objects")
-            token = (answer.get("metadata") or {}).get("continue") or ""
+            reply = self._request("GET", path, [*query, *more])
+            self._raise_for_status("list", kind.resource, kind.resource, reply)
+            items += reply.body.get("items") or []
+            size += reply.size
+            if len(items) > MAX_LIST_OBJECTS:
+                limit = f"{MAX_LIST_OBJECTS:,} objects"
+                raise PermanentError(f"{kind.resource}: the list has more than {limit}")
+            if size > MAX_LIST_BYTES:
+                limit = f"{MAX_LIST_BYTES >> 20} MiB"
+                raise PermanentError(f"{kind.resource}: the list is larger than {limit}")
+            token = (reply.body.get("metadata") or {}).get("continue") or ""
             if not token:
                 return items
 
     def send(self, call: Call) -> Object:
-        """Send one write."""
+        """Send one write; see ``Cluster.send``."""
         resource, _, subresource = call.resource.partition("/")
         name = None if call.verb == "create" and not subresource else call.name
         path = _path(call.api_version, resource, call.namespace, name, subresource)
@@ -192,72 +217,74 @@ class KubernetesCluster:
         if call.verb != "delete":
             query.append(("fieldManager", FIELD_MANAGER))
         if self._dry_run and call.verb == "delete":
-            # the API server does not look at the query of a DELETE that brings its options in the body
+            # the API server ignores the query of a DELETE that has its options in the body
             body = {**body, "dryRun": ["All"]}
         elif self._dry_run:
             query.append(("dryRun", "All"))
         if call.verb == "apply":
             query.append(("force", "false"))
-        content = _TYPES.get(call.verb, "application/json")
-        status, headers, answer = self._request(_METHODS[call.verb], path, query, body, content)
-        self._judge(call, status, answer, headers)
-        return answer
+        content_type = _CONTENT_TYPES.get(call.verb, "application/json")
+        reply = self._request(_METHODS[call.verb], path, query, body, content_type)
+        self._raise_for_write(call, reply)
+        return reply.body
 
-    def _judge(self, call: Call, status: int, answer: Object, headers: Any) -> None:
-        """Raise what an answer to a write means."""
+    def _raise_for_write(self, call: Call, reply: _Reply) -> None:
+        """Raise the error that the response to a write means, if any."""
         about = f"{call.resource}/{call.name}"
-        if status == 404:  # noqa: PLR2004 - HTTP
+        if reply.status == 404:  # noqa: PLR2004 - HTTP
             raise GoneError(f"{about} is gone")
-        if status == 409:  # noqa: PLR2004 - HTTP
+        if reply.status == 409:  # noqa: PLR2004 - HTTP
             if call.verb == "create":
-                raise AlreadyExistsError(f"{about} exists already")
-            if _causes(answer, "reason", "FieldManagerConflict"):
-                raise PermanentError(f"{about}: {_message(answer)}")
-            if call.verb == "delete" or "eviction" in call.resource or _carries_uid(call):
-                raise GoneError(f"{about} is another one by now")
-            raise TemporaryError(f"{about} changed meanwhile", answered=True)
-        if status == 422 and call.verb == "patch" and _causes(answer, "field", "metadata.uid"):  # noqa: PLR2004 - HTTP
-            raise GoneError(f"{about} is another one by now")
-        self._raise(call.verb, call.resource, about, status, answer, headers)
+                raise AlreadyExistsError(f"{about} already exists")
+            if _has_cause(reply.body, "reason", "FieldManagerConflict"):
+                raise PermanentError(f"{about}: {_message(reply.body)}")
+            if call.verb == "delete" or "eviction" in call.resource or _is_apply_with_uid(call):
+                raise GoneError(f"{about} was replaced by another object of the same name")
+            raise TemporaryError(f"{about} was changed at the same time", answered=True)
+        is_uid_rejected = _has_cause(reply.body, "field", "metadata.uid")
+        if reply.status == 422 and call.verb == "patch" and is_uid_rejected:  # noqa: PLR2004 - HTTP
+            raise GoneError(f"{about} was replaced by another object of the same name")
+        self._raise_for_status(call.verb, call.resource, about, reply)
 
-    def _raise(
-        self, verb: str, resource: str, about: str, status: int, answer: Object, headers: Any = None
-    ) -> None:
-        """Raise what an answer other than success means, whatever was asked."""
+    def _raise_for_status(self, verb: str, resource: str, about: str, reply: _Reply) -> None:
+        """Raise the error that a status other than success means for any request."""
+        status = reply.status
         if status < 300:  # noqa: PLR2004 - HTTP
             return
-        said = f"{about}: {status} {_message(answer)}"
-        if status == 403 and self._load.breaker.recently_unavailable:  # noqa: PLR2004 - HTTP
-            raise TemporaryError(f"{said} (it was away a moment ago)", after=retry_after(headers))
+        message = f"{about}: {status} {_message(reply.body)}"
+        after = retry_after(reply.headers)
+        if status == 403 and self._state.breaker.recently_unavailable:  # noqa: PLR2004 - HTTP
+            raise TemporaryError(f"{message} (the server was recently unavailable)", after=after)
         if status == 403:  # noqa: PLR2004 - HTTP
-            raise PermanentError(f"{said} (missing right: {_right(verb)} on {resource})")
+            raise PermanentError(f"{message} (missing right: {_rbac_verbs(verb)} on {resource})")
         if status in OVERLOADED:
-            budget = _causes(answer, "reason", "DisruptionBudget")
-            if not budget:
-                self._load.breaker.record_failure(said)
-                self._load.rate_limiter.halve()
-            raise TemporaryError(said, after=retry_after(headers), answered=budget)
+            # an eviction that a PodDisruptionBudget does not allow is also a 429
+            has_budget = _has_cause(reply.body, "reason", "DisruptionBudget")
+            if not has_budget:
+                self._state.breaker.record_failure(message)
+                self._state.rate_limiter.halve()
+            raise TemporaryError(message, after=after, answered=has_budget)
         if status >= 500 or status in (401, 409):  # noqa: PLR2004 - HTTP
-            raise TemporaryError(said, after=retry_after(headers), answered=True)
-        raise PermanentError(said)
+            raise TemporaryError(message, after=after, answered=True)
+        raise PermanentError(message)
 
-    def _turn(self) -> float:
-        """Wait for a turn; the seconds that are left for the call. Raises TemporaryError.
+    def _wait_for_rate(self) -> float:
+        """Wait for the rate limiter; return the seconds that are left for the call. Raises TemporaryError.
 
-        What the wait takes is not the attempt's time, so that a short timeout comes to its end at a low rate.
+        The wait does not count as time of the attempt, so that a short timeout still suffices at a low rate.
         """
-        left = ALONE if self._deadline is None else self._deadline - time.monotonic()
+        left = DEFAULT_TIMEOUT if self._deadline is None else self._deadline - time.monotonic()
         if left <= 0:
-            raise TemporaryError("the attempt ran out of time", answered=False)
-        beside = 0.0 if self._deadline is None else self._turns
-        waited = self._load.rate_limiter.wait(left + beside)
+            raise TemporaryError("the attempt timed out", answered=False)
+        extra = 0.0 if self._deadline is None else self._rate_wait
+        waited = self._state.rate_limiter.wait(left + extra)
         if waited is None:
-            rate = f"{self._load.rate_limiter.rate:.0f} calls a second (--kube-qps)"
-            raise TemporaryError(f"too much to do for {rate}", answered=False)
+            rate = f"{self._state.rate_limiter.rate:.0f} calls a second (--kube-qps)"
+            raise TemporaryError(f"too many calls for the limit of {rate}", answered=False)
         if self._deadline is None:
             return left
-        self._turns = max(0.0, beside - waited)
-        self._deadline += beside - self._turns
+        self._rate_wait = max(0.0, extra - waited)
+        self._deadline += extra - self._rate_wait
         return self._deadline - time.monotonic()
 
     def _request(
@@ -266,60 +293,75 @@ class KubernetesCluster:
         path: str,
         query: Sequence[tuple[str, str]] = (),
         body: Object | None = None,
-        content: str | None = None,
-    ) -> tuple[int, Any, Object]:
-        """Status, headers and JSON of the answer. Raises TemporaryError where there is none.
+        content_type: str | None = None,
+    ) -> _Reply:
+        """Send one request. Raises TemporaryError if there is no response, or the circuit breaker is open.
 
-        What a server that refuses says again of our credentials is masked: its sentence is kept and shown.
+        Our credentials are masked in an error response, because its message is stored and shown.
         """
-        left = self._turn()
-        sent = (msgspec.json.encode(body), content) if content else None
+        breaker = self._state.breaker
+        if not breaker.try_acquire():
+            raise TemporaryError(f"API server: {breaker.error}; waiting for a successful probe")
+        left = self._wait_for_rate()
+        content = (msgspec.json.encode(body), content_type) if content_type else None
         try:
-            status, headers, data, shown = self._server.request(method, path, query, sent, left)
+            response = self._server.request(method, path, query, content, left)
         except NoResponseError as error:
-            self._load.breaker.record_failure(str(error))
+            breaker.record_failure(str(error))
             raise TemporaryError(f"API server: {error}") from None
         except ResponseTooLongError as error:
-            self._load.breaker.record_response()
+            breaker.record_response()
             raise PermanentError(f"API server: {method} {path}: {error}") from None
+        status, headers, data, credentials = response
         if status not in OVERLOADED:
-            self._load.breaker.record_response()
-            self._load.rate_limiter.recover()
+            breaker.record_response()
+            self._state.rate_limiter.recover()
         try:
             answer = msgspec.json.decode(data) if data else {}
         except (msgspec.DecodeError, RecursionError):
-            answer = {"message": mask_secrets(data.decode("utf-8", "replace"), shown)[:200]}
+            text = data.decode("utf-8", "replace")
+            answer = {"message": mask_secrets(text, credentials)[:200]}
         if status >= 300:  # noqa: PLR2004 - HTTP
-            answer = mask_secrets(answer, shown)
-        return status, headers, answer if isinstance(answer, dict) else {}
+            answer = mask_secrets(answer, credentials)
+        return _Reply(status, headers, answer if isinstance(answer, dict) else {}, len(data))
 
 
 def _path(
-    api_version: str, resource: str, namespace: str | None, name: str | None, sub: str = ""
+    api_version: str,
+    resource: str,
+    namespace: str | None,
+    name: str | None,
+    subresource: str = "",
 ) -> str:
-    root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
-    within = f"/namespaces/{namespace}" if namespace else ""
-    return f"{root}{within}/{resource}" + (f"/{name}" if name else "") + (f"/{sub}" if sub else "")
+    """Return the path of a resource, of an object or of its subresource."""
+    path = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+    path += f"/namespaces/{namespace}" if namespace else ""
+    path += f"/{resource}"
+    path += f"/{name}" if name else ""
+    return path + (f"/{subresource}" if subresource else "")
 
 
-def _names_object(answer: Object) -> bool:
-    """Whether a 404 is about the object; one about the whole resource has no name in its details."""
-    return bool((answer.get("details") or {}).get("name"))
+def _is_about_object(body: Object) -> bool:
+    """Return whether a 404 is about an object. The details have no name if the resource does not exist."""
+    return bool((body.get("details") or {}).get("name"))
 
 
-def _causes(answer: Object, key: str, value: str) -> bool:
-    causes = (answer.get("details") or {}).get("causes") or []
+def _has_cause(body: Object, key: str, value: str) -> bool:
+    """Return whether one of the causes in a Status has this value."""
+    causes = (body.get("details") or {}).get("causes") or []
     return any(cause.get(key) == value for cause in causes)
 
 
-def _message(answer: Object) -> str:
-    return str(answer.get("message") or "no reason given")[:500]
+def _message(body: Object) -> str:
+    """Return the message of a Status, up to 500 characters."""
+    return str(body.get("message") or "no reason given")[:500]
 
 
-def _right(verb: str) -> str:
+def _rbac_verbs(verb: str) -> str:
+    """Return the RBAC verbs that a verb of a Call needs."""
     return {"apply": "patch and create"}.get(verb, verb)
 
 
-def _carries_uid(call: Call) -> bool:
-    """Whether it is an apply bound to a uid; on a patch the server says 422 of another uid."""
+def _is_apply_with_uid(call: Call) -> bool:
+    """Return whether a call is an apply to one uid. For a patch, the server rejects another uid with 422."""
     return call.verb == "apply" and "uid" in (call.body.get("metadata") or {})

@@ -1,6 +1,6 @@
-"""Label selectors, read and compared; nothing raises, whatever is in the objects.
+"""Label selectors: parse them, match them against labels, and compare them.
 
-Source of the semantics: the field docs of ``LabelSelector`` in meta/v1.
+The semantics are those of ``LabelSelector`` in meta/v1. No function raises, whatever the objects contain.
 """
 
 from __future__ import annotations
@@ -9,64 +9,68 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Object = Mapping[str, Any]
-"""A Kubernetes object, or a part of one, as JSON gives it."""
+"""A Kubernetes object or a part of one, as its JSON."""
 
 Requirement = tuple[str, str, frozenset[str]]
-"""Key, operator and values; ``matchLabels`` is ``In`` with one value."""
+"""Key, operator and values of one requirement. An entry of ``matchLabels`` is ``In`` with one value."""
 
 Requirements = frozenset[Requirement]
-Selector = tuple[Requirements, Requirements]
-"""What the namespace's labels and what the pod's labels must meet."""
+PeerSelector = tuple[Requirements, Requirements]
+"""The namespaceSelector and the podSelector of a NetworkPolicyPeer."""
 
 _OPERATORS: dict[str, Callable[[str | None, frozenset[str]], bool]] = {
     "In": lambda value, values: value in values,
-    "NotIn": lambda value, values: value not in values,  # what is absent is not in it
+    "NotIn": lambda value, values: value not in values,  # also matches if the label is absent
     "Exists": lambda value, _: value is not None,
     "DoesNotExist": lambda value, _: value is None,
 }
 
 
 def parse_selector(selector: Any) -> Requirements | None:
-    """Label selector, read: no requirements if empty or missing, None if broken."""
+    """Return the requirements of a LabelSelector; an empty set selects everything. None if it is invalid."""
     if selector is not None and not isinstance(selector, Mapping):
         return None
     labels, expressions = (as_object(selector).get(k) for k in ("matchLabels", "matchExpressions"))
-    wanted: list[Any] = [(key, "In", [value]) for key, value in as_object(labels).items()]
+    parsed: list[Any] = [(key, "In", [value]) for key, value in as_object(labels).items()]
     for item in map(as_object, as_list(expressions)):
-        wanted += [(item.get("key"), item.get("operator"), as_list(item.get("values")))]
-    for key, operator, values in wanted:
-        words = all(isinstance(word, str) for word in (key, operator, *values))
-        if not words or operator not in _OPERATORS or bool(values) != operator.endswith("In"):
+        parsed += [(item.get("key"), item.get("operator"), as_list(item.get("values")))]
+    for key, operator, values in parsed:
+        all_text = all(isinstance(part, str) for part in (key, operator, *values))
+        if not all_text or operator not in _OPERATORS or bool(values) != operator.endswith("In"):
             return None
-    return frozenset((key, operator, frozenset(values)) for key, operator, values in wanted)
+    return frozenset((key, operator, frozenset(values)) for key, operator, values in parsed)
 
 
-def matches(needs: Requirements | None, labels: Object) -> bool:
-    """Whether labels meet every requirement; those of a broken selector they never do."""
-    words = {key: value for key, value in labels.items() if isinstance(value, str)}
-    return needs is not None and all(_OPERATORS[o](words.get(k), v) for k, o, v in needs)
-
-
-def selects_superset(wide: Selector, narrow: Selector) -> bool:
-    """Whether every pod that ``narrow`` means is surely meant by ``wide``."""
-    return all(
-        any(fact == need or _follows(need, fact) for fact in facts)
-        for needs, facts in zip(wide, narrow, strict=True)
-        for need in needs
+def matches(requirements: Requirements | None, labels: Object) -> bool:
+    """Return whether labels meet every requirement. An invalid selector (None) matches nothing."""
+    valid = {key: value for key, value in labels.items() if isinstance(value, str)}
+    return requirements is not None and all(
+        _OPERATORS[operator](valid.get(key), values) for key, operator, values in requirements
     )
 
 
-def _follows(need: Requirement, fact: Requirement) -> bool:
-    """Whether a label that has one of the values of ``fact`` always meets ``need``."""
-    (key, operator, values), (name, given, known) = need, fact
-    return (name, given) == (key, "In") and all(_OPERATORS[operator](v, values) for v in known)
+def selects_superset(wide: PeerSelector, narrow: PeerSelector) -> bool:
+    """Return whether ``wide`` provably selects every pod that ``narrow`` selects."""
+    return all(
+        any(given == wanted or _implies(given, wanted) for given in narrow_part)
+        for wide_part, narrow_part in zip(wide, narrow, strict=True)
+        for wanted in wide_part
+    )
+
+
+def _implies(given: Requirement, wanted: Requirement) -> bool:
+    """Return whether each label that meets ``given``, an ``In`` requirement, also meets ``wanted``."""
+    (given_key, given_operator, given_values), (key, operator, values) = given, wanted
+    return (given_key, given_operator) == (key, "In") and all(
+        _OPERATORS[operator](value, values) for value in given_values
+    )
 
 
 def as_object(value: Any) -> Object:
-    """The value where it is an object, else an empty one."""
+    """Return the value if it is a JSON object, otherwise an empty object."""
     return value if isinstance(value, Mapping) else {}
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value where it is a list, else an empty one."""
+    """Return the value if it is a list, otherwise an empty list."""
     return value if isinstance(value, list) else []

@@ -1,14 +1,14 @@
-"""What a set of NetworkPolicies lets through, and which of them undoes another.
+"""What NetworkPolicies allow, and which policy of a pod allows more than another.
 
-NetworkPolicies only add up: a policy allows, none denies, and a pod that none selects in a
-direction is open in it. Source of the semantics: the NetworkPolicy page of the Kubernetes docs and
-the field docs of networking.k8s.io/v1. What the API server refuses (an unknown operator, a peer
-with nothing in it, port 70000) cannot be in force and allows nothing here; null is what Go makes of
-it, the empty value. Nothing raises, whatever is in the objects.
+NetworkPolicies are additive: each policy allows connections, none denies them. A pod is isolated in a direction
+if a policy applies to it in this direction; otherwise all connections are allowed. The semantics are those of
+the NetworkPolicy page of the Kubernetes documentation and of networking.k8s.io/v1. A policy that the API server
+rejects (an unknown operator, an empty peer, port 70000) cannot be in force and allows nothing here. As in Go,
+null is the empty value. No function raises, whatever the objects contain.
 
-Addresses and ports are places on a line of integers, so that sets of them compare exactly. IPv6
-lies behind IPv4. Each protocol has a block of ports, first the numbers, far behind them the names,
-so that "all ports of TCP" holds its names too.
+Addresses and ports are represented as positions on a line of integers, so that sets of them can be compared
+exactly. IPv6 follows IPv4. Each protocol has its own section of port positions: first the numbers, then, after
+a gap, the names, so that "all ports of TCP" includes its names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from engine.cluster.label_selectors import (
     Object,
-    Selector,
+    PeerSelector,
     as_list,
     as_object,
     matches,
@@ -32,19 +32,19 @@ from engine.cluster.label_selectors import (
 
 PolicyType = Literal["Ingress", "Egress"]
 Ranges = list[tuple[int, int]]
-"""A set of integers: ranges in any order, both ends in."""
+"""A set of integers: inclusive ranges in any order."""
 
-NAMESPACE_NAME = "kubernetes.io/metadata.name"  # the API server puts it on every namespace
+NAMESPACE_NAME = "kubernetes.io/metadata.name"  # the API server sets it on every namespace
 
-_V6 = 1 << 32
-_EVERYWHERE = [(0, _V6 + (1 << 128) - 1)]
-_BLOCK = 1 << 128
-_PROTOCOLS = {"TCP": 0, "UDP": _BLOCK, "SCTP": 2 * _BLOCK}
-_OTHER = 3 * _BLOCK  # ICMP and the like: only a rule without ports lets them through
-_END = 4 * _BLOCK - 1
-_ALL_PORTS = [(0, _END)]
-_ALL_PODS: Selector = (frozenset(), frozenset())
-_NAMES = 1 << 120  # a port's name has at most 15 bytes, so it ends before the next block
+_IPV6_OFFSET = 1 << 32
+_ALL_ADDRESSES = [(0, _IPV6_OFFSET + (1 << 128) - 1)]
+_PROTOCOL_SIZE = 1 << 128
+_PROTOCOL_OFFSETS = {"TCP": 0, "UDP": _PROTOCOL_SIZE, "SCTP": 2 * _PROTOCOL_SIZE}
+_OTHER_PROTOCOLS = 3 * _PROTOCOL_SIZE  # such as ICMP: allowed only by a rule without ports
+_LAST_PORT_POSITION = 4 * _PROTOCOL_SIZE - 1
+_ALL_PORTS = [(0, _LAST_PORT_POSITION)]
+_ALL_PODS: PeerSelector = (frozenset(), frozenset())
+_NAME_OFFSET = 1 << 120  # the name of a port has at most 15 bytes, so it fits into the section
 _PORT_NAME = re.compile("[a-z0-9-]{1,15}")
 _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _MAX_PORT = 65535
@@ -54,10 +54,10 @@ _MAX_PORT = 65535
 class Peer:
     """The other end of a connection.
 
-    ip: its address, IPv4 or IPv6; all that an ipBlock looks at, also where the peer is a pod.
-    pod: the Pod object, if it is one: selectors look at its namespace and labels, a named port of
-    an egress rule at its containers. namespace_labels: the labels of that namespace; its name as
-    ``kubernetes.io/metadata.name`` is added.
+    ip: its IPv4 or IPv6 address. An ipBlock is compared only with this address, even if the peer is a pod. pod:
+    the Pod object if the peer is a pod. Selectors use its namespace and labels; a named port of an egress rule
+    uses its containers. namespace_labels: the labels of its namespace; ``kubernetes.io/metadata.name`` is
+    added.
     """
 
     ip: str | None = None
@@ -67,26 +67,26 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """One ingress or egress rule: these peers, on these ports."""
+    """One ingress or egress rule: the peers and ports that it allows."""
 
     addresses: Ranges
-    selectors: list[Selector]
+    selectors: list[PeerSelector]
     ports: Ranges
 
 
 def applies_to(policy: Object, pod: Object) -> bool:
-    """Whether the policy is about the pod: same namespace, and its podSelector holds."""
-    needs = parse_selector(_spec(policy).get("podSelector"))
+    """Return whether a policy applies to a pod: same namespace, and its podSelector selects the pod."""
+    requirements = parse_selector(_spec(policy).get("podSelector"))
     same = _metadata(policy, "namespace") == _metadata(pod, "namespace")
-    return same and matches(needs, as_object(_metadata(pod, "labels")))
+    return same and matches(requirements, as_object(_metadata(pod, "labels")))
 
 
 def policy_types(policy: Object) -> frozenset[PolicyType]:
-    """In which directions the policy shuts what it does not allow; by default as the API server."""
+    """Return the directions in which a policy isolates its pods; the defaults are those of the API server."""
     spec = _spec(policy)
     default = ["Ingress", "Egress"] if as_list(spec.get("egress")) else ["Ingress"]
     types = as_list(spec.get("policyTypes")) or default
-    return frozenset(direction for direction in _RULES if direction in types)
+    return frozenset(direction for direction in _RULE_FIELDS if direction in types)
 
 
 def is_allowed(
@@ -97,133 +97,151 @@ def is_allowed(
     port: int,
     protocol: str = "TCP",
 ) -> bool:
-    """Whether the pod can be reached by (Ingress) or can reach (Egress) the peer on the port.
+    """Return whether policies allow a connection from (Ingress) or to (Egress) a peer.
 
-    port: of the end that listens, 1 to 65535. protocol: TCP, UDP, SCTP, or one without ports.
+    port: the port of the listening end, 1 to 65535. protocol: TCP, UDP, SCTP, or a protocol without ports.
     """
-    binding = [p for p in policies if applies_to(p, pod) and direction in policy_types(p)]
-    places = {_place(port, protocol)}
+    isolating = [p for p in policies if applies_to(p, pod) and direction in policy_types(p)]
+    positions = {_port_position(port, protocol)}
     if direction == "Egress":
         named = _container_ports(peer.pod or {})
-        places |= {_place(name, kind) for name, kind, n in named if (kind, n) == (protocol, port)}
-    return not binding or any(
-        _admits(rule, peer)
-        and any(low <= place <= high for low, high in rule.ports for place in places)
-        for policy in binding
+        positions |= {
+            _port_position(name, kind) for name, kind, n in named if (kind, n) == (protocol, port)
+        }
+    return not isolating or any(
+        _allows_peer(rule, peer)
+        and any(low <= position <= high for low, high in rule.ports for position in positions)
+        for policy in isolating
         for rule in _rules(policy, direction, pod)
     )
 
 
 def find_less_restrictive(
-    own: Object, others: Iterable[Object], pod: Object, cut: Iterable[PolicyType]
+    own: Object, others: Iterable[Object], pod: Object, isolated: Iterable[PolicyType]
 ) -> str | None:
-    """Name of the first other policy that keeps open what ``own`` shuts, or None.
+    """Return the name of the first policy that applies to a pod and is less restrictive than ``own``.
 
-    Such a policy selects the pod and allows, in a direction of ``cut``, a peer and port that
-    ``own`` does not. ``own`` counts as selecting the pod and shutting those directions, whether the
-    pod has the label for it yet or not; another of its name is itself, earlier, and passed
-    over. Exact on addresses and port numbers. Of a selector it says "wider" unless a peer of
-    ``own`` is provably as broad: CNIs differ in whether an ipBlock reaches pods, so no ipBlock
-    stands for a selector, nor the reverse.
+    Returns None if there is none. Such a policy allows, in one of the directions ``isolated``, a peer and port
+    that ``own`` does not allow. ``own`` is assumed to apply to the pod and to isolate it in these directions,
+    even if the pod does not have the label for it yet. A policy with the same name is an earlier version of
+    ``own`` and is ignored.
+
+    Addresses and port numbers are compared exactly. A selector counts as less restrictive unless a selector of
+    ``own`` provably selects the same pods. An ipBlock is never compared with a selector, because CNIs differ in
+    whether an ipBlock applies to pods.
     """
     for other in others:
         name, same = _metadata(other, "name"), _metadata(own, "name")
         if (name is not None and name == same) or not applies_to(other, pod):
             continue
-        for direction in policy_types(other) & frozenset(cut):
-            mine = list(_rules(own, direction, pod))
-            if any(_exceeds(rule, mine) for rule in _rules(other, direction, pod)):
+        for direction in policy_types(other) & frozenset(isolated):
+            own_rules = list(_rules(own, direction, pod))
+            if any(_allows_more(rule, own_rules) for rule in _rules(other, direction, pod)):
                 return str(name)
     return None
 
 
-def _exceeds(rule: _Rule, mine: list[_Rule]) -> bool:
-    """Whether the rule allows a peer and port that none of mine does."""
-    boxes = [(rule.addresses, rule.ports)]
-    for own in mine:  # of each box is left: the ports that own lacks, on the others the addresses
+def _allows_more(rule: _Rule, own_rules: list[_Rule]) -> bool:
+    """Return whether a rule allows a peer and port that none of ``own_rules`` allows."""
+    remaining = [(rule.addresses, rule.ports)]
+    for own in own_rules:
+        # on the ports that `own` lacks, all addresses remain; on its ports, the other addresses
         pieces = [
             piece
-            for addresses, ports in boxes
+            for addresses, ports in remaining
             for piece in (
-                (addresses, _minus(ports, own.ports)),
-                (_minus(addresses, own.addresses), _minus(ports, _minus(ports, own.ports))),
+                (addresses, _difference(ports, own.ports)),
+                (
+                    _difference(addresses, own.addresses),
+                    _difference(ports, _difference(ports, own.ports)),
+                ),
             )
         ]
-        boxes = [(addresses, ports) for addresses, ports in pieces if addresses and ports]
+        remaining = [(addresses, ports) for addresses, ports in pieces if addresses and ports]
     for selector in rule.selectors:
-        broad = [
-            own.ports for own in mine if any(selects_superset(s, selector) for s in own.selectors)
+        covered = [
+            own.ports
+            for own in own_rules
+            if any(selects_superset(s, selector) for s in own.selectors)
         ]
-        if _minus(rule.ports, [*chain.from_iterable(broad)]):
+        if _difference(rule.ports, [*chain.from_iterable(covered)]):
             return True
-    return any(addresses and ports for addresses, ports in boxes)
+    return any(addresses and ports for addresses, ports in remaining)
 
 
-def _admits(rule: _Rule, peer: Peer) -> bool:
-    """Whether the peer is one of the rule's."""
-    if rule.addresses == _EVERYWHERE and _ALL_PODS in rule.selectors:
+def _allows_peer(rule: _Rule, peer: Peer) -> bool:
+    """Return whether a rule allows a peer, on the ports of the rule."""
+    if rule.addresses == _ALL_ADDRESSES and _ALL_PODS in rule.selectors:
         return True
-    place = _span(peer.ip)
-    if place and not _minus(place, rule.addresses):
+    address = _address_ranges(peer.ip)
+    if address and not _difference(address, rule.addresses):
         return True
     labels = as_object(_metadata(peer.pod, "labels"))
     name = {NAMESPACE_NAME: str(_metadata(peer.pod, "namespace"))}
-    around = {**as_object(peer.namespace_labels), **name}
+    namespace_labels = {**as_object(peer.namespace_labels), **name}
     return peer.pod is not None and any(
-        matches(spaces, around) and matches(pods, labels) for spaces, pods in rule.selectors
+        matches(namespaces, namespace_labels) and matches(pods, labels)
+        for namespaces, pods in rule.selectors
     )
 
 
-_RULES: dict[PolicyType, tuple[str, str]] = {
+_RULE_FIELDS: dict[PolicyType, tuple[str, str]] = {
     "Ingress": ("ingress", "from"),
     "Egress": ("egress", "to"),
 }
 
 
 def _rules(policy: Object, direction: PolicyType, pod: Object) -> Iterator[_Rule]:
-    """Rules of the policy for that direction; named ports of ingress are the selected pod's."""
-    key, side = _RULES[direction]
+    """Yield the rules of a policy in a direction. Named ports of ingress rules are those of ``pod``."""
+    key, side = _RULE_FIELDS[direction]
     names = list(_container_ports(pod)) if direction == "Ingress" else None
     for item in as_list(_spec(policy).get(key)):
         rule = {} if item is None else item
         if isinstance(rule, Mapping):
-            spans = [span for entry in as_list(rule.get("ports")) for span in _port(entry, names)]
+            ports = [
+                one for entry in as_list(rule.get("ports")) for one in _port_ranges(entry, names)
+            ]
             addresses, selectors = _peers(rule.get(side), str(_metadata(policy, "namespace")))
-            yield _Rule(addresses, selectors, spans if rule.get("ports") else _ALL_PORTS)
+            yield _Rule(addresses, selectors, ports if rule.get("ports") else _ALL_PORTS)
 
 
-def _peers(peers: Any, namespace: str) -> tuple[Ranges, list[Selector]]:
-    """Addresses and selectors that ``from`` or ``to`` name; without any, everybody."""
+def _peers(peers: Any, namespace: str) -> tuple[Ranges, list[PeerSelector]]:
+    """Return the addresses and selectors of ``from`` or ``to``; an empty list of peers allows everything."""
     if not peers:
-        return _EVERYWHERE, [_ALL_PODS]
+        return _ALL_ADDRESSES, [_ALL_PODS]
     addresses: Ranges = []
-    selectors: list[Selector] = []
+    selectors: list[PeerSelector] = []
     for peer in map(as_object, as_list(peers)):
-        block, pods, spaces = (peer.get(k) for k in ("ipBlock", "podSelector", "namespaceSelector"))
+        block, pods, namespaces = (
+            peer.get(k) for k in ("ipBlock", "podSelector", "namespaceSelector")
+        )
         if block is not None:
-            addresses += _block(as_object(block)) if pods is None and spaces is None else []
-        elif pods is not None or spaces is not None:
-            here = {"matchLabels": {NAMESPACE_NAME: namespace}}
-            around, inside = (
-                parse_selector(here if spaces is None else spaces),
-                parse_selector(pods),
+            addresses += (
+                _ip_block_ranges(as_object(block)) if pods is None and namespaces is None else []
             )
-            if around is not None and inside is not None:
-                selectors.append((around, inside))
+        elif pods is not None or namespaces is not None:
+            own_namespace = {"matchLabels": {NAMESPACE_NAME: namespace}}
+            namespace_part = parse_selector(own_namespace if namespaces is None else namespaces)
+            pod_part = parse_selector(pods)
+            if namespace_part is not None and pod_part is not None:
+                selectors.append((namespace_part, pod_part))
     return addresses, selectors
 
 
-def _block(block: Object) -> Ranges:
-    """Addresses of an ipBlock, less its exceptions."""
-    whole, holes = _span(block.get("cidr")), [_span(c) for c in as_list(block.get("except"))]
-    return _minus(whole, [*chain.from_iterable(holes)]) if all(holes) else []
+def _ip_block_ranges(block: Object) -> Ranges:
+    """Return the addresses of an ipBlock without its exceptions."""
+    block_ranges, exceptions = (
+        _address_ranges(block.get("cidr")),
+        [_address_ranges(c) for c in as_list(block.get("except"))],
+    )
+    return _difference(block_ranges, [*chain.from_iterable(exceptions)]) if all(exceptions) else []
 
 
-def _span(cidr: Any) -> Ranges:
-    """Places of a network or of one address, none if it is neither.
+def _address_ranges(cidr: Any) -> Ranges:
+    """Return the positions of a network or an address; none if the text is neither.
 
-    Leading zeros are decimal, as the API server reads them (netutils.ParseCIDRSloppy),
-    and ``::ffff:10.0.0.0/104`` is 10.0.0.0/8.
+    Leading zeros are decimal, as in the API server (netutils.ParseCIDRSloppy). ``::ffff:10.0.0.0/104`` is
+    10.0.0.0/8.
     """
     text = cidr if isinstance(cidr, str) else ""
     try:
@@ -232,36 +250,41 @@ def _span(cidr: Any) -> Ranges:
         return []
     address = network.network_address
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else address
-    first = _V6 + int(address) if mapped is None else int(mapped)
+    first = _IPV6_OFFSET + int(address) if mapped is None else int(mapped)
     return [(first, first + network.num_addresses - 1)]
 
 
-def _port(entry: Any, names: Sequence[tuple[str, str, int | str]] | None) -> Ranges:
-    """Places of one NetworkPolicyPort. names: what names mean; None if each peer has its own."""
+def _port_ranges(entry: Any, names: Sequence[tuple[str, str, int | str]] | None) -> Ranges:
+    """Return the positions of a NetworkPolicyPort.
+
+    names: name, protocol and number of the named ports; None if each peer has its own.
+    """
     port, end, protocol = (as_object(entry).get(key) for key in ("port", "endPort", "protocol"))
     kind = "TCP" if protocol is None else protocol
-    if not isinstance(kind, str) or kind not in _PROTOCOLS:
+    if not isinstance(kind, str) or kind not in _PROTOCOL_OFFSETS:
         return []
     if isinstance(port, str) and end is None and _PORT_NAME.fullmatch(port):
         known = [(port, kind, port)] if names is None else names
-        found = [_place(number, k) for name, k, number in known if (name, k) == (port, kind)]
-        return [(place, place) for place in found]
+        found = [
+            _port_position(number, k) for name, k, number in known if (name, k) == (port, kind)
+        ]
+        return [(position, position) for position in found]
     last = port if end is None else end
     if last is None or (port, last) == (1, _MAX_PORT):
-        return [(_place(0, kind), _place(0, kind) + _BLOCK - 1)]
+        return [(_port_position(0, kind), _port_position(0, kind) + _PROTOCOL_SIZE - 1)]
     if type(port) is int and type(last) is int and 1 <= port <= last <= _MAX_PORT:
-        return [(_place(port, kind), _place(last, kind))]
+        return [(_port_position(port, kind), _port_position(last, kind))]
     return []
 
 
-def _place(port: int | str, protocol: str) -> int:
-    """Place of a port's number or name."""
-    behind = port if isinstance(port, int) else _NAMES + int.from_bytes(port.encode())
-    return _PROTOCOLS.get(protocol, _OTHER) + behind
+def _port_position(port: int | str, protocol: str) -> int:
+    """Return the position of a port number or name."""
+    offset = port if isinstance(port, int) else _NAME_OFFSET + int.from_bytes(port.encode())
+    return _PROTOCOL_OFFSETS.get(protocol, _OTHER_PROTOCOLS) + offset
 
 
 def _container_ports(pod: Object) -> Iterator[tuple[str, str, int]]:
-    """Name, protocol and number of each named port of a pod's containers and sidecars."""
+    """Yield name, protocol and number of each named port of a pod's containers and init containers."""
     spec = _spec(pod)
     containers = [*as_list(spec.get("containers")), *as_list(spec.get("initContainers"))]
     for container in containers:
@@ -279,17 +302,17 @@ def _spec(item: Any) -> Object:
     return as_object(as_object(item).get("spec"))
 
 
-def _minus(ranges: Ranges, others: Ranges) -> Ranges:
-    """Places that are in the one set and not in the other."""
-    return _rest([*_rest(ranges), *others])
+def _difference(ranges: Ranges, others: Ranges) -> Ranges:
+    """Return the positions of ``ranges`` that are not in ``others``."""
+    return _complement([*_complement(ranges), *others])
 
 
-def _rest(ranges: Ranges) -> Ranges:
-    """Places that are in none of the ranges; n log n, for a policy may hold very many."""
-    rest: Ranges = []
+def _complement(ranges: Ranges) -> Ranges:
+    """Return the positions that are in none of the ranges, in n log n: a policy may have many ranges."""
+    gaps: Ranges = []
     start = 0
     for low, high in sorted(ranges):
         if low > start:
-            rest.append((start, low - 1))
+            gaps.append((start, low - 1))
         start = max(start, high + 1)
-    return [*rest, (start, _END)] if start <= _END else rest
+    return [*gaps, (start, _LAST_PORT_POSITION)] if start <= _LAST_PORT_POSITION else gaps

@@ -1,4 +1,4 @@
-"""Kubernetes objects from a file or from a PlaybookTest, checked before anything reads them."""
+"""Reading of Kubernetes objects from a file (``plan --cluster``) or a PlaybookTest, with validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 256 << 20
 MAX_DEPTH = 64
 MAX_VALUES = 20_000_000
-"""Values of a YAML file; a value behind an alias counts each time that the alias is used."""
+"""Values of a YAML file; a value with an alias counts once for each use of the alias."""
 
 Path = tuple[str | int, ...]
 
@@ -39,13 +39,14 @@ _SHAPE: dict[str, Any] = {
         "ephemeralContainerStatuses": [{}],
     },
 }
-"""The types that the engine relies on. A mapping and a list describe what they contain; ``*`` is any key."""
+"""The types that the engine relies on. Mappings and lists describe their content; ``*`` is any key."""
 
 
 class InvalidObjectError(ValueError):
-    """Input that does not describe Kubernetes objects.
+    """The input is not a valid description of Kubernetes objects.
 
-    path: of the wrong value; in a file, the number of the document comes first. line: from 1, where known.
+    path: of the wrong value; in a file, it starts with the number of the document. line: counts from 1; None if
+    unknown.
     """
 
     def __init__(self, what: str, path: Path = (), line: int | None = None) -> None:
@@ -54,7 +55,7 @@ class InvalidObjectError(ValueError):
 
 
 def read_objects(content: bytes) -> list[Object]:
-    """The objects of a YAML or JSON file: documents, lists and ``List``s. Raises GivenError."""
+    """Return the objects of a YAML or JSON file: documents, lists and ``List``s. Raises InvalidObjectError."""
     if len(content) > MAX_BYTES:
         raise InvalidObjectError(f"the file is larger than {MAX_BYTES >> 20} MiB")
     try:
@@ -62,7 +63,9 @@ def read_objects(content: bytes) -> list[Object]:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = mark.line + 1 if mark else None
-        raise InvalidObjectError(f"neither JSON nor YAML: {problem or error}", line=line) from None
+        raise InvalidObjectError(
+            f"the file is neither JSON nor YAML: {problem or error}", line=line
+        ) from None
     except UnicodeDecodeError as error:
         raise InvalidObjectError(f"the file is not UTF-8: {error.reason}") from None
     try:
@@ -72,9 +75,9 @@ def read_objects(content: bytes) -> list[Object]:
 
 
 def iter_objects(document: Any, path: Path = ()) -> Iterator[Object]:
-    """The objects of a document, of a list of documents or of a ``List``.
+    """Yield the objects of a document, of a list of documents or of a ``List``.
 
-    path: of the document. Raises GivenError.
+    path: of the document, for errors. Raises InvalidObjectError.
     """
     if isinstance(document, list):
         for n, item in enumerate(document):
@@ -84,34 +87,35 @@ def iter_objects(document: Any, path: Path = ()) -> Iterator[Object]:
         if not isinstance(items, list):
             raise InvalidObjectError("`items` of a List is not a list", (*path, "items"))
         for n, item in enumerate(items):
-            yield from iter_objects(_typed(item, document), (*path, "items", n))
+            yield from iter_objects(_with_kind(item, document), (*path, "items", n))
     elif document is not None:
         yield _checked(document, path)
 
 
 def _is_list(document: dict[Any, Any]) -> bool:
-    """Whether it is a ``List`` or a typed one; a custom resource named ``…List`` has no ``items``."""
+    """Return whether a document is a ``List`` or a typed list. A custom resource ``…List`` has no ``items``."""
     kind = document.get("kind")
     return isinstance(kind, str) and kind.endswith("List") and "items" in document
 
 
-def _typed(item: Any, within: Object) -> Any:
-    """The item with the kind that a typed list, such as PodList, states once for all items."""
-    kind = within["kind"].removesuffix("List")
+def _with_kind(item: Any, typed_list: Object) -> Any:
+    """Return an item with the kind of its typed list, such as PodList."""
+    kind = typed_list["kind"].removesuffix("List")
     if not kind or not isinstance(item, dict) or "kind" in item:
         return item
-    return {"apiVersion": within.get("apiVersion"), **item, "kind": kind}
+    return {"apiVersion": typed_list.get("apiVersion"), **item, "kind": kind}
 
 
 def _checked(item: Any, path: Path) -> Object:
+    """Return an object that has the expected types. Raises InvalidObjectError."""
     if not isinstance(item, dict):
-        raise InvalidObjectError("an object is a mapping with `kind` and `metadata`", path)
+        raise InvalidObjectError("an object must be a mapping with `kind` and `metadata`", path)
     metadata = item.get("metadata")
     if not item.get("kind") or not isinstance(metadata, dict):
-        raise InvalidObjectError("an object without `kind` or `metadata`", path)
+        raise InvalidObjectError("the object has no `kind` or no `metadata`", path)
     if not metadata.get("name"):
         raise InvalidObjectError(
-            f"{_shown(item['kind'])} without metadata.name", (*path, "metadata")
+            f"{_shown(item['kind'])} has no metadata.name", (*path, "metadata")
         )
     for where, what in _mistakes(item, _SHAPE, ()):
         name = f"{_text(item['kind'])} {_text(metadata['name'])}"
@@ -120,7 +124,7 @@ def _checked(item: Any, path: Path) -> Object:
 
 
 def _mistakes(value: Any, shape: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """The places of values of another type than the shape says. Null is an absent value."""
+    """Yield path and description of each value whose type differs from the shape. Null is an absent value."""
     if shape is str:
         if not isinstance(value, str):
             yield path, f'is {_shown(value)}, which is not a string; quote it: "{_text(value)}"'
@@ -139,11 +143,12 @@ def _mistakes(value: Any, shape: Any, path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML writes it, cut."""
+    """Return a value in backticks, for a message."""
     return f"`{_text(value)}`"
 
 
 def _text(value: Any) -> str:
+    """Return a value as YAML writes it, up to 60 characters."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     text = str(value)
@@ -151,18 +156,18 @@ def _text(value: Any) -> str:
 
 
 def _documents(content: bytes) -> list[Any]:
-    """Raises GivenError, yaml.YAMLError, UnicodeDecodeError."""
+    """Return the documents of a file. Raises InvalidObjectError, yaml.YAMLError, UnicodeDecodeError."""
     try:
         return [msgspec.json.decode(content)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        _survey(content)
+        _check_size(content)
         return list(yaml.load_all(content, _Loader))
 
 
-def _survey(content: bytes) -> None:
-    """Raise GivenError if the file is too deep or has too many values.
+def _check_size(content: bytes) -> None:
+    """Raise InvalidObjectError if a file is nested too deep or has too many values.
 
-    The loader recurses in C, where a deep file is a segmentation fault.
+    The YAML loader recurses in C, so a deep file would crash the process.
     """
     total = 0
     sizes: dict[str | None, int] = {}
@@ -179,14 +184,14 @@ def _survey(content: bytes) -> None:
             if isinstance(event, yaml.CollectionStartEvent):
                 opened.append((event.anchor, total - 1))
         if len(opened) > MAX_DEPTH or total > MAX_VALUES:
-            most = f"more than {MAX_VALUES:,} values, aliases written out"
-            deep = f"nested deeper than {MAX_DEPTH} levels"
-            what = deep if len(opened) > MAX_DEPTH else most
+            many = f"the file has more than {MAX_VALUES:,} values with aliases written out"
+            deep = f"the file is nested deeper than {MAX_DEPTH} levels"
+            what = deep if len(opened) > MAX_DEPTH else many
             raise InvalidObjectError(what, line=getattr(event.start_mark, "line", 0) + 1)
 
 
 def _line(content: bytes, path: Path) -> int | None:
-    """The line of the value at the path, or of the nearest value around it; None in JSON that is not YAML."""
+    """Return the line of the value at a path, or of the nearest value around it. None if it is not YAML."""
     try:
         document, *rest = path
         node = list(yaml.compose_all(content, _Loader))[int(document)]
@@ -201,7 +206,7 @@ def _line(content: bytes, path: Path) -> int | None:
 
 
 class _Loader(yaml.CSafeLoader):
-    """Leaves times and a plain ``=`` as text, as they are in the API server's JSON."""
+    """A loader that keeps times and a plain ``=`` as text, as in the JSON of the API server."""
 
 
 _Loader.yaml_implicit_resolvers = {

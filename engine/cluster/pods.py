@@ -1,6 +1,7 @@
-"""Which pod an event means, and whether the pod of that name is still that one.
+"""The target of a step: find the pod or node of an event, and verify that the pod was not replaced.
 
-Read again through the API before every attempt; the order of the tests is the contract's.
+The target is read from the API server before each attempt. The checks have the order that docs/actions.md
+describes.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
 )
-CLOCKS = 5.0
-"""Seconds that the clocks of the API server and of the event's node may differ."""
+CLOCK_SKEW = 5.0
+"""Seconds by which the clocks of the API server and of the event's node may differ."""
 KUBELET_LAG = 10.0
-"""Seconds after receipt in which a container may still be missing from its pod's status."""
+"""Seconds after the receipt of an event in which the pod's status may not contain a new container yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod that was found to be the event's: its names, its uid, the object as read."""
+    """The pod of an event, after verification. object: the Pod as it was read."""
 
     namespace: str
     name: str
@@ -46,28 +47,29 @@ class Pod:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Its metadata."""
+        """The metadata of the Pod."""
         return self.object.get("metadata") or {}
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        """Its spec."""
+        """The spec of the Pod."""
         return self.object.get("spec") or {}
 
     @property
     def controller(self) -> Mapping[str, Any] | None:
-        """The owner reference of its controller."""
+        """The owner reference of the controller, or None."""
         owners = self.metadata.get("ownerReferences") or []
         return next((owner for owner in owners if owner.get("controller")), None)
 
 
 @dataclass(frozen=True, slots=True)
 class TargetSearch:
-    """How a pod is looked for.
+    """The conditions of a search for a target.
 
-    now: epoch seconds. received: of the event. uid: found by an earlier attempt of the run. wait_for_status:
-    whether a container that is missing from the status is waited for (previews don't wait). allow_terminating:
-    whether a pod that terminates will do, where this run has found it before.
+    now: epoch seconds. received: when the event was received, in epoch seconds.
+    uid: the pod that an earlier attempt of the run found, if any.
+    wait_for_status: retry if the pod's status does not contain the event's container yet; previews do not wait.
+    allow_terminating: accept a terminating pod if an earlier attempt of the run found it.
     """
 
     now: float
@@ -78,16 +80,16 @@ class TargetSearch:
 
 
 def find_pod(event: Event, reads: ClusterReader, search: TargetSearch) -> Pod:
-    """The pod that the event means. Raises SkippedError with the reason, TemporaryError."""
-    who = subject_of(event)
-    found = _read(who, reads, known=search.uid is not None)
+    """Return the pod of an event. Raises SkippedError with the reason, GoneError, TemporaryError."""
+    subject = subject_of(event)
+    found = _read(subject, reads, known=search.uid is not None)
     metadata = found.get("metadata") or {}
     pod = Pod(metadata.get("namespace") or "", metadata.get("name") or "", _uid(found), found)
     if search.uid is not None:
         if search.uid != pod.uid:
-            raise GoneError(f"pod {pod} was replaced by another of the same name")
+            raise GoneError(f"pod {pod} was replaced by another pod of the same name")
     else:
-        _identify(pod, who, event, reads, search)
+        _identify(pod, subject, event, reads, search)
     if metadata.get("deletionTimestamp") and not (
         search.allow_terminating and search.uid == pod.uid
     ):
@@ -95,69 +97,79 @@ def find_pod(event: Event, reads: ClusterReader, search: TargetSearch) -> Pod:
     return pod
 
 
-def _read(who: EventSubject, reads: ClusterReader, *, known: bool) -> Object:
-    """The pod; where the run has found it before, one that is missing is gone."""
-    if who.pod is not None and who.namespace is not None:
-        if not _NAMESPACE.fullmatch(who.namespace) or not _NAME.fullmatch(who.pod):
-            raise SkippedError("no pod can have the name that the event gives")
-        found = reads.get(POD, who.pod, who.namespace)
+def _read(subject: EventSubject, reads: ClusterReader, *, known: bool) -> Object:
+    """Read the pod of an event by name, or by container id and node.
+
+    known: an earlier attempt found the pod, so a missing pod is gone instead of skipped.
+    """
+    if subject.pod is not None and subject.namespace is not None:
+        if not _NAMESPACE.fullmatch(subject.namespace) or not _NAME.fullmatch(subject.pod):
+            raise SkippedError("the event contains an invalid pod name")
+        found = reads.get(POD, subject.pod, subject.namespace)
         if found is None:
-            raise GoneError(f"pod {who.namespace}/{who.pod} does not exist")
+            raise GoneError(f"pod {subject.namespace}/{subject.pod} does not exist")
         return found
-    if who.container_id and who.hostname and _NAME.fullmatch(who.hostname):
-        for pod in reads.list(POD, node=who.hostname):
-            if any(same_container(who.container_id, one) for one in container_ids(pod)):
+    if subject.container_id and subject.hostname and _NAME.fullmatch(subject.hostname):
+        for pod in reads.list(POD, node=subject.hostname):
+            if any(same_container(subject.container_id, one) for one in container_ids(pod)):
                 return pod
         missing = GoneError if known else SkippedError
-        raise missing(f"no pod on {who.hostname} has the container {who.container_id}")
-    raise SkippedError("the event names no pod")
+        raise missing(f"no pod on {subject.hostname} has the container {subject.container_id}")
+    raise SkippedError("the event does not name a pod")
 
 
 def _identify(
-    pod: Pod, who: EventSubject, event: Event, reads: ClusterReader, search: TargetSearch
+    pod: Pod, subject: EventSubject, event: Event, reads: ClusterReader, search: TargetSearch
 ) -> None:
-    """Raises SkippedError where the pod is not the event's."""
-    if who.uid is not None:
-        if who.uid != pod.uid:
-            raise GoneError(f"pod {pod} is another one: its uid is not the event's")
+    """Verify that a pod is the pod of the event. Raises SkippedError, GoneError, TemporaryError."""
+    if subject.uid is not None:
+        if subject.uid != pod.uid:
+            raise GoneError(f"pod {pod} was replaced: its uid is not the uid in the event")
         return
-    if who.container_id is not None:
+    if subject.container_id is not None:
         sandbox = event.fields.get("k8s.pod.sandbox_id")
-        ours = [*container_ids(pod.object), sandbox if isinstance(sandbox, str) else ""]
-        if any(same_container(who.container_id, one) for one in ours):
+        ids = [*container_ids(pod.object), sandbox if isinstance(sandbox, str) else ""]
+        if any(same_container(subject.container_id, one) for one in ids):
             return
-        _elsewhere(pod, who, reads)
+        _check_other_pods(pod, subject, reads)
         if search.wait_for_status and search.now < search.received + KUBELET_LAG:
-            raise TemporaryError(f"pod {pod} does not show the event's container yet", again=1.0)
-    if event.source == "syscall" and who.hostname and _NAME.fullmatch(who.hostname):
+            raise TemporaryError(
+                f"the status of pod {pod} does not contain the event's container yet", again=1.0
+            )
+    if event.source == "syscall" and subject.hostname and _NAME.fullmatch(subject.hostname):
         node = pod.spec.get("nodeName")
-        if node and node != who.hostname and reads.get(NODE, who.hostname) is not None:
-            raise SkippedError(f"pod {pod} runs on {node}, the event is of {who.hostname}")
+        if node and node != subject.hostname and reads.get(NODE, subject.hostname) is not None:
+            raise SkippedError(
+                f"pod {pod} runs on node {node}, but the event is from {subject.hostname}"
+            )
     created = pod.metadata.get("creationTimestamp")
-    if event.timed and isinstance(created, str) and _epoch(created) > event.time + CLOCKS:
-        raise SkippedError(f"pod {pod} is younger than the event: it took its place")
+    if event.timed and isinstance(created, str) and _epoch(created) > event.time + CLOCK_SKEW:
+        raise SkippedError(f"pod {pod} was created after the event, so it replaced the event's pod")
 
 
 def _epoch(text: str) -> float:
-    """Seconds since the epoch; 0 for a time that a given object has got wrong."""
+    """Return a time in epoch seconds; 0 if the text is invalid, as it may be in a file of objects."""
     try:
         return parse_time(text) / 1e9
     except ValueError:
         return 0.0
 
 
-def _elsewhere(pod: Pod, who: EventSubject, reads: ClusterReader) -> None:
-    """Raises SkippedError where another pod of the namespace has the event's container."""
+def _check_other_pods(pod: Pod, subject: EventSubject, reads: ClusterReader) -> None:
+    """Raise SkippedError if another pod of the namespace has the event's container."""
     for other in reads.list(POD, pod.namespace):
         name = (other.get("metadata") or {}).get("name")
         if name != pod.name and any(
-            same_container(who.container_id or "", one) for one in container_ids(other)
+            same_container(subject.container_id or "", one) for one in container_ids(other)
         ):
             raise SkippedError(f"the event's container is in pod {pod.namespace}/{name}, not {pod}")
 
 
 def container_ids(pod: Object) -> Iterator[str]:
-    """The ids of its containers (init, ephemeral and last state too), without the runtime's prefix."""
+    """Yield the ids of a pod's containers without the prefix of the runtime.
+
+    Includes init and ephemeral containers, and the last state of each.
+    """
     status = pod.get("status") or {}
     for key in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"):
         for container in status.get(key) or []:
@@ -169,7 +181,7 @@ def container_ids(pod: Object) -> Iterator[str]:
 
 
 def same_container(short: str, full: str) -> bool:
-    """Whether an id of 12 or 64 hex digits, as Falco gives it, is that of the container."""
+    """Return whether an id from Falco (12 or 64 hexadecimal digits) is the id of a container."""
     return bool(full) and len(short) <= len(full) and full.startswith(short)
 
 
@@ -179,11 +191,11 @@ def _uid(pod: Object) -> str:
 
 
 def find_node(event: Event, reads: ClusterReader, search: TargetSearch) -> Object:
-    """The node of the event's pod, else the one that its hostname names. Raises SkippedError."""
+    """Return the node of the event's pod, otherwise the node that its hostname names. Raises SkippedError."""
     name = event.hostname
     if names_pod(event):
         name = find_pod(event, reads, search).spec.get("nodeName") or name
     node = reads.get(NODE, name) if name and _NAME.fullmatch(name) else None
     if node is None:
-        raise SkippedError("the event names no node")
+        raise SkippedError("the event does not name a node")
     return node

@@ -1,4 +1,4 @@
-"""How fast we may ask the API server: a rate with a small burst, halved when it says that it is too much."""
+"""The rate limit for calls to the API server; the rate is halved when the server is overloaded."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LEAST = 1.0
+_MIN_RATE = 1.0
 _RECOVERY = 0.01
-"""Of the full rate, what each answered call gives back after a halving."""
+"""The part of the full rate that each response restores after the rate was halved."""
 
 
 class RateLimiter:
-    """Lets calls pass at a rate; thread-safe. rate: calls a second at most."""
+    """Limits the rate of calls. Thread-safe. rate: calls a second."""
 
     def __init__(
         self,
@@ -30,35 +30,38 @@ class RateLimiter:
 
     @property
     def rate(self) -> float:
-        """Calls a second that pass now."""
+        """The current rate, in calls a second."""
         return self._rate
 
     @property
     def max_concurrent(self) -> int:
-        """How many may ask side by side so that each has a turn a second or so; more would only queue."""
+        """The number of concurrent callers that can each make about one call a second."""
         return max(1, int(self._rate))
 
-    def wait(self, most: float) -> float | None:
-        """Wait for one's turn; the seconds. None, at once and without a turn, where it is over ``most`` off."""
+    def wait(self, max_seconds: float) -> float | None:
+        """Wait until a call is allowed, and return the seconds waited.
+
+        Returns None at once, without using up a call, if the wait would exceed ``max_seconds``.
+        """
         with self._lock:
             now = self._now()
-            # a second's worth may pass at once after a quiet time
-            turn = max(self._next, now - 1.0)
-            wait = max(turn - now, 0.0)
-            if wait > most:
+            # after a quiet time, the calls of one second may start together
+            start = max(self._next, now - 1.0)
+            seconds = max(start - now, 0.0)
+            if seconds > max_seconds:
                 return None
-            self._next = turn + 1.0 / self._rate
-        if wait > 0:
-            self._sleep(wait)
-        return wait
+            self._next = start + 1.0 / self._rate
+        if seconds > 0:
+            self._sleep(seconds)
+        return seconds
 
     def halve(self) -> None:
-        """The server said that it is too much."""
+        """Halve the rate, because the server is overloaded."""
         with self._lock:
-            self._rate = max(_LEAST, self._rate / 2)
+            self._rate = max(_MIN_RATE, self._rate / 2)
 
     def recover(self) -> None:
-        """The server answered: back to the full rate, step by step."""
+        """Raise the rate by one step towards the full rate, because the server responded."""
         if self._rate < self._full:
             with self._lock:
                 self._rate = min(self._full, self._rate + self._full * _RECOVERY)

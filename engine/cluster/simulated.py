@@ -1,4 +1,4 @@
-"""The objects that a preview reads: those that are given, or those that an event makes it assume."""
+"""Simulated clusters for previews: objects from a file or a test, or objects that an event implies."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ASSUMED_REPLICAS = 3
 
 
 class StaticCluster:
-    """Objects that exist. Objects that are not given do not exist; namespaces are the exception.
+    """A cluster that consists of a list of objects. Other objects do not exist, except namespaces.
 
-    An object of a namespaced kind that names no namespace is in ``default``, as with kubectl. If an object is
-    given twice, the first one counts.
+    A namespaced object without a namespace is in ``default``, as in kubectl. If an object occurs twice, the
+    first one is used.
     """
 
     def __init__(self, objects: Iterable[Object]) -> None:
@@ -31,14 +31,14 @@ class StaticCluster:
         self._found: dict[Kind, dict[tuple[str | None, str], Object]] = {}
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
-        """The object of that name."""
+        """Return an object, or None. A namespace always exists."""
         found = self._of(kind).get((namespace if kind.namespaced else None, name))
         return assumed_namespace(name) if found is None and kind == NAMESPACE else found
 
     def list(
         self, kind: Kind, namespace: str | None = None, *, node: str | None = None
     ) -> list[Object]:
-        """The objects of that kind."""
+        """Return the objects of a kind."""
         return [
             item
             for (there, _), item in self._of(kind).items()
@@ -47,12 +47,12 @@ class StaticCluster:
         ]
 
     def _of(self, kind: Kind) -> dict[tuple[str | None, str], Object]:
-        """The objects of a kind by namespace and name, each with its namespace written out."""
+        """Return the objects of a kind by namespace and name, each with an explicit namespace."""
         found = self._found.get(kind)
         if found is None:
             found = self._found[kind] = {}
             for item in self._objects:
-                if not _is_of(kind, item):
+                if not _has_kind(kind, item):
                     continue
                 metadata = item["metadata"]
                 namespace = (metadata.get("namespace") or "default") if kind.namespaced else None
@@ -62,7 +62,7 @@ class StaticCluster:
         return found
 
 
-def _is_of(kind: Kind, item: Object) -> bool:
+def _has_kind(kind: Kind, item: Object) -> bool:
     """Whether an object is of the kind, in any version; Calico has a NetworkPolicy in a group of its own."""
     given = item.get("apiVersion") or kind.api_version
     groups = {text.rpartition("/")[0] for text in (given, kind.api_version)}
@@ -70,22 +70,23 @@ def _is_of(kind: Kind, item: Object) -> bool:
 
 
 class AssumedCluster:
-    """The pod that an event names, taken to exist: older than the event, on the event's hostname.
+    """A cluster in which the pod of one event exists, on the event's node and older than the event.
 
-    It is owned by a ReplicaSet of a Deployment, each pod by one of its own; its namespace has no labels
-    and no NetworkPolicies.
+    The pod belongs to a ReplicaSet of a Deployment. Its namespace has no labels and no NetworkPolicies.
     """
 
     def __init__(self, event: Event) -> None:
-        who = subject_of(event)
+        subject = subject_of(event)
         self._node = event.hostname
         self._pod: Object | None = None
-        self._born = format_time(event.time_ns - HOUR_NS)
-        if who.pod is not None and who.namespace is not None:
-            self._pod = self._assumed_pod(who.namespace, who.pod, who.uid, who.container_id)
+        self._created = format_time(event.time_ns - HOUR_NS)
+        if subject.pod is not None and subject.namespace is not None:
+            self._pod = self._assumed_pod(
+                subject.namespace, subject.pod, subject.uid, subject.container_id
+            )
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
-        """The object, where it is the pod, its owners, its node or a namespace."""
+        """Return the object if it is the pod, one of its owners, its node or a namespace."""
         pod = self._pod
         if kind == NAMESPACE:
             return assumed_namespace(name)
@@ -103,7 +104,7 @@ class AssumedCluster:
     def list(
         self, kind: Kind, namespace: str | None = None, *, node: str | None = None
     ) -> list[Object]:
-        """The pod, where it is asked for; nothing else is there to be listed."""
+        """Return the pod if the query includes it. No other objects are listed."""
         pod = self._pod
         if kind != POD or pod is None or node is not None:
             return []
@@ -120,7 +121,7 @@ class AssumedCluster:
             "name": name,
             "namespace": namespace,
             "uid": uid or _uid("pod", namespace, name),
-            "creationTimestamp": self._born,
+            "creationTimestamp": self._created,
             "ownerReferences": [_reference("ReplicaSet", owner, _uid("rs", namespace, owner))],
         }
         status = {
@@ -157,7 +158,7 @@ class AssumedCluster:
 
 
 def assumed_namespace(name: str) -> Object:
-    """A namespace with no labels but the one that Kubernetes sets on each."""
+    """Return a namespace that has only the label that Kubernetes sets on each namespace."""
     labels = {"kubernetes.io/metadata.name": name}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 

@@ -1,7 +1,7 @@
-"""What a step changes, so that it can be undone: what was there before, and how it is put back.
+"""Reverting the changes of a step.
 
-Several runs may want the same thing of one object; each holds it, and only the last one to let go
-changes it back (who else holds it is the journal's to know).
+Several runs may change the same value of one object, for example cut off the same pod. Each of them has its own
+undo intent in the journal. The original value is restored only when the last of these intents is due.
 """
 
 from __future__ import annotations
@@ -19,70 +19,75 @@ if TYPE_CHECKING:
     from engine.model.calls import Object
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "tiercel"}
-"""The label of every object that a step makes."""
+"""The label of each object that a step creates."""
 EXPIRES_AT = "tiercel.dev/expires-at"
-"""The annotation that tells when such an object goes, RFC 3339."""
+"""The annotation of such an object with the time at which it is deleted, in RFC 3339."""
 
-DueTimes = Sequence[float | None]
-"""When each of the other holds ends: epoch seconds, None for one that only a person ends."""
-
-
-def latest(ends: DueTimes) -> float | None:
-    """When the last of these holds ends; None for never."""
-    return None if None in ends else max(end for end in ends if end is not None)
+UndoTimes = Sequence[float | None]
+"""When undo intents are due: epoch seconds, or None for an intent that only an operator ends."""
 
 
-def expiry_text(until: float) -> str:
-    """The end of a hold as ``EXPIRES_AT`` has it: whole seconds."""
-    return format_time(int(until) * 1_000_000_000)
+def latest(times: UndoTimes) -> float | None:
+    """Return the last of these times; None for never."""
+    return None if None in times else max(time for time in times if time is not None)
 
 
-def revert(change: ObjectChange, cluster: Cluster, others: Callable[[str], DueTimes]) -> str:
-    """Put back what was there before, unless others hold it or somebody changed it since; the sentence.
+def expiry_text(time: float) -> str:
+    """Return a time as the value of ``EXPIRES_AT``, in whole seconds."""
+    return format_time(int(time) * 1_000_000_000)
 
-    others: the ends of the other holds on a key; asked after the object was read, and the write is bound to
-    what was read, so that a hold that comes in between is not overrun. Raises SkippedError where the object
-    goes meanwhile, TemporaryError, PermanentError.
+
+def revert(change: ObjectChange, cluster: Cluster, others: Callable[[str], UndoTimes]) -> str:
+    """Restore the value from before a change, and return a sentence about the result.
+
+    The value stays if another run needs it, or if someone changed it in the meantime.
+
+    others: returns the due times of the other undo intents for a change key. It is called after the object was
+    read, and the write requires the version that was read, so that an intent that is added in between is
+    respected.
+
+    Raises SkippedError if the object is deleted in between, TemporaryError, PermanentError.
     """
     about = f"{change.kind.kind.lower()} {change.name}"
     found = cluster.get(change.kind, change.name, change.namespace)
     if found is None or (change.uid and found["metadata"].get("uid") != change.uid):
         return f"{about} is gone"
-    ends = others(change.key)
+    times = others(change.key)
     if not change.path:
-        return _remove(change, about, found, cluster, ends)
-    what = f"{change.path[-1]} of {about}"
-    if ends:
-        return f"{what} stays for another run"
-    if _dig(found, change.path) != change.put:
-        return f"{what} was changed since, so it stays"
+        return _delete_created(change, about, found, cluster, times)
+    value = f"{change.path[-1]} of {about}"
+    if times:
+        return f"{value} stays, because another run needs it"
+    if _value_at(found, change.path) != change.put:
+        return f"{value} stays, because it was changed in the meantime"
     if change.put != change.before:
         _patch(change, found, _nested(change.path, change.before), cluster)
-    return f"{what} {'removed' if change.before is None else 'restored'}"
+    return f"{value} {'removed' if change.before is None else 'restored'}"
 
 
-def _remove(
-    change: ObjectChange, about: str, found: Object, cluster: Cluster, ends: DueTimes
+def _delete_created(
+    change: ObjectChange, about: str, found: Object, cluster: Cluster, times: UndoTimes
 ) -> str:
-    """Delete what was made; where others hold it, say when it goes now."""
+    """Delete an object that a step created; if other runs need it, update its expiry instead."""
     metadata = found["metadata"]
     if not (metadata.get("labels") or {}).items() >= MANAGED_BY.items():
-        return f"{about} is not Tiercel's any more, so it stays"
-    if not ends:
+        return f"{about} stays, because Tiercel no longer manages it"
+    if not times:
         body: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
         body |= {"preconditions": {"uid": metadata["uid"]}} if metadata.get("uid") else {}
         _send("delete", change, body, cluster)
         return f"{about} deleted"
-    end = latest(ends)
-    until = None if end is None else expiry_text(end)
-    if (metadata.get("annotations") or {}).get(EXPIRES_AT) != until:
-        _patch(change, found, {"metadata": {"annotations": {EXPIRES_AT: until}}}, cluster)
-    return f"{about} stays for another run{f', until {until}' if until else ''}"
+    last = latest(times)
+    expiry = None if last is None else expiry_text(last)
+    if (metadata.get("annotations") or {}).get(EXPIRES_AT) != expiry:
+        _patch(change, found, {"metadata": {"annotations": {EXPIRES_AT: expiry}}}, cluster)
+    return f"{about} stays{f' until {expiry}' if expiry else ''}, because another run needs it"
 
 
 def _patch(change: ObjectChange, found: Object, body: Object, cluster: Cluster) -> None:
-    bound = {key: found["metadata"].get(key) for key in ("uid", "resourceVersion")}
-    metadata = {**{k: v for k, v in bound.items() if v}, **body.get("metadata", {})}
+    """Patch an object, on condition that it is still the version that was read."""
+    version = {key: found["metadata"].get(key) for key in ("uid", "resourceVersion")}
+    metadata = {**{k: v for k, v in version.items() if v}, **body.get("metadata", {})}
     _send("patch", change, {**body, "metadata": metadata}, cluster)
 
 
@@ -91,7 +96,8 @@ def _send(verb: Any, change: ObjectChange, body: Object, cluster: Cluster) -> No
     cluster.send(Call(verb, kind.api_version, kind.resource, change.namespace, change.name, body))
 
 
-def _dig(found: Object, path: tuple[str, ...]) -> Any:
+def _value_at(found: Object, path: tuple[str, ...]) -> Any:
+    """Return the value at a path of keys, or None."""
     value: Any = found
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
@@ -99,6 +105,7 @@ def _dig(found: Object, path: tuple[str, ...]) -> Any:
 
 
 def _nested(path: tuple[str, ...], value: Any) -> Object:
+    """Return an object that contains only a value at a path of keys."""
     for key in reversed(path):
         value = {key: value}
     return dict(value)

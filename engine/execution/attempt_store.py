@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.cluster.api import Cluster
-    from engine.cluster.undo import DueTimes
+    from engine.cluster.undo import UndoTimes
     from engine.model.calls import ObjectChange
     from engine.model.run import Claim, Notice
 
@@ -41,7 +41,7 @@ class AttemptStore(Protocol):
         """
         ...
 
-    def undo_times(self, key: str, exclude: str | None = None) -> DueTimes:
+    def undo_times(self, key: str, exclude: str | None = None) -> UndoTimes:
         """Return when the undo intents for a changed value are due, except that of the undo ``exclude``."""
         ...
 
@@ -67,7 +67,7 @@ class PreviewStore:
         del claim, changes, until, attempt_state
         return True
 
-    def undo_times(self, key: str, exclude: str | None = None) -> DueTimes:
+    def undo_times(self, key: str, exclude: str | None = None) -> UndoTimes:
         """Return no undo intents."""
         del key, exclude
         return ()

@@ -182,7 +182,7 @@ SERVER = "http://127.0.0.1:1"
         (SERVER, {"tokenFile": "absent"}, "No such file"),
         (SERVER, {"tokenFile": "huge"}, "larger than 64 KiB"),
         (SERVER, {"token": "a b"}, "token"),
-        (SERVER, {"exec": {"apiVersion": V1, "command": "/absent/plugin"}}, "does not start"),
+        (SERVER, {"exec": {"apiVersion": V1, "command": "/absent/plugin"}}, "cannot be started"),
         (SERVER, {"exec": {"apiVersion": V1}}, "`command`"),
         (SERVER, "fails", "exits with 3: no session"),
         (SERVER, "canary, no JSON", "valid ExecCredential"),

@@ -92,11 +92,11 @@ def test_kinds_of_the_same_name_in_another_group_are_other_kinds():
         (POD_TEXT + "status: [ready]\n", 5, "status is not a mapping"),
         (POD_TEXT + "status: {conditions: [Ready]}\n", 5, "status.conditions.0 is not a mapping"),
         ("kind: Pod\nmetadata: {name: 5}\n", 2, "metadata.name is `5`"),
-        ("kind: Pod\nmetadata: {}\n", 2, "`Pod` without metadata.name"),
-        ("kind: Pod\n", 1, "without `kind` or `metadata`"),
-        ("kind: List\nitems:\n- metadata: {name: a}\n", 3, "without `kind`"),
+        ("kind: Pod\nmetadata: {}\n", 2, "`Pod` has no metadata.name"),
+        ("kind: Pod\n", 1, "has no `kind` or no `metadata`"),
+        ("kind: List\nitems:\n- metadata: {name: a}\n", 3, "has no `kind`"),
         ("kind: PodList\nitems: {a: b}\n", 2, "`items` of a List is not a list"),
-        ("- a\n- text\n", 1, "an object is a mapping"),
+        ("- a\n- text\n", 1, "an object must be a mapping"),
         ("a: [\n", 2, "neither JSON nor YAML"),
         ("a: !!python/object:x {}\n", 1, "could not determine a constructor"),
         ("[" * 100_000, 1, "nested deeper than 64 levels"),
@@ -114,7 +114,7 @@ def test_values_behind_aliases_count_as_often_as_they_are_used(monkeypatch):
     levels = ["a0: &a0 [x, x, x]"] + [
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 3)}]" for n in range(1, 9)
     ]
-    with pytest.raises(InvalidObjectError, match="more than 200 values, aliases written out"):
+    with pytest.raises(InvalidObjectError, match="more than 200 values with aliases written out"):
         read_objects("\n".join(levels).encode())
 
 
