@@ -1,10 +1,11 @@
-"""From a posted event to the label on the pod, seen by a watch on a real API server; and a burst of them.
+"""Measure the time from a posted event to the label on the pod, and the rate of a burst, with a real API server.
 
-    python benchmarks/act.py        (needs `make control-plane`)
+python benchmarks/act.py        (needs `make control-plane`)
 
-One at a time, each on a pod of its own, beside a bare GET and PATCH on the same server in the same run.
-Then 2,000 events over 1,000 pods at once, five times, each between bare pairs from 16 threads: a virtual machine
-is a third faster at one moment than at the next, so a ratio is of neighbours, and the median of five.
+Latency: one event at a time, each for its own pod, compared with a bare GET and PATCH on the same server in the
+same run. Rate: 2,000 events for 1,000 pods at once, five times. Each burst is compared with bare pairs of GET
+and PATCH from 16 threads directly before and after it, because the speed of a virtual machine varies by a
+third. The result is the median of the five ratios.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def watch(admin, version: str, seen: dict[str, float], found: threading.Conditio
 
 
 def bare(admin) -> list[float]:
-    """Milliseconds of a GET and a PATCH, one after the other on a kept-alive connection."""
+    """Return the milliseconds of each GET and PATCH, sent one after the other on one connection."""
     times = []
     for number in range(PODS):
         began = time.perf_counter()
@@ -54,7 +55,7 @@ def bare(admin) -> list[float]:
 
 
 def through_engine(admin, running) -> list[float]:
-    """Milliseconds from the POST to the watch's event."""
+    """Return the milliseconds from each POST to the event of the watch."""
     version = admin.get(PATH)["metadata"]["resourceVersion"]
     seen: dict[str, float] = {}
     found = threading.Condition()
@@ -74,12 +75,12 @@ def through_engine(admin, running) -> list[float]:
     return times
 
 
-def told(times: list[float]) -> dict[str, float]:
+def percentiles(times: list[float]) -> dict[str, float]:
     return {"p50_ms": round(percentile(times, 0.5), 2), "p99_ms": round(percentile(times, 0.99), 2)}
 
 
 def make_pods(admin) -> None:
-    """A node and so many pods on it."""
+    """Create a node and ``MANY`` pods on it."""
     admin.create("/api/v1/nodes", {"metadata": {"name": "none"}})
     spec = {"nodeName": "none", "containers": [{"name": "web", "image": "web"}]}
     with ThreadPoolExecutor(16) as pool:
@@ -88,7 +89,7 @@ def make_pods(admin) -> None:
 
 
 def bare_pairs(admin) -> float:
-    """GET and PATCH pairs a second, from 16 threads."""
+    """Return the pairs of GET and PATCH a second, from 16 threads."""
 
     def pair(number: int) -> None:
         admin.get(f"{PATH}/web-{number % MANY}")
@@ -102,7 +103,7 @@ def bare_pairs(admin) -> float:
 
 
 def burst(running) -> float:
-    """Actions done a second, from the first of the events to the last one's label."""
+    """Return the finished actions a second, from the first POST to the end of the last run."""
     now = datetime.now(UTC).isoformat()
     bodies = []
     for number in range(BURST):
@@ -113,12 +114,12 @@ def burst(running) -> float:
     for start in range(0, BURST, 100):
         runs |= set(running.post(bodies[start : start + 100])[2]["runs"])
     assert len(runs) == BURST
-    over: set[str] = set()
+    finished: set[str] = set()
 
     def last(line: dict[str, str]) -> bool:
         if line.get("run") in runs and line.get("state") == "done":
-            over.add(line["run"])
-        return len(over) == BURST
+            finished.add(line["run"])
+        return len(finished) == BURST
 
     running.wait_for_audit(last, 120)
     return BURST / (time.perf_counter() - began)
@@ -137,7 +138,9 @@ if __name__ == "__main__":
         pairs, done = [bare_pairs(admin)], []
         for number in range(ROUNDS):
             (folder := Path(name) / f"round {number}").mkdir()
-            mark = PLAYBOOK.replace("seen", f"seen-{number}")  # or there would be nothing to change
+            mark = PLAYBOOK.replace(
+                "seen", f"seen-{number}"
+            )  # otherwise the label would already exist
             with engine(folder, {"mark.yaml": mark}, *flags) as running:
                 done.append(burst(running))
             pairs.append(bare_pairs(admin))
@@ -147,8 +150,8 @@ if __name__ == "__main__":
         report(
             "act",
             {
-                "bare_get_and_patch": told(direct),
-                "event_to_label": told(whole),
+                "bare_get_and_patch": percentiles(direct),
+                "event_to_label": percentiles(whole),
                 "p50_ratio": round(ratio, 2),
                 "bare_pairs_per_s": [round(one) for one in pairs],
                 "actions_per_s": [round(one) for one in done],

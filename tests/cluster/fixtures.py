@@ -1,4 +1,4 @@
-"""Fixtures over one real control plane for the whole run, started when a test first asks for it.
+"""Fixtures with one real control plane for the whole test run, started at first use.
 
 A conftest takes them with ``pytest_plugins = ["tests.cluster.fixtures"]``.
 """
@@ -40,7 +40,7 @@ COLLECTIONS = {
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A ready control plane with two nodes, whose pods run; ``control_plane.server`` is its URL."""
+    """A ready control plane with two nodes that run pods; ``control_plane.server`` is its URL."""
     have_binaries()
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane, Kubelet(plane.admin):
         yield plane
@@ -48,13 +48,13 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture(scope="session")
 def admin(control_plane: ControlPlane) -> Api:
-    """The tests' own client, which may do everything."""
+    """A client with all rights."""
     return control_plane.admin
 
 
 @pytest.fixture
 def namespace(admin: Api) -> Iterator[str]:
-    """The name of a namespace for one test; it is removed, in the background, afterwards."""
+    """The name of a namespace for one test; it is deleted in the background afterwards."""
     name = f"test-{secrets.token_hex(4)}"
     admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
     yield name
@@ -63,7 +63,7 @@ def namespace(admin: Api) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def engine_token(admin: Api) -> str:
-    """A token of the engine's ServiceAccount, which may do what kustomize/base grants."""
+    """A token of the engine's ServiceAccount, which has the rights of kustomize/base."""
     for file in ENGINE:
         for manifest in yaml.safe_load_all((BASE / file).read_text()):
             name = manifest["metadata"]["name"]
@@ -79,13 +79,13 @@ def engine_token(admin: Api) -> str:
 def engine_kubeconfig(
     control_plane: ControlPlane, engine_token: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The path of a kubeconfig with that token; exactly the rights of kustomize/base."""
+    """The path of a kubeconfig with the token of the engine."""
     folder = tmp_path_factory.mktemp("engine")
     return control_plane.kubeconfig(engine_token, folder / "kubeconfig.json")
 
 
 def wait_for_rights(admin: Api, user: str = USER) -> None:
-    """Return once the API server's authorizer has seen the role: it reads it through a watch."""
+    """Wait until the API server's authorizer has read the role through its watch."""
     attributes = {"verb": "patch", "resource": "networkpolicies", "group": "networking.k8s.io"}
     review = {"user": user, "groups": ["system:authenticated"], "resourceAttributes": attributes}
     pause = threading.Event()
@@ -97,7 +97,7 @@ def wait_for_rights(admin: Api, user: str = USER) -> None:
 
 
 def have_binaries() -> None:
-    """Build what is missing in CI, where no test may be left out; elsewhere skip and say how."""
+    """Build missing binaries in CI, which must run all tests; elsewhere skip with the build command."""
     if all(build.find(name) for name in build.PACKAGES):
         return
     if not os.environ.get("CI"):

@@ -1,4 +1,4 @@
-"""The keys of a control plane: an authority, the API server's pair, and its accounts' key."""
+"""The keys of a control plane: a CA, the API server's certificate, and the key of the service accounts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_keys(folder: Path) -> None:
 
 
 def make_server_pair(folder: Path) -> None:
-    """Write server.crt and server.key anew, signed by the authority of the folder."""
+    """Write a new server.crt and server.key, signed by the CA of the folder."""
     authority = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
     assert isinstance(authority, Key)
     server = ec.generate_private_key(ec.SECP256R1())
@@ -50,7 +50,7 @@ def write_certificate(file: Path, builder: x509.CertificateBuilder, signer: Key)
 def unsigned(
     subject: x509.Name, key: Key, signer: Key, *, is_authority: bool
 ) -> x509.CertificateBuilder:
-    """A certificate to sign, good for a week.
+    """Return an unsigned certificate that is valid for a week.
 
     It has every extension that OpenSSL's strict mode asks for, Python's default from 3.13 on.
     """
@@ -70,7 +70,7 @@ def unsigned(
 
 
 def usage(*, is_authority: bool) -> x509.KeyUsage:
-    """What the key may do: sign certificates, or shake hands."""
+    """Return the key usage: signing certificates, or TLS handshakes."""
     return x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=is_authority,
@@ -85,7 +85,7 @@ def usage(*, is_authority: bool) -> x509.KeyUsage:
 
 
 def pem(key: Key) -> bytes:
-    """The private key, in the older of the two forms, which every Go reader takes."""
+    """Return the private key in the older PEM form, which all Go programs can read."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,

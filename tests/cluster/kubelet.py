@@ -1,4 +1,4 @@
-"""Plays the scheduler and the kubelets of two nodes: binds pods, has them run, finishes deletions.
+"""A simulated scheduler and kubelets of two nodes: binds pods, reports them as running, finishes deletions.
 
 What a test may rely on: a pod with ``schedulingGates`` stays unbound, one bound to a node that is
 not ours is left alone (the pod garbage collector removes it after 40 s), and one with a finalizer
@@ -28,11 +28,11 @@ NODES = {"worker-1": "10.1.0.1", "worker-2": "10.1.0.2"}
 """Node name -> its InternalIP."""
 
 PASSED = {404, 409, 422}
-"""Answers that mean that the pod has changed or gone since; its next event says how."""
+"""Statuses that mean that the pod was changed or deleted in the meantime; its next event follows."""
 
 
 class Kubelet(threading.Thread):
-    """The thread; a context manager, that has ended when its block is left.
+    """The thread of the simulation. A context manager that ends the thread.
 
     It lives through outages of the API server: what it missed it finds by listing afresh.
     """
@@ -115,7 +115,7 @@ class Kubelet(threading.Thread):
 
 
 def pinned(spec: Object) -> str | None:
-    """The node that a pod names by ``metadata.name``, as the DaemonSet controller writes it."""
+    """Return the node in a pod's affinity for ``metadata.name``, as the DaemonSet controller writes it."""
     affinity = spec.get("affinity", {}).get("nodeAffinity", {})
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
     for term in required.get("nodeSelectorTerms", []):
@@ -126,7 +126,7 @@ def pinned(spec: Object) -> str | None:
 
 
 def running(pod: Object, address: str) -> Object:
-    """A patch of the status subresource that has the pod Running and Ready at that address."""
+    """Return a patch of the status subresource that makes a pod Running and Ready at an address."""
     spec = pod["spec"]
     host = NODES[spec["nodeName"]]
     address = host if spec.get("hostNetwork") else address
@@ -154,7 +154,7 @@ def running(pod: Object, address: str) -> Object:
 
 
 def container_status(pod: Object, container: Object, state: Object) -> Object:
-    """A container's status; its id is made of the pod's uid and the container's name."""
+    """Return a container's status; its id is derived from the pod's uid and the container's name."""
     seed = f"{pod['metadata']['uid']}/{container['name']}"
     return {
         "name": container["name"],
@@ -169,7 +169,7 @@ def container_status(pod: Object, container: Object, state: Object) -> Object:
 
 
 def register(api: Api, name: str, address: str) -> None:
-    """Make the Node, if it is not there yet, and report it Ready."""
+    """Create the Node if it does not exist, and report it Ready."""
     path = f"/api/v1/nodes/{name}"
     labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
     if api.find(path) is None:
@@ -189,5 +189,5 @@ def register(api: Api, name: str, address: str) -> None:
 
 
 def now() -> str:
-    """The present as RFC 3339 in UTC, in whole seconds as Kubernetes' ``Time`` has it."""
+    """Return the current time as RFC 3339 in UTC with whole seconds, as in ``metav1.Time``."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

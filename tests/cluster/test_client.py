@@ -1,4 +1,4 @@
-"""The live cluster's port against a real API server, under the engine's own rights."""
+"""The live cluster with a real API server, with the rights of the engine."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def policy(namespace, types):
     return Call("apply", "networking.k8s.io/v1", "networkpolicies", namespace, "p", body)
 
 
-def test_it_reads_an_object_and_none_where_there_is_none(cluster, pod):
+def test_get_returns_an_object_or_none(cluster, pod):
     assert cluster.get(POD, "web", pod["namespace"])["metadata"]["uid"] == pod["uid"]
     assert cluster.get(POD, "absent", pod["namespace"]) is None
     assert cluster.get(NAMESPACE, "absent") is None
@@ -65,19 +65,19 @@ def test_it_reads_an_object_and_none_where_there_is_none(cluster, pod):
     assert cluster.get(DEPLOYMENT, "absent", pod["namespace"]) is None
 
 
-def test_it_lists_the_pods_of_a_namespace_and_of_a_node(cluster, pod):
+def test_list_returns_the_pods_of_a_namespace_or_of_a_node(cluster, pod):
     (found,) = cluster.list(POD, pod["namespace"])
     node = found["spec"]["nodeName"]
     assert "web" in {one["metadata"]["name"] for one in cluster.list(POD, node=node)}
     assert cluster.list(POD, node="absent") == []
 
 
-def test_a_merge_patch_puts_and_removes_labels(cluster, pod):
+def test_a_merge_patch_sets_and_removes_labels(cluster, pod):
     answer = cluster.send(patch(pod, pod["uid"], {"a": "b", "app": None}))
     assert answer["metadata"]["labels"] == {"a": "b"}
 
 
-def test_another_uid_is_another_pod_and_stays_untouched(cluster, pod, admin):
+def test_a_pod_with_another_uid_is_not_changed(cluster, pod, admin):
     other = "11111111-1111-1111-1111-111111111111"
     with pytest.raises(GoneError, match="was replaced"):
         cluster.send(patch(pod, other, {"a": "b"}))
@@ -88,7 +88,7 @@ def test_another_uid_is_another_pod_and_stays_untouched(cluster, pod, admin):
     assert "deletionTimestamp" not in left
 
 
-def test_what_is_gone_is_told_as_gone(cluster, namespace):
+def test_a_write_to_a_missing_pod_raises_gone(cluster, namespace):
     ghost = {"namespace": namespace, "name": "ghost"}
     with pytest.raises(GoneError, match="is gone"):
         cluster.send(delete(ghost, "11111111-1111-1111-1111-111111111111"))
@@ -96,7 +96,7 @@ def test_what_is_gone_is_told_as_gone(cluster, namespace):
         cluster.send(patch(ghost, "11111111-1111-1111-1111-111111111111", {"a": "b"}))
 
 
-def test_asking_changes_nothing_whatever_the_verb(cluster, pod, admin):
+def test_a_dry_run_changes_nothing_for_any_verb(cluster, pod, admin):
     asking = cluster.with_dry_run()
     asking.send(patch(pod, pod["uid"], {"a": "b"}))
     asking.send(delete(pod, pod["uid"]))
@@ -107,7 +107,7 @@ def test_asking_changes_nothing_whatever_the_verb(cluster, pod, admin):
     assert cluster.list(NETWORK_POLICY, pod["namespace"]) == []
 
 
-def test_apply_makes_an_object_and_changes_it(cluster, namespace):
+def test_apply_creates_and_updates_an_object(cluster, namespace):
     cluster.send(policy(namespace, ["Egress"]))
     answer = cluster.send(policy(namespace, ["Ingress", "Egress"]))
     assert answer["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -115,14 +115,14 @@ def test_apply_makes_an_object_and_changes_it(cluster, namespace):
     assert managers == {"tiercel"}
 
 
-def test_a_field_of_another_manager_is_never_taken(cluster, namespace, admin):
+def test_a_field_of_another_manager_is_not_overwritten(cluster, namespace, admin):
     path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/p"
     admin.apply(path, policy(namespace, ["Ingress"]).body, manager="somebody")
     with pytest.raises(PermanentError, match="somebody"):
         cluster.send(policy(namespace, ["Egress"]))
 
 
-def test_an_object_that_exists_is_not_created_again(cluster, namespace):
+def test_create_fails_if_the_object_exists(cluster, namespace):
     about = {"kind": "Pod", "name": "x", "namespace": namespace}
     body = {"metadata": {"name": "e", "namespace": namespace}, "involvedObject": about}
     call = Call("create", "v1", "events", namespace, "e", body)
@@ -132,7 +132,7 @@ def test_an_object_that_exists_is_not_created_again(cluster, namespace):
     assert cluster.get(EVENT, "e", namespace) is not None
 
 
-def test_a_missing_right_is_named(cluster, namespace):
+def test_the_message_contains_the_missing_right(cluster, namespace):
     with pytest.raises(PermanentError, match="missing right: list on secrets"):
         cluster.list(SECRET, namespace)
     body = {"metadata": {"name": "x"}}
@@ -140,14 +140,12 @@ def test_a_missing_right_is_named(cluster, namespace):
         cluster.send(Call("create", "v1", "pods", namespace, "x", body))
 
 
-def test_what_the_server_finds_invalid_is_permanent(cluster, pod):
+def test_an_invalid_object_is_permanent(cluster, pod):
     with pytest.raises(PermanentError, match="422"):
         cluster.send(patch(pod, pod["uid"], {"a": "not a label"}))
 
 
-def test_a_server_that_is_not_there_is_temporary_and_uses_no_attempt_up(
-    engine_kubeconfig, tmp_path
-):
+def test_an_unreachable_api_server_is_temporary_and_uses_no_attempt_up(engine_kubeconfig, tmp_path):
     text = engine_kubeconfig.read_text()
     gone = tmp_path / "kubeconfig"
     gone.write_text(text.replace(connect(str(engine_kubeconfig), None).host, "https://127.0.0.1:1"))
@@ -156,12 +154,12 @@ def test_a_server_that_is_not_there_is_temporary_and_uses_no_attempt_up(
     assert not error.value.answered
 
 
-def test_time_that_ran_out_is_temporary(cluster):
+def test_a_timeout_is_temporary(cluster):
     with pytest.raises(TemporaryError, match="timed out"):
         cluster.with_timeout(0).get(NAMESPACE, "default")
 
 
-def test_a_kubeconfig_that_is_none_is_one_sentence(tmp_path):
+def test_a_missing_or_broken_kubeconfig_is_a_settings_error(tmp_path):
     with pytest.raises(ConnectionSettingsError):
         connect(str(tmp_path / "absent"), None)
     broken = tmp_path / "broken"

@@ -1,4 +1,4 @@
-"""The control plane that other tests stand on is real, and ends."""
+"""The control plane of the tests: it behaves as a cluster, and leaves no process."""
 
 import threading
 
@@ -43,7 +43,7 @@ def deployment(replicas):
 
 
 def deploy(admin, namespace, replicas=1):
-    """Make the Deployment nginx and give its pods, once all are ready."""
+    """Create the Deployment nginx and return its pods when all are ready."""
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
     admin.create(path, deployment(replicas))
     admin.wait_for(f"{path}/nginx", lambda it: it["status"].get("readyReplicas") == replicas)
@@ -59,7 +59,7 @@ def engine(control_plane, engine_token):
 
 @pytest.fixture
 def cordoned(admin):
-    """The name of a node that takes no new pods during one test."""
+    """The name of a node that is cordoned during one test."""
     admin.patch("/api/v1/nodes/worker-1", {"spec": {"unschedulable": True}})
     yield "worker-1"
     admin.patch("/api/v1/nodes/worker-1", {"spec": {"unschedulable": None}})
@@ -76,7 +76,7 @@ def test_a_deployment_becomes_ready_pods_on_different_nodes(admin, namespace):
     assert len({pod["status"]["podIP"] for pod in pods}) == 2
 
 
-def test_a_deleted_pod_goes_and_a_new_one_comes(admin, namespace):
+def test_a_deleted_pod_is_replaced(admin, namespace):
     [old] = deploy(admin, namespace)
     pods = f"/api/v1/namespaces/{namespace}/pods"
     admin.delete(f"{pods}/{old['metadata']['name']}")
@@ -89,7 +89,7 @@ def test_a_deleted_pod_goes_and_a_new_one_comes(admin, namespace):
     assert came["items"][0]["metadata"]["uid"] != old["metadata"]["uid"]
 
 
-def test_a_cordoned_node_gets_only_the_pods_of_daemon_sets(admin, namespace, cordoned):
+def test_a_cordoned_node_gets_only_pods_of_daemon_sets(admin, namespace, cordoned):
     assert [pod["spec"]["nodeName"] for pod in deploy(admin, namespace)] == ["worker-2"]
     template = deployment(1)
     del template["spec"]["replicas"]
@@ -117,7 +117,7 @@ def test_a_pod_with_a_finalizer_stays_terminating(admin, namespace):
 
 
 @pytest.mark.parametrize(("method", "path", "body"), GRANTED, ids=lambda it: str(it)[:60])
-def test_the_engine_may_do_what_base_grants(engine, method, path, body):
+def test_the_engine_has_the_rights_of_base(engine, method, path, body):
     try:
         engine.request(method, path, body)
     except ApiError as error:
@@ -127,14 +127,14 @@ def test_the_engine_may_do_what_base_grants(engine, method, path, body):
 
 
 @pytest.mark.parametrize(("method", "path", "reason"), REFUSED, ids=lambda it: str(it)[:60])
-def test_the_engine_gets_a_403_for_what_base_does_not_grant(engine, method, path, reason):
+def test_the_engine_gets_a_403_without_a_right(engine, method, path, reason):
     with pytest.raises(ApiError, match=reason) as refused:
         engine.request(method, path, {} if method == "POST" else None)
     assert refused.value.status == 403
     assert "system:serviceaccount:tiercel:tiercel" in str(refused.value)
 
 
-def test_a_kubeconfig_of_the_engine_carries_its_identity(engine_kubeconfig):
+def test_the_kubeconfig_has_the_identity_of_the_engine(engine_kubeconfig):
     from kubernetes import client, config  # noqa: PLC0415  # half a second to import
 
     with config.new_client_from_config(str(engine_kubeconfig)) as api:
@@ -142,7 +142,7 @@ def test_a_kubeconfig_of_the_engine_carries_its_identity(engine_kubeconfig):
     assert review.status.user_info.username == "system:serviceaccount:tiercel:tiercel"
 
 
-def test_after_an_outage_everything_is_as_it_was_and_goes_on(control_plane, admin, namespace):
+def test_objects_remain_after_a_restart_of_the_api_server(control_plane, admin, namespace):
     [pod] = deploy(admin, namespace)
     path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
     control_plane.stop_api()
@@ -160,7 +160,7 @@ def test_after_an_outage_everything_is_as_it_was_and_goes_on(control_plane, admi
     )
 
 
-def test_a_start_that_fails_shows_the_log_and_leaves_nothing_running(control_plane, tmp_path):
+def test_a_failed_start_shows_the_log_and_leaves_no_process(control_plane, tmp_path):
     broken = tmp_path / "kube-apiserver"
     broken.write_text("#!/bin/sh\necho the cause of it all\nexit 3\n")
     broken.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What the engine shows an API server, and what stands before it may say again, stays unsaid."""
+"""Credentials for the API server: sources, renewal, and that no message contains them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BASIC = base64.b64encode(b"ada:canary-pass-word").decode()
 
 
 class Echo(socketserver.StreamRequestHandler):
-    """Says the Authorization header that it was shown again, as its server's ``answer`` has it."""
+    """Repeats the Authorization header of the request in the form of ``server.answer``."""
 
     def handle(self):
         head = iter(self.rfile.readline, b"\r\n")
@@ -67,7 +67,7 @@ def host(request):
 
 
 @pytest.mark.parametrize("user", [TOKEN, PASSWORD], ids=["token", "password"])
-def test_no_error_says_what_the_server_says_again_of_our_credentials(host, user, tmp_path):
+def test_credentials_that_the_server_repeats_are_in_no_error(host, user, tmp_path):
     config = {
         "apiVersion": "v1", "kind": "Config", "current-context": "x",
         "clusters": [{"name": "x", "cluster": {"server": host}}],
@@ -85,7 +85,7 @@ def test_no_error_says_what_the_server_says_again_of_our_credentials(host, user,
         assert BASIC not in said
 
 
-def test_a_password_in_the_servers_url_is_not_shown(tmp_path):
+def test_a_password_in_the_api_servers_url_is_not_shown(tmp_path):
     config = {
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": "http://ada:canary-pass-word@127.0.0.1:1/x"}}],
@@ -106,7 +106,7 @@ def test_a_password_in_the_engines_url_is_not_shown():
 
 
 class Gate(socketserver.StreamRequestHandler):
-    """Answers 200 to its server's ``token``, 401 to others, and counts the requests."""
+    """Answers 200 to ``server.token`` and 401 to other tokens, and records the headers."""
 
     def handle(self):
         head = [line.decode().strip() for line in iter(self.rfile.readline, b"\r\n")]
@@ -145,7 +145,7 @@ V1 = "client.authentication.k8s.io/v1"
 
 
 def plugin(folder, output, code=0):
-    """A user of a plugin that writes this; each start adds a letter to the file ``starts``."""
+    """Return a user with a plugin that writes a text; each start adds a letter to the file ``starts``."""
     said = output if isinstance(output, str) else json.dumps(
         {"apiVersion": V1, "kind": "ExecCredential", "status": output}
     )  # fmt: skip
@@ -194,7 +194,7 @@ SERVER = "http://127.0.0.1:1"
         (SERVER, {"status": {"token": "t", "expirationTimestamp": "soon"}}, "valid ExecCredential"),
     ],
 )
-def test_at_the_start_missing_credentials_are_one_sentence(tmp_path, server, user, why):
+def test_missing_credentials_are_a_settings_error_at_the_start(tmp_path, server, user, why):
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "huge").write_text("t" * 70_000)
     if isinstance(user, str):
@@ -216,7 +216,7 @@ def test_at_the_start_missing_credentials_are_one_sentence(tmp_path, server, use
         ("users: 3\ncurrent-context: x", "valid kubeconfig"),
     ],
 )
-def test_a_broken_kubeconfig_is_one_sentence_without_its_secrets(tmp_path, text, why):
+def test_the_error_of_a_broken_kubeconfig_contains_no_secrets(tmp_path, text, why):
     (tmp_path / "kubeconfig").write_text(text)
     with pytest.raises(ConnectionSettingsError, match=why) as caught:
         connect(str(tmp_path / "kubeconfig"), None)
@@ -229,14 +229,14 @@ def test_a_context_without_a_user_is_an_error(tmp_path, who):
         connect(kubeconfig(tmp_path, SERVER, {"token": "t"}, cluster="x", user=who), None)
 
 
-def test_a_user_that_is_empty_on_purpose_is_anonymous(gate, tmp_path):
+def test_an_empty_user_is_anonymous(gate, tmp_path):
     cluster = connect(kubeconfig(tmp_path, gate.url, {}), None)
     with pytest.raises(TemporaryError, match="401"):
         cluster.get(POD, "p", "demo")
     assert gate.shown == [""]
 
 
-def test_a_401_renews_once_and_the_call_is_made_again(gate, tmp_path):
+def test_a_401_renews_the_credentials_and_repeats_the_call(gate, tmp_path):
     cluster = connect(kubeconfig(tmp_path, gate.url, plugin(tmp_path, {"token": "first"})), None)
     assert cluster.get(POD, "p", "demo")
     gate.token = "second"
@@ -247,7 +247,7 @@ def test_a_401_renews_once_and_the_call_is_made_again(gate, tmp_path):
     assert starts(tmp_path) == 2
 
 
-def test_an_expired_credential_is_renewed_before_it_is_used(gate, tmp_path, monkeypatch):
+def test_an_expired_credential_is_renewed_before_use(gate, tmp_path, monkeypatch):
     said = {"token": "old", "expirationTimestamp": "2990-01-01T00:00:00Z"}
     cluster = connect(kubeconfig(tmp_path, gate.url, plugin(tmp_path, said)), None)
     plugin(tmp_path, {"token": "first", "expirationTimestamp": "2999-01-01T00:00:00Z"})
@@ -260,7 +260,9 @@ def test_an_expired_credential_is_renewed_before_it_is_used(gate, tmp_path, monk
     assert starts(tmp_path) == 2
 
 
-def test_a_credential_that_has_ended_as_it_is_given_starts_no_plugin_at_every_call(gate, tmp_path):
+def test_a_credential_that_is_already_expired_does_not_start_the_plugin_at_every_call(
+    gate, tmp_path
+):
     said = {"token": "first", "expirationTimestamp": "2020-01-01T00:00:00Z"}
     cluster = connect(kubeconfig(tmp_path, gate.url, plugin(tmp_path, said)), None)
     for _ in range(5):
@@ -269,9 +271,7 @@ def test_a_credential_that_has_ended_as_it_is_given_starts_no_plugin_at_every_ca
 
 
 @pytest.mark.parametrize("now", ["fails", "no JSON", "gone", "token file"])
-def test_credentials_that_cannot_be_renewed_are_temporary_and_the_previous_ones_stay(
-    gate, tmp_path, now
-):
+def test_a_failed_renewal_is_temporary_and_keeps_the_previous_credentials(gate, tmp_path, now):
     (tmp_path / "token").write_text("first\n")
     file = now == "token file"
     user = {"tokenFile": "token"} if file else plugin(tmp_path, {"token": "first"})
@@ -295,7 +295,7 @@ def test_credentials_that_cannot_be_renewed_are_temporary_and_the_previous_ones_
         assert starts(tmp_path) == 2  # not at every call
 
 
-def test_that_certificates_are_not_verified_is_told_once(gate, tmp_path, monkeypatch):
+def test_unverified_certificates_are_logged_once(gate, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(client, "log", SimpleNamespace(warning=lambda text, **_: told.append(text)))
     server = {"server": gate.url, "insecure-skip-tls-verify": True}

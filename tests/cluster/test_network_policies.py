@@ -1,4 +1,4 @@
-"""The oracle below reads policies a second time, the slow and plain way, straight from the docs."""
+"""NetworkPolicies: examples, and a comparison with a simple, slow oracle written from the documentation."""
 
 from __future__ import annotations
 
@@ -95,17 +95,17 @@ def is_wider(own, other, pod=NGINX, cut=EGRESS):
         ("app=nginx", False),
     ],
 )
-def test_the_pod_selector_decides_whom_a_policy_is_about(selector, selected):
+def test_the_pod_selector_decides_to_which_pods_a_policy_applies(selector, selected):
     made = policy()
     made["spec"]["podSelector"] = selector
     assert applies_to(made, NGINX) is selected
 
 
-def test_a_policy_is_about_pods_of_its_own_namespace_only():
+def test_a_policy_applies_only_to_pods_of_its_namespace():
     assert not applies_to(policy(namespace="elsewhere"), NGINX)
 
 
-def test_all_parts_of_a_selector_must_hold():
+def test_all_requirements_of_a_selector_must_match():
     both = {
         "matchLabels": {"app": "nginx"},
         "matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["nginx"]}],
@@ -134,18 +134,18 @@ def test_policy_types_default_as_in_kubernetes(spec, expected):
 # What a union lets through.
 
 
-def test_a_pod_that_no_policy_selects_is_open():
+def test_a_pod_without_policies_is_not_isolated():
     elsewhere = egress(selector={"matchLabels": {"app": "redis"}})
     assert reaches([], Peer(ip="213.215.222.58"))
     assert reaches([elsewhere], Peer(ip="213.215.222.58"))
 
 
-def test_a_policy_for_one_direction_leaves_the_other_open():
+def test_a_policy_for_one_direction_does_not_isolate_the_other():
     assert reaches([ingress()], Peer(ip="213.215.222.58"))
     assert not is_allowed([ingress()], NGINX, "Ingress", Peer(ip="213.215.222.58"), 80)
 
 
-def test_default_deny_shuts_and_allow_all_opens():
+def test_default_deny_isolates_and_allow_all_allows():
     assert not reaches([egress()], Peer(ip="213.215.222.58"))
     assert reaches([egress({})], Peer(ip="213.215.222.58"))
     assert reaches([egress({"to": [], "ports": []})], Peer(ip="2001:db8::1"), 53, "UDP")
@@ -154,13 +154,13 @@ def test_default_deny_shuts_and_allow_all_opens():
     assert not reaches([egress("everything", 7, [])], Peer(ip="8.8.8.8"))
 
 
-def test_policies_only_add_up():
+def test_policies_are_additive():
     shut, open_ = egress(), egress(cidr("213.215.222.0/24"))
     assert reaches([shut, open_], Peer(ip="213.215.222.58"))
     assert not reaches([shut, open_], Peer(ip="213.215.223.58"))
 
 
-def test_the_isolated_pod_keeps_dns_and_nothing_else():
+def test_the_isolated_pod_can_use_only_dns():
     pod = a_pod(app="nginx", quarantine="x")
     assert not reaches([ISOLATED], Peer(ip="213.215.222.58"), pod=pod)
     assert reaches([ISOLATED], KUBE_DNS, 53, "UDP", pod)
@@ -195,7 +195,7 @@ def test_the_isolated_pod_keeps_dns_and_nothing_else():
         ({}, "10.0.0.1", False),
     ],
 )
-def test_an_ip_block_holds_its_network_less_the_exceptions(block, ip, inside):
+def test_an_ip_block_contains_its_network_without_the_exceptions(block, ip, inside):
     assert reaches([egress({"to": [{"ipBlock": block}]})], Peer(ip=ip)) is inside
 
 
@@ -226,13 +226,13 @@ PROD = {"matchLabels": {"env": "prod"}}
         ({"ipBlock": {"cidr": "10.0.0.0/8"}}, "demo", "web", "prod", True),
     ],
 )
-def test_selectors_look_at_the_pod_and_at_its_namespace(peer, namespace, app, env, meant):
+def test_selectors_match_the_pod_and_its_namespace(peer, namespace, app, env, meant):
     who = Peer(ip="10.1.1.1", pod=a_pod(namespace, app=app), namespace_labels={"env": env})
     assert reaches([egress({"to": [peer]})], who) is meant
     assert is_allowed([ingress({"from": [peer]})], NGINX, "Ingress", who, 80) is meant
 
 
-def test_two_peers_are_either_and_two_selectors_in_one_peer_are_both():
+def test_peers_are_alternatives_and_selectors_of_one_peer_are_combined():
     who = Peer(pod=a_pod("shop", app="web"), namespace_labels={"env": "dev"})
     either = {"to": [{"namespaceSelector": PROD}, {"podSelector": WEB}]}
     here = Peer(pod=a_pod("demo", app="web"))
@@ -240,7 +240,7 @@ def test_two_peers_are_either_and_two_selectors_in_one_peer_are_both():
     assert not reaches([egress(either)], who)
 
 
-def test_a_label_cannot_pretend_to_be_the_namespaces_name():
+def test_a_label_cannot_replace_the_name_of_the_namespace():
     liar = Peer(pod=a_pod("shop"), namespace_labels={NAMESPACE_NAME: "demo"})
     assert not reaches([egress({"to": [{"podSelector": {}}]})], liar)
 
@@ -269,14 +269,14 @@ def test_a_label_cannot_pretend_to_be_the_namespaces_name():
         ({"port": 1, "endPort": 65535}, 0, "ICMP", False),
     ],
 )
-def test_a_port_is_a_number_a_range_or_all_of_its_protocol(port, number, protocol, open_):
+def test_a_port_is_a_number_a_range_or_all_ports_of_its_protocol(port, number, protocol, open_):
     assert reaches([egress({"ports": [port]})], Peer(ip="8.8.8.8"), number, protocol) is open_
 
 
 HTTP = {"name": "http", "containerPort": 8080}
 
 
-def test_a_named_ingress_port_is_the_selected_pods():
+def test_a_named_ingress_port_is_a_port_of_the_selected_pod():
     rule, client = ingress({"ports": [{"port": "http"}]}), Peer(ip="8.8.8.8", pod=a_pod())
     assert is_allowed([rule], a_pod(ports=[HTTP]), "Ingress", client, 8080)
     assert not is_allowed([rule], a_pod(ports=[HTTP]), "Ingress", client, 80)
@@ -287,7 +287,7 @@ def test_a_named_ingress_port_is_the_selected_pods():
     assert not is_allowed([rule], NGINX, "Ingress", Peer(pod=a_pod(ports=[HTTP])), 8080)
 
 
-def test_a_named_egress_port_is_the_peer_pods():
+def test_a_named_egress_port_is_a_port_of_the_peer():
     rule = egress({"ports": [{"port": "http"}]})
     assert reaches([rule], Peer(pod=a_pod(ports=[HTTP])), 8080)
     assert not reaches([rule], Peer(pod=a_pod(ports=[HTTP])), 80)
@@ -300,11 +300,11 @@ def test_a_named_egress_port_is_the_peer_pods():
 # Which policy undoes another.
 
 
-def test_nothing_else_is_not_wider():
+def test_no_other_policy_is_not_less_restrictive():
     assert find_less_restrictive(ISOLATED, [], NGINX, EGRESS) is None
 
 
-def test_the_first_wider_policy_is_named():
+def test_the_first_less_restrictive_policy_is_returned():
     others = [egress(name="default-deny"), egress({}, name="open-1"), egress({}, name="open-2")]
     assert find_less_restrictive(ISOLATED, others, NGINX, EGRESS) == "open-1"
 
@@ -320,7 +320,7 @@ def test_the_first_wider_policy_is_named():
     ],
     ids=["other pods", "other namespace", "other direction", "idle rules", "itself, earlier"],
 )
-def test_what_has_no_say_in_the_cut_is_not_wider(other):
+def test_a_policy_that_does_not_apply_is_not_less_restrictive(other):
     assert not is_wider(ISOLATED, other)
 
 
@@ -344,7 +344,7 @@ def test_what_has_no_say_in_the_cut_is_not_wider(other):
         (policy(), False),
     ],
 )
-def test_dns_alone_stays_open(other, expected):
+def test_a_policy_that_allows_only_dns_is_not_less_restrictive(other, expected):
     assert is_wider(ISOLATED, other) is expected
 
 
@@ -364,12 +364,12 @@ def test_dns_alone_stays_open(other, expected):
         (["10.0.0.0/8"], {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}, False),
     ],
 )
-def test_addresses_compare_exactly(own, other, expected):
+def test_addresses_are_compared_exactly(own, other, expected):
     made = egress({"to": [{"ipBlock": other}]})
     assert is_wider(egress(cidr(*own), name="own"), made) is expected
 
 
-def test_ports_of_several_own_rules_add_up_for_the_same_addresses():
+def test_the_ports_of_several_rules_for_the_same_addresses_are_combined():
     own = egress(
         cidr("10.0.0.0/8", ports=[{"port": 1, "endPort": 100}]),
         cidr("10.0.0.0/9", ports=[{"port": 101, "endPort": 200}]),
@@ -380,7 +380,7 @@ def test_ports_of_several_own_rules_add_up_for_the_same_addresses():
     assert is_wider(own, egress(cidr("10.0.0.0/8", ports=both)))
 
 
-def test_all_ports_are_more_than_those_of_the_three_protocols():
+def test_all_ports_include_other_protocols():
     every = [{"protocol": name} for name in ("TCP", "UDP", "SCTP")]
     assert is_wider(egress(cidr("10.0.0.0/8", ports=every), name="own"), egress(cidr("10.0.0.0/8")))
     assert not is_wider(egress(cidr("10.0.0.0/8"), name="own"), egress(cidr("10.0.0.0/8")))
@@ -409,31 +409,31 @@ def selecting(selector, **more):
         ({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, WEB, True),
     ],
 )
-def test_a_selector_is_covered_by_one_that_is_as_broad(own, other, expected):
+def test_a_selector_is_covered_by_one_that_selects_the_same_pods(own, other, expected):
     mine = egress({"to": [{"podSelector": own}]}, name="own")
     assert is_wider(mine, selecting(other)) is expected
 
 
-def test_the_policys_own_namespace_has_two_spellings():
+def test_the_namespace_of_the_policy_can_be_written_in_two_ways():
     spelt = {"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: "demo"}}, "podSelector": WEB}
     own = egress({"to": [spelt]}, name="own")
     assert not is_wider(own, selecting(WEB))
     assert not is_wider(egress({"to": [{"podSelector": {}}]}, name="own"), egress({"to": [spelt]}))
 
 
-def test_an_address_block_does_not_stand_for_pods_nor_pods_for_addresses():
+def test_an_ip_block_is_not_compared_with_a_selector():
     everywhere = egress(cidr("0.0.0.0/0", "::/0"), name="own")
     every_pod = egress({"to": [{"namespaceSelector": {}}]}, name="own")
     assert is_wider(everywhere, selecting({}))
     assert is_wider(every_pod, egress(cidr("10.0.0.0/8")))
 
 
-def test_everybody_is_every_address_and_every_pod():
+def test_a_rule_without_peers_allows_every_address_and_every_pod():
     own = egress(cidr("0.0.0.0/0", "::/0"), {"to": [{"namespaceSelector": {}}]}, name="own")
     assert not is_wider(own, egress({}))
 
 
-def test_a_named_egress_port_is_covered_by_itself_or_by_all_of_its_protocol():
+def test_a_named_egress_port_is_covered_by_itself_or_by_all_ports_of_its_protocol():
     other = selecting(WEB, ports=[{"port": "http"}])
     assert not is_wider(egress({"to": [{"podSelector": WEB}]}, name="own"), other)
     for port, expected in (
@@ -448,7 +448,7 @@ def test_a_named_egress_port_is_covered_by_itself_or_by_all_of_its_protocol():
         assert is_wider(own, other) is expected, port
 
 
-def test_a_named_ingress_port_counts_as_what_the_pod_makes_of_it():
+def test_a_named_ingress_port_is_compared_by_its_number():
     own = ingress({"ports": [{"port": 8080}]}, name="own")
     other = ingress({"ports": [{"port": "http"}]})
     assert not is_wider(own, other, a_pod(ports=[HTTP]), INGRESS)
@@ -456,7 +456,7 @@ def test_a_named_ingress_port_counts_as_what_the_pod_makes_of_it():
     assert not is_wider(own, other, NGINX, INGRESS)
 
 
-def test_very_many_exceptions_take_no_long_time():
+def test_many_exceptions_are_compared_quickly():
     holes = [f"10.{a}.{b}.{c}/32" for a in range(3) for b in range(100) for c in range(0, 200, 2)]
     other = egress({"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": holes}}]})
     assert is_wider(ISOLATED, other)
@@ -540,7 +540,7 @@ sides = st.sampled_from(["Ingress", "Egress"])
 
 
 def meets(selector, labels):
-    """Whether labels meet a selector, as the oracle reads it."""
+    """Return whether labels match a selector, according to the oracle."""
     wanted = dict(selector.get("matchLabels") or {})
     for item in selector.get("matchExpressions") or []:
         key, operator, values = item["key"], item["operator"], item.get("values", [])
@@ -613,7 +613,7 @@ def oracle(several, pod, direction, who, port, protocol):
     return open_ or found
 
 
-def test_the_oracle_knows_dns_from_the_rest():
+def test_the_oracle_distinguishes_dns():
     assert oracle([egress(DNS)], NGINX, "Egress", KUBE_DNS, 53, "UDP")
     assert not oracle([egress(DNS)], NGINX, "Egress", KUBE_DNS, 443, "TCP")
 
@@ -639,7 +639,7 @@ def test_allowed_agrees_with_the_oracle(several, pod, direction, who, port, prot
 
 @st.composite
 def narrowed(draw, made):
-    """Narrow a policy: some rules are left out, others made smaller."""
+    """Return a more restrictive policy: some rules are removed, others reduced."""
     spec = made["spec"]
     rules_ = {}
     for key, side in (("ingress", "from"), ("egress", "to")):
@@ -653,7 +653,7 @@ def narrowed(draw, made):
 
 
 def world():
-    """Everybody in a small world: each address, and pods of each kind."""
+    """Return all peers of a small cluster: each address, and pods of each kind."""
     yield from (Peer(ip=ip) for ip in WORLD_ADDRESSES)
     kinds = [{}, *({"app": a} for a in LABELS), *({"app": a, "env": "a"} for a in LABELS)]
     for namespace in ("demo", "a"):
@@ -671,7 +671,7 @@ WORLD = list(world())
 
 @settings(max_examples=300, deadline=None)
 @given(st.data(), here, sides)
-def test_what_is_not_wider_opens_nothing_that_own_shuts(data, pod, direction):
+def test_a_policy_that_is_not_less_restrictive_allows_nothing_more(data, pod, direction):
     own = data.draw(policies)
     own["metadata"]["name"] = "own"
     own["spec"].update(podSelector={}, policyTypes=["Ingress", "Egress"])
@@ -701,7 +701,7 @@ only_blocks = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(only_blocks, only_blocks)
-def test_on_addresses_and_numbers_wider_is_exact(mine, theirs):
+def test_for_addresses_and_port_numbers_the_comparison_is_exact(mine, theirs):
     own, other = egress(*mine, name="own"), egress(*theirs)
     known = ["0.0.0.0", "10.0.0.255", "255.255.255.255", "::", "fd00::ffff", "ff::"]
     more = [
@@ -716,7 +716,7 @@ def test_on_addresses_and_numbers_wider_is_exact(mine, theirs):
 
 @settings(max_examples=200, deadline=None)
 @given(policies, here)
-def test_no_policy_is_wider_than_itself(made, pod):
+def test_no_policy_is_less_restrictive_than_itself(made, pod):
     twin = {**made, "metadata": {"name": "twin", "namespace": "demo"}}
     assert find_less_restrictive(made, [twin], pod, {"Ingress", "Egress"}) is None
 
@@ -732,7 +732,7 @@ odd = st.recursive(
 
 @st.composite
 def spoilt(draw, whole):
-    """Put an odd thing in the place of some part."""
+    """Replace one part of a value with an unexpected value."""
     if isinstance(whole, dict) and whole and draw(st.integers(0, 4)):
         key = draw(st.sampled_from(sorted(whole)))
         return {**whole, key: draw(spoilt(whole[key]))}
@@ -744,7 +744,7 @@ def spoilt(draw, whole):
 
 @settings(max_examples=300, deadline=None)
 @given(st.data(), policies, odd)
-def test_odd_policies_and_pods_never_raise(data, made, strange):
+def test_invalid_policies_and_pods_never_raise(data, made, strange):
     broken = data.draw(spoilt(made))
     pod = data.draw(st.one_of(here, st.just(strange), spoilt(NGINX)))
     peer = Peer(ip=data.draw(st.one_of(st.none(), st.text(max_size=5))), pod=pod)
@@ -755,5 +755,5 @@ def test_odd_policies_and_pods_never_raise(data, made, strange):
     policy_types(broken)
 
 
-def test_a_lone_surrogate_in_a_name_is_no_port():
+def test_a_lone_surrogate_is_not_a_port_name():
     assert not reaches([egress({"ports": [{"port": "\ud800"}]})], Peer(ip="8.8.8.8"), 80)

@@ -1,4 +1,4 @@
-"""Objects as people dump them: `kubectl get -o yaml`, `-o json`, lists of every kind, and broken ones."""
+"""Files of objects: `kubectl get -o yaml`, `-o json`, lists of every kind, and invalid files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ metadata:
 """
 
 
-def test_a_dump_of_several_kinds_is_read_as_the_server_wrote_it():
+def test_a_file_of_several_kinds_is_read_as_the_server_wrote_it():
     dump = """\
 apiVersion: v1
 kind: List
@@ -45,7 +45,7 @@ items:
     assert custom["kind"] == "AllowList"
 
 
-def test_the_items_of_a_typed_list_have_its_kind():
+def test_items_of_a_typed_list_have_its_kind():
     items = [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]
     typed = {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items}
     found = StaticCluster(read_objects(json.dumps(typed).encode()))
@@ -70,7 +70,7 @@ def test_an_object_without_a_namespace_is_in_default_everywhere():
     assert found.get(NAMESPACE, "any") is not None
 
 
-def test_kinds_of_the_same_name_in_another_group_are_other_kinds():
+def test_a_kind_of_another_group_is_another_kind():
     calico = {"apiVersion": "crd.projectcalico.org/v1", "kind": "NetworkPolicy"}
     older = {"apiVersion": "apps/v1beta2", "kind": "Deployment", "metadata": {"name": "web"}}
     found = StaticCluster([{**calico, "metadata": {"name": "p"}}, older, older])
@@ -102,14 +102,14 @@ def test_kinds_of_the_same_name_in_another_group_are_other_kinds():
         ("[" * 100_000, 1, "nested deeper than 64 levels"),
     ],
 )
-def test_what_is_not_an_object_is_an_error_with_its_line(text, line, said):
+def test_an_invalid_object_is_an_error_with_its_line(text, line, said):
     with pytest.raises(InvalidObjectError) as caught:
         read_objects(text.encode())
     assert said in str(caught.value)
     assert caught.value.line == line
 
 
-def test_values_behind_aliases_count_as_often_as_they_are_used(monkeypatch):
+def test_values_with_aliases_count_for_each_use(monkeypatch):
     monkeypatch.setattr(objects, "MAX_VALUES", 200)
     levels = ["a0: &a0 [x, x, x]"] + [
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 3)}]" for n in range(1, 9)
@@ -118,7 +118,7 @@ def test_values_behind_aliases_count_as_often_as_they_are_used(monkeypatch):
         read_objects("\n".join(levels).encode())
 
 
-def test_a_file_has_a_largest_size(monkeypatch):
+def test_a_file_has_a_size_limit(monkeypatch):
     monkeypatch.setattr(objects, "MAX_BYTES", 10)
     with pytest.raises(InvalidObjectError, match="larger than"):
         read_objects(b" " * 11)

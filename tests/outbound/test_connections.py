@@ -1,4 +1,4 @@
-"""Requests to the API server as bytes: what goes out, and every form in which an answer may come back."""
+"""Connections: the bytes of requests, and all forms of responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2
 
 
 class Scripted(socketserver.StreamRequestHandler):
-    """Answers the requests of all connections with the script's bytes in turn; None ends the connection."""
+    """Answers the requests of all connections with the entries of ``script`` in turn."""
 
     def handle(self):
         while (head := b"".join(iter(self.rfile.readline, b"\r\n"))) != b"":
@@ -85,7 +85,7 @@ def get(api, path="/x"):
         (b"HTTP/1.1 429 Slow\r\nRETRY-AFTER: 7\r\nContent-Length: 0\r\n\r\n", 429, b""),
     ],
 )  # fmt: skip
-def test_answers_of_every_form_are_read_whole(server, answer, status, body):
+def test_responses_of_every_form_are_read_completely(server, answer, status, body):
     server.script += [answer, SHORT]
     one = api(server)
     told = get(one)
@@ -94,7 +94,7 @@ def test_answers_of_every_form_are_read_whole(server, answer, status, body):
     assert get(one).data == b"{}"
 
 
-def test_a_connection_is_used_again_unless_the_server_closes_it(server):
+def test_a_connection_is_reused_unless_the_server_closes_it(server):
     closing = SHORT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     server.script += [SHORT, closing, SHORT]
     one = api(server)
@@ -118,7 +118,7 @@ def test_a_connection_is_used_again_unless_the_server_closes_it(server):
         ),
     ],
 )
-def test_what_is_no_whole_answer_is_none_and_the_next_call_has_a_new_connection(
+def test_an_incomplete_response_is_an_error_and_the_next_call_uses_a_new_connection(
     server, answer, why
 ):
     server.script += [answer, SHORT]
@@ -138,7 +138,7 @@ def test_what_is_no_whole_answer_is_none_and_the_next_call_has_a_new_connection(
         (b"HTTP/1.1 103 E\r\nX: y\r\n\r\n" * 5000, "response head"),
     ],
 )  # fmt: skip
-def test_an_answer_over_its_bound_is_an_error_that_names_the_bound(server, answer, why):
+def test_a_response_over_a_limit_is_an_error_that_contains_the_limit(server, answer, why):
     server.script += [answer + b"#", SHORT]
     one = api(server)
     with pytest.raises(ResponseTooLongError, match=why):
@@ -146,7 +146,7 @@ def test_an_answer_over_its_bound_is_an_error_that_names_the_bound(server, answe
     assert get(one).data == b"{}"
 
 
-def test_trailers_are_not_headers_and_a_compressed_answer_is_not_unpacked(server):
+def test_trailers_are_not_headers_and_a_compressed_body_is_not_decompressed(server):
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nRetry-After: 9\r\n\r\n"
     packed = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"
     server.script += [chunked, packed]
@@ -159,7 +159,7 @@ OTHER = b"HTTP/1.1 500 Other\r\nX-Other: x\r\nContent-Length: 5\r\n\r\nother"
 
 
 @pytest.mark.parametrize("other", [OTHER, b"not HTTP"])
-def test_what_follows_an_answer_is_none_and_ends_the_connection(server, other):
+def test_bytes_after_a_response_are_ignored_and_end_the_connection(server, other):
     server.script += [SHORT + other, SHORT]
     one = api(server)
     told = get(one)
@@ -167,7 +167,7 @@ def test_what_follows_an_answer_is_none_and_ends_the_connection(server, other):
     assert (get(one).status, len({port for port, _, _ in server.asked})) == (200, 2)
 
 
-def test_a_request_goes_out_as_it_is_meant(server):
+def test_a_request_has_the_expected_bytes(server):
     server.script += [SHORT]
     api(server, "/clusters/c").request(
         "PATCH", "/api/v1/pods/p", (("fieldManager", "tiercel"),), (b'{"a":"\xc3\xa9"}', "x/y"), 5.0
@@ -181,14 +181,14 @@ def test_a_request_goes_out_as_it_is_meant(server):
 
 
 @pytest.mark.parametrize("token", ["Bearer a\r\nX-Other: b", "Bearer a\nb"])
-def test_a_token_cannot_become_another_header(server, token):
+def test_a_token_cannot_inject_a_header(server, token):
     one = api(server, header=token)
     with pytest.raises(Exception, match="a line break"):
         get(one)
     assert server.asked == []
 
 
-def test_a_path_cannot_become_another_request(server):
+def test_a_path_cannot_inject_a_request(server):
     server.script += [SHORT]
     get(api(server), "/x HTTP/1.1\r\nX-Other: b\r\n\r\n")
     ((_, head, _),) = server.asked
@@ -203,7 +203,7 @@ def test_tls_is_verified(tls):
 
 
 class Tunnel(socketserver.StreamRequestHandler):
-    """A proxy for CONNECT, which keeps the first line that it was asked."""
+    """A proxy for CONNECT that records the first line of each request."""
 
     def handle(self):
         head = b"".join(iter(self.rfile.readline, b"\r\n"))
@@ -223,7 +223,7 @@ def pump(one, other):
     other.shutdown(socket.SHUT_WR)
 
 
-def test_a_proxy_is_asked_in_its_own_way(server, tls):
+def test_a_proxy_gets_absolute_urls_or_connect(server, tls):
     server.script += [SHORT]
     proxy = f"http://127.0.0.1:{server.server_address[1]}"
     assert get(api(server, host="http://cluster.test:8001", proxy=proxy)).data == b"{}"

@@ -1,4 +1,4 @@
-"""A call is over when its time is, however slowly the other side speaks or connects."""
+"""Deadlines: a call ends at its timeout, however slowly the server connects or responds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.execution.test_worker_pool import TELL, Engine, Ops
 from tests.support.engine import PATIENCE
 
 TIME = 0.3
-"""Seconds that a call has here; a byte comes ten times as often, for as long as anybody listens."""
+"""Seconds of a call's timeout; the server sends ten bytes in this time."""
 HOOK, BOT = SecretName("hook"), SecretName("bot")
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
 SAID = {
@@ -35,7 +35,7 @@ SAID = {
 
 
 class Trickle(socketserver.StreamRequestHandler):
-    """Takes the head, says its server's ``said`` at once, and then a byte now and then."""
+    """Reads the head of a request, sends ``server.said`` at once, then one byte at a time."""
 
     def handle(self):
         head = list(iter(self.rfile.readline, b"\r\n"))
@@ -95,13 +95,13 @@ def cluster(tmp_path, server):
 
 
 def over_in_time(call):
-    """Call, and see that it ends as one that may work later, though the server never ends its answer."""
+    """Check that a call ends with a TemporaryError although the server never ends its response."""
     with pytest.raises(TemporaryError) as caught:
         call()
     assert not caught.value.answered
 
 
-def test_other_peoples_servers_have_the_attempts_time_and_no_more(server, outside):
+def test_requests_to_other_servers_end_at_the_timeout(server, outside):
     over_in_time(lambda: outside.request("POST", server.url, {}, {"a": 1}))
     over_in_time(lambda: outside.post_slack_message({"text": "x"}, HOOK, None))
     over_in_time(lambda: outside.post_slack_message({"text": "x", "channel": "C"}, None, BOT))
@@ -109,10 +109,10 @@ def test_other_peoples_servers_have_the_attempts_time_and_no_more(server, outsid
         assert server.left.acquire(timeout=PATIENCE)
 
 
-def test_so_has_the_api_server_and_the_breaker_hears_of_it(cluster):
+def test_calls_to_the_api_server_end_at_the_timeout_and_count_as_failures(cluster):
     patch = Call("patch", "v1", "pods", "demo", "p", {"metadata": {"labels": {"a": "b"}}})
     over_in_time(lambda: cluster.with_timeout(TIME).get(POD, "p", "demo"))
-    # the first letter of no status line is told at once
+    # a byte that cannot start a status line is an error at once
     assert any(what in cluster.breaker.error.lower() for what in ("timed out", "not http"))
     over_in_time(lambda: cluster.with_timeout(TIME).send(patch))
     over_in_time(lambda: cluster.with_timeout(TIME).list(POD))
@@ -123,7 +123,7 @@ def test_so_has_the_api_server_and_the_breaker_hears_of_it(cluster):
 
 @pytest.mark.parametrize("server", ["the headers"], indirect=True)
 @pytest.mark.parametrize("scheme", ["http"], indirect=True)
-def test_the_workers_are_free_again(tmp_path, server, outside):
+def test_workers_are_free_after_the_timeout(tmp_path, server, outside):
     class Slow(Ops):
         def request(self, *asked):
             return outside.request(*asked)
@@ -135,10 +135,10 @@ def test_the_workers_are_free_again(tmp_path, server, outside):
         engine.wait_for(*["waiting"] * 6)
 
 
-def test_all_addresses_of_a_host_share_the_time(monkeypatch):
+def test_all_addresses_of_a_host_share_one_timeout(monkeypatch):
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
-        with socket.create_connection(address):  # its queue is full, so the next waits in vain
+        with socket.create_connection(address):  # its queue is full, so the next connection waits
             one = (socket.AF_INET, socket.SOCK_STREAM, 0, "", address)
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [one] * 20)
             given, settimeout = [], socket.socket.settimeout
@@ -150,10 +150,10 @@ def test_all_addresses_of_a_host_share_the_time(monkeypatch):
             monkeypatch.setattr(socket.socket, "settimeout", noted)
             with pytest.raises(TimeoutError):
                 connections.dial(("many.example", 80), TIME)
-            assert len(given) == 1  # the first took it all
+            assert len(given) == 1  # the first address used the whole timeout
 
 
-def test_the_second_address_is_taken_where_the_first_is_dead(monkeypatch):
+def test_the_second_address_is_used_if_the_first_refuses(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as dead:
         gone = dead.getsockname()
     with socket.create_server(("127.0.0.1", 0)) as there:

@@ -1,4 +1,4 @@
-"""The door to other people's servers: what is sent, what answers mean, what never shows."""
+"""The client for other servers: requests, responses, secrets, limits and proxies."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ MESSAGE = {"text": "Isolated demo/nginx"}
 
 
 class Server(ThreadingHTTPServer):
-    """Somebody's server: gives the answers (status, headers, body) in turn, the last one for ever.
+    """A server that returns ``answers`` (status, headers, body) in turn and repeats the last one.
 
-    asked: what came in: (method, path, headers, body).
+    asked: the requests received, as (method, path, headers, body).
     """
 
     daemon_threads = True
@@ -107,7 +107,7 @@ def test_a_webhook_gets_the_message(server, outside):
     assert headers["Content-Type"].startswith("application/json")
 
 
-def test_a_token_posts_to_the_channel_and_tells_where(server, outside):
+def test_a_token_posts_to_the_channel_and_returns_the_position(server, outside):
     server.answers = [(200, {}, b'{"ok": true, "ts": "1.2", "channel": "C9"}')]
     assert bot(outside).json == {"ts": "1.2", "channel": "C9"}
     ((_, path, headers, body),) = server.asked
@@ -115,7 +115,7 @@ def test_a_token_posts_to_the_channel_and_tells_where(server, outside):
     assert json.loads(body) == MESSAGE | {"channel": "C1"}
 
 
-def test_a_request_has_its_headers_opened_and_gives_the_json_of_its_answer(server, outside):
+def test_a_request_contains_secret_headers_and_returns_the_json_of_its_response(server, outside):
     server.answers = [(201, {}, b'{"id": 7}')]
     answer = http(outside, **{"Idempotency-Key": "run/step"})
     assert (answer.status, answer.json) == (201, {"id": 7})
@@ -126,7 +126,7 @@ def test_a_request_has_its_headers_opened_and_gives_the_json_of_its_answer(serve
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"\xff", b"", b"[" * 100_000])
-def test_an_answer_that_is_no_json_is_an_answer_all_the_same(server, outside, body):
+def test_a_response_that_is_not_json_is_accepted(server, outside, body):
     server.answers = [(200, {}, body)]
     answer = http(outside)
     assert (answer.status, answer.json) == (200, None)
@@ -134,9 +134,7 @@ def test_an_answer_that_is_no_json_is_an_answer_all_the_same(server, outside, bo
 
 @each_way
 @pytest.mark.parametrize("status", [429, 503])
-def test_an_overloaded_server_gave_no_answer_and_says_when_to_come_again(
-    server, outside, way, status
-):
+def test_an_overloaded_server_uses_no_attempt_up_and_sets_the_wait(server, outside, way, status):
     server.answers = [(status, {"Retry-After": "37"}, b"{}")]
     with pytest.raises(TemporaryError, match=str(status)) as caught:
         way(outside)
@@ -149,7 +147,9 @@ def test_an_overloaded_server_gave_no_answer_and_says_when_to_come_again(
     ("after", "wait"),
     [("Wed, 21 Oct 2026 07:28:37 GMT", 37.0), ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0)],
 )
-def test_a_date_to_come_again_at_is_counted_from_the_answers_own(server, outside, way, after, wait):
+def test_a_retry_after_date_is_relative_to_the_date_of_the_response(
+    server, outside, way, after, wait
+):
     dates = {"Date": "Wed, 21 Oct 2026 07:28:00 GMT", "Retry-After": after}
     server.answers = [(429, dates, b"{}")]
     with pytest.raises(TemporaryError) as caught:
@@ -157,16 +157,14 @@ def test_a_date_to_come_again_at_is_counted_from_the_answers_own(server, outside
     assert caught.value.after == wait
 
 
-def test_a_date_to_come_again_at_counts_from_now_where_the_answer_has_none():
+def test_a_retry_after_date_is_relative_to_now_if_the_response_has_no_date():
     then = formatdate(time.time() + 1000, usegmt=True)
     assert 990 < retry_after({"Retry-After": then}) <= 1000
 
 
 @each_way
 @pytest.mark.parametrize("after", ["-1", "soon", "", "٣", "Wed, 99 Oct 2026 07:28:00 GMT"])
-def test_a_retry_after_that_is_neither_a_number_nor_a_date_is_left_aside(
-    server, outside, way, after
-):
+def test_an_invalid_retry_after_is_ignored(server, outside, way, after):
     server.answers = [(429, {"Retry-After": after}, b"{}")]
     with pytest.raises(TemporaryError) as caught:
         way(outside)
@@ -174,7 +172,7 @@ def test_a_retry_after_that_is_neither_a_number_nor_a_date_is_left_aside(
 
 
 @pytest.mark.parametrize("way", [hook, bot])
-def test_a_server_error_of_slack_is_an_answer_and_temporary(server, outside, way):
+def test_a_server_error_of_slack_is_temporary_and_uses_an_attempt_up(server, outside, way):
     server.answers = [(500, {}, b"oops")]
     with pytest.raises(TemporaryError, match="500") as caught:
         way(outside)
@@ -183,13 +181,13 @@ def test_a_server_error_of_slack_is_an_answer_and_temporary(server, outside, way
 
 @pytest.mark.parametrize("way", [hook, bot])
 @pytest.mark.parametrize("status", [400, 403, 404, 410])
-def test_what_slack_refuses_is_permanent(server, outside, way, status):
+def test_a_client_error_of_slack_is_permanent(server, outside, way, status):
     server.answers = [(status, {}, b"no_service")]
     with pytest.raises(PermanentError, match=str(status)):
         way(outside)
 
 
-def test_what_slack_refuses_with_200_is_permanent_and_named(server, outside):
+def test_an_error_of_slack_with_status_200_is_permanent_and_contains_the_code(server, outside):
     server.answers = [(200, {}, b'{"ok": false, "error": "channel_not_found"}')]
     with pytest.raises(PermanentError, match="channel_not_found"):
         bot(outside)
@@ -197,7 +195,7 @@ def test_what_slack_refuses_with_200_is_permanent_and_named(server, outside):
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("way", [hook, bot])
-def test_slack_is_followed_nowhere(server, outside, way, status):
+def test_a_redirect_of_slack_is_not_followed(server, outside, way, status):
     server.answers = [(status, {"Location": f"{server.url}/elsewhere"}, b""), (200, {}, b"ok")]
     with pytest.raises(PermanentError, match=str(status)):
         way(outside)
@@ -205,14 +203,14 @@ def test_slack_is_followed_nowhere(server, outside, way, status):
 
 
 @pytest.mark.parametrize("status", [301, 302, 307])
-def test_a_request_follows_no_redirect(server, outside, status):
+def test_a_redirect_of_a_request_is_not_followed(server, outside, status):
     server.answers = [(status, {"Location": f"{server.url}/elsewhere"}, b""), (200, {}, b"ok")]
     assert http(outside).status == status
     assert len(server.asked) == 1
 
 
 @each_way
-def test_a_server_that_is_not_there_is_temporary_and_gave_no_answer(tmp_path, way):
+def test_an_unreachable_server_is_temporary_and_uses_no_attempt_up(tmp_path, way):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     (tmp_path / "hook").write_text(url + PATH)
@@ -225,13 +223,13 @@ def test_a_server_that_is_not_there_is_temporary_and_gave_no_answer(tmp_path, wa
 
 @each_way
 @pytest.mark.parametrize("said", [b"garbage\r\n\r\n", b""])
-def test_a_server_that_speaks_no_http_is_temporary(server, outside, way, said):
+def test_a_response_that_is_not_http_is_temporary(server, outside, way, said):
     server.answers = [(None, {}, said)]
     with pytest.raises(TemporaryError):
         way(outside)
 
 
-def test_a_server_that_only_trickles_is_given_up_in_time(server, tmp_path):
+def test_a_slow_response_ends_at_the_timeout(server, tmp_path):
     server.answers = [(200, {"Content-Length": "9"}, b"x")]
     (tmp_path / "bot").write_text(TOKEN)
     outside = LiveHttpClient(Secrets(tmp_path), slack_api=f"{server.url}/api/").with_timeout(0.2)
@@ -240,7 +238,9 @@ def test_a_server_that_only_trickles_is_given_up_in_time(server, tmp_path):
 
 
 @each_way
-def test_a_missing_secret_is_named_and_tried_again(server, outside, tmp_path, way):
+def test_a_missing_secret_is_temporary_and_the_message_contains_its_name(
+    server, outside, tmp_path, way
+):
     (tmp_path / "hook").unlink()
     (tmp_path / "bot").unlink()
     with pytest.raises(TemporaryError, match="hook" if way is hook else "bot") as caught:
@@ -249,7 +249,7 @@ def test_a_missing_secret_is_named_and_tried_again(server, outside, tmp_path, wa
     assert server.asked == []
 
 
-def test_without_a_folder_of_secrets_it_says_so():
+def test_without_a_secrets_folder_the_message_names_the_flag():
     with pytest.raises(TemporaryError, match=r"hook.*--secrets-dir"):
         hook(LiveHttpClient(Secrets(None)))
 
@@ -263,7 +263,7 @@ def test_without_a_folder_of_secrets_it_says_so():
         "http://[canary/",
     ],
 )
-def test_a_webhook_that_is_no_url_never_shows(tmp_path, caplog, secret):
+def test_an_invalid_webhook_url_is_not_shown(tmp_path, caplog, secret):
     caplog.set_level(logging.DEBUG)
     (tmp_path / "hook").write_text(secret)
     with pytest.raises(TemporaryError) as caught:
@@ -274,7 +274,7 @@ def test_a_webhook_that_is_no_url_never_shows(tmp_path, caplog, secret):
 
 @each_way
 @pytest.mark.parametrize("status", [200, 302, 404, 429, 500, None])
-def test_a_server_that_echoes_secrets_gets_them_into_no_error_and_no_log(
+def test_secrets_that_a_server_repeats_are_in_no_error_and_no_log(
     server, outside, caplog, way, status
 ):
     caplog.set_level(logging.INFO)
@@ -308,7 +308,7 @@ def test_a_server_that_echoes_secrets_gets_them_into_no_error_and_no_log(
         ("https://ops.example.com:x/", False),
     ],
 )
-def test_only_hosts_on_the_list_are_called(url, allowed):
+def test_only_hosts_in_the_list_are_called(url, allowed):
     hosts = frozenset({"ops.example.com", "127.0.0.1:9000", "*.internal"})
     recorder = RequestRecorder(None, hosts)
     if allowed:
@@ -319,14 +319,14 @@ def test_only_hosts_on_the_list_are_called(url, allowed):
     assert recorder.requests == []
 
 
-def test_an_empty_list_refuses_every_host_and_none_refuses_none():
+def test_an_empty_list_allows_no_host_and_none_allows_every_host():
     place = parse_url("https://a.example.com/")
     with pytest.raises(RefusedError, match="--http-hosts"):
         check_host(place, frozenset())
     check_host(place, None)
 
 
-def test_what_is_recorded_shows_no_secret(server, outside):
+def test_recorded_requests_contain_no_secret(server, outside):
     server.answers = [(200, {}, b'{"ok": true}')]
     recorder = RequestRecorder(outside, None)
     recorder.request("POST", f"{server.url}/x", {"Authorization": BOT, "X": "plain"}, None)
@@ -337,7 +337,7 @@ def test_what_is_recorded_shows_no_secret(server, outside):
     assert len(server.asked) == 3
 
 
-def test_of_one_host_only_so_many_are_asked_at_once_and_others_go_on(tmp_path, server):
+def test_concurrent_requests_are_limited_for_each_host_separately(tmp_path, server):
     hosts = HostLimits(2)
     outside = LiveHttpClient(Secrets(tmp_path), hosts=hosts).with_timeout(5)
     with hosts.slot("127.0.0.1"), hosts.slot("elsewhere.example"):
@@ -348,7 +348,7 @@ def test_of_one_host_only_so_many_are_asked_at_once_and_others_go_on(tmp_path, s
         assert outside.request("GET", server.url, {}, None).status == 200
 
 
-def test_a_request_that_fails_makes_room(tmp_path):
+def test_a_failed_request_frees_its_slot(tmp_path):
     hosts = HostLimits(1)
     for _ in range(3):
         with pytest.raises(TemporaryError, match="Error"):
@@ -357,7 +357,7 @@ def test_a_request_that_fails_makes_room(tmp_path):
             )
 
 
-def test_slack_is_one_host_whatever_the_webhook(tmp_path, server):
+def test_all_webhooks_of_slack_share_one_limit(tmp_path, server):
     (tmp_path / "hook").write_text(f"{server.url}{PATH}\n")
     hosts = HostLimits(1)
     outside = LiveHttpClient(Secrets(tmp_path), hosts=hosts)
@@ -366,7 +366,7 @@ def test_slack_is_one_host_whatever_the_webhook(tmp_path, server):
     assert hook(outside).status == 200
 
 
-def test_a_request_goes_to_a_checked_address_only(tmp_path, server, monkeypatch):
+def test_a_request_connects_only_to_a_checked_address(tmp_path, server, monkeypatch):
     resolve = socket.getaddrinfo
     leads_to = {"ops.example.com": "127.0.0.1", "evil.example.com": "169.254.169.254"}
     monkeypatch.setattr(
@@ -384,7 +384,7 @@ def test_a_request_goes_to_a_checked_address_only(tmp_path, server, monkeypatch)
 
 
 class Greedy(socketserver.StreamRequestHandler):
-    """Says its server's head, and then its body again and again, until the client has enough."""
+    """Sends ``server.head``, then ``server.body`` repeatedly until the client closes the connection."""
 
     def handle(self):
         list(iter(self.rfile.readline, b"\r\n"))
@@ -413,7 +413,7 @@ HEADS = ("headers", "a header", "interim answers")
 
 @each_way
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_an_endless_answer_is_read_up_to_a_bound(tmp_path, way, kind):
+def test_an_endless_response_is_read_up_to_a_limit(tmp_path, way, kind):
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greedy) as server:
         server.daemon_threads = True
         server.head, server.body = ENDLESS[kind]
@@ -442,7 +442,7 @@ def test_an_endless_answer_is_read_up_to_a_bound(tmp_path, way, kind):
 @pytest.mark.parametrize(
     "body", [b'{"a": "\\ud800"}', b'{"a": 1e400}', b"[1" + b" " * 65_536 + b"]"]
 )
-def test_json_that_the_journal_cannot_keep_is_not_kept(server, outside, body):
+def test_json_that_the_journal_cannot_store_is_dropped(server, outside, body):
     server.answers = [(200, {}, body)]
     assert (http(outside).status, http(outside).json) == (200, None)
 
@@ -455,7 +455,7 @@ def test_json_of_almost_64_kib_is_kept(server, outside):
 
 @each_way
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
-def test_the_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch, way, name):
+def test_the_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch, way, name):
     server.answers = [(200, {}, b'{"ok": true}')]
     monkeypatch.setenv(name, f"http://ada:p%40ss@127.0.0.1:{server.server_port}")
     (tmp_path / "hook").write_text("http://hooks.test/services/x")
@@ -470,7 +470,7 @@ def test_the_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch, wa
 @pytest.mark.parametrize(
     "no_proxy", ["127.0.0.1", "10.0.0.0/8,127.0.0.0/8", "*", "a.test, 127.0.0.1:{port}"]
 )
-def test_no_proxy_names_what_is_asked_directly(server, outside, monkeypatch, no_proxy):
+def test_hosts_in_no_proxy_are_connected_directly(server, outside, monkeypatch, no_proxy):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", no_proxy.format(port=server.server_port))
@@ -490,7 +490,7 @@ def test_no_proxy_names_what_is_asked_directly(server, outside, monkeypatch, no_
         (b"canary" * 20_000, "64 KiB"),
     ],
 )
-def test_a_secret_that_cannot_be_sent_fails_at_once_and_is_named(
+def test_an_invalid_secret_is_permanent_and_the_message_contains_its_name(
     server, outside, tmp_path, content, why
 ):
     (tmp_path / "hook").write_bytes(content)
@@ -503,7 +503,7 @@ def test_a_secret_that_cannot_be_sent_fails_at_once_and_is_named(
 
 
 @each_way
-def test_the_newline_of_windows_is_cut_and_an_empty_secret_is_tried_again(
+def test_a_windows_newline_is_removed_and_an_empty_secret_is_temporary(
     server, outside, tmp_path, way
 ):
     server.answers = [(200, {}, b'{"ok": true}')]
@@ -518,14 +518,14 @@ def test_the_newline_of_windows_is_cut_and_an_empty_secret_is_tried_again(
 
 
 @pytest.mark.parametrize("body", [b"[1]", b'"x"', b"null", b"[" * 60_000, b"\xff"])
-def test_an_answer_of_slacks_api_that_is_no_object_is_permanent(server, outside, body):
+def test_a_response_of_slacks_api_that_is_not_an_object_is_permanent(server, outside, body):
     server.answers = [(200, {}, body)]
     with pytest.raises(PermanentError, match="not a JSON object"):
         bot(outside)
 
 
 @pytest.mark.parametrize("word", ["invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long"])
-def test_blocks_that_slack_refuses_are_told_from_other_refusals(server, outside, word):
+def test_rejected_blocks_have_their_own_error(server, outside, word):
     server.answers = [(400, {}, word.encode())]
     with pytest.raises(BlocksRefusedError, match=word):
         hook(outside)

@@ -1,4 +1,4 @@
-"""slack.post: whatever an event says, Slack accepts the message, and the event makes no link and no mention."""
+"""slack.post: Slack accepts the message for any event, and the event creates no link and no mention."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = 1_772_359_200.0
 
 
 class Slack(ThreadingHTTPServer):
-    """A stand-in for Slack: refuses what is over its limits. strict: refuses all blocks. messages: accepted."""
+    """A fake Slack that enforces its limits. strict: reject all blocks. messages: the accepted messages."""
 
     daemon_threads = True
 
@@ -96,7 +96,7 @@ def loaded(given, mode="enforce"):
 
 
 def tell(slack, tmp_path, given, **fields):
-    """Attempt the message about an event with these fields: the outcome."""
+    """Attempt a slack.post step for an event with these fields; return the outcome."""
     (tmp_path / "hook").write_text(f"{slack.url}/services/x")
     (tmp_path / "bot").write_text("xoxb-1")
     found = loaded(given)
@@ -126,7 +126,7 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("way", [WEBHOOK, TOKEN], ids=["webhook", "token"])
-def test_no_event_makes_slack_refuse_a_message(slack, tmp_path, way):
+def test_slack_accepts_the_message_for_any_event(slack, tmp_path, way):
     for value in HOSTILE.values():
         said = {"proc_cmdline": value, "proc_exepath": value, "proc_pcmdline": value}
         for given in ({"text": TEXTS * 4}, {"text": TEXTS, "blocks": BLOCKS}):
@@ -141,7 +141,7 @@ def test_no_event_makes_slack_refuse_a_message(slack, tmp_path, way):
                 assert section.endswith("` <https://r.test|book>")
 
 
-def test_only_what_does_not_fit_is_cut(slack, tmp_path):
+def test_only_text_over_the_limit_is_cut(slack, tmp_path):
     blocks = [{"type": "section", "text": {"type": "mrkdwn", "text": "%proc.cmdline|%proc.name"}}]
     given = {**WEBHOOK, "text": "%proc.cmdline", "blocks": blocks}
     assert tell(slack, tmp_path, given, proc_cmdline="&" * 1000, proc_name="nc").state == "done"
@@ -153,7 +153,7 @@ def test_only_what_does_not_fit_is_cut(slack, tmp_path):
 
 
 @pytest.mark.parametrize("way", [WEBHOOK, TOKEN], ids=["webhook", "token"])
-def test_blocks_that_slack_refuses_are_left_out(slack, tmp_path, way):
+def test_rejected_blocks_are_omitted(slack, tmp_path, way):
     slack.strict = True
     outcome = tell(
         slack, tmp_path, {**way, "text": "it is %proc.name", "blocks": BLOCKS}, proc_name="nc"
@@ -167,7 +167,7 @@ def test_blocks_that_slack_refuses_are_left_out(slack, tmp_path, way):
 
 
 @pytest.mark.parametrize("way", [WEBHOOK, TOKEN], ids=["webhook", "token"])
-def test_an_event_makes_no_link_and_no_mention(slack, tmp_path, way):
+def test_an_event_creates_no_link_and_no_mention(slack, tmp_path, way):
     said = "<!channel> <https://evil.test|x> @here #general https://evil.test evil.test"
     for blocks in ({}, {"blocks": BLOCKS}):
         tell(slack, tmp_path, {**way, "text": "%proc.cmdline", **blocks}, proc_cmdline=said)
@@ -197,7 +197,7 @@ def test_literal_texts_over_the_limits_are_findings(given, what):
     assert any(what in str(error) for error in found.errors), found.errors
 
 
-def test_literal_texts_within_the_limits_are_none():
+def test_literal_texts_within_the_limits_are_valid():
     blocks = [{"type": "divider"}] * 49
     blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": "x" * 3000}})
     assert not loaded({**WEBHOOK, "text": "x" * 40_000, "blocks": blocks}).errors
