@@ -1,10 +1,10 @@
-"""How fast a posted event is on disk and answered, a run each, while the workers work them off.
+"""Measures how fast a posted event is written and answered, with one run per event, while workers execute runs.
 
     python benchmarks/accept.py
 
-One sender on one connection, as Falco and Falcosidekick are, then 16 at once from threads of one Python
-process (which shares the two cores with the engine and bounds that figure). The disk's own fsync is measured
-in the same run.
+One sender uses one connection, as Falco and Falcosidekick do. Then 16 threads of one Python process send at
+the same time. They share the two cores with the engine, which limits that figure. The fsync of the disk is
+measured in the same run.
 """
 
 from __future__ import annotations

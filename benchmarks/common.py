@@ -1,4 +1,4 @@
-"""What the benchmarks share: an event of 1.5 KB with 27 fields, percentiles, results as JSON."""
+"""Shared parts of the benchmarks: an event of 1.5 KB with 27 fields, percentiles, results as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIME = "2026-03-01T10:00:00.{:09d}Z"
 
 
 def alert(number: int = 0, rule: str = "Rule 7", **fields: Any) -> dict[str, Any]:
-    """An alert as Falco sends it; ``number`` makes it one of its own."""
+    """Return an alert as Falco sends it. ``number`` makes it unique."""
     filler = {f"proc.aname[{n}]": f"/usr/sbin/some-process-{n:02d} --flag" for n in range(2, 18)}
     return {
         "hostname": "worker-1",
@@ -53,13 +53,13 @@ def alert(number: int = 0, rule: str = "Rule 7", **fields: Any) -> dict[str, Any
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value below which that share of the values lies."""
+    """Return the value below which that share of the values lies."""
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
 def report(name: str, figures: dict[str, Any]) -> None:
-    """Print the figures as JSON and keep them in benchmarks/results/."""
+    """Print the figures as JSON and write them to benchmarks/results/."""
     told = {
         "benchmark": name,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",

@@ -1,10 +1,10 @@
-"""How long a replay of 1,000,000 events by 100 playbooks takes, and how much memory.
+"""Measures the time and memory of a replay of 1,000,000 events with 100 playbooks.
 
     python benchmarks/replay.py [EVENTS]
 
-The command itself, in a process of its own, on a file of 1.5 KB events of 27 fields. Each event's rule is
-named by one playbook; of 100 events 7 hold its conditions, and half of the playbooks have a throttle. Then,
-on a tenth of the events, the share of each stage, and the same compared with another revision of the folder.
+The command runs in a process of its own, on a file of 1.5 KB events with 27 fields. One playbook names the
+rule of each event. Of 100 events, 7 meet its conditions, and half of the playbooks have a throttle. Then a
+tenth of the events measures the share of each stage, and a comparison with another revision of the folder.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 EVENTS = 1_000_000
 PLAYBOOKS = 100
 PODS = 200
-"""Each is where it happens for 5,000 events in a row: trouble comes in bursts."""
+"""Each value holds for 5,000 events in a row, because incidents come in bursts."""
 WEEK_NS = 7 * 86_400 * 10**9
 BEGAN_NS = 1_772_359_200 * 10**9
 HOLD = 7
-"""Of 100 events, how many a playbook wants."""
+"""How many of 100 events match a playbook."""
 
 
 def playbook(number: int, label: str = "seen") -> dict[str, Any]:
@@ -88,7 +88,7 @@ def write_events(file: Path, events: int) -> None:
 
 
 def measure(folder: Path, *arguments: str) -> dict[str, Any]:
-    """Seconds and peak memory of the command."""
+    """Return seconds and peak memory of the command."""
     command = [sys.executable, "-m", "engine", "replay", *arguments, "-o", "json"]
     with (folder / "out.json").open("w") as out:
         began = time.perf_counter()
@@ -111,7 +111,7 @@ def measure(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def stages(folder: Path, file: Path) -> dict[str, float]:
-    """Microseconds an event that each stage adds to those before it."""
+    """Return the microseconds per event that each stage adds."""
     found = Loader(load_actions()).load(read_files([str(folder / "playbooks")])).usable()
     times, runs = [], 0
 
@@ -159,7 +159,7 @@ def stages(folder: Path, file: Path) -> dict[str, float]:
 
 
 def commit(folder: Path) -> None:
-    """Make another revision of the playbooks: each with another label."""
+    """Create another revision of the playbooks, each with another label."""
     write_playbooks(folder / "playbooks", "known")
     author = ("-c", "user.name=bench", "-c", "user.email=bench@example.com")
     for arguments in (("init", "-q"), ("add", "playbooks"), (*author, "commit", "-qm", "before")):
