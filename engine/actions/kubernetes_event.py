@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.actions.ownership import ownership_metadata, require_managed, short_digest
+from engine.actions.managed_objects import ownership_metadata, require_managed, short_digest
 from engine.actions.registry import StepContext, action
 from engine.cluster.api import EVENT, AlreadyExistsError, Cluster
 from engine.cluster.pods import Pod

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from engine.actions.composite_parameters import ListOf, Record, Ttl
+from engine.actions.managed_objects import ownership_metadata, require_managed, short_digest
 from engine.actions.metadata import ttl_text
-from engine.actions.ownership import ownership_metadata, require_managed, short_digest
 from engine.actions.parameters import Choice, Integer, Network, Text, check_namespace
 from engine.actions.registry import StepContext, action
 from engine.cluster.api import NETWORK_POLICY, POD, Cluster

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.intake.body import BodyParser
+from engine.intake.body_planner import RunPlanner
 from engine.intake.deferred_records import DeferredRecords
 from engine.intake.planning_state import PlanningState
 from engine.intake.recent_events import RecentEvents
 from engine.intake.redaction import Redaction
-from engine.intake.run_planner import RunPlanner
 from engine.intake.write_pipeline import WritePipeline
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from engine.journal.protocol import AcceptBatch
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
+    from engine.intake.body_planner import PlannedPart
     from engine.intake.planning_state import IntakeJournal, PlanningState
-    from engine.intake.run_planner import PlannedPart
 
 
 class WritePipeline:

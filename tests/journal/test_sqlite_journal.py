@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from engine.journal.protocol import AcceptBatch, Pause
-from engine.journal.sqlite import scheduler, schema, watchdog
+from engine.journal.sqlite import claims, schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import Finding, JournalError, Location, PlaybookError
 from engine.model.run import Outcome
@@ -245,15 +245,15 @@ def test_a_run_that_this_engine_cannot_read_ends_as_failed_and_blocks_no_other_r
 
 
 def test_many_runs_that_are_due_at_once_are_claimed_in_order(journal, monkeypatch):
-    monkeypatch.setattr(scheduler, "MAX_DUE_RUNS", 50)
-    count = 2 * scheduler.MAX_DUE_RUNS + 1
+    monkeypatch.setattr(claims, "MAX_DUE_RUNS", 50)
+    count = 2 * claims.MAX_DUE_RUNS + 1
     runs = [run(number, "demo/a" if number % 2 else None) for number in range(count)]
     journal.accept(AcceptBatch(runs), NOW).result()
     with ThreadPoolExecutor(8) as pool:
-        while claims := journal.claim("cluster", count, NOW):
+        while taken := journal.claim("cluster", count, NOW):
             # the run that was accepted first is due last
-            waits = [Outcome("failed", "503", 99.0 - runs.index(c.run) / count) for c in claims]
-            list(pool.map(lambda c, o: journal.settle(c, o, NOW), claims, waits))
+            waits = [Outcome("failed", "503", 99.0 - runs.index(c.run) / count) for c in taken]
+            list(pool.map(lambda c, o: journal.settle(c, o, NOW), taken, waits))
     first = journal.claim("cluster", 3, NOW + 100)
     assert [c.run.id for c in first] == [r.id for r in (runs[0], runs[1], runs[2])]
 
@@ -265,9 +265,9 @@ def test_the_cost_of_a_claim_does_not_depend_on_the_length_of_the_target_queue(j
     connection = schema.connect(path, writes=True)
     steps = []
     connection.set_progress_handler(lambda: steps.append(1), 100)  # once per 100 instructions
-    assert scheduler.queue_due_runs(connection, NOW + 1)
-    assert scheduler.claim_heads(connection, "cluster", 8, NOW + 1, 10.0) == []
-    scheduler.update_heads(connection, held.run.target)
+    assert claims.queue_due_runs(connection, NOW + 1)
+    assert claims.claim_heads(connection, "cluster", 8, NOW + 1, 10.0) == []
+    claims.update_heads(connection, held.run.target)
     connection.close()
     assert len(steps) < 5
     journal.find(held.run.id)  # moves all runs to the target queues

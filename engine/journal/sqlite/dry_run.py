@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.journal import codec
-from engine.journal.sqlite import scheduler
+from engine.journal.sqlite import claims
 from engine.journal.sqlite.key_value import DRY_RUN_KEY, encode_rows, write_rows
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def postpone_runs(connection: sqlite3.Connection) -> int:
         " WHERE state IS NOT NULL AND undoes IS NULL AND seq <= ? RETURNING target",
         (POSTPONED_DUE_AT, last),
     ).fetchall()
-    scheduler.update_heads(connection, *{row["target"] for row in postponed})
+    claims.update_heads(connection, *{row["target"] for row in postponed})
     return len(postponed)
 
 

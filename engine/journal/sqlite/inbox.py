@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.journal.sqlite import retention
 from engine.journal.sqlite.bloom_filter import short_id
+from engine.journal.sqlite.claims import in_slices, placeholders, update_heads
 from engine.journal.sqlite.inbox_rows import decode_entries
-from engine.journal.sqlite.scheduler import in_slices, placeholders, update_heads
 from engine.model.run import run_outcome
 
 if TYPE_CHECKING:

@@ -20,27 +20,27 @@ from engine.journal.codec import UnreadableError
 from engine.journal.hydrate import Hydrator
 from engine.journal.protocol import AcceptBatch, Pause
 from engine.journal.sqlite import (
-    dry_run as dry_runs,
-)
-from engine.journal.sqlite import (
+    claims,
     inbox,
     key_value,
     operator_commands,
     outcomes,
     queries,
     retention,
-    scheduler,
     schema,
     undo_intents,
 )
+from engine.journal.sqlite import (
+    dry_run as dry_runs,
+)
 from engine.journal.sqlite.bloom_filter import short_id
 from engine.journal.sqlite.checkpoint import Checkpointer
+from engine.journal.sqlite.claims import ClaimKey
 from engine.journal.sqlite.group_commit import GatherDelay, GroupCommitWriter
 from engine.journal.sqlite.inbox import Inbox
 from engine.journal.sqlite.inbox_rows import first_received, inbox_batch
 from engine.journal.sqlite.quota import FULL, Quota
 from engine.journal.sqlite.read_pool import ReadPool
-from engine.journal.sqlite.scheduler import ClaimKey
 from engine.journal.sqlite.storage import JournalFiles, max_journal_bytes
 from engine.journal.sqlite.transaction import BatchItem
 from engine.journal.sqlite.undo_intents import UndoIntent
@@ -176,26 +176,26 @@ class SqliteJournal:
         """See Queue.claim. A run whose row cannot be read ends as failed."""
 
         def work(connection: sqlite3.Connection) -> list[sqlite3.Row] | None:
-            if not scheduler.queue_due_runs(connection, now):
+            if not claims.queue_due_runs(connection, now):
                 return None
             margin = self._lease_margin
             undo = pool == "cluster" and not self._dry_run
             rows = undo_intents.claim_due(connection, limit, now, margin) if undo else []
-            rows += scheduler.claim_heads(connection, pool, limit - len(rows), now, margin)
+            rows += claims.claim_heads(connection, pool, limit - len(rows), now, margin)
             if len(rows) < limit and first_received(connection, pool) is not None:
                 self._inbox.move_to_queues(connection)
-                rows += scheduler.claim_heads(connection, pool, limit - len(rows), now, margin)
+                rows += claims.claim_heads(connection, pool, limit - len(rows), now, margin)
             return rows
 
         while (rows := self._writer.submit(work).result()) is None:
             pass  # more runs are due; other jobs can run in between
-        claims = []
+        claimed = []
         for row in rows:
             try:
-                claims.append(self._hydrator.claim(row, now))
+                claimed.append(self._hydrator.claim(row, now))
             except UnreadableError as error:
                 self._end_unreadable(row, str(error), now)
-        return claims
+        return claimed
 
     def keep(
         self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
@@ -218,7 +218,7 @@ class SqliteJournal:
             if stored is None:
                 return False
             merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
-            written = scheduler.write_attempt_state(connection, _key(claim), merged)
+            written = claims.write_attempt_state(connection, _key(claim), merged)
             if written and batch:
                 event = stored["event"] if shares_event else None
                 inbox.insert_notification(connection, batch, notice_state, event)

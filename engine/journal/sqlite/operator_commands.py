@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.journal import codec
-from engine.journal.sqlite import scheduler
+from engine.journal.sqlite import claims
 from engine.journal.sqlite.dry_run import POSTPONED_DUE_AT
 from engine.model import json_codec
 from engine.model.run import RETRIED
@@ -91,7 +91,7 @@ def retry(connection: sqlite3.Connection, again: Retry, decision: Decision) -> b
             codec.from_results(again.results), json_codec.encode_json(attempt_state), again.run,
         ),
     )  # fmt: skip
-    scheduler.update_heads(connection, row["target"])
+    claims.update_heads(connection, row["target"])
     return True
 
 
@@ -109,7 +109,7 @@ def pause(connection: sqlite3.Connection, playbook: str, pause: Pause) -> None:
         "UPDATE runs SET state = 'queued' WHERE state = 'head' AND playbook = ?", (playbook,)
     )
     for row in heads:
-        scheduler.update_heads(connection, row["target"])
+        claims.update_heads(connection, row["target"])
 
 
 def resume(connection: sqlite3.Connection, playbook: str | None) -> None:
@@ -138,4 +138,4 @@ def _update_all_heads(connection: sqlite3.Connection) -> None:
         " AND playbook NOT IN (SELECT playbook FROM paused)"
     ).fetchall()
     for row in queued:
-        scheduler.update_heads(connection, row["target"])
+        claims.update_heads(connection, row["target"])

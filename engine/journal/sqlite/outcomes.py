@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.journal.sqlite import scheduler
-from engine.journal.sqlite.scheduler import ClaimKey, in_slices, placeholders
+from engine.journal.sqlite import claims
+from engine.journal.sqlite.claims import ClaimKey, in_slices, placeholders
 
 if TYPE_CHECKING:
     import sqlite3
@@ -86,7 +86,7 @@ def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) ->
             )
             written |= {(row["id"], row["fence"]) for row in found.fetchall()}
     newest = [(one.key.id, one.key.fence) in written for one in settlements]
-    scheduler.update_heads(
+    claims.update_heads(
         connection, *{s.key.target for s, done in zip(settlements, newest, strict=True) if done}
     )
     return newest

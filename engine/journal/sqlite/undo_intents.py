@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.journal import codec
-from engine.journal.sqlite import inbox, retention, scheduler
+from engine.journal.sqlite import claims, inbox, retention
 from engine.model import json_codec
 from engine.model.calls import ObjectChange
 from engine.model.run import undo_id
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
+    from engine.journal.sqlite.claims import ClaimKey
     from engine.journal.sqlite.inbox_rows import InboxBatch
-    from engine.journal.sqlite.scheduler import ClaimKey
 
 _CLAIMABLE = (
     "FROM runs INDEXED BY runs_undos"
@@ -62,7 +62,7 @@ def add(
     if stored is None:
         return False
     merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
-    if not scheduler.write_attempt_state(connection, key, merged):
+    if not claims.write_attempt_state(connection, key, merged):
         return False
     _write(connection, intent, now)
     return True
@@ -185,8 +185,8 @@ def claim_due(
     for row in found:
         claimed.setdefault(row["target"], row)
     for target, row in claimed.items():
-        scheduler.lease(connection, [row["seq"]], now, margin)
-        scheduler.update_heads(connection, target)
+        claims.lease(connection, [row["seq"]], now, margin)
+        claims.update_heads(connection, target)
     return list(claimed.values())
 
 
@@ -219,7 +219,7 @@ def settle(
             (state, now, key.id),
         )
     _update_step_result(connection, row["undoes"], step, outcome)
-    scheduler.update_heads(connection, key.target)
+    claims.update_heads(connection, key.target)
     return True
 
 

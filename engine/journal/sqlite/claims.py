@@ -1,4 +1,4 @@
-"""The target queues: statements that select, claim and order runs.
+"""Claims and leases: statements that order the runs of each target, claim them and lease them.
 
 Each function takes the connection of the writer.
 
