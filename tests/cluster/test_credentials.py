@@ -20,6 +20,8 @@ from engine.cluster.kubeconfig import ConnectionSettingsError
 from engine.model.calls import Call
 from engine.model.errors import PermanentError, TemporaryError
 
+from tests.support.http_head import read_head
+
 TOKEN = {"token": "canary-kube-token-123"}
 PASSWORD = {"username": "ada", "password": "canary-pass-word"}
 BASIC = base64.b64encode(b"ada:canary-pass-word").decode()
@@ -29,7 +31,7 @@ class Echo(socketserver.StreamRequestHandler):
     """Repeats the Authorization header of the request in the form of ``server.answer``."""
 
     def handle(self):
-        head = iter(self.rfile.readline, b"\r\n")
+        head = read_head(self.rfile)
         lines = [line.decode().strip().partition(": ")[::2] for line in head]
         headers = {name.lower(): value for name, value in lines}
         self.rfile.read(int(headers.get("content-length", 0)))
@@ -109,7 +111,7 @@ class Gate(socketserver.StreamRequestHandler):
     """Answers 200 to ``server.token`` and 401 to other tokens, and records the headers."""
 
     def handle(self):
-        head = [line.decode().strip() for line in iter(self.rfile.readline, b"\r\n")]
+        head = [line.decode().strip() for line in read_head(self.rfile)]
         shown = next((line.partition(" ")[2] for line in head if line.lower()[:5] == "autho"), "")
         self.server.shown.append(shown)
         granted = shown == f"Bearer {self.server.token}"

@@ -258,6 +258,7 @@ def test_stop_waits_for_attempts_in_progress_and_starts_no_more(tmp_path):
         ended = []
         stopping = threading.Thread(target=lambda: ended.append(engine.workers.stop()))
         stopping.start()
+        engine.workers._dispatcher.join(PATIENCE)  # ends as soon as the stop began
         assert not ended
         engine.ops.open.set()
         stopping.join(PATIENCE)

@@ -13,6 +13,7 @@ from engine.cluster.kubeconfig import ApiServerAccess, Credentials
 from engine.cluster.transport import ApiServer, NoResponseError, ResponseTooLongError
 from kubernetes.client import Configuration
 from tests.cluster.keys import make_keys
+from tests.support.http_head import read_head
 
 SHORT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -21,7 +22,7 @@ class Scripted(socketserver.StreamRequestHandler):
     """Answers the requests of all connections with the entries of ``script`` in turn."""
 
     def handle(self):
-        while (head := b"".join(iter(self.rfile.readline, b"\r\n"))) != b"":
+        while head := b"".join(read_head(self.rfile)):
             length = next(
                 (int(line[15:]) for line in head.splitlines() if line[:15] == b"Content-Length:"), 0
             )
@@ -206,7 +207,7 @@ class Tunnel(socketserver.StreamRequestHandler):
     """A proxy for CONNECT that records the first line of each request."""
 
     def handle(self):
-        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        head = b"".join(read_head(self.rfile))
         self.server.asked.append(head.splitlines()[0])
         host, _, port = head.split()[1].decode().partition(":")
         with socket.create_connection((host, int(port))) as other:
@@ -218,9 +219,10 @@ class Tunnel(socketserver.StreamRequestHandler):
 
 
 def pump(one, other):
-    while data := one.recv(65_536):
-        other.sendall(data)
-    other.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # either side may close first
+        while data := one.recv(65_536):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
 
 
 def test_a_proxy_gets_absolute_urls_or_connect(server, tls):

@@ -19,6 +19,7 @@ from engine.outbound.secrets import Secrets
 from tests.cluster.keys import make_keys
 from tests.execution.test_worker_pool import TELL, Engine, Ops
 from tests.support.engine import PATIENCE
+from tests.support.http_head import read_head
 
 TIME = 0.3
 """Seconds of a call's timeout; the server sends ten bytes in this time."""
@@ -38,7 +39,8 @@ class Trickle(socketserver.StreamRequestHandler):
     """Reads the head of a request, sends ``server.said`` at once, then one byte at a time."""
 
     def handle(self):
-        head = list(iter(self.rfile.readline, b"\r\n"))
+        if not (head := read_head(self.rfile)):
+            return  # the client left during its timeout
         self.server.asked.append(head[0])
         try:
             self.wfile.write(self.server.said)

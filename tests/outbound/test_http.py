@@ -23,6 +23,7 @@ from engine.outbound.destination import check_host, parse_url
 from engine.outbound.host_limits import HostLimits
 from engine.outbound.retry_after import retry_after
 from engine.outbound.secrets import Secrets
+from tests.support.http_head import read_head
 
 TOKEN = "xoxb-canary-token"
 PATH = "/services/T0/B0/canarysecret"
@@ -387,7 +388,7 @@ class Greedy(socketserver.StreamRequestHandler):
     """Sends ``server.head``, then ``server.body`` repeatedly until the client closes the connection."""
 
     def handle(self):
-        list(iter(self.rfile.readline, b"\r\n"))
+        read_head(self.rfile)
         with contextlib.suppress(OSError):
             self.wfile.write(self.server.head)
             self.server.written += len(self.server.head)
