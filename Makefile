@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Half of a test's time is waiting (for a server to start, a deadline, a lease), so two workers share a core.
+WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) > 8 ? 8 : 2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))))
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
@@ -26,7 +28,7 @@ run: $(READY) ## Start the engine in dry run, post a sample event, and show what
 
 test: $(READY) lint control-plane components ## Run the whole suite: linters, types, layers, tests, coverage
 	@scratch=$$(mktemp -d -p $(SCRATCH)) && trap 'rm -rf "$$scratch"' EXIT && \
-		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report= --basetemp="$$scratch/pytest"
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report= --basetemp="$$scratch/pytest"
 	@$(BIN)/coverage report --fail-under=85 | tail -n 25
 
 lint: $(READY) ## Check style, types and layers
