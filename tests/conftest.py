@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # No test may fail because the machine is slow. Random examples stay random: a new counterexample is a finding.
-settings.register_profile("tiercel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "tiercel", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("tiercel")
 _CONTROL_PLANE = Path(__file__).parent / "cluster" / "fixtures.py"
 pytest_plugins = ["tests.cluster.fixtures"] if _CONTROL_PLANE.exists() else []

@@ -630,7 +630,7 @@ callers = st.one_of(
 probes = st.sampled_from([77, 78, 79, 80, 81, 82, 83, 65535])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(policies, max_size=3), here, sides, callers, probes, protocols)
 def test_allowed_agrees_with_the_oracle(several, pod, direction, who, port, protocol):
     expected = oracle(several, pod, direction, who, port, protocol)
@@ -669,7 +669,7 @@ def world():
 WORLD = list(world())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), here, sides)
 def test_a_policy_that_is_not_less_restrictive_allows_nothing_more(data, pod, direction):
     own = data.draw(policies)
@@ -699,7 +699,7 @@ only_blocks = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(only_blocks, only_blocks)
 def test_for_addresses_and_port_numbers_the_comparison_is_exact(mine, theirs):
     own, other = egress(*mine, name="own"), egress(*theirs)
@@ -714,7 +714,7 @@ def test_for_addresses_and_port_numbers_the_comparison_is_exact(mine, theirs):
     assert is_wider(own, other) is bool(more), more
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(policies, here)
 def test_no_policy_is_less_restrictive_than_itself(made, pod):
     twin = {**made, "metadata": {"name": "twin", "namespace": "demo"}}
@@ -742,7 +742,7 @@ def spoilt(draw, whole):
     return draw(odd)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), policies, odd)
 def test_invalid_policies_and_pods_never_raise(data, made, strange):
     broken = data.draw(spoilt(made))

@@ -76,7 +76,7 @@ SEGMENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(st.sampled_from(SEGMENTS), max_size=5))
 def test_singular_paths_have_the_same_keys_as_in_jsonpath_ng(segments):
     text = "$" + "".join(segments)
@@ -93,7 +93,7 @@ def test_singular_paths_do_not_import_jsonpath_ng():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.text(alphabet="$.[]*?@()'=~!<>&|`,:+-01ab ", max_size=20))
 def test_any_text_is_a_path_or_a_path_error(text):
     try:
@@ -136,7 +136,7 @@ def large(size):
     ],
 )  # fmt: skip
 def test_a_path_over_a_large_hostile_alert_takes_a_linear_number_of_steps(path, taken):
-    for size in (1_000, 8_000):
+    for size in (250, 2_000):
         assert compile_path(path)(large(size)) is not UNKNOWN
     assert taken[1] < 9 * taken[0] + BASE_STEPS
 

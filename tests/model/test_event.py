@@ -233,7 +233,7 @@ alerts = st.dictionaries(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.one_of(json_values, alerts))
 def test_any_json_is_an_event_or_an_error(value):
     try:

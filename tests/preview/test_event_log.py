@@ -286,7 +286,7 @@ PARTS = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(PARTS, max_size=6), st.sampled_from([b"\n", b"\r\n\n", b" \n "]))
 def test_the_events_are_those_that_plan_finds_in_the_file(parts, between):
     content = LINE + b"\n" + between.join(parts)
