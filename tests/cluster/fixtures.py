@@ -41,7 +41,7 @@ COLLECTIONS = {
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A ready control plane with two nodes that run pods; ``control_plane.server`` is its URL."""
-    have_binaries()
+    require("control-plane")
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane, Kubelet(plane.admin):
         yield plane
 
@@ -96,10 +96,11 @@ def wait_for_rights(admin: Api, user: str = USER) -> None:
     raise AssertionError(f"{user} never got its rights")
 
 
-def have_binaries() -> None:
-    """Build missing binaries in CI, which must run all tests; elsewhere skip with the build command."""
-    if all(build.find(name) for name in build.PACKAGES):
+def require(*components: str) -> None:
+    """Build missing components in CI, which must run all tests; elsewhere skip with the build command."""
+    programs = [program for one in components for program in build.COMPONENTS[one].programs]
+    if all(build.find(program) for program in programs):
         return
     if not os.environ.get("CI"):
         pytest.skip("run `make control-plane`")
-    subprocess.run([sys.executable, build.__file__], check=True)
+    subprocess.run([sys.executable, build.__file__, *components], check=True)

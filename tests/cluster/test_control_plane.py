@@ -186,4 +186,4 @@ def test_without_binaries_a_test_is_skipped_with_the_command_that_builds_them(
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="run `make control-plane`"):
-        fixtures.have_binaries()
+        fixtures.require("control-plane")
