@@ -41,8 +41,8 @@ format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
-components: ## Install the servers that the tests of sources start (Debian packages, as root)
-	@for name in redis-server nats-server; do \
+components: ## Install the servers that the tests start (Debian packages, as root)
+	@for name in redis-server nats-server prometheus prometheus-alertmanager; do \
 		PATH="$$PATH:/usr/sbin" command -v $$name >/dev/null && continue; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$name >/dev/null; \
