@@ -7,7 +7,8 @@ import threading
 from typing import TYPE_CHECKING, Any, TextIO
 
 from engine.model.calls import call_json, request_json
-from engine.model.event import format_time, identity
+from engine.model.event import PRIORITIES, format_time, identity
+from engine.model.event_subject import subject_of
 from engine.model.json_codec import encode_json
 from engine.model.playbook import Condition
 from engine.model.run import advance
@@ -68,6 +69,7 @@ def _operator_command(command: Decided) -> dict[str, Any]:
 def _attempt(settled: Settled) -> dict[str, Any]:
     claim, outcome = settled.claim, settled.outcome
     run = claim.run
+    subject, priority = subject_of(run.event), run.event.priority
     return {
         "time": format_time(int(settled.time * 1000) * 1_000_000),
         "level": "warning" if outcome.state in WARNING_STATES else "info",
@@ -77,6 +79,9 @@ def _attempt(settled: Settled) -> dict[str, Any]:
         "labels": run.playbook.labels,
         "blob": run.playbook.blob,
         "rule": run.event.rule,
+        "priority": None if priority is None else PRIORITIES[priority],
+        "namespace": subject.namespace,
+        "pod": subject.pod,
         "target": run.target,
         "playbookDigest": run.playbook.digest,
         "uid": outcome.uid,

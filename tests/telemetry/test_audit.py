@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 from engine.model.errors import TemporaryError
+from engine.model.event import PRIORITIES
 from engine.model.run import Outcome, advance
 from engine.telemetry.audit import Audit
 from engine.telemetry.events import UNWRITTEN, Observers, Settled
+from msgspec import structs
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.execution.test_attempt import DELETE, LABEL, SLACK, Broken, act, answering, claim
 from tests.execution.test_worker_pool import TELL, Engine, Failing
@@ -51,6 +53,16 @@ def test_a_missing_pod_has_the_uid_of_the_earlier_attempt_and_a_message_has_none
     assert line(gone, act(gone, world(pod=a_pod(uid="u-2"))))["uid"] == "u-1"
     message = claim(LABEL, SLACK, at=1, attempt_state={"uid": "u-1"})
     assert line(message, act(message))["uid"] is None
+
+
+def test_a_line_has_the_fields_of_the_event_that_a_collector_uses_as_labels():
+    one = claim(LABEL, event=structs.replace(alert(), priority=PRIORITIES.index("Notice")))
+    record = line(one, act(one))
+    found = (record["rule"], record["priority"], record["namespace"], record["pod"])
+    assert found == ("Terminal shell", "Notice", "demo", "web-0")
+    without = claim(SLACK, event=alert(**{"k8s.ns.name": None, "k8s.pod.name": None}))
+    record = line(without, act(without))
+    assert (record["priority"], record["namespace"], record["pod"]) == (None, None, None)
 
 
 @pytest.mark.parametrize("verdict", ["approve", "deny"])
