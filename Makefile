@@ -10,7 +10,7 @@ WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-.PHONY: run test soak lint format bench control-plane components lock clean help
+.PHONY: run test soak docs lint format bench control-plane components lock clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ control-plane: $(READY) ## Build etcd and Kubernetes for the tests (once, cached
 soak: $(READY) control-plane components ## Run tests/soak at full size (about 30 minutes); figures in benchmarks/results/soak.json
 	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak
 
+docs: $(READY) ## Build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+
 bench: $(READY) control-plane ## Run the benchmarks; figures as JSON in benchmarks/results/
 	@$(BIN)/python benchmarks/match.py
 	@$(BIN)/python benchmarks/load.py
@@ -65,7 +68,7 @@ bench: $(READY) control-plane ## Run the benchmarks; figures as JSON in benchmar
 	@$(BIN)/python benchmarks/act.py
 
 lock: ## Pin all dependencies again
-	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra dev --all-build-deps \
+	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra dev --extra docs --all-build-deps \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header -o requirements.txt pyproject.toml
 	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --all-build-deps \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \

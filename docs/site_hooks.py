@@ -1,0 +1,68 @@
+"""Hooks of mkdocs: the navigation is that of docs/README.md, and links to other files lead to the repository."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mkdocs.exceptions import PluginError
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.pages import Page
+
+HOME = "README.md"
+_SECTION = re.compile(r"^## (.+)$")
+_ENTRY = re.compile(r"^- \[[^\]]+\]\(([^)#:]+\.md)\)")
+_LINK = re.compile(r"(\]\()(\.\./[^)#\s]*)(#[^)\s]*)?(\))")
+_FENCE = re.compile(r"^ *(`{3,})")
+
+
+def navigation(index: str) -> list[dict[str, Any]]:
+    """Return the navigation of mkdocs for an index page: one section per heading, one page per list entry."""
+    sections: list[dict[str, Any]] = [{"Tiercel": HOME}]
+    for line in index.splitlines():
+        if heading := _SECTION.match(line):
+            sections.append({heading[1]: []})
+        elif (entry := _ENTRY.match(line)) and len(sections) > 1:
+            next(iter(sections[-1].values())).append(entry[1])
+    return sections
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Set the navigation."""
+    config.nav = navigation(Path(config.docs_dir, HOME).read_text(encoding="utf-8"))
+    return config
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: object) -> str:
+    """Turn links that leave docs/ into links to the repository. Raise PluginError for a missing file."""
+    docs = Path(config.docs_dir)
+
+    def leave(link: re.Match[str]) -> str:
+        inside = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), link[2]))
+        target = docs / inside
+        if not target.exists():
+            raise PluginError(f"{page.file.src_uri}: the link {link[2]} leads to no file")
+        kind = "tree" if target.is_dir() else "blob"
+        path = posixpath.normpath(posixpath.join(docs.name, inside))
+        return f"{link[1]}{config.repo_url}/{kind}/main/{path}{link[3] or ''}{link[4]}"
+
+    return "".join(
+        text if is_code else _LINK.sub(leave, text) for text, is_code in _split(markdown)
+    )
+
+
+def _split(markdown: str) -> list[tuple[str, bool]]:
+    """Split a page into lines, each with whether it is part of a fenced block."""
+    lines, fence = [], ""
+    for line in markdown.splitlines(keepends=True):
+        mark = _FENCE.match(line)
+        lines.append((line, bool(fence or mark)))
+        if mark and not fence:
+            fence = mark[1]
+        elif mark and line.strip() == fence:
+            fence = ""
+    return lines
