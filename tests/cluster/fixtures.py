@@ -64,6 +64,11 @@ def namespace(admin: Api) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def engine_token(admin: Api) -> str:
     """A token of the engine's ServiceAccount, which has the rights of kustomize/base."""
+    return create_engine_token(admin)
+
+
+def create_engine_token(admin: Api) -> str:
+    """Create the engine's ServiceAccount with the rights of kustomize/base. Return a token of it."""
     for file in ENGINE:
         for manifest in yaml.safe_load_all((BASE / file).read_text()):
             name = manifest["metadata"]["name"]
