@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from engine.model.calls import Object
 
 _LONGEST_ANNOTATION = 1024
+RUN, RULE = "tiercel.dev/run", "tiercel.dev/rule"
+BLOB, REVISION = "tiercel.dev/blob", "tiercel.dev/revision"
+"""Annotations. The blob and the revision are absent if they are not known."""
+PLAYBOOK = "tiercel.dev/playbook"
+"""A label, so that ``kubectl -l`` finds the objects of a playbook."""
 
 
 def short_digest(length: int, *parts: str) -> str:
@@ -29,8 +34,10 @@ def ownership_metadata(
     stays.
     """
     annotations = {
-        "tiercel.dev/run": context.run,
-        "tiercel.dev/rule": context.event.rule[:_LONGEST_ANNOTATION],
+        RUN: context.run,
+        RULE: context.event.rule[:_LONGEST_ANNOTATION],
+        **({BLOB: context.blob} if context.blob else {}),
+        **({REVISION: context.revision} if context.revision else {}),
     }
     if until is not None:
         ours = expiry_text(until)
@@ -38,7 +45,7 @@ def ownership_metadata(
         later = before and len(before) == len(ours) and before > ours
         annotations[EXPIRES_AT] = str(before) if later else ours
     return {
-        "labels": {**MANAGED_BY, "tiercel.dev/playbook": context.playbook},
+        "labels": {**MANAGED_BY, PLAYBOOK: context.playbook},
         "annotations": annotations,
     }
 

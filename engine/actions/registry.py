@@ -87,6 +87,8 @@ class StepContext:
     add_undo_intent: saves the changes that the action is about to make, to be undone after so many seconds
       (None: only on request). They are on disk when it returns. It returns when the last undo intent for the
       first of the changes is due (epoch seconds), or None if that is only on request.
+    blob, revision: provenance of the playbook: Git blob id of its file, and the commit that was deployed; "" if
+      unknown.
     """
 
     run: str
@@ -100,6 +102,8 @@ class StepContext:
     add_undo_intent: Callable[[Sequence[ObjectChange], float | None], float | None] = (
         lambda _, ttl: ttl
     )
+    blob: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

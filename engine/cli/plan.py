@@ -84,7 +84,7 @@ def command(
     except SettingsError as error:
         fail(f"tiercel plan: {error}", USAGE)
     found = load_valid(paths, values)
-    playbooks = PlaybookIndex(found.playbooks, found.silences)
+    playbooks = PlaybookIndex(found.playbooks, found.silences, found.revision)
     preview_context = _preview_context(
         cluster, hosts, server=server, kubeconfig=kubeconfig, context=context
     )

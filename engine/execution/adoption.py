@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import structlog
 
+from engine.actions.managed_objects import BLOB, PLAYBOOK, REVISION, RULE, RUN
 from engine.actions.parameters import check_namespace
 from engine.actions.pod_isolate import QUARANTINE
 from engine.actions.registry import load_actions
@@ -33,6 +35,7 @@ from engine.model.errors import (
 )
 from engine.model.event import parse_event, parse_time
 from engine.model.event_subject import target_queue
+from engine.model.revision import parse_blob, parse_revision
 from engine.model.run import Run
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def adopt(cluster: ClusterReader, journal: AdoptionJournal, now: float) -> int:
 def _adopt(policy: Object, journal: AdoptionJournal, now: float) -> bool:
     metadata = policy["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    id_ = annotations.get("tiercel.dev/run", "")
+    id_ = annotations.get(RUN, "")
     ours = labels.items() >= MANAGED_BY.items() and _NAME.fullmatch(metadata["name"])
     if not ours or not _RUN.fullmatch(id_):
         return False
@@ -107,8 +110,9 @@ def _run(id_: str, policy: Object) -> Run:
     Raises ValueError if the policy does not name a playbook, EventError, PlaybookError.
     """
     metadata = policy["metadata"]
-    rule = (metadata.get("annotations") or {}).get("tiercel.dev/rule") or "unknown"
-    name = (metadata.get("labels") or {}).get("tiercel.dev/playbook") or ""
+    annotations = metadata.get("annotations") or {}
+    rule = annotations.get(RULE) or "unknown"
+    name = (metadata.get("labels") or {}).get(PLAYBOOK) or ""
     if check_namespace(name):
         raise ValueError("its label tiercel.dev/playbook is not the name of a playbook")
     owner: Object = next(iter(metadata.get("ownerReferences") or []), {})
@@ -122,7 +126,9 @@ def _run(id_: str, policy: Object) -> Run:
         "spec": {"match": {"rules": [rule]}, "actions": [{"action": ACTION}]},
     }
     playbook = playbook_from_snapshot(msgspec.json.encode(document), load_actions())
-    return Run(id_, playbook, event, event.time, target_queue(event, id_))
+    playbook = replace(playbook, blob=parse_blob(annotations.get(BLOB)))
+    revision = parse_revision(annotations.get(REVISION))
+    return Run(id_, playbook, event, event.time, target_queue(event, id_), revision=revision)
 
 
 def _until(text: str | None) -> float | None:

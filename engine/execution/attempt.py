@@ -295,6 +295,7 @@ def _call_action(
         event=claim.run.event, now=step.now, keep=step.keep, attempt_state=claim.attempt_state,
         note=_note(claim, permission.digest_size),
         add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
+        blob=claim.run.playbook.blob, revision=claim.run.revision,
     )  # fmt: skip
     available = {
         "pod": step.target, "node": step.target, "subject": step.target,

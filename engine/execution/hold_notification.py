@@ -49,5 +49,5 @@ def hold_notification(
     )
     until = format_time(int(now + guardrails.hold_for) * 1_000_000_000)
     about = {"run": claim.run.id, "step": step, "until": until, "reason": reason}
-    run = Run(id_, notify, claim.run.event, now, id_, claim.run.trace)
+    run = Run(id_, notify, claim.run.event, now, id_, claim.run.trace, claim.run.revision)
     return Notice(run, {"about": about})

@@ -116,6 +116,7 @@ class Hydrator:
             received=row["received"],
             target=row["target"],
             trace=trace,
+            revision=row["revision"],
         )
 
     def _compile(self, digest: str, blob: str) -> Playbook:

@@ -19,7 +19,7 @@ Invariants:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -95,6 +95,14 @@ class Decision:
     at: float
     reason: str = ""
     step: str = ""
+
+
+class SavedSet(NamedTuple):
+    """The last good set of playbook files: path -> content. revision: "" if it was not known."""
+
+    digest: str
+    files: dict[str, bytes]
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,19 +320,19 @@ class State(Protocol):
         ...
 
     def save_key_values(self, key_values: Mapping[str, Any]) -> None:
-        """ObjectChange keys of the key-value table. A value of None deletes the key."""
+        """Change keys of the key-value table. A value of None deletes the key."""
         ...
 
     def paused(self) -> Mapping[str, Pause]:
         """Return the pauses: playbook name -> pause. The name ``*`` means all playbooks."""
         ...
 
-    def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
+    def save_set(self, digest: str, files: Mapping[str, bytes], revision: str = "") -> None:
         """Store a set of playbook files (path -> content) as the last good set."""
         ...
 
-    def last_set(self) -> tuple[str, dict[str, bytes]] | None:
-        """Return the digest and the files of the last good set, or None."""
+    def last_set(self) -> SavedSet | None:
+        """Return the last good set, or None."""
         ...
 
 

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING
 
 from engine.language.yaml_source import MAX_BYTES
 from engine.model.errors import Finding, Location
+from engine.model.revision import MAX_REVISION, parse_revision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VALUES = "values.yaml"
+REVISION = "REVISION"
+"""Name of the file with the revision. It is not a playbook file and not part of the digest."""
 _SUFFIXES = (".yaml", ".yml")
 _KUSTOMIZATION = ("kustomization.yaml", "kustomization.yml")
 _TRIES = 10
@@ -46,12 +49,14 @@ class Files:
 
     root: path of the folder, relative to the current folder; empty for files named one by one. files: path
     below the root -> content. kustomization: path and content. findings: the files that were not read.
+    revision: the commit that was deployed, from the file REVISION; "" if it is not known.
     """
 
     root: str
     files: dict[str, bytes]
     kustomization: tuple[str, bytes] | None = field(default=None, repr=False)
     findings: tuple[Finding, ...] = ()
+    revision: str = ""
 
     def shown(self, path: str) -> str:
         """Return the path relative to the current folder, for messages. Bytes that are not UTF-8 are escaped."""
@@ -150,7 +155,16 @@ def _read_once(root: Path, base: Path) -> Files:
         else:
             files[path] = content
             size += len(content)
-    return Files(str(root), files, kustomization, tuple(findings))
+    return Files(str(root), files, kustomization, tuple(findings), _read_revision(base, real))
+
+
+def _read_revision(base: Path, real: Path) -> str:
+    """Return the revision of the folder, "" if it is not known. A file that is not usable has no effect."""
+    try:
+        content = read_bounded(_inside(base / REVISION, real), 2 * MAX_REVISION)
+        return parse_revision(content.decode())
+    except (FolderError, UnicodeDecodeError):
+        return ""
 
 
 def _names(base: Path, root: Path) -> tuple[list[tuple[str, bool]], list[Finding]]:

@@ -42,7 +42,8 @@ class PlaybookSet:
 
     findings: errors and warnings, sorted by place. Findings in PlaybookTests are separate (see
     engine.preview.test_cases), because a broken test does not make a set unusable.
-    digest: SHA-256 of the files, hex. sources: path -> (Git blob id, names of its playbooks).
+    digest: SHA-256 of the files, hex. sources: path -> (Git blob id, names of its playbooks). revision: of the
+    files, "" if unknown.
     guardrails: of the Guardrails document, or the default. documents: number of documents of every kind,
     including those with errors. tests: path -> documents and YAML findings of a file with a PlaybookTest.
     """
@@ -55,6 +56,7 @@ class PlaybookSet:
     guardrails: Guardrails = field(default_factory=Guardrails)
     documents: int = 0
     tests: Mapping[str, ParsedFile] = field(default_factory=dict)
+    revision: str = ""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -133,6 +135,7 @@ class Loader:
             guardrails=next((g for one in loaded for g in one.guardrails), Guardrails()),
             documents=sum(one.documents for one in loaded),
             tests={path: one.tests for path, one in compiled.items() if one.tests},
+            revision=files.revision,
         )
 
     def _compile_files(

@@ -84,6 +84,7 @@ class Run(msgspec.Struct, frozen=True):
         received: epoch seconds at which the event was received.
         target: key of the target queue; attempts of one key run one at a time.
         trace: ``traceparent`` of the span of the event, or "".
+        revision: of the set of playbooks that the run was planned with, "" if unknown.
 
     """
 
@@ -93,6 +94,7 @@ class Run(msgspec.Struct, frozen=True):
     received: float
     target: str
     trace: str = ""
+    revision: str = ""
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -116,10 +116,16 @@ class SelectorIndex(Generic[W]):
 
 
 class PlaybookIndex(SelectorIndex["Playbook"]):
-    """The index of the active playbooks and silences."""
+    """The index of the active playbooks and silences. revision: of their set, "" if unknown."""
 
-    def __init__(self, playbooks: Iterable[Playbook], silences: Iterable[Silence] = ()) -> None:
+    def __init__(
+        self,
+        playbooks: Iterable[Playbook],
+        silences: Iterable[Silence] = (),
+        revision: str = "",
+    ) -> None:
         super().__init__(playbooks)
+        self.revision = revision
         self._silences = SelectorIndex(silences)
 
     def silence(self, event: Event, time_ns: int) -> str | None:

@@ -90,18 +90,26 @@ def plan(
     memory.clock = max(memory.clock, time if received is None else min(time, received))
     silence = playbooks.silence(event, time_ns)
     context = _EventContext(
-        event, identity(event), event.time if received is None else received, silence
+        event,
+        identity(event),
+        event.time if received is None else received,
+        silence,
+        playbooks.revision,
     )
     return tuple(_plan_playbook(context, playbook, memory) for playbook in matching)
 
 
 class _EventContext(msgspec.Struct, frozen=True):
-    """The values that are the same for all matching playbooks. silence: its name, if one matches."""
+    """The values that are the same for all matching playbooks.
+
+    silence: its name, if one matches. revision: of the set of playbooks.
+    """
 
     event: Event
     identity: str
     received: float
     silence: str | None
+    revision: str
 
 
 def _plan_playbook(
@@ -109,7 +117,9 @@ def _plan_playbook(
 ) -> PlannedRun:
     event = context.event
     id_ = run_id(context.identity, playbook.name)
-    run = Run(id_, playbook, event, context.received, target_queue(event, id_))
+    run = Run(
+        id_, playbook, event, context.received, target_queue(event, id_), revision=context.revision
+    )
     before = memory.seen(id_)
     if before is not None:
         return PlannedRun(run, "duplicate", ran=before)

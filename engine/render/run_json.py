@@ -39,6 +39,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
         "playbook": run.playbook.name,
         "mode": run.playbook.mode,
         "blob": run.playbook.blob,
+        "revision": run.revision or None,
         "event": event_json(run.event),
         "alert": run.event.sent,
         "target": run.target,

@@ -156,8 +156,8 @@ class Reloader:
     def _activate(self, files: Files) -> None:
         """Put the set of these files in force. Raises PlaybookError, FolderError, JournalError."""
         found = self._load_usable(files)
-        active = Active(PlaybookIndex(found.playbooks, found.silences), found, self._now())
-        self._journal.save_set(found.digest, files.files)
+        active = Active(_index(found), found, self._now())
+        self._journal.save_set(found.digest, files.files, found.revision)
         before, self.active = getattr(self, "active", None), active
         self._observers.notify(
             Reloaded(
@@ -165,6 +165,7 @@ class Reloader:
                 len(found.playbooks),
                 guardrails=found.guardrails,
                 changes=None if before is None else _changes(before.set, found),
+                revision=found.revision,
             )
         )
 
@@ -183,12 +184,10 @@ class Reloader:
         if last is None:
             raise error
         try:
-            found = self._load_usable(Files(str(self._folder), last[1]))
+            found = self._load_usable(Files(str(self._folder), last.files, revision=last.revision))
         except (FolderError, PlaybookError):  # saved by another version
             raise error from None
-        self.active = Active(
-            PlaybookIndex(found.playbooks, found.silences), found, self._now(), str(error)
-        )
+        self.active = Active(_index(found), found, self._now(), str(error))
         self._report(error)
 
     def _keep(self, error: FolderError | PlaybookError) -> None:
@@ -235,6 +234,10 @@ class Reloader:
             self._observer = None
 
 
+def _index(found: PlaybookSet) -> PlaybookIndex:
+    return PlaybookIndex(found.playbooks, found.silences, found.revision)
+
+
 def _changes(before: PlaybookSet, now: PlaybookSet) -> dict[str, list[str]]:
     """Return the names that a set adds, changes and removes: at most 20 of each, and how many more."""
     old, new = _parts(before), _parts(now)
@@ -263,7 +266,7 @@ def _parts(found: PlaybookSet) -> dict[str, object]:
 
 def _state(files: Files) -> tuple[object, ...]:
     """Return a value that differs if the content of the folder differs."""
-    return files.digest, files.findings
+    return files.digest, files.findings, files.revision
 
 
 class _ChangeListener(FileSystemEventHandler):

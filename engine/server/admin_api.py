@@ -176,6 +176,7 @@ class AdminApi:
         ]
         playbooks = {
             "digest": active.set.digest,
+            "revision": active.set.revision or None,
             "loadedAt": format_time(int(active.loaded_at) * 1_000_000_000),
             "files": files,
             "error": active.error,

@@ -27,8 +27,8 @@ _MAX_VALUE = 1_000
 class Audit:
     """Writes the audit log.
 
-    The line of an attempt contains the event, the playbook and its Git blob, the target, the calls and
-    requests that were sent, and the outcome. The line of an operator command is
+    The line of an attempt contains the event, the playbook with its Git blob and revision, the target, the
+    calls and requests that were sent, and the outcome. The line of an operator command is
     ``{time, level, event, decision, by, playbook, run, step, reason}``, with null as the event.
     """
 
@@ -78,6 +78,7 @@ def _attempt(settled: Settled) -> dict[str, Any]:
         "playbook": run.playbook.name,
         "labels": run.playbook.labels,
         "blob": run.playbook.blob,
+        "revision": run.revision or None,
         "rule": run.event.rule,
         "priority": None if priority is None else PRIORITIES[priority],
         "namespace": subject.namespace,

@@ -69,6 +69,7 @@ class Reloaded:
 
     digest: of the set, as ``tiercel digest`` prints it. playbooks: their number. guardrails: of a set that is
     now in force. changes: ``added``, ``changed`` and ``removed`` names; None at the start.
+    revision: of a set that is now in force, "" if unknown.
     """
 
     digest: str
@@ -76,6 +77,7 @@ class Reloaded:
     findings: Sequence[Finding | str] = ()
     guardrails: Guardrails | None = None
     changes: Mapping[str, Sequence[str]] | None = None
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

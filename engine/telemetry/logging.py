@@ -45,6 +45,7 @@ def log_reloads(engine_event: EngineEvent) -> None:
         log.info(
             "playbooks_loaded",
             digest=engine_event.digest,
+            revision=engine_event.revision or None,
             playbooks=engine_event.playbooks,
             **(engine_event.changes or {}),
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 from engine.actions.composite_parameters import Json, ListOf, MapOf, Record, SecretOr
@@ -476,6 +477,22 @@ def test_what_it_makes_carries_our_marks_and_nobody_elses(action):
         }
         assert metadata["annotations"]["tiercel.dev/run"] == claim.run.id
         assert metadata["annotations"]["tiercel.dev/rule"] == "Terminal shell"
+        assert not {"tiercel.dev/blob", "tiercel.dev/revision"} & metadata["annotations"].keys()
+
+
+@every_action
+def test_what_it_makes_carries_the_blob_and_the_revision_if_they_are_known(action):
+    server = world()
+    there = server.state().keys()
+    claim = claim_of(action)
+    blob, revision = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "v1.2"
+    playbook = replace(claim.run.playbook, blob=blob)
+    run = msgspec.structs.replace(claim.run, playbook=playbook, revision=revision)
+    act(server, replace(claim, run=run))
+    for key in server.objects.keys() - there:
+        annotations = server.objects[key]["metadata"]["annotations"]
+        assert annotations["tiercel.dev/blob"] == blob
+        assert annotations["tiercel.dev/revision"] == revision
 
 
 @every_target

@@ -9,6 +9,7 @@ from engine.model.event import parse_event
 from engine.model.run import Outcome, Run, StepResult, run_id
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.support.journals import DONE, JOURNALS, NOW, accept, claim, event, playbook, run, step
 
 
@@ -99,11 +100,29 @@ def test_key_values_change_with_and_without_an_accept(journal):
 def test_the_last_set_is_the_newest(journal, opened, tmp_path):
     assert journal.last_set() is None
     journal.save_set("d1", {"a.yaml": b"\xff\x00", "b/c.yaml": b""})
-    journal.save_set("d2", {"a.yaml": b"\xff\x00"})
+    journal.save_set("d2", {"a.yaml": b"\xff\x00"}, "v1.2")
     journal.close()
     again = opened(tmp_path)
     try:
-        assert again.last_set() == ("d2", {"a.yaml": b"\xff\x00"})
+        assert again.last_set() == ("d2", {"a.yaml": b"\xff\x00"}, "v1.2")
+    finally:
+        again.close()
+
+
+def test_a_run_keeps_its_revision_over_a_restart_and_its_undo_has_it_too(journal, opened, tmp_path):
+    accept(journal, replace(run(1), revision="v1.2"))
+    journal.close()
+    again = opened(tmp_path)
+    try:
+        taken = claim(again)  # from the inbox that the first process wrote
+        assert taken.run.revision == "v1.2"
+        assert again.add_undo_intent(taken, (), NOW + 1, {})
+        again.settle(taken, DONE, NOW)
+        assert again.find(taken.run.id).run.revision == "v1.2"
+        undo = claim(again, NOW + 2)
+        assert (undo.undo is None, undo.run.revision) == (False, "v1.2")
+        accept(again, run(2))
+        assert again.find(run(2).id).run.revision == ""
     finally:
         again.close()
 

@@ -57,6 +57,23 @@ def test_policy_of_a_lost_journal_is_undone_on_time(journal):
     assert server.state() == before
 
 
+@pytest.mark.parametrize(
+    ("blob", "revision", "known"),
+    [
+        ("e69de29bb2d1d6434b8b29ae775ad8c2e48c5391", "v1.2", True),
+        ("../../x", "\x1b]0;owned\x07", False),
+        (None, None, False),
+    ],
+)
+def test_an_adopted_run_has_the_blob_and_the_revision_of_its_policy(journal, blob, revision, known):
+    server, _, claim = isolated()
+    annotations = policy(server)["metadata"]["annotations"]
+    annotations |= {"tiercel.dev/blob": blob, "tiercel.dev/revision": revision}
+    assert adopt(server.cluster, journal, NOW) == 1
+    run = journal.find(claim.run.id).run
+    assert (run.playbook.blob, run.revision) == ((blob, revision) if known else ("", ""))
+
+
 class UndoStore(FakeAttemptStore):
     """An attempt store that returns the undo claim of a journal."""
 

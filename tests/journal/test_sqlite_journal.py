@@ -274,7 +274,10 @@ def test_the_cost_of_a_claim_does_not_depend_on_the_length_of_the_target_queue(j
     assert journal.next_due("cluster") == NOW + LEASE
 
 
-VERSION_4 = """
+VERSION_5 = """
+ALTER TABLE runs DROP COLUMN revision; ALTER TABLE sets DROP COLUMN revision;
+"""
+VERSION_4 = f"""{VERSION_5}
 ALTER TABLE paused DROP COLUMN until; ALTER TABLE paused DROP COLUMN reason;
 """
 VERSION_3 = f"""{VERSION_4}
@@ -294,6 +297,7 @@ DROP TABLE paused; DROP TABLE dead; DROP TABLE drops; DROP INDEX runs_settled; D
 @pytest.mark.parametrize(
     ("version", "downgrade"),
     [
+        (5, VERSION_5),
         (4, VERSION_4),
         (3, VERSION_3),
         (2, VERSION_2),

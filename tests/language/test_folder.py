@@ -8,6 +8,8 @@ import pytest
 from engine.language import folder as folders
 from engine.language.folder import FolderError, blob_id, read_files
 
+from tests.support.kubelet_files import Mount
+
 
 def write(root, **files):
     for path, content in files.items():
@@ -243,3 +245,58 @@ def test_an_event_file_must_be_in_the_folder_and_its_size_is_limited(tmp_path, n
     ):
         with pytest.raises(FolderError, match=why):
             read_files(paths).beside(path, name)
+
+
+COMMIT = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+
+@pytest.mark.parametrize(
+    ("content", "revision"),
+    [
+        (f"{COMMIT}\n", COMMIT),
+        ("e" * 64, "e" * 64),
+        ("v1.2.0", "v1.2.0"),
+        ("main@sha1:4b825dc6", "main@sha1:4b825dc6"),
+        ("", ""),
+        ("unknown\n", ""),
+        ("HEAD", ""),
+        ("$ARGOCD_APP_REVISION", ""),
+        ("-rf", ""),
+        ("a/../b", ""),
+        (f"{COMMIT}\n{COMMIT}", ""),
+        ("\x1b[31mred", ""),
+        ("v1\u202e", ""),
+        ("v" * 101, ""),
+        (b"\xff\xfe", ""),
+        (b"v" * 50_000_000, ""),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_the_revision_is_a_commit_or_a_name_and_anything_else_is_unknown(
+    tmp_path, content, revision
+):
+    write(tmp_path, a_yaml=b"a: 1")
+    digest = read_files([tmp_path]).digest
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "REVISION").write_bytes(content)
+    found = read_files([tmp_path])
+    assert (found.revision, found.digest, found.findings) == (revision, digest, ())
+
+
+def test_a_revision_outside_the_folder_is_not_read(tmp_path):
+    (tmp_path / "secret").write_text(COMMIT)
+    folder = tmp_path / "playbooks"
+    folder.mkdir()
+    write(folder, a_yaml=b"a: 1")
+    (folder / "REVISION").symlink_to("../secret")
+    assert read_files([folder]).revision == ""
+    (folder / "REVISION").unlink()
+    os.mkfifo(folder / "REVISION")  # opening it would block
+    assert read_files([folder]).revision == ""
+
+
+def test_the_revision_of_a_mounted_config_map_comes_with_its_files(tmp_path):
+    mount = Mount(tmp_path / "playbooks", {"a.yaml": b"a: 1", "REVISION": b"v1"})
+    assert read_files([mount.folder]).revision == "v1"
+    mount.write({"a.yaml": b"a: 1", "REVISION": b"v2"})
+    assert read_files([mount.folder]).revision == "v2"

@@ -343,6 +343,27 @@ def test_a_restart_with_an_invalid_folder_uses_the_last_valid_set_and_reports_it
         folder.in_force("two", timeout=SOON)
 
 
+@pytest.mark.usefixtures("often")
+def test_a_revision_takes_effect_with_its_files_and_without_a_change_of_the_digest(tmp_path):
+    def version(revision, text):
+        return {"a.yaml": text.encode(), "REVISION": revision.encode()}
+
+    mount = Mount(tmp_path / "playbooks", version("v1", named("one")))
+    with Folder(tmp_path, mount=mount) as folder:
+        active = folder.reloader.active
+        assert (active.set.revision, active.playbooks.revision) == ("v1", "v1")
+        mount.write(version("v2", named("one")))
+        moment = folder.moments.wait_for(lambda moment: moment.revision == "v2")
+        assert (moment.digest, folder.names) == (active.set.digest, ["one"])
+        assert folder.reloader.active.playbooks.revision == "v2"
+        mount.write(version("v3", BROKEN))
+        folder.moments.refused("a.yaml:8:16")
+        assert folder.reloader.active.playbooks.revision == "v2"
+    with Folder(tmp_path, mount=mount) as folder:  # the folder is still broken
+        assert folder.names == ["one"]
+        assert folder.reloader.active.playbooks.revision == "v2"
+
+
 def test_without_a_saved_set_an_invalid_folder_is_an_error_at_the_start(tmp_path):
     with pytest.raises(PlaybookError, match=r"a\.yaml:8:16"), Folder(tmp_path, {"a.yaml": BROKEN}):
         pass
@@ -366,10 +387,10 @@ class FullDisk:
         self._journal = journal
         self.full = False
 
-    def save_set(self, digest, files):
+    def save_set(self, digest, files, revision):
         if self.full:
             raise JournalError("disk full")
-        self._journal.save_set(digest, files)
+        self._journal.save_set(digest, files, revision)
 
     def __getattr__(self, name):
         return getattr(self._journal, name)

@@ -34,7 +34,7 @@ MAX_WAITING_EVENTS = 300_000
 """Events in the inbox beyond which accepts move runs to the queues. A restart reads the whole inbox."""
 _INSERT_RUNS = (
     "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received, position,"
-    " pool, timeout, due_at, outcome, results, settled, state) VALUES "
+    " pool, timeout, due_at, outcome, results, settled, state, revision) VALUES "
 )
 _WAITING_EVENTS = (
     "SELECT (SELECT event FROM arrived ORDER BY id DESC LIMIT 1)"
@@ -229,8 +229,10 @@ def _run_row(entry: InboxEntry, event: int) -> tuple[Any, ...]:
         entry.received,
     )  # fmt: skip
     if entry.pool is None:
-        return (*row, None, None, None, None, run_outcome(()), b"[]", entry.due_at, None)
-    return (*row, 0, entry.pool, entry.timeout, entry.due_at, None, b"[]", None, "queued")
+        over = (None, None, None, None, run_outcome(()), b"[]", entry.due_at, None)
+        return (*row, *over, entry.revision)
+    waits = (0, entry.pool, entry.timeout, entry.due_at, None, b"[]", None, "queued")
+    return (*row, *waits, entry.revision)
 
 
 def insert_rows(

@@ -47,6 +47,7 @@ class InboxEntry(msgspec.Struct, array_like=True, frozen=True):
     """A run in the inbox.
 
     event: index of its event within the body. pool, timeout: of the first step; None without steps.
+    revision: the last element, because an entry of an older engine does not have it.
     """
 
     id: str
@@ -60,6 +61,7 @@ class InboxEntry(msgspec.Struct, array_like=True, frozen=True):
     due_at: float
     pool: str | None
     timeout: float | None
+    revision: str = ""
 
 
 class InboxBatch(msgspec.Struct, frozen=True, eq=False):
@@ -100,7 +102,7 @@ def inbox_batch(accepted: AcceptBatch, now: float) -> InboxBatch:
         entries.append(
             InboxEntry(
                 run.id, index, playbook.name, playbook.digest, playbook.blob, run.target, namespace,
-                run.received, now, pool, timeout,
+                run.received, now, pool, timeout, run.revision,
             )
         )  # fmt: skip
     parts = [entries[at : at + RUNS_PER_ROW] for at in range(0, len(entries), RUNS_PER_ROW)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from engine.journal import codec
 from engine.journal.codec import UnreadableError
 from engine.journal.hydrate import Hydrator
-from engine.journal.protocol import AcceptBatch, Pause
+from engine.journal.protocol import AcceptBatch, Pause, SavedSet
 from engine.journal.sqlite import (
     claims,
     inbox,
@@ -417,24 +417,25 @@ class SqliteJournal:
             for row in found
         }
 
-    def save_set(self, digest: str, files: Mapping[str, bytes]) -> None:
+    def save_set(self, digest: str, files: Mapping[str, bytes], revision: str = "") -> None:
         """See State.save_set."""
-        row = (digest, json_codec.encode_json(dict(files)))
+        row = (digest, json_codec.encode_json(dict(files)), revision)
         self._writer.submit(
             lambda connection: connection.execute(
-                "INSERT INTO sets VALUES (1, ?, ?) ON CONFLICT DO UPDATE"
-                " SET digest = excluded.digest, files = excluded.files",
+                "INSERT INTO sets (id, digest, files, revision) VALUES (1, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET digest = excluded.digest, files = excluded.files,"
+                " revision = excluded.revision",
                 row,
             )
         ).result()
 
-    def last_set(self) -> tuple[str, dict[str, bytes]] | None:
+    def last_set(self) -> SavedSet | None:
         """See State.last_set."""
-        row = self._readers.row("SELECT digest, files FROM sets")
+        row = self._readers.row("SELECT digest, files, revision FROM sets")
         if row is None:
             return None
         with codec.readable("set of playbooks"):
-            return row["digest"], codec.to_files(row["files"])
+            return SavedSet(row["digest"], codec.to_files(row["files"]), row["revision"])
 
     # Maintenance
 

@@ -14,7 +14,7 @@ from engine.model.errors import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 5
+VERSION = 6
 """Version of the tables, stored as ``PRAGMA user_version``. Each change of the tables increases it."""
 
 # Table runs: one row for each run, and one for each undo of a step (column `undoes`: the id of its run).
@@ -29,6 +29,7 @@ VERSION = 5
 #   held      1 while the run waits for an approval
 #   pool, timeout   of the step at `position`
 #   facts     the attempt state, JSON
+#   revision  of the set of playbooks that planned the run; empty if it was unknown
 # Table holds: the changes that an undo reverts. `until` is the `due_at` of the undo.
 # Table arrived (the inbox): accepted runs that are not in `runs` yet, `many` of them in a row. `event` is the
 #   number of the first event of the body. `slow` is 1 if one of the runs is of the slow pool.
@@ -73,6 +74,10 @@ _TABLES_5 = """
 ALTER TABLE paused ADD COLUMN until REAL;
 ALTER TABLE paused ADD COLUMN reason TEXT NOT NULL DEFAULT '';
 """
+_TABLES_6 = """
+ALTER TABLE runs ADD COLUMN revision TEXT NOT NULL DEFAULT '';
+ALTER TABLE sets ADD COLUMN revision TEXT NOT NULL DEFAULT '';
+"""
 _TABLES = f"""
 CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (id INTEGER PRIMARY KEY, body BLOB NOT NULL, received REAL NOT NULL);
@@ -110,13 +115,14 @@ CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sets (
   id INTEGER PRIMARY KEY CHECK (id = 1), digest TEXT NOT NULL, files BLOB NOT NULL
 );
-{_TABLES_2}{_TABLES_3}{_TABLES_4}{_TABLES_5}"""
+{_TABLES_2}{_TABLES_3}{_TABLES_4}{_TABLES_5}{_TABLES_6}"""
 _MIGRATIONS = {
     1: "ALTER TABLE runs ADD COLUMN namespace TEXT;"
     f"ALTER TABLE runs ADD COLUMN held INTEGER NOT NULL DEFAULT 0; {_TABLES_2}",
     2: f"ALTER TABLE runs ADD COLUMN undoes TEXT; DROP INDEX runs_timers; DROP TABLE probe; {_TABLES_3}",
     3: _TABLES_4,
     4: _TABLES_5,
+    5: _TABLES_6,
 }
 """Version -> statements that migrate the tables to the next version."""
 

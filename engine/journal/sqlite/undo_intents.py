@@ -73,9 +73,10 @@ def _write(connection: sqlite3.Connection, intent: UndoIntent, now: float) -> No
     id_ = undo_id(intent.run, intent.step)
     connection.execute(
         "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received,"
-        " position, pool, timeout, state, due_at, settled, undoes)"
+        " position, pool, timeout, state, due_at, settled, undoes, revision)"
         " SELECT ?1, playbook, digest, blob, event, target, namespace, received, ?2, 'cluster',"
-        " coalesce(timeout, 30), iif(?3 IS NULL, NULL, 'waiting'), ?3, iif(?3 IS NULL, ?4, NULL), id"
+        " coalesce(timeout, 30), iif(?3 IS NULL, NULL, 'waiting'), ?3, iif(?3 IS NULL, ?4, NULL), id,"
+        " revision"
         " FROM runs WHERE id = ?5"
         " ON CONFLICT (id) DO UPDATE SET state = excluded.state, due_at = excluded.due_at,"
         " settled = excluded.settled, leased = 0, attempt = 0, outcome = NULL, last = NULL",
