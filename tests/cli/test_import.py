@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.talon.actionners import ACTIONNERS
 
-PAGE = (Path(__file__).parents[2] / "docs/import.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/migrate-from-talon.md").read_text()
 BLOCKS = dict(
     zip(("rules", "playbook"), re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL), strict=True)
 )
