@@ -5,20 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.cluster.api import (
-    CRON_JOB,
-    DAEMON_SET,
-    DEPLOYMENT,
-    JOB,
-    NAMESPACE,
-    NODE,
-    POD,
-    REPLICA_SET,
-    STATEFUL_SET,
-)
+from engine.actions.gitops import refuse_managed
+from engine.actions.owners import OWNER_RESOURCES, OWNERS
+from engine.cluster.api import NAMESPACE, NODE, POD
 from engine.language import duration
 from engine.model.calls import Call, ObjectChange
-from engine.model.errors import RefusedError, SkippedError
+from engine.model.errors import SkippedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,28 +22,11 @@ if TYPE_CHECKING:
 
 On = Literal["pod", "owner", "node", "namespace"]
 
-OWNERS = {k.kind: k for k in (REPLICA_SET, DEPLOYMENT, STATEFUL_SET, DAEMON_SET, JOB, CRON_JOB)}
-"""The kinds of controllers that actions know."""
-
-_OWNER_RESOURCES = (
-    "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "deployments.apps",
-    "jobs.batch", "cronjobs.batch",
-)  # fmt: skip
-_MANAGED_BY_GIT = {
-    "annotations": ("argocd.argoproj.io/tracking-id",),
-    "labels": (
-        "app.kubernetes.io/instance",
-        "argocd.argoproj.io/instance",
-        "kustomize.toolkit.fluxcd.io/name",
-        "helm.toolkit.fluxcd.io/name",
-    ),
-}
-
 
 def needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
     """Return the RBAC rights of a step that changes metadata, from its parameter ``on``."""
     resources = {
-        "owner": _OWNER_RESOURCES,
+        "owner": OWNER_RESOURCES,
         "node": ("nodes",),
         "namespace": ("namespaces",),
     }.get(parameters.get("on", "pod"), ())
@@ -89,10 +64,8 @@ def find_metadata_target(
     found = cluster.get(kind, name, pod.namespace if kind.namespaced else None) if name else None
     if found is None:
         raise SkippedError(f"pod {pod}: its {on} does not exist")
-    if on == "owner" and not even_if_managed and _is_managed(found["metadata"]):
-        raise RefusedError(
-            f"{kind.kind} {name} is managed from Git (evenIfManaged: true overrides)"
-        )
+    if on == "owner":
+        refuse_managed(found["metadata"], f"{kind.kind} {name}", even_if_managed=even_if_managed)
     return MetadataTarget(kind, found, f"{kind.kind.lower()} {name}")
 
 
@@ -132,11 +105,3 @@ def change_metadata(
 def ttl_text(ttl: float | None) -> str:
     """Return the duration for the sentence of a step, for example `` for 1h``. Empty without a ttl."""
     return f" for {duration.text(ttl)}" if ttl else ""
-
-
-def _is_managed(metadata: Mapping[str, Any]) -> bool:
-    return any(
-        name in (metadata.get(part) or {})
-        for part, names in _MANAGED_BY_GIT.items()
-        for name in names
-    )

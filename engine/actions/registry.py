@@ -79,7 +79,7 @@ class ActionResult:
 class StepContext:
     """The step that an action runs for.
 
-    now: epoch seconds.
+    now: epoch seconds. received: when the event was received, epoch seconds.
     keep: adds values to the attempt state of the run. They are on disk when it returns.
     attempt_state: the attempt state so far.
     note: what a message must add to its text: what the playbook would have done under ``mode: notify``, and
@@ -96,6 +96,7 @@ class StepContext:
     step: str
     event: Event
     now: float
+    received: float
     keep: Callable[[Mapping[str, Any]], None] = lambda _: None
     attempt_state: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""

@@ -210,9 +210,9 @@ class KubernetesCluster:
 
     def send(self, call: Call) -> Object:
         """Send one write; see ``Cluster.send``."""
-        resource, _, subresource = call.resource.partition("/")
-        name = None if call.verb == "create" and not subresource else call.name
-        path = _path(call.api_version, resource, call.namespace, name, subresource)
+        is_new = call.verb == "create" and "/" not in call.resource
+        name = None if is_new else call.name
+        path = _path(call.api_version, call.resource, call.namespace, name)
         query, body = [], call.body
         if call.verb != "delete":
             query.append(("fieldManager", FIELD_MANAGER))
@@ -234,12 +234,12 @@ class KubernetesCluster:
         if reply.status == 404:  # noqa: PLR2004 - HTTP
             raise GoneError(f"{about} is gone")
         if reply.status == 409:  # noqa: PLR2004 - HTTP
-            if call.verb == "create":
-                raise AlreadyExistsError(f"{about} already exists")
             if _has_cause(reply.body, "reason", "FieldManagerConflict"):
                 raise PermanentError(f"{about}: {_message(reply.body)}")
-            if call.verb == "delete" or "eviction" in call.resource or _is_apply_with_uid(call):
+            if _means_replaced(call, reply.body):
                 raise GoneError(f"{about} was replaced by another object of the same name")
+            if call.verb == "create":
+                raise AlreadyExistsError(f"{about} already exists")
             raise TemporaryError(f"{about} was changed at the same time", answered=True)
         is_uid_rejected = _has_cause(reply.body, "field", "metadata.uid")
         if reply.status == 422 and call.verb == "patch" and is_uid_rejected:  # noqa: PLR2004 - HTTP
@@ -331,9 +331,9 @@ def _path(
     resource: str,
     namespace: str | None,
     name: str | None,
-    subresource: str = "",
 ) -> str:
-    """Return the path of a resource, of an object or of its subresource."""
+    """Return the path of a resource, of an object or of its subresource (``pods/eviction``)."""
+    resource, _, subresource = resource.partition("/")
     path = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
     path += f"/namespaces/{namespace}" if namespace else ""
     path += f"/{resource}"
@@ -362,6 +362,15 @@ def _rbac_verbs(verb: str) -> str:
     return {"apply": "patch and create"}.get(verb, verb)
 
 
-def _is_apply_with_uid(call: Call) -> bool:
-    """Return whether a call is an apply to one uid. For a patch, the server rejects another uid with 422."""
-    return call.verb == "apply" and "uid" in (call.body.get("metadata") or {})
+def _means_replaced(call: Call, body: Object) -> bool:
+    """Return whether a 409 means that the object has another uid than the call.
+
+    For a patch of an object, the server rejects another uid with 422. For a patch of its ``scale`` it answers
+    409 and names the precondition in the message only (pkg/registry/apps/deployment/storage).
+    """
+    if call.verb == "delete" or call.resource.endswith("/eviction"):
+        return True
+    has_uid = "uid" in (call.body.get("metadata") or {})
+    if call.verb == "patch" and call.resource.endswith("/scale"):
+        return has_uid and "UID in precondition" in _message(body)
+    return call.verb == "apply" and has_uid

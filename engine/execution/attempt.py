@@ -292,7 +292,8 @@ def _call_action(
     store = PREVIEW_STORE if clients.dry else step.store
     context = StepContext(
         run=claim.run.id, playbook=claim.run.playbook.name, step=claim.step.name,
-        event=claim.run.event, now=step.now, keep=step.keep, attempt_state=claim.attempt_state,
+        event=claim.run.event, now=step.now, received=claim.run.received,
+        keep=step.keep, attempt_state=claim.attempt_state,
         note=_note(claim, permission.digest_size),
         add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
         blob=claim.run.playbook.blob, revision=claim.run.revision,

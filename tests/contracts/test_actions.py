@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import yaml
 from engine.actions.composite_parameters import Json, ListOf, MapOf, Record, SecretOr
-from engine.actions.metadata import OWNERS
+from engine.actions.owners import OWNERS
 from engine.actions.parameters import Choice, Text
 from engine.actions.registry import load_actions
 from engine.cluster.api import CallRecorder
@@ -98,7 +98,7 @@ def world(controller="ReplicaSet", pod=None):
     above = {"ReplicaSet": "Deployment", "Job": "CronJob"}.get(controller)
     objects = [
         {"kind": "Namespace", "metadata": {"name": "demo"}},
-        {"kind": "Node", "metadata": {"name": "worker-1"}},
+        {"kind": "Node", "metadata": {"name": "worker-1"}, "spec": {}},
         {"kind": "NetworkPolicy", "metadata": {"name": "other", "namespace": "demo"}}
         | {"spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}},
         pod or a_pod(controller),
@@ -188,6 +188,9 @@ def scenarios():
     """Servers and events that between them lead an action everywhere."""
     for controller in (*OWNERS, None):
         yield world(controller), alert()
+    alone = world()
+    alone.put(owner("ReplicaSet", "web"))
+    yield alone, alert()
     yield world(), ON_THE_NODE
     by_container = {"k8s.ns.name": None, "k8s.pod.name": None, "container.id": CONTAINER}
     yield world(), alert(**by_container)

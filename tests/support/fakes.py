@@ -154,7 +154,7 @@ class ApiServer:
         self, method: str, path: str, query: dict[str, str], content: str | None, body: Any
     ) -> dict[str, Any]:
         resource, namespace, name = _where(path)
-        key = (resource, namespace, name or "")
+        key = (_parent(resource), namespace, name or "")
         if method == "GET":
             self.asked.add(("get" if name else "list", resource))
             return self._get(key) if name else self._list(resource, namespace, query)
@@ -165,7 +165,7 @@ class ApiServer:
         in_body = method == "DELETE" and body
         dry = "All" in (body.get("dryRun", []) if in_body else [query.get("dryRun")])
         before = copy.deepcopy((self.objects, self._owners, self._version))
-        answer = self._write(method, key, content, body)
+        answer = self._write(method, resource, key, content, body)
         if dry:
             self.objects, self._owners, self._version = before
         else:
@@ -173,11 +173,13 @@ class ApiServer:
         return answer[1]
 
     def _write(
-        self, method: str, key: Key, content: str | None, body: Any
+        self, method: str, resource: str, key: Key, content: str | None, body: Any
     ) -> tuple[Key, dict[str, Any]]:
-        resource, namespace, _ = key
+        namespace = key[1]
         if method == "POST":
             self.asked.add(("create", resource))
+            if resource == "pods/eviction":
+                return key, self._delete(key, body["deleteOptions"])
             key = (resource, namespace, body["metadata"]["name"])
             return key, self._create(key, body)
         if method == "DELETE":
@@ -190,7 +192,16 @@ class ApiServer:
             )  # an apply can create the object, so it needs both rights
             return key, self._apply(key, body)
         assert content == "application/merge-patch+json"
+        if "/scale" in resource:
+            self._check_scale(key, body)
         return key, self._patch(key, body)
+
+    def _check_scale(self, key: Key, body: dict[str, Any]) -> None:
+        """Fail for another uid, as the API server does for a ``scale``."""
+        wanted, uid = body["metadata"].get("uid"), self._get(key)["metadata"]["uid"]
+        if wanted not in (None, uid):
+            told = f"UID in precondition: {wanted}, UID in object meta: {uid}"
+            raise Failed(409, f"Precondition failed: {told}")
 
     def _get(self, key: Key) -> dict[str, Any]:
         if key not in self.objects:
@@ -340,6 +351,13 @@ def _where(path: str) -> tuple[str, str | None, str | None]:
         namespace, rest = rest[1], rest[2:]
     resource = "/".join([rest[0], *rest[2:]])
     return qualified(resource, version), namespace, rest[1] if len(rest) > 1 else None
+
+
+def _parent(resource: str) -> str:
+    """Return the resource without its subresource: ``deployments.apps`` for ``deployments/scale.apps``."""
+    parent, slash, rest = resource.partition("/")
+    group = rest.partition(".")[2]
+    return f"{parent}.{group}" if slash and group else parent
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
