@@ -54,10 +54,11 @@ def scale_workload(
     workload = find_workload(pod, cluster, kinds or SCALABLE, even_if_managed=even_if_managed)
     scale = replace(workload.kind, resource=f"{workload.kind.resource}/scale")
     before = (workload.object.get("spec") or {}).get("replicas", 1)
-    path, name, uid = ("spec", "replicas"), workload.name, workload.uid
-    context.add_undo_intent(
-        [ObjectChange(scale, pod.namespace, name, uid, path, replicas, before)], ttl
-    )
+    name, uid = workload.name, workload.uid
+    # A Scale omits 0 replicas, so the absent value stands for 0.
+    put, old = replicas or None, before or None
+    change = ObjectChange(scale, pod.namespace, name, uid, ("spec", "replicas"), put, old)
+    context.add_undo_intent([change], ttl)
     body = {"metadata": {"uid": uid} if uid else {}, "spec": {"replicas": replicas}}
     cluster.send(Call("patch", scale.api_version, scale.resource, pod.namespace, name, body))
     return f"scale {workload} of {pod} from {before} to {replicas}{ttl_text(ttl)}"

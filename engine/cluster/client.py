@@ -61,13 +61,20 @@ class ApiServerState:
     """The state that all calls to one API server share.
 
     cache_seconds: how long a Namespace or Node that was read, or a Node that does not exist, is cached; pods
-    are never cached. cache: (resource, name) -> (end of validity on the monotonic clock, object).
+    are never cached. cache: by resource and name.
     """
 
     breaker: CircuitBreaker
     rate_limiter: RateLimiter
     cache_seconds: float = 0.0
-    cache: dict[tuple[str, str], tuple[float, Object | None]] = field(default_factory=dict)
+    cache: dict[tuple[str, str], _Cached] = field(default_factory=dict)
+
+
+class _Cached(NamedTuple):
+    """An object in the cache. until: end of its validity on the monotonic clock."""
+
+    until: float
+    object: Object | None
 
 
 class _Reply(NamedTuple):
@@ -159,16 +166,17 @@ class KubernetesCluster:
         """Return an object, or None if it does not exist; see ``ClusterReader.get``."""
         if kind not in (NAMESPACE, NODE) or not self._state.cache_seconds:
             return self._get(kind, name, namespace)
-        cache, now = self._state.cache, time.monotonic()
-        valid_until, found = cache.get((kind.resource, name), (0.0, None))
-        if now < valid_until:
-            return found
+        cache, key, now = self._state.cache, (kind.resource, name), time.monotonic()
+        cached = cache.get(key)
+        if cached is not None and now < cached.until:
+            return cached.object
         found = self._get(kind, name, namespace)
         # a missing Node is normal: by default, Falco's hostname is the name of its own pod
-        if found is not None or kind == NODE:
+        worth_caching = found is not None or kind == NODE
+        if worth_caching and cache.get(key) is cached:  # else it was written during the read
             if len(cache) >= MAX_CACHED:
                 cache.clear()
-            cache[kind.resource, name] = (now + self._state.cache_seconds, found)
+            cache[key] = _Cached(now + self._state.cache_seconds, found)
         return found
 
     def _get(self, kind: Kind, name: str, namespace: str | None) -> Object | None:
@@ -225,6 +233,8 @@ class KubernetesCluster:
             query.append(("force", "false"))
         content_type = _CONTENT_TYPES.get(call.verb, "application/json")
         reply = self._request(_METHODS[call.verb], path, query, body, content_type)
+        if call.namespace is None:  # an undo must read what the step wrote
+            self._state.cache[call.resource, call.name] = _Cached(0.0, None)
         self._raise_for_write(call, reply)
         return reply.body
 

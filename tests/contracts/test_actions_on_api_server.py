@@ -1,0 +1,243 @@
+"""Every action with a target, on a real API server, with exactly the rights that it declares."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+
+import pytest
+from engine.actions.rbac import rights, roles
+from engine.cluster.api import CallRecorder
+from engine.cluster.client import connect
+from engine.execution.attempt import Clients, attempt
+from engine.execution.guardrails import Guard
+from engine.model.errors import GoneError
+from engine.model.event import parse_event
+from engine.outbound.api import RequestRecorder
+from tests.contracts.test_actions import ACTIONS, claim_of
+from tests.support.fakes import FakeAttemptStore, FakeHttpClient, qualified
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+APPS = "/apis/apps/v1/namespaces"
+TARGETED = [a for a in ACTIONS if {"pod", "subject", "node"} & set(a.acts_with)]
+every_target = pytest.mark.parametrize("action", TARGETED, ids=lambda action: action.name)
+every_undoable = pytest.mark.parametrize(
+    "action", [a for a in TARGETED if a.undoable], ids=lambda action: action.name
+)
+
+
+@pytest.fixture
+def pod(admin, namespace):
+    """A running pod of a Deployment with two replicas."""
+    labels = {"app": "web"}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [{"name": "c", "image": "nginx"}]},
+    }
+    spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
+    admin.create(
+        f"{APPS}/{namespace}/deployments",
+        {"metadata": {"name": "web", "labels": labels}, "spec": spec},
+    )
+    deployment = f"{APPS}/{namespace}/deployments/web"
+    admin.wait_for(deployment, lambda it: it["status"].get("readyReplicas") == 2)
+    found = admin.list(f"/api/v1/namespaces/{namespace}/pods")[0]
+    yield found
+    admin.patch(f"/api/v1/nodes/{found['spec']['nodeName']}", {"spec": {"unschedulable": None}})
+
+
+@pytest.fixture
+def account(admin, namespace, control_plane, tmp_path):
+    """Return a function that returns the cluster as an account with these rights, and with no other."""
+    made = []
+
+    def connected(needed):
+        name = f"{namespace}-{len(made)}"
+        admin.create(
+            f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": name}}
+        )
+        (role,) = roles(frozenset(needed), name, namespaced=False)
+        admin.create(f"{RBAC}/clusterroles", role)
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+        binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
+        admin.create(f"{RBAC}/clusterrolebindings", binding)
+        made.append(name)
+        wait_for_rights(admin, f"system:serviceaccount:{namespace}:{name}", needed)
+        asked = {"spec": {"expirationSeconds": 7200}}
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        token = admin.create(path, asked)["status"]["token"]
+        return connect(str(control_plane.kubeconfig(token, tmp_path / name)), None)
+
+    yield connected
+    for name in made:
+        admin.delete(f"{RBAC}/clusterrolebindings/{name}")
+        admin.delete(f"{RBAC}/clusterroles/{name}")
+
+
+def wait_for_rights(admin, user, needed):
+    """Wait until the authorizer of the API server has read the role through its watch."""
+    pause = threading.Event()
+    for verb, resource in needed:
+        plural, _, group = resource.partition(".")
+        name, _, subresource = plural.partition("/")
+        asked = {"verb": verb, "resource": name, "subresource": subresource, "group": group}
+        spec = {"user": user, "groups": ["system:authenticated"], "resourceAttributes": asked}
+        while not admin.create(REVIEWS, {"spec": spec})["status"]["allowed"]:
+            pause.wait(0.05)
+
+
+def event_of(pod):
+    fields = {"k8s.ns.name": pod["metadata"]["namespace"], "k8s.pod.name": pod["metadata"]["name"]}
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    body = {"rule": "Terminal shell", "time": time, "hostname": pod["spec"]["nodeName"]}
+    return parse_event({**body, "output_fields": fields})
+
+
+def act(cluster, claim, store, *, dry=False):
+    recorder = CallRecorder(cluster, cluster.with_dry_run() if dry else cluster)
+    clients = Clients(recorder, RequestRecorder(FakeHttpClient()), dry=dry)
+    now = datetime.now(UTC).timestamp()
+    return attempt(claim, clients, Guard(), now, store)
+
+
+def objects(admin, pod):
+    """Return what an action can change: the pods, their owners, policies and the node, without bookkeeping."""
+    namespace = pod["metadata"]["namespace"]
+    paths = [
+        f"/api/v1/namespaces/{namespace}/pods",
+        f"{APPS}/{namespace}/deployments",
+        f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
+    ]
+    found = [item for path in paths for item in admin.list(path)]
+    found.append(admin.get(f"/api/v1/nodes/{pod['spec']['nodeName']}"))
+    return {item["metadata"]["uid"]: _content(item) for item in found}
+
+
+def without_pods(found, action):
+    """Leave out the pods after a scale, because the controller replaced them."""
+    scaled = action.name == "workload.scale"
+    return {k: v for k, v in found.items() if not scaled or "containers" not in (v["spec"] or {})}
+
+
+def _content(item):
+    kept = ("name", "labels", "annotations", "deletionTimestamp")
+    metadata = {key: item["metadata"].get(key) for key in kept}
+    for key in ("deployment.kubernetes.io/revision", "node.alpha.kubernetes.io/ttl"):
+        (metadata["annotations"] or {}).pop(key, None)
+    return {"metadata": metadata, "spec": item.get("spec")}
+
+
+@every_target
+def test_the_declared_rights_suffice_and_a_dry_run_changes_nothing(action, admin, pod, account):
+    claim = claim_of(action, event=event_of(pod))
+    cluster, before = account(rights([claim.run.playbook])), objects(admin, pod)
+    planned = act(cluster, claim, FakeAttemptStore(), dry=True)
+    assert planned.state == "planned", planned.message
+    assert objects(admin, pod) == before
+    store = FakeAttemptStore()
+    done = act(cluster, claim, store)
+    assert done.state == "done", done.message
+    assert [call.resource for call in done.calls] == [call.resource for call in planned.calls]
+    if action.repeatable:
+        again = claim_of(
+            action, event=claim.run.event, attempt=2, interrupted=True,
+            attempt_state=store.attempt_state,
+        )  # fmt: skip
+        assert act(cluster, again, store).state == "done"
+
+
+@every_undoable
+def test_undo_restores_the_objects(action, admin, pod, account):
+    claim = claim_of(action, event=event_of(pod))
+    cluster, before = account(rights([claim.run.playbook])), objects(admin, pod)
+    store = FakeAttemptStore()
+    assert act(cluster, claim, store).state == "done"
+    changed = objects(admin, pod)
+    undoing = store.undoing(claim)
+    outcome = act(cluster, undoing, store)
+    assert outcome.state == "undone", outcome.message
+    assert without_pods(objects(admin, pod), action) == without_pods(before, action)
+    assert changed != before
+
+
+def used(action, claim, cluster):
+    """Return the rights to write that the action and its undo use on a pod of a Deployment."""
+    store = FakeAttemptStore()
+    calls = act(cluster, claim, store, dry=True).calls
+    verbs = {"apply": {"create", "patch"}}
+    rights = {
+        (verb, qualified(call.resource, call.api_version))
+        for call in calls
+        for verb in verbs.get(call.verb, {call.verb})
+    }
+    created = {call.resource for call in calls if call.verb == "apply"}
+    return rights | (
+        {("delete", qualified(one, "networking.k8s.io/v1")) for one in created}
+        if action.undoable
+        else set()
+    )
+
+
+@every_target
+def test_a_missing_right_is_named(action, pod, account):
+    claim = claim_of(action, event=event_of(pod))
+    needed = rights([claim.run.playbook])
+    writes = {right for right in needed if right[0] not in {"get", "list"}}
+    for missing in sorted(writes & used(action, claim, account(needed))):
+        cluster, store = account(needed - {missing}), FakeAttemptStore()
+        outcome = act(cluster, claim, store)
+        if outcome.state == "done":  # the right is for the undo
+            outcome = act(cluster, store.undoing(claim), store)
+        assert outcome.state in {"failed", "waiting"}, missing
+        verb, resource = missing
+        assert f"{verb}" in outcome.message.partition("missing right: ")[2]
+        assert resource.partition(".")[0] in outcome.message
+
+
+def by_name(name):
+    return next(action for action in TARGETED if action.name == name)
+
+
+def test_a_disruption_budget_postpones_an_eviction(admin, pod, account):
+    claim = claim_of(by_name("pod.evict"), event=event_of(pod))
+    cluster, path = account(rights([claim.run.playbook])), budgets(pod)
+    spec = {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}
+    admin.create(path, {"metadata": {"name": "web"}, "spec": spec})
+    admin.wait_for(f"{path}/web", lambda it: it.get("status", {}).get("expectedPods") == 2)
+    refused = act(cluster, claim, FakeAttemptStore())
+    assert (refused.state, refused.answered) == ("waiting", True)
+    assert "disruption budget" in refused.message
+    assert not cluster.breaker.open
+    admin.delete(f"{path}/web")
+    assert act(cluster, claim, FakeAttemptStore()).state == "done"
+
+
+def budgets(pod):
+    return f"/apis/policy/v1/namespaces/{pod['metadata']['namespace']}/poddisruptionbudgets"
+
+
+def test_a_workload_that_was_replaced_is_not_scaled(admin, pod, account):
+    claim = claim_of(by_name("workload.scale"), event=event_of(pod))
+    cluster = account(rights([claim.run.playbook]))
+    call = act(cluster, claim, FakeAttemptStore(), dry=True).calls[0]
+    call.body["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
+    with pytest.raises(GoneError, match="was replaced"):
+        cluster.send(call)
+    scale = f"{APPS}/{pod['metadata']['namespace']}/deployments/web/scale"
+    assert admin.get(scale)["spec"]["replicas"] == 2
+
+
+def test_a_restart_replaces_the_pods_once(admin, pod, account):
+    claim = claim_of(by_name("workload.restart"), event=event_of(pod))
+    cluster = account(rights([claim.run.playbook]))
+    path = f"{APPS}/{pod['metadata']['namespace']}/deployments/web"
+    generation = admin.get(path)["metadata"]["generation"]
+    for _ in range(2):
+        assert act(cluster, claim, FakeAttemptStore()).state == "done"
+    assert admin.get(path)["metadata"]["generation"] == generation + 1
+    admin.wait_for(
+        f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods",
+        lambda it: pod["metadata"]["uid"] not in {one["metadata"]["uid"] for one in it["items"]},
+    )
