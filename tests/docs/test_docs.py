@@ -108,7 +108,7 @@ def test_what_a_page_says_of_the_code_is_current(file, text):
 
 
 def test_the_pages_that_are_made_are_those_of_the_actions_the_language_and_the_metrics():
-    assert [file.name for file in pages()] == ["actions.md", "language.md", "operate.md"]
+    assert [file.name for file in pages()] == ["actions.md", "metrics.md", "language.md"]
 
 
 def shape(value):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
@@ -13,7 +15,7 @@ from tests.support.components import Server, have
 from tests.support.engine import call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     Sample = dict[str, Any]
@@ -72,6 +74,11 @@ class Prometheus(_Monitor):
         settings = {"scrape_interval": interval, "evaluation_interval": interval}
         self._config = folder / "prometheus.yaml"
         self._config.write_text(yaml.safe_dump({"global": settings, **config}))
+        self._targets = sum(
+            len(static["targets"])
+            for scrape in config.get("scrape_configs", ())
+            for static in scrape.get("static_configs", ())
+        )
 
     def command(self) -> list[str]:
         """Return the command line."""
@@ -108,12 +115,15 @@ class Prometheus(_Monitor):
         return found
 
     def wait_for_scrape(self) -> None:
-        """Wait until each target was scraped with success after this call."""
+        """Wait until each target of the configuration was scraped with success after this call."""
         called = time.time()
-        self.wait_for("up", lambda samples: samples and _all_are(samples, 1))
-        self.wait_for(
-            "timestamp(up)", lambda samples: samples and all(_value(s) > called for s in samples)
-        )
+
+        def is_met(targets: list[dict[str, Any]]) -> bool:
+            return len(targets) >= self._targets and all(
+                one["health"] == "up" and _seconds(one["lastScrape"]) > called for one in targets
+            )
+
+        _wait(lambda: self.get("/api/v1/targets")["data"]["activeTargets"], is_met, "targets")
 
 
 class Alertmanager(_Monitor):
@@ -167,9 +177,6 @@ def _wait(read: Callable[[], Any], is_met: Callable[[Any], Any], what: str) -> A
     return found
 
 
-def _value(sample: Sample) -> float:
-    return float(sample["value"][1])
-
-
-def _all_are(samples: Sequence[Sample], number: float) -> bool:
-    return all(_value(sample) == number for sample in samples)
+def _seconds(text: str) -> float:
+    """Return the seconds since the epoch of a time as Go prints it: with up to nine digits of a fraction."""
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
