@@ -10,7 +10,11 @@ WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
+<<<<<<< HEAD
 .PHONY: run loop test soak docs lint format bench control-plane components node-modules lock clean help
+=======
+.PHONY: run test rbac soak docs lint format bench control-plane components node-modules lock clean help
+>>>>>>> a580a48 (Split kustomize/ into a base without playbooks, components and three overlays)
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +49,9 @@ lint: $(READY) ## Check style, types and layers
 format: $(READY) ## Format the code
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
+
+rbac: $(READY) ## Generate the roles in kustomize/ from the shipped playbooks
+	@$(BIN)/python kustomize/generate.py
 
 components: ## Install the servers that the tests start (Debian packages, as root)
 	@for name in redis-server nats-server prometheus prometheus-alertmanager; do \

@@ -69,13 +69,16 @@ class Reloader:
         self._thread = threading.Thread(target=self._run, name="tiercel-reload", daemon=True)
         self._observer: Any = None
         self._watched: int | None = None
+        self._may_be_empty = False
         self.active: Active
 
     def start(self) -> None:
         """Load the folder, or the last valid set of the journal, and start to watch.
 
-        Raises PlaybookError, FolderError if neither is usable.
+        An engine that never had playbooks accepts a folder without any, and then matches nothing. Later an empty
+        folder is an error. Raises PlaybookError, FolderError if neither is usable.
         """
+        self._may_be_empty = self._journal.last_set() is None
         self._renew_watch()  # before reading, so that a change in between is noticed
         try:
             self._load()
@@ -147,7 +150,7 @@ class Reloader:
     def _read(self) -> Files:
         """Return the files of the folder, with the values file of --values. Raises FolderError."""
         files = read_files([self._folder])
-        if not files.findings and not files.files.keys() - {VALUES}:
+        if not (self._may_be_empty or files.findings or files.files.keys() - {VALUES}):
             raise FolderError(f"{self._folder} has no playbook files")
         if self._values is None:
             return files
@@ -157,7 +160,11 @@ class Reloader:
         """Put the set of these files in force. Raises PlaybookError, FolderError, JournalError."""
         found = self._load_usable(files)
         active = Active(_index(found), found, self._now())
-        self._journal.save_set(found.digest, files.files, found.revision)
+        if found.playbooks:
+            self._journal.save_set(found.digest, files.files, found.revision)
+            self._may_be_empty = False
+        else:
+            log.warning("no_playbooks", folder=str(self._folder), effect="no event starts a run")
         before, self.active = getattr(self, "active", None), active
         self._observers.notify(
             Reloaded(
@@ -174,7 +181,7 @@ class Reloader:
         if self._values and VALUES in files.files:
             values = (str(self._values), files.files[VALUES])
         found = self._loader.load(files, values).usable()
-        if not found.playbooks:
+        if not (found.playbooks or self._may_be_empty):
             raise FolderError(f"{self._folder} has no playbooks")
         return found
 

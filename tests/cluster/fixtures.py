@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.cluster.api import Api
 
 BASE = Path(__file__).parents[2] / "kustomize" / "base"
-ENGINE = ("namespace.yaml", "serviceaccount.yaml", "rbac.yaml")
+ENGINE = ("namespace.yaml", "serviceaccount.yaml", "clusterrole.yaml", "rbac.yaml")
 USER = "system:serviceaccount:tiercel:tiercel"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 ACCOUNT = "/api/v1/namespaces/tiercel/serviceaccounts/tiercel"

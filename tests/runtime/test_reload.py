@@ -245,6 +245,32 @@ def test_a_missing_or_empty_folder_is_an_error_until_it_returns(tmp_path, change
         assert folder.error is None
 
 
+@pytest.mark.parametrize("files", [{}, {"values.yaml": "a: 1"}, {"s.yaml": SILENCE}])
+@pytest.mark.usefixtures("often")
+def test_an_engine_that_never_had_playbooks_starts_without_any(tmp_path, files):
+    with Folder(tmp_path, files) as folder:
+        assert (folder.names, folder.error) == ([], None)
+        assert folder.reloader.active.set.digest == read_files([folder.path]).digest
+        assert [moment.playbooks for moment in folder.moments.all] == [0]
+        (folder.path / "values.yaml").write_text("a: 2")
+        folder.moments.wait_for(lambda it: it.digest == read_files([folder.path]).digest)
+        assert folder.error is None
+        (folder.path / "a.yaml").write_text(named("one"))
+        folder.in_force("one")
+        (folder.path / "a.yaml").unlink()  # from now on this is a mistake
+        folder.moments.refused("has no playbook")
+        assert folder.names == ["one"]
+    with Folder(tmp_path, files) as folder:
+        assert folder.names == ["one"]
+
+
+def test_an_empty_set_is_not_kept_for_the_next_start(tmp_path):
+    with Folder(tmp_path, {}):
+        pass
+    with pytest.raises(PlaybookError, match=r"a\.yaml:8:16"), Folder(tmp_path, {"a.yaml": BROKEN}):
+        pass
+
+
 @pytest.mark.usefixtures("often")
 def test_a_lasting_error_is_reported_once(tmp_path):
     with Folder(tmp_path) as folder:
