@@ -55,17 +55,36 @@ def json_body(**values: str | None) -> dict[str, str]:
     return {key.rstrip("_"): value for key, value in values.items() if value is not None}
 
 
+class AdminError(Exception):
+    """The engine does not respond, or refuses a request. code: for the exit. hint: the next command, or ""."""
+
+    def __init__(self, what: str, code: int, hint: str) -> None:
+        super().__init__(what)
+        self.code, self.hint = code, hint
+
+
+def fetch(server: str, token_file: Path | None, path: str) -> Any:
+    """Return the JSON response to a GET. Raises AdminError."""
+    return _request("GET", server.rstrip("/") + path, token_file)
+
+
 def get(server: str, token_file: Path | None, path: str) -> Any:
     """Return the JSON response to a GET.
 
     Exits with code 2 if the engine does not respond or the request is wrong, with 1 if the engine refuses.
     """
-    return _request("GET", server.rstrip("/") + path, token_file)
+    try:
+        return fetch(server, token_file, path)
+    except AdminError as error:
+        fail(str(error), error.code, error.hint)
 
 
 def post(server: str, token_file: Path | None, path: str, body: dict[str, Any]) -> Any:
     """Return the JSON response to a POST. Exits in the same way as ``get``."""
-    return _request("POST", server.rstrip("/") + path, token_file, json.dumps(body).encode())
+    try:
+        return _request("POST", server.rstrip("/") + path, token_file, json.dumps(body).encode())
+    except AdminError as error:
+        fail(str(error), error.code, error.hint)
 
 
 def print_note(response: dict[str, Any]) -> None:
@@ -89,11 +108,11 @@ def _request(method: str, url: str, token_file: Path | None, body: bytes | None 
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         reason = str(error)[:200].replace(url, shown)
         hint = "Start an engine with tiercel serve, or pass --server URL."
-        fail(f"{shown}: {reason}", USAGE, hint)
+        raise AdminError(f"{shown}: {reason}", USAGE, hint) from None
     if response.status != 200:  # noqa: PLR2004 - OK
         details = data if isinstance(data, dict) else {}
         what = str(details.get("error") or f"{shown}: {response.status}")
-        fail(what, _exit_code(response.status), str(details.get("hint") or ""))
+        raise AdminError(what, _exit_code(response.status), str(details.get("hint") or ""))
     return data
 
 

@@ -20,7 +20,8 @@ from engine.language.loader import Loader
 from engine.model.own_identity import OwnIdentity
 from engine.preview.comparison import Comparison
 from engine.preview.event_log import EventLog, open_event_file
-from engine.preview.git_revision import RevisionError, read_revision
+from engine.preview.git_repository import RevisionError
+from engine.preview.git_revision import read_revision
 from engine.preview.replay import PlaybookReplay, Tally
 from engine.render.findings import finding_lines
 from engine.render.progress import byte_progress

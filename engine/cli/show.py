@@ -3,40 +3,201 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
-from engine.cli.admin_client import get, server_options
+from engine.cli.admin_client import AdminError, fetch, get, server_options
 from engine.cli.completion import run_ids
+from engine.cli.exit_codes import FINDINGS, USAGE, fail
+from engine.cluster.api import EVENT, NETWORK_POLICY
+from engine.model.errors import PermanentError, TemporaryError
+from engine.preview.git_repository import Repository, RevisionError
 from engine.render.history_text import story_lines
+from engine.render.provenance import (
+    commit_lines,
+    is_managed,
+    judge,
+    marks_json,
+    note_lines,
+    object_lines,
+)
 from engine.render.text import echo, say
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
+
+    from engine.model.calls import Kind, Object
+
+_KINDS = {
+    **dict.fromkeys(("networkpolicy", "networkpolicies", "netpol"), NETWORK_POLICY),
+    **dict.fromkeys(("event", "events", "ev"), EVENT),
+}
+"""The kinds of objects that actions create, under the names that kubectl uses."""
+_OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_IN_A_CLONE = "run this command in a clone of the playbooks"
 
 
 @click.command("show")
-@click.argument("run", shell_complete=run_ids)
+@click.argument("run", metavar="RUN|KIND/NAME", shell_complete=run_ids)
+@click.option("-n", "--namespace", default="default", help="With KIND/NAME: the namespace.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False),
+    help="With KIND/NAME: the kubeconfig of the cluster. Default: as kubectl.",
+)
+@click.option("--context", help="With KIND/NAME: the context in the kubeconfig.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @server_options
-def command(*, run: str, output: str, server: str, token_file: Path | None) -> None:
-    """Show one RUN as a story: the event, each step, the calls that it sent, and their results.
+def command(
+    *,
+    run: str,
+    namespace: str,
+    kubeconfig: str | None,
+    context: str | None,
+    output: str,
+    server: str,
+    token_file: Path | None,
+) -> None:
+    """Show a RUN as a story: the event, each step, the calls that it sent, and their results.
 
-    RUN is the ID of the run, or its first 6 or more digits, as `tiercel history` prints them.
+    RUN is the ID of the run, or its first 6 or more digits, as `tiercel history` prints them. KIND/NAME is an
+    object of the cluster that Tiercel created: networkpolicy/NAME or event/NAME. The output begins with what
+    the object says about its run and its playbook.
+
+    In a Git clone of the playbooks, the output also has the commit that wrote the file of the playbook, and
+    its author.
 
     \b
     Examples:
       tiercel history --since 1h             find the run
       tiercel show 4f1c2a9b
       tiercel show 4f1c2a9b -o json
+      tiercel show networkpolicy/tiercel-5be01f23c4 -n demo
 
     Next: tiercel retry RUN, tiercel undo RUN
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
-    found = get(server, token_file, f"/runs/{quote(run, safe='')}")
-    if output == "json":
-        echo(json.dumps(found, indent=1))
+    if "/" in run:
+        kind, name = _parse_object(run, namespace)
+        item = _read_object(kind, name, namespace, kubeconfig, context)
+        _show_object(kind, item, output, server, token_file)
         return
-    for line in story_lines(found):
+    found = get(server, token_file, f"/runs/{quote(run, safe='')}")
+    commit, notes = _find_commit(found)
+    if output == "json":
+        echo(json.dumps({**found, "commit": commit}, indent=1))
+        return
+    for line in story_lines(found, [*commit_lines(commit), *note_lines(notes)]):
         say(line)
+
+
+def _parse_object(text: str, namespace: str) -> tuple[Kind, str]:
+    """Return kind and name of ``KIND/NAME`` or ``KIND.GROUP/NAME``. Exits with code 2 if it is not valid."""
+    word, _, name = text.partition("/")
+    kind = _KINDS.get(word.lower().partition(".")[0])
+    if kind is None:
+        what = f"`{word[:40]}` is not a kind of object that Tiercel creates"
+        fail(what, USAGE, "tiercel show networkpolicy/NAME -n NAMESPACE, or event/NAME")
+    if not _OBJECT_NAME.fullmatch(name) or not _NAMESPACE.fullmatch(namespace):
+        what = f"`{namespace[:63]}/{name[:253]}` is not the namespace and name of an object"
+        fail(what, USAGE, f"kubectl get {kind.resource} -A -l app.kubernetes.io/managed-by=tiercel")
+    return kind, name
+
+
+def _read_object(
+    kind: Kind, name: str, namespace: str, kubeconfig: str | None, context: str | None
+) -> Object:
+    """Return the object. Exits with code 2 without a cluster, 1 without an object of Tiercel."""
+    from engine.cluster.client import connect  # noqa: PLC0415 - 250 ms that only objects need
+    from engine.cluster.kubeconfig import (  # noqa: PLC0415 - only objects need it
+        ConnectionSettingsError,
+        default_kubeconfig,
+    )
+
+    about = f"{kind.kind} {namespace}/{name}"
+    which = f"kubectl get {kind.resource} -A -l app.kubernetes.io/managed-by=tiercel"
+    try:
+        item = connect(kubeconfig or default_kubeconfig(), context).get(kind, name, namespace)
+    except ConnectionSettingsError as error:
+        fail(str(error), USAGE, "Select a cluster: --kubeconfig FILE --context NAME")
+    except (TemporaryError, PermanentError) as error:
+        fail(f"{about}: {error}", USAGE)
+    if item is None:
+        fail(f"{about} does not exist", FINDINGS, which)
+    if not is_managed(item):
+        what = f"{about} was not created by Tiercel: it does not have the label"
+        fail(f"{what} app.kubernetes.io/managed-by=tiercel", FINDINGS, which)
+    return item
+
+
+def _show_object(
+    kind: Kind, item: Object, output: str, server: str, token_file: Path | None
+) -> None:
+    """Print the provenance of an object. Exits with code 1 if its marks contradict the journal."""
+    marks = marks_json(kind, item)
+    run, notes = _find_run(marks, server, token_file)
+    is_its_run, contradicts = True, False
+    if run is not None:
+        is_its_run, more, contradicts = judge(run, kind, marks)
+        notes += more
+    commit = None
+    if is_its_run:
+        commit, more = _find_commit(run or marks)
+        notes += more
+    else:  # forged annotations must not name the author of a file
+        run = None
+    shown = {"object": marks, "run": run, "commit": commit, "notes": notes}
+    if output == "json":
+        echo(json.dumps(shown, indent=1))
+    else:
+        for line in object_lines(shown):
+            say(line)
+        if run is not None:
+            say()
+            for line in story_lines(run):
+                say(line)
+    if contradicts:
+        raise SystemExit(FINDINGS)
+
+
+def _find_run(
+    marks: Mapping[str, Any], server: str, token_file: Path | None
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the run that an object names, or None with the reason."""
+    if not marks["run"]:
+        return None, ["The object does not name its run."]
+    try:
+        return fetch(server, token_file, f"/runs/{marks['run']}"), []
+    except AdminError as error:
+        why = f"The engine cannot confirm the run: {error}."
+        return None, [why, "Only the annotations of the object name the run and the file."]
+
+
+def _find_commit(known: Mapping[str, Any]) -> tuple[dict[str, str] | None, list[str]]:
+    """Return the commit that wrote the file of a playbook, or None, and notes about what is not known.
+
+    known: the blob id of the file, and the revision that was deployed.
+    """
+    blob, revision = known["blob"], known.get("revision")
+    if not blob:
+        return None, ["Commit not known: the blob id of the playbook's file is not known."]
+    try:
+        repository = Repository(Path.cwd())
+        start = repository.find_commit(revision) if revision else None
+        commit = repository.commit_of_blob(blob, start)
+        notes = []
+        if revision and start is None:
+            notes = [f"This clone does not contain the revision {revision}: git fetch"]
+        elif start and commit is None:
+            notes = [f"The history of {revision} does not contain the file with this content."]
+            commit = repository.commit_of_blob(blob)
+    except RevisionError as error:
+        return None, [f"Commit not known: {error}; {_IN_A_CLONE}"]
+    if commit is None:
+        return None, [*notes, "Commit not known: no branch or tag of this clone contains the file."]
+    return asdict(commit), notes

@@ -16,7 +16,7 @@ from engine.render.plan_text import COLORS, headline, step_lines
 from engine.render.text import count, short
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _ID = 12
 """Digits of a run id in the output. They are enough to identify a run."""
@@ -62,8 +62,11 @@ def _runs(runs: Sequence[Mapping[str, Any]], *, more: bool) -> Iterator[str]:
     yield f"{count(len(runs), 'run')}{'; there may be more: --limit, --since' if more else ''}."
 
 
-def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the story of a run: the event, the playbook, the steps with all calls, and what is next."""
+def story_lines(run: Mapping[str, Any], provenance: Iterable[str] = ()) -> Iterator[str]:
+    """Yield the story of a run: the event, the playbook, the steps with all calls, and what is next.
+
+    provenance: lines about the commit of the playbook.
+    """
     try:
         yield headline(parse_event(run["alert"]))
     except EventError:  # another version of the engine accepted it
@@ -76,6 +79,9 @@ def story_lines(run: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"    playbook  git show {run['blob']}" if run["blob"] else "    playbook  not from a file"
     )
+    if run.get("revision"):
+        yield f"    revision  {printable(run['revision'])}"
+    yield from provenance
     yield from step_lines([_result(step) for step in run["steps"]], bodies=True)
     for one in run["decisions"]:
         why = f": {printable(one['reason'])}" if one["reason"] else ""
