@@ -10,11 +10,7 @@ WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-<<<<<<< HEAD
-.PHONY: run loop test soak docs lint format bench control-plane components node-modules lock clean help
-=======
-.PHONY: run test rbac soak docs lint format bench control-plane components node-modules lock clean help
->>>>>>> a580a48 (Split kustomize/ into a base without playbooks, components and three overlays)
+.PHONY: run loop rbac test soak docs lint format bench control-plane components node-modules lock clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
