@@ -7,13 +7,14 @@ undo intent in the journal. The original value is restored only when the last of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.model.calls import Call, ObjectChange
 from engine.model.event import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from engine.cluster.api import Cluster
     from engine.model.calls import Object
@@ -55,14 +56,45 @@ def revert(change: ObjectChange, cluster: Cluster, others: Callable[[str], UndoT
     times = others(change.key)
     if not change.path:
         return _delete_created(change, about, found, cluster, times)
-    value = f"{change.path[-1]} of {about}"
+    what = ":".join(change.item.values()) if change.item else change.path[-1]
+    value = f"{what} of {about}"
     if times:
         return f"{value} stays, because another run needs it"
-    if _value_at(found, change.path) != change.put:
+    if current_value(found, change) != change.put:
         return f"{value} stays, because it was changed in the meantime"
     if change.put != change.before:
-        _patch(change, found, _nested(change.path, change.before), cluster)
+        _patch(change, found, with_value(found, change, change.before), cluster)
     return f"{value} {'removed' if change.before is None else 'restored'}"
+
+
+def current_value(found: Object, change: ObjectChange) -> Any:
+    """Return the present value of what a change sets, or None. found: the object as read."""
+    value: Any = found
+    for key in change.path:
+        value = value.get(key) if isinstance(value, dict) else None
+    if change.item is None:
+        return value
+    return next((item for item in value or [] if _is_item(item, change.item)), None)
+
+
+def with_value(found: Object, change: ObjectChange, value: Any) -> Object:
+    """Return the merge patch that gives what a change sets another value. None removes it.
+
+    A merge patch replaces a list as a whole, so the patch of an item contains the other items as read. It must
+    require the version of the object that was read.
+    """
+    if change.item is not None:
+        whole = replace(change, item=None)
+        others = current_value(found, whole) or []
+        kept = [item for item in others if not _is_item(item, change.item)]
+        value = ([*kept, value] if value is not None else kept) or None
+    for key in reversed(change.path):
+        value = {key: value}
+    return dict(value)
+
+
+def _is_item(item: Any, identity: Mapping[str, str]) -> bool:
+    return isinstance(item, dict) and item.items() >= identity.items()
 
 
 def _delete_created(
@@ -94,18 +126,3 @@ def _patch(change: ObjectChange, found: Object, body: Object, cluster: Cluster) 
 def _send(verb: Any, change: ObjectChange, body: Object, cluster: Cluster) -> None:
     kind = change.kind
     cluster.send(Call(verb, kind.api_version, kind.resource, change.namespace, change.name, body))
-
-
-def _value_at(found: Object, path: tuple[str, ...]) -> Any:
-    """Return the value at a path of keys, or None."""
-    value: Any = found
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _nested(path: tuple[str, ...], value: Any) -> Object:
-    """Return an object that contains only a value at a path of keys."""
-    for key in reversed(path):
-        value = {key: value}
-    return dict(value)

@@ -91,6 +91,8 @@ class ObjectChange:
 
     path: keys that lead to the value; empty for an object that is created. uid: uid of the object, None
     if it is created. put: the new value. before: the old value. None is an absent value.
+    item: the fields that identify the value if it is an item of the list at the path, for example
+    ``{"key": "quarantine", "effect": "NoSchedule"}`` of a taint.
     """
 
     kind: Kind
@@ -100,11 +102,14 @@ class ObjectChange:
     path: tuple[str, ...] = ()
     put: Any = None
     before: Any = None
+    item: Mapping[str, str] | None = None
 
     @property
     def key(self) -> str:
         """A key that is equal for all changes of the same value."""
-        return json.dumps([self.kind.resource, self.namespace, self.uid or self.name, *self.path])
+        item = [dict(sorted(self.item.items()))] if self.item else []
+        place = [self.kind.resource, self.namespace, self.uid or self.name, *self.path, *item]
+        return json.dumps(place)
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> ObjectChange:

@@ -44,7 +44,10 @@ def pod(admin, namespace):
     admin.wait_for(deployment, lambda it: it["status"].get("readyReplicas") == 2)
     found = admin.list(f"/api/v1/namespaces/{namespace}/pods")[0]
     yield found
-    admin.patch(f"/api/v1/nodes/{found['spec']['nodeName']}", {"spec": {"unschedulable": None}})
+    admin.patch(
+        f"/api/v1/nodes/{found['spec']['nodeName']}",
+        {"spec": {"unschedulable": None, "taints": None}},
+    )
 
 
 @pytest.fixture

@@ -157,6 +157,8 @@ class ApiServer:
         key = (_parent(resource), namespace, name or "")
         if method == "GET":
             self.asked.add(("get" if name else "list", resource))
+            if "/scale" in resource:
+                return _scale(self._get(key))
             return self._get(key) if name else self._list(resource, namespace, query)
         if self.interfere:
             interfere, self.interfere = self.interfere, None
@@ -351,6 +353,13 @@ def _where(path: str) -> tuple[str, str | None, str | None]:
         namespace, rest = rest[1], rest[2:]
     resource = "/".join([rest[0], *rest[2:]])
     return qualified(resource, version), namespace, rest[1] if len(rest) > 1 else None
+
+
+def _scale(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the Scale of a workload. The API server omits 0 replicas."""
+    replicas = found["spec"]["replicas"]
+    spec = {"replicas": replicas} if replicas else {}
+    return {"kind": "Scale", "metadata": found["metadata"], "spec": spec}
 
 
 def _parent(resource: str) -> str:
