@@ -130,6 +130,14 @@ def test_each_alert_has_a_panel_that_links_to_its_runbook():
     assert alerts == {url for panel in panels(BOARD) for url in urls(panel) if "runbooks" in url}
 
 
+def test_a_panel_turns_red_where_its_alert_fires():
+    rules = yaml.safe_load((FOLDER.parent / "prometheus/tiercel.rules.yaml").read_text())
+    (rule,) = [one for one in rules["groups"][0]["rules"] if one["alert"] == "TiercelQueueOld"]
+    (panel,) = [panel for panel in panels(BOARD) if panel["title"] == "Age of the queue"]
+    last = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
+    assert last == {"color": "red", "value": int(rule["expr"].rpartition("> ")[2])}
+
+
 def urls(panel):
     return [link["url"] for link in panel.get("links", ())]
 
@@ -157,38 +165,42 @@ def test_grafana_finds_the_file_where_the_provisioning_says():
 
 
 def logql():
-    """Every LogQL query of the repository: of the dashboard, the pages and the seed loop."""
+    """Every LogQL query of the repository: of the dashboard, the pages and the seed loop, with its place."""
     for title, query in queries(BOARD, "loki"):
         yield f"dashboard: {title}", query
     pages = [
-        *ROOT.glob("docs/**/*.md"),
-        *ROOT.glob("examples/**/*.md"),
-        *ROOT.glob("kustomize/**/*.md"),
+        page
+        for folder in ("docs", "examples", "kustomize")
+        for page in ROOT.glob(f"{folder}/**/*.md")
     ]
     for page in pages:
         for block in re.findall(r"```logql\n(.*?)```", page.read_text(), re.DOTALL):
             for query in block.strip().split("\n\n"):
                 yield f"{page.relative_to(ROOT)}", query
-    sources = [
-        path
-        for path in ROOT.glob("examples/seed-loop/**/*")
-        if path.suffix in (".py", ".yaml", ".md")
-    ]
-    for path in (*pages, *sources):
-        if path.parent == FOLDER:
-            continue
-        for query in re.findall(
-            r"""\{(?:k8s_\w+|source|rule|priority)=~?"[^}\n]*\}""", path.read_text()
-        ):
+    for kind in ("alloy", "py", "yaml"):
+        pages += [path for path in FOLDER.parent.glob(f"**/*.{kind}") if path.parent != FOLDER]
+    for path in pages:
+        for query in embedded(path):
             yield f"{path.relative_to(ROOT)}", query
+
+
+def embedded(path):
+    """Yield the selectors in the text of a file, and the selectors that Alloy's configuration has as strings."""
+    text = path.read_text()
+    for query in re.findall(r'selector = ("\{.*")', text):
+        yield json.loads(query)
+    if path.suffix == ".py":  # an f-string: the braces are doubled, and a value is in braces
+        text = re.sub(r'="\{\w[^{}"]*\}"', '="x"', text).replace("{{", "{").replace("}}", "}")
+    yield from re.findall(r'\{(?:k8s_\w+|source|rule|priority)=~?"[^}\n]*\}', text)
 
 
 def test_every_logql_query_parses():
     found = list(logql())
-    assert len(found) >= 3
+    assert {"docs/dashboard.md", "examples/seed-loop/alloy/config.alloy"} <= {
+        where for where, _ in found
+    }
     wrong = ['{source="tiercel"', '{source="tiercel"} | json | decision !', "{source=tiercel}"]
     read = parse_logql([*(query for _, query in found), *wrong])
-    assert [
-        (where, one["error"]) for (where, _), one in zip(found, read, strict=False) if one["error"]
-    ] == []
+    errors = [one["error"] for one in read[: len(found)]]
+    assert [pair for pair in zip(found, errors, strict=True) if pair[1]] == []
     assert all(one["error"] for one in read[len(found) :])
