@@ -484,7 +484,7 @@ def tell(loop: SeedLoop, say: Callable[[str], None]) -> None:
 
 
 SHELL_LABEL = "security.tiercel.dev/shell"
-_WIDTH = 100
+_WIDTH = 90
 
 
 def _detect(
@@ -500,9 +500,10 @@ def _detect(
 
 
 def _messages(loop: SeedLoop, pod: str, say: Callable[[str], None]) -> None:
-    for text in loop.slack.texts():
-        if pod in text:
-            _row(say, "Slack", text)
+    """Print the messages about a pod, first those of Falcosidekick, which is faster or slower than the engine."""
+    texts = [text for text in loop.slack.texts() if pod in text]
+    for text in sorted(texts, key=lambda text: not text[0].isdigit()):
+        _row(say, "Slack", text)
 
 
 def _lines(loop: SeedLoop, pod: str, say: Callable[[str], None]) -> None:
