@@ -56,9 +56,9 @@ LABELS = {
 """Label of an audit line in Loki -> key of the line. The same as in alloy/config.alloy."""
 POLICIES = "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies"
 PROGRAMS = ("prometheus", "prometheus-alertmanager")
-SHELL = ("terminal-shell.json", "terminal-shell-in-container")
+SHELL = ("terminal-shell.json", "terminal-shell-in-container", "terminal-shell-replace")
 EGRESS = ("vistatech.json", "isolate-forbidden-egress")
-"""The sample event of a detection, and the playbook that reacts to it."""
+"""The sample event of a detection, and the playbooks that react to it."""
 
 
 class Engine:
@@ -458,11 +458,11 @@ def tell(loop: SeedLoop, say: Callable[[str], None]) -> None:
     _lines(loop, egress, say)
 
     say("\n3. The metrics in Prometheus\n")
-    for query in (
-        'tiercel_runs_total{outcome="done"}',
-        'falcosecurity_falcosidekick_outputs_total{status="ok"}',
+    for query, values in (
+        ('tiercel_runs_total{outcome="done"}', ["1", "1"]),
+        ('falcosecurity_falcosidekick_outputs_total{status="ok"}', ["2", "2", "2"]),
     ):
-        for sample in loop.prometheus.wait_for(query):
+        for sample in loop.prometheus.wait_for(query, _has(values)):
             labels = {k: v for k, v in sample["metric"].items() if k in ("playbook", "destination")}
             _row(say, query.partition("{")[0], f"{json.dumps(labels)} {sample['value'][1]}")
 
@@ -488,33 +488,45 @@ _WIDTH = 90
 
 
 def _detect(
-    loop: SeedLoop, detection: tuple[str, str], pod: str, say: Callable[[str], None]
+    loop: SeedLoop, detection: tuple[str, ...], pod: str, say: Callable[[str], None]
 ) -> None:
-    sample, playbook = detection
+    sample, *playbooks = detection
     event = loop.detect(sample, pod)
     _row(say, "Falco", f"{event['priority']}: {event['rule']} in {loop.namespace}/{pod}")
     for one in list(loop.falcosidekick.deliveries)[-3:]:
         _row(say, "Falcosidekick", f"output {one.destination}: {one.status}")
-    last = loop.wait_for_run(playbook, pod)
-    _row(say, "engine", f"playbook {playbook}, run {last['run'][:12]}")
+    for playbook in playbooks:
+        last = loop.wait_for_run(playbook, pod)
+        _row(say, "engine", f"playbook {playbook}, run {last['run'][:12]}")
+
+
+def _has(values: list[str]) -> Callable[[list[dict[str, Any]]], bool]:
+    """Return a test whether samples have these values. A scrape may come between two events."""
+    return lambda samples: [sample["value"][1] for sample in samples] == values
 
 
 def _messages(loop: SeedLoop, pod: str, say: Callable[[str], None]) -> None:
-    """Print the messages about a pod, first those of Falcosidekick, which is faster or slower than the engine."""
+    """Print the messages about a pod. Those of Falcosidekick come first, whichever was faster."""
     texts = [text for text in loop.slack.texts() if pod in text]
     for text in sorted(texts, key=lambda text: not text[0].isdigit()):
         _row(say, "Slack", text)
 
 
 def _lines(loop: SeedLoop, pod: str, say: Callable[[str], None]) -> None:
+    """Print what the selector of the pod finds. Lines of one run stay together; runs overlap in time."""
     query = loop.selector(pod)
     _row(say, "Loki", query)
+    audit: dict[str, list[str]] = {}
     for labels, entry in loop.loki.query(query):
-        line = entry.line
-        if labels["source"] == "tiercel":
-            audit = json.loads(line)
-            line = f"{audit['action']} {audit['state']}: {audit['message']}"
-        _row(say, "", f"{labels['source']}: {line}")
+        if labels["source"] != "tiercel":
+            _row(say, "", f"{labels['source']}: {entry.line}")
+            continue
+        line = json.loads(entry.line)
+        text = f"{line['action']} {line['state']}: {line['message']}"
+        audit.setdefault(line["playbook"], []).append(text)
+    for playbook in sorted(audit):
+        for text in audit[playbook]:
+            _row(say, "", f"tiercel: {text}")
 
 
 def _egress(policy: Mapping[str, Any]) -> str:
