@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.actions.owners import OWNERS
 from engine.actions.registry import load_actions
+from engine.cluster.api import FIELD_MANAGER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +18,15 @@ FIND_TARGET = frozenset({("get", "pods"), ("list", "pods"), ("get", "nodes")})
 """To find the pod of an event, by its name or by its container on the node."""
 CHECK_GUARDRAILS = frozenset({("get", "namespaces"), ("get", "nodes")})
 """To check whether a target is protected."""
+_IN_GIT = {
+    **{
+        f"{kind.resource}.{kind.api_version.partition('/')[0]}": kind.kind
+        for kind in OWNERS.values()
+    },
+    "namespaces": "Namespace",
+    "nodes": "Node",
+}
+"""Resource -> kind of the objects that may be in Git and that an action changes."""
 CLUSTER_WIDE = frozenset({"namespaces", "nodes"})
 ADOPT = frozenset({("list", "networkpolicies.networking.k8s.io")})
 """To find the policies in all namespaces after the journal was lost. Policies do not contain secrets."""
@@ -40,6 +51,22 @@ def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict
     wide = frozenset(right for right in needed if right[1] in CLUSTER_WIDE) | (needed & ADOPT)
     found = [_role("Role", name, needed - wide)]
     return [*found, _role("ClusterRole", name, wide)] if wide else found
+
+
+def ignore_differences(playbooks: Iterable[Playbook]) -> list[dict[str, Any]]:
+    """Return the ``ignoreDifferences`` of an Argo CD Application for what the playbooks change.
+
+    Argo CD then ignores the fields that Tiercel owns, and no others. Disabled playbooks change nothing. A pod
+    that a controller created is not compared, and a policy that Tiercel created is not in Git.
+    """
+    patched = {
+        resource.replace("/scale", "") for verb, resource in rights(playbooks) if verb == "patch"
+    }
+    changed = {(_group(it), _IN_GIT[it]) for it in patched & _IN_GIT.keys()}
+    return [
+        {"group": group, "kind": kind, "managedFieldsManagers": [FIELD_MANAGER]}
+        for group, kind in sorted(changed)
+    ]
 
 
 def _rights_of(step: Step) -> frozenset[Right]:

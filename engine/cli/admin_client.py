@@ -56,11 +56,14 @@ def json_body(**values: str | None) -> dict[str, str]:
 
 
 class AdminError(Exception):
-    """The engine does not respond, or refuses a request. code: for the exit. hint: the next command, or ""."""
+    """The engine does not respond (status is None), or refuses a request.
 
-    def __init__(self, what: str, code: int, hint: str) -> None:
+    code: for the exit. hint: the next command, or "".
+    """
+
+    def __init__(self, what: str, code: int, hint: str, status: int | None = None) -> None:
         super().__init__(what)
-        self.code, self.hint = code, hint
+        self.code, self.hint, self.status = code, hint, status
 
 
 def fetch(server: str, token_file: Path | None, path: str) -> Any:
@@ -112,7 +115,8 @@ def _request(method: str, url: str, token_file: Path | None, body: bytes | None 
     if response.status != 200:  # noqa: PLR2004 - OK
         details = data if isinstance(data, dict) else {}
         what = str(details.get("error") or f"{shown}: {response.status}")
-        raise AdminError(what, _exit_code(response.status), str(details.get("hint") or ""))
+        hint = str(details.get("hint") or "")
+        raise AdminError(what, _exit_code(response.status), hint, response.status)
     return data
 
 

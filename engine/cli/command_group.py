@@ -18,6 +18,7 @@ _COMMANDS = {
     "test": "Run the PlaybookTests next to playbooks.",
     "replay": "Show what playbooks would have done for recorded events.",
     "serve": "Run the engine.",
+    "status": "Show what a running engine uses, or wait until it uses a set of playbooks.",
     "history": "List the runs of a running engine, newest first.",
     "show": "Show one run in full.",
     "approve": "Approve a held run.",

@@ -23,15 +23,22 @@ if TYPE_CHECKING:
     " ClusterRole for the rest: namespaces, nodes, and listing NetworkPolicies, which the engine needs to find"
     " policies whose ttl has ended after a lost journal.",
 )
+@click.option(
+    "--argocd",
+    is_flag=True,
+    help="Print the ignoreDifferences of an Argo CD Application instead, so that selfHeal does not revert what"
+    " the playbooks change on objects that Argo CD manages.",
+)
 @values_option
 def command(
-    *, playbooks: tuple[str, ...], name: str, namespaced: bool, values: Path | None
+    *, playbooks: tuple[str, ...], name: str, namespaced: bool, argocd: bool, values: Path | None
 ) -> None:
     """Print the minimal RBAC role for PLAYBOOKS as YAML (default: playbooks/).
 
     \b
-    Example:
+    Examples:
       tiercel rbac playbooks/ | kubectl apply -f -
+      tiercel rbac --argocd playbooks/
 
     \b
     Next:
@@ -39,7 +46,15 @@ def command(
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     import yaml  # noqa: PLC0415 - --help must be fast
 
-    from engine.actions.rbac import rights, roles  # noqa: PLC0415 - --help must be fast
+    from engine.actions.rbac import (  # noqa: PLC0415 - --help must be fast
+        ignore_differences,
+        rights,
+        roles,
+    )
 
+    if argocd:
+        ignored = ignore_differences(load_valid(playbooks, values).playbooks)
+        echo(yaml.safe_dump({"ignoreDifferences": ignored}, sort_keys=False).rstrip())
+        return
     found = roles(rights(load_valid(playbooks, values).playbooks), name, namespaced=namespaced)
     echo(yaml.safe_dump_all(found, sort_keys=False, default_flow_style=None).rstrip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
+from engine.cluster.api import FIELD_MANAGER
 from tests.contracts.test_actions import act, alert, claim_of, every_action, scenarios, variants
 from tests.language.test_loader import playbook
 from tests.support.fakes import FakeAttemptStore
@@ -72,3 +73,20 @@ def test_disruptive_request_needs_the_rights_to_find_and_check_its_pod(tmp_path)
     assert granted(role) == {
         ("get", "pods"), ("list", "pods"), ("get", "nodes"), ("get", "namespaces"),
     }  # fmt: skip
+
+
+def test_argocd_ignores_only_what_the_playbooks_change(tmp_path):
+    steps = [
+        {"action": "workload.scale", "with": {"replicas": 0, "evenIfManaged": True}},
+        {"action": "pod.isolate"},
+        {"action": "node.cordon"},
+    ]
+    [found] = rbac(tmp_path, *steps, flags=["--argocd"])
+    assert {(it["group"], it["kind"]) for it in found["ignoreDifferences"]} == {
+        ("apps", "Deployment"), ("apps", "ReplicaSet"), ("apps", "StatefulSet"), ("", "Node"),
+    }  # fmt: skip
+    assert {name for it in found["ignoreDifferences"] for name in it["managedFieldsManagers"]} == {
+        FIELD_MANAGER
+    }
+    [none] = rbac(tmp_path, {"action": "pod.isolate"}, flags=["--argocd"])
+    assert none == {"ignoreDifferences": []}

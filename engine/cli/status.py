@@ -1,0 +1,118 @@
+"""tiercel status."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine.cli.admin_client import AdminError, fetch, get, server_options
+from engine.cli.exit_codes import FINDINGS, fail
+from engine.cli.playbook_arguments import load_valid
+from engine.language import duration
+from engine.render.text import count, echo, say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_POLL = 0.5
+"""Seconds between two requests while waiting."""
+_REFUSED = (401, 403)
+
+
+@click.command("status")
+@click.option(
+    "--wait-for",
+    "playbooks",
+    metavar="PLAYBOOKS",
+    help="Wait until the engine uses the playbooks of this folder.",
+)
+@click.option(
+    "--timeout",
+    metavar="DURATION",
+    default="3m",
+    show_default=True,
+    help="Longest wait with --wait-for.",
+)
+@click.option("-o", "--output", "fmt", type=click.Choice(["text", "json"]), default="text")
+@server_options
+def command(
+    *, playbooks: str | None, timeout: str, fmt: str, server: str, token_file: Path | None
+) -> None:
+    """Show what a running engine uses and does: version, mode, playbooks, queue.
+
+    With --wait-for, the command computes the digest of a folder, as `tiercel digest` does, and waits until the
+    engine reports the same digest. An engine that does not respond, for example because it restarts, is asked
+    again until the timeout. Exit code 1: the engine does not use these playbooks after the timeout.
+
+    \b
+    Examples:
+      tiercel status
+      tiercel status --wait-for playbooks/ --timeout 3m
+
+    Next: tiercel history
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    seconds = duration.seconds(timeout)
+    if seconds is None:
+        raise click.BadParameter(
+            f"`{timeout[:40]}` is not a duration {duration.HINT}", param_hint="--timeout"
+        )
+    if playbooks is None:
+        found = get(server, token_file, "/status")
+    else:
+        found = _wait(server, token_file, load_valid([playbooks], None).digest, seconds)
+    if fmt == "json":
+        echo(json.dumps(found))
+        return
+    for line in _lines(found):
+        say(line)
+
+
+def _wait(server: str, token_file: Path | None, digest: str, seconds: float) -> dict[str, Any]:
+    """Return the status of the engine as soon as it reports the digest. Exits with code 1 after the timeout.
+
+    Exits with code 2 if the engine does not accept the token.
+    """
+    deadline, before = time.monotonic() + seconds, ""
+    while True:
+        try:
+            found: dict[str, Any] = fetch(server, token_file, "/status")
+            state = _difference(found["playbooks"])
+            if found["playbooks"]["digest"] == digest:
+                return found
+        except AdminError as error:
+            if error.status in _REFUSED:
+                fail(str(error), error.code, error.hint)
+            state = str(error)
+        if state != before:
+            say(f"Waiting for {digest}: {state}", err=True)
+            before = state
+        if time.monotonic() + _POLL >= deadline:
+            message = f"These playbooks are not in force after {duration.text(seconds)}: {state}"
+            hint = "Next: tiercel check PLAYBOOKS, and the log of the engine (playbooks_refused)."
+            fail(message, FINDINGS, hint)
+        time.sleep(_POLL)
+
+
+def _difference(playbooks: dict[str, Any]) -> str:
+    error = playbooks.get("error")
+    because = f", because it refuses the new ones: {error!s}" if error else ""
+    return f"the engine uses {playbooks['digest']}{because}"
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """Return the status as text. The page /status has more keys."""
+    playbooks, queue = found["playbooks"], found["queue"]
+    paused = ", ".join("all" if name == "*" else name for name in found["paused"])
+    rows = {
+        "version": found["version"],
+        "mode": found["mode"],
+        "paused": paused or "no",
+        "playbooks": f"{playbooks['digest']} ({count(len(playbooks['files']), 'file')})",
+        "revision": playbooks.get("revision"),
+        "error": playbooks.get("error"),
+        "queue": ", ".join(f"{queue[name]} {name}" for name in ("waiting", "running", "held")),
+    }
+    return [f"{name:<10} {text}" for name, text in rows.items() if text is not None]
