@@ -68,8 +68,9 @@ LABELS = {
     "`refused` (it could not be written). Of a reload: `accepted` or `refused`.",
     "scope": "What has a window of its own: `cluster`, `namespace`, `owner` or `playbook`.",
     "source": "How the event arrived: `http`, `redis`, `nats` or `follow` (a file).",
-    "state": "Of an attempt: `done`, `waiting` (it will be repeated), `held`, `skipped`, `refused`, "
-    "`failed` or `planned`. Of a run in the queue: `waiting`, `running` or `held`.",
+    "state": "Of an attempt: `done`, `undone` (it put a change back), `waiting` (it will be repeated), "
+    "`held`, `skipped`, `refused`, `failed` or `planned`. Of a run in the queue: `waiting`, "
+    "`running` or `held`.",
     "status": "The HTTP status: `202` (a run was accepted), `200` (nothing to run), `4xx`, `503`.",
 }
 

@@ -353,7 +353,7 @@ def _actions() -> Iterator[Builder]:
         "`tiercel show RUN` have the message.",
         "tiercel_attempts_total",
         ("action", "state"),
-        select=f'{ENGINE}, state!~"done|planned|skipped"',
+        select=f'{ENGINE}, state=~"failed|waiting|held|refused"',
         link="TiercelActionFailing",
     )
 
