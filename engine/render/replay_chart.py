@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from engine.preview.replay import Tally
 
 _BARS = 120
-_WIDE, _HIGH, _FOOT = 960, 160, 20
+_WIDE, _HIGH = 960, 160
+_WIDEST = 96
+"""Maximum width of a bar, so that a recording of one hour is not one block."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6778; --line: #d9dee6; --page: #f7f8fa;
@@ -49,9 +51,13 @@ th { color: var(--soft); font-weight: 500; border-top: 0; overflow-wrap: normal 
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; width: 1% }
 .o { color: var(--soft); opacity: .5 } .s { white-space: nowrap }
 svg { display: block } td svg { width: 140px; height: 10px; margin-top: 6px }
-svg.time { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px }
-svg text { fill: var(--soft); font-size: 12px } svg line { stroke: var(--line) }
+figure.time { display: grid; grid-template-columns: auto 1fr; gap: 6px 8px; margin: 0; padding: 14px;
+  background: var(--card); border: 1px solid var(--line); border-radius: 8px; color: var(--soft);
+  font-size: 12px; line-height: 1; font-variant-numeric: tabular-nums }
+.time svg { width: 100%; height: 160px }
+.time line { stroke: var(--line); vector-effect: non-scaling-stroke }
+.time ol { list-style: none; display: flex; justify-content: space-between; gap: 4px 12px; margin: 0;
+  padding: 0 } .time .y { flex-direction: column; text-align: right } .time .x { grid-column: 2 }
 .runs, .planned { fill: var(--runs) } .stopped { fill: var(--stopped) } .held { fill: var(--held) }
 .refused { fill: var(--refused) } .skipped { fill: var(--skipped) } .failed { fill: var(--failed) }
 .newly-act { fill: var(--good) } .no-longer-act { fill: var(--bad) } .act-differently { fill: var(--stopped) }
@@ -104,27 +110,31 @@ def time_chart(tally: Tally) -> Iterator[str]:
         return
     each = "hour" if width == 1 else f"{width} hours"
     step = _WIDE / len(found)
+    wide = min(step * 0.8, _WIDEST)
     yield f"<h2>Runs per {each}</h2>"
     yield legend([part for part in ("runs", "stopped") if any(one.counts[part] for one in found)])
-    yield f'<svg class="time" viewBox="-50 -12 {_WIDE + 64} {_HIGH + _FOOT + 20}" role="img">'
+    # The labels are not part of the drawing, because it is stretched to the width of the screen.
+    labels = [f"{most:,}", "" if most % 2 else f"{most // 2:,}", "0"]
+    yield f'<figure class="time">{_labels("y", labels)}'
+    yield f'<svg viewBox="0 0 {_WIDE} {_HIGH}" preserveAspectRatio="none" role="img">'
     yield f"<title>Runs per {each}, at most {most:,}</title>"
     for share in (0, 0.5, 1):
         y = _HIGH * (1 - share)
         yield f'<line x1="0" x2="{_WIDE}" y1="{y:.0f}" y2="{y:.0f}"></line>'
-        if share * most == int(share * most):
-            yield f'<text x="-8" y="{y + 4:.0f}" text-anchor="end">{int(share * most):,}</text>'
     for number, one in enumerate(found):
         runs, stopped = one.counts["runs"], one.counts["stopped"]
         low = _HIGH * runs / most
         high = _HIGH * stopped / most
         title = f"{one.start}: {runs:,} runs, {stopped:,} stopped, {one.counts['events']:,} events"
-        place = f'x="{number * step + step * 0.1:.2f}" width="{step * 0.8:.2f}"'
+        place = f'x="{number * step + (step - wide) / 2:.2f}" width="{wide:.2f}"'
         yield f"<g><title>{title}</title>"
         yield f'<rect class="runs" {place} y="{_HIGH - low:.2f}" height="{low:.2f}"></rect>'
         if stopped:
             yield f'<rect class="stopped" {place} y="{_HIGH - low - high:.2f}" height="{high:.2f}"></rect>'
         yield "</g>"
-    yield f'<text x="0" y="{_HIGH + _FOOT}">{found[0].start}</text>'
-    if len(found) > 1:
-        yield f'<text x="{_WIDE}" y="{_HIGH + _FOOT}" text-anchor="end">{found[-1].start}</text>'
-    yield "</svg>"
+    ends = [found[0].start, found[-1].start] if len(found) > 1 else ["", found[0].start, ""]
+    yield f"</svg>{_labels('x', ends)}</figure>"
+
+
+def _labels(axis: str, texts: Sequence[str]) -> str:
+    return f'<ol class="{axis}">{"".join(f"<li>{text}</li>" for text in texts)}</ol>'
