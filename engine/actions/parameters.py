@@ -29,6 +29,7 @@ _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_OPERATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,252}")
 SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 Check = "Callable[[str], str | None]"
@@ -113,6 +114,28 @@ class Text:
     def schema(self) -> dict[str, Any]:
         """Return the schema of a string."""
         return {"type": "string"}
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorName:
+    """The name of an operator, as in the file of operator tokens. It has no templates."""
+
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
+        """Return the name."""
+        del steps
+        if isinstance(data, str) and _OPERATOR.fullmatch(data):
+            return data
+        findings.add(path, "bad-parameter", f"`{path[-1]}` takes the name of an operator")
+        return None
+
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
+        """Return the name."""
+        del event, context
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of a name."""
+        return {"type": "string", "pattern": f"^{_OPERATOR.pattern}$"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,11 @@ def _run(step: _Step) -> Outcome:
         step.keep(uid)
     arguments = _render(step)
     permission = _permission(step)
-    result = _call_action(step, permission, arguments, uid)
+    try:
+        result = _call_action(step, permission, arguments, uid)
+    except HeldError as error:  # the action waits for an approval
+        held = _hold(step, str(error), error.wait)
+        return Outcome("held", held, held_because=held)
     if permission.digest_size:
         step.guard.digest_sent(step.claim, permission.digest_size)
     message = result.message
@@ -269,19 +273,26 @@ def _check_exceeded(step: _Step, exceeded: ExceededBudget) -> str:
         raise SkippedError(f"{exceeded.message}: a digest counts this message")
     if exceeded.on_exceeded == "drop":
         raise RefusedError(exceeded.message)
-    guardrails = step.guard.guardrails
-    if dry:
-        return exceeded.message + ("; the steps of onHeld notify" if guardrails.on_held else "")
+    return _hold(step, exceeded.message, step.guard.guardrails.hold_for)
+
+
+def _hold(step: _Step, reason: str, hold_for: float) -> str:
+    """Return why the step is held, in a preview. hold_for: seconds after which it is denied.
+
+    Otherwise raises HeldError, or RefusedError if it was not approved in time.
+    """
+    claim, guardrails, now = step.claim, step.guard.guardrails, step.now
+    if step.clients.dry:
+        return reason + ("; the steps of onHeld notify" if guardrails.on_held else "")
     held_step, since = claim.attempt_state.get("held") or (None, 0.0)
     if held_step != claim.step.name:
-        notice = hold_notification(claim, guardrails, now, exceeded.message)
+        notice = hold_notification(claim, guardrails, (now, now + hold_for), reason)
         state = {"held": [claim.step.name, now]}
         require_current_claim(step.store.keep(claim, state, notice))
-        raise HeldError(exceeded.message, guardrails.hold_for)
-    if now < since + guardrails.hold_for:  # claimed again after a crash
-        raise HeldError(exceeded.message, since + guardrails.hold_for - now)
-    waited = duration.text(guardrails.hold_for)
-    raise RefusedError(f"denied: no approval within {waited} ({exceeded.message})")
+        raise HeldError(reason, hold_for)
+    if now < since + hold_for:  # claimed again after a crash
+        raise HeldError(reason, since + hold_for - now)
+    raise RefusedError(f"denied: no approval within {duration.text(hold_for)} ({reason})")
 
 
 def _call_action(
@@ -294,7 +305,7 @@ def _call_action(
         run=claim.run.id, playbook=claim.run.playbook.name, step=claim.step.name,
         event=claim.run.event, now=step.now, received=claim.run.received,
         keep=step.keep, attempt_state=claim.attempt_state,
-        note=_note(claim, permission.digest_size),
+        note=_note(claim, permission.digest_size), approved_by=permission.approved_by,
         add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
         blob=claim.run.playbook.blob, revision=claim.run.revision,
     )  # fmt: skip

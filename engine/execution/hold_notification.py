@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 
 def hold_notification(
-    claim: Claim, guardrails: Guardrails, now: float, reason: str
+    claim: Claim, guardrails: Guardrails, times: tuple[float, float], reason: str
 ) -> Notice | None:
-    """Return the notification for the hold of a step, or None without ``onHeld``. now: epoch seconds."""
+    """Return the notification for the hold of a step, or None without ``onHeld``.
+
+    times: the start and the end of the hold, in epoch seconds.
+    """
     if not guardrails.on_held:
         return None
     playbook, step = claim.run.playbook, claim.step.name
@@ -47,7 +50,8 @@ def hold_notification(
     notify = playbook_from_snapshot(
         msgspec.json.encode(document, order="deterministic"), load_actions()
     )
-    until = format_time(int(now + guardrails.hold_for) * 1_000_000_000)
+    now, end = times
+    until = format_time(int(end) * 1_000_000_000)
     about = {"run": claim.run.id, "step": step, "until": until, "reason": reason}
     run = Run(id_, notify, claim.run.event, now, id_, claim.run.trace, claim.run.revision)
     return Notice(run, {"about": about})

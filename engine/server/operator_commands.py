@@ -99,7 +99,7 @@ class OperatorCommands:
     def decide(self, run: str, verdict: str, author: Author) -> str:
         """Approve or deny a held run. Return its id. Raises OperatorCommandError, JournalError."""
         record = self.find(run)
-        step = record.run.steps[record.position].name if record.position is not None else ""
+        step = _step_to_decide(record, author)
         decision = self._decision(verdict, author, step)
         if not self.journal.decide(record.run.id, decision):
             state = record.outcome or (record.results[-1].state if record.results else "waiting")
@@ -212,6 +212,21 @@ class OperatorCommands:
         )
         self.wake()
         return run.id
+
+
+def _step_to_decide(record: RunRecord, author: Author) -> str:
+    """Return the name of the current step, empty after the end of the run.
+
+    Raises OperatorCommandError if only other operators can decide on the step.
+    """
+    if record.position is None:
+        return ""
+    step = record.run.steps[record.position]
+    operators = step.parameters.get("from") if step.action == "approval.wait" else None
+    if operators and author.by not in operators:
+        names = " or ".join(operators)
+        raise OperatorCommandError(f"only {names} can decide on the step `{step.name}`", 403)
+    return step.name
 
 
 def _start_index(record: RunRecord, step: str | None) -> int:

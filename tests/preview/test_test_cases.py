@@ -315,15 +315,14 @@ def test_a_disabled_playbook_does_not_count_for_coverage(run):
     assert "100 % covered: 0 of 0" in run(quiet, playbook={"mode": "disabled"})[1]
 
 
-def test_a_word_selects_cases_and_no_case_is_a_failure(run):
+def test_a_word_selects_cases_and_no_case_is_a_failure(run, tmp_path):
     code, _, err = run([case({"nothing": True})], "-k", "cass")
     assert (code, err) == (
         1,
         "No case was run: none of 1 case has `cass` in its name. Did you mean `case`?\n",
     )
-    assert (
-        "write a PlaybookTest" in CliRunner().invoke(cli, ["test", str(ROOT / "examples")]).stderr
-    )
+    (tmp_path / "kill.test.yaml").unlink()
+    assert "write a PlaybookTest" in CliRunner().invoke(cli, ["test", str(tmp_path)]).stderr
 
 
 def test_the_outputs_for_tools_have_the_same_results(run):
