@@ -26,11 +26,20 @@ if TYPE_CHECKING:
     from tests.cluster.api import Api
 
 BASE = Path(__file__).parents[2] / "kustomize" / "base"
-ENGINE = ("namespace.yaml", "serviceaccount.yaml", "clusterrole.yaml", "rbac.yaml")
+ENGINE = (
+    "namespace.yaml",
+    "serviceaccount.yaml",
+    "clusterrole.yaml",
+    "rbac.yaml",
+    "admission.yaml",
+)
 USER = "system:serviceaccount:tiercel:tiercel"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 ACCOUNT = "/api/v1/namespaces/tiercel/serviceaccounts/tiercel"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 COLLECTIONS = {
+    "ValidatingAdmissionPolicy": f"{ADMISSION}/validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": f"{ADMISSION}/validatingadmissionpolicybindings",
     "Namespace": "/api/v1/namespaces",
     "ServiceAccount": "/api/v1/namespaces/tiercel/serviceaccounts",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
@@ -63,7 +72,7 @@ def namespace(admin: Api) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def engine_token(admin: Api) -> str:
-    """A token of the engine's ServiceAccount, which has the rights of kustomize/base."""
+    """A token of the engine's ServiceAccount, which has the rights and limits of kustomize/base."""
     return create_engine_token(admin)
 
 

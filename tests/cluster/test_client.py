@@ -51,7 +51,13 @@ def policy(namespace, types):
     body = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": "p", "namespace": namespace},
+        "metadata": {
+            "name": "p",
+            "namespace": namespace,
+            "labels": {
+                "app.kubernetes.io/managed-by": "tiercel"
+            },  # base lets the engine change only these
+        },
         "spec": {"podSelector": {}, "policyTypes": types},
     }
     return Call("apply", "networking.k8s.io/v1", "networkpolicies", namespace, "p", body)

@@ -17,10 +17,8 @@ from tests.cluster.api import ApiError
 from tests.kustomize.rendering import (
     KUSTOMIZE,
     RenderError,
-    apply,
     compose,
     find,
-    path_of,
     render,
     render_text,
     validate,
@@ -160,23 +158,6 @@ def test_the_roles_are_current():
 
 
 # At the API server
-
-
-@pytest.fixture
-def applied(admin):
-    """A function that applies manifests; they are deleted afterwards, except for the engine's identity."""
-    made = []
-
-    def run(manifests):
-        made.extend(manifests)
-        apply(manifests, admin)
-
-    yield run
-    stays = {"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
-    for manifest in reversed(made):
-        mine = manifest["metadata"].get("namespace", manifest["metadata"]["name"]) == "tiercel"
-        if not (mine and manifest["kind"] in stays) and admin.find(path_of(manifest, admin)):
-            admin.delete(path_of(manifest, admin))
 
 
 @pytest.mark.cluster
