@@ -103,6 +103,8 @@ class Engine:
         kept = {
             k: v for k, v in os.environ.items() if not k.startswith(("TIERCEL_", "KUBERNETES_"))
         }
+        # The Kubernetes client leaves a folder for the certificates of a kubeconfig behind.
+        kept |= {"TMPDIR": str(self._folder)}
         variables = {**kept, "PYTHONPATH": str(ROOT), "TIERCEL_POD_NAMESPACE": "tiercel"}
         with (self._folder / "engine.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -317,9 +319,11 @@ class SeedLoop:
                 self.admin.apply(path, manifest)
             else:
                 self.admin.apply(f"/api/v1/namespaces/{self.namespace}/services/{name}", manifest)
-        self.pods = [pod["metadata"]["name"] for pod in self._running_pods()]
+        self.pods = [pod["metadata"]["name"] for pod in self.running_pods()]
 
-    def _running_pods(self) -> list[dict[str, Any]]:
+    def running_pods(self) -> list[dict[str, Any]]:
+        """Wait until all pods of the Deployment run. Return them."""
+
         def running() -> list[dict[str, Any]]:
             pods = self.admin.list(
                 f"/api/v1/namespaces/{self.namespace}/pods?labelSelector=app=nginx"

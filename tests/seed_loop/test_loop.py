@@ -12,7 +12,17 @@ import yaml
 from engine.cluster.network_policies import Peer, is_allowed
 from tests.support.components import have
 
-from loop import FOLDER, LABELS, PROGRAMS, SHELL, Collector, SeedLoop, tell, wait_until
+from loop import (
+    FOLDER,
+    LABELS,
+    PROGRAMS,
+    SHELL,
+    Collector,
+    SeedLoop,
+    shipped_playbooks,
+    tell,
+    wait_until,
+)
 from stand_ins import Loki
 
 RULES = {
@@ -181,6 +191,23 @@ def test_each_alert_expression_returns_series(loop, said):
     assert loop.prometheus.wait_for(RULES["TiercelEventsLostUpstream/"]["expr"])
     lost = loop.receiver.wait_for(lambda: loop.receiver.firing().get("TiercelEventsLostUpstream"))
     assert lost["annotations"]["description"].startswith("Falcosidekick could not deliver 1 events")
+
+
+def test_the_engine_acts_while_prometheus_and_alertmanager_are_away(loop, said):
+    assert said
+    loop.engine.stop()
+    loop.engine.mount.write(shipped_playbooks())
+    loop.engine.journal.with_suffix(".away").rename(loop.engine.journal)
+    loop.prometheus.stop()
+    loop.alertmanager.stop()
+    loop.engine.start()
+    path = f"/api/v1/namespaces/{loop.namespace}/pods"
+    loop.admin.delete(f"{path}/{loop.pods[2]}")
+    loop.admin.wait_for(f"{path}/{loop.pods[2]}", lambda pod: pod is None)
+    [fresh] = {pod["metadata"]["name"] for pod in loop.running_pods()} - set(loop.pods)
+    loop.detect(SHELL[0], fresh)
+    assert loop.wait_for_run(SHELL[1], fresh)["state"] == "done"
+    assert audit(loop, fresh)[SHELL[1], "slack.post"] == "done"
 
 
 def test_the_collector_has_the_labels_of_the_alloy_configuration():
