@@ -2,7 +2,8 @@
 
 What a test may rely on: a pod with ``schedulingGates`` stays unbound, one bound to a node that is
 not ours is left alone (the pod garbage collector removes it after 40 s), and one with a finalizer
-stays Terminating. Taints, resources and volumes are not looked at; cordoned nodes get no new pods.
+stays Terminating. A pod with an image of NO_IMAGE stays Pending. Taints, resources and volumes are not looked
+at; cordoned nodes get no new pods.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ Object = dict[str, Any]
 
 NODES = {"worker-1": "10.1.0.1", "worker-2": "10.1.0.2"}
 """Node name -> its InternalIP."""
+
+NO_IMAGE = "registry.invalid/"
+"""Images whose names begin with this text do not exist."""
 
 PASSED = {404, 409, 422}
 """Statuses that mean that the pod was changed or deleted in the meantime; its next event follows."""
@@ -93,10 +97,17 @@ class Kubelet(threading.Thread):
                     now = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
                     self._api.delete(path, now)
             elif status.get("phase") == "Pending":
-                self._api.patch(f"{path}/status", running(pod, next(self._addresses)))
+                self._begin(path, pod)
         except ApiError as error:
             if error.status not in PASSED:
                 raise
+
+    def _begin(self, path: str, pod: Object) -> None:
+        """Report a pod as running, or once that its image cannot be pulled."""
+        if not any(map(is_missing, pod["spec"]["containers"])):
+            self._api.patch(f"{path}/status", running(pod, next(self._addresses)))
+        elif not pod["status"].get("containerStatuses"):
+            self._api.patch(f"{path}/status", waiting(pod))
 
     def _bind(self, path: str, pod: Object) -> None:
         """Give the pod the node that its DaemonSet says, else the next one that is schedulable."""
@@ -151,6 +162,27 @@ def running(pod: Object, address: str) -> Object:
     }
     # With the uid, so that a pod of the same name that came since answers 409 and is left alone.
     return {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
+
+
+def is_missing(container: Object) -> bool:
+    """Whether the image of a container does not exist."""
+    return str(container["image"]).startswith(NO_IMAGE)
+
+
+def waiting(pod: Object) -> Object:
+    """Return a patch of the status subresource for a pod whose image cannot be pulled."""
+    image = next(it["image"] for it in pod["spec"]["containers"] if is_missing(it))
+    state = {
+        "waiting": {"reason": "ErrImagePull", "message": f'failed to pull "{image}": not found'}
+    }
+    statuses = [
+        {**container_status(pod, it, state), "containerID": "", "ready": False}
+        for it in pod["spec"]["containers"]
+    ]
+    conditions = [{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}]
+    status = {"hostIP": NODES[pod["spec"]["nodeName"]], "conditions": conditions}
+    uid = {"uid": pod["metadata"]["uid"]}
+    return {"metadata": uid, "status": {**status, "containerStatuses": statuses}}
 
 
 def container_status(pod: Object, container: Object, state: Object) -> Object:

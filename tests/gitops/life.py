@@ -8,6 +8,7 @@ public address.
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import json
 import os
@@ -18,7 +19,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import pytest
 import yaml
 from tests.cluster import build
 from tests.cluster import fixtures as cluster
@@ -41,6 +41,7 @@ CONFIG_MAPS = "/api/v1/namespaces/tiercel/configmaps"
 SECRETS = "/api/v1/namespaces/tiercel/secrets"
 PLAYBOOKS = "tiercel-playbooks"
 CANDIDATE = "tiercel-playbooks-candidate"
+TOKEN, STATUS_TOKEN = "a-token-of-a-sender-0001", "a-token-of-the-job-00001"
 GUARD = 60.0
 """Seconds after which a program that hangs is ended."""
 _SHARED = ("kustomize", "examples/gitops-repository", "playbooks", "rules")
@@ -49,9 +50,6 @@ _SHARED = ("kustomize", "examples/gitops-repository", "playbooks", "rules")
 def needs() -> None:
     """Skip the test if kustomize is not built, or build it in CI."""
     cluster.require("kustomize")
-    base = (ROOT / "kustomize/base/kustomization.yaml").read_text()
-    if "../playbooks" in base or not (ROOT / "kustomize/argocd/hooks").exists():
-        pytest.skip("kustomize/ is not complete")
 
 
 def version() -> str:
@@ -244,12 +242,18 @@ def run_pod(pod: Object, mounts: Mapping[str, Path], **environment: str) -> str:
 
 
 def sources(pod: Object) -> dict[str, str]:
-    """Return the name of the ConfigMap or Secret of each volume that has one."""
-    return {
-        volume["name"]: volume.get("configMap", {}).get("name") or volume["secret"]["secretName"]
-        for volume in pod["volumes"]
-        if "configMap" in volume or "secret" in volume
-    }
+    """Return the name of the ConfigMap or Secret of each volume that has one.
+
+    Of a projected volume, it is the first source.
+    """
+    found = {}
+    for volume in pod["volumes"]:
+        for source in volume.get("projected", {}).get("sources", [volume]):
+            config_map, secret = source.get("configMap", {}), source.get("secret", {})
+            name = config_map.get("name") or secret.get("secretName") or secret.get("name")
+            if name:
+                found.setdefault(volume["name"], name)
+    return found
 
 
 def run_container(container: Object, folders: Mapping[str, Path], **environment: str) -> str:
@@ -311,8 +315,8 @@ def settings(stateful_set: Object, folders: Mapping[str, Path]) -> dict[str, str
 class Installation:
     """The engine of an overlay: its objects in the API server, its mounts, and its process.
 
-    kubeconfig: of an administrator, as Argo CD has it. status_token: of an operator. A context manager that ends
-    the engine and removes its objects.
+    kubeconfig: of an administrator, as Argo CD has it. A context manager that ends the engine and removes its
+    objects.
     """
 
     def __init__(self, folder: Path, plane: ControlPlane) -> None:
@@ -345,6 +349,29 @@ class Installation:
         for secret in self.admin.list(SECRETS):
             self.admin.delete(f"{SECRETS}/{secret['metadata']['name']}")
         self.admin.wait_for("/api/v1/namespaces/tiercel/pods/tiercel-0", lambda pod: pod is None)
+
+    def create_secrets(self, slack: str = "") -> None:
+        """Create the namespace and the Secrets that the README of the template creates.
+
+        slack: the URL of a webhook, for the Secret of playbooks.
+        """
+        if not self.admin.find("/api/v1/namespaces/tiercel"):
+            self.admin.create("/api/v1/namespaces", {"metadata": {"name": "tiercel"}})
+        digest = hashlib.sha256(STATUS_TOKEN.encode()).hexdigest()
+        contents = {
+            "tiercel-tokens": {"tokens": TOKEN},
+            "tiercel-status-token": {"token": STATUS_TOKEN},
+            "tiercel-operators": {"operators": f"in-force view {digest}"},
+        }
+        if slack:
+            contents["tiercel-secrets"] = {"slack-webhook-url": slack}
+        for name, content in contents.items():
+            self.admin.create(SECRETS, {"metadata": {"name": name}, "stringData": content})
+
+    def install(self, objects: list[Object]) -> None:
+        """Apply objects for the first time and start the engine, without the Jobs of Argo CD."""
+        self.apply(objects)
+        self.mount()
 
     def sync(self, objects: list[Object]) -> str:
         """Bring objects into force, as Argo CD does: PreSync, apply, PostSync. Returns what PostSync says.
@@ -394,8 +421,8 @@ class Installation:
 
     def admin_page(self, path: str) -> str:
         """Return the text of a page of the admin port."""
-        token = self.admin.get(f"{SECRETS}/tiercel-status-token")["data"]["token"]
-        headers = {"Authorization": f"Bearer {base64.b64decode(token).decode()}"}
+        token = decoded(self.admin.get(f"{SECRETS}/tiercel-status-token"))["token"].decode()
+        headers = {"Authorization": f"Bearer {token}"}
         status, _, content = call(self.engine.admin, "GET", path, headers=headers)
         assert status == 200, content
         return content if isinstance(content, str) else json.dumps(content)
@@ -414,8 +441,7 @@ class Installation:
 
     def _secrets(self, pod: Object) -> dict[str, Path]:
         """Mount the Secrets of a pod. Returns name -> folder."""
-        names = [it["secret"]["secretName"] for it in pod["volumes"] if "secret" in it]
-        found = {name: self.admin.find(f"{SECRETS}/{name}") for name in names}
+        found = {name: self.admin.find(f"{SECRETS}/{name}") for name in sources(pod).values()}
         return {
             name: Mount(self.folder / f"{name}-{next(self._numbers)}", decoded(secret)).folder
             for name, secret in found.items()

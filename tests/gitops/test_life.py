@@ -6,7 +6,6 @@ recorded requests), Slack and Loki are stand-ins. tests/argocd drives the same s
 
 from __future__ import annotations
 
-import hashlib
 import json
 from types import SimpleNamespace
 
@@ -18,7 +17,6 @@ from stand_ins import Loki, Slack
 
 DRY_RUN = "  mode: dryRun\n"
 PLAYBOOK = "playbooks/quarantine-shells.yaml"
-TOKEN, STATUS = "a-token-of-a-sender-0001", "a-token-of-the-job-00001"
 STEPS = ("pod.isolate", "pod.label", "slack.post", "kubernetes.event")
 
 pytestmark = pytest.mark.cluster
@@ -58,20 +56,10 @@ def stand_ins():
 
 @pytest.fixture
 def installation(tmp_path, control_plane, repository, stand_ins):
-    """The production overlay, synced. Its Secrets are those that the README creates, and the one for Slack."""
-    admin = control_plane.admin
-    if not admin.find("/api/v1/namespaces/tiercel"):
-        admin.create("/api/v1/namespaces", {"metadata": {"name": "tiercel"}})
-    digest = hashlib.sha256(STATUS.encode()).hexdigest()
-    for name, content in {
-        "tiercel-tokens": {"tokens": TOKEN},
-        "tiercel-status-token": {"token": STATUS},
-        "tiercel-operators": {"operators": f"in-force view {digest}"},
-        "tiercel-secrets": {"slack-webhook-url": stand_ins[1].webhook},
-    }.items():
-        admin.create(life.SECRETS, {"metadata": {"name": name}, "stringData": content})
+    """The production overlay, in force."""
     with life.Installation(tmp_path, control_plane) as made:
-        made.sync(repository.render("prod"))
+        made.create_secrets(slack=stand_ins[1].webhook)
+        made.install(repository.render("prod"))
         yield made
 
 
@@ -83,7 +71,7 @@ def see(installation, stand_ins, admin, namespace):
     def shell_in(name):
         pod = admin.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
         body = sidekick.shell_in(pod)
-        status, _, answer = sidekick.send(installation.engine.events, loki.url, TOKEN, body)
+        status, _, answer = sidekick.send(installation.engine.events, loki.url, life.TOKEN, body)
         assert (status, answer["accepted"], answer["errors"]) == (202, 1, [])
         [run] = answer["runs"]
         engine = installation.engine

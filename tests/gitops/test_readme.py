@@ -21,6 +21,8 @@ from tests.gitops import life
 README = (life.TEMPLATE / "README.md").read_text()
 SCRIPT = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 GROUP = "argoproj.io"
+GUARD = 300.0
+"""Seconds after which a command of the README that hangs is ended."""
 APPLICATION = f"/apis/{GROUP}/v1alpha1/namespaces/argocd/applications/tiercel"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
@@ -30,8 +32,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture
 def plane(tmp_path):
     """An empty cluster with the kinds of Argo CD, but without Argo CD."""
-    require("control-plane")
-    life.needs()
+    require("control-plane", "kustomize")
     folder = tmp_path / "plane"
     folder.mkdir()
     with ControlPlane(folder) as made, Kubelet(made.admin):
@@ -79,7 +80,7 @@ def test_the_readme_leads_from_git_init_to_playbooks_in_force(tmp_path, plane):
             )  # fmt: skip
             try:
                 application = admin.wait_for(
-                    APPLICATION, lambda it: it is not None or reader.poll() is not None, life.GUARD
+                    APPLICATION, lambda it: it is not None or reader.poll() is not None, GUARD
                 )
                 assert application, (tmp_path / "output").read_text()
                 source = application["spec"]["source"]
@@ -92,7 +93,7 @@ def test_the_readme_leads_from_git_init_to_playbooks_in_force(tmp_path, plane):
                 installation.sync(checkout.render(overlay))
                 phase = {"operationState": {"phase": "Succeeded"}, "sync": {"status": "Synced"}}
                 admin.patch(APPLICATION, {"status": phase})
-                assert reader.wait(life.GUARD) == 0, (tmp_path / "output").read_text()
+                assert reader.wait(GUARD) == 0, (tmp_path / "output").read_text()
             finally:
                 reader.kill()
                 reader.wait()

@@ -53,7 +53,7 @@ class Admin:
         api = AdminApi(
             self.journal,
             commands,
-            lambda: self.reloader.active,
+            self.reloader,
             self.intake.recent,
             self.metrics.text,
             lambda: ABOUT,
