@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.language.folder import Files
 
-from tests.cluster.api import ApiError
 from tests.kustomize.rendering import (
     KUSTOMIZE,
     RenderError,
@@ -172,13 +171,3 @@ def test_an_unknown_field_is_found(admin):
     wrong["spec"]["typo"] = 1
     with pytest.raises(RenderError, match="additional properties 'typo' not allowed"):
         validate([wrong], admin)
-
-
-@pytest.mark.cluster
-def test_its_namespace_refuses_a_pod_that_is_less_confined(admin, applied):
-    applied(base())
-    container = {"name": "main", "image": "busybox", "securityContext": {"privileged": True}}
-    body = {"metadata": {"name": "bare"}, "spec": {"containers": [container]}}
-    with pytest.raises(ApiError, match='violates PodSecurity "restricted:latest"') as refused:
-        admin.create(f"{NAMESPACE}/pods", body)
-    assert refused.value.status == 403
