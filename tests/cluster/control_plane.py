@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
-START_WITHIN = 60.0  # seconds; 3 are usual on 2 cores
+START_WITHIN = 60.0
+"""Seconds until a process must be ready. It usually takes 3 s on 2 cores."""
 
-# No kubelet sends heartbeats here: with these two the nodes would be tainted after 50 s and their
-# pods evicted. ServiceAccount would refuse pods until their namespace has its default account.
+# No kubelet sends heartbeats. These two controllers would taint the nodes after 50 s and evict their pods.
+# The admission plugin ServiceAccount would refuse pods until their namespace has its default account.
 CONTROLLERS = "*,-node-lifecycle-controller,-taint-eviction-controller"
 ADMISSION_OFF = "ServiceAccount,TaintNodesByCondition"
 
@@ -37,11 +38,11 @@ class StartError(Exception):
 
 
 class ControlPlane:
-    """A control plane on free ports of 127.0.0.1. A context manager that kills it at the end.
+    """A control plane on free ports of 127.0.0.1. A context manager that ends its processes.
 
-    folder: takes the keys, etcd's data and ``NAME.log`` of each process. binary: gives the paths of
-    etcd, kube-apiserver and kube-controller-manager. Entering raises StartError where one of them
-    does not start, and leaves nothing running then.
+    folder: for the keys, the data of etcd, and ``NAME.log`` of each process. binary: returns the paths of
+    etcd, kube-apiserver and kube-controller-manager. If one of them does not start, the context manager ends
+    the others and raises StartError.
     """
 
     def __init__(self, folder: Path, binary: Callable[[str], Path | None] = build.find) -> None:
@@ -61,7 +62,7 @@ class ControlPlane:
             (self.folder / "tokens.csv").write_text(users)
             self._start_etcd()
             self.start_api()
-        except BaseException:  # a Ctrl-C, too, must leave no process behind
+        except BaseException:  # also Ctrl-C must end all processes
             self.stop()
             raise
         return self
@@ -70,7 +71,7 @@ class ControlPlane:
         self.stop()
 
     def kubeconfig(self, token: str, path: Path) -> Path:
-        """Write a kubeconfig whose one context is that token's at this server; gives ``path``."""
+        """Write a kubeconfig with one context, for this server and this token. Return ``path``."""
         ca = base64.b64encode(self.ca.read_bytes()).decode()
         cluster = {"server": self.server, "certificate-authority-data": ca}
         config = {
@@ -86,14 +87,14 @@ class ControlPlane:
         return path
 
     def start_api(self) -> None:
-        """Start the API server, also after ``stop_api``, on the same port and data; wait for it."""
+        """Start the API server, also after ``stop_api``, with the same port and data. Wait until it is ready."""
         keys = self.folder
         self._start(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             "--bind-address=127.0.0.1",
             f"--secure-port={self._port}",
-            # Else it looks for a default route, which a machine without a network has not.
+            # otherwise it needs a default route, which a machine without a network does not have
             "--advertise-address=127.0.0.1",
             "--endpoint-reconciler-type=none",
             f"--tls-cert-file={keys / 'server.crt'}",
@@ -109,27 +110,27 @@ class ControlPlane:
             "--allow-privileged=true",  # as in every real cluster; PodSecurity decides instead
         )
         self._until_ready("kube-apiserver", lambda: self.admin.get("/readyz") == "ok")
-        # Anew after an outage, too: by themselves they may take half a minute to come back, for they
-        # wait twice as long after each attempt.
+        # After an outage, the controllers double their wait with each attempt. Without a restart they would
+        # take up to half a minute.
         self._stop("kube-controller-manager")
         self._start_controllers()
 
     def stop_api(self) -> None:
-        """End the API server at once, as an outage would; etcd and the controllers go on."""
+        """Kill the API server, as in an outage. etcd and the controllers continue."""
         self._stop("kube-apiserver")
 
     def renew(self) -> None:
-        """Another certificate and key for the API server, in force once it is started again."""
+        """Write another certificate and key for the API server. They take effect at its next start."""
         make_server_pair(self.folder)
 
     def stop(self) -> None:
-        """End every process; nothing is left to wait for."""
+        """End every process and wait for it."""
         for name in reversed(list(self._processes)):
             self._stop(name)
         self.admin.close()
 
     def running(self) -> list[str]:
-        """The names of the processes that have been started and not been stopped."""
+        """Return the names of the processes that were started and not stopped."""
         return sorted(self._processes)
 
     def _start_etcd(self) -> None:
@@ -158,10 +159,10 @@ class ControlPlane:
             f"--root-ca-file={self.ca}",
             "--secure-port=0",
             f"--controllers={CONTROLLERS}",
-            "--kube-api-qps=500",  # its own 20 would make tests wait
+            "--kube-api-qps=500",  # with the default of 20, tests would wait
             "--kube-api-burst=1000",
         )
-        # Without a port it cannot be asked; the account is the first thing that it makes.
+        # it has no port for a probe; it creates this account first
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self._until_ready("kube-controller-manager", lambda: self.admin.find(account) is not None)
 
@@ -175,7 +176,7 @@ class ControlPlane:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that Ctrl-C ends the tests first, and these in order
+                start_new_session=True,  # so that Ctrl-C ends the tests first; they end these processes in order
             )
 
     def _stop(self, name: str) -> None:
@@ -185,7 +186,7 @@ class ControlPlane:
             process.wait()
 
     def _until_ready(self, name: str, ready: Callable[[], bool]) -> None:
-        """Return when ``ready``; raises StartError if the process ends, or after a minute."""
+        """Wait until ``ready`` returns true. Raises StartError if the process ends, or after a minute."""
         deadline = time.monotonic() + START_WITHIN
         while time.monotonic() < deadline:
             code = self._processes[name].poll()
@@ -195,7 +196,7 @@ class ControlPlane:
                 if ready():
                     return
             except (ApiError, urllib3.exceptions.HTTPError):
-                pass  # not listening, or not ready yet
+                pass  # it does not listen yet, or is not ready
             threading.Event().wait(0.05)
         raise StartError(f"{name} was not ready after {START_WITHIN} s:\n{self._tail(name)}")
 
@@ -205,9 +206,9 @@ class ControlPlane:
 
 
 def tether() -> list[str]:
-    """Return a prefix for a command so that the kernel kills it when its parent process dies.
+    """Return a prefix for a command. With it, the kernel kills the command when its parent ends.
 
-    Only for the main thread: the kernel means the *thread* that made it.
+    The prefix is empty outside the main thread, because for the kernel the parent is the *thread*.
     """
     setpriv = shutil.which("setpriv")  # util-linux
     if setpriv is None or threading.current_thread() is not threading.main_thread():
@@ -218,8 +219,8 @@ def tether() -> list[str]:
 def free_ports(count: int) -> list[int]:
     """Return free ports of 127.0.0.1.
 
-    Below 32768, from where on the kernel picks clients' own ports: there another connection could
-    take the API server's port in an outage, or a client that knocks at a closed port reach itself.
+    The ports are below 32768. The kernel gives the ports above to clients. One of them could take the port of
+    the API server during an outage, or connect to itself.
     """
     found: list[int] = []
     while len(found) < count:

@@ -1,4 +1,4 @@
-"""The keys of a control plane: a CA, the API server's certificate, and the key of the service accounts."""
+"""The keys of the test control plane: a CA, the certificate of the API server, and the key that signs tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOPBACK = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("12
 
 
 def make_keys(folder: Path) -> None:
-    """Write ca.crt, ca.key, the API server's server.crt and server.key, and accounts.key for tokens."""
+    """Write ca.crt and ca.key, server.crt and server.key of the API server, and accounts.key for tokens."""
     authority, accounts = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca = unsigned(AUTHORITY, authority, authority, is_authority=True)
     write_certificate(folder / "ca.crt", ca, authority)
@@ -52,7 +52,7 @@ def unsigned(
 ) -> x509.CertificateBuilder:
     """Return an unsigned certificate that is valid for a week.
 
-    It has every extension that OpenSSL's strict mode asks for, Python's default from 3.13 on.
+    It has every extension that the strict mode of OpenSSL requires. Python uses this mode from version 3.13.
     """
     began = datetime.now(UTC) - timedelta(hours=1)
     signer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
@@ -85,7 +85,7 @@ def usage(*, is_authority: bool) -> x509.KeyUsage:
 
 
 def pem(key: Key) -> bytes:
-    """Return the private key in the older PEM form, which all Go programs can read."""
+    """Return the private key in the traditional PEM format, which all Go programs can read."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,

@@ -1,9 +1,12 @@
 """A simulated scheduler and kubelets of two nodes: binds pods, reports them as running, finishes deletions.
 
-What a test may rely on: a pod with ``schedulingGates`` stays unbound, one bound to a node that is
-not ours is left alone (the pod garbage collector removes it after 40 s), and one with a finalizer
-stays Terminating. A pod with an image of NO_IMAGE stays Pending. Taints, resources and volumes are not looked
-at; cordoned nodes get no new pods.
+Tests can rely on these rules:
+
+- A pod with ``schedulingGates`` is not bound.
+- A pod on another node does not change. The pod garbage collector removes it after 40 s.
+- A pod with a finalizer stays in the state Terminating.
+- A pod with an image of NO_IMAGE stays in the phase Pending.
+- A cordoned node gets no new pods. Taints, resources and volumes have no effect.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ PASSED = {404, 409, 422}
 class Kubelet(threading.Thread):
     """The thread of the simulation. A context manager that ends the thread.
 
-    It lives through outages of the API server: what it missed it finds by listing afresh.
+    After an outage of the API server, the thread lists all pods again.
     """
 
     def __init__(self, api: Api) -> None:
@@ -59,7 +62,7 @@ class Kubelet(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Serve every pod until told to stop; an unusable answer only means to begin again."""
+        """Update every pod until the thread stops. Start again after an error of the API server."""
         while not self._stopping.is_set():
             try:
                 for pod in self._pods():
@@ -68,12 +71,12 @@ class Kubelet(threading.Thread):
                 self._stopping.wait(0.1)
 
     def _pods(self) -> Iterator[Object]:
-        """Every pod once, then each whenever it changes, until stopped or the history is lost."""
+        """Yield every pod, then each changed pod, until the thread stops or the server has lost the history."""
         listed = self._api.get("/api/v1/pods")
         version = listed["metadata"]["resourceVersion"]
         yield from listed["items"]
         while not self._stopping.is_set():
-            # One second, for a watch that is silent cannot be told to stop.
+            # a watch without events cannot be stopped, so it ends after one second
             for event in self._api.watch("/api/v1/pods", version, seconds=1):
                 if event["type"] == "ERROR":
                     return
@@ -82,7 +85,7 @@ class Kubelet(threading.Thread):
                     yield event["object"]
 
     def _serve(self, pod: Object) -> None:
-        """Take the pod one step on, if there is one to take."""
+        """Move the pod to its next state, if it has one."""
         meta, spec, status = pod["metadata"], pod["spec"], pod["status"]
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
         node = spec.get("nodeName")
@@ -110,9 +113,9 @@ class Kubelet(threading.Thread):
             self._api.patch(f"{path}/status", waiting(pod))
 
     def _bind(self, path: str, pod: Object) -> None:
-        """Give the pod the node that its DaemonSet says, else the next one that is schedulable."""
+        """Bind the pod to the node that its DaemonSet requires, otherwise to the next schedulable node."""
         wanted = pinned(pod["spec"])
-        # One by one: a list waits up to 100 ms until the server knows that its cache is not behind.
+        # single reads, because a list can wait 100 ms until the cache of the server is current
         found = {name: self._api.find(f"/api/v1/nodes/{name}") for name in NODES}
         nodes = [
             name for name, node in found.items() if node and not node["spec"].get("unschedulable")
@@ -160,7 +163,7 @@ def running(pod: Object, address: str) -> Object:
             container_status(pod, container, done) for container in spec.get("initContainers", [])
         ],
     }
-    # With the uid, so that a pod of the same name that came since answers 409 and is left alone.
+    # with the uid, the server answers 409 if a new pod has the same name
     return {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
 
 
@@ -206,11 +209,11 @@ def register(api: Api, name: str, address: str) -> None:
     labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
     if api.find(path) is None:
         api.create("/api/v1/nodes", {"metadata": {"name": name, "labels": labels}})
-    room = {"cpu": "16", "memory": "64Gi", "pods": "1000", "ephemeral-storage": "100Gi"}
+    capacity = {"cpu": "16", "memory": "64Gi", "pods": "1000", "ephemeral-storage": "100Gi"}
     ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
     status = {
-        "capacity": room,
-        "allocatable": room,
+        "capacity": capacity,
+        "allocatable": capacity,
         "conditions": [{**ready, "lastHeartbeatTime": now(), "lastTransitionTime": now()}],
         "addresses": [
             {"type": "InternalIP", "address": address},
