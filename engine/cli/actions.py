@@ -8,7 +8,7 @@ from engine.actions.registry import load_actions
 from engine.cli.completion import action_names
 from engine.cli.exit_codes import USAGE, did_you_mean, fail
 from engine.render.reference import action_lines
-from engine.render.text import say
+from engine.render.text import print_line
 
 
 @click.command("actions")
@@ -27,11 +27,11 @@ def command(name: str | None) -> None:
     if name is None:
         width = max(map(len, actions))
         for action in sorted(actions.values(), key=lambda action: action.name):
-            say(f"{action.name:<{width}}  {action.effect:<8}  {action.doc.splitlines()[0]}")
-        say()
-        say("tiercel actions NAME shows the parameters of an action.")
+            print_line(f"{action.name:<{width}}  {action.effect:<8}  {action.doc.splitlines()[0]}")
+        print_line()
+        print_line("tiercel actions NAME shows the parameters of an action.")
     elif name not in actions:
         fail(f"There is no action `{name}`.{did_you_mean(name, actions)}", USAGE, "tiercel actions")
     else:
         for line in action_lines(actions[name]):
-            say(line)
+            print_line(line)

@@ -13,7 +13,7 @@ from engine.cli.exit_codes import FINDINGS, USAGE, fail
 from engine.model.errors import EventError
 from engine.model.event import parse_event, parse_time
 from engine.outbound.destination import mask_userinfo
-from engine.render.text import say
+from engine.render.text import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def post(server: str, token_file: Path | None, path: str, body: dict[str, Any]) 
 def print_note(response: dict[str, Any]) -> None:
     """Print the note of a response to stderr. The command succeeded, but perhaps not as expected."""
     if response.get("note"):
-        say(str(response["note"]), err=True)
+        print_line(str(response["note"]), err=True)
 
 
 def _request(method: str, url: str, token_file: Path | None, body: bytes | None = None) -> Any:
@@ -148,7 +148,7 @@ def recent_events(
     body = get(server, token_file, "/events/recent")
     if body["digest"] != digest:
         note = "The engine uses a different set of playbooks. The explanation is for the local PLAYBOOKS."
-        say(note, err=True)
+        print_line(note, err=True)
     events = []
     for number, item in enumerate(body["events"]):
         try:

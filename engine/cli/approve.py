@@ -8,7 +8,7 @@ import click
 
 from engine.cli.admin_client import json_body, post, reason_option, run_path, server_options
 from engine.cli.completion import run_ids
-from engine.render.text import say
+from engine.render.text import print_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,4 +31,4 @@ def command(*, run: str, reason: str | None, server: str, token_file: Path | Non
     Next: tiercel show RUN
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     done = post(server, token_file, run_path(run, "approve"), json_body(reason=reason))
-    say(f"approved; the run continues: tiercel show {done['run'][:12]}")
+    print_line(f"approved; the run continues: tiercel show {done['run'][:12]}")

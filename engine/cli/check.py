@@ -22,7 +22,7 @@ from engine.render.findings_github import findings_github_lines
 from engine.render.findings_junit import findings_junit
 from engine.render.findings_sarif import findings_sarif
 from engine.render.rule_coverage import coverage_json, coverage_lines
-from engine.render.text import echo, say
+from engine.render.text import print_document, print_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,20 +95,20 @@ def command(
     if output == "text":
         lines = coverage_lines(matrix) if matrix else ()
         for line in (*finding_lines(findings), summary(findings, len(found.playbooks)), *lines):
-            say(line)
+            print_line(line)
     elif output == "json":
         entries = [finding_json(finding) for finding in findings]
         data = {"findings": entries, **coverage_json(matrix)} if matrix else entries
-        echo(json.dumps(data, indent=1))
+        print_document(json.dumps(data, indent=1))
     elif output == "sarif":
         from importlib.metadata import version  # noqa: PLC0415 - 15 ms that only SARIF needs
 
-        echo(json.dumps(findings_sarif(findings, version("tiercel")), indent=1))
+        print_document(json.dumps(findings_sarif(findings, version("tiercel")), indent=1))
     elif output == "junit":
-        echo(findings_junit(map(files.shown, found.sources), findings, strict=strict))
+        print_document(findings_junit(map(files.shown, found.sources), findings, strict=strict))
     else:
         for line in findings_github_lines(findings):
-            echo(line)
+            print_document(line)
     if any(finding.severity == "error" for finding in findings):
         sys.exit(FINDINGS)
     if strict and findings:

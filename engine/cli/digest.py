@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.playbook_arguments import load_valid, values_option
-from engine.render.text import echo
+from engine.render.text import print_document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,4 +29,4 @@ def command(*, playbooks: tuple[str, ...], values: Path | None) -> None:
 
     Next: curl http://127.0.0.1:8081/status
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
-    echo(load_valid(playbooks, values).digest)
+    print_document(load_valid(playbooks, values).digest)

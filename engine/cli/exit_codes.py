@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from engine.render.text import say
+from engine.render.text import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,9 +23,9 @@ def fail(message: str, code: int, hint: str | None = None) -> NoReturn:
 
     hint: the next command to type, or what to change.
     """
-    say(message, err=True)
+    print_line(message, err=True)
     if hint:
-        say(hint, err=True)
+        print_line(hint, err=True)
     sys.exit(code)
 
 

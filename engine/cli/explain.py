@@ -18,7 +18,7 @@ from engine.planning.explain import explain
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from engine.render.explain_text import explanation_lines
-from engine.render.text import count, say
+from engine.render.text import count, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +93,7 @@ def _read(file: str) -> tuple[int, list[Event]]:
     results = list(read_events(read_events_input(file, "explain")))
     invalid = [result for result in results if result.event is None]
     for result in invalid:
-        say(f"{file}:{result.line}: {result.error}", err=True)
+        print_line(f"{file}:{result.line}: {result.error}", err=True)
     return len(invalid), [result.event for result in results if result.event is not None]
 
 
@@ -116,6 +116,6 @@ def _print(
         ran += any(why is None for why in planned.values())
         explanations = [explain(event, one) for one in shown]
         for line in explanation_lines(event, explanations, planned, whole=playbook is not None):
-            say(line)
+            print_line(line)
     runs = f"{count(ran, 'event')} started a run"
-    say(f"{count(number, 'event')}, {count(len(shown), 'playbook')}; {runs}.")
+    print_line(f"{count(number, 'event')}, {count(len(shown), 'playbook')}; {runs}.")

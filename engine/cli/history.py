@@ -11,7 +11,7 @@ import click
 from engine.cli.admin_client import get, server_options
 from engine.cli.completion import playbook_names
 from engine.render.history_text import dead_letter_lines, history_lines
-from engine.render.text import echo, say
+from engine.render.text import print_document, print_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,14 +57,14 @@ def command(
             )
         letters = get(server, token_file, f"/dead?{urlencode(query)}")["dead"][:limit]
         if output == "json":
-            echo(json.dumps(letters, indent=1))
+            print_document(json.dumps(letters, indent=1))
         else:
             for line in dead_letter_lines(letters):
-                say(line)
+                print_line(line)
         return
     found = get(server, token_file, f"/runs?{urlencode({**query, 'limit': limit})}")
     if output == "json":
-        echo(json.dumps(found, indent=1))
+        print_document(json.dumps(found, indent=1))
         return
     for line in history_lines(found["runs"], found["drops"], more=len(found["runs"]) == limit):
-        say(line)
+        print_line(line)

@@ -11,7 +11,7 @@ import click
 from engine.cli.exit_codes import FINDINGS, USAGE, WARNINGS, fail
 from engine.model.safe_text import printable
 from engine.render.findings import finding_json, finding_lines
-from engine.render.text import count, echo, say
+from engine.render.text import count, print_document, print_line
 from engine.talon.convert import MAX_SIZE, Conversion, convert
 
 
@@ -63,7 +63,7 @@ def talon(
         fail(what, FINDINGS, "Pass fewer rules: tiercel import talon FILE")
     written = _write_files(found, out, force=force) if out and found.playbooks else []
     if output == "json":
-        echo(_json(found))
+        print_document(_json(found))
     else:
         _print(found, written, out)
     severities = {finding.severity for finding in found.findings}
@@ -108,14 +108,14 @@ def _json(found: Conversion) -> str:
 
 def _print(found: Conversion, written: list[Path], out: Path | None) -> None:
     for line in finding_lines(found.findings):
-        say(line, err=True)
+        print_line(line, err=True)
     if out is None and found.playbooks:
-        echo("---\n".join(found.playbooks.values()).rstrip("\n"))
+        print_document("---\n".join(found.playbooks.values()).rstrip("\n"))
     for path in written:
-        echo(printable(str(path)))
+        print_document(printable(str(path)))
     errors = sum(finding.severity == "error" for finding in found.findings)
     warnings = len(found.findings) - errors
     playbooks = count(len(found.playbooks), "playbook")
-    say(f"{playbooks}, {count(errors, 'error')}, {count(warnings, 'warning')}.", err=True)
+    print_line(f"{playbooks}, {count(errors, 'error')}, {count(warnings, 'warning')}.", err=True)
     if out is not None and found.playbooks:
-        say(f"Next: tiercel check {out}", err=True)
+        print_line(f"Next: tiercel check {out}", err=True)

@@ -8,7 +8,7 @@ import click
 
 from engine.cli.admin_client import json_body, post, reason_option, server_options
 from engine.cli.completion import playbook_names
-from engine.render.text import say
+from engine.render.text import print_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,4 +47,6 @@ def command(
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     body = json_body(playbook=playbook, for_=lasts, reason=reason)
     response = post(server, token_file, "/pause", body)
-    say(f"paused: {', '.join('all' if name == '*' else name for name in response['paused'])}")
+    print_line(
+        f"paused: {', '.join('all' if name == '*' else name for name in response['paused'])}"
+    )

@@ -15,7 +15,7 @@ from engine.cli.input_files import open_input, read_events_input
 from engine.cli.playbook_arguments import load_valid, values_option
 from engine.cluster.objects import MAX_BYTES, InvalidObjectError, read_objects
 from engine.cluster.simulated import StaticCluster
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.model.errors import SettingsError
 from engine.model.event_formats import read_events
 from engine.model.own_identity import OwnIdentity
@@ -25,7 +25,7 @@ from engine.preview.preview import PreviewContext, preview
 from engine.render.plan_json import line_json
 from engine.render.plan_text import Totals, event_lines
 from engine.render.progress import with_progress
-from engine.render.text import echo, say
+from engine.render.text import print_document, print_line
 from engine.runtime.settings import host_list
 
 if TYPE_CHECKING:
@@ -89,23 +89,23 @@ def command(
         cluster, hosts, server=server, kubeconfig=kubeconfig, context=context
     )
     memory, totals = PlanningMemory(), Totals()
-    guard = Guard(found.guardrails, OwnIdentity.from_environment(os.environ))
+    checker = GuardrailChecker(found.guardrails, OwnIdentity.from_environment(os.environ))
     invalid = failed = 0
     for result in with_progress([*read_events(read_events_input(events, "plan"))], "Planning"):
         if result.event is None:
             invalid += 1
             _print_error(events, result, output)
             continue
-        runs = preview(result.event, playbooks, memory, guard, preview_context)
+        runs = preview(result.event, playbooks, memory, checker, preview_context)
         totals.add(runs)
         failed += any(step.state == "failed" for run in runs for step in run.results)
         if output == "json":
-            echo(json.dumps(line_json(result.event, runs)))
+            print_document(json.dumps(line_json(result.event, runs)))
         else:
             for line in event_lines(result.event, runs, len(playbooks.all)):
-                say(line)
+                print_line(line)
     if output == "text":
-        say(totals.line())
+        print_line(totals.line())
     if invalid or (server and failed):
         sys.exit(FINDINGS)
 
@@ -143,7 +143,7 @@ def _preview_context(
 
 def _print_error(events: str, result: ReadEvent, output: str) -> None:
     """Report a line that is not an event."""
-    say(f"{events}:{result.line}: {result.error}", err=True)
+    print_line(f"{events}:{result.line}: {result.error}", err=True)
     if output == "json":
         line: dict[str, object] = {
             "event": None,
@@ -151,4 +151,4 @@ def _print_error(events: str, result: ReadEvent, output: str) -> None:
             "line": result.line,
             "runs": [],
         }
-        echo(json.dumps(line))
+        print_document(json.dumps(line))

@@ -15,7 +15,7 @@ from engine.language.folder import VALUES, Files, FolderError, read_bounded, rea
 from engine.language.loader import Loader
 from engine.language.yaml_source import MAX_BYTES
 from engine.render.findings import finding_lines
-from engine.render.text import count, say
+from engine.render.text import count, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ def require_valid(found: PlaybookSet) -> PlaybookSet:
     """Return the set. If it has errors, print them to stderr and exit with code 1."""
     if found.errors:
         for line in finding_lines(found.errors):
-            say(line, err=True)
+            print_line(line, err=True)
         fail(f"{count(len(found.errors), 'error')}; nothing was loaded.", FINDINGS)
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.playbook_arguments import load_valid, values_option
-from engine.render.text import echo
+from engine.render.text import print_document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def command(
 
     if argocd:
         ignored = ignore_differences(load_valid(playbooks, values).playbooks)
-        echo(yaml.safe_dump({"ignoreDifferences": ignored}, sort_keys=False).rstrip())
+        print_document(yaml.safe_dump({"ignoreDifferences": ignored}, sort_keys=False).rstrip())
         return
     found = roles(rights(load_valid(playbooks, values).playbooks), name, namespaced=namespaced)
-    echo(yaml.safe_dump_all(found, sort_keys=False, default_flow_style=None).rstrip())
+    print_document(yaml.safe_dump_all(found, sort_keys=False, default_flow_style=None).rstrip())

@@ -26,7 +26,7 @@ from engine.preview.replay import PlaybookReplay, Tally
 from engine.render.findings import finding_lines
 from engine.render.progress import byte_progress
 from engine.render.replay_view import ReplayReport
-from engine.render.text import count, echo, say
+from engine.render.text import count, print_document, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ def _load_revision(
     except RevisionError as error:
         fail(str(error), FINDINGS)
     for note in revision.notes:
-        say(note, err=True)
+        print_line(note, err=True)
     if values is None:
         found = Loader(load_actions()).load(revision.files)
     else:
@@ -128,7 +128,7 @@ def _load_revision(
         found = Loader(load_actions()).load(files, (shown, content))
     if found.errors:
         for line in finding_lines(found.errors[:_MAX_FINDINGS]):
-            say(line, err=True)
+            print_line(line, err=True)
         errors = count(len(found.errors), "error")
         fail(f"{errors} in the playbooks of {revision.name}: nothing was compared.", FINDINGS)
     return revision, found
@@ -145,10 +145,10 @@ def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
 def _print_unreadable(events: str, event_log: EventLog) -> None:
     """Report the lines that could not be read."""
     for line, reason in event_log.errors:
-        say(f"{events}:{line}: {reason}", err=True)
+        print_line(f"{events}:{line}: {reason}", err=True)
     more = event_log.unreadable - len(event_log.errors)
     if more:
-        say(f"{events}: and {more:,} more lines that cannot be read", err=True)
+        print_line(f"{events}: and {more:,} more lines that cannot be read", err=True)
 
 
 def _print(replayed: ReplayReport, output: str) -> None:
@@ -156,17 +156,17 @@ def _print(replayed: ReplayReport, output: str) -> None:
     if output == "json":
         from engine.render.replay_json import replay_json  # noqa: PLC0415 - see the docstring
 
-        echo(json.dumps(replay_json(replayed), indent=1))
+        print_document(json.dumps(replay_json(replayed), indent=1))
     elif output == "markdown":
         from engine.render.replay_markdown import replay_markdown  # noqa: PLC0415 - see the docstring
 
-        echo(replay_markdown(replayed))
+        print_document(replay_markdown(replayed))
     elif output == "html":
         from engine.render.replay_html import replay_html  # noqa: PLC0415 - see the docstring
 
-        echo(replay_html(replayed))
+        print_document(replay_html(replayed))
     else:
         from engine.render.replay_text import replay_lines  # noqa: PLC0415 - see the docstring
 
         for line in replay_lines(replayed):
-            say(line)
+            print_line(line)

@@ -8,7 +8,7 @@ import click
 
 from engine.cli.admin_client import json_body, post, reason_option, server_options
 from engine.cli.completion import playbook_names
-from engine.render.text import say
+from engine.render.text import print_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,4 +40,4 @@ def command(
     body = json_body(playbook=playbook, reason=reason)
     paused = post(server, token_file, "/resume", body)["paused"]
     left = ", ".join("all" if name == "*" else name for name in paused)
-    say(f"still paused: {left}" if left else "nothing is paused")
+    print_line(f"still paused: {left}" if left else "nothing is paused")

@@ -15,7 +15,7 @@ from engine.cli.admin_client import (
     server_options,
 )
 from engine.cli.completion import run_ids
-from engine.render.text import say
+from engine.render.text import print_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,5 +45,5 @@ def command(
     Next: tiercel show RUN
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     done = post(server, token_file, run_path(run, "retry"), json_body(from_=step, reason=reason))
-    say(f"retrying: tiercel show {done['run'][:12]}")
+    print_line(f"retrying: tiercel show {done['run'][:12]}")
     print_note(done)

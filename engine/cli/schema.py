@@ -8,7 +8,7 @@ import click
 
 from engine.actions.registry import load_actions
 from engine.language.json_schema import schema
-from engine.render.text import echo
+from engine.render.text import print_document
 
 
 @click.command("schema")
@@ -23,4 +23,4 @@ def command() -> None:
 
     Next: tiercel check playbooks/
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
-    echo(json.dumps(schema(load_actions()), indent=2))
+    print_document(json.dumps(schema(load_actions()), indent=2))

@@ -16,7 +16,7 @@ from engine.language.folder import FolderError
 from engine.model.errors import PlaybookError, SettingsError
 from engine.model.own_identity import MOUNTED, OwnIdentity
 from engine.render.findings import finding_lines
-from engine.render.text import say
+from engine.render.text import print_line
 from engine.runtime.settings import NATS, REDIS, Settings, address, host_list, server
 
 
@@ -185,7 +185,7 @@ def command(*, story: bool, log_level: str, log_format: str | None, **given: Any
         fail(f"tiercel serve: {error}", USAGE)
     except PlaybookError as error:
         for line in finding_lines(error.findings):
-            say(line, err=True)
+            print_line(line, err=True)
         fail(f"Nothing was loaded: tiercel check {given['playbooks']}", FINDINGS)
     except FolderError as error:
         fail(str(error), FINDINGS, f"Nothing was loaded: tiercel check {given['playbooks']}")

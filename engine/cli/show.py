@@ -26,7 +26,7 @@ from engine.render.provenance import (
     note_lines,
     object_lines,
 )
-from engine.render.text import echo, say
+from engine.render.text import print_document, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,10 +90,10 @@ def command(
     found = get(server, token_file, f"/runs/{quote(run, safe='')}")
     commit, notes = _find_commit(found)
     if output == "json":
-        echo(json.dumps({**found, "commit": commit}, indent=1))
+        print_document(json.dumps({**found, "commit": commit}, indent=1))
         return
     for line in story_lines(found, [*commit_lines(commit), *note_lines(notes)]):
-        say(line)
+        print_line(line)
 
 
 def _parse_object(text: str, namespace: str) -> tuple[Kind, str]:
@@ -153,14 +153,14 @@ def _show_object(
         run = None
     shown = {"object": marks, "run": run, "commit": commit, "notes": notes}
     if output == "json":
-        echo(json.dumps(shown, indent=1))
+        print_document(json.dumps(shown, indent=1))
     else:
         for line in object_lines(shown):
-            say(line)
+            print_line(line)
         if run is not None:
-            say()
+            print_line()
             for line in story_lines(run):
-                say(line)
+                print_line(line)
     if contradicts:
         raise SystemExit(FINDINGS)
 

@@ -12,7 +12,7 @@ from engine.cli.admin_client import AdminError, fetch, get, server_options
 from engine.cli.exit_codes import FINDINGS, fail
 from engine.cli.playbook_arguments import load_valid
 from engine.language import duration
-from engine.render.text import count, echo, say
+from engine.render.text import count, print_document, print_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,10 +64,10 @@ def command(
     else:
         found = _wait(server, token_file, load_valid([playbooks], None).digest, seconds)
     if fmt == "json":
-        echo(json.dumps(found))
+        print_document(json.dumps(found))
         return
     for line in _lines(found):
-        say(line)
+        print_line(line)
 
 
 def _wait(server: str, token_file: Path | None, digest: str, seconds: float) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _wait(server: str, token_file: Path | None, digest: str, seconds: float) -> 
                 fail(str(error), error.code, error.hint)
             state = str(error)
         if state != before:
-            say(f"Waiting for {digest}: {state}", err=True)
+            print_line(f"Waiting for {digest}: {state}", err=True)
             before = state
         if time.monotonic() + _POLL >= deadline:
             message = f"These playbooks are not in force after {duration.text(seconds)}: {state}"

@@ -22,7 +22,7 @@ from engine.preview.test_cases import read_cases, run_case
 from engine.render.findings import finding_lines
 from engine.render.progress import with_progress
 from engine.render.test_results import case_json, case_lines, cases_junit, summary_lines
-from engine.render.text import count, echo, say
+from engine.render.text import count, print_document, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ def command(
     cases, findings = read_cases(files, found)
     if findings:
         for line in finding_lines(findings):
-            say(line, err=True)
+            print_line(line, err=True)
         fail(f"{count(len(findings), 'mistake')} in the tests; no case was run.", FINDINGS)
     chosen = [case for case in cases if word in f"{case.test}/{case.name}"]
     if not chosen:
@@ -79,14 +79,14 @@ def command(
     verdicts = [run_case(case, own) for case in with_progress(chosen, "Testing")]
     covered = coverage(found.playbooks, verdicts, files)
     if output == "json":
-        echo(json.dumps([case_json(verdict) for verdict in verdicts], indent=1))
+        print_document(json.dumps([case_json(verdict) for verdict in verdicts], indent=1))
     elif output == "junit":
-        echo(cases_junit(verdicts))
+        print_document(cases_junit(verdicts))
     else:
         for line in case_lines(verdicts):
-            say(line)
+            print_line(line)
     for line in summary_lines(verdicts, covered):
-        say(line, err=output != "text")
+        print_line(line, err=output != "text")
     if any(verdict.differences for verdict in verdicts) or covered.share < coverage_threshold:
         sys.exit(FINDINGS)
 

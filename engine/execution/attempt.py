@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from engine.cluster.api import CallRecorder
     from engine.execution.attempt_store import AttemptStore
     from engine.execution.budgets import ExceededBudget
-    from engine.execution.guardrails import Guard
+    from engine.execution.guardrails import GuardrailChecker
     from engine.model.calls import Object
     from engine.model.run import Claim
     from engine.outbound.api import RequestRecorder
@@ -61,7 +61,11 @@ class Clients:
 
 
 def attempt(
-    claim: Claim, clients: Clients, guard: Guard, now: float, store: AttemptStore = PREVIEW_STORE
+    claim: Claim,
+    clients: Clients,
+    checker: GuardrailChecker,
+    now: float,
+    store: AttemptStore = PREVIEW_STORE,
 ) -> Outcome:
     """Attempt the step of a claim, and return the outcome. Never raises. now: epoch seconds."""
     target = None
@@ -69,7 +73,7 @@ def attempt(
         if claim.undo:
             outcome = Outcome("undone", _undo(claim, clients, store))
         else:
-            step = _prepare(claim, clients, guard, now, store)
+            step = _prepare(claim, clients, checker, now, store)
             target = step.target
             outcome = _run(step)
     except Exception as error:  # noqa: BLE001 - a bug in an action fails this step only; the outcome has the error
@@ -96,7 +100,7 @@ class _Step:
 
     claim: Claim
     clients: Clients
-    guard: Guard
+    checker: GuardrailChecker
     now: float
     store: AttemptStore
     action: Action
@@ -124,7 +128,7 @@ class _Permission:
 
 
 def _prepare(
-    claim: Claim, clients: Clients, guard: Guard, now: float, store: AttemptStore
+    claim: Claim, clients: Clients, checker: GuardrailChecker, now: float, store: AttemptStore
 ) -> _Step:
     """Check ``when`` and find the target.
 
@@ -135,7 +139,7 @@ def _prepare(
     if claim.interrupted and not action.repeatable and not step.retry.unknown:
         raise PermanentError("interrupted, may have run (retry.unknown: true repeats the step)")
     target = _find_target(claim, action, clients, now)
-    return _Step(claim, clients, guard, now, store, action, target, unresolved)
+    return _Step(claim, clients, checker, now, store, action, target, unresolved)
 
 
 def _check_when(claim: Claim, clients: Clients) -> list[str]:
@@ -180,7 +184,7 @@ def _find_target(claim: Claim, action: Action, clients: Clients, now: float) -> 
 
 def _run(step: _Step) -> Outcome:
     """Check the guardrails, then run the action."""
-    step.guard.check(step.claim, step.target, step.clients.cluster)
+    step.checker.check(step.claim, step.target, step.clients.cluster)
     uid = _unsaved_uid(step)
     if uid and not step.clients.dry and not step.action.undoable:  # else saved with the undo intent
         step.keep(uid)
@@ -192,7 +196,7 @@ def _run(step: _Step) -> Outcome:
         held = _hold(step, str(error), error.wait)
         return Outcome("held", held, held_because=held)
     if permission.digest_size:
-        step.guard.digest_sent(step.claim, permission.digest_size)
+        step.checker.digest_sent(step.claim, permission.digest_size)
     message = result.message
     if step.unresolved_conditions:
         message += f" (when {' and '.join(step.unresolved_conditions)})"
@@ -238,11 +242,11 @@ def _permission(step: _Step) -> _Permission:
 
     Raises RefusedError if it was denied, and the errors of ``_check_exceeded`` if a budget is used up.
     """
-    claim, guard = step.claim, step.guard
+    claim, checker = step.claim, step.checker
     approved_by = _approved_by(claim)
-    if claim.attempt_state.get("digest") == claim.step.name and guard.digest_size(claim):
-        return _Permission(ChargeResult(""), approved_by, guard.digest_size(claim))
-    charge = guard.charge(claim, step.target, step.now)
+    if claim.attempt_state.get("digest") == claim.step.name and checker.digest_size(claim):
+        return _Permission(ChargeResult(""), approved_by, checker.digest_size(claim))
+    charge = checker.charge(claim, step.target, step.now)
     exceeded = charge.exceeded
     held = _check_exceeded(step, exceeded) if exceeded and not approved_by else ""
     return _Permission(charge, approved_by, held=held)
@@ -265,7 +269,7 @@ def _check_exceeded(step: _Step, exceeded: ExceededBudget) -> str:
     """
     claim, dry, now = step.claim, step.clients.dry, step.now
     if exceeded.on_exceeded == "digest":
-        if not dry and step.guard.add_to_digest(claim, exceeded.per, now):
+        if not dry and step.checker.add_to_digest(claim, exceeded.per, now):
             step.keep({"digest": claim.step.name})
             raise PostponedError(
                 f"{exceeded.message}: this message becomes the digest", exceeded.per
@@ -273,7 +277,7 @@ def _check_exceeded(step: _Step, exceeded: ExceededBudget) -> str:
         raise SkippedError(f"{exceeded.message}: a digest counts this message")
     if exceeded.on_exceeded == "drop":
         raise RefusedError(exceeded.message)
-    return _hold(step, exceeded.message, step.guard.guardrails.hold_for)
+    return _hold(step, exceeded.message, step.checker.guardrails.hold_for)
 
 
 def _hold(step: _Step, reason: str, hold_for: float) -> str:
@@ -281,7 +285,7 @@ def _hold(step: _Step, reason: str, hold_for: float) -> str:
 
     Otherwise raises HeldError, or RefusedError if it was not approved in time.
     """
-    claim, guardrails, now = step.claim, step.guard.guardrails, step.now
+    claim, guardrails, now = step.claim, step.checker.guardrails, step.now
     if step.clients.dry:
         return reason + ("; the steps of onHeld notify" if guardrails.on_held else "")
     held_step, since = claim.attempt_state.get("held") or (None, 0.0)
@@ -318,7 +322,7 @@ def _call_action(
     except (SkippedError, RefusedError):
         if not clients.cluster.calls and not clients.http.requests:
             with contextlib.suppress(TemporaryError):  # not refunded; the step is over anyway
-                step.guard.refund(permission.charge)
+                step.checker.refund(permission.charge)
         raise
     return result if isinstance(result, ActionResult) else ActionResult(result)
 

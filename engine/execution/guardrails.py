@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MIRROR = "kubernetes.io/config.mirror"
 
 
-class Guard:
+class GuardrailChecker:
     """Checks steps against the Guardrails. The ledger of the budgets is its only state."""
 
     def __init__(

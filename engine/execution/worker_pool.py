@@ -17,13 +17,13 @@ from engine.execution.attempt import Clients, attempt
 from engine.journal.protocol import Queue, UndoLog
 from engine.model.errors import JournalError, TemporaryError, UnwritableError
 from engine.model.run import advance
-from engine.telemetry.events import UNWRITTEN, Settled
+from engine.telemetry.events import UNWRITTEN, AttemptEnded
 from engine.telemetry.fault_log import FaultLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from engine.execution.guardrails import Guard
+    from engine.execution.guardrails import GuardrailChecker
     from engine.model.calls import ObjectChange
     from engine.model.playbook import Pool
     from engine.model.run import Claim, Notice, Outcome, Run
@@ -77,7 +77,7 @@ class _JournalStore:
 class WorkerPool:
     """The threads that run claimed steps.
 
-    clients: returns the clients for an attempt. guard: returns the guard of the playbooks in force.
+    clients: returns the clients for an attempt. checker: returns the checker of the playbooks in force.
     sizes: the attempts that each pool makes at once. on_no_effect: called with each run that ended and has no
     step that is done or planned. available_slots: returns how many more cluster steps can start now, from the
     number of those in progress (None: no limit).
@@ -87,7 +87,7 @@ class WorkerPool:
         self,
         journal: ExecutionJournal,
         clients: Callable[[Claim], Clients],
-        guard: Callable[[], Guard],
+        checker: Callable[[], GuardrailChecker],
         observers: Observers,
         *,
         sizes: Mapping[Pool, int],
@@ -95,7 +95,7 @@ class WorkerPool:
         on_no_effect: Callable[[Run], None],
         available_slots: Callable[[int], int | None] = lambda _: None,
     ) -> None:
-        self._journal, self._clients, self._guard = journal, clients, guard
+        self._journal, self._clients, self._checker = journal, clients, checker
         self._observers, self._sizes, self._now = observers, sizes, now
         self._on_no_effect, self._available_slots = on_no_effect, available_slots
         self._store = _JournalStore(journal)
@@ -204,7 +204,9 @@ class WorkerPool:
         """Make one attempt, and settle its outcome."""
         began = time.monotonic()
         try:
-            outcome = attempt(claim, self._clients(claim), self._guard(), self._now(), self._store)
+            outcome = attempt(
+                claim, self._clients(claim), self._checker(), self._now(), self._store
+            )
         except BaseException:
             self._count(pool, in_progress=-1)
             raise
@@ -249,6 +251,6 @@ class WorkerPool:
         became = became or UNWRITTEN
         over = became not in ("waiting", "next", UNWRITTEN) and not claim.undo
         results = advance(claim, outcome)[0] if over else ()
-        self._observers.notify(Settled(claim, outcome, became, self._now(), results, seconds))
+        self._observers.notify(AttemptEnded(claim, outcome, became, self._now(), results, seconds))
         if over and not any(result.state in ("done", "planned") for result in results):
             self._on_no_effect(claim.run)

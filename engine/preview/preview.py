@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.cluster.api import Cluster, ClusterReader
-    from engine.execution.guardrails import Guard
+    from engine.execution.guardrails import GuardrailChecker
     from engine.model.event import Event
     from engine.model.run import Run, StepResult
     from engine.planning.matcher import PlaybookIndex
@@ -66,7 +66,7 @@ def preview(
     event: Event,
     playbooks: PlaybookIndex,
     memory: PlanningMemory,
-    guard: Guard,
+    checker: GuardrailChecker,
     context: PreviewContext,
 ) -> list[PreviewedRun]:
     """Return the runs of an event with all their steps. The clock is the event's time."""
@@ -75,21 +75,21 @@ def preview(
         if planned.suppressed is not None:
             runs.append(PreviewedRun(planned.run, planned.suppressed))
             continue
-        previewed = _walk(planned.run, guard, context, event.time)
+        previewed = _walk(planned.run, checker, context, event.time)
         if not any(result.state in ("planned", "done", "held") for result in previewed.results):
             memory.release(planned.run.id)
         runs.append(previewed)
     return runs
 
 
-def _walk(run: Run, guard: Guard, context: PreviewContext, now: float) -> PreviewedRun:
+def _walk(run: Run, checker: GuardrailChecker, context: PreviewContext, now: float) -> PreviewedRun:
     """Attempt all steps of a run. A step that would be retried counts as failed. Raises InternalError."""
     claim: Claim | None = Claim(run, 0)
     results: tuple[StepResult, ...] = ()
     holds: dict[str, str] = {}
     while claim:
         clients = context.clients(run.event)
-        outcome = attempt(claim, clients, guard, now)
+        outcome = attempt(claim, clients, checker, now)
         if outcome.error is not None:
             raise InternalError(outcome.error) from outcome.error
         if outcome.retry_in is not None:

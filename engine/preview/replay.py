@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.model.event import identity
 from engine.model.event_subject import subject_of
 from engine.model.run import run_outcome
@@ -107,12 +107,12 @@ class PlaybookReplay:
     def __init__(self, found: PlaybookSet, own: OwnIdentity) -> None:
         self.playbooks = PlaybookIndex(found.playbooks, found.silences)
         self._memory = PlanningMemory()
-        self._guard = Guard(found.guardrails, own)
+        self._checker = GuardrailChecker(found.guardrails, own)
         self._context = PreviewContext()
 
     def run(self, event: Event) -> list[PreviewedRun]:
         """Return the runs of an event. The clock is the event's time."""
-        runs = preview(event, self.playbooks, self._memory, self._guard, self._context)
+        runs = preview(event, self.playbooks, self._memory, self._checker, self._context)
         if runs:
             self._memory.changes.clear()  # they are for a journal, which a replay does not have
         return runs

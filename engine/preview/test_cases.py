@@ -145,21 +145,21 @@ def run_case(case: Case, own: OwnIdentity) -> CaseResult:
     """Plan the events of a case and compare the result with what it expects. Budgets start empty."""
     # `check` reads the cases without running them, and these imports take a third of its time
     from engine.cluster.simulated import StaticCluster  # noqa: PLC0415
-    from engine.execution.guardrails import Guard  # noqa: PLC0415
+    from engine.execution.guardrails import GuardrailChecker  # noqa: PLC0415
     from engine.planning.matcher import PlaybookIndex  # noqa: PLC0415
     from engine.planning.planner import PlanningMemory  # noqa: PLC0415
     from engine.preview.preview import PreviewContext, preview  # noqa: PLC0415
 
     found = case.found
     tested = [p for p in found.playbooks if case.playbooks is None or p.name in case.playbooks]
-    index, memory, guard = (
+    index, memory, checker = (
         PlaybookIndex(tested, found.silences),
         PlanningMemory(),
-        Guard(found.guardrails, own),
+        GuardrailChecker(found.guardrails, own),
     )
     cluster = None if case.cluster is None else StaticCluster(case.cluster)
     world = PreviewContext(cluster, outcomes=case.outcomes)
-    runs = [run for event in case.events for run in preview(event, index, memory, guard, world)]
+    runs = [run for event in case.events for run in preview(event, index, memory, checker, world)]
     return CaseResult(case, tuple(_differences(case.expect, runs)), tuple(_seen(case.expect, runs)))
 
 

@@ -1,7 +1,7 @@
 """Text for a terminal. Untrusted strings cannot add lines, colors or text directions.
 
-Use ``printable`` for an untrusted string in a line, ``say`` for a line, and ``echo`` for a document whose format
-escapes its content.
+Use ``printable`` for an untrusted string in a line, ``print_line`` for a line, and ``print_document`` for a
+document whose format escapes its content.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def short(text: str, width: int = MAX_WIDTH) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def echo(text: str, *, err: bool = False) -> None:
+def print_document(text: str, *, err: bool = False) -> None:
     """Print a document whose format escapes its content, for example JSON or XML.
 
     Colors are printed only on a terminal and without NO_COLOR.
@@ -44,12 +44,12 @@ def echo(text: str, *, err: bool = False) -> None:
     click.echo(text, err=err, color=color)
 
 
-def say(line: str = "", *, err: bool = False) -> None:
+def print_line(line: str = "", *, err: bool = False) -> None:
     """Print a line for people. Escape all but its colors. Wrap it to the width of a terminal."""
     stream = sys.stderr if err else sys.stdout
     parts = _COLOR.split(line)
     line = "".join(printable(part) if n % 2 == 0 else part for n, part in enumerate(parts))
-    echo(wrap(line, width(stream)) if stream.isatty() else line, err=err)
+    print_document(wrap(line, width(stream)) if stream.isatty() else line, err=err)
 
 
 def width(stream: TextIO) -> int:

@@ -23,7 +23,7 @@ import structlog
 
 from engine.model.errors import SettingsError
 from engine.model.playbook import Guardrails
-from engine.telemetry.events import Decided, Reloaded
+from engine.telemetry.events import CommandExecuted, Reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ class Stopped:
     completed: bool
 
 
-Command = Guardrails | Decided | Scrape | Stop
+Command = Guardrails | CommandExecuted | Scrape | Stop
 
 
 class WorkerChannel:
@@ -173,7 +173,7 @@ class WorkerProcess:
 
     def __call__(self, event: EngineEvent) -> None:
         """Pass on operator commands, for the audit log, and the guardrails of a new set of playbooks."""
-        if isinstance(event, Decided):
+        if isinstance(event, CommandExecuted):
             self._send(event)
         elif isinstance(event, Reloaded) and event.guardrails and self._reader:
             self._send(event.guardrails)

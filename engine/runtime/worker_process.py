@@ -20,7 +20,7 @@ from engine.cluster.simulated import AssumedCluster
 from engine.execution.adoption import Adoption
 from engine.execution.attempt import Clients
 from engine.execution.budgets import BudgetLedger
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.execution.worker_pool import WorkerPool
 from engine.journal.protocol import BUDGET_PREFIX
 from engine.journal.sqlite.journal import SqliteJournal
@@ -44,7 +44,7 @@ from engine.runtime.worker_channel import (
     freeze_startup_objects,
 )
 from engine.telemetry.audit import Audit
-from engine.telemetry.events import Decided, Observers
+from engine.telemetry.events import CommandExecuted, Observers
 from engine.telemetry.fault_log import FaultLog
 from engine.telemetry.logging import log_steps
 from engine.telemetry.metrics import WorkMetrics
@@ -133,7 +133,7 @@ def _serve_commands(
         resources.log_api_server_state(api_server_fault)
         if isinstance(command, Guardrails):
             resources.guardrails = command
-        elif isinstance(command, Decided):
+        elif isinstance(command, CommandExecuted):
             observers.notify(command)
         elif isinstance(command, Scrape):
             channel.send(Scraped(metrics.text()))
@@ -178,7 +178,7 @@ class _Resources:
             BudgetLedger() if settings.dry_run else BudgetLedger(budget_windows, self._save_budgets)
         )
         self._guard_of = functools.lru_cache(1)(
-            lambda guardrails: Guard(guardrails, settings.own, ledger)
+            lambda guardrails: GuardrailChecker(guardrails, settings.own, ledger)
         )
 
     def worker_pool(self, observers: Observers, on_no_effect: Callable[[Any], None]) -> WorkerPool:
@@ -187,7 +187,7 @@ class _Resources:
         return WorkerPool(
             self._journal,
             self.clients,
-            self.guard,
+            self.checker,
             observers,
             sizes={"cluster": settings.workers, "slow": settings.slow_workers},
             now=SteadyClock(),
@@ -195,8 +195,8 @@ class _Resources:
             available_slots=cluster.available_slots if cluster else lambda _: None,
         )
 
-    def guard(self) -> Guard:
-        """Return the guard for the current guardrails. Spent budgets survive new guardrails and a restart."""
+    def checker(self) -> GuardrailChecker:
+        """Return the checker for the current guardrails. Spent budgets survive new guardrails and a restart."""
         return self._guard_of(self.guardrails)
 
     def clients(self, claim: Claim) -> Clients:
@@ -224,7 +224,7 @@ class _Resources:
 
     def series(self) -> Iterator[Series]:
         """Yield the metrics of the budgets and of the cluster."""
-        for budget, left in self.guard().remaining_budgets():
+        for budget, left in self.checker().remaining_budgets():
             yield (
                 "budget_left",
                 {

@@ -13,7 +13,7 @@ from engine.language import duration
 from engine.language.findings import nearest
 from engine.model.playbook import ALL_PLAYBOOKS
 from engine.model.safe_text import printable
-from engine.telemetry.events import Decided
+from engine.telemetry.events import CommandExecuted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -189,7 +189,7 @@ class OperatorCommands:
         self.apply_pauses(names)
         name = playbook or ALL_PLAYBOOKS
         self.observers.notify(
-            Decided(what, author.by, self.now(), playbook=name, reason=author.reason)
+            CommandExecuted(what, author.by, self.now(), playbook=name, reason=author.reason)
         )
         self.wake()
         return names
@@ -200,7 +200,7 @@ class OperatorCommands:
     def _complete(self, decision: Decision, record: RunRecord) -> str:
         run = record.run
         self.observers.notify(
-            Decided(
+            CommandExecuted(
                 decision.what,
                 decision.by,
                 decision.at,

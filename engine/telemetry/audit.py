@@ -13,7 +13,13 @@ from engine.model.json_codec import encode_json
 from engine.model.playbook import Condition
 from engine.model.run import advance
 from engine.model.safe_text import escape_json
-from engine.telemetry.events import UNWRITTEN, WARNING_STATES, Decided, EngineEvent, Settled
+from engine.telemetry.events import (
+    UNWRITTEN,
+    WARNING_STATES,
+    AttemptEnded,
+    CommandExecuted,
+    EngineEvent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,9 +44,9 @@ class Audit:
 
     def __call__(self, engine_event: EngineEvent) -> None:
         """Write the line of an attempt or an operator command. Ignores other engine events."""
-        if isinstance(engine_event, Settled):
+        if isinstance(engine_event, AttemptEnded):
             record = _attempt(engine_event)
-        elif isinstance(engine_event, Decided):
+        elif isinstance(engine_event, CommandExecuted):
             record = _operator_command(engine_event)
         else:
             return
@@ -52,7 +58,7 @@ class Audit:
             self._stream.flush()
 
 
-def _operator_command(command: Decided) -> dict[str, Any]:
+def _operator_command(command: CommandExecuted) -> dict[str, Any]:
     return {
         "time": format_time(int(command.time * 1000) * 1_000_000),
         "level": "info",
@@ -66,7 +72,7 @@ def _operator_command(command: Decided) -> dict[str, Any]:
     }
 
 
-def _attempt(settled: Settled) -> dict[str, Any]:
+def _attempt(settled: AttemptEnded) -> dict[str, Any]:
     claim, outcome = settled.claim, settled.outcome
     run = claim.run
     subject, priority = subject_of(run.event), run.event.priority
@@ -140,7 +146,7 @@ def _approval(claim: Claim) -> dict[str, str] | None:
     return {"verdict": approval.verdict, "by": approval.by, "reason": approval.reason}
 
 
-def _skipped_steps(settled: Settled) -> list[str]:
+def _skipped_steps(settled: AttemptEnded) -> list[str]:
     """The names of the steps that are skipped because of this outcome. They have no attempt of their own."""
     claim, outcome = settled.claim, settled.outcome
     if claim.undo or settled.became in ("waiting", UNWRITTEN):

@@ -42,7 +42,7 @@ class Received(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class AttemptEnded:
     """An attempt ended.
 
     became: ``waiting``, ``next``, or the outcome of the run. It is UNWRITTEN if the outcome is not in the
@@ -81,7 +81,7 @@ class Reloaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class CommandExecuted:
     """An operator gave a command.
 
     what: approve, deny, retry, undo, pause or resume. by: the operator's name. time: epoch seconds.
@@ -96,7 +96,7 @@ class Decided:
     reason: str = ""
 
 
-EngineEvent = Received | Settled | Reloaded | Decided
+EngineEvent = Received | AttemptEnded | Reloaded | CommandExecuted
 
 
 class Observers:

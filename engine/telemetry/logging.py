@@ -17,10 +17,10 @@ from engine.model.safe_text import escape_json, printable
 from engine.telemetry.events import (
     UNWRITTEN,
     WARNING_STATES,
-    Decided,
+    AttemptEnded,
+    CommandExecuted,
     EngineEvent,
     Reloaded,
-    Settled,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def log_reloads(engine_event: EngineEvent) -> None:
 
 def log_operator_commands(engine_event: EngineEvent) -> None:
     """Log what operators do."""
-    if isinstance(engine_event, Decided):
+    if isinstance(engine_event, CommandExecuted):
         log.info(
             "operator_command",
             command=engine_event.what,
@@ -70,7 +70,7 @@ def log_steps(engine_event: EngineEvent) -> None:
 
     The workers log why an outcome was not written.
     """
-    if not isinstance(engine_event, Settled) or engine_event.became == UNWRITTEN:
+    if not isinstance(engine_event, AttemptEnded) or engine_event.became == UNWRITTEN:
         return
     claim, outcome = engine_event.claim, engine_event.outcome
     is_first_wait = outcome.state == "waiting" and claim.attempt == 1

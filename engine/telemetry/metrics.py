@@ -12,7 +12,7 @@ import prometheus_client
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from engine.model.run import RETRIED
-from engine.telemetry.events import Decided, Received, Reloaded, Settled
+from engine.telemetry.events import AttemptEnded, CommandExecuted, Received, Reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -155,7 +155,7 @@ class Metrics(_Registry):
         """Count an engine event."""
         if isinstance(engine_event, Received):
             self._bodies.add(engine_event)
-        elif isinstance(engine_event, Decided):
+        elif isinstance(engine_event, CommandExecuted):
             self._decisions.labels(engine_event.what).inc()
         elif isinstance(engine_event, Reloaded):
             self._reloaded(engine_event)
@@ -180,7 +180,7 @@ class WorkMetrics(_Registry):
 
     def __call__(self, engine_event: EngineEvent) -> None:
         """Count an attempt, and the run if it is over."""
-        if not isinstance(engine_event, Settled):
+        if not isinstance(engine_event, AttemptEnded):
             return
         settled, claim, run = engine_event, engine_event.claim, engine_event.claim.run
         self._attempts.labels(claim.step.action, settled.outcome.state).inc()

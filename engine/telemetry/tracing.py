@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from engine.model.errors import SettingsError
-from engine.telemetry.events import Settled
+from engine.telemetry.events import AttemptEnded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,7 +85,7 @@ class Tracing:
 
     def __call__(self, engine_event: EngineEvent) -> None:
         """Create the span of an attempt that ended. Ignores other engine events."""
-        if not isinstance(engine_event, Settled):
+        if not isinstance(engine_event, AttemptEnded):
             return
         claim, outcome = engine_event.claim, engine_event.outcome
         end = int(engine_event.time * 1e9)

@@ -180,9 +180,9 @@ def test_output_has_no_color_in_a_pipe_or_with_no_color(folder, monkeypatch):
         seen = []
         monkeypatch.setenv("NO_COLOR", value)
         monkeypatch.setattr("sys.stdout", type("Terminal", (), {"isatty": lambda _: True})())
-        from engine.render.text import echo  # noqa: PLC0415 - after stdout is replaced
+        from engine.render.text import print_document  # noqa: PLC0415 - after stdout is replaced
 
-        echo("x")
+        print_document("x")
         assert seen == [color]
 
 

@@ -16,7 +16,7 @@ from engine.actions.parameters import Choice, Text
 from engine.actions.registry import load_actions
 from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.language.findings import Findings
 from engine.language.folder import Files
 from engine.language.yaml_source import Document
@@ -152,13 +152,13 @@ def claim_of(action, given=None, event=None, **of):
     return Claim(run, 0, began=NOW, **of)
 
 
-def act(server, claim, http=None, *, guard=None, store=None):
+def act(server, claim, http=None, *, checker=None, store=None):
     """One live attempt."""
     cluster = server.cluster
     clients = Clients(
         CallRecorder(cluster, cluster), RequestRecorder(http or FakeHttpClient()), dry=False
     )
-    return attempt(claim, clients, guard or Guard(), NOW, store or FakeAttemptStore())
+    return attempt(claim, clients, checker or GuardrailChecker(), NOW, store or FakeAttemptStore())
 
 
 def undo(server, claim, store):
@@ -173,7 +173,7 @@ def undo(server, claim, store):
 def plan(server, claim, forward=None):
     """One attempt that must change nothing."""
     clients = Clients(CallRecorder(server.cluster, forward), RequestRecorder(), dry=True)
-    return attempt(claim, clients, Guard(), NOW)
+    return attempt(claim, clients, GuardrailChecker(), NOW)
 
 
 def variants(action):
@@ -539,23 +539,23 @@ def protected():
     system = a_pod()
     system["metadata"]["namespace"] = "kube-system"
     there = alert(**{"k8s.ns.name": "kube-system"})
-    yield "kube-system", world(pod=system), there, Guard()
+    yield "kube-system", world(pod=system), there, GuardrailChecker()
     server = world()
     server.put({"kind": "Namespace", "metadata": {"name": "demo", "labels": label}})
-    yield "namespace by label", server, alert(), Guard()
+    yield "namespace by label", server, alert(), GuardrailChecker()
     server = world()
     server.put({"kind": "Node", "metadata": {"name": "worker-1", "labels": label}})
-    yield "node by label", server, alert(), Guard()
+    yield "node by label", server, alert(), GuardrailChecker()
     mirror = a_pod(annotations={"kubernetes.io/config.mirror": "abc"})
-    yield "mirror pod", world(pod=mirror), alert(), Guard()
-    yield "our own namespace", world(), alert(), Guard(own=OwnIdentity("demo"))
+    yield "mirror pod", world(pod=mirror), alert(), GuardrailChecker()
+    yield "our own namespace", world(), alert(), GuardrailChecker(own=OwnIdentity("demo"))
 
 
 @every_target
 def test_what_is_protected_is_left_alone(action):
-    for which, server, event, guard in protected():
+    for which, server, event, checker in protected():
         before = server.state()
-        outcome = act(server, claim_of(action, event=event), guard=guard)
+        outcome = act(server, claim_of(action, event=event), checker=checker)
         assert outcome.state == "refused", which
         assert "protected" in outcome.message or "mirror" in outcome.message
         assert server.state() == before

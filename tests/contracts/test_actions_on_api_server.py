@@ -10,7 +10,7 @@ from engine.actions.rbac import rights, roles
 from engine.cluster.api import CallRecorder
 from engine.cluster.client import connect
 from engine.execution.attempt import Clients, attempt
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.model.errors import GoneError
 from engine.model.event import parse_event
 from engine.outbound.api import RequestRecorder
@@ -102,7 +102,7 @@ def act(cluster, claim, store, *, dry=False):
     recorder = CallRecorder(cluster, cluster.with_dry_run() if dry else cluster)
     clients = Clients(recorder, RequestRecorder(FakeHttpClient()), dry=dry)
     now = datetime.now(UTC).timestamp()
-    return attempt(claim, clients, Guard(), now, store)
+    return attempt(claim, clients, GuardrailChecker(), now, store)
 
 
 def objects(admin, pod):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.server.admin_api import STATES
 from engine.telemetry.audit import Audit
-from engine.telemetry.events import Decided
+from engine.telemetry.events import CommandExecuted
 from tests.execution.test_attempt import LABEL, act, claim
 from tests.telemetry.test_audit import line
 
@@ -23,5 +23,5 @@ def test_each_state_is_explained():
 def test_each_key_of_the_audit_is_explained():
     one = claim(LABEL)
     stream = io.StringIO()
-    Audit(stream)(Decided("pause", "ada", 0.0, "p"))
+    Audit(stream)(CommandExecuted("pause", "ada", 0.0, "p"))
     assert {*line(one, act(one)), *json.loads(stream.getvalue())} <= WORDS

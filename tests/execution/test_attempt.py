@@ -5,7 +5,7 @@ from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.attempt_store import PREVIEW_STORE
 from engine.execution.budgets import BudgetLedger, Charge
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.execution.retry import wait_before
 from engine.language.folder import Files
 from engine.model.errors import PermanentError, TemporaryError
@@ -38,7 +38,7 @@ def act(claim, server=None, *, now=NOW, http=None, store=PREVIEW_STORE, dry=Fals
         RequestRecorder(None if dry else http or FakeHttpClient()),
         dry=dry,
     )
-    return attempt(claim, clients, Guard(), now, store)
+    return attempt(claim, clients, GuardrailChecker(), now, store)
 
 
 def answering(*statuses):
@@ -131,7 +131,7 @@ def test_internal_error_fails_the_step_without_details(error):
         CallRecorder(Broken(error), Broken(error)), RequestRecorder(Broken(error)), dry=False
     )
     for step in (LABEL, DELETE, SLACK):
-        outcome = attempt(claim(step), clients, Guard(), NOW)
+        outcome = attempt(claim(step), clients, GuardrailChecker(), NOW)
         assert outcome.state == "failed"
         assert outcome.message == f"internal error: {type(error).__name__}"
 
@@ -294,8 +294,8 @@ def over(step, **of):
     clients = Clients(
         CallRecorder(server.cluster, server.cluster), RequestRecorder(FakeHttpClient()), dry=False
     )
-    guard = Guard(rails, ledger=full)
-    outcome = attempt(claim(step, **of), clients, guard, now, FakeAttemptStore(kept))
+    checker = GuardrailChecker(rails, ledger=full)
+    outcome = attempt(claim(step, **of), clients, checker, now, FakeAttemptStore(kept))
     return outcome, kept, clients.cluster.calls
 
 
@@ -358,7 +358,7 @@ def test_disruptive_request_has_the_pod_of_the_event_as_target(dry):
 
 
 def test_disruptive_request_is_charged_to_the_namespace_of_its_pod():
-    guard = Guard(
+    checker = GuardrailChecker(
         Guardrails(budgets=(Budget("disrupt", 1, 60.0, "namespace", on_exceeded="drop"),))
     )
     server = world()
@@ -372,7 +372,7 @@ def test_disruptive_request_is_charged_to_the_namespace_of_its_pod():
             RequestRecorder(FakeHttpClient()),
             dry=False,
         )
-        return attempt(claim(KILL, event=event), clients, guard, NOW).state
+        return attempt(claim(KILL, event=event), clients, checker, NOW).state
 
     assert kill(alert()) == "done"
     assert kill(alert(**{"k8s.pod.name": "web-1"})) == "refused"

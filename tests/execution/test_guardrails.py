@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine.cluster.pods import TargetSearch, find_pod
 from engine.cluster.simulated import StaticCluster
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.model.errors import RefusedError
 from engine.model.own_identity import OwnIdentity
 from engine.model.playbook import Guardrails, Match, Playbook, Step
@@ -24,8 +24,8 @@ def claim(event, action="pod.delete", effect="disrupt", received=NOW):
 def check(pod, *objects, own=None, guardrails=None, effect="disrupt"):
     reads = StaticCluster([*NODES, pod, *objects])
     event = alert(**{"k8s.ns.name": pod["metadata"]["namespace"]})
-    guard = Guard(guardrails, OwnIdentity(own))
-    guard.check(claim(event, effect=effect), find_pod(event, reads, LATER), reads)
+    checker = GuardrailChecker(guardrails, OwnIdentity(own))
+    checker.check(claim(event, effect=effect), find_pod(event, reads, LATER), reads)
 
 
 def test_unprotected_pod_passes():
@@ -44,18 +44,18 @@ def test_system_namespaces_and_our_own_are_protected(namespace):
 def test_node_is_protected_by_its_label():
     node = {"kind": "Node", "metadata": {"name": "n", "labels": {"tiercel.dev/protected": "true"}}}
     with pytest.raises(RefusedError):
-        Guard().check(claim(alert()), node, StaticCluster([]))
+        GuardrailChecker().check(claim(alert()), node, StaticCluster([]))
 
 
 def test_our_own_node_is_protected_against_node_actions_only():
     node = {"kind": "Node", "metadata": {"name": "ours"}}
-    guard = Guard(own=OwnIdentity(node="ours"))
-    guard.check(claim(alert(), "kubernetes.event", "mark"), node, StaticCluster([]))
-    guard.check(
+    checker = GuardrailChecker(own=OwnIdentity(node="ours"))
+    checker.check(claim(alert(), "kubernetes.event", "mark"), node, StaticCluster([]))
+    checker.check(
         claim(alert(), "node.cordon"), {**node, "metadata": {"name": "n"}}, StaticCluster([])
     )
     with pytest.raises(RefusedError, match="itself runs"):
-        guard.check(claim(alert(), "node.cordon"), node, StaticCluster([]))
+        checker.check(claim(alert(), "node.cordon"), node, StaticCluster([]))
 
 
 def test_document_adds_to_the_protected_namespaces_and_labels():
@@ -104,9 +104,9 @@ def test_observe_and_notify_are_not_limited_by_protection():
 
 
 def test_old_event_can_mark_but_not_disrupt():
-    guard, reads, then = Guard(), StaticCluster([*NODES, a_pod()]), alert().time
+    checker, reads, then = GuardrailChecker(), StaticCluster([*NODES, a_pod()]), alert().time
     pod = find_pod(alert(), reads, LATER)
-    guard.check(claim(alert(), received=then + 300), pod, reads)
-    guard.check(claim(alert(), "pod.label", "mark", received=then + 301), pod, reads)
+    checker.check(claim(alert(), received=then + 300), pod, reads)
+    checker.check(claim(alert(), "pod.label", "mark", received=then + 301), pod, reads)
     with pytest.raises(RefusedError, match="maxEventAge is 5m"):
-        guard.check(claim(alert(), received=then + 301), pod, reads)
+        checker.check(claim(alert(), received=then + 301), pod, reads)

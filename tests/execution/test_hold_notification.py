@@ -6,7 +6,7 @@ import pytest
 from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.budgets import BudgetLedger, Charge
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.journal.protocol import AcceptBatch, Decision, RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.folder import Files
@@ -52,7 +52,9 @@ class Engine:
         ledger.charge(self.rails, Charge("disrupt", "pod.delete", "p", "another"), now)
         cluster = world().cluster
         clients = Clients(CallRecorder(cluster, cluster), RequestRecorder(self.http), dry=False)
-        return attempt(claim, clients, Guard(self.rails, ledger=ledger), now, self.journal)
+        return attempt(
+            claim, clients, GuardrailChecker(self.rails, ledger=ledger), now, self.journal
+        )
 
     def runs(self):
         return len(self.journal.runs(RunFilter()))

@@ -8,7 +8,7 @@ from engine.cluster.api import CallRecorder
 from engine.cluster.simulated import AssumedCluster
 from engine.execution.attempt import Clients, attempt
 from engine.execution.budgets import BudgetLedger
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.language.folder import Files
 from engine.model.errors import TemporaryError
 from engine.model.event import parse_event
@@ -59,7 +59,7 @@ class Messages:
         text = (text % mode).encode()
         self.playbook = new_loader().load(Files("", {"a.yaml": text})).usable().playbooks[0]
         self.slack, self.now, self.states = Slack(), NOW, {}
-        self.guard = Guard(RAILS, ledger=ledger or BudgetLedger())
+        self.checker = GuardrailChecker(RAILS, ledger=ledger or BudgetLedger())
 
     def tell(self, number, results=(), *, dry=False):
         """Attempt the message of the run with that number, and return the outcome."""
@@ -70,7 +70,7 @@ class Messages:
         state = self.states.setdefault(number, {})
         claim = Claim(planned.run, 1, began=NOW, attempt_state=state, results=results)
         clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(self.slack), dry=dry)
-        return attempt(claim, clients, self.guard, self.now, FakeAttemptStore(state))
+        return attempt(claim, clients, self.checker, self.now, FakeAttemptStore(state))
 
 
 def test_first_message_over_budget_becomes_the_digest_of_the_others():
@@ -133,13 +133,13 @@ def test_digest_size_survives_a_restart_and_an_overdue_digest_is_replaced():
 
 def test_preview_does_not_create_a_digest():
     told = Messages()
-    preview = Messages(told.guard._ledger)
+    preview = Messages(told.checker._ledger)
     event = parse_event({"rule": "R"})
     (planned,) = plan(event, PlaybookIndex([preview.playbook]), PlanningMemory())
     for number in range(2):
         told.tell(number)
     clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(None))
-    outcome = attempt(Claim(planned.run, 1), clients, told.guard, NOW)
+    outcome = attempt(Claim(planned.run, 1), clients, told.checker, NOW)
     assert outcome.state == "skipped"
 
 

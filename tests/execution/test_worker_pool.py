@@ -10,7 +10,7 @@ from engine.cluster.api import CallRecorder
 from engine.cluster.simulated import AssumedCluster
 from engine.execution import worker_pool
 from engine.execution.attempt import Clients
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.execution.worker_pool import WorkerPool, _JournalStore
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import JournalError, PermanentError, TemporaryError
@@ -84,7 +84,7 @@ class Engine:
                 RequestRecorder(self.ops, None),
                 dry=False,
             ),
-            Guard,
+            GuardrailChecker,
             Observers(self._note),
             sizes={"cluster": 2, "slow": 3},
             now=lambda: self.now,

@@ -11,7 +11,7 @@ import pytest
 from engine.cluster.api import CallRecorder
 from engine.cluster.simulated import AssumedCluster
 from engine.execution.attempt import Clients, attempt
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.language.folder import Files
 from engine.model.event import parse_event
 from engine.model.run import Claim
@@ -106,7 +106,7 @@ def tell(slack, tmp_path, given, **fields):
     (planned,) = plan(event, PlaybookIndex(found.playbooks), PlanningMemory())
     outside = LiveHttpClient(Secrets(tmp_path), timeout=30, slack_api=f"{slack.url}/api/")
     clients = Clients(CallRecorder(AssumedCluster(event)), RequestRecorder(outside), dry=False)
-    return attempt(Claim(planned.run, 0, began=NOW), clients, Guard(), NOW)
+    return attempt(Claim(planned.run, 0, began=NOW), clients, GuardrailChecker(), NOW)
 
 
 HOSTILE = {

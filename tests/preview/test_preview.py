@@ -4,7 +4,7 @@ import pytest
 from engine.cluster.api import POD
 from engine.cluster.objects import read_objects
 from engine.cluster.simulated import AssumedCluster, StaticCluster
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.language.folder import Files
 from engine.model.event_subject import subject_of
 from engine.model.playbook import Budget, Guardrails
@@ -23,7 +23,7 @@ def shown(event=None, *, world=None, memory=None, **spec):
     found = new_loader().load(Files("", files(p=playbook("p", match={"everything": True}, **spec))))
     assert not found.errors
     given = (event or alert(), PlaybookIndex(found.playbooks), memory or PlanningMemory())
-    (run,) = preview(*given, Guard(), world or PreviewContext())
+    (run,) = preview(*given, GuardrailChecker(), world or PreviewContext())
     return run
 
 
@@ -139,7 +139,7 @@ def test_numbers_of_replicas_that_a_dump_leaves_out_have_their_defaults(spec, st
 
 def test_a_step_over_its_budget_says_that_people_would_be_notified():
     rails = Guardrails(budgets=(Budget("disrupt", 1, 600.0, "cluster"),), on_held=b"[{}]")
-    guard = Guard(rails)
+    checker = GuardrailChecker(rails)
     playbooks = PlaybookIndex(
         new_loader()
         .load(
@@ -157,7 +157,7 @@ def test_a_step_over_its_budget_says_that_people_would_be_notified():
             alert(n=n, **{"k8s.pod.name": f"web-{n}"}),
             playbooks,
             PlanningMemory(),
-            guard,
+            checker,
             PreviewContext(),
         )[0]
         for n in (1, 2)

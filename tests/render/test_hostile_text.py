@@ -19,7 +19,7 @@ from engine.intake.event_recorder import EventRecorder
 from engine.model.safe_text import escape_json
 from engine.server.messages import json_reply
 from engine.telemetry.audit import Audit
-from engine.telemetry.events import Decided
+from engine.telemetry.events import CommandExecuted
 from engine.telemetry.logging import configure
 
 EVIL = "x\n::error file=y::FORGED\r\x1b[31m\x1b[2J\x00\x7f\x9b\u202e\u2028\u0085\ufffe[a](b)</x>"
@@ -143,7 +143,7 @@ def test_escaped_json_is_equal_and_has_no_control_characters():
 
 def test_audit_and_event_record_escape_untrusted_text(tmp_path):
     stream = io.StringIO()
-    Audit(stream)(Decided("approve", EVIL, 0.0, EVIL))
+    Audit(stream)(CommandExecuted("approve", EVIL, 0.0, EVIL))
     record = EventRecorder(tmp_path / "record")
     record.add(msgspec.json.encode({"rule": EVIL, "output_fields": {EVIL: EVIL}}))
     record.add(msgspec.json.encode({"rule": "\x7f", "output_fields": {}}))

@@ -13,7 +13,7 @@ import click
 import pytest
 from engine.cli.command_group import cli
 from engine.render.progress import is_shown
-from engine.render.text import cells, say, wrap
+from engine.render.text import cells, print_line, wrap
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,7 +66,7 @@ def test_machine_readable_output_is_not_wrapped(on_terminal):
 
 def test_lines_to_a_pipe_are_not_wrapped(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10")
-    say("a line of many words")
+    print_line("a line of many words")
     assert capsys.readouterr().out == "a line of many words\n"
 
 

@@ -16,7 +16,7 @@ from engine.server.admin_api import AdminApi
 from engine.server.admin_port import AdminPort
 from engine.server.operator_auth import LoopbackAuthenticator, TokenAuthenticator
 from engine.server.operator_commands import OperatorCommands
-from engine.telemetry.events import Decided, Observers, Received
+from engine.telemetry.events import CommandExecuted, Observers, Received
 from engine.telemetry.metrics import Metrics
 from tests.support.intake import FALCO, NOW, PLAYBOOK, ask, take
 from tests.support.playbooks import playbook_from_snapshot
@@ -221,7 +221,7 @@ def test_an_approved_run_continues_and_the_approval_is_recorded(admin):
     assert admin.post(f"/runs/{run[:8]}/approve")[0::2] == (200, {"run": run})
     (claim,) = admin.journal.claim("cluster", 1, admin.now)
     assert claim.attempt_state["verdict"] == ["pod.label", "approve", "local", ""]
-    assert Decided("approve", "local", NOW, "mark-shell", run, "pod.label") in admin.moments
+    assert CommandExecuted("approve", "local", NOW, "mark-shell", run, "pod.label") in admin.moments
     assert admin.woken == 1
 
 
@@ -231,7 +231,7 @@ def test_a_run_that_is_not_held_cannot_be_approved_or_denied(admin):
         status, _, said = admin.post(f"/runs/{run}/{act}")
         assert (status, said) == (409, {"error": "the run is not held, it is waiting"})
     assert admin.post(f"/runs/{'0' * 32}/approve")[0] == 404
-    assert not any(isinstance(moment, Decided) for moment in admin.moments)
+    assert not any(isinstance(moment, CommandExecuted) for moment in admin.moments)
 
 
 def test_a_failed_run_is_retried_from_the_failed_step_or_a_given_one(admin):

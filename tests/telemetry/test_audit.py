@@ -11,7 +11,7 @@ from engine.model.errors import TemporaryError
 from engine.model.event import PRIORITIES
 from engine.model.run import Outcome, advance
 from engine.telemetry.audit import Audit
-from engine.telemetry.events import UNWRITTEN, Observers, Settled
+from engine.telemetry.events import UNWRITTEN, AttemptEnded, Observers
 from msgspec import structs
 from tests.contracts.test_actions import NOW, a_pod, alert, world
 from tests.execution.test_attempt import DELETE, LABEL, SLACK, Broken, act, answering, claim
@@ -22,7 +22,7 @@ UID = world().find("Pod", "web-0", "demo")["metadata"]["uid"]
 
 def line(claim, outcome, became="next"):
     stream = io.StringIO()
-    Audit(stream)(Settled(claim, outcome, became, NOW))
+    Audit(stream)(AttemptEnded(claim, outcome, became, NOW))
     return json.loads(stream.getvalue())
 
 
@@ -117,7 +117,7 @@ def test_a_long_answer_is_truncated():
 def test_half_of_a_surrogate_pair_in_an_answer_does_not_lose_the_line():
     one = claim(SLACK)
     for stream in (io.StringIO(), io.TextIOWrapper(io.BytesIO(), "ascii", newline="")):
-        Audit(stream)(Settled(one, Outcome("done", "ü", answer={"x": "\ud800"}), "done", NOW))
+        Audit(stream)(AttemptEnded(one, Outcome("done", "ü", answer={"x": "\ud800"}), "done", NOW))
         stream.seek(0)
         assert json.loads(stream.read())["answer"] == {"x": "?"}
 
@@ -127,7 +127,9 @@ def test_an_observer_that_fails_does_not_affect_the_others():
         raise RuntimeError
 
     record = []
-    Observers(broken, record.append).notify(Settled(claim(LABEL), Outcome("done", ""), "done", NOW))
+    Observers(broken, record.append).notify(
+        AttemptEnded(claim(LABEL), Outcome("done", ""), "done", NOW)
+    )
     assert len(record) == 1
 
 

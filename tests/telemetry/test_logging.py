@@ -12,7 +12,7 @@ import threading
 import pytest
 import structlog
 from engine.model.run import Outcome
-from engine.telemetry.events import UNWRITTEN, Settled
+from engine.telemetry.events import UNWRITTEN, AttemptEnded
 from engine.telemetry.fault_log import FaultLog
 from engine.telemetry.logging import configure, log_steps
 from tests.execution.test_attempt import LABEL, claim
@@ -35,7 +35,7 @@ ENDS = [
 @pytest.mark.parametrize(("outcome", "became", "attempt", "level"), ENDS)
 def test_only_failed_and_held_steps_and_the_first_wait_are_logged(outcome, became, attempt, level):
     with structlog.testing.capture_logs() as lines:
-        log_steps(Settled(claim(LABEL, attempt=attempt), outcome, became, 0.0))
+        log_steps(AttemptEnded(claim(LABEL, attempt=attempt), outcome, became, 0.0))
     assert [line["log_level"] for line in lines] == ([level] if level else [])
 
 

@@ -7,13 +7,13 @@ import re
 
 import pytest
 from engine.execution.budgets import BudgetLedger, Charge
-from engine.execution.guardrails import Guard
+from engine.execution.guardrails import GuardrailChecker
 from engine.intake.deferred_records import DeferredRecords
 from engine.journal.protocol import Decision
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.playbook import Budget, Guardrails
 from engine.model.run import Outcome
-from engine.telemetry.events import Received, Reloaded, Settled
+from engine.telemetry.events import AttemptEnded, Received, Reloaded
 from engine.telemetry.metrics import METRICS, Metrics, WorkMetrics
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.engine import call, engine
@@ -84,14 +84,14 @@ def test_a_run_is_measured_from_its_receipt_to_its_end_without_names_in_labels(t
 def test_what_a_budget_has_left_is_that_of_its_fullest_window():
     rails = Guardrails(budgets=(Budget("disrupt", 5, 60.0, "namespace"),))
     ledger = BudgetLedger()
-    guard = Guard(rails, ledger=ledger)
-    assert [left for _, left in guard.remaining_budgets()] == [5]
+    checker = GuardrailChecker(rails, ledger=ledger)
+    assert [left for _, left in checker.remaining_budgets()] == [5]
     for target, namespace in (("a", "one"), ("b", "one"), ("c", "two")):
         ledger.charge(rails, Charge("disrupt", "pod.delete", "p", target, namespace), 0.0)
     ledger.charge(rails, Charge("disrupt", "pod.delete", "p", "d", "one", mode="dryRun"), 0.0)
-    assert [left for _, left in guard.remaining_budgets()] == [3]
+    assert [left for _, left in checker.remaining_budgets()] == [3]
     ledger.charge(rails, Charge("disrupt", "pod.delete", "p", "e", "three"), 61.0)
-    assert [left for _, left in guard.remaining_budgets()] == [4]
+    assert [left for _, left in checker.remaining_budgets()] == [4]
 
 
 def test_a_refused_reload_shows_until_the_folder_is_good_again():
@@ -234,7 +234,7 @@ def test_a_retried_run_is_counted_again_but_its_duration_is_not(tmp_path):
         for again in range(2):
             (claim,) = journal.claim("cluster", 1, NOW + 60)
             became = journal.settle(claim, Outcome("failed", "no"), NOW + 60)
-            metrics(Settled(claim, Outcome("failed", "no"), became, NOW + 60 + again * 3_600))
+            metrics(AttemptEnded(claim, Outcome("failed", "no"), became, NOW + 60 + again * 3_600))
             journal.retry(claim.run.id, 0, Decision("retry", "alice", NOW + 60))
     finally:
         journal.close()
