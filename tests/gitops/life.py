@@ -8,6 +8,7 @@ public address.
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import itertools
 import json
@@ -114,6 +115,7 @@ class Repository:
         self.mirror = mirror
         self.environment = mirror.environment
         self.revision = ""
+        self._rendered: dict[tuple[str, str], list[Object]] = {}
 
     @classmethod
     def start(cls, folder: Path, mirror: Mirror) -> Self:
@@ -167,6 +169,11 @@ class Repository:
 
     def render(self, overlay: str) -> list[Object]:
         """Render an overlay of the last commit as Argo CD does: with the label of the revision."""
+        if (self.revision, overlay) not in self._rendered:
+            self._rendered[self.revision, overlay] = self._render(overlay)
+        return copy.deepcopy(self._rendered[self.revision, overlay])
+
+    def _render(self, overlay: str) -> list[Object]:
         folder = self.folder.parent / f"{self.folder.name}-{self.revision[:12]}"
         if not folder.exists():
             self.mirror.git(self.folder, "clone", "--quiet", "--no-hardlinks", ".", str(folder))

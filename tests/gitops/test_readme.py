@@ -105,6 +105,9 @@ def test_the_readme_leads_from_git_init_to_playbooks_in_force(tmp_path, plane):
 
         # The pull request is merged.
         checkout.pull("longer-quarantine")
-        installation.sync(checkout.render(overlay))
+        merged = checkout.render(overlay)
+        installation.apply(merged)
+        installation.mount()
+        installation.wait_until_in_force(merged)
         assert life.mounted(admin)["values.yaml"].endswith(b"quarantineFor: 30m\n")
         assert installation.status()["playbooks"]["digest"] != before["playbooks"]["digest"]
