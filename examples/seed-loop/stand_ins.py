@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import sys
 import threading
 import time
 import zlib
@@ -119,6 +120,11 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self, port: int, stand_in: StandIn) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.stand_in = stand_in
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the traceback of a bug. A client that is gone is not one."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -3,6 +3,9 @@
 import gzip
 import http.client
 import json
+import socket
+import struct
+import threading
 import time
 from urllib.parse import urlencode, urlsplit
 
@@ -187,3 +190,18 @@ def test_a_fault_refuses_each_post_until_it_is_removed(slack):
     slack.fault = None
     assert request(slack.webhook, '{"text": "kept"}')[0] == 200
     assert list(slack.texts()) == ["kept"]
+
+
+def test_a_client_that_is_gone_prints_nothing(slack, capfd):
+    address = urlsplit(slack.url)
+    for _ in range(5):
+        client = socket.create_connection((address.hostname, address.port))
+        # Closing sends a reset.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+        client.close()
+    assert request(slack.webhook, '{"text": "x"}')[0] == 200
+    for thread in threading.enumerate():
+        if "process_request_thread" in thread.name:
+            thread.join(60)
+    assert capfd.readouterr().err == ""
