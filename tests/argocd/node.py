@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -200,10 +201,11 @@ def local(
     """Return the arguments and the variables of a container, with the folders in place of its mount paths."""
     paths = {it["mountPath"]: str(folders[it["name"]]) for it in container.get("volumeMounts", [])}
 
+    # One pass: a folder of the test can contain a mount path, such as /tmp.
+    mounts = re.compile("|".join(map(re.escape, sorted(paths, key=len, reverse=True))) or "$^")
+
     def moved(text: str) -> str:
-        for path in sorted(paths, key=len, reverse=True):
-            text = text.replace(path, paths[path])
-        return text
+        return mounts.sub(lambda found: paths[found[0]], text)
 
     downward = {
         "metadata.namespace": pod["metadata"]["namespace"],

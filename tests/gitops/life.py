@@ -271,14 +271,13 @@ def run_container(container: Object, folders: Mapping[str, Path], **environment:
     """
     paths = {it["mountPath"]: str(folders[it["name"]]) for it in container.get("volumeMounts", [])}
 
-    def local(text: str) -> str:
-        for path in sorted(paths, key=len, reverse=True):
-            text = text.replace(path, paths[path])
-        return text
-
-    given = {it["name"]: local(it["value"]) for it in container.get("env", []) if "value" in it}
+    given = {
+        it["name"]: local(it["value"], paths) for it in container.get("env", []) if "value" in it
+    }
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TIERCEL_", "KUBERNETES_"))}
-    words = [local(word) for word in [*container.get("command", []), *container.get("args", [])]]
+    words = [
+        local(word, paths) for word in [*container.get("command", []), *container.get("args", [])]
+    ]
     bin_folder = str(Path(sys.executable).parent)
     command = words if container.get("command") else ["tiercel", *words]
     path = f"{bin_folder}:{kept.get('PATH', '')}"
@@ -288,6 +287,16 @@ def run_container(container: Object, folders: Mapping[str, Path], **environment:
         [found, *command[1:]],
         {**kept, "PATH": path, "PYTHONPATH": str(ROOT), **given, **environment},
     )
+
+
+def local(text: str, paths: Mapping[str, str]) -> str:
+    """Return a text with local folders in place of mount paths.
+
+    It is one pass, because a folder of the test can contain a mount path, such as /tmp.
+    """
+    longest_first = sorted(paths, key=len, reverse=True)
+    mounts = re.compile("|".join(map(re.escape, longest_first)) or "$^")
+    return mounts.sub(lambda found: paths[found[0]], text)
 
 
 def settings(stateful_set: Object, folders: Mapping[str, Path]) -> dict[str, str]:
@@ -313,9 +322,7 @@ def settings(stateful_set: Object, folders: Mapping[str, Path]) -> dict[str, str
         if variable["name"] in ("TIERCEL_LISTEN", "TIERCEL_ADMIN_LISTEN", "TIERCEL_JOURNAL"):
             continue
         text = variable.get("value") or downward[variable["valueFrom"]["fieldRef"]["fieldPath"]]
-        for path in sorted(paths, key=len, reverse=True):
-            text = text.replace(path, paths[path])
-        given[variable["name"]] = text
+        given[variable["name"]] = local(text, paths)
     return given
 
 
