@@ -92,10 +92,10 @@ def validate(manifests: Sequence[Manifest], admin: Api, crds: Iterable[Manifest]
         _run(command, yaml.safe_dump_all(manifests))
 
 
-def apply(manifests: Iterable[Manifest], admin: Api) -> None:
-    """Apply manifests by server-side apply, in their order."""
+def apply(manifests: Iterable[Manifest], admin: Api, *, dry_run: bool = False) -> None:
+    """Apply manifests by server-side apply, in their order. dry_run: admission and validation only."""
     for manifest in manifests:
-        admin.apply(path_of(manifest, admin), manifest)
+        admin.apply(path_of(manifest, admin) + "?dryRun=All" * dry_run, manifest)
 
 
 def path_of(manifest: Manifest, admin: Api) -> str:

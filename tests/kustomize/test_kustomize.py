@@ -16,6 +16,7 @@ from engine.language.folder import Files
 from tests.kustomize.rendering import (
     KUSTOMIZE,
     RenderError,
+    apply,
     compose,
     find,
     render,
@@ -138,10 +139,17 @@ def test_a_component_adds_just_its_objects_and_changes_only_workloads(tmp_path, 
     assert {it["kind"] for it in changed} == kinds.get(component, {"StatefulSet"})
 
 
-def test_all_combinations_of_two_components_render_and_name_each_object_once(tmp_path):
-    for n, pair in enumerate(itertools.combinations(COMPONENTS, 2)):
-        found = with_components(tmp_path / str(n), *pair)
-        assert len(found) == len(set(identities(found)))
+def selections():
+    """Return sets of components in which each pair appears in all four ways: both, either one, none.
+
+    Each component gets another pair of five bits, so that for any two there is a bit that only one has.
+    """
+    codes = list(itertools.combinations(range(5), 2))
+    rows = [
+        [name for name, code in zip(COMPONENTS, codes, strict=True) if bit in code]
+        for bit in range(5)
+    ]
+    return [[], *rows, list(COMPONENTS)]
 
 
 def test_the_image_is_that_of_the_version_on_top_of_the_changelog():
@@ -159,10 +167,23 @@ def test_the_roles_are_current():
 # At the API server
 
 
+def check(manifests, admin):
+    """Check manifests: each object once, no unknown field, and the API server accepts them."""
+    assert len(manifests) == len(set(identities(manifests)))
+    validate(manifests, admin)
+    apply(manifests, admin, dry_run=True)
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("name", ["base", *(f"overlays/{name}" for name in ENVIRONMENTS)])
-def test_overlays_have_only_kinds_and_fields_that_kubernetes_knows(admin, name):
-    validate(render(KUSTOMIZE / name), admin)
+def test_overlays_are_valid_and_accepted(admin, engine_token, name):  # noqa: ARG001 - the namespace
+    check(render(KUSTOMIZE / name), admin)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("n", range(len(selections())))
+def test_combinations_of_components_are_valid_and_accepted(admin, engine_token, tmp_path, n):  # noqa: ARG001
+    check(with_components(tmp_path / "it", *selections()[n]), admin)
 
 
 @pytest.mark.cluster
