@@ -141,6 +141,9 @@ def test_a_stolen_token_changes_only_labels_and_annotations_of_a_pod(admin, thie
     refused("creates no pods", thief.create, pods, {**named("own"), **POD})
     changed = thief.patch(pod, {"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}})
     assert changed["metadata"]["labels"] == {"a": "b"}
+    thief.create(f"{pod}/eviction", named("victim"))
+    admin.wait_for(pod, lambda it: it is None)
+    admin.create(pods, {**named("victim"), **POD})
     thief.delete(pod)
 
 
