@@ -19,8 +19,11 @@ from tests.argocd.kubectl import kubectl
 from tests.argocd.node import CORE, Node
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import Kubelet
+from tests.gitops import sidekick
 from tests.kustomize.rendering import render_text
 from tests.support.engine import ROOT
+
+from stand_ins import Loki, Slack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,14 +44,17 @@ apiVersion: tiercel.dev/v1
 kind: Playbook
 metadata: {name: quarantine}
 spec:
+  mode: ${mode}
   match: {rules: [Terminal shell in container]}
   conditions: [{field: k8s.ns.name, equals: demo}]
-  throttle: {key: [k8s.pod.name], once: 1s}
   actions:
-    - action: pod.label
-      name: mark
-      with: {labels: {quarantine: "${word}"}}
+    - {action: pod.isolate, name: isolate, with: {egress: deny}}
+    - {action: pod.label, name: mark, with: {labels: {quarantine: "true"}}}
+    - action: slack.post
+      name: tell
+      with: {webhook: {fromSecret: slack-webhook-url}, text: "Quarantined %k8s.ns.name/%k8s.pod.name (%rule)"}
 """
+STEPS = ("isolate", "mark", "tell")
 QUARANTINE_TEST = """\
 apiVersion: tiercel.dev/v1
 kind: PlaybookTest
@@ -57,7 +63,7 @@ spec:
   cases:
     - name: a shell in demo
       event: {rule: Terminal shell in container, output_fields: {k8s.ns.name: demo, k8s.pod.name: web}}
-      expect: {actions: [mark]}
+      expect: {actions: [isolate, mark, tell]}
     - name: a shell elsewhere
       event: {rule: Terminal shell in container, output_fields: {k8s.ns.name: shop, k8s.pod.name: web}}
       expect: {nothing: true}
@@ -122,8 +128,9 @@ WORKLOADS = ("contained", "plain", "ignored")
 class Story:
     """The cluster, Argo CD in it, the team's repository, and a node that runs the pods."""
 
-    def __init__(self, folder: Path, argocd: ArgoCD, node: Node) -> None:
+    def __init__(self, folder: Path, argocd: ArgoCD, node: Node, loki: Loki, slack: Slack) -> None:
         self.folder = folder
+        self.loki, self.slack = loki, slack
         self.argocd, self.node = argocd, node
         self.admin, self.git = argocd.admin, argocd.git
 
@@ -156,14 +163,15 @@ class Story:
 
     def status(self) -> Object:
         """Return the status page of the engine."""
-        assert self.node.engine
-        found = urllib3.request(
-            "GET",
-            f"{self.node.engine.admin}/status",
-            headers={"Authorization": f"Bearer {OPERATOR}"},
-        )
-        status: Object = json.loads(found.data)
+        status: Object = json.loads(self.admin_page("/status"))
         return status
+
+    def admin_page(self, path: str) -> str:
+        """Return the text of a page of the engine's admin port."""
+        assert self.node.engine
+        headers = {"Authorization": f"Bearer {OPERATOR}"}
+        found = urllib3.request("GET", self.node.engine.admin + path, headers=headers)
+        return found.data.decode()
 
     def digest(self) -> str:
         """Return the digest of the playbooks in the clone."""
@@ -186,6 +194,20 @@ class Story:
         found = self.admin.get(f"/api/v1/namespaces/demo/pods/{pod['metadata']['name']}")
         labels: dict[str, str] = found["metadata"]["labels"]
         return labels
+
+    def shell_in(self, pod: Object) -> dict[str, str]:
+        """Send a shell in a pod as Falcosidekick does, to the engine and to Loki. Returns step -> state."""
+        engine = self.node.engine
+        assert engine
+        body = sidekick.shell_in(pod)
+        code, _, answer = sidekick.send(engine.events, self.loki.url, TOKEN, body)
+        assert code == 202, answer
+        [run] = answer["runs"]
+        engine.wait_for_audit(lambda it: (it.get("run"), it.get("step")) == (run, STEPS[-1]))
+        lines = [it for it in engine.audit if it.get("run") == run]
+        for line in lines:
+            sidekick.collect(self.loki.url, line)
+        return {it["step"]: it["state"] for it in lines}
 
     def send(self, pod: Object, rule: str, step: str) -> str:
         """Send an event about a pod, as Falcosidekick does. Returns how the step of its one run ended."""
@@ -235,8 +257,10 @@ def story(folder: Path, *, with_application_sets: bool = False) -> Iterator[Stor
             folder / "argocd", plane, settings, with_application_sets=with_application_sets
         ) as argocd,
         Node(folder / "node", plane) as node,
+        Loki() as loki,
+        Slack() as slack,
     ):
-        made = Story(folder, argocd, node)
+        made = Story(folder, argocd, node, loki, slack)
         prepare(made)
         revision = made.git.commit("Start", first_commit())
         kubectl(argocd.kubeconfig, "apply", "--server-side", "-f", "-", given=application(made))
@@ -256,6 +280,7 @@ def prepare(story: Story) -> None:
         "tiercel-tokens": {"tokens": TOKEN},
         "tiercel-operators": {"operators": f"argocd view {digest}\n"},
         "tiercel-status-token": {"token": OPERATOR},
+        "tiercel-secrets": {"slack-webhook-url": story.slack.webhook},
     }.items():
         story.admin.create(f"{CORE}/secrets", {"metadata": {"name": name}, "stringData": data})
 
@@ -273,7 +298,7 @@ def first_commit() -> dict[str, str]:
         f"{OVERLAY}/kustomization.yaml": OVERLAY_FILE,
         f"{OVERLAY}/contain.yaml": CONTAIN,
         f"{OVERLAY}/quarantine.test.yaml": QUARANTINE_TEST,
-        VALUES: "word: watched\n",
+        VALUES: "mode: dryRun\n",
         PLAYBOOK: QUARANTINE,
         **{f"demo/{name}.yaml": DEPLOYMENT.replace("NAME", name) for name in WORKLOADS},
     }
@@ -281,7 +306,7 @@ def first_commit() -> dict[str, str]:
 
 def tiercel(*arguments: str) -> str:
     """Return the output of a command that reads the playbooks of the repository from stdin."""
-    given = f"{QUARANTINE.replace('${word}', 'watched')}---\n{CONTAIN}"
+    given = f"{QUARANTINE.replace('${mode}', 'enforce')}---\n{CONTAIN}"
     return subprocess.run(
         [sys.executable, "-m", "engine", *arguments], input=given, cwd=ROOT, capture_output=True,
         text=True, timeout=60, check=True,

@@ -9,7 +9,7 @@ import pytest
 from engine.cluster.network_policies import Peer, is_allowed
 from tests.argocd import story as repository
 from tests.argocd.node import CORE
-from tests.argocd.story import APP, DEMO, PLAYBOOK, VALUES
+from tests.argocd.story import APP, DEMO, PLAYBOOK, STEPS, VALUES
 from tests.cluster.fixtures import require
 
 pytestmark = pytest.mark.cluster
@@ -24,11 +24,12 @@ def story(tmp_path_factory):
         yield made
 
 
-def test_synced_means_in_force_and_a_revert_restores_the_old_set(story):
+def test_synced_means_in_force_and_a_revert_restores_the_old_reaction(story):
     before = story.digest()
     assert story.status()["playbooks"]["digest"] == before
+    assert story.shell_in(story.pod("plain")) == dict.fromkeys(STEPS, "planned")
 
-    revision = story.commit("Mark what is watched", {VALUES: "word: marked\n"})
+    revision = story.commit("Act on shells", {VALUES: "mode: enforce\n"})
     story.wait_until_synced(revision)
     assert story.digest() != before
     playbooks = story.status()["playbooks"]
@@ -37,16 +38,34 @@ def test_synced_means_in_force_and_a_revert_restores_the_old_set(story):
     last = story.node.run_of("tiercel-in-force")
     assert f"Waiting for {story.digest()}: the engine uses {before}" in last.output
     assert last.code == 0
-    pod = story.pod("plain")
-    assert story.send(pod, "Terminal shell in container", "mark").startswith("done")
-    assert story.labels(pod)["quarantine"] == "marked"
+
+    pod = story.pod("contained")
+    assert story.shell_in(pod) == dict.fromkeys(STEPS, "done")
+    assert_is_contained(story, pod)
+    assert story.labels(pod)["quarantine"] == "true"
+    name = pod["metadata"]["name"]
+    [message] = story.slack.messages
+    assert message["text"] == f"Quarantined demo/{name} (Terminal shell in container)"
+    found = story.loki.query(f'{{k8s_ns_name="demo",k8s_pod_name="{name}"}}')
+    assert [labels["source"] for labels, _ in found] == ["syscall", *["tiercel"] * len(STEPS)]
+    metric = 'tiercel_runs_total{outcome="done",playbook="quarantine"} 1.0'
+    assert metric in story.admin_page("/metrics")
 
     revision = story.revert()
     story.wait_until_synced(revision)
     playbooks = story.status()["playbooks"]
     assert (playbooks["digest"], playbooks["revision"]) == (before, revision)
-    assert story.send(pod, "Terminal shell in container", "mark").startswith("done")
-    assert story.labels(pod)["quarantine"] == "watched"
+    assert story.shell_in(story.pod("ignored")) == dict.fromkeys(STEPS, "planned")
+    assert len(story.slack.messages) == 1
+
+
+def assert_is_contained(story, pod):
+    """Assert that NetworkPolicies of Tiercel cut the egress of the pod."""
+    policies = story.admin.list(POLICIES)
+    managers = {it["metadata"]["labels"]["app.kubernetes.io/managed-by"] for it in policies}
+    assert managers == {"tiercel"}
+    found = story.admin.get(f"/api/v1/namespaces/demo/pods/{pod['metadata']['name']}")
+    assert not is_allowed(policies, found, "Egress", Peer(ip="213.215.222.58"), 443)
 
 
 def test_a_bad_commit_stops_at_presync_and_changes_nothing(story):
@@ -71,6 +90,7 @@ def test_a_bad_commit_stops_at_presync_and_changes_nothing(story):
 def test_self_heal_reverts_drift_and_keeps_a_containment(story):
     contained = story.pod("contained")
     assert story.send(contained, "Connection to vistatech.it", "isolate").startswith("done")
+    policies = story.admin.list(POLICIES)
     for name in ("plain", "ignored"):
         assert story.send(story.pod(name), "Outbound scan", "scale").startswith("done")
 
@@ -86,9 +106,8 @@ def test_self_heal_reverts_drift_and_keeps_a_containment(story):
     story.argocd.wait_for(DEMO, is_compared_and_synced)
     assert deployment(story, "ignored")["spec"]["replicas"] == 2
     assert "tiercel.dev/quarantine" in story.labels(contained)
-    [policy] = story.admin.list(POLICIES)
-    found = story.admin.get(f"/api/v1/namespaces/demo/pods/{contained['metadata']['name']}")
-    assert not is_allowed([policy], found, "Egress", Peer(ip="213.215.222.58"), 443)
+    assert story.admin.list(POLICIES) == policies
+    assert_is_contained(story, contained)
 
     # A playbook that somebody edits in the cluster is restored. The hooks do not run for this.
     runs = len(story.node.runs)

@@ -32,7 +32,10 @@ def story(tmp_path, size):
 def test_many_commits_and_reverts_are_each_in_force_when_synced(story, size):
     seconds = []
     for number in range(CYCLES):
-        for revision in (story.commit(f"Word {number}", {VALUES: f"word: word-{number}\n"}), None):
+        for revision in (
+            story.commit(f"Word {number}", {VALUES: f"mode: enforce\nnumber: {number}\n"}),
+            None,
+        ):
             began = time.monotonic()
             story.wait_until_synced(revision or story.revert())
             seconds.append(time.monotonic() - began)
@@ -44,7 +47,6 @@ def test_every_bad_commit_keeps_the_old_set(story):
     before = story.status()["playbooks"]["digest"]
     text = (story.git.folder / PLAYBOOK).read_text()
     listed = (story.git.folder / OVERLAY / "kustomization.yaml").read_text()
-    large = "# " + "x" * 3_200_000 + "\n"
 
     def failed(files, message):
         """Commit, wait for the failed sync, check that the engine keeps its set, and revert."""
@@ -58,16 +60,15 @@ def test_every_bad_commit_keeps_the_old_set(story):
     # No playbooks are left.
     nothing = listed.replace("quarantine.yaml, contain.yaml, quarantine.test.yaml, ", "")
     failed({f"{OVERLAY}/kustomization.yaml": nothing}, "there are no documents here")
-    # More than the API server takes.
-    failed({f"{OVERLAY}/contain.yaml": large}, "oo l")
-
-    # Two that do not render: Argo CD does not even start a sync.
+    # Two that do not render, and two that the API server does not take: Argo CD does not even start a sync.
     for files in (
+        {f"{OVERLAY}/contain.yaml": "# " + "x" * 1_100_000 + "\n"},
+        {f"{OVERLAY}/contain.yaml": "# " + "x" * 3_200_000 + "\n"},
         {f"{OVERLAY}/kustomization.yaml": listed.replace("contain.yaml", "missing.yaml")},
         {f"{OVERLAY}/kustomization.yaml": listed.partition("configMapGenerator")[0]},
     ):
-        story.commit("Does not render", files)
-        story.argocd.wait_for(APP, is_not_rendered, story.node.work)
+        story.commit("Cannot be compared", files)
+        story.argocd.wait_for(APP, is_not_compared, story.node.work)
         assert story.status()["playbooks"]["digest"] == before
         story.wait_until_synced(story.revert())
 
@@ -89,7 +90,7 @@ def test_every_bad_commit_keeps_the_old_set(story):
     assert story.admin.find(f"{CORE}/secrets/leaked") is None
 
 
-def is_not_rendered(application):
+def is_not_compared(application):
     conditions = application["status"].get("conditions", [])
     return any(it["type"] == "ComparisonError" for it in conditions)
 
