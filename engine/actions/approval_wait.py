@@ -22,7 +22,7 @@ def wait_for_approval(
     The steps of `onHeld` in the Guardrails notify the operators. A denied step is refused, and the run does not
     continue with its next step.
 
-    timeout: how long the run waits. Then the step is denied. The default is 15m.
+    timeout: how long the run waits. Then the step is denied.
     from_: the operators who can decide. The default is every operator.
     """
     if context.approved_by is None:

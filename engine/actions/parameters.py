@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from engine.cluster.kinds import KINDS, kind_named
 from engine.language import duration
 from engine.language.findings import nearest
 from engine.language.operators import OperandError, network_of
@@ -136,6 +137,30 @@ class OperatorName:
     def schema(self) -> dict[str, Any]:
         """Return the schema of a name."""
         return {"type": "string", "pattern": f"^{_OPERATOR.pattern}$"}
+
+
+@dataclass(frozen=True, slots=True)
+class KindName:
+    """A kind of Kubernetes: a name of the table in ``cluster.kinds``, or RESOURCE.VERSION.GROUP."""
+
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
+        """Return the Kind."""
+        del steps
+        kind = kind_named(data) if isinstance(data, str) else None
+        if kind is None:
+            what = "a kind, or RESOURCE.VERSION.GROUP of a custom resource"
+            hint = nearest(str(data), KINDS) or "certificates.v1.cert-manager.io"
+            findings.add(path, "bad-parameter", f"`{str(data)[:80]}` is not {what}", hint)
+        return kind
+
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
+        """Return the Kind."""
+        del event, context
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of a name."""
+        return {"type": "string"}
 
 
 @dataclass(frozen=True, slots=True)

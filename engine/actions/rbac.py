@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from engine.actions.owners import OWNERS
 from engine.actions.registry import load_actions
 from engine.cluster.api import FIELD_MANAGER
+from engine.cluster.kinds import KINDS, rbac_resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +28,8 @@ _IN_GIT = {
     "nodes": "Node",
 }
 """Resource -> kind of the objects that may be in Git and that an action changes."""
-CLUSTER_WIDE = frozenset({"namespaces", "nodes"})
+CLUSTER_WIDE = frozenset(rbac_resource(kind) for kind in KINDS.values() if not kind.namespaced)
+"""The rights that only a ClusterRole can give."""
 ADOPT = frozenset({("list", "networkpolicies.networking.k8s.io")})
 """To find the policies in all namespaces after the journal was lost. Policies do not contain secrets."""
 _VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")

@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     from engine.model.event import Event
 
 Effect = Literal["notify", "observe", "mark", "disrupt"]
-Target = Literal["pod", "node", "subject"]
-"""What a step acts on. ``subject`` is the event's pod, or its node if the event names no pod."""
+Target = Literal["pod", "node", "subject", "resource"]
+"""What a step acts on.
+
+``subject`` is the event's pod, or its node if the event names no pod. ``resource`` is the object of an audit
+event (``ka.target.*``), of one of the kinds in the parameter ``kinds``.
+"""
 Right = tuple[str, str]
 """A verb and a resource with its API group, as in RBAC: ("patch", "networkpolicies.networking.k8s.io")."""
 
-TARGETS: tuple[Target, ...] = ("subject", "node", "pod")
+TARGETS: tuple[Target, ...] = ("subject", "node", "pod", "resource")
 ACTS_WITH = (*TARGETS, "cluster", "http", "context")
 """The positional parameters that an action can have: the target, the two clients and the ``StepContext``."""
 _MAX_UNKNOWN = 200

@@ -143,11 +143,11 @@ def _identify(
                 f"pod {pod} runs on node {node}, but the event is from {subject.hostname}"
             )
     created = pod.metadata.get("creationTimestamp")
-    if event.timed and isinstance(created, str) and _epoch(created) > event.time + CLOCK_SKEW:
+    if event.timed and isinstance(created, str) and epoch_of(created) > event.time + CLOCK_SKEW:
         raise SkippedError(f"pod {pod} was created after the event, so it replaced the event's pod")
 
 
-def _epoch(text: str) -> float:
+def epoch_of(text: str) -> float:
     """Return a time in epoch seconds; 0 if the text is invalid, as it may be in a file of objects."""
     try:
         return parse_time(text) / 1e9

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cluster.api import DEPLOYMENT, NAMESPACE, NODE, POD, REPLICA_SET
 from engine.model.event import format_time
-from engine.model.event_subject import subject_of
+from engine.model.event_subject import first_field, subject_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,6 +72,8 @@ def _has_kind(kind: Kind, item: Object) -> bool:
 class AssumedCluster:
     """A cluster in which the pod of one event exists, on the event's node and older than the event.
 
+    The object of an audit event exists, too.
+
     The pod belongs to a ReplicaSet of a Deployment. Its namespace has no labels and no NetworkPolicies.
     """
 
@@ -80,6 +82,8 @@ class AssumedCluster:
         self._node = event.hostname
         self._pod: Object | None = None
         self._created = format_time(event.time_ns - HOUR_NS)
+        fields = ("ka.target.resource", "ka.target.namespace", "ka.target.name")
+        self._audited = tuple(first_field(event, field) for field in fields)
         if subject.pod is not None and subject.namespace is not None:
             self._pod = self._assumed_pod(
                 subject.namespace, subject.pod, subject.uid, subject.container_id
@@ -92,6 +96,12 @@ class AssumedCluster:
             return assumed_namespace(name)
         if kind == NODE and name == self._node:
             return {"kind": "Node", "metadata": {"name": name, "uid": _uid("node", name)}}
+        if (kind.resource, namespace, name) == self._audited and kind != POD:
+            metadata = {"name": name, "creationTimestamp": self._created}
+            if namespace:
+                metadata["namespace"] = namespace
+            metadata["uid"] = _uid(kind.resource, namespace, name)
+            return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
         if pod is None or pod["metadata"]["namespace"] != namespace:
             return None
         if kind == POD and name == pod["metadata"]["name"]:

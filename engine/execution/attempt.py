@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.actions.registry import ActionResult, StepContext, load_actions
+from engine.cluster.audit_objects import find_object
 from engine.cluster.pods import Pod, TargetSearch, find_node, find_pod
 from engine.execution.attempt_store import (
     PREVIEW_STORE,
@@ -177,6 +178,8 @@ def _find_target(claim: Claim, action: Action, clients: Clients, now: float) -> 
     )
     if target is None:
         return None
+    if target == "resource":
+        return find_object(event, clients.cluster, claim.step.parameters["kinds"], search)[1]
     if target == "node" or (target == "subject" and not names_pod(event)):
         return find_node(event, clients.cluster, search)
     return find_pod(event, clients.cluster, search)
@@ -314,7 +317,7 @@ def _call_action(
         blob=claim.run.playbook.blob, revision=claim.run.revision,
     )  # fmt: skip
     available = {
-        "pod": step.target, "node": step.target, "subject": step.target,
+        "pod": step.target, "node": step.target, "subject": step.target, "resource": step.target,
         "cluster": clients.cluster, "http": clients.http, "context": context,
     }  # fmt: skip
     try:

@@ -78,18 +78,11 @@ class GuardrailChecker:
 
     def _check_target(self, claim: Claim, target: Pod | Object, cluster: ClusterReader) -> None:
         if not isinstance(target, Pod):
-            self._check_labels("node", target)
-            name = target["metadata"].get("name")
-            if claim.step.action.startswith("node.") and name == self._own.node:
-                raise RefusedError(f"node {name} is protected: Tiercel itself runs on it")
+            self._check_object(claim, target, cluster)
             return
-        if target.namespace == self._own.namespace:
-            raise RefusedError(f"namespace {target.namespace} is protected: it is Tiercel's own")
-        if self._is_protected(target.namespace):
-            raise RefusedError(f"namespace {target.namespace} is protected")
+        self._check_namespace(target.namespace, cluster)
         if _MIRROR in (target.metadata.get("annotations") or {}):
             raise RefusedError(f"pod {target} is a mirror pod: the kubelet of its node owns it")
-        self._check_labels("namespace", cluster.get(NAMESPACE, target.namespace))
         node = target.spec.get("nodeName")
         if node:
             self._check_labels("node", cluster.get(NODE, node))
@@ -99,6 +92,31 @@ class GuardrailChecker:
             if priority_class.startswith("system-") and priority_class.endswith("-critical"):
                 what = f"pod {target} is protected by its priority class {priority_class}"
                 raise RefusedError(what)
+
+    def _check_object(self, claim: Claim, target: Object, cluster: ClusterReader) -> None:
+        """Check a target that is not the pod of the event: a node, or the object of an audit event."""
+        metadata = target["metadata"]
+        kind, name = target.get("kind"), metadata.get("name")
+        if kind == NODE.kind:
+            self._check_labels("node", target)
+            is_changed = claim.step.action.startswith(("node.", "resource."))
+            if is_changed and name == self._own.node:
+                raise RefusedError(f"node {name} is protected: Tiercel itself runs on it")
+            return
+        namespace = name if kind == NAMESPACE.kind else metadata.get("namespace")
+        if namespace:
+            self._check_namespace(namespace, cluster)
+        if _MIRROR in (metadata.get("annotations") or {}):
+            raise RefusedError(
+                f"{namespace}/{name} is a mirror pod: the kubelet of its node owns it"
+            )
+
+    def _check_namespace(self, namespace: str, cluster: ClusterReader) -> None:
+        if namespace == self._own.namespace:
+            raise RefusedError(f"namespace {namespace} is protected: it is Tiercel's own")
+        if self._is_protected(namespace):
+            raise RefusedError(f"namespace {namespace} is protected")
+        self._check_labels("namespace", cluster.get(NAMESPACE, namespace))
 
     def _check_labels(self, kind: str, found: Mapping[str, Any] | None) -> None:
         metadata = (found or {}).get("metadata") or {}
@@ -129,7 +147,10 @@ def _charge(claim: Claim, target: Pod | Object | None) -> Charge:
         owner = str(controller.get("uid")) if controller else None
         key, namespace = target.uid, target.namespace
     elif target is not None:
-        key = namespace = f"node/{target['metadata'].get('name')}"
+        metadata = target["metadata"]
+        name = f"{(target.get('kind') or 'node').lower()}/{metadata.get('name')}"
+        namespace = metadata.get("namespace") or name
+        key = name if namespace == name else f"{namespace}/{name}"
     else:
         key, namespace = f"{run.id}/{step.name}", subject_of(run.event).namespace
     playbook = run.playbook

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from engine.actions.composite_parameters import Record
-from engine.actions.parameters import Choice
+from engine.actions.parameters import Choice, Duration
+from engine.language import duration
+from engine.language.findings import Findings
 from engine.language.operators import OPERATORS
 from engine.language.schema import MATCH, STEP
 from engine.language.value_checks import duration_text
+from engine.language.yaml_source import Document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -47,13 +50,13 @@ def action_lines(action: Action) -> Iterator[str]:
         yield ""
         yield "with:"
     for parameter in parameters:
-        default = "required" if parameter.required else _default(parameter.default)
+        default = "required" if parameter.required else _default(parameter)
         suffix = f" ({default})" if default else ""
         yield f"  {parameter.name}: {parameter.doc}{suffix}"
         if isinstance(parameter.type, Record):
             yield from (f"    {key}: {doc}" for key, doc in parameter.type.docs.items())
-    compiled: Mapping[str, Any] = action.example
-    rights = sorted(action.needs(compiled))
+    findings = Findings(Document("example", None))
+    rights = sorted(action.needs(action.compile(dict(action.example), ("with",), findings, ())))
     if rights:
         yield ""
         yield "rights (for the example):"
@@ -70,7 +73,10 @@ def _is_fixed(parameter: Parameter) -> bool:
     return isinstance(parameter.type, Choice) and len(parameter.type.words) == 1
 
 
-def _default(value: Any) -> str:
+def _default(parameter: Parameter) -> str:
+    value = parameter.default
+    if isinstance(parameter.type, Duration) and value is not None:
+        return f"default: {duration.text(value)}"
     return "" if value is None else f"default: {json.dumps(value)}"
 
 

@@ -6,7 +6,7 @@ import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.cluster.api import FIELD_MANAGER
-from tests.contracts.test_actions import act, alert, claim_of, every_action, scenarios, variants
+from tests.contracts.test_actions import act, claim_of, every_action, scenarios, variants
 from tests.language.test_loader import playbook
 from tests.support.fakes import FakeAttemptStore
 
@@ -36,7 +36,7 @@ def test_role_has_the_rights_that_an_action_uses(tmp_path, action):
         (role,) = rbac(tmp_path, {"action": action.name, "with": given})
         assert role["kind"] == "ClusterRole"
         for server, event in scenarios():
-            act(server, claim_of(action, given, event or alert()), store=FakeAttemptStore())
+            act(server, claim_of(action, given, event), store=FakeAttemptStore())
             assert server.asked <= granted(role), (action.name, given)
 
 

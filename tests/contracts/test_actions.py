@@ -101,6 +101,8 @@ def world(controller="ReplicaSet", pod=None):
         {"kind": "Node", "metadata": {"name": "worker-1"}, "spec": {}},
         {"kind": "NetworkPolicy", "metadata": {"name": "other", "namespace": "demo"}}
         | {"spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}},
+        {"kind": "ConfigMap", "metadata": {"name": "settings", "namespace": "demo"}},
+        {"kind": "Service", "metadata": {"name": "settings", "namespace": "demo"}},
         pod or a_pod(controller),
     ]
     if controller:
@@ -118,6 +120,19 @@ def alert(**fields):
             "time": "2026-03-01T10:00:00Z",
             "hostname": "worker-1",
             "output_fields": {**told, **fields},
+        }
+    )
+
+
+def audited(resource="configmaps", **fields):
+    """Return an event of the audit log about an object."""
+    told = {"resource": resource, "namespace": "demo", "name": "settings", **fields}
+    return parse_event(
+        {
+            "rule": "Create Privileged ConfigMap",
+            "time": "2026-03-01T10:00:00Z",
+            "source": "k8s_audit",
+            "output_fields": {f"ka.target.{key}": value for key, value in told.items()},
         }
     )
 
@@ -141,7 +156,7 @@ def claim_of(action, given=None, event=None, **of):
     assert not wrong
     retry = Retry(unknown=of.pop("unknown", False))
     step = Step("it", action.name, parameters, effect=action.effect, retry=retry)
-    event = event or alert()
+    event = event or (audited() if "resource" in action.acts_with else alert())
     run = Run(
         run_id(of.pop("run", "event"), "p"),
         Playbook("p", Match(), (step,)),
@@ -198,6 +213,8 @@ def scenarios():
     alone.put(owner("ReplicaSet", "web"))
     yield alone, alert()
     yield world(), ON_THE_NODE
+    yield world(), audited()
+    yield world(), audited("services")
     by_container = {"k8s.ns.name": None, "k8s.pod.name": None, "container.id": CONTAINER}
     yield world(), alert(**by_container)
 

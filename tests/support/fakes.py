@@ -42,6 +42,8 @@ KINDS = {
     "DaemonSet": ("apps/v1", "daemonsets"),
     "Job": ("batch/v1", "jobs"),
     "CronJob": ("batch/v1", "cronjobs"),
+    "ConfigMap": ("v1", "configmaps"),
+    "Service": ("v1", "services"),
 }
 _CLUSTER_WIDE = ("nodes", "namespaces")
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
