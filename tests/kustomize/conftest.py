@@ -19,6 +19,7 @@ def applied(admin):
     made = {}
 
     def run(manifests):
+        manifests = list(manifests)
         made.update({path_of(it, admin): it for it in manifests})
         apply(manifests, admin)
 

@@ -209,3 +209,48 @@ def test_two_installations_run_in_one_cluster_and_each_has_its_own_rights_and_li
         if manifest["kind"] in ("ClusterRole", "ClusterRoleBinding"):
             admin.delete(path_of(manifest, admin))
     wait_for_rights(admin)  # the first keeps its rights without the second
+
+
+# Rights
+
+
+def allowed(admin, namespace, verb, resource, group=""):
+    """Ask the API server whether the engine's account has a right."""
+    wanted = {"namespace": namespace, "verb": verb, "resource": resource, "group": group}
+    user = {
+        "user": "system:serviceaccount:tiercel-narrow:tiercel",
+        "groups": ["system:authenticated"],
+    }
+    review = {"spec": {**user, "resourceAttributes": wanted}}
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    return admin.create(path, review)["status"]["allowed"]
+
+
+@pytest.mark.cluster
+def test_with_namespaced_rbac_the_engine_acts_only_in_chosen_namespaces(
+    admin, applied, namespace, tmp_path
+):
+    # In a namespace of its own, so that the rights of the other tests stay.
+    made = with_components(tmp_path / "narrow", "namespaced-rbac", namespace="tiercel-narrow")
+    identity = ("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding")
+    applied(it for it in made if it["kind"] in identity)
+    rights = KUSTOMIZE / "components/namespaced-rbac/namespace"
+    chosen = render(compose(tmp_path / "chosen", rights, namespace=namespace))
+    find(chosen, "RoleBinding")["subjects"][0]["namespace"] = "tiercel-narrow"
+    applied(chosen)
+    pause = threading.Event()
+    for _ in range(200):  # the authorizer reads the roles through its watch
+        if allowed(admin, namespace, "delete", "pods") and allowed(admin, "", "get", "nodes"):
+            break
+        pause.wait(0.05)
+    networking = "networking.k8s.io"
+    for verb, resource, group in (
+        ("list", "pods", ""), ("patch", "pods", ""), ("delete", "pods", ""), ("create", "events", ""),
+        ("create", "networkpolicies", networking), ("delete", "networkpolicies", networking),
+    ):  # fmt: skip
+        assert allowed(admin, namespace, verb, resource, group)
+        assert not allowed(admin, "default", verb, resource, group)
+    assert allowed(admin, "", "get", "namespaces")
+    assert allowed(admin, "default", "list", "networkpolicies", networking)
+    for namespaced in (namespace, "default"):
+        assert not allowed(admin, namespaced, "get", "secrets")

@@ -30,13 +30,13 @@ PLAYBOOKS = ROOT / "playbooks"
 ENVIRONMENTS = ("dev", "staging", "prod")
 COMPONENTS = {
     "enforce": set(),
-    "mtls": set(),
     "slack": set(),
     "monitoring": {"Service/tiercel-metrics", "NetworkPolicy/tiercel-metrics"},
     "falcosidekick": {
         "Deployment/falcosidekick", "Service/falcosidekick", "NetworkPolicy/falcosidekick",
         "NetworkPolicy/tiercel-from-falcosidekick",
     },
+    "mtls": set(),
     "buffered": {"StatefulSet/tiercel-redis", "Service/tiercel-redis", "NetworkPolicy/tiercel-redis"},
     "buffered/jetstream": {
         "StatefulSet/tiercel-nats", "Service/tiercel-nats", "NetworkPolicy/tiercel-nats",
@@ -46,6 +46,9 @@ COMPONENTS = {
     "rollout-on-change": set(),
 }  # fmt: skip
 """The objects that each component adds, in the order in which docs/install.md lists them."""
+WORDS = (
+    "-tokens", "-secrets", "-slack", "-operators", "-tls", "-sender", "-redis", "-nats",
+)  # fmt: skip
 NAMESPACE = "/api/v1/namespaces/tiercel"
 
 
@@ -150,6 +153,78 @@ def selections():
         for bit in range(5)
     ]
     return [[], *rows, list(COMPONENTS)]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    return with_components(tmp_path_factory.mktemp("kustomize") / "all", *COMPONENTS)
+
+
+def secrets(manifests):
+    """Return the Secrets that the pods need: name -> whether the pod starts without it."""
+    found = {}
+    for it in manifests:
+        if it["kind"] not in ("StatefulSet", "Deployment"):
+            continue
+        spec = it["spec"]["template"]["spec"]
+        for volume in spec.get("volumes", ()):
+            sources = volume.get("projected", {}).get("sources", [volume])
+            for one in (source["secret"] for source in sources if "secret" in source):
+                found[one.get("secretName") or one["name"]] = one.get("optional", False)
+        for variable in spec["containers"][0].get("env", ()):
+            if "secretKeyRef" in variable.get("valueFrom", {}):
+                found[variable["valueFrom"]["secretKeyRef"]["name"]] = False
+    return found
+
+
+def test_every_file_that_a_variable_names_is_on_a_volume(everything):
+    [container] = pod_spec(everything)["containers"]
+    mounts = [it["mountPath"] for it in container["volumeMounts"]]
+    paths = [it["value"] for it in container["env"] if it.get("value", "").startswith("/")]
+    assert (
+        len(paths) == 9
+    )  # playbooks, journal, tokens, secrets, three for TLS, operators, recording
+    for path in paths:
+        assert any(Path(path).is_relative_to(one) for one in mounts), path
+    assert "subPath" not in str(container)  # the kubelet does not update it
+    volumes = {it["name"] for it in pod_spec(everything)["volumes"]} | {"journal"}
+    assert {it["name"] for it in container["volumeMounts"]} == volumes
+
+
+def test_only_the_tokens_of_senders_are_required_by_base():
+    assert secrets(base()) == {"tiercel-tokens": False, "tiercel-secrets": True}
+
+
+def test_the_page_lists_every_secret_and_overlays_name_those_that_they_need(everything):
+    page = (ROOT / "docs/install.md").read_text()
+    table = page[page.index("| Secret |") : page.index("Secrets do not belong")]
+    assert set(secrets(everything)) == {
+        name for name in re.findall(r"`([a-z-]+)`", table) if name.endswith(WORDS)
+    }
+    for name in ENVIRONMENTS:
+        text = (KUSTOMIZE / "overlays" / name / "kustomization.yaml").read_text()
+        [line] = [it for it in text.splitlines() if it.startswith("# Secrets: ")]
+        needed = {one for one, optional in secrets(overlay(name)).items() if not optional}
+        assert set(re.findall(r"tiercel-\w+", line)) == needed
+
+
+def test_every_overlay_has_the_same_claim_because_kubernetes_does_not_accept_a_change(everything):
+    claims = [
+        find(it, "StatefulSet")["spec"]["volumeClaimTemplates"]
+        for it in (everything, base(), *map(overlay, ENVIRONMENTS))
+    ]
+    assert all(it == claims[0] for it in claims)
+
+
+def test_the_namespace_comes_first_so_that_one_apply_is_enough():
+    assert (base()[0]["kind"], base()[0]["metadata"]["name"]) == ("Namespace", "tiercel")
+
+
+def test_the_liveness_probe_waits_for_the_startup_probe():
+    [container] = pod_spec(base())["containers"]
+    startup, live = container["startupProbe"], container["livenessProbe"]
+    assert startup["httpGet"] == live["httpGet"] == {"path": "/livez", "port": "admin"}
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 300
 
 
 def test_the_image_is_that_of_the_version_on_top_of_the_changelog():
