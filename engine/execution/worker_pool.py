@@ -77,7 +77,7 @@ class _JournalStore:
 class WorkerPool:
     """The threads that run claimed steps.
 
-    clients: returns the clients for an attempt. checker: returns the checker of the playbooks in force.
+    clients: returns the clients for an attempt. checker: returns the checker of the guardrails in force.
     sizes: the attempts that each pool makes at once. on_no_effect: called with each run that ended and has no
     step that is done or planned. available_slots: returns how many more cluster steps can start now, from the
     number of those in progress (None: no limit).

@@ -84,6 +84,28 @@ def test_a_command_on_a_page_runs(line, monkeypatch):
     assert done.stdout
 
 
+def test_every_command_on_a_page_has_the_options_that_it_uses():
+    lines = {
+        re.split(r"\s+[#|<>]|;", line.strip())[0]
+        for page in LINKED
+        for language, text in BLOCK.findall(page.read_text())
+        if language == "sh"
+        for line in re.sub(r"\\\n\s*", "", text).splitlines()
+        if line.strip().startswith("tiercel ")
+    }
+    assert len(lines) > 40
+    for line in sorted(lines):
+        command, arguments = cli, shlex.split(line)[1:]
+        while isinstance(command, click.Group):
+            name, *arguments = arguments
+            command = command.get_command(click.Context(command), name)
+            assert command, line
+        try:
+            command.make_parser(click.Context(command)).parse_args(arguments)
+        except click.UsageError as error:
+            raise AssertionError(f"{line}: {error.message}") from error
+
+
 @pytest.mark.parametrize("file", LINKED, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_link_to_a_file_or_a_heading_leads_somewhere(file):
     broken = []

@@ -1,8 +1,11 @@
-"""The messages on the troubleshooting page are those of the commands and of the real API server."""
+"""What the troubleshooting and backup pages say is what the commands and the real API server do."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from tests.cluster.api import Api, ApiError
@@ -86,3 +89,16 @@ def test_a_job_without_its_security_context_is_refused_with_the_message_on_the_p
         admin.create(f"/api/v1/namespaces/{namespace}/pods", pod)
     said, _, _ = raised.value.body["message"].partition("unrestricted capabilities")
     assert said in PAGE
+
+
+def test_the_pod_that_restores_a_journal_is_admitted_in_the_namespace_of_the_engine(
+    admin, namespace
+):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/backup.md").read_text(), re.DOTALL)
+    (pod,) = [one for one in map(yaml.safe_load, blocks) if one["kind"] == "Pod"]
+    labels = {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    admin.patch(f"/api/v1/namespaces/{namespace}", {"metadata": labels})
+    pod["metadata"]["namespace"] = namespace
+    made = admin.create(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod)
+    (volume,) = made["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == "journal-tiercel-0"

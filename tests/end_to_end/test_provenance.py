@@ -27,6 +27,7 @@ metadata: {name: isolate}
 spec:
   match: {rules: [Exfiltration]}
   actions: [{action: pod.isolate, with: {ttl: 1h}}]
+  finally: [{action: kubernetes.event, with: {message: isolated}}]
 """
 GUARDRAILS = """\
 apiVersion: tiercel.dev/v1
@@ -79,7 +80,8 @@ def shower(namespace, kubeconfig, server):
     """Return a function that runs ``tiercel show`` on a policy and returns exit code, stdout and stderr."""
 
     def show(name, *arguments, server=server):
-        given = [f"networkpolicy/{name}", "-n", namespace, "--kubeconfig", str(kubeconfig)]
+        which = name if "/" in name else f"networkpolicy/{name}"
+        given = [which, "-n", namespace, "--kubeconfig", str(kubeconfig)]
         done = CliRunner().invoke(cli, ["show", *given, "--server", server, *arguments])
         return done.exit_code, done.stdout, done.stderr
 
@@ -96,6 +98,7 @@ def test_a_policy_leads_to_its_run_its_commit_and_its_author(
         (first,) = running.post(alert(namespace, "a"))[2]["runs"]
         line = running.wait_for_audit(lambda line: line.get("run") == first)
         assert (line["state"], line["revision"]) == ("done", clone[0])
+        running.wait_for_audit(lambda line: line.get("action") == "kubernetes.event")
         (second,) = running.post(alert(namespace, "b"))[2]["runs"]
         assert running.wait_for_audit(lambda line: line.get("run") == second)["state"] == "held"
 
@@ -139,6 +142,11 @@ def test_a_policy_leads_to_its_run_its_commit_and_its_author(
         assert shown["notes"] == []
         told = CliRunner().invoke(cli, ["show", first, "--server", running.admin]).stdout
         assert "author    Ada <a@example.com>" in told
+
+        found = admin.list(f"/api/v1/namespaces/{namespace}/events")
+        event = next(one["metadata"] for one in found if one["reason"] == "Tiercel")
+        text = show(f"event/{event['name']}")[1]
+        assert ("author    Ada" in text, f"revision  {clone[0]}" in text) == (True, True)
 
         git("init", "-q", "../elsewhere")
         monkeypatch.chdir("../elsewhere")

@@ -219,20 +219,23 @@ def test_cluster_steps_are_limited_by_available_slots(tmp_path):
     label = TELL.replace("http.request", "pod.label").replace(
         'url: "https://ops.example.com/", body: "%playbook %k8s.pod.name"', "labels: {a: b}"
     )
-    told, gate = [], threading.Event()
+    asked, is_full, gate = [], threading.Event(), threading.Event()
 
-    def room(under_way):
-        told.append(under_way)
-        return 1 - under_way
+    def available_slots(in_progress):
+        asked.append(in_progress)
+        if in_progress:
+            is_full.set()
+        return 1 - in_progress
 
     with Engine(tmp_path, label) as engine:
-        clients, engine.workers._available_slots = engine.workers._clients, room
+        clients, engine.workers._available_slots = engine.workers._clients, available_slots
         engine.workers._clients = lambda claim: clients(claim) if gate.wait(PATIENCE) else None
         for number, pod in enumerate("abcde"):
             engine.accept(number, pod)
+        assert is_full.wait(PATIENCE)  # the dispatcher has asked again during the first attempt
         gate.set()
         engine.wait_for(*["done"] * 5)
-    assert set(told) == {0, 1}
+    assert set(asked) == {0, 1}
 
 
 def test_temporary_error_is_retried_when_due(tmp_path):
