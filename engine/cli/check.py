@@ -27,6 +27,11 @@ from engine.render.text import print_document, print_line
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from engine.falco.rule_coverage import RuleCoverage
+    from engine.language.folder import Files
+    from engine.language.loader import PlaybookSet
+    from engine.model.errors import Finding
+
 
 @click.command("check")
 @click.argument("playbooks", nargs=-1)
@@ -79,19 +84,38 @@ def command(
     falco = _falco_rules(rules)
     files = read_playbook_files(playbooks, values)
     found = load(files, values, CompatibilityCheck(falco).inspect)
-    _, test_findings = read_cases(files, found)
-    expired = expired_silences(found.silences, time.time())
-    findings = sorted(
-        [
-            *found.findings,
-            *test_findings,
-            *expired,
-            *falco.findings,
-            *no_documents(found, files),
-        ],
-        key=lambda finding: finding.where,
-    )
+    findings = _findings(files, found, falco)
     matrix = rule_coverage(falco, found.playbooks) if coverage else None
+    _print(findings, found, files, matrix, output, strict=strict)
+    if any(finding.severity == "error" for finding in findings):
+        sys.exit(FINDINGS)
+    if strict and findings:
+        sys.exit(WARNINGS)
+
+
+def _findings(files: Files, found: PlaybookSet, falco: FalcoRules) -> list[Finding]:
+    """Return the findings of the playbooks, their tests and Falco's rules, sorted by place."""
+    _, test_findings = read_cases(files, found)
+    findings = (
+        *found.findings,
+        *test_findings,
+        *expired_silences(found.silences, time.time()),
+        *falco.findings,
+        *no_documents(found, files),
+    )
+    return sorted(findings, key=lambda finding: finding.where)
+
+
+def _print(
+    findings: list[Finding],
+    found: PlaybookSet,
+    files: Files,
+    matrix: RuleCoverage | None,
+    output: str,
+    *,
+    strict: bool,
+) -> None:
+    """Print the findings in a format. matrix: which playbooks answer which rules, for text and JSON."""
     if output == "text":
         lines = coverage_lines(matrix) if matrix else ()
         for line in (*finding_lines(findings), summary(findings, len(found.playbooks)), *lines):
@@ -109,10 +133,6 @@ def command(
     else:
         for line in findings_github_lines(findings):
             print_document(line)
-    if any(finding.severity == "error" for finding in findings):
-        sys.exit(FINDINGS)
-    if strict and findings:
-        sys.exit(WARNINGS)
 
 
 def _falco_rules(rules: tuple[str, ...]) -> FalcoRules:

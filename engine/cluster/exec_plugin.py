@@ -86,7 +86,7 @@ def _output(
         try:
             output, stderr = _read(process, name)
             code = process.wait()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the plugin must not continue
             _kill(process, group=quiet)
             raise
     if code != 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -74,13 +74,23 @@ class _JournalStore:
             return False
 
 
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The limits of concurrent attempts.
+
+    sizes: the attempts that each pool makes at once. available_slots: returns how many more cluster steps can
+    start now, from the number of those in progress (None: no limit).
+    """
+
+    sizes: Mapping[Pool, int]
+    available_slots: Callable[[int], int | None] = lambda _: None
+
+
 class WorkerPool:
     """The threads that run claimed steps.
 
     clients: returns the clients for an attempt. checker: returns the checker of the guardrails in force.
-    sizes: the attempts that each pool makes at once. on_no_effect: called with each run that ended and has no
-    step that is done or planned. available_slots: returns how many more cluster steps can start now, from the
-    number of those in progress (None: no limit).
+    on_no_effect: called with each run that ended and has no step that is done or planned.
     """
 
     def __init__(
@@ -90,14 +100,14 @@ class WorkerPool:
         checker: Callable[[], GuardrailChecker],
         observers: Observers,
         *,
-        sizes: Mapping[Pool, int],
+        capacity: Capacity,
         now: Callable[[], float],
         on_no_effect: Callable[[Run], None],
-        available_slots: Callable[[int], int | None] = lambda _: None,
     ) -> None:
         self._journal, self._clients, self._checker = journal, clients, checker
+        sizes = capacity.sizes
         self._observers, self._sizes, self._now = observers, sizes, now
-        self._on_no_effect, self._available_slots = on_no_effect, available_slots
+        self._on_no_effect, self._available_slots = on_no_effect, capacity.available_slots
         self._store = _JournalStore(journal)
         self._fault = FaultLog("journal", holding_up="runs")
         self._cluster_is_full = False
@@ -207,7 +217,7 @@ class WorkerPool:
             outcome = attempt(
                 claim, self._clients(claim), self._checker(), self._now(), self._store
             )
-        except BaseException:
+        except BaseException:  # whatever it is, the slot of the attempt must be free again
             self._count(pool, in_progress=-1)
             raise
         if outcome.error is not None:

@@ -75,9 +75,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     Raises SettingsError, PlaybookError, FolderError, JournalError, ConnectionSettingsError,
     WorkerProcessError.
     """
-    certificates = listeners.load_certificates(settings)
-    sender_checks = listeners.sender_checks(settings, certificates)
-    authenticator = listeners.authenticator(settings)
+    access = listeners.load_access(settings)
     workers = WorkerProcess(  # first, because it forks and must do so before any thread starts
         functools.partial(worker_process.run_worker_process, settings, story=story)
     )
@@ -103,17 +101,12 @@ def serve(settings: Settings, *, story: bool = False) -> None:
 
         api = _admin_api(core, workers, observers, metrics, lambda: _status(about, sources))
         event_port = EventPort(
-            core.intake,
-            observers,
-            workers.wake,
-            sender_checks,
-            traces,
-            dry_run=settings.dry_run,
-            fault=core.fault,
-        )
-        admin_port = AdminPort(api, authenticator, core.ended_thread)
+            core.intake, observers, workers.wake, access.sender_checks, traces,
+            dry_run=settings.dry_run, fault=core.fault,
+        )  # fmt: skip
+        admin_port = AdminPort(api, access.authenticator, core.ended_thread)
         event_limits, admin_limits = allow_files(EVENT_LIMITS, ADMIN_LIMITS)
-        event_listener = Listener(event_port, event_socket, certificates, event_limits)
+        event_listener = Listener(event_port, event_socket, access.certificates, event_limits)
         admin_listener = Listener(admin_port, admin_socket, limits=admin_limits)
         for series in (api.series, event_listener.series, core.deferred_records.series):
             metrics.add_series(series)
@@ -166,7 +159,7 @@ def _admin_api(
     return AdminApi(
         core.journal,
         commands,
-        core.reloader,
+        lambda: core.reloader.active,
         core.intake.recent,
         lambda: metrics.text() + workers.metrics(),
         status,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.model.errors import SettingsError
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from engine.server.sender_auth import SenderCheck
 
 _BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The TLS certificates and the authentication of both ports."""
+
+    certificates: Certificates | None
+    sender_checks: tuple[SenderCheck, ...]
+    authenticator: Authenticator
+
+
+def load_access(settings: Settings) -> Access:
+    """Read the certificates and the credentials. Raises SettingsError."""
+    certificates = load_certificates(settings)
+    return Access(certificates, sender_checks(settings, certificates), authenticator(settings))
 
 
 def sender_checks(settings: Settings, certificates: Certificates | None) -> tuple[SenderCheck, ...]:

@@ -82,7 +82,7 @@ class Reloader:
         self._renew_watch()  # before reading, so that a change in between is noticed
         try:
             self._load()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the thread of the watch must not stay
             self._stop_watch()
             raise
         self._thread.start()

@@ -21,7 +21,7 @@ from engine.execution.adoption import Adoption
 from engine.execution.attempt import Clients
 from engine.execution.budgets import BudgetLedger
 from engine.execution.guardrails import GuardrailChecker
-from engine.execution.worker_pool import WorkerPool
+from engine.execution.worker_pool import Capacity, WorkerPool
 from engine.journal.protocol import BUDGET_PREFIX
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language import duration
@@ -189,10 +189,12 @@ class _Resources:
             self.clients,
             self.checker,
             observers,
-            sizes={"cluster": settings.workers, "slow": settings.slow_workers},
+            capacity=Capacity(
+                {"cluster": settings.workers, "slow": settings.slow_workers},
+                cluster.available_slots if cluster else lambda _: None,
+            ),
             now=SteadyClock(),
             on_no_effect=on_no_effect,
-            available_slots=cluster.available_slots if cluster else lambda _: None,
         )
 
     def checker(self) -> GuardrailChecker:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from engine.intake.recent_events import RecentEvents
+    from engine.language.loader import PlaybookSet
     from engine.model.playbook import Playbook
-    from engine.runtime.reload import Reloader
     from engine.server.operator_commands import OperatorCommands
     from engine.telemetry.metrics import Series
 
@@ -46,9 +46,26 @@ class AdminJournal(Queue, History, State, Maintenance, Protocol):
     """The parts of the journal that the admin API uses."""
 
 
+class ActivePlaybooks(Protocol):
+    """The playbooks in force. loaded_at: epoch seconds. error: why the folder is not in force."""
+
+    @property
+    def set(self) -> PlaybookSet:  # noqa: D102 - described by the class
+        ...
+
+    @property
+    def loaded_at(self) -> float:  # noqa: D102 - described by the class
+        ...
+
+    @property
+    def error(self) -> str | None:  # noqa: D102 - described by the class
+        ...
+
+
 class AdminApi:
     """Answers the requests of operators.
 
+    active: returns the playbooks in force.
     metrics: returns the metrics in the exposition format of Prometheus.
     about: returns version, mode, cluster and sources of the engine.
     """
@@ -57,12 +74,12 @@ class AdminApi:
         self,
         journal: AdminJournal,
         commands: OperatorCommands,
-        reloader: Reloader,
+        active: Callable[[], ActivePlaybooks],
         recent: RecentEvents,
         metrics: Callable[[], bytes],
         about: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self._journal, self._commands, self._reloader = journal, commands, reloader
+        self._journal, self._commands, self._active = journal, commands, active
         self._recent, self._metrics, self._about = recent, metrics, about
         self._pages: dict[str, Callable[[], Reply]] = {
             "/status": self._status,
@@ -168,7 +185,7 @@ class AdminApi:
             raise OperatorCommandError(what, 400, "like 30m, 2d or 2026-03-01T10:00:00Z") from None
 
     def _status(self) -> Reply:
-        active = self._reloader.active
+        active = self._active()
         counts, pauses = self._journal.counts(), self._journal.paused()
         files = [
             {"path": path, "blob": blob, "playbooks": names}
@@ -200,7 +217,7 @@ class AdminApi:
 
     def series(self) -> Iterator[Series]:
         """Yield the metrics of the playbooks in force, the sources and the journal."""
-        playbooks, about = self._reloader.active.set.playbooks, self._about()
+        playbooks, about = self._active().set.playbooks, self._about()
         modes = Counter(playbook.mode for playbook in playbooks)
         for mode in get_args(Mode):
             yield "playbooks", {"mode": mode}, modes[mode]
@@ -232,7 +249,7 @@ class AdminApi:
             }
             for one in self._recent.all()
         ]
-        return json_reply(200, {"digest": self._reloader.active.set.digest, "events": events})
+        return json_reply(200, {"digest": self._active().set.digest, "events": events})
 
     def _oldest_due(self) -> float:
         """Return how many seconds the run due first has waited for a worker, 0 if no run waits."""

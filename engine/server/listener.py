@@ -137,7 +137,7 @@ class Listener:
                     ssl_handshake_timeout=self._limits.head if uses_tls else None,
                     ssl_shutdown_timeout=self._limits.linger if uses_tls else None,
                 )
-            except BaseException:
+            except BaseException:  # also a cancelled task: the connection must not stay counted
                 if connection in self.shared.members:
                     connection.connection_lost(None)
                 raise

@@ -11,7 +11,7 @@ from engine.cluster.simulated import AssumedCluster
 from engine.execution import worker_pool
 from engine.execution.attempt import Clients
 from engine.execution.guardrails import GuardrailChecker
-from engine.execution.worker_pool import WorkerPool, _JournalStore
+from engine.execution.worker_pool import Capacity, WorkerPool, _JournalStore
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import JournalError, PermanentError, TemporaryError
 from engine.outbound.api import Answer, RequestRecorder
@@ -86,7 +86,7 @@ class Engine:
             ),
             GuardrailChecker,
             Observers(self._note),
-            sizes={"cluster": 2, "slow": 3},
+            capacity=Capacity({"cluster": 2, "slow": 3}),
             now=lambda: self.now,
             on_no_effect=lambda run: self.over.append(run.id),
         )

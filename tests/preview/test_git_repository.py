@@ -91,6 +91,22 @@ def test_the_border_of_a_shallow_clone_is_not_blamed(tmp_path, monkeypatch):
         Repository(shallow).commit_of_blob(BLOB)
 
 
+def sign(commit):
+    """Copy a commit with a signature, so that git can verify it with a program. Return its id."""
+    lines = git("cat-file", "commit", commit).splitlines()
+    signature = [
+        "gpgsig -----BEGIN PGP SIGNATURE-----",
+        " ",
+        " iQ==",
+        " -----END PGP SIGNATURE-----",
+    ]
+    end = lines.index("")
+    content = "\n".join([*lines[:end], *signature, *lines[end:], ""])
+    with open("signed", "w") as file:  # noqa: PTH123 - shorter
+        file.write(content)
+    return git("hash-object", "-t", "commit", "-w", "signed")
+
+
 def test_a_clone_runs_no_program_of_its_settings(clone, tmp_path):
     trap = tmp_path / "trap.sh"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\ncat\n")
@@ -106,7 +122,9 @@ def test_a_clone_runs_no_program_of_its_settings(clone, tmp_path):
         ("core.pager", str(trap)),
     ):
         git("config", name, value)
-    assert Repository(tmp_path).commit_of_blob(BLOB).id == clone[3]
+    signed = sign(clone[3])
+    git("update-ref", "refs/heads/main", signed)
+    assert Repository(tmp_path).commit_of_blob(BLOB).id == signed
     assert not (tmp_path / "sprung").exists()
 
 

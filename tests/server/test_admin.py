@@ -53,7 +53,7 @@ class Admin:
         api = AdminApi(
             self.journal,
             commands,
-            self.reloader,
+            lambda: self.reloader.active,
             self.intake.recent,
             self.metrics.text,
             lambda: ABOUT,
