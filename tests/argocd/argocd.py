@@ -305,11 +305,25 @@ class ArgoCD:
 
 
 def definitions() -> Path:
-    """Return the folder with the CustomResourceDefinitions of the version that is built."""
-    module = build.MODULES / "argocd"
-    command = [build.go(), "mod", "download", "-json", MODULE]
-    done = subprocess.run(command, cwd=module, capture_output=True, check=True, timeout=600)
-    return Path(json.loads(done.stdout)["Dir"]) / "manifests" / "crds"
+    """Return the folder with the CustomResourceDefinitions of the version that is built.
+
+    They come from the Go module, and are kept beside the program: a module cache may be cleaned.
+    """
+    kept = build.cache("argocd") / "crds"
+    if not kept.exists():
+        command = [build.go(), "mod", "download", "-json", MODULE]
+        done = subprocess.run(
+            command, cwd=build.MODULES / "argocd", capture_output=True, check=True, timeout=600
+        )
+        half = kept.with_name(f".crds.{os.getpid()}")
+        half.mkdir()
+        for file in (Path(json.loads(done.stdout)["Dir"]) / "manifests" / "crds").glob(
+            "*-crd.yaml"
+        ):
+            (half / file.name).write_bytes(file.read_bytes())
+        with contextlib.suppress(OSError):  # another test process was faster
+            half.rename(kept)
+    return kept
 
 
 def _is_established(definition: Object | None) -> bool:
