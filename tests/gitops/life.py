@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
+from click.testing import CliRunner
+from engine.cli.command_group import cli
 from tests.cluster import build
 from tests.cluster import fixtures as cluster
 from tests.support.engine import Running, call, command_of
@@ -264,29 +266,22 @@ def sources(pod: Object) -> dict[str, str]:
 
 
 def run_container(container: Object, folders: Mapping[str, Path], **environment: str) -> str:
-    """Run a container's command with this engine. Returns its output. Raises CommandError.
+    """Run a container's command in this process. Returns its output. Raises CommandError.
 
     folders: name of the volume -> the folder that is mounted. Mount paths in arguments and variables become
     these folders. environment: replaces variables of the container.
     """
     paths = {it["mountPath"]: str(folders[it["name"]]) for it in container.get("volumeMounts", [])}
 
-    given = {
-        it["name"]: local(it["value"], paths) for it in container.get("env", []) if "value" in it
-    }
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TIERCEL_", "KUBERNETES_"))}
+    variables = [it for it in container.get("env", []) if "value" in it]
+    given = {it["name"]: local(it["value"], paths) for it in variables}
     words = [
-        local(word, paths) for word in [*container.get("command", []), *container.get("args", [])]
-    ]
-    bin_folder = str(Path(sys.executable).parent)
-    command = words if container.get("command") else ["tiercel", *words]
-    path = f"{bin_folder}:{kept.get('PATH', '')}"
-    found = shutil.which(command[0], path=path)
-    assert found, f"{command[0]} is not installed"
-    return run(
-        [found, *command[1:]],
-        {**kept, "PATH": path, "PYTHONPATH": str(ROOT), **given, **environment},
-    )
+        local(word, paths) for word in container["args"]
+    ]  # the command of the image is tiercel
+    done = CliRunner().invoke(cli, words, prog_name="tiercel", env={**given, **environment})
+    if done.exit_code:
+        raise CommandError(["tiercel", *words], done.exit_code, done.output)
+    return done.output
 
 
 def local(text: str, paths: Mapping[str, str]) -> str:

@@ -64,7 +64,9 @@ def test_a_commit_that_removes_every_playbook_is_not_synced_and_does_not_come_in
     objects = repository.render("dev")
     installation.apply(objects)
     installation.mount()
-    installation.wait_until_in_force(objects)
+    installation.engine.wait_for_log(
+        lambda it: it.get("event") == "playbooks_loaded" and it["revision"] == repository.revision
+    )
     assert installation.status()["playbooks"]["error"] is None
 
 

@@ -1,7 +1,7 @@
 """The whole life of a change, from the commit to the reaction and back, on a real API server.
 
 git, kustomize, kubectl, the API server and the engine are real. The kubelet's mounts, Falcosidekick (its
-recorded requests), Slack and Loki are stand-ins. tests/argocd drives the same steps through Argo CD.
+recorded requests), Slack and Loki are stand-ins. tests/argocd runs a commit through the real Argo CD.
 """
 
 from __future__ import annotations
