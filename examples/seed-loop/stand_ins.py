@@ -12,6 +12,7 @@ is missing.
 
 from __future__ import annotations
 
+import abc
 import http.server
 import json
 import sys
@@ -61,7 +62,7 @@ class RequestError(Exception):
         self.text = text
 
 
-class StandIn:
+class StandIn(abc.ABC):
     """An HTTP server on a port of 127.0.0.1. A context manager that ends it.
 
     port: 0 selects a free port. fault: if it is an HTTP status, every POST gets this status and nothing is kept.
@@ -102,9 +103,9 @@ class StandIn:
                     raise TimeoutError(f"{type(self).__name__} did not receive it in {timeout} s")
                 self._changed.wait(min(left, 0.5))
 
+    @abc.abstractmethod
     def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Return status, content type and body of the response. Raises RequestError."""
-        raise NotImplementedError
 
     def changed(self) -> None:
         """Wake the callers of ``wait_for``."""
