@@ -44,7 +44,7 @@ def named(name, namespace):
 def test_overlays_can_be_applied_one_after_the_other_and_keep_the_journal(admin, applied):
     before = claim = None
     home = "/api/v1/namespaces/tiercel"
-    for name in ("overlays/dev", "overlays/staging", "overlays/prod", "overlays/dev", "base"):
+    for name in ("overlays/dev", "overlays/staging", "overlays/prod", "base"):
         applied(render(KUSTOMIZE / name))
         made = admin.wait_for(f"{home}/pods/tiercel-0", is_other(before))
         env = {it["name"]: it.get("value") for it in made["spec"]["containers"][0]["env"]}
@@ -107,7 +107,10 @@ SIDEKICK, FALCO = named("falcosidekick", "falco"), named("falco", "falco")
 PROMETHEUS, OTHER = named("prometheus", "monitoring"), named("web", "shop")
 OWN_SIDEKICK = named("falcosidekick", "tiercel")
 OPERATOR = pod("tiercel", **{"tiercel.dev/operator": "true"})
-IMPOSTORS = (named("falcosidekick", "shop"), named("prometheus", "shop"), named("web", "falco"))
+IMPOSTORS = (
+    named("falcosidekick", "shop"), named("prometheus", "shop"), named("web", "falco"),
+    named("web", "monitoring"), named("web", "tiercel"), pod("shop", **{"tiercel.dev/operator": "true"}),
+)  # fmt: skip
 EVERYONE = (SIDEKICK, FALCO, PROMETHEUS, OTHER, OWN_SIDEKICK, OPERATOR, *IMPOSTORS)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 from pathlib import Path
 from runpy import run_path
 
@@ -231,6 +233,17 @@ def test_the_image_is_that_of_the_version_on_top_of_the_changelog():
     version = re.search(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     [container] = pod_spec(base())["containers"]
     assert container["image"] == f"ghcr.io/tiercel/tiercel:{version[1]}"
+
+
+def test_kubectl_renders_the_same_as_kustomize(tmp_path):
+    folder = compose(
+        tmp_path / "two", KUSTOMIZE / "overlays/prod", ["rollout-on-change"], namespace="x"
+    )
+    kubectl = Path(sys.executable).parent / "kubectl"
+    printed = subprocess.run(
+        [kubectl, "kustomize", folder], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == render_text(folder)
 
 
 def test_the_roles_are_current():

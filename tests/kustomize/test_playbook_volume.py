@@ -51,26 +51,20 @@ def of_the_page(folder, word):
     return render(folder)
 
 
-def test_base_alone_is_ready_and_matches_nothing_until_playbooks_arrive(tmp_path):
+def test_base_alone_is_ready_and_matches_nothing_until_an_overlay_brings_playbooks(tmp_path):
     assert mounted(render(KUSTOMIZE / "base")) == {}
-    mount = Mount(tmp_path / "playbooks", {})
+    mount, prod = Mount(tmp_path / "playbooks", {}), KUSTOMIZE / "overlays/prod"
     with engine(tmp_path, mount.folder, "--dry-run") as running:
         assert running.get("/readyz")[0] == 200
         assert running.post(alert())[2]["accepted"] == 1
         status = running.get("/status")[2]
         assert status["playbooks"]["digest"] == read_files([mount.folder]).digest
-        mount.write({"a.yaml": playbook("first").encode()})
-        running.wait_for_log(lambda it: it["event"] == "playbooks_loaded" and it["playbooks"] == 1)
-        running.post(alert(number=2))
-        running.wait_for_audit(lambda it: it.get("playbook") == "first")
-
-
-def test_the_engine_loads_what_an_overlay_mounts(tmp_path):
-    folder = KUSTOMIZE / "overlays/prod"
-    mount = Mount(tmp_path / "playbooks", mounted(render(folder)))
-    digest = command("digest", "--values", folder / "values.yaml", folder / "playbooks").strip()
-    with engine(tmp_path, mount.folder, "--dry-run") as running:
+        mount.write(mounted(render(prod)))
+        running.wait_for_log(lambda it: it["event"] == "playbooks_loaded" and it["playbooks"] == 3)
+        digest = command("digest", "--values", prod / "values.yaml", prod / "playbooks").strip()
         assert running.get("/status")[2]["playbooks"]["digest"] == digest
+        running.post(alert(number=2, rule="Terminal shell in container"))
+        running.wait_for_audit(lambda it: it.get("playbook") == "terminal-shell-in-container")
 
 
 def test_the_folders_of_teams_reach_the_engine_as_the_page_shows(tmp_path):
