@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -118,6 +119,16 @@ def test_an_overlay_carries_the_playbooks_and_values_beside_it(name):
 def test_the_playbooks_of_an_overlay_are_those_of_the_library(name):
     for path in (KUSTOMIZE / "overlays" / name / "playbooks").iterdir():
         assert path.read_text() == (PLAYBOOKS / path.name).read_text()
+
+
+def test_an_overlay_can_take_all_shipped_playbooks(tmp_path):
+    resources = [os.path.relpath(it, tmp_path / "all") for it in (KUSTOMIZE / "base", PLAYBOOKS)]
+    made = render(compose(tmp_path / "all", KUSTOMIZE / "base", resources=resources))
+    found = find(made, "ConfigMap", "tiercel-playbooks")
+    assert found["metadata"]["namespace"] == "tiercel"
+    stays = {path.name for path in PLAYBOOKS.glob("*.test.yaml")} | {"kustomization.yaml"}
+    files = {path.name: path.read_text() for path in PLAYBOOKS.glob("*.yaml")}
+    assert found["data"] == {name: text for name, text in files.items() if name not in stays}
 
 
 def test_only_dev_does_not_act():
