@@ -123,7 +123,9 @@ def test_the_playbooks_of_an_overlay_are_those_of_the_library(name):
 
 def test_an_overlay_can_take_all_shipped_playbooks(tmp_path):
     resources = [os.path.relpath(it, tmp_path / "all") for it in (KUSTOMIZE / "base", PLAYBOOKS)]
-    made = render(compose(tmp_path / "all", KUSTOMIZE / "base", resources=resources))
+    made = render(
+        compose(tmp_path / "all", KUSTOMIZE / "base", resources=resources, namespace="tiercel")
+    )
     found = find(made, "ConfigMap", "tiercel-playbooks")
     assert found["metadata"]["namespace"] == "tiercel"
     stays = {path.name for path in PLAYBOOKS.glob("*.test.yaml")} | {"kustomization.yaml"}
