@@ -193,7 +193,7 @@ class ArgoCD:
             found: Object = self.admin.get(f"{APPLICATIONS}/{name}")
             if predicate(found):
                 return found
-            threading.Event().wait(0.05)
+            threading.Event().wait(0.2)
         status = found.get("status", {})
         shown = {key: status.get(key) for key in ("conditions", "health", "operationState", "sync")}
         raise NotSyncedError(f"{yaml.safe_dump(shown)}\n{self.logs()}")
