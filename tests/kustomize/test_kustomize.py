@@ -192,6 +192,19 @@ def secrets(manifests):
     return found
 
 
+def test_the_playbooks_stay_the_first_volume_whatever_components_are_used(everything):
+    """Overlays add their ConfigMaps to ``volumes/0``, as docs/install.md describes."""
+    pods = [
+        find(everything, "StatefulSet"),
+        *(find(overlay(it), "StatefulSet") for it in ENVIRONMENTS),
+    ]
+    for pod in pods:
+        volumes = pod["spec"]["template"]["spec"]["volumes"]
+        assert volumes[0]["name"] == "playbooks"
+        name = volumes[0]["projected"]["sources"][0]["configMap"]["name"]
+        assert name.startswith("tiercel-playbooks")  # rollout-on-change adds a hash
+
+
 def test_every_file_that_a_variable_names_is_on_a_volume(everything):
     [container] = pod_spec(everything)["containers"]
     mounts = [it["mountPath"] for it in container["volumeMounts"]]
