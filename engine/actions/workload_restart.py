@@ -37,6 +37,8 @@ def restart_workload(
     template = {"metadata": {"annotations": {RESTARTED_AT: stamp}}}
     uid = {"uid": workload.uid} if workload.uid else {}
     kind, body = workload.kind, {"metadata": uid, "spec": {"template": template}}
+    # The pod may be gone at a second attempt, because of our own call.
+    context.keep({"uid": pod.uid, "sent": context.step})
     call = Call("patch", kind.api_version, kind.resource, pod.namespace, workload.name, body)
     cluster.send(call)
     return f"restart {workload} of {pod}"

@@ -59,6 +59,8 @@ def scale_workload(
     put, old = replicas or None, before or None
     change = ObjectChange(scale, pod.namespace, name, uid, ("spec", "replicas"), put, old)
     context.add_undo_intent([change], ttl)
+    # The pod may be gone at a second attempt, because of our own call.
+    context.keep({"uid": pod.uid, "sent": context.step})
     body = {"metadata": {"uid": uid} if uid else {}, "spec": {"replicas": replicas}}
     cluster.send(Call("patch", scale.api_version, scale.resource, pod.namespace, name, body))
     return f"scale {workload} of {pod} from {before} to {replicas}{ttl_text(ttl)}"

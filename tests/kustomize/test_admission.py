@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from tests.cluster.api import Api, ApiError
+from tests.cluster.fixtures import create_engine_token
 from tests.kustomize.rendering import KUSTOMIZE, find, render
 
 pytestmark = pytest.mark.cluster
@@ -20,31 +21,35 @@ POD = {"spec": {"containers": [{"name": "main", "image": "nginx"}]}}
 
 
 @pytest.fixture
-def thief(admin, control_plane, engine_token):
+def thief(admin, control_plane):
     """A client with the engine's token, which RBAC allows everything, once the policy is in force."""
+    token = create_engine_token(admin)  # applies the policy again, whatever other tests left
     subject = {"kind": "ServiceAccount", "name": "tiercel", "namespace": "tiercel"}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
     all_rights = {"metadata": {"name": "too-wide"}, "roleRef": role, "subjects": [subject]}
     admin.create(BINDINGS, all_rights)
-    client = Api(control_plane.server, engine_token, control_plane.ca)
-    _wait_until_in_force(client)
-    yield client
-    client.close()
-    admin.delete(f"{BINDINGS}/too-wide")
+    client = Api(control_plane.server, token, control_plane.ca)
+    try:
+        _wait_until_in_force(client)
+        yield client
+    finally:
+        client.close()
+        admin.delete(f"{BINDINGS}/too-wide")
 
 
 def _wait_until_in_force(client):
     """Wait until the API server has compiled the policy and read its parameter, and RBAC the binding."""
-    pause = threading.Event()
+    pause, said = threading.Event(), "it was accepted"
     for _ in range(1200):
         try:
             client.create("/api/v1/namespaces/kube-public/configmaps", named("probe"))
             client.delete("/api/v1/namespaces/kube-public/configmaps/probe")
         except ApiError as error:
-            if "ValidatingAdmissionPolicy" in str(error):
+            said = str(error)
+            if "ValidatingAdmissionPolicy" in said:
                 return
         pause.wait(0.05)
-    raise AssertionError("the policy was never in force")
+    raise AssertionError(f"the policy was never in force: {said}")
 
 
 def named(name, **more):

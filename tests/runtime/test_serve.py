@@ -141,6 +141,7 @@ def test_the_engine_ends_while_the_log_cannot_be_written(tmp_path):
 def test_a_deleted_journal_is_reported_and_events_are_rejected(tmp_path):
     with engine(tmp_path, FOLDER, "--dry-run") as running:
         assert running.post(alert(1))[0] == 202
+        running.wait_for_audit(lambda line: "state" in line)  # both processes have the journal open
         (tmp_path / "tiercel.db").unlink()
         running.wait_for_log(lambda line: "deleted or replaced" in line.get("error", ""))
         status, headers, said = running.post(alert(2))
