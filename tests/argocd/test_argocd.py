@@ -9,7 +9,7 @@ import pytest
 from engine.cluster.network_policies import Peer, is_allowed
 from tests.argocd import story as repository
 from tests.argocd.node import CORE
-from tests.argocd.story import APP, DEMO, PLAYBOOK, STEPS, VALUES
+from tests.argocd.story import APP, DEMO, STEPS, VALUES
 from tests.cluster.fixtures import require
 
 pytestmark = pytest.mark.cluster
@@ -66,25 +66,6 @@ def assert_is_contained(story, pod):
     assert managers == {"tiercel"}
     found = story.admin.get(f"/api/v1/namespaces/demo/pods/{pod['metadata']['name']}")
     assert not is_allowed(policies, found, "Egress", Peer(ip="213.215.222.58"), 443)
-
-
-def test_a_bad_commit_stops_at_presync_and_changes_nothing(story):
-    before = story.status()["playbooks"]
-    config_map = story.admin.get(f"{CORE}/configmaps/tiercel-playbooks")
-    text = (story.git.folder / PLAYBOOK).read_text()
-    bad = text.replace("actions:", "actoins:")
-    application, output = story.commit_bad("A spelling mistake", {PLAYBOOK: bad})
-    line = text.splitlines().index("  actions:") + 1
-    assert f"quarantine.yaml:{line}:3: error: " in output
-    assert "there is no key `actoins` here (actions)" in output
-    # Argo CD shows which hook failed. It applied nothing, and the engine keeps its playbooks.
-    assert story.failed_hooks(application) == ["tiercel-check"]
-    assert application["status"]["sync"]["status"] == "OutOfSync"
-    assert story.admin.get(f"{CORE}/configmaps/tiercel-playbooks") == config_map
-    assert story.status()["playbooks"] == before
-
-    story.wait_until_synced(story.commit("Correct it", {PLAYBOOK: text}))
-    assert story.status()["playbooks"]["digest"] == before["digest"]
 
 
 def test_self_heal_reverts_drift_and_keeps_a_containment(story):

@@ -43,6 +43,25 @@ def test_many_commits_and_reverts_are_each_in_force_when_synced(story, size):
     size.tell(commits=len(seconds), seconds_each=round(sum(seconds) / len(seconds), 1))
 
 
+def test_a_bad_commit_stops_at_presync_and_changes_nothing(story):
+    before = story.status()["playbooks"]
+    config_map = story.admin.get(f"{CORE}/configmaps/tiercel-playbooks")
+    text = (story.git.folder / PLAYBOOK).read_text()
+    bad = text.replace("actions:", "actoins:")
+    application, output = story.commit_bad("A spelling mistake", {PLAYBOOK: bad})
+    line = text.splitlines().index("  actions:") + 1
+    assert f"quarantine.yaml:{line}:3: error: " in output
+    assert "there is no key `actoins` here (actions)" in output
+    # Argo CD shows which hook failed. It applied nothing, and the engine keeps its playbooks.
+    assert story.failed_hooks(application) == ["tiercel-check"]
+    assert application["status"]["sync"]["status"] == "OutOfSync"
+    assert story.admin.get(f"{CORE}/configmaps/tiercel-playbooks") == config_map
+    assert story.status()["playbooks"] == before
+
+    story.wait_until_synced(story.commit("Correct it", {PLAYBOOK: text}))
+    assert story.status()["playbooks"]["digest"] == before["digest"]
+
+
 def test_every_bad_commit_keeps_the_old_set(story):
     before = story.status()["playbooks"]["digest"]
     text = (story.git.folder / PLAYBOOK).read_text()
