@@ -5,12 +5,13 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SBOM := dist/sbom.cdx.json
 # Half of a test's time is waiting (for a server to start, a deadline, a lease), so two workers share a core.
 WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) > 8 ? 8 : 2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))))
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-.PHONY: run loop rbac test soak docs lint format bench control-plane components browser node-modules lock clean help
+.PHONY: run loop rbac test soak docs sbom lint format bench control-plane components browser node-modules lock clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -75,6 +76,11 @@ soak: $(READY) control-plane components browser ## Run tests/soak at full size (
 
 docs: $(READY) ## Build the documentation site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+
+sbom: $(READY) ## Write the software bill of materials of the image (CycloneDX) into dist/
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements requirements-run.txt --pyproject pyproject.toml \
+		--output-reproducible $(SBOM_OPTIONS) --output-file $(SBOM)
 
 bench: $(READY) control-plane ## Run the benchmarks; figures as JSON in benchmarks/results/
 	@$(BIN)/python benchmarks/match.py

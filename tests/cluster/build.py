@@ -3,8 +3,9 @@
     python tests/cluster/build.py                    builds all components of the suite
     python tests/cluster/build.py kustomize argocd   builds these components
 
-Each component has a folder under ``binaries/`` with its go.mod and go.sum. The cache is outside the checkout.
-The name of a cache folder has the version and the digest of go.sum, so a new version is a new folder.
+Each component has a folder under ``binaries/`` with its go.mod and go.sum, and main.go if the program is ours.
+The cache is outside the checkout. The name of a cache folder has the version and a digest of go.sum and main.go.
+A new version is a new folder.
 If ``KUBEBUILDER_ASSETS`` names a folder with etcd and kube-apiserver, as for envtest, those are used.
 """
 
@@ -62,13 +63,16 @@ COMPONENTS = {
         11,
         {"github.com/argoproj/argo-cd/v3/common.version": "3.2.11"},
     ),
+    "dockerfile-check": Component("v0.34.2", {"dockerfile-check": "."}, 1.5),
 }
 
 
 def cache(component: str) -> Path:
-    """Return the cache folder of a component for its present go.sum. The folder may not exist yet."""
+    """Return the cache folder of a component for its present sources. The folder may not exist yet."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256((MODULES / component / "go.sum").read_bytes()).hexdigest()[:12]
+    folder = MODULES / component
+    sources = [folder / "go.sum", *sorted(folder.glob("*.go"))]
+    digest = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()[:12]
     return home / "tiercel" / f"{component}-{COMPONENTS[component].version}-{digest}"
 
 
