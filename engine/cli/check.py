@@ -18,9 +18,6 @@ from engine.language.folder import FolderError
 from engine.language.lint import expired_silences, no_documents
 from engine.preview.test_cases import read_cases
 from engine.render.findings import finding_json, finding_lines, summary
-from engine.render.findings_github import findings_github_lines
-from engine.render.findings_junit import findings_junit
-from engine.render.findings_sarif import findings_sarif
 from engine.render.rule_coverage import coverage_json, coverage_lines
 from engine.render.text import print_document, print_line
 
@@ -125,12 +122,18 @@ def _print(
         data = {"findings": entries, **coverage_json(matrix)} if matrix else entries
         print_document(json.dumps(data, indent=1))
     elif output == "sarif":
-        from importlib.metadata import version  # noqa: PLC0415 - 15 ms that only SARIF needs
+        from importlib.metadata import version  # noqa: PLC0415 - only SARIF needs it
+
+        from engine.render.findings_sarif import findings_sarif  # noqa: PLC0415 - the same
 
         print_document(json.dumps(findings_sarif(findings, version("tiercel")), indent=1))
     elif output == "junit":
+        from engine.render.findings_junit import findings_junit  # noqa: PLC0415 - it imports an XML parser
+
         print_document(findings_junit(map(files.shown, found.sources), findings, strict=strict))
     else:
+        from engine.render.findings_github import findings_github_lines  # noqa: PLC0415 - as above
+
         for line in findings_github_lines(findings):
             print_document(line)
 

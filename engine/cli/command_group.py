@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import keyword
 import os
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module_name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
-        module = importlib.import_module(f"engine.cli.{module_name}")
-        command: click.Command = module.command
+        command: click.Command = _import(f"engine.cli.{module_name}").command
         return command
 
     def resolve_command(
@@ -84,6 +85,21 @@ class _Commands(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _import(name: str) -> Any:
+    """Import a module for the rest of the process: later garbage collections do not look at what it creates.
+
+    Without this, they take 7 % of the CPU time of ``tiercel check``.
+    """
+    if name not in sys.modules:
+        gc.disable()
+        try:
+            importlib.import_module(name)
+            gc.freeze()
+        finally:
+            gc.enable()
+    return sys.modules[name]
 
 
 def _internal_error(command: str, error: Exception) -> str:
