@@ -11,7 +11,7 @@ WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-.PHONY: run loop rbac test soak docs sbom lint format bench control-plane components browser node-modules lock clean help
+.PHONY: run loop rbac test soak docs sbom packages lint format bench control-plane components browser node-modules lock clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ sbom: $(READY) ## Write the software bill of materials of the image (CycloneDX) 
 	@mkdir -p $(dir $(SBOM))
 	@$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements requirements-run.txt --pyproject pyproject.toml \
 		--output-reproducible $(SBOM_OPTIONS) --output-file $(SBOM)
+
+packages: $(READY) ## Build the wheel and the source distribution into dist/
+	@$(BIN)/hatchling build --clean
 
 bench: $(READY) control-plane ## Run the benchmarks; figures as JSON in benchmarks/results/
 	@$(BIN)/python benchmarks/match.py

@@ -63,6 +63,9 @@ COMPONENTS = {
         11,
         {"github.com/argoproj/argo-cd/v3/common.version": "3.2.11"},
     ),
+    "actionlint": Component(
+        "v1.7.12", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}, 0.5
+    ),
     "dockerfile-check": Component("v0.34.2", {"dockerfile-check": "."}, 1.5),
 }
 
