@@ -10,16 +10,19 @@ WORKDIR /src
 RUN python -I -m venv --without-pip /opt/tiercel
 # The dependencies come before the engine, so that a change of the engine reuses their layer.
 COPY requirements-run.txt ./
+# The asynchronous Kubernetes client is a quarter of all files' size, and nothing imports it.
 RUN python -I -m pip --python /opt/tiercel/bin/python install --no-cache-dir --no-compile --require-hashes \
-    -r requirements-run.txt
+    -r requirements-run.txt \
+    && rm -r /opt/tiercel/lib/python3*/site-packages/kubernetes/aio
 # Named files only. CHANGELOG.md contains the version.
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY engine engine
 RUN python -I -m pip --python /opt/tiercel/bin/python install --no-cache-dir --no-compile --no-deps --no-build-isolation .
 # The root file system is read-only at run time, so the bytecode has to be here, or each start compiles everything.
 # Usual bytecode contains the modification time of its source. Bytecode with an unchecked hash does not, and is not compared with
-# its source when it is loaded. The fixed seed and the single process make its content the same in each build.
-RUN PYTHONHASHSEED=0 /opt/tiercel/bin/python -m compileall -q -j 1 --invalidation-mode unchecked-hash \
+# its source when it is loaded. The fixed seed and the single process make its content the same in each build. -f replaces what pip
+# compiled when it ran the build backend.
+RUN PYTHONHASHSEED=0 /opt/tiercel/bin/python -m compileall -q -f -j 1 --invalidation-mode unchecked-hash \
     /opt/tiercel/lib \
     && find /opt/tiercel -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 

@@ -11,7 +11,7 @@ WORKERS := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo
 # The tests write many small files and wait until each is on the disk. Memory is used if it has 4 GiB for them.
 SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4194304 ] 2>/dev/null && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
-.PHONY: run loop rbac test soak docs sbom packages lint format bench control-plane components browser node-modules lock clean help
+.PHONY: run loop rbac test soak docs sbom packages lint format bench control-plane components image-tools browser node-modules lock clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,6 +58,14 @@ components: ## Install the servers that the tests start (Debian packages, as roo
 		else echo "$$name is missing; the tests that need it are skipped"; fi; \
 	done
 
+image-tools: ## Install the tools that build the image without a daemon (Debian packages, as root)
+	@for name in buildah mmdebstrap; do \
+		command -v $$name >/dev/null && continue; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$name >/dev/null; \
+		else echo "$$name is missing; the tests that need it are skipped"; fi; \
+	done
+
 browser: $(READY) ## Install Chromium (Debian package, as root) and its driver, to look at pages
 	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
@@ -71,7 +79,7 @@ control-plane: $(READY) ## Build etcd and Kubernetes for the tests (once, cached
 node-modules: $(READY) ## Install the npm packages for the tests (once, cached outside the checkout)
 	@$(BIN)/python tests/node/install.py
 
-soak: $(READY) control-plane components browser ## Run tests/soak at full size (about 30 minutes); figures in benchmarks/results/soak.json
+soak: $(READY) control-plane components browser image-tools ## Run tests/soak at full size (about 30 minutes); figures in benchmarks/results/soak.json
 	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak
 
 docs: $(READY) ## Build the documentation site into site/
