@@ -67,6 +67,9 @@ COMPONENTS = {
         "v1.7.12", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}, 0.5
     ),
     "dockerfile-check": Component("v0.34.2", {"dockerfile-check": "."}, 1.5),
+    "cosign": Component(
+        "v3.1.3", {"cosign": "github.com/sigstore/cosign/v3/cmd/cosign"}, 13, in_suite=False
+    ),
 }
 
 

@@ -26,9 +26,9 @@ spec:
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory):
-    """Return the folder of the wheel and the source distribution, built from the files that Git knows."""
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+def source(tmp_path_factory):
+    """Return a folder with the files that Git knows."""
+    source = tmp_path_factory.mktemp("source")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -37,9 +37,23 @@ def packages(tmp_path_factory):
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "hatchling", "build", "-d", str(built)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=120)
-    return built
+    return source
+
+
+def build(source, folder):
+    """Build the wheel and the source distribution of a release into a folder, and return it."""
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1767225600"}
+    subprocess.run(
+        command, cwd=source, env=environment, check=True, capture_output=True, timeout=120
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packages(source, tmp_path_factory):
+    """Return the folder of the wheel and the source distribution."""
+    return build(source, tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="module", params=["wheel", "sdist"])
@@ -96,3 +110,11 @@ def test_the_packages_have_what_they_need_and_nothing_private(packages):
         assert not re.search(
             r"(^|/)(\.venv|__pycache__|\.ci|\.git|node_modules|.*\.db)(/|$)", name
         ), name
+
+
+def test_the_packages_of_one_commit_are_equal_in_each_build(source, packages, tmp_path):
+    for file in source.rglob("*.py"):
+        os.utime(file, (1_000_000_000, 1_000_000_000))  # a clone has other times
+    again = build(source, tmp_path)
+    for first in packages.iterdir():
+        assert (again / first.name).read_bytes() == first.read_bytes(), first.name

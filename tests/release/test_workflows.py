@@ -83,10 +83,36 @@ def test_no_shell_command_contains_an_expression():
                 assert "${{" not in step.get("run", ""), (file.name, name, step)
 
 
-def test_both_artifacts_have_a_provenance_and_the_image_a_signature():
-    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
-    for job in jobs.values():
-        assert any("attest-build-provenance@" in step.get("uses", "") for step in job["steps"])
-        assert job["permissions"]["id-token"] == "write"
-    assert "sign --yes" in jobs["image"]["steps"][-1]["run"]
+def release_jobs():
+    return yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+
+
+def test_packages_and_image_have_a_provenance_and_the_image_a_signature():
+    jobs = release_jobs()
     assert "make packages sbom" in str(jobs["packages"]["steps"])
+    for name in ("image", "release"):
+        steps = jobs[name]["steps"]
+        assert any("attest-build-provenance@" in step.get("uses", "") for step in steps), name
+        assert jobs[name]["permissions"]["id-token"] == "write"
+    assert "sign --yes" in jobs["image"]["steps"][-1]["run"]
+
+
+def test_the_job_that_runs_development_dependencies_can_only_read():
+    for name, job in release_jobs().items():
+        runs_make = any(re.search(r"\bmake\b", step.get("run", "")) for step in job["steps"])
+        writes = "write" in job["permissions"].values()
+        assert not (runs_make and writes), name
+
+
+def test_a_tag_that_is_not_the_version_of_the_changelog_publishes_nothing():
+    jobs = release_jobs()
+    assert "GITHUB_REF_NAME" in str(jobs["packages"]["steps"])
+    assert "needs" not in jobs["packages"]
+    assert jobs["image"]["needs"] == "packages"
+    assert jobs["release"]["needs"] == ["packages", "image"]
+    assert "gh release create" in jobs["release"]["steps"][-1]["run"]
+
+
+def test_cosign_of_the_release_is_the_version_under_test():
+    version = build.COMPONENTS["cosign"].version
+    assert f"cosign/v3/cmd/cosign@{version}" in str(release_jobs()["image"]["steps"])
