@@ -174,10 +174,18 @@ class KubernetesCluster:
         # a missing Node is normal: by default, Falco's hostname is the name of its own pod
         worth_caching = found is not None or kind == NODE
         if worth_caching and cache.get(key) is cached:  # else it was written during the read
-            if len(cache) >= MAX_CACHED:
-                cache.clear()
-            cache[key] = _Cached(now + self._state.cache_seconds, found)
+            self._store(key, _Cached(now + self._state.cache_seconds, found))
         return found
+
+    def _forget(self, resource: str, name: str) -> None:
+        """Let the next read ask the API server. An expired entry also stops a read that is in progress."""
+        self._store((resource, name), _Cached(0.0, None))
+
+    def _store(self, key: tuple[str, str], entry: _Cached) -> None:
+        cache = self._state.cache
+        if len(cache) >= MAX_CACHED:
+            cache.clear()
+        cache[key] = entry
 
     def _get(self, kind: Kind, name: str, namespace: str | None) -> Object | None:
         reply = self._request("GET", _path(kind.api_version, kind.resource, namespace, name))
@@ -233,8 +241,8 @@ class KubernetesCluster:
             query.append(("force", "false"))
         content_type = _CONTENT_TYPES.get(call.verb, "application/json")
         reply = self._request(_METHODS[call.verb], path, query, body, content_type)
-        if call.namespace is None:  # an undo must read what the step wrote
-            self._state.cache[call.resource, call.name] = _Cached(0.0, None)
+        if call.resource in (NAMESPACE.resource, NODE.resource):
+            self._forget(call.resource, call.name)  # an undo must read what the step wrote
         self._raise_for_write(call, reply)
         return reply.body
 
