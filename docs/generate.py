@@ -1,6 +1,6 @@
 """Generate the parts of docs/ that describe the code. A test checks that they are current.
 
-docs/actions.md and docs/metrics.md are generated completely. On other pages, the text between
+docs/actions.md, docs/actions/ and docs/metrics.md are generated completely. On other pages, the text between
 ``<!-- made by docs/generate.py: NAME -->`` and ``<!-- end -->`` is generated.
 """
 
@@ -20,26 +20,22 @@ from engine.language import duration
 from engine.language.schema import API_VERSION, KINDS, MATCH, METADATA, STEP
 from engine.language.template import RUN_WORDS, WORDS
 from engine.model.playbook import Guardrails
-from engine.render.reference import action_lines, action_rows, key_rows, operator_rows
+from engine.render.reference import action_rows, key_rows, operator_rows
 
-from docs import metrics_reference
+from docs import actions_reference, metrics_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
 WIDTH = 100
-HEAD = """# The actions
-
-`python docs/generate.py` generates this page from the signatures and docstrings of the actions. The
-effect *notify* sends a message, *mark* labels or annotates the target, *disrupt* is everything else.
-"""
 _REGION = re.compile(r"(<!-- made by docs/generate\.py: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> dict[Path, str]:
     """Return each page that is generated, completely or in part, with its current text."""
-    found = {HERE / "actions.md": _actions_page(), HERE / "metrics.md": metrics_reference.page()}
+    found = {HERE / "actions.md": actions_reference.index(), **actions_reference.pages()}
+    found[HERE / "metrics.md"] = metrics_reference.page()
     for page in sorted(HERE.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         if page not in found and _REGION.search(text):
@@ -52,14 +48,6 @@ def pages() -> dict[Path, str]:
 def _made(name: str) -> str:
     """Return the text of a region, with a trailing newline. Raises KeyError if there is no such region."""
     return "".join(f"{line.rstrip()}\n" for line in REGIONS[name]())
-
-
-def _actions_page() -> str:
-    parts = [HEAD]
-    for action in sorted(load_actions().values(), key=lambda action: action.name):
-        text = "\n".join(line.rstrip() for line in action_lines(action))
-        parts.append(f"## {action.name}\n\n```text\n{text}\n```\n")
-    return "\n".join(parts)
 
 
 def _words() -> Iterator[str]:
@@ -119,6 +107,10 @@ REGIONS: dict[str, Callable[[], Iterator[str]]] = {
 }
 
 if __name__ == "__main__":
-    for path, text in pages().items():
+    made = pages()
+    for page in actions_reference.FOLDER.glob("*.md"):
+        if page not in made:  # the action was removed
+            page.unlink()
+    for path, text in made.items():
         path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{path.relative_to(HERE.parent)}\n")

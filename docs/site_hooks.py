@@ -1,7 +1,8 @@
 """Hooks of mkdocs.
 
-The navigation is that of docs/README.md. A link whose text is the name of a page shows its title. Links to files
-outside docs/ lead to the repository. A Mermaid diagram is shown as the file that docs/diagrams.py drew.
+The navigation is that of docs/README.md, with the pages of docs/actions/ below the page of all actions. A link
+whose text is the name of a page shows its title. Links to files outside docs/ lead to the repository. A Mermaid
+diagram is shown as the file that docs/diagrams.py drew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 HOME = "README.md"
+ACTIONS = "actions.md"
 DIAGRAMS = "assets/diagrams"
 _SECTION = re.compile(r"^## (.+)$")
 _ENTRY = re.compile(r"^- \[[^\]]+\]\(([^)#:]+\.md)\)")
@@ -40,6 +42,20 @@ def navigation(index: str) -> list[dict[str, Any]]:
     return sections
 
 
+def add_actions(sections: list[dict[str, Any]], pages: list[str]) -> list[dict[str, Any]]:
+    """Return the navigation with the pages of the actions below the page of all actions."""
+    below = {"Actions": [ACTIONS, *({Path(page).stem: page} for page in pages)]}
+    return [
+        {
+            name: [below if entry == ACTIONS else entry for entry in entries]
+            if isinstance(entries, list)
+            else entries
+        }
+        for section in sections
+        for name, entries in section.items()
+    ]
+
+
 def diagrams(markdown: str) -> list[str]:
     """Return the sources of the Mermaid diagrams of a page."""
     return _DIAGRAM.findall(markdown)
@@ -52,7 +68,9 @@ def diagram_file(source: str) -> str:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Set the navigation."""
-    config.nav = navigation(Path(config.docs_dir, HOME).read_text(encoding="utf-8"))
+    docs = Path(config.docs_dir)
+    pages = sorted(f"actions/{page.name}" for page in docs.glob("actions/*.md"))
+    config.nav = add_actions(navigation((docs / HOME).read_text(encoding="utf-8")), pages)
     return config
 
 

@@ -18,6 +18,7 @@ from engine.language.yaml_source import Document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
     from engine.actions.registry import Action, Parameter
     from engine.language.schema import Key
@@ -55,17 +56,25 @@ def action_lines(action: Action) -> Iterator[str]:
         yield f"  {parameter.name}: {parameter.doc}{suffix}"
         if isinstance(parameter.type, Record):
             yield from (f"    {key}: {doc}" for key, doc in parameter.type.docs.items())
-    findings = Findings(Document("example", None))
-    rights = sorted(action.needs(action.compile(dict(action.example), ("with",), findings, ())))
+    rights = rights_of(action, action.example)
     if rights:
         yield ""
         yield "rights (for the example):"
-        yield from (f"  {verb} {resource}" for verb, resource in rights)
+        yield from (f"  {right}" for right in rights)
     yield ""
     yield "example:"
     example = {"action": action.name, "with": dict(action.example)}
     text = yaml.safe_dump([example], sort_keys=False, allow_unicode=True)
     yield from (f"  {line}" for line in text.splitlines())
+
+
+def rights_of(action: Action, given: Mapping[str, Any]) -> list[str] | None:
+    """Return the rights of a step with these parameters (``patch pods``); None if a parameter is not valid."""
+    findings = Findings(Document("example", None))
+    compiled = action.compile(dict(given), ("with",), findings, ())
+    return (
+        None if findings.entries else [" ".join(right) for right in sorted(action.needs(compiled))]
+    )
 
 
 def _is_fixed(parameter: Parameter) -> bool:
@@ -117,10 +126,9 @@ def operator_rows() -> Iterator[str]:
 
 
 def action_rows(actions: Iterable[Action]) -> Iterator[str]:
-    """Yield a table of the actions by name, with links to docs/actions.md."""
+    """Yield a table of the actions by name, with links to their pages."""
     yield "| action | effect | |"
     yield "|---|---|---|"
     for action in sorted(actions, key=lambda action: action.name):
-        anchor = action.name.replace(".", "").lower()
         summary = action.doc.splitlines()[0].replace("``", "`")
-        yield f"| [`{action.name}`](actions.md#{anchor}) | {action.effect} | {summary} |"
+        yield f"| [`{action.name}`](actions/{action.name}.md) | {action.effect} | {summary} |"

@@ -12,17 +12,20 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from docs.generate import pages
+from engine.actions.registry import load_actions
 from engine.cli.command_group import cli
 from engine.language.folder import Files
 from engine.model.own_identity import OwnIdentity
 from engine.preview.test_cases import read_cases, run_case
 from tests.support.playbooks import new_loader
 
+from docs import actions_reference
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.md"),
         ROOT / "playbooks/README.md",
         ROOT / "rules/README.md",
     ]
@@ -130,7 +133,19 @@ def test_what_a_page_says_of_the_code_is_current(file, text):
 
 
 def test_the_pages_that_are_made_are_those_of_the_actions_the_language_and_the_metrics():
-    assert [file.name for file in pages()] == ["actions.md", "metrics.md", "language.md"]
+    made = [str(file.relative_to(ROOT / "docs")) for file in pages()]
+    actions = [f"actions/{name}.md" for name in sorted(load_actions())]
+    assert made == ["actions.md", *actions, "metrics.md", "language.md"]
+    there = sorted(f"actions/{file.name}" for file in ROOT.glob("docs/actions/*.md"))
+    assert there == sorted(actions), "python docs/generate.py"
+
+
+@pytest.mark.parametrize("action", load_actions().values(), ids=lambda action: action.name)
+def test_the_dry_run_on_the_page_of_an_action_shows_that_it_does_something(action):
+    event, previewed = actions_reference.dry_run(action)
+    assert previewed.results[0].state in ("planned", "held"), previewed.results[0].message
+    if action.undoable:
+        assert actions_reference.undo_intents(previewed.run, event)
 
 
 def shape(value):

@@ -70,8 +70,12 @@ class Loaded(HTMLParser):
 
 def test_every_page_of_the_documentation_is_in_the_site_and_in_the_navigation(site):
     home = (site / "index.html").read_text()
-    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"README"}
+    docs = ROOT / "docs"
+    pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")} - {
+        "README"
+    }
     assert len(pages) > 14
+    assert "actions/pod.isolate" in pages
     assert {page for page in pages if f'href="{page}.html" class="md-nav__link"' in home} == pages
     assert not list(site.glob("*.py"))
 
