@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from engine.journal.protocol import BUDGET_PREFIX
+from engine.journal.budget_cache import BudgetCache
 from engine.language import duration
 from engine.model.name_patterns import name_matcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
+    from engine.journal.protocol import BudgetStore
     from engine.model.playbook import Budget, Guardrails
 
-DIGEST_PREFIX = BUDGET_PREFIX + "digest:"
-_MAX_WINDOWS = 10_000
-"""Windows in memory. With more of them, each change also deletes the windows that are over."""
+DIGEST_PREFIX = "digest:"
+"""Prefix of the keys of digests. The keys of budgets are JSON arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,55 +59,55 @@ class ChargeResult:
 class BudgetLedger:
     """The targets counted in each budget. Thread-safe. Its clock never goes back.
 
-    windows: key -> {"targets": {target: epoch seconds}, "until": epoch seconds}, and for digests
-    {"count": …, "until": …}. remember: writes changed windows to disk before the step acts (None: delete the
-    window). Previews have none.
+    store: has the windows: key -> {"targets": {target: epoch seconds}, "until": epoch seconds}, and for
+    digests {"count": …, "until": …}. Changes are on disk before the step acts. Previews have no store.
     """
 
-    def __init__(
-        self,
-        windows: Mapping[str, Any] | None = None,
-        remember: Callable[[Mapping[str, Any]], None] | None = None,
-    ) -> None:
-        self._windows: dict[str, Any] = dict(windows or {})
-        self._remember = remember
+    def __init__(self, store: BudgetStore | None = None) -> None:
+        self._store = store or BudgetCache()
         self._clock = 0.0
-        self._lock = threading.Lock()
 
     def charge(self, guardrails: Guardrails, charge: Charge, now: float) -> ChargeResult:
         """Count the target in every budget that applies to the step. If one is used up, count it in none."""
-        with self._lock:
-            self._clock = max(self._clock, now)
+        clock = self._clock = max(self._clock, now)
+        applicable = [*_applicable(guardrails.budgets, charge)]
+
+        def decide(windows: Mapping[str, Any]) -> tuple[dict[str, Any], ChargeResult]:
             changes: dict[str, Any] = {}
-            for budget, key in _applicable(guardrails.budgets, charge):
-                since = self._clock - budget.per
-                counted = self._windows.get(key, {"targets": {}})["targets"]
+            for budget, key in applicable:
+                since = clock - budget.per
+                counted = windows.get(key, {"targets": {}})["targets"]
                 targets = {target: at for target, at in counted.items() if at > since}
                 if charge.target in targets:
                     continue
                 if len(targets) >= budget.limit:
                     on_exceeded = budget.on_exceeded or guardrails.on_exceeded
                     exceeded = ExceededBudget(_message(budget), on_exceeded, budget.per)
-                    return ChargeResult(charge.target, exceeded=exceeded)
-                targets[charge.target] = self._clock
-                changes[key] = {"targets": targets, "until": self._clock + budget.per}
-            self._change(changes)
-        return ChargeResult(charge.target, tuple(changes))
+                    return {}, ChargeResult(charge.target, exceeded=exceeded)
+                targets[charge.target] = clock
+                changes[key] = {"targets": targets, "until": clock + budget.per}
+            return changes, ChargeResult(charge.target, tuple(changes))
+
+        if not applicable:
+            return ChargeResult(charge.target)
+        return self._store.update_budgets([key for _, key in applicable], decide, clock)
 
     def refund(self, result: ChargeResult) -> None:
         """Remove the target from the windows in which the charge counted it: the step did not touch it."""
-        with self._lock:
+
+        def decide(windows: Mapping[str, Any]) -> tuple[dict[str, Any], None]:
             changes: dict[str, Any] = {}
-            for key in result.keys:
-                window = self._windows.get(key, {"targets": {}})
+            for key, window in windows.items():
                 left = {t: at for t, at in window["targets"].items() if t != result.target}
                 changes[key] = {**window, "targets": left} if left else None
-            self._change(changes)
+            return changes, None
+
+        if result.keys:
+            self._store.update_budgets(result.keys, decide, self._clock)
 
     def remaining(self, guardrails: Guardrails) -> Iterator[tuple[Budget, int]]:
         """Yield each budget and how many targets its fullest window has left in mode enforce."""
-        with self._lock:
-            windows = {k: v for k, v in self._windows.items() if "targets" in v}
+        windows = {k: v for k, v in self._store.budget_windows().items() if "targets" in v}
         for budget in guardrails.budgets:
             prefix = _key("enforce", budget)[:-1] + ","
             since = self._clock - budget.per
@@ -125,36 +124,33 @@ class BudgetLedger:
         The first message becomes the digest. A later one does if the digest is overdue by ``per`` seconds:
         then the run with the digest no longer exists.
         """
-        with self._lock:
-            window = self._windows.get(DIGEST_PREFIX + key) or {"count": 0, "until": 0.0}
+        key = DIGEST_PREFIX + key
+
+        def decide(windows: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+            window = windows.get(key) or {"count": 0, "until": 0.0}
             is_digest = bool(window["count"] == 0 or window["until"] + per < now)
             until = now + per if is_digest else window["until"]
-            self._change({DIGEST_PREFIX + key: {"count": window["count"] + 1, "until": until}})
-        return is_digest
+            return {key: {"count": window["count"] + 1, "until": until}}, is_digest
+
+        return self._store.update_budgets([key], decide, self._clock)
 
     def digest_size(self, key: str) -> int:
         """Return how many messages the digest stands for, itself included."""
-        return int((self._windows.get(DIGEST_PREFIX + key) or {"count": 0})["count"])
+        key = DIGEST_PREFIX + key
+        return self._store.update_budgets(
+            [key], lambda windows: ({}, int(windows.get(key, {"count": 0})["count"])), self._clock
+        )
 
     def digest_sent(self, key: str, size: int) -> None:
         """Subtract the messages that a sent digest stood for."""
-        with self._lock:
-            left = self.digest_size(key) - size
-            window = self._windows.get(DIGEST_PREFIX + key)
-            changed = {**window, "count": left} if window and left > 0 else None
-            self._change({DIGEST_PREFIX + key: changed})
+        key = DIGEST_PREFIX + key
 
-    def _change(self, changes: dict[str, Any]) -> None:
-        if len(self._windows) > _MAX_WINDOWS:
-            over = [key for key, window in self._windows.items() if window["until"] < self._clock]
-            changes = dict.fromkeys(over) | changes
-        if changes and self._remember:
-            self._remember(changes)
-        for key, window in changes.items():
-            if window is None:
-                self._windows.pop(key, None)
-            else:
-                self._windows[key] = window
+        def decide(windows: Mapping[str, Any]) -> tuple[dict[str, Any], None]:
+            window = windows.get(key)
+            left = window["count"] - size if window else 0
+            return {key: {**window, "count": left} if window and left > 0 else None}, None
+
+        self._store.update_budgets([key], decide, self._clock)
 
 
 def _applicable(budgets: tuple[Budget, ...], charge: Charge) -> Iterator[tuple[Budget, str]]:
@@ -181,7 +177,7 @@ def _key(mode: str, budget: Budget, *value: str) -> str:
     parts = [mode, budget.effect, budget.scope, budget.limit, budget.per, *(budget.actions or ())]
     if budget.playbooks is not None:
         parts.append(list(budget.playbooks))
-    return BUDGET_PREFIX + msgspec.json.encode([*parts, *value]).decode()
+    return msgspec.json.encode([*parts, *value]).decode()
 
 
 def _message(budget: Budget) -> str:

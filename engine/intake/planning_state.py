@@ -5,17 +5,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from engine.journal.protocol import BUDGET_PREFIX, FILE_OFFSET_PREFIX, Queue, State
+from engine.journal.protocol import Queue, State
 from engine.planning.planner import PlanningMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.planning.planner import PlannedRun
-
-
-_OTHER_PREFIXES = (BUDGET_PREFIX, FILE_OFFSET_PREFIX)
-"""Keys of the journal's memory that are not throttle windows."""
 
 
 class IntakeJournal(Queue, State, Protocol):
@@ -38,8 +34,7 @@ class PlanningState(PlanningMemory):
     """
 
     def __init__(self, journal: IntakeJournal) -> None:
-        kept = journal.key_values()
-        super().__init__({k: kept[k] for k in kept if not k.startswith(_OTHER_PREFIXES)})
+        super().__init__(journal.throttle_windows())
         self.lock = threading.RLock()
         self.unwritten: dict[str, Any] = {}
         self._journal = journal

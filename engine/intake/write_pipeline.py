@@ -56,7 +56,7 @@ class WritePipeline:
         if not changes:
             return
         try:
-            self._journal.save_key_values(changes)
+            self._journal.save_throttle_windows(changes)
         except JournalError:  # the next write includes it
             with self._state.lock:
                 self._restore_unwritten(changes)
@@ -64,12 +64,12 @@ class WritePipeline:
     def _submit(self, batch: _Batch, parts: list[PlannedPart], received: float) -> None:
         """Give parts to the journal as one transaction."""
         unwritten = self._state.take_unwritten()
-        memory = dict(unwritten)
+        windows = dict(unwritten)
         for part in parts:
-            memory |= part.changes.after
+            windows |= part.changes.after
         try:
             runs = [run for part in parts for run in part.runs]
-            written = self._journal.accept(AcceptBatch(runs, memory), received)
+            written = self._journal.accept(AcceptBatch(runs, windows), received)
         except Exception as error:  # noqa: BLE001 - a bug; the affected bodies report it
             written = Future()
             written.set_exception(error)

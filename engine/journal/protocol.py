@@ -19,31 +19,29 @@ Invariants:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from concurrent.futures import Future
 
     from engine.model.calls import ObjectChange
     from engine.model.playbook import Pool
     from engine.model.run import Claim, Notice, Outcome, Run, StepResult
 
-BUDGET_PREFIX = "budget:"
-"""Prefix of the keys of budget windows in the key-value table. Throttle windows are in the same table."""
-FILE_OFFSET_PREFIX = "follow:"
-"""Prefix of the keys of file offsets in the key-value table. Throttle windows are in the same table."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptBatch:
-    """Runs and key-value changes to write in one transaction.
+    """Runs and throttle windows to write in one transaction.
 
-    runs: the runs of one target start in this order. key_values: key -> JSON value, or None to delete the key.
+    runs: the runs of one target start in this order. throttle_windows: the windows that the caller changed,
+    key -> JSON value, or None to delete the window.
     """
 
     runs: Sequence[Run] = ()
-    key_values: Mapping[str, Any] = field(default_factory=dict)
+    throttle_windows: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,14 +311,22 @@ class History(Protocol):
 
 
 class State(Protocol):
-    """Small state that survives a restart: throttle windows, pauses and the last set of playbooks."""
+    """Small state that survives a restart: throttle windows, file offsets, pauses, the last playbooks."""
 
-    def key_values(self) -> dict[str, Any]:
-        """Return the key-value table: throttle windows, budget windows and file offsets."""
+    def throttle_windows(self) -> dict[str, Any]:
+        """Return the throttle windows: key -> JSON value."""
         ...
 
-    def save_key_values(self, key_values: Mapping[str, Any]) -> None:
-        """Change keys of the key-value table. A value of None deletes the key."""
+    def save_throttle_windows(self, changes: Mapping[str, Any]) -> None:
+        """Change throttle windows. A value of None deletes the window."""
+        ...
+
+    def offset(self, key: str) -> Any:
+        """Return the offset that a source saved under this key (JSON), or None."""
+        ...
+
+    def save_offset(self, key: str, offset: Any) -> None:
+        """Save the offset of a source. It is on disk when this method returns."""
         ...
 
     def paused(self) -> Mapping[str, Pause]:
@@ -333,6 +339,29 @@ class State(Protocol):
 
     def last_set(self) -> SavedSet | None:
         """Return the last good set, or None."""
+        ...
+
+
+class BudgetStore(Protocol):
+    """The windows of the budgets. Each decision is made on the newest windows and is then on disk."""
+
+    def budget_windows(self) -> Mapping[str, Any]:
+        """Return all windows: key -> JSON value."""
+        ...
+
+    def update_budgets(
+        self,
+        keys: Collection[str],
+        decide: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], T]],
+        now: float,
+    ) -> T:
+        """Decide on some windows and write the changes. No other decision on them happens meanwhile.
+
+        decide: gets those of the windows that exist. It returns the changed windows (None: delete the
+        window) and a result, which this method returns. It can be called again if the write is repeated.
+        now: epoch seconds. Windows whose ``until`` is earlier can be deleted. The changes are on disk when
+        this method returns.
+        """
         ...
 
 
@@ -378,7 +407,7 @@ class Maintenance(Protocol):
         ...
 
 
-class Journal(Queue, UndoLog, OperatorCommands, History, State, Maintenance, Protocol):
+class Journal(Queue, UndoLog, OperatorCommands, History, State, BudgetStore, Maintenance, Protocol):
     """The durable store of runs. A backend implements all parts; a user asks for the parts that it needs.
 
     All methods are thread-safe. All times are epoch seconds. Methods raise JournalError if the storage cannot

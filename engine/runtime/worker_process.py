@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -22,7 +22,6 @@ from engine.execution.attempt import Clients
 from engine.execution.budgets import BudgetLedger
 from engine.execution.guardrails import GuardrailChecker
 from engine.execution.worker_pool import Capacity, WorkerPool
-from engine.journal.protocol import BUDGET_PREFIX
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language import duration
 from engine.language.compile import playbook_from_snapshot
@@ -51,15 +50,16 @@ from engine.telemetry.metrics import WorkMetrics
 from engine.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from engine.cluster.client import KubernetesCluster
-    from engine.journal.protocol import Journal
+    from engine.journal.protocol import BudgetStore, Journal
     from engine.model.run import Claim
     from engine.runtime.settings import Settings
     from engine.runtime.worker_channel import WorkerChannel
     from engine.telemetry.metrics import Series
 
+T = TypeVar("T")
 log = structlog.get_logger()
 CHECK_INTERVAL = 1.0
 """Seconds between two checks of the threads and of the API server."""
@@ -169,14 +169,7 @@ class _Resources:
         senders = Senders(settings.http_hosts)
         self._http = LiveHttpClient(Secrets(settings.secrets_dir), senders=senders)
         self.guardrails = guardrails
-        budget_windows = {
-            key: window
-            for key, window in journal.key_values().items()
-            if key.startswith(BUDGET_PREFIX)
-        }
-        ledger = (
-            BudgetLedger() if settings.dry_run else BudgetLedger(budget_windows, self._save_budgets)
-        )
+        ledger = BudgetLedger(None if settings.dry_run else _Budgets(journal))
         self._guard_of = functools.lru_cache(1)(
             lambda guardrails: GuardrailChecker(guardrails, settings.own, ledger)
         )
@@ -242,10 +235,27 @@ class _Resources:
         if self._cluster:
             yield "cluster_answers", {}, float(not self._cluster.breaker.open)
 
-    def _save_budgets(self, windows: Mapping[str, Any]) -> None:
+
+class _Budgets:
+    """The budget windows of the journal. A step does not act on a budget that was not saved."""
+
+    def __init__(self, journal: BudgetStore) -> None:
+        self._journal = journal
+
+    def budget_windows(self) -> Mapping[str, Any]:
+        """See BudgetStore.budget_windows."""
+        return self._journal.budget_windows()
+
+    def update_budgets(
+        self,
+        keys: Collection[str],
+        decide: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], T]],
+        now: float,
+    ) -> T:
+        """See BudgetStore.update_budgets. Raises TemporaryError."""
         try:
-            self._journal.save_key_values(windows)
-        except JournalError as error:  # no action without a saved budget
+            return self._journal.update_budgets(keys, decide, now)
+        except JournalError as error:
             raise TemporaryError(f"the journal cannot be written: {error}") from None
 
 

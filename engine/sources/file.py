@@ -19,7 +19,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import structlog
 
-from engine.journal.protocol import FILE_OFFSET_PREFIX
 from engine.model.errors import JournalError
 from engine.sources.base import EventSink, SourceError
 
@@ -65,7 +64,7 @@ class FollowedFile:
     def __init__(self, path: Path, journal: State) -> None:
         self.target = str(path)
         self._path, self._journal = path, journal
-        self._key = FILE_OFFSET_PREFIX + str(path)
+        self._key = str(path)
         stem, suffix = re.escape(path.stem), re.escape(path.suffix)
         # logrotate's names: events.log.1, events.log-20261125, events-20261125.log
         self._rotated_name = re.compile(rf"{stem}({suffix})?[.-][0-9][0-9TZ_.-]*({suffix})?")
@@ -166,7 +165,7 @@ class FollowedFile:
         return _identity(self._path) not in (None, (position.device, position.inode))
 
     def _load(self) -> _Position | None:
-        found: Any = self._journal.key_values().get(self._key)
+        found: Any = self._journal.offset(self._key)
         return None if found is None else _Position(**found)
 
     def _save(self, file: IO[bytes], position: _Position) -> None:
@@ -175,7 +174,7 @@ class FollowedFile:
         position.written = os.fstat(file.fileno()).st_mtime_ns
         record = {key: getattr(position, key) for key in _Position.__slots__}
         try:
-            self._journal.save_key_values({self._key: record})
+            self._journal.save_offset(self._key, record)
         except JournalError as error:
             raise SourceError(f"cannot save the offset: {error}") from None
 

@@ -18,14 +18,14 @@ def targets(claims):
 def test_accepted_runs_are_in_a_copy_of_the_files_of_an_open_journal(
     journal, opened, tmp_path, tmp_path_factory
 ):
-    accept(journal, run(1), memory={"throttle": [1]})
+    accept(journal, run(1), windows={"throttle": [1]})
     copied = tmp_path_factory.mktemp("copy") / "journal"
     shutil.copytree(tmp_path, copied)
     copy = opened(copied)
     try:
         assert copy.known({run(1).id, run(2).id}) == {run(1).id}
         assert copy.find(run(1).id).run == run(1)
-        assert copy.key_values() == {"throttle": [1]}
+        assert copy.throttle_windows() == {"throttle": [1]}
     finally:
         copy.close()
 
@@ -209,8 +209,9 @@ def test_every_method_of_a_closed_journal_fails(journal):
         lambda: journal.keep(held, {}),
         lambda: journal.settle(held, DONE, NOW),
         lambda: journal.find(run(1).id),
-        lambda: journal.save_key_values({}),
-        journal.key_values,
+        lambda: journal.save_offset("f", 1),
+        journal.throttle_windows,
+        journal.budget_windows,
         journal.counts,
         journal.last_set,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import msgspec
 import pytest
 from engine.model.calls import Call, OutboundRequest
@@ -91,10 +93,50 @@ def test_an_event_is_read_as_it_was_written(shared, alert, number, salt):
     assert known or shared.find(one.id).run == one
 
 
-def test_key_values_change_with_and_without_an_accept(journal):
-    accept(journal, memory={"a": {"first": 2**64}, "b": [1], "c": False})
-    journal.save_key_values({"b": None, "c": "x", "never": None})
-    assert journal.key_values() == {"a": {"first": 2**64}, "c": "x"}
+def test_throttle_windows_change_with_and_without_an_accept(journal):
+    accept(journal, windows={"a": {"first": 2**64}, "b": [1], "c": False})
+    journal.save_throttle_windows({"b": None, "c": "x", "never": None})
+    assert journal.throttle_windows() == {"a": {"first": 2**64}, "c": "x"}
+
+
+def test_an_offset_is_read_as_it_was_saved(journal):
+    assert journal.offset("file") is None
+    journal.save_offset("file", {"offset": 2**64})
+    journal.save_offset("other", {"offset": 1})
+    assert journal.offset("file") == {"offset": 2**64}
+
+
+def test_a_budget_decision_sees_the_windows_and_writes_its_changes(journal, opened, tmp_path):
+    def decide(windows):
+        return {"a": {"until": NOW, "seen": sorted(windows)}, "b": None}, len(windows)
+
+    assert journal.update_budgets(["a", "b"], decide, NOW) == 0
+    journal.update_budgets(["b"], lambda _: ({"b": {"until": NOW}}, None), NOW)
+    assert journal.update_budgets(["b", "a"], decide, NOW) == 2
+    journal.close()
+    again = opened(tmp_path)
+    try:
+        assert again.budget_windows() == {"a": {"until": NOW, "seen": ["a", "b"]}}
+    finally:
+        again.close()
+
+
+def test_concurrent_budget_decisions_see_each_other(journal):
+    def count(windows):
+        counted = windows.get("n", {"until": NOW, "count": 0})["count"] + 1
+        return {"n": {"until": NOW, "count": counted}}, counted
+
+    counted = []
+
+    def work():
+        counted.extend(journal.update_budgets(["n"], count, NOW) for _ in range(20))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(counted) == [*range(1, 81)]
 
 
 def test_the_last_set_is_the_newest(journal, opened, tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import engine.execution.budgets
+import engine.journal.budget_cache
 import pytest
 from engine.execution.budgets import BudgetLedger, Charge
+from engine.journal.budget_cache import BudgetCache
 from engine.model.playbook import Budget, Guardrails
 
 
@@ -90,9 +91,9 @@ def test_on_exceeded_of_the_budget_overrides_that_of_the_guardrails():
 
 def test_charges_are_written_and_restored():
     kept, one = {}, rails(Budget("disrupt", 1, 60.0, "cluster"))
-    ledger = BudgetLedger(remember=kept.update)
+    ledger = BudgetLedger(BudgetCache(save=kept.update))
     spent = ledger.charge(one, kill("a"), 0.0)
-    assert BudgetLedger(kept).charge(one, kill("b"), 1.0).exceeded
+    assert BudgetLedger(BudgetCache(kept)).charge(one, kill("b"), 1.0).exceeded
     ledger.refund(spent)
     assert list(kept.values()) == [None]
 
@@ -104,7 +105,10 @@ def test_charge_that_cannot_be_written_does_not_count():
         if full:
             raise OSError(full.pop())
 
-    ledger, one = BudgetLedger(remember=remember), rails(Budget("disrupt", 1, 60.0, "cluster"))
+    ledger, one = (
+        BudgetLedger(BudgetCache(save=remember)),
+        rails(Budget("disrupt", 1, 60.0, "cluster")),
+    )
     with pytest.raises(OSError, match="True"):
         ledger.charge(one, kill("a"), 0.0)
     assert ledger.charge(one, kill("b"), 0.0).exceeded is None
@@ -117,7 +121,10 @@ def test_refund_that_cannot_be_written_does_not_count():
         if full:
             raise OSError(full.pop())
 
-    ledger, one = BudgetLedger(remember=remember), rails(Budget("disrupt", 1, 60.0, "cluster"))
+    ledger, one = (
+        BudgetLedger(BudgetCache(save=remember)),
+        rails(Budget("disrupt", 1, 60.0, "cluster")),
+    )
     spent = ledger.charge(one, kill("a"), 0.0)
     full.append("disk full")
     with pytest.raises(OSError, match="disk full"):
@@ -129,7 +136,10 @@ def test_refund_that_cannot_be_written_does_not_count():
 
 def test_unchanged_windows_are_not_written():
     told = []
-    ledger, one = BudgetLedger(remember=told.append), rails(Budget("disrupt", 1, 60.0, "cluster"))
+    ledger, one = (
+        BudgetLedger(BudgetCache(save=told.append)),
+        rails(Budget("disrupt", 1, 60.0, "cluster")),
+    )
     ledger.charge(one, kill("a"), 0.0)
     for target in "ab":
         ledger.refund(ledger.charge(one, kill(target), 1.0))
@@ -137,9 +147,9 @@ def test_unchanged_windows_are_not_written():
 
 
 def test_expired_windows_are_deleted_on_disk(monkeypatch):
-    monkeypatch.setattr(engine.execution.budgets, "_MAX_WINDOWS", 10)
+    monkeypatch.setattr(engine.journal.budget_cache, "MAX_WINDOWS", 10)
     kept, one = {}, rails(Budget("disrupt", 1, 60.0, "namespace"))
-    ledger = BudgetLedger(remember=kept.update)
+    ledger = BudgetLedger(BudgetCache(save=kept.update))
     for number in range(100):
         ledger.charge(one, kill("a", f"n{number}"), number * 30.0)
     assert sum(window is not None for window in kept.values()) <= 12

@@ -9,6 +9,7 @@ from engine.cluster.simulated import AssumedCluster
 from engine.execution.attempt import Clients, attempt
 from engine.execution.budgets import BudgetLedger
 from engine.execution.guardrails import GuardrailChecker
+from engine.journal.budget_cache import BudgetCache
 from engine.language.folder import Files
 from engine.model.errors import TemporaryError
 from engine.model.event import parse_event
@@ -116,10 +117,10 @@ def test_digest_that_could_not_be_sent_is_retried_and_keeps_counting():
 
 def test_digest_size_survives_a_restart_and_an_overdue_digest_is_replaced():
     kept = {}
-    told = Messages(BudgetLedger(remember=kept.update))
+    told = Messages(BudgetLedger(BudgetCache(save=kept.update)))
     for number in range(5):
         told.tell(number)
-    again = Messages(BudgetLedger({k: v for k, v in kept.items() if v is not None}))
+    again = Messages(BudgetLedger(BudgetCache({k: v for k, v in kept.items() if v is not None})))
     again.now += 30.0
     assert again.tell(7).state == "skipped"  # the digest is not sent yet
     again.now += 100.0

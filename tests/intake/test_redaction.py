@@ -110,7 +110,7 @@ def test_a_throttle_distinguishes_values_that_are_redacted(tmp_path):
         assert runs(4, "plain")
         assert runs(5, "plain") == []
         journal.save_dropped(*records.drain())
-        kept = f"{journal.key_values()} {journal.dropped_runs(RunFilter())}"
+        kept = f"{journal.throttle_windows()} {journal.dropped_runs(RunFilter())}"
         assert {drop.key for drop in journal.dropped_runs(RunFilter())} == {
             "proc.cmdline=x ***",
             "proc.cmdline=plain",

@@ -38,7 +38,7 @@ def test_runs_of_a_live_engine_wait_until_the_dry_run_is_over(start):
     live, dry = (run(number, target="demo/web") for number in (1, 2))
     accept(start(), live)
     journal = start(dry=True)
-    assert (journal.postponed_runs, journal.key_values()) == (1, {})
+    assert (journal.postponed_runs, journal.throttle_windows()) == (1, {})
     accept(journal, dry)  # on the same target, and not held up by what is before it
     (claimed,) = claim(journal, NOW + 1e6)
     assert claimed.run.id == dry.id

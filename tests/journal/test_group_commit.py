@@ -44,7 +44,7 @@ def in_one_transaction(writer, *works):
 
 
 def put(key):
-    return lambda connection: connection.execute("INSERT INTO memory VALUES (?, x'30')", (key,))
+    return lambda connection: connection.execute("INSERT INTO offsets VALUES (?, x'30')", (key,))
 
 
 def broken(connection):
@@ -59,7 +59,7 @@ def lose(connection):
 
 def keys(path):
     with sqlite3.connect(path) as connection:
-        found = [key for (key,) in connection.execute("SELECT key FROM memory ORDER BY key")]
+        found = [key for (key,) in connection.execute("SELECT key FROM offsets ORDER BY key")]
     connection.close()
     return found
 

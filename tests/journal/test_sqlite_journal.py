@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from engine.journal.protocol import AcceptBatch, Pause
+from engine.journal.protocol import AcceptBatch, Pause, RunFilter
 from engine.journal.sqlite import claims, schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import Finding, JournalError, Location, PlaybookError
@@ -115,7 +115,7 @@ def test_a_process_can_open_the_file_again_only_after_closing_it(journal, path):
 def test_writes_fail_on_a_full_disk_and_work_again_afterwards(path):
     script = """
         import resource, sys
-        from engine.journal.protocol import AcceptBatch, Pause
+        from engine.journal.protocol import AcceptBatch, Pause, RunFilter
         from engine.model.errors import JournalError
         from engine.journal.sqlite.journal import SqliteJournal
         from tests.support.journals import NOW, run, stored_playbook
@@ -126,7 +126,7 @@ def test_writes_fail_on_a_full_disk_and_work_again_afterwards(path):
         for work in (
             lambda: journal.accept(AcceptBatch([run(2)]), NOW).result(),
             lambda: journal.claim("cluster", 1, NOW),
-            lambda: journal.save_key_values({"a": 1}),
+            lambda: journal.save_offset("a", 1),
         ):
             try:
                 work()
@@ -138,14 +138,14 @@ def test_writes_fail_on_a_full_disk_and_work_again_afterwards(path):
         resource.setrlimit(resource.RLIMIT_FSIZE, free)
         print("writable", journal.write_error())
         journal.accept(AcceptBatch([run(2)]), NOW).result()
-        print("claimed", len(journal.claim("cluster", 9, NOW)), journal.key_values())
+        print("claimed", len(journal.claim("cluster", 9, NOW)), journal.offset("a"))
         journal.close()
         """
     *refused, broken, known, healed, claimed = finished(python(script, path))
     assert len(refused) == 3
     assert all(line.startswith("refused the journal cannot be written: ") for line in refused)
     assert broken.startswith("writable the journal cannot be written: ")
-    assert (known, healed, claimed) == ("known True", "writable None", "claimed 2 {}")
+    assert (known, healed, claimed) == ("known True", "writable None", "claimed 2 None")
 
 
 @pytest.mark.usefixtures("journal")
@@ -274,7 +274,13 @@ def test_the_cost_of_a_claim_does_not_depend_on_the_length_of_the_target_queue(j
     assert journal.next_due("cluster") == NOW + LEASE
 
 
-VERSION_5 = """
+VERSION_6 = """
+ALTER TABLE pauses RENAME TO paused; ALTER TABLE undo_intents RENAME TO holds;
+ALTER TABLE playbook_sets RENAME TO sets; ALTER TABLE dead_letters RENAME TO dead;
+DROP TABLE throttle_windows; DROP TABLE budget_windows; DROP TABLE offsets; DROP TABLE dry_run;
+CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+VERSION_5 = f"""{VERSION_6}
 ALTER TABLE runs DROP COLUMN revision; ALTER TABLE sets DROP COLUMN revision;
 """
 VERSION_4 = f"""{VERSION_5}
@@ -297,6 +303,7 @@ DROP TABLE paused; DROP TABLE dead; DROP TABLE drops; DROP INDEX runs_settled; D
 @pytest.mark.parametrize(
     ("version", "downgrade"),
     [
+        (6, VERSION_6),
         (5, VERSION_5),
         (4, VERSION_4),
         (3, VERSION_3),
@@ -321,6 +328,27 @@ def test_a_file_of_an_older_version_is_migrated_with_its_runs(tmp_path, version,
         assert list(journal.paused()) == ["p"]
     finally:
         journal.close()
+
+
+def test_a_file_that_version_0_4_wrote_keeps_its_state(tmp_path):
+    path = tmp_path / "journal.db"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript((Path(__file__).parent / "version_6.sql").read_text())
+    with contextlib.closing(SqliteJournal(path, lambda _: playbook())) as journal:
+        window = {"acted": [[NOW, run(1).id]], "until": NOW + 60}
+        assert journal.throttle_windows() == {'["p","once",["a"]]': window}
+        assert journal.budget_windows() == {
+            '["enforce","disrupt"]': {"targets": {"u1": NOW}, "until": NOW + 60},
+            "digest:enforce/p/tell": {"count": 3, "until": NOW + 9},
+        }
+        assert journal.offset("/var/log/falco.json")["offset"] == 345
+        assert journal.paused() == {"q": Pause("alice", NOW, NOW + 3600, "an upgrade")}
+        assert journal.last_set() == ("d1", {"a.yaml": b"x: 1"}, "v1.2")
+        assert (len(journal.dead_letters(9)), len(journal.dropped_runs(RunFilter()))) == (1, 1)
+        assert journal.find(run(1).id).undo == {"mark": NOW + 60}
+        assert claim(journal, 0).run == run(2)  # the file was in a dry run, which is over
+        (undo,) = [one for one in journal.claim("cluster", 9, NOW + 60) if one.undo]
+        assert undo.changes[0].name == "web"
 
 
 def fill(journal):

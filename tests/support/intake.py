@@ -84,7 +84,7 @@ class ManualJournal:
     """A journal that writes when the test calls ``write``.
 
     waiting: accepted batches that are not written. runs, windows: written. broken: reads and
-    ``save_key_values`` fail. closed: ``accept`` fails.
+    ``save_throttle_windows`` fail. closed: ``accept`` fails.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class ManualJournal:
         """Write the waiting batches."""
         for accepted, future in self._taken():
             self.runs += [run.id for run in accepted.runs]
-            self.save_key_values(accepted.key_values)
+            self.save_throttle_windows(accepted.throttle_windows)
             future.set_result(None)
 
     def fail(self) -> None:
@@ -123,13 +123,13 @@ class ManualJournal:
     def paused(self) -> dict[str, Any]:
         return {}
 
-    def key_values(self) -> dict[str, Any]:
+    def throttle_windows(self) -> dict[str, Any]:
         return dict(self.windows)
 
-    def save_key_values(self, memory: Mapping[str, Any]) -> None:
+    def save_throttle_windows(self, changes: Mapping[str, Any]) -> None:
         if self.broken:
             raise JournalError("the journal cannot be written")
-        for key, window in memory.items():
+        for key, window in changes.items():
             self.windows[key] = window
             if window is None:
                 del self.windows[key]

@@ -65,8 +65,8 @@ DONE = Outcome("done", "labelled")
 FAILED = Outcome("failed", "no such label")
 
 
-def accept(journal, *runs, memory=None, now=NOW):
-    journal.accept(AcceptBatch(runs, memory or {}), now).result()
+def accept(journal, *runs, windows=None, now=NOW):
+    journal.accept(AcceptBatch(runs, windows or {}), now).result()
 
 
 def claim(journal, now=NOW, pool="cluster"):

@@ -34,12 +34,12 @@ _DEMOTE_HEADS = (
     # the first row of the index, because min() would read every queued row
     " OR seq > (SELECT seq FROM runs AS other INDEXED BY runs_lanes"
     " WHERE other.target = runs.target AND other.state = 'queued'"
-    " AND other.playbook NOT IN (SELECT playbook FROM paused) ORDER BY seq LIMIT 1))"
+    " AND other.playbook NOT IN (SELECT playbook FROM pauses) ORDER BY seq LIMIT 1))"
 )
 _PROMOTE_HEADS = (
     "UPDATE runs SET state = 'head' WHERE seq IN (SELECT (SELECT seq FROM runs INDEXED BY runs_lanes"
     " WHERE runs.target = given.target AND state = 'queued'"
-    " AND playbook NOT IN (SELECT playbook FROM paused) ORDER BY seq LIMIT 1) FROM given"
+    " AND playbook NOT IN (SELECT playbook FROM pauses) ORDER BY seq LIMIT 1) FROM given"
     " WHERE NOT EXISTS (SELECT 1 FROM runs INDEXED BY runs_lanes"
     " WHERE runs.target = given.target AND state IN ('leased', 'head')))"
 )
@@ -102,7 +102,7 @@ def claim_heads(
     """
     heads: list[sqlite3.Row] = connection.execute(
         "SELECT * FROM runs INDEXED BY runs_heads WHERE state = 'head' AND pool = ?"
-        " AND NOT EXISTS (SELECT 1 FROM paused WHERE playbook = ?) ORDER BY seq LIMIT ?",
+        " AND NOT EXISTS (SELECT 1 FROM pauses WHERE playbook = ?) ORDER BY seq LIMIT ?",
         (pool, ALL_PLAYBOOKS, max(0, limit)),
     ).fetchall()
     lease(connection, [row["seq"] for row in heads], now, margin)

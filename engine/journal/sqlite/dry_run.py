@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.journal import codec
 from engine.journal.sqlite import claims
-from engine.journal.sqlite.key_value import DRY_RUN_KEY, encode_rows, write_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,18 +20,13 @@ POSTPONED_DUE_AT = 1e11
 
 def in_progress(connection: sqlite3.Connection) -> bool:
     """Return whether the last engine that used the journal was a dry run."""
-    query = "SELECT 1 FROM memory WHERE key = ?"
-    return connection.execute(query, (DRY_RUN_KEY,)).fetchone() is not None
+    return connection.execute("SELECT 1 FROM dry_run").fetchone() is not None
 
 
 def postpone_runs(connection: sqlite3.Connection) -> int:
     """Start or continue a dry run: postpone the runs from before it. Return their number."""
-    found = connection.execute("SELECT value FROM memory WHERE key = ?", (DRY_RUN_KEY,)).fetchone()
-    if found:
-        last = int(codec.decode(found["value"]))
-    else:
-        last = connection.execute("SELECT coalesce(max(seq), 0) FROM runs").fetchone()[0]
-        write_rows(connection, encode_rows({DRY_RUN_KEY: last}))
+    connection.execute("INSERT OR IGNORE INTO dry_run SELECT 1, coalesce(max(seq), 0) FROM runs")
+    (last,) = connection.execute("SELECT last FROM dry_run").fetchone()
     postponed = connection.execute(
         "UPDATE runs SET state = 'waiting', due_at = ?"
         " WHERE state IS NOT NULL AND undoes IS NULL AND seq <= ? RETURNING target",
@@ -45,7 +38,7 @@ def postpone_runs(connection: sqlite3.Connection) -> int:
 
 def end(connection: sqlite3.Connection) -> None:
     """End the dry run: make the postponed runs due."""
-    write_rows(connection, encode_rows({DRY_RUN_KEY: None}))
+    connection.execute("DELETE FROM dry_run")
     connection.execute(
         "UPDATE runs SET due_at = 0 WHERE state = 'waiting' AND undoes IS NULL AND due_at >= ?",
         (POSTPONED_DUE_AT,),

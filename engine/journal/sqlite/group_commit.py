@@ -255,9 +255,9 @@ def _resolve(job: Job[Any], error: JournalError | None) -> None:
 def _write_probe(connection: sqlite3.Connection) -> None:
     """Write and delete as many bytes as a large event has. A disk can have space for one page only."""
     connection.execute(
-        "INSERT OR REPLACE INTO memory VALUES ('probe', zeroblob(?))", (_PROBE_BYTES,)
+        "INSERT OR REPLACE INTO offsets VALUES ('probe', zeroblob(?))", (_PROBE_BYTES,)
     )
-    connection.execute("DELETE FROM memory WHERE key = 'probe'")
+    connection.execute("DELETE FROM offsets WHERE key = 'probe'")
 
 
 def _journal_error(error: Exception) -> JournalError:

@@ -13,22 +13,23 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.journal import codec
+from engine.journal.budget_cache import BudgetCache
 from engine.journal.codec import UnreadableError
 from engine.journal.hydrate import Hydrator
 from engine.journal.protocol import AcceptBatch, Pause, SavedSet
 from engine.journal.sqlite import (
     claims,
     inbox,
-    key_value,
     operator_commands,
     outcomes,
     queries,
     retention,
     schema,
     undo_intents,
+    windows,
 )
 from engine.journal.sqlite import (
     dry_run as dry_runs,
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from engine.model.calls import ObjectChange
     from engine.model.playbook import Playbook, Pool
     from engine.model.run import Notice, Run
+
+T = TypeVar("T")
 
 
 class SqliteJournal:
@@ -128,6 +131,8 @@ class SqliteJournal:
         )
         self._checkpointer = Checkpointer(connect, write_lock) if worker_process else None
         self._closing = threading.Lock()
+        self._budget_lock = threading.Lock()
+        self._budget_cache: BudgetCache | None = None
         if not worker_process:
             self._start_or_end_dry_run()
 
@@ -141,14 +146,14 @@ class SqliteJournal:
             if not self._quota.fits(batch.expected_bytes):
                 raise JournalError(FULL)
             item = BatchItem(self._inbox.write, batch)
-            rows = key_value.encode_rows(accepted.key_values)
+            rows = windows.encode_rows(accepted.throttle_windows)
             if self._known_filter:
                 self._known_filter.add(*batch.ids)
         except JournalError as error:
             failed: Future[None] = Future()
             failed.set_exception(error)
             return failed
-        work = partial(key_value.write_rows, rows=rows) if rows else None
+        work = partial(windows.write_rows, table="throttle_windows", rows=rows) if rows else None
         return self._writer.submit_batched(item, work)
 
     def known(self, ids: Collection[str]) -> set[str]:
@@ -398,20 +403,28 @@ class SqliteJournal:
 
     # State
 
-    def key_values(self) -> dict[str, Any]:
-        """See State.key_values."""
+    def throttle_windows(self) -> dict[str, Any]:
+        """See State.throttle_windows."""
         with self._readers.connection() as connection:
-            return key_value.load(connection)
+            return windows.load(connection, "throttle_windows")
 
-    def save_key_values(self, key_values: Mapping[str, Any]) -> None:
-        """See State.save_key_values."""
-        rows = key_value.encode_rows(key_values)
-        self._writer.submit(partial(key_value.write_rows, rows=rows)).result()
+    def save_throttle_windows(self, changes: Mapping[str, Any]) -> None:
+        """See State.save_throttle_windows."""
+        self._write_rows("throttle_windows", changes)
+
+    def offset(self, key: str) -> Any:
+        """See State.offset."""
+        row = self._readers.row("SELECT value FROM offsets WHERE key = ?", key)
+        return None if row is None else codec.decode(row["value"])
+
+    def save_offset(self, key: str, offset: Any) -> None:
+        """See State.save_offset."""
+        self._write_rows("offsets", {key: offset})
 
     def paused(self) -> dict[str, Pause]:
         """See State.paused."""
         with self._readers.connection() as connection:
-            found = connection.execute("SELECT * FROM paused").fetchall()
+            found = connection.execute("SELECT * FROM pauses").fetchall()
         return {
             row["playbook"]: Pause(row["by"], row["since"], row["until"], row["reason"])
             for row in found
@@ -422,7 +435,7 @@ class SqliteJournal:
         row = (digest, json_codec.encode_json(dict(files)), revision)
         self._writer.submit(
             lambda connection: connection.execute(
-                "INSERT INTO sets (id, digest, files, revision) VALUES (1, ?, ?, ?)"
+                "INSERT INTO playbook_sets (id, digest, files, revision) VALUES (1, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET digest = excluded.digest, files = excluded.files,"
                 " revision = excluded.revision",
                 row,
@@ -431,11 +444,26 @@ class SqliteJournal:
 
     def last_set(self) -> SavedSet | None:
         """See State.last_set."""
-        row = self._readers.row("SELECT digest, files, revision FROM sets")
+        row = self._readers.row("SELECT digest, files, revision FROM playbook_sets")
         if row is None:
             return None
         with codec.readable("set of playbooks"):
             return SavedSet(row["digest"], codec.to_files(row["files"]), row["revision"])
+
+    # BudgetStore
+
+    def budget_windows(self) -> Mapping[str, Any]:
+        """See BudgetStore.budget_windows."""
+        return self._budgets().budget_windows()
+
+    def update_budgets(
+        self,
+        keys: Collection[str],
+        decide: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], T]],
+        now: float,
+    ) -> T:
+        """See BudgetStore.update_budgets. Answers from memory; only one of the two processes may call it."""
+        return self._budgets().update_budgets(keys, decide, now)
 
     # Maintenance
 
@@ -484,6 +512,20 @@ class SqliteJournal:
             if self._lock >= 0:
                 os.close(self._lock)
                 self._lock = -1
+
+    def _write_rows(self, table: windows.Table, changes: Mapping[str, Any]) -> None:
+        rows = windows.encode_rows(changes)
+        self._writer.submit(partial(windows.write_rows, table=table, rows=rows)).result()
+
+    def _budgets(self) -> BudgetCache:
+        """Return the budget windows, which the first call reads from the file."""
+        with self._budget_lock:
+            if self._budget_cache is None:
+                with self._readers.connection() as connection:
+                    found = windows.load(connection, "budget_windows")
+                save = partial(self._write_rows, "budget_windows")
+                self._budget_cache = BudgetCache(found, save)
+            return self._budget_cache
 
     def _start_or_end_dry_run(self) -> None:
         """Postpone the runs of a live engine, or make the postponed runs due. Raises JournalError."""

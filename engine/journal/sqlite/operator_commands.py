@@ -98,7 +98,7 @@ def retry(connection: sqlite3.Connection, again: Retry, decision: Decision) -> b
 def pause(connection: sqlite3.Connection, playbook: str, pause: Pause) -> None:
     """Write a pause, and let other runs pass those of the playbook in their target queues."""
     connection.execute(
-        "INSERT INTO paused (playbook, by, since, until, reason) VALUES (?, ?, ?, ?, ?)"
+        "INSERT INTO pauses (playbook, by, since, until, reason) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET by = excluded.by, until = excluded.until, reason = excluded.reason",
         (playbook, pause.by, pause.since, pause.until, pause.reason),
     )
@@ -115,16 +115,16 @@ def pause(connection: sqlite3.Connection, playbook: str, pause: Pause) -> None:
 def resume(connection: sqlite3.Connection, playbook: str | None) -> None:
     """End the pause of a playbook (None: every pause)."""
     if playbook is None:
-        connection.execute("DELETE FROM paused")
+        connection.execute("DELETE FROM pauses")
     else:
-        connection.execute("DELETE FROM paused WHERE playbook = ?", (playbook,))
+        connection.execute("DELETE FROM pauses WHERE playbook = ?", (playbook,))
     _update_all_heads(connection)
 
 
 def end_pauses(connection: sqlite3.Connection, now: float) -> list[str]:
     """End the pauses whose time is over. Return the names of their playbooks."""
     ended = connection.execute(
-        "DELETE FROM paused WHERE until <= ? RETURNING playbook", (now,)
+        "DELETE FROM pauses WHERE until <= ? RETURNING playbook", (now,)
     ).fetchall()
     if ended:
         _update_all_heads(connection)
@@ -135,7 +135,7 @@ def _update_all_heads(connection: sqlite3.Connection) -> None:
     """Let the runs that are not paused any longer become heads of their target queues."""
     queued = connection.execute(
         "SELECT DISTINCT target FROM runs WHERE state = 'queued'"
-        " AND playbook NOT IN (SELECT playbook FROM paused)"
+        " AND playbook NOT IN (SELECT playbook FROM pauses)"
     ).fetchall()
     for row in queued:
         claims.update_heads(connection, row["target"])

@@ -125,7 +125,7 @@ def next_due(connection: sqlite3.Connection, pool: str, *, undo: bool) -> float 
     undo: whether undos count. While all playbooks are paused, only undos count.
     """
     paused = connection.execute(
-        "SELECT 1 FROM paused WHERE playbook = ?", (ALL_PLAYBOOKS,)
+        "SELECT 1 FROM pauses WHERE playbook = ?", (ALL_PLAYBOOKS,)
     ).fetchone()
     due = [undo_intents.next_due(connection) if undo else None]
     if not paused:

@@ -26,7 +26,7 @@ def save_dropped(
 ) -> None:
     """Write dead letters, add to the counters, and delete the oldest rows of both."""
     connection.executemany(
-        "INSERT INTO dead (received, source, error, body) VALUES (?, ?, ?, ?)",
+        "INSERT INTO dead_letters (received, source, error, body) VALUES (?, ?, ?, ?)",
         [(one.received, one.source, one.error, one.body) for one in dead_letters],
     )
     connection.executemany(
@@ -38,7 +38,8 @@ def save_dropped(
         ],
     )
     connection.execute(
-        "DELETE FROM dead WHERE id <= (SELECT max(id) FROM dead) - ?", (MAX_DEAD_LETTERS,)
+        "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?",
+        (MAX_DEAD_LETTERS,),
     )
     counted = connection.execute("SELECT count(*) FROM drops").fetchone() if dropped_runs else (0,)
     if counted[0] > MAX_DROP_COUNTERS:
@@ -54,11 +55,13 @@ def delete_runs(connection: sqlite3.Connection, before: float) -> int:
         "SELECT seq, id, event FROM runs INDEXED BY runs_settled WHERE settled < ? LIMIT ?",
         (before, MAX_DELETED_RUNS),
     ).fetchall()
-    connection.executemany("DELETE FROM holds WHERE undo = ?", [(row["id"],) for row in rows])
+    connection.executemany(
+        "DELETE FROM undo_intents WHERE undo = ?", [(row["id"],) for row in rows]
+    )
     connection.executemany("DELETE FROM runs WHERE seq = ?", [(row["seq"],) for row in rows])
     delete_unused_events(connection, {row["event"] for row in rows})
     connection.execute("DELETE FROM drops WHERE last < ?", (before,))
-    connection.execute("DELETE FROM dead WHERE received < ?", (before,))
+    connection.execute("DELETE FROM dead_letters WHERE received < ?", (before,))
     return len(rows)
 
 
@@ -91,7 +94,7 @@ def delete_unused_events(connection: sqlite3.Connection, events: set[int]) -> No
 def dead_letters(connection: sqlite3.Connection, limit: int) -> list[DeadLetter]:
     """Return the dead letters, newest first."""
     rows = connection.execute(
-        "SELECT received, source, error, body FROM dead ORDER BY id DESC LIMIT ?", (limit,)
+        "SELECT received, source, error, body FROM dead_letters ORDER BY id DESC LIMIT ?", (limit,)
     )
     return [DeadLetter(*row) for row in rows]
 

@@ -14,7 +14,7 @@ from engine.model.errors import JournalError
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 6
+VERSION = 7
 """Version of the tables, stored as ``PRAGMA user_version``. Each change of the tables increases it."""
 
 # Table runs: one row for each run, and one for each undo of a step (column `undoes`: the id of its run).
@@ -30,15 +30,17 @@ VERSION = 6
 #   pool, timeout   of the step at `position`
 #   facts     the attempt state, JSON
 #   revision  of the set of playbooks that planned the run; empty if it was unknown
-# Table holds: the changes that an undo reverts. `until` is the `due_at` of the undo.
+# Table undo_intents: the changes that an undo reverts. `until` is the `due_at` of the undo.
 # Table arrived (the inbox): accepted runs that are not in `runs` yet, `many` of them in a row. `event` is the
 #   number of the first event of the body. `slow` is 1 if one of the runs is of the slow pool.
 # Table events: the encoded events.
 # Table snapshots: the playbooks that runs were accepted with.
-# Table paused: playbooks whose runs are not claimed; `*` means all. `until` is the end of the pause, or NULL.
-# Table dead: bodies that are not valid events. Table drops: the number of runs that throttles and silences
-#   suppressed, by hour. Both have a maximum size.
-# Table memory: the key-value table. Table sets: the last good set of playbook files.
+# Table pauses: playbooks whose runs are not claimed; `*` means all. `until` is the end of the pause, or NULL.
+# Table dead_letters: bodies that are not valid events. Table drops: the number of runs that throttles and
+#   silences suppressed, by hour. Both have a maximum size.
+# Tables throttle_windows, budget_windows, offsets: JSON by key. Table playbook_sets: the last good set of
+#   playbook files. Table dry_run: the last run that was accepted before the dry run that uses the journal.
+# The statements below build the tables of the first versions. Version 7 gave them the names above.
 _TABLES_2 = """
 CREATE TABLE paused (playbook TEXT PRIMARY KEY, by TEXT NOT NULL, since REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead (
@@ -78,6 +80,22 @@ _TABLES_6 = """
 ALTER TABLE runs ADD COLUMN revision TEXT NOT NULL DEFAULT '';
 ALTER TABLE sets ADD COLUMN revision TEXT NOT NULL DEFAULT '';
 """
+_TABLES_7 = """
+ALTER TABLE paused RENAME TO pauses;
+ALTER TABLE holds RENAME TO undo_intents;
+ALTER TABLE sets RENAME TO playbook_sets;
+ALTER TABLE dead RENAME TO dead_letters;
+CREATE TABLE throttle_windows (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE budget_windows (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE offsets (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE dry_run (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL);
+INSERT INTO budget_windows SELECT substr(key, 8), value FROM memory WHERE key GLOB 'budget:*';
+INSERT INTO offsets SELECT substr(key, 8), value FROM memory WHERE key GLOB 'follow:*';
+INSERT INTO dry_run SELECT 1, CAST(CAST(value AS TEXT) AS INTEGER) FROM memory WHERE key = 'dry-run';
+INSERT INTO throttle_windows SELECT key, value FROM memory
+  WHERE key NOT GLOB 'budget:*' AND key NOT GLOB 'follow:*' AND key NOT IN ('dry-run', 'probe');
+DROP TABLE memory;
+"""
 _TABLES = f"""
 CREATE TABLE snapshots (digest TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (id INTEGER PRIMARY KEY, body BLOB NOT NULL, received REAL NOT NULL);
@@ -115,7 +133,7 @@ CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sets (
   id INTEGER PRIMARY KEY CHECK (id = 1), digest TEXT NOT NULL, files BLOB NOT NULL
 );
-{_TABLES_2}{_TABLES_3}{_TABLES_4}{_TABLES_5}{_TABLES_6}"""
+{_TABLES_2}{_TABLES_3}{_TABLES_4}{_TABLES_5}{_TABLES_6}{_TABLES_7}"""
 _MIGRATIONS = {
     1: "ALTER TABLE runs ADD COLUMN namespace TEXT;"
     f"ALTER TABLE runs ADD COLUMN held INTEGER NOT NULL DEFAULT 0; {_TABLES_2}",
@@ -123,6 +141,7 @@ _MIGRATIONS = {
     3: _TABLES_4,
     4: _TABLES_5,
     5: _TABLES_6,
+    6: _TABLES_7,
 }
 """Version -> statements that migrate the tables to the next version."""
 

@@ -1,7 +1,7 @@
 """Undo intents: the changes of a step, and the scheduled undo that reverts them.
 
 An undo is a row of ``runs`` in the state ``waiting``, so that leases and fences work for it too. It starts
-before the ready runs of its target, and pauses do not apply to it. Its changes are rows of ``holds``.
+before the ready runs of its target, and pauses do not apply to it. Its changes are rows of ``undo_intents``.
 """
 
 from __future__ import annotations
@@ -122,17 +122,17 @@ def _write_change(
     """
     id_, place, until = undo
     others = connection.execute(
-        "SELECT undo, place, change FROM holds WHERE key = ?", (change.key,)
+        "SELECT undo, place, change FROM undo_intents WHERE key = ?", (change.key,)
     ).fetchall()
     for other in others:
         earlier = ObjectChange.of(codec.decode(other["change"]))
         change = replace(change, before=earlier.before)
         connection.execute(
-            "UPDATE holds SET change = ? WHERE undo = ? AND place = ?",
+            "UPDATE undo_intents SET change = ? WHERE undo = ? AND place = ?",
             (_encode(replace(earlier, put=change.put)), other["undo"], other["place"]),
         )
     connection.execute(
-        "INSERT INTO holds VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        "INSERT INTO undo_intents VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
         " SET key = excluded.key, until = excluded.until, change = excluded.change",
         (id_, place, change.key, until, _encode(change)),
     )
@@ -141,7 +141,7 @@ def _write_change(
 def undo_times(connection: sqlite3.Connection, key: str, exclude: str | None) -> list[float | None]:
     """Return the times of the undo intents for an object. exclude: the id of one undo to ignore."""
     found = connection.execute(
-        "SELECT until FROM holds WHERE key = ? AND undo IS NOT ?", (key, exclude)
+        "SELECT until FROM undo_intents WHERE key = ? AND undo IS NOT ?", (key, exclude)
     ).fetchall()
     return [row["until"] for row in found]
 
@@ -149,7 +149,7 @@ def undo_times(connection: sqlite3.Connection, key: str, exclude: str | None) ->
 def changes(connection: sqlite3.Connection, undo: str) -> tuple[ObjectChange, ...]:
     """Return the changes of an undo, in the order in which they were made."""
     found = connection.execute(
-        "SELECT change FROM holds WHERE undo = ? ORDER BY place", (undo,)
+        "SELECT change FROM undo_intents WHERE undo = ? ORDER BY place", (undo,)
     ).fetchall()
     return tuple(ObjectChange.of(codec.decode(row["change"])) for row in found)
 
@@ -210,7 +210,7 @@ def settle(
     if row is None:
         return False
     if state == "undone":
-        connection.execute("DELETE FROM holds WHERE undo = ?", (key.id,))
+        connection.execute("DELETE FROM undo_intents WHERE undo = ?", (key.id,))
         connection.execute("DELETE FROM runs WHERE id = ?", (key.id,))
         retention.delete_unused_events(connection, {row["event"]})
     else:
