@@ -16,6 +16,8 @@ _LONGEST_ANNOTATION = 1024
 RUN, RULE = "tiercel.dev/run", "tiercel.dev/rule"
 BLOB, REVISION = "tiercel.dev/blob", "tiercel.dev/revision"
 """Annotations. The blob and the revision are absent if they are not known."""
+RUN_AS = "tiercel.dev/run-as"
+"""Annotation: the ServiceAccount of ``runAs``, which also undoes the step. Absent without ``runAs``."""
 PLAYBOOK = "tiercel.dev/playbook"
 """A label, so that ``kubectl -l`` finds the objects of a playbook."""
 
@@ -38,6 +40,7 @@ def ownership_metadata(
         RULE: context.event.rule[:_LONGEST_ANNOTATION],
         **({BLOB: context.blob} if context.blob else {}),
         **({REVISION: context.revision} if context.revision else {}),
+        **({RUN_AS: context.run_as} if context.run_as else {}),
     }
     if until is not None:
         ours = expiry_text(until)

@@ -10,7 +10,7 @@ from engine.cluster.api import FIELD_MANAGER
 from engine.cluster.kinds import KINDS, rbac_resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from engine.actions.registry import Right
     from engine.model.playbook import Playbook, Step
@@ -33,13 +33,28 @@ CLUSTER_WIDE = frozenset(rbac_resource(kind) for kind in KINDS.values() if not k
 ADOPT = frozenset({("list", "networkpolicies.networking.k8s.io")})
 """To find the policies in all namespaces after the journal was lost. Policies do not contain secrets."""
 _VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
-_API = "rbac.authorization.k8s.io/v1"
+_GROUP = "rbac.authorization.k8s.io"
+_API = f"{_GROUP}/v1"
 
 
 def rights(playbooks: Iterable[Playbook]) -> frozenset[Right]:
     """Return the least rights that the playbooks need. Disabled playbooks need none."""
     steps = [step for p in playbooks if p.mode != "disabled" for step in p.steps]
     return frozenset(right for step in steps for right in _rights_of(step))
+
+
+def rights_by_account(playbooks: Iterable[Playbook]) -> dict[str, frozenset[Right]]:
+    """Return the least rights of each ServiceAccount that ``runAs`` names. "" has those of the engine itself.
+
+    The engine adopts policies with its own rights, also the policies of a playbook with ``runAs``.
+    """
+    enabled: dict[str, list[Playbook]] = {"": []}
+    for playbook in playbooks:
+        if playbook.mode != "disabled":
+            enabled.setdefault(playbook.run_as, []).append(playbook)
+    found = {account: rights(group) for account, group in sorted(enabled.items())}
+    found[""] |= frozenset().union(*found.values()) & ADOPT
+    return found
 
 
 def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict[str, Any]]:
@@ -53,6 +68,46 @@ def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict
     wide = frozenset(right for right in needed if right[1] in CLUSTER_WIDE) | (needed & ADOPT)
     found = [_role("Role", name, needed - wide)]
     return [*found, _role("ClusterRole", name, wide)] if wide else found
+
+
+def account_roles(
+    accounts: Mapping[str, frozenset[Right]],
+    name: str,
+    engine: tuple[str, str],
+    *,
+    namespaced: bool,
+) -> list[dict[str, Any]]:
+    """Return the roles and bindings for the ServiceAccounts of ``runAs``: those of each, then the engine's.
+
+    The engine gets the right to impersonate exactly these accounts.
+
+    accounts: their rights by name, without the engine's own. name: of the engine's role. engine: namespace and
+    name of its ServiceAccount. namespaced: see ``roles``; the RoleBindings have no namespace either.
+    """
+    if not accounts:
+        return []
+    namespace, found = engine[0], []
+    for account, needed in sorted(accounts.items()):
+        made = roles(needed, f"{name}-{account}", namespaced=namespaced)
+        found += [one for role in made for one in (role, _binding(role, (namespace, account)))]
+    metadata = {"name": f"{name}-impersonate", "namespace": namespace}
+    rule = {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["impersonate"]}
+    rules = [{**rule, "resourceNames": sorted(accounts)}]
+    role = {"apiVersion": _API, "kind": "Role", "metadata": metadata, "rules": rules}
+    return [*found, role, _binding(role, engine)]
+
+
+def _binding(role: dict[str, Any], account: tuple[str, str]) -> dict[str, Any]:
+    """Return the binding of a role to a ServiceAccount, given as namespace and name."""
+    subject = {"kind": "ServiceAccount", "namespace": account[0], "name": account[1]}
+    reference = {"apiGroup": _GROUP, "kind": role["kind"], "name": role["metadata"]["name"]}
+    return {
+        "apiVersion": _API,
+        "kind": f"{role['kind']}Binding",
+        "metadata": dict(role["metadata"]),
+        "roleRef": reference,
+        "subjects": [subject],
+    }
 
 
 def ignore_differences(playbooks: Iterable[Playbook]) -> list[dict[str, Any]]:

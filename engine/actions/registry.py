@@ -94,6 +94,7 @@ class StepContext:
       first of the changes is due (epoch seconds), or None if that is only on request.
     blob, revision: provenance of the playbook: Git blob id of its file, and the commit that was deployed; "" if
       unknown.
+    run_as: the ServiceAccount that the playbook names, or "".
     """
 
     run: str
@@ -111,6 +112,7 @@ class StepContext:
     )
     blob: str = ""
     revision: str = ""
+    run_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from engine.render.text import print_document, print_line
 from engine.runtime.settings import host_list
 
 if TYPE_CHECKING:
+    from engine.cluster.api import Cluster, ClusterReader
     from engine.model.event_formats import ReadEvent
 
 
@@ -120,6 +121,7 @@ def _preview_context(
 ) -> PreviewContext:
     if server:
         from engine.cluster.client import connect  # noqa: PLC0415 - 250 ms that only --server needs
+        from engine.cluster.impersonation import as_account  # noqa: PLC0415 - the same
         from engine.cluster.kubeconfig import (  # noqa: PLC0415 - only --server needs it
             ConnectionSettingsError,
             default_kubeconfig,
@@ -129,7 +131,13 @@ def _preview_context(
             live = connect(kubeconfig or default_kubeconfig(), context)
         except ConnectionSettingsError as error:
             fail(f"--server: {error}", USAGE, "Select a cluster: --kubeconfig FILE --context NAME")
-        return PreviewContext(live, live.with_dry_run(), hosts)
+        own = OwnIdentity.from_environment(os.environ)
+
+        def as_(account: str) -> tuple[ClusterReader, Cluster]:
+            user = as_account(live, own.namespace, account)
+            return user, as_account(live.with_dry_run(), own.namespace, account)
+
+        return PreviewContext(live, live.with_dry_run(), hosts, accounts=as_)
     if cluster is None:
         return PreviewContext(hosts=hosts)
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.playbook_arguments import load_valid, values_option
+from engine.language import value_checks
 from engine.render.text import print_document
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     " policies whose ttl has ended after a lost journal.",
 )
 @click.option(
+    "--service-account",
+    metavar="NAMESPACE:NAME",
+    default="tiercel:tiercel",
+    show_default=True,
+    help="The engine's ServiceAccount. It may impersonate the accounts of runAs, which are in its namespace.",
+)
+@click.option(
     "--argocd",
     is_flag=True,
     help="Print the ignoreDifferences of an Argo CD Application instead, so that selfHeal does not revert what"
@@ -31,9 +39,18 @@ if TYPE_CHECKING:
 )
 @values_option
 def command(
-    *, playbooks: tuple[str, ...], name: str, namespaced: bool, argocd: bool, values: Path | None
+    *,
+    playbooks: tuple[str, ...],
+    name: str,
+    namespaced: bool,
+    service_account: str,
+    argocd: bool,
+    values: Path | None,
 ) -> None:
     """Print the minimal RBAC role for PLAYBOOKS as YAML (default: playbooks/).
+
+    For each ServiceAccount that a playbook names under runAs, the output also has a role and its binding, and
+    the right of the engine to impersonate the account.
 
     \b
     Examples:
@@ -47,8 +64,9 @@ def command(
     import yaml  # noqa: PLC0415 - --help must be fast
 
     from engine.actions.rbac import (  # noqa: PLC0415 - --help must be fast
+        account_roles,
         ignore_differences,
-        rights,
+        rights_by_account,
         roles,
     )
 
@@ -56,5 +74,12 @@ def command(
         ignored = ignore_differences(load_valid(playbooks, values).playbooks)
         print_document(yaml.safe_dump({"ignoreDifferences": ignored}, sort_keys=False).rstrip())
         return
-    found = roles(rights(load_valid(playbooks, values).playbooks), name, namespaced=namespaced)
+    namespace, _, account = service_account.partition(":")
+    if value_checks.service_account(namespace) or value_checks.service_account(account):
+        raise click.BadParameter(
+            f"`{service_account[:80]}` is not NAMESPACE:NAME", param_hint="--service-account"
+        )
+    accounts = rights_by_account(load_valid(playbooks, values).playbooks)
+    found = roles(accounts.pop(""), name, namespaced=namespaced)
+    found += account_roles(accounts, name, (namespace, account), namespaced=namespaced)
     print_document(yaml.safe_dump_all(found, sort_keys=False, default_flow_style=None).rstrip())

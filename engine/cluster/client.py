@@ -6,6 +6,7 @@ worker's thread; waiting is the task of the journal.
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,7 @@ import structlog
 
 from engine.cluster.api import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
 from engine.cluster.circuit_breaker import CircuitBreaker
+from engine.cluster.impersonation import missing_right
 from engine.cluster.kubeconfig import Credentials, read_access
 from engine.cluster.rate_limiter import RateLimiter
 from engine.cluster.transport import ApiServer, NoResponseError, ResponseTooLongError
@@ -61,13 +63,18 @@ class ApiServerState:
     """The state that all calls to one API server share.
 
     cache_seconds: how long a Namespace or Node that was read, or a Node that does not exist, is cached; pods
-    are never cached. cache: by resource and name.
+    are never cached. cache: by user, resource and name, because each user may read only what its rights allow.
+    users: the users that calls impersonate, and None for the engine itself.
     """
 
     breaker: CircuitBreaker
     rate_limiter: RateLimiter
     cache_seconds: float = 0.0
-    cache: dict[tuple[str, str], _Cached] = field(default_factory=dict)
+    cache: dict[_CacheKey, _Cached] = field(default_factory=dict)
+    users: set[str | None] = field(default_factory=lambda: {None})
+
+
+_CacheKey = tuple[str | None, str, str]
 
 
 class _Cached(NamedTuple):
@@ -115,6 +122,7 @@ class KubernetesCluster:
     """Reads and writes objects through the API server.
 
     dry_run: send writes with ``dryRun=All``. deadline: of all calls together, on the monotonic clock.
+    user: the user that ``server`` impersonates, or None.
     """
 
     def __init__(
@@ -124,11 +132,13 @@ class KubernetesCluster:
         *,
         dry_run: bool = False,
         deadline: float | None = None,
+        user: str | None = None,
     ) -> None:
         self._server = server
         self._state = state
         self._dry_run = dry_run
         self._deadline = deadline
+        self._user = user
         self._rate_wait = MAX_RATE_WAIT
 
     @property
@@ -153,20 +163,32 @@ class KubernetesCluster:
 
     def with_timeout(self, seconds: float) -> KubernetesCluster:
         """Return the same cluster with a deadline for all its calls together, ``seconds`` from now."""
-        deadline = time.monotonic() + seconds
-        return KubernetesCluster(
-            self._server, self._state, dry_run=self._dry_run, deadline=deadline
-        )
+        return self._changed(_deadline=time.monotonic() + seconds, _rate_wait=MAX_RATE_WAIT)
 
     def with_dry_run(self) -> KubernetesCluster:
         """Return the same cluster with ``dryRun=All``: the server checks writes, but changes nothing."""
-        return KubernetesCluster(self._server, self._state, dry_run=True, deadline=self._deadline)
+        return self._changed(_dry_run=True)
+
+    def impersonate(self, user: str) -> KubernetesCluster:
+        """Return the same cluster for another user: all calls have the rights of this user only.
+
+        The engine needs the right to impersonate the user. user: ``system:serviceaccount:NAMESPACE:NAME``.
+        """
+        self._state.users.add(user)
+        return self._changed(_server=self._server.impersonate(user), _user=user)
+
+    def _changed(self, **attributes: object) -> KubernetesCluster:
+        changed = copy.copy(self)
+        for name, value in attributes.items():
+            setattr(changed, name, value)
+        return changed
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
         """Return an object, or None if it does not exist; see ``ClusterReader.get``."""
         if kind not in (NAMESPACE, NODE) or not self._state.cache_seconds:
             return self._get(kind, name, namespace)
-        cache, key, now = self._state.cache, (kind.resource, name), time.monotonic()
+        cache, key = self._state.cache, (self._user, kind.resource, name)
+        now = time.monotonic()
         cached = cache.get(key)
         if cached is not None and now < cached.until:
             return cached.object
@@ -179,9 +201,10 @@ class KubernetesCluster:
 
     def _forget(self, resource: str, name: str) -> None:
         """Let the next read ask the API server. An expired entry also stops a read that is in progress."""
-        self._store((resource, name), _Cached(0.0, None))
+        for user in tuple(self._state.users):
+            self._store((user, resource, name), _Cached(0.0, None))
 
-    def _store(self, key: tuple[str, str], entry: _Cached) -> None:
+    def _store(self, key: _CacheKey, entry: _Cached) -> None:
         cache = self._state.cache
         if len(cache) >= MAX_CACHED:
             cache.clear()
@@ -274,7 +297,8 @@ class KubernetesCluster:
         if status == 403 and self._state.breaker.recently_unavailable:  # noqa: PLR2004 - HTTP
             raise TemporaryError(f"{message} (the server was recently unavailable)", after=after)
         if status == 403:  # noqa: PLR2004 - HTTP
-            raise PermanentError(f"{message} (missing right: {_rbac_verbs(verb)} on {resource})")
+            missing = missing_right(_rbac_verbs(verb), resource, self._user, reply.body)
+            raise PermanentError(f"{message} ({missing})")
         if status in OVERLOADED:
             # an eviction that a PodDisruptionBudget does not allow is also a 429
             has_budget = _has_cause(reply.body, "reason", "DisruptionBudget")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import copy
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -43,12 +44,32 @@ class Response(NamedTuple):
 
 
 class ApiServer:
-    """Sends requests to one API server with its current credentials."""
+    """Sends requests to one API server with its current credentials.
+
+    A request can impersonate another user. See ``impersonate``.
+    """
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
         self._access: ApiServerAccess | None = None
+        self._impersonation: dict[str, str] = {}
+        self._impersonating: dict[str, ApiServer] = {}
         self._use(credentials.current())
+
+    def impersonate(self, user: str) -> ApiServer:
+        """Return the same server, with every request impersonating a user.
+
+        It shares the connections. Without ``Impersonate-Group``, the API server gives a ServiceAccount its
+        groups (apiserver/pkg/endpoints/filters/impersonation.go), so that no right on groups is necessary.
+        """
+        if user not in self._impersonating:
+            self._impersonating[user] = copy.copy(self)._as_user(user)  # noqa: SLF001 - a copy of itself
+        return self._impersonating[user]
+
+    def _as_user(self, user: str) -> ApiServer:
+        self._impersonation, self._impersonating = {"Impersonate-User": user}, {}
+        self._use(self._credentials.current())
+        return self
 
     def _use(self, access: ApiServerAccess) -> None:
         """Use new settings and credentials; open new connections if the client certificate has changed."""
@@ -63,6 +84,7 @@ class ApiServer:
         auth = {"authorization": access.authorization} if access.authorization else {}
         client = ApiClient(settings)
         self._headers = {**client.default_headers, "Accept": "application/json", **auth}
+        self._headers |= self._impersonation
         if old is None or access.identity[1:] != old.identity[1:]:
             pools = use_bounded_connections(
                 client.rest_client.pool_manager, BodyLimit(MAX_RESPONSE)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import structlog
 
-from engine.actions.managed_objects import BLOB, PLAYBOOK, REVISION, RULE, RUN
+from engine.actions.managed_objects import BLOB, PLAYBOOK, REVISION, RULE, RUN, RUN_AS
 from engine.actions.parameters import check_namespace
 from engine.actions.pod_isolate import QUARANTINE
 from engine.actions.registry import load_actions
@@ -25,6 +25,7 @@ from engine.journal.codec import UnreadableError
 from engine.journal.protocol import History, UndoLog
 from engine.language.compile import playbook_from_snapshot
 from engine.language.schema import API_VERSION
+from engine.language.value_checks import service_account
 from engine.model.calls import ObjectChange
 from engine.model.errors import (
     EventError,
@@ -115,15 +116,19 @@ def _run(id_: str, policy: Object) -> Run:
     name = (metadata.get("labels") or {}).get(PLAYBOOK) or ""
     if check_namespace(name):
         raise ValueError("its label tiercel.dev/playbook is not the name of a playbook")
+    run_as = annotations.get(RUN_AS) or ""
+    if run_as and service_account(run_as):
+        raise ValueError(f"its annotation {RUN_AS} is not the name of a ServiceAccount")
     owner: Object = next(iter(metadata.get("ownerReferences") or []), {})
     fields = {"k8s.ns.name": metadata.get("namespace"), "k8s.pod.name": owner.get("name")}
     time = metadata.get("creationTimestamp") or "1970-01-01T00:00:00Z"
     event = parse_event({"rule": rule, "time": time, "output_fields": fields})
-    document: dict[str, Any] = {
+    spec: dict[str, Any] = {"match": {"rules": [rule]}, "actions": [{"action": ACTION}]}
+    document = {
         "apiVersion": API_VERSION,
         "kind": "Playbook",
         "metadata": {"name": name},
-        "spec": {"match": {"rules": [rule]}, "actions": [{"action": ACTION}]},
+        "spec": {**spec, **({"runAs": run_as} if run_as else {})},
     }
     playbook = playbook_from_snapshot(msgspec.json.encode(document), load_actions())
     playbook = replace(playbook, blob=parse_blob(annotations.get(BLOB)))

@@ -315,6 +315,7 @@ def _call_action(
         note=_note(claim, permission.digest_size), approved_by=permission.approved_by,
         add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
         blob=claim.run.playbook.blob, revision=claim.run.revision,
+        run_as=claim.run.playbook.run_as,
     )  # fmt: skip
     available = {
         "pod": step.target, "node": step.target, "subject": step.target, "resource": step.target,

@@ -153,6 +153,7 @@ def compile_playbook(
         snapshot=snapshot,
         digest=hashlib.sha256(snapshot).hexdigest(),
         blob=blob,
+        run_as=spec.get("runAs", ""),
         where=document.at(("metadata", "name")),
     )
 

@@ -27,6 +27,10 @@ _TYPES = {
 _CHECKS: dict[Any, dict[str, Any]] = {
     value_checks.match: {"minProperties": 1},
     value_checks.duration_text: {"pattern": duration.PATTERN},
+    value_checks.service_account: {
+        "pattern": f"^{value_checks.SUBDOMAIN}$",
+        "maxLength": value_checks.MAX_SUBDOMAIN,
+    },
     value_checks.attempts: {"minimum": 1, "maximum": 100},
     value_checks.count: {"minimum": 1, "maximum": 10_000},
     value_checks.first: {"minimum": 1, "maximum": 1_000},

@@ -147,6 +147,11 @@ PLAYBOOK = Key(
         ),
         "match": MATCH,
         "conditions": CONDITIONS,
+        "runAs": Key(
+            "text",
+            "a ServiceAccount in the engine's namespace; the calls of the steps have only its rights",
+            check=value_checks.service_account,
+        ),
         "throttle": Key(
             "map",
             "limits how many of the matching events act",

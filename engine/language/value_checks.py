@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from engine.language import duration
@@ -19,6 +20,9 @@ MAX_STEPS = 1_000
 MAX_NAMES = 1_000
 _MAX_NAME = 1_000
 """Characters of one name. It can be a glob, which is compiled."""
+SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+"""The pattern of a DNS-1123 subdomain, such as the name of a ServiceAccount."""
+MAX_SUBDOMAIN = 253
 _MAX_WILDCARDS = 1_000
 """Wildcards of one list of names. Each becomes up to 10 instructions of an RE2 expression."""
 
@@ -110,6 +114,14 @@ def throttle(value: dict[str, Any]) -> Fault | None:
     code = "missing-key" if any(given < keys for keys in allowed) else "bad-value"
     what = "a throttle has `once`, or `within` with `first` or `count`"
     return code, what, "once: 10m, or first: 5 and within: 1m"
+
+
+def service_account(value: str) -> Fault | None:
+    """Check the name of a ServiceAccount."""
+    if len(value) <= MAX_SUBDOMAIN and re.fullmatch(SUBDOMAIN, value):
+        return None
+    what = f"`{value[:40]}` is not a valid name of a ServiceAccount"
+    return "bad-value", what, "its name without the namespace, like responder-payments"
 
 
 def time(value: str) -> Fault | None:

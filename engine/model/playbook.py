@@ -133,6 +133,7 @@ class Playbook:
             compiled from it again, so that changes in the folder do not affect the run.
         digest: SHA-256 of the snapshot, in hex.
         blob: Git blob id of its file.
+        run_as: name of the ServiceAccount whose rights the calls of the steps have; "" for the engine's own.
 
     """
 
@@ -147,6 +148,7 @@ class Playbook:
     snapshot: bytes = b""
     digest: str = ""
     blob: str = ""
+    run_as: str = ""
     where: Location | None = None
 
 

@@ -14,7 +14,7 @@ from engine.outbound.api import RequestRecorder
 from engine.planning.planner import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from engine.cluster.api import Cluster, ClusterReader
     from engine.execution.guardrails import GuardrailChecker
@@ -44,6 +44,7 @@ class PreviewContext:
     Attributes:
         reads: the objects that exist, or None to assume the pod that each event names.
         forward: a cluster that checks each call and changes nothing (``dryRun=All``), or None.
+        accounts: returns both for the ServiceAccount of ``runAs``, or None if the objects are given.
         hosts: hosts that http.request may call; None for all.
         outcomes: assumed outcomes: step -> state, or ``{answer: …}`` for done with that answer.
 
@@ -53,13 +54,14 @@ class PreviewContext:
     forward: Cluster | None = None
     hosts: frozenset[str] | None = None
     outcomes: Mapping[str, Any] = field(default_factory=dict)
+    accounts: Callable[[str], tuple[ClusterReader, Cluster]] | None = None
 
-    def clients(self, event: Event) -> Clients:
-        """Return the clients for one attempt on the event."""
-        reads = self.reads or AssumedCluster(event)
-        return Clients(
-            CallRecorder(reads, self.forward), RequestRecorder(None, self.hosts), dry=True
-        )
+    def clients(self, run: Run) -> Clients:
+        """Return the clients for one attempt of a step of the run."""
+        reads, forward = self.reads or AssumedCluster(run.event), self.forward
+        if self.accounts and run.playbook.run_as:
+            reads, forward = self.accounts(run.playbook.run_as)
+        return Clients(CallRecorder(reads, forward), RequestRecorder(None, self.hosts), dry=True)
 
 
 def preview(
@@ -88,7 +90,7 @@ def _walk(run: Run, checker: GuardrailChecker, context: PreviewContext, now: flo
     results: tuple[StepResult, ...] = ()
     holds: dict[str, str] = {}
     while claim:
-        clients = context.clients(run.event)
+        clients = context.clients(run)
         outcome = attempt(claim, clients, checker, now)
         if outcome.error is not None:
             raise InternalError(outcome.error) from outcome.error

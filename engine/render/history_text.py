@@ -81,6 +81,8 @@ def story_lines(run: Mapping[str, Any], provenance: Iterable[str] = ()) -> Itera
     )
     if run.get("revision"):
         yield f"    revision  {printable(run['revision'])}"
+    if run.get("runAs"):
+        yield f"    runs as   ServiceAccount {printable(run['runAs'])}"
     yield from provenance
     yield from step_lines([_result(step) for step in run["steps"]], bodies=True)
     for one in run["decisions"]:

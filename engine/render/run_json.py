@@ -38,6 +38,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
         "run": run.id,
         "playbook": run.playbook.name,
         "mode": run.playbook.mode,
+        "runAs": run.playbook.run_as or None,
         "blob": run.playbook.blob,
         "revision": run.revision or None,
         "event": event_json(run.event),

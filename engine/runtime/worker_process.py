@@ -15,6 +15,7 @@ import structlog
 from engine.actions.registry import load_actions
 from engine.cluster.api import CallRecorder
 from engine.cluster.client import connect
+from engine.cluster.impersonation import as_account
 from engine.cluster.kubeconfig import ConnectionSettingsError
 from engine.cluster.simulated import AssumedCluster
 from engine.execution.adoption import Adoption
@@ -198,6 +199,8 @@ class _Resources:
         """Return the clients for one attempt. They are dry in a dry run, and if the mode does not enforce."""
         timeout, hosts = claim.step.timeout, self._settings.http_hosts
         live = self._cluster.with_timeout(timeout) if self._cluster else None
+        if live is not None:
+            live = as_account(live, self._settings.own.namespace, claim.run.playbook.run_as)
         if live is None or self._settings.dry_run or not _mode_allows(claim):
             reader = live or AssumedCluster(claim.run.event)
             return Clients(CallRecorder(reader), RequestRecorder(None, hosts), dry=True)

@@ -82,6 +82,7 @@ def _attempt(settled: AttemptEnded) -> dict[str, Any]:
         "event": identity(run.event),
         "run": run.id,
         "playbook": run.playbook.name,
+        "runAs": run.playbook.run_as or None,
         "labels": run.playbook.labels,
         "blob": run.playbook.blob,
         "revision": run.revision or None,

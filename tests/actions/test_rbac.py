@@ -90,3 +90,42 @@ def test_argocd_ignores_only_what_the_playbooks_change(tmp_path):
     }
     [none] = rbac(tmp_path, {"action": "pod.isolate"}, flags=["--argocd"])
     assert none == {"ignoreDifferences": []}
+
+
+def test_each_account_of_run_as_has_a_role_and_the_engine_may_impersonate_it(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        yaml.safe_dump(playbook("own", actions=[{"action": "pod.delete"}]))
+    )
+    flags = ["--name", "mine", "--service-account", "security:engine"]
+    own, role, bound, impersonate, may = rbac(
+        tmp_path, {"action": "pod.isolate"}, flags=flags, runAs="responder"
+    )
+    policies = (
+        "list",
+        "networkpolicies.networking.k8s.io",
+    )  # the engine adopts with its own rights
+    assert ("delete", "pods") in granted(own)
+    assert ("patch", "pods") not in granted(own)
+    assert {right for right in granted(own) if "networkpolicies" in right[1]} == {policies}
+    assert ("patch", "pods") in granted(role)
+    assert ("delete", "pods") not in granted(role)
+    assert (bound["kind"], bound["roleRef"]["name"]) == ("ClusterRoleBinding", "mine-responder")
+    assert bound["subjects"] == [
+        {"kind": "ServiceAccount", "namespace": "security", "name": "responder"}
+    ]
+    assert (impersonate["kind"], impersonate["metadata"]["namespace"]) == ("Role", "security")
+    assert impersonate["rules"] == [
+        {
+            "apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["impersonate"],
+            "resourceNames": ["responder"],
+        }
+    ]  # fmt: skip
+    assert may["subjects"][0]["name"] == "engine"
+    flags.append("--namespaced")
+    kinds = [
+        one["kind"] for one in rbac(tmp_path, {"action": "pod.isolate"}, flags=flags, runAs="a")
+    ]
+    assert kinds == [
+        "Role", "ClusterRole", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding",
+        "Role", "RoleBinding",
+    ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import msgspec
 import pytest
 from engine.actions.registry import load_actions
 from engine.execution.adoption import Adoption, adopt
@@ -175,3 +176,25 @@ def test_adoption_is_retried_until_the_cluster_answers(journal, monkeypatch):
 def test_adoption_without_the_right_to_list_ends_the_thread_only(journal, monkeypatch):
     cluster = Answering(isolated()[0].cluster, PermanentError("403"))
     assert begin(cluster, journal, monkeypatch) == []
+
+
+@pytest.mark.parametrize(("name", "adopted"), [("responder", 1), ("a\nX: y", 0)])
+def test_an_adopted_policy_is_undone_as_the_account_of_its_run(journal, name, adopted):
+    server = isolated()[0]
+    policy(server)["metadata"]["annotations"]["tiercel.dev/run-as"] = name
+    assert adopt(server.cluster, journal, NOW) == adopted
+    undoing = journal.claim("cluster", 9, NOW + HOUR)
+    assert [one.run.playbook.run_as for one in undoing] == ["responder"] * adopted
+
+
+def test_a_policy_names_the_account_of_its_run():
+    server, store = world(), FakeAttemptStore()
+    claim = claim_of(ISOLATE, {}, alert())
+    assert "tiercel.dev/run-as" not in policy(isolated()[0])["metadata"]["annotations"]
+    playbook = replace(claim.run.playbook, run_as="responder")
+    act(
+        server,
+        replace(claim, run=msgspec.structs.replace(claim.run, playbook=playbook)),
+        store=store,
+    )
+    assert policy(server)["metadata"]["annotations"]["tiercel.dev/run-as"] == "responder"

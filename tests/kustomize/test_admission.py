@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from tests.cluster.accounts import create_account, token_of, wait_for_right
 from tests.cluster.api import Api, ApiError
 from tests.cluster.fixtures import create_engine_token
 from tests.kustomize.rendering import KUSTOMIZE, find, render
@@ -183,3 +184,23 @@ def test_the_policy_covers_every_resource_and_denies_if_it_cannot_be_evaluated()
     assert binding["validationActions"] == ["Deny"]
     # Deny would block every change in the cluster after the ServiceAccount is deleted.
     assert binding["paramRef"]["parameterNotFoundAction"] == "Allow"
+
+
+@pytest.mark.usefixtures("thief")
+def test_an_account_that_the_engine_can_impersonate_has_the_same_limits(
+    admin, control_plane, namespace
+):
+    create_account(admin, "tiercel", "responder")
+    subject = {"kind": "ServiceAccount", "name": "responder", "namespace": "tiercel"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+    bound = {"metadata": {"name": "responder"}, "roleRef": role, "subjects": [subject]}
+    admin.create(BINDINGS, bound)
+    account = Api(control_plane.server, token_of(admin, "tiercel", "responder"), control_plane.ca)
+    try:
+        wait_for_right(admin, "system:serviceaccount:tiercel:responder", "create", "pods")
+        pods = f"/api/v1/namespaces/{namespace}/pods"
+        refused("creates no pods", account.create, pods, {**named("thief"), **POD})
+    finally:
+        account.close()
+        admin.delete(f"{BINDINGS}/responder")
+        admin.delete("/api/v1/namespaces/tiercel/serviceaccounts/responder")

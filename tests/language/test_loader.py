@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import copy
 
+import jsonschema
 import pytest
 import yaml
+from engine.actions.registry import load_actions
 from engine.language import loader as loaders
 from engine.language.folder import Files
+from engine.language.json_schema import schema
 from engine.model.errors import PlaybookError
 
 from tests.support.playbooks import new_loader, playbook_from_snapshot
@@ -268,3 +271,14 @@ def test_a_playbook_compiles_from_its_snapshot():
     assert again.digest == book.digest
     assert again.steps == book.steps
     assert again.conditions[1].text == "b equals %{x} why${z}"
+
+
+@pytest.mark.parametrize("name", ["", "A", "a..b", "-a", "a\nX: y", "ns/a", "ns:a", "a" * 254, 7])
+def test_run_as_is_the_name_of_a_service_account(name):
+    assert load(k=playbook("k", runAs="responder-payments.v2")).playbooks[0].run_as
+    found = load(k=playbook("k", runAs=name))
+    (finding,) = found.findings
+    assert finding.code == ("wrong-type" if name == 7 else "bad-value")
+    validator = jsonschema.Draft202012Validator(schema(load_actions()))
+    assert validator.is_valid(playbook("k", runAs="responder-payments.v2"))
+    assert not validator.is_valid(playbook("k", runAs=name))
