@@ -206,7 +206,8 @@ class Integer:
         if self.percent and found and int(found[1]) <= 100:  # noqa: PLR2004 - percent
             return data
         what = "a whole number or a percentage" if self.percent else "a whole number"
-        findings.add(path, "bad-parameter", f"`{path[-1]}` takes {what} from {self.least}")
+        most = "" if self.most == 2**31 - 1 else f" to {self.most}"
+        findings.add(path, "bad-parameter", f"`{path[-1]}` takes {what} from {self.least}{most}")
         return None
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(*, run: str, reason: str | None, server: str, token_file: Path | None) -> None:
     """Approve a held RUN: execute the held step and continue the run.
 
-    The audit records the operator and the reason.
+    A step with `approvals: 2` needs two different operators. The audit records the operator and the reason.
 
     \b
     Examples:
@@ -31,4 +31,8 @@ def command(*, run: str, reason: str | None, server: str, token_file: Path | Non
     Next: tiercel show RUN
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     done = post(server, token_file, run_path(run, "approve"), json_body(reason=reason))
-    print_line(f"approved; the run continues: tiercel show {done['run'][:12]}")
+    missing = done.get("missing", 0)
+    then = (
+        f"the step needs {missing} more, from another operator" if missing else "the run continues"
+    )
+    print_line(f"approved; {then}: tiercel show {done['run'][:12]}")

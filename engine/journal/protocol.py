@@ -95,6 +95,20 @@ class Decision:
     step: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class DecisionResult:
+    """What a decision does.
+
+    missing: approvals of other operators that the step still needs; with 0 the run continues now.
+    approved_by: the operators who have approved the step. counts: False if the same operator had approved
+    before; then nothing was written.
+    """
+
+    missing: int
+    approved_by: tuple[str, ...] = ()
+    counts: bool = True
+
+
 class SavedSet(NamedTuple):
     """The last good set of playbook files: path -> content. revision: "" if it was not known."""
 
@@ -248,10 +262,12 @@ class UndoLog(Protocol):
 class OperatorCommands(Protocol):
     """The commands of operators on runs and playbooks."""
 
-    def decide(self, run_id: str, decision: Decision) -> bool:
-        """Let a held run continue now, with an approval or a denial in its attempt state.
+    def decide(self, run_id: str, decision: Decision, approvals: int = 1) -> DecisionResult | None:
+        """Write a decision into the attempt state of a held run. Let the run continue now if it is the last.
 
-        Returns False and writes nothing if the run is not held.
+        approvals: the number of different operators who must approve. See ``decisions.decide``.
+        Returns None and writes nothing if the run is not held, or held at another step than that of the
+        decision.
         """
         ...
 

@@ -140,7 +140,8 @@ class AdminApi:
         if command == "undo":
             id_, steps = commands.undo(run, author)
             return json_reply(200, {"run": id_, "steps": steps})
-        return json_reply(200, {"run": commands.decide(run, command, author)})
+        decided = commands.decide(run, command, author)
+        return json_reply(200, {"run": decided.run, "missing": decided.missing})
 
     def _pause_note(self, run: str) -> dict[str, str]:
         """Return a note if a pause prevents the run from continuing."""

@@ -11,6 +11,7 @@ from engine.journal.codec import UnreadableError
 from engine.journal.protocol import Decision, Pause
 from engine.language import duration
 from engine.language.findings import nearest
+from engine.model.operator_identity import canonical_operator
 from engine.model.playbook import ALL_PLAYBOOKS
 from engine.model.safe_text import printable
 from engine.telemetry.events import CommandExecuted
@@ -18,7 +19,7 @@ from engine.telemetry.events import CommandExecuted
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from engine.journal.protocol import RunRecord
+    from engine.journal.protocol import DecisionResult, RunRecord
     from engine.telemetry.events import Observers
 
 _ID = re.compile(r"[0-9a-f]{6,32}")
@@ -55,6 +56,15 @@ class Author:
         if len(self.reason) > MAX_REASON:
             raise OperatorCommandError(f"a reason has at most {MAX_REASON:,} characters", 400)
         object.__setattr__(self, "reason", printable(self.reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision on a held run. missing: approvals of other operators that the step still needs."""
+
+    run: str
+    step: str
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +106,17 @@ class OperatorCommands:
             raise OperatorCommandError("no run has this id", 404)
         return record
 
-    def decide(self, run: str, verdict: str, author: Author) -> str:
-        """Approve or deny a held run. Return its id. Raises OperatorCommandError, JournalError."""
+    def decide(self, run: str, verdict: str, author: Author) -> Decided:
+        """Approve or deny a held run. Raises OperatorCommandError, JournalError."""
         record = self.find(run)
-        step = _step_to_decide(record, author)
+        step, approvals = _step_to_decide(record, author)
         decision = self._decision(verdict, author, step)
-        if not self.journal.decide(record.run.id, decision):
-            state = record.outcome or (record.results[-1].state if record.results else "waiting")
-            raise OperatorCommandError(f"the run is not held, it is {state}")
-        return self._complete(decision, record)
+        result = self.journal.decide(record.run.id, decision, approvals)
+        if result is None:
+            raise OperatorCommandError(_not_held(record))
+        if not result.counts:
+            raise OperatorCommandError(*_counts_once(result, author))
+        return Decided(self._complete(decision, record, result.missing), step, result.missing)
 
     def retry(self, run: str, step: str | None, author: Author) -> str:
         """Repeat a completed run from a step on. Return its id. Raises OperatorCommandError, JournalError.
@@ -197,7 +209,7 @@ class OperatorCommands:
     def _decision(self, what: str, author: Author, step: str = "") -> Decision:
         return Decision(what, author.by, self.now(), author.reason, step)
 
-    def _complete(self, decision: Decision, record: RunRecord) -> str:
+    def _complete(self, decision: Decision, record: RunRecord, missing: int = 0) -> str:
         run = record.run
         self.observers.notify(
             CommandExecuted(
@@ -208,25 +220,50 @@ class OperatorCommands:
                 run.id,
                 decision.step or None,
                 decision.reason,
+                missing,
             )
         )
         self.wake()
         return run.id
 
 
-def _step_to_decide(record: RunRecord, author: Author) -> str:
-    """Return the name of the current step, empty after the end of the run.
+def _step_to_decide(record: RunRecord, author: Author) -> tuple[str, int]:
+    """Return the name of the current step, empty after the end of the run, and the approvals that it needs.
 
     Raises OperatorCommandError if only other operators can decide on the step.
     """
     if record.position is None:
-        return ""
+        return "", 1
     step = record.run.steps[record.position]
-    operators = step.parameters.get("from") if step.action == "approval.wait" else None
-    if operators and author.by not in operators:
+    if step.action != "approval.wait":
+        return step.name, 1
+    operators = step.parameters.get("from")
+    by = canonical_operator(author.by)
+    if operators and by not in map(canonical_operator, operators):
         names = " or ".join(operators)
         raise OperatorCommandError(f"only {names} can decide on the step `{step.name}`", 403)
-    return step.name
+    return step.name, step.parameters.get("approvals") or 1
+
+
+def _not_held(record: RunRecord) -> str:
+    """Return the sentence for a decision on a run that is not held. It names the earlier decision."""
+    state = record.outcome or (record.results[-1].state if record.results else "waiting")
+    earlier = [one for one in record.decisions if one.what in ("approve", "deny")]
+    done = {"approve": "approved", "deny": "denied"}
+    who = f"; {earlier[-1].by} {done[earlier[-1].what]} it" if earlier else ""
+    return f"the run is not held, it is {state}{who}"
+
+
+def _counts_once(result: DecisionResult, author: Author) -> tuple[str, int, str]:
+    """Return the error for a second approval by the same operator: sentence, status and hint."""
+    missing = f"the step needs {result.missing} more"
+    by = canonical_operator(author.by)
+    if by in map(canonical_operator, result.approved_by):
+        hint = "another operator must approve"
+        return f"{author.by} has approved already; {missing}", 409, hint
+    names = " and ".join(result.approved_by)
+    what = f"{author.by} may be the same person as {names}, who has approved already; {missing}"
+    return what, 409, "add `NAME ROLE kubernetes:USER` to the operators file"
 
 
 def _start_index(record: RunRecord, step: str | None) -> int:

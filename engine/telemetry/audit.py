@@ -35,7 +35,7 @@ class Audit:
 
     The line of an attempt contains the event, the playbook with its Git blob and revision, the target, the
     calls and requests that were sent, and the outcome. The line of an operator command is
-    ``{time, level, event, decision, by, playbook, run, step, reason}``, with null as the event.
+    ``{time, level, event, decision, by, playbook, run, step, reason, missing}``, with null as the event.
     """
 
     def __init__(self, stream: TextIO = sys.stdout) -> None:
@@ -69,6 +69,7 @@ def _operator_command(command: CommandExecuted) -> dict[str, Any]:
         "run": command.run,
         "step": command.step,
         "reason": command.reason,
+        "missing": command.missing,
     }
 
 

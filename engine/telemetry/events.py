@@ -85,6 +85,7 @@ class CommandExecuted:
     """An operator gave a command.
 
     what: approve, deny, retry, undo, pause or resume. by: the operator's name. time: epoch seconds.
+    missing: approvals of other operators that the step still needs.
     """
 
     what: str
@@ -94,6 +95,7 @@ class CommandExecuted:
     run: str | None = None
     step: str | None = None
     reason: str = ""
+    missing: int = 0
 
 
 EngineEvent = Received | AttemptEnded | Reloaded | CommandExecuted

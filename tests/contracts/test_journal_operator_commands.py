@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from engine.journal.protocol import Decision, Pause, RunFilter
+from engine.journal.protocol import Decision, DecisionResult, Pause, RunFilter
 from engine.model.run import Approval, Outcome
 from tests.support.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
 
@@ -46,6 +47,63 @@ def test_only_a_held_run_can_be_decided_and_only_once(journal):
     assert not journal.decide("0" * 32, Decision("approve", "a", NOW))
     assert journal.decide(held, Decision("deny", "a", NOW))
     assert not journal.decide(held, Decision("approve", "b", NOW))
+
+
+def test_two_approvals_of_different_operators_end_a_hold(journal):
+    held = hold(journal)
+
+    def approve(by, reason=""):
+        return journal.decide(held, Decision("approve", by, NOW + 1, reason, "mark"), 2)
+
+    assert approve("alice", "ticket 1") == DecisionResult(1, ("alice",))
+    for same in ("alice", "Alice", "\uff41lice", "al\u200bice", "kubernetes:alice@example.com"):
+        assert approve(same) == DecisionResult(1, ("alice",), counts=False)
+    assert journal.counts()["held"] == 1
+    assert journal.claim("cluster", 9, NOW + 1) == []
+    assert approve("bob", "ticket 2") == DecisionResult(0, ("alice", "bob"))
+    assert approve("carol") is None
+    assert claim(journal, NOW + 1).approval == Approval(
+        "approve", "alice and bob", "ticket 1; ticket 2"
+    )
+    assert [one.by for one in journal.find(held).decisions] == ["alice", "bob"]
+
+
+def test_one_denial_ends_a_hold_that_needs_two_approvals(journal):
+    held = hold(journal)
+    journal.decide(held, Decision("approve", "alice", NOW), 2)
+    assert journal.decide(held, Decision("deny", "alice", NOW, "no"), 2).missing == 0
+    assert claim(journal).approval == Approval("deny", "alice", "no")
+
+
+def test_approvals_of_an_earlier_hold_do_not_count(journal):
+    held = hold(journal)
+    journal.decide(held, Decision("approve", "alice", NOW), 2)
+    again = claim(journal, NOW + 3600)  # the hold expired
+    journal.settle(again, FAILED, NOW)
+    assert journal.retry(held, 0, Decision("retry", "carol", NOW))
+    again = claim(journal)
+    journal.keep(again, {"held": ["mark", NOW]})
+    journal.settle(again, HELD, NOW)
+    assert journal.decide(held, Decision("approve", "bob", NOW), 2) == DecisionResult(1, ("bob",))
+
+
+def test_simultaneous_decisions_of_two_operators_both_count(journal):
+    held = hold(journal)
+    with ThreadPoolExecutor(8) as threads:
+        names = [f"{name}{number}" for number in range(4) for name in ("alice", "bob")]
+        decided = list(
+            threads.map(
+                lambda by: journal.decide(held, Decision("approve", by[:-1], NOW), 2), names
+            )
+        )
+    assert sum(one is not None and one.counts for one in decided) == 2
+    assert sum(one is not None and not one.missing for one in decided) == 1
+
+
+def test_a_decision_does_not_apply_to_another_step(journal):
+    held = hold(journal)
+    assert journal.decide(held, Decision("approve", "alice", NOW, step="another")) is None
+    assert journal.counts()["held"] == 1
 
 
 def test_a_hold_that_expired_is_claimed_without_a_decision(journal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -18,64 +19,106 @@ spec:
     - {name: ask, action: approval.wait, with: {timeout: 1h, from: [alice, bob]}}
     - {name: mark, action: pod.label, with: {labels: {approved: "true"}}}
 """
-TOKEN = {name: f"the token of {name}" for name in ("alice", "mallory")}
+BOTH = """\
+apiVersion: tiercel.dev/v1
+kind: Playbook
+metadata: {name: ask-both}
+spec:
+  match: {rules: [Two people decide]}
+  actions:
+    - {name: ask, action: approval.wait, with: {timeout: 1h, approvals: 2}}
+    - {name: mark, action: pod.label, with: {labels: {approved: "both"}}}
+"""
+TOKEN = {name: f"the token of {name}" for name in ("alice", "Alice", "bob", "mallory")}
 RULE = "Terminal shell in container"
 
 
 @pytest.fixture
 def pods(admin, namespace):
-    """Two pods; returns the labels of a pod."""
+    """Four pods; returns the labels of a pod."""
     path = f"/api/v1/namespaces/{namespace}/pods"
-    for name in ("a", "b"):
+    for name in "abcd":
         spec = {"containers": [{"name": "c", "image": "nginx"}]}
         admin.create(path, {"metadata": {"name": name}, "spec": spec})
     return lambda name: admin.get(f"{path}/{name}")["metadata"].get("labels", {})
 
 
-def alert(namespace, pod):
+def alert(namespace, pod, rule=RULE):
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     fields = {"k8s.ns.name": namespace, "k8s.pod.name": pod}
-    return {"rule": RULE, "time": now, "output_fields": fields}
+    return {"rule": rule, "time": now, "output_fields": fields}
 
 
-def test_the_next_step_runs_only_after_a_named_operator_approved(
-    tmp_path, namespace, pods, engine_kubeconfig
-):
+@pytest.fixture
+def running(tmp_path, engine_kubeconfig):
+    """An engine with the operators of TOKEN."""
     operators = tmp_path / "operators"
     operators.write_text(
         "".join(f"{name} operate {sha256(TOKEN[name].encode()).hexdigest()}\n" for name in TOKEN)
     )
     operators.chmod(0o600)
     flags = ("--kubeconfig", str(engine_kubeconfig), "--operators-file", str(operators))
-    with engine(tmp_path, {"ask.yaml": PLAYBOOK}, *flags) as running:
+    with engine(tmp_path, {"ask.yaml": PLAYBOOK, "both.yaml": BOTH}, *flags) as running:
+        yield running
 
-        def ask(pod):
-            (run,) = running.post(alert(namespace, pod))[2]["runs"]
-            held = running.wait_for_audit(lambda line: line["run"] == run)
-            assert (held["state"], held["step"]) == ("held", "ask")
-            assert held["message"] == "waits for an approval from alice or bob"
-            return run
 
-        def decide(run, verdict, operator):
-            headers = {
-                "Authorization": f"Bearer {TOKEN[operator]}",
-                "Content-Type": "application/json",
-            }
-            return call(running.admin, "POST", f"/runs/{run}/{verdict}", b"{}", headers)
+def test_the_next_step_runs_only_after_the_named_operators_approved(running, namespace, pods):
+    def ask(pod, rule, message):
+        (run,) = running.post(alert(namespace, pod, rule))[2]["runs"]
+        held = running.wait_for_audit(lambda line: line["run"] == run)
+        assert (held["state"], held["step"], held["message"]) == ("held", "ask", message)
+        return run
 
-        first, second = ask("a"), ask("b")
-        status, _, body = decide(first, "approve", "mallory")
-        assert status == 403
-        assert "only alice or bob" in body["error"]
-        running.restart()
-        assert decide(first, "approve", "alice")[0] == 200
-        assert decide(second, "deny", "alice")[0] == 200
-        done = running.wait_for_audit(lambda line: line.get("step") == "mark" and "state" in line)
-        refused = running.wait_for_audit(lambda line: line.get("state") == "refused")
-        assert (done["run"], done["state"]) == (first, "done")
-        assert (refused["run"], refused["message"]) == (second, "denied by alice")
-        assert pods("a") == {"approved": "true"}
-        assert pods("b") == {}
+    def decide(run, verdict, operator, reason=""):
+        headers = {
+            "Authorization": f"Bearer {TOKEN[operator]}",
+            "Content-Type": "application/json",
+        }
+        body = json.dumps({"reason": reason}).encode()
+        return call(running.admin, "POST", f"/runs/{run}/{verdict}", body, headers)
+
+    first, second = (ask(pod, RULE, "waits for an approval from alice or bob") for pod in "ab")
+    two, denied = (ask(pod, "Two people decide", "waits for 2 approvals") for pod in "cd")
+    status, _, body = decide(first, "approve", "mallory")
+    assert status == 403
+    assert "only alice or bob" in body["error"]
+    assert decide(two, "approve", "alice", "I saw it")[2] == {"run": two, "missing": 1}
+    assert decide(denied, "approve", "alice")[0] == 200
+    running.restart()
+    assert decide(first, "approve", "alice")[0] == 200
+    assert decide(second, "deny", "alice")[0] == 200
+    for same in ("alice", "Alice"):
+        status, _, body = decide(two, "approve", same)
+        assert (status, body["error"]) == (
+            409,
+            f"{same} has approved already; the step needs 1 more",
+        )
+    assert decide(two, "approve", "bob", "I too")[2] == {"run": two, "missing": 0}
+    assert decide(denied, "deny", "mallory", "no")[0] == 200
+    status, _, body = decide(denied, "approve", "bob")
+    assert (status, "mallory denied it" in body["error"]) == (409, True)
+
+    def ended(run):
+        found = running.wait_for_audit(
+            lambda line: line["run"] == run and line.get("state") in ("done", "refused")
+        )
+        return found["state"], found["message"]
+
+    assert ended(first) == ("done", "approved by alice")
+    assert ended(second) == ("refused", "denied by alice")
+    assert ended(two) == ("done", "approved by alice and bob")
+    assert ended(denied) == ("refused", "denied by mallory: no")
+    for run in (first, two):
+        running.wait_for_audit(lambda line, run=run: line["run"] == run and line["step"] == "mark")
+    assert [pods(pod) for pod in "abcd"] == [
+        {"approved": "true"}, {}, {"approved": "both"}, {},
+    ]  # fmt: skip
+    view = {"Authorization": f"Bearer {TOKEN['bob']}"}
+    shown = call(running.admin, "GET", f"/runs/{two}", headers=view)[2]["decisions"]
+    assert [(one["by"], one["reason"]) for one in shown] == [
+        ("alice", "I saw it"),
+        ("bob", "I too"),
+    ]
 
 
 def test_the_end_of_the_timeout_is_a_denial(tmp_path, namespace, pods, engine_kubeconfig):

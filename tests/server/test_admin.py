@@ -218,7 +218,7 @@ def test_an_approved_run_continues_and_the_approval_is_recorded(admin):
     assert admin.get("/status")[2]["queue"]["held"] == 1
     (listed,) = admin.get("/runs")[2]["runs"]
     assert (listed["state"], listed["message"]) == ("held", "over")
-    assert admin.post(f"/runs/{run[:8]}/approve")[0::2] == (200, {"run": run})
+    assert admin.post(f"/runs/{run[:8]}/approve")[0::2] == (200, {"run": run, "missing": 0})
     (claim,) = admin.journal.claim("cluster", 1, admin.now)
     assert claim.attempt_state["verdict"] == ["pod.label", "approve", "local", ""]
     assert CommandExecuted("approve", "local", NOW, "mark-shell", run, "pod.label") in admin.moments

@@ -54,7 +54,14 @@ from engine.model.run import Claim, Outcome, StepResult, advance, run_outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from engine.journal.protocol import DeadLetter, Decision, DroppedRuns, RunFilter, RunRecord
+    from engine.journal.protocol import (
+        DeadLetter,
+        Decision,
+        DecisionResult,
+        DroppedRuns,
+        RunFilter,
+        RunRecord,
+    )
     from engine.journal.sqlite.outcomes import Settlement
     from engine.model.calls import ObjectChange
     from engine.model.playbook import Playbook, Pool
@@ -312,9 +319,11 @@ class SqliteJournal:
 
     # OperatorCommands
 
-    def decide(self, run_id: str, decision: Decision) -> bool:
+    def decide(self, run_id: str, decision: Decision, approvals: int = 1) -> DecisionResult | None:
         """See OperatorCommands.decide."""
-        work = partial(operator_commands.decide, run_id=run_id, decision=decision)
+        work = partial(
+            operator_commands.decide, run_id=run_id, decision=decision, approvals=approvals
+        )
         return self._writer.submit(work).result()
 
     def retry(self, run_id: str, position: int, decision: Decision) -> bool:

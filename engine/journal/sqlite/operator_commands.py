@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engine.journal import codec
+from engine.journal import codec, decisions
 from engine.journal.sqlite import claims
 from engine.journal.sqlite.dry_run import POSTPONED_DUE_AT
 from engine.model import json_codec
@@ -14,33 +13,32 @@ from engine.model.run import RETRIED
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
 
-    from engine.journal.protocol import Decision, Pause
+    from engine.journal.protocol import Decision, DecisionResult, Pause
     from engine.model.playbook import Step
     from engine.model.run import StepResult
 
 
-MAX_DECISIONS = 20
-"""Decisions that a run keeps, the newest."""
-
-
-def decide(connection: sqlite3.Connection, run_id: str, decision: Decision) -> bool:
-    """Make a held run due now, with the decision in its attempt state. Return False if it is not held."""
+def decide(
+    connection: sqlite3.Connection, run_id: str, decision: Decision, approvals: int
+) -> DecisionResult | None:
+    """Write a decision on a held run; see OperatorCommands.decide."""
     row = connection.execute(
         "SELECT facts, target FROM runs WHERE id = ? AND held AND state = 'waiting'", (run_id,)
     ).fetchone()
-    if row is None:
-        return False
-    attempt_state = codec.decode(row["facts"])
-    step = (attempt_state.get("held") or [None])[0]
-    attempt_state["verdict"] = [step, decision.what, decision.by, decision.reason]
-    attempt_state["decisions"] = _decisions(attempt_state, decision)
-    connection.execute(
-        "UPDATE runs SET held = 0, due_at = iif(due_at < ?, ?, due_at), facts = ? WHERE id = ?",
-        (POSTPONED_DUE_AT, decision.at, json_codec.encode_json(attempt_state), run_id),
-    )
-    return True
+    decided = row and decisions.decide(codec.decode(row["facts"]), decision, approvals)
+    if not decided:
+        return None
+    attempt_state, result = decided
+    facts = json_codec.encode_json(attempt_state)
+    if result.missing:
+        connection.execute("UPDATE runs SET facts = ? WHERE id = ?", (facts, run_id))
+    else:
+        connection.execute(
+            "UPDATE runs SET held = 0, due_at = iif(due_at < ?, ?, due_at), facts = ? WHERE id = ?",
+            (POSTPONED_DUE_AT, decision.at, facts, run_id),
+        )
+    return result
 
 
 def add_decision(connection: sqlite3.Connection, run_id: str, decision: Decision) -> None:
@@ -48,16 +46,10 @@ def add_decision(connection: sqlite3.Connection, run_id: str, decision: Decision
     row = connection.execute("SELECT facts FROM runs WHERE id = ?", (run_id,)).fetchone()
     if row is None:
         return
-    attempt_state = codec.decode(row["facts"])
-    attempt_state["decisions"] = _decisions(attempt_state, decision)
+    attempt_state = decisions.with_decision(codec.decode(row["facts"]), decision)
     connection.execute(
         "UPDATE runs SET facts = ? WHERE id = ?", (json_codec.encode_json(attempt_state), run_id)
     )
-
-
-def _decisions(attempt_state: Mapping[str, Any], decision: Decision) -> list[Any]:
-    """Return the stored decisions plus one more, as JSON data."""
-    return [*attempt_state.get("decisions", ()), dataclasses.asdict(decision)][-MAX_DECISIONS:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +69,8 @@ def retry(connection: sqlite3.Connection, again: Retry, decision: Decision) -> b
     ).fetchone()
     if row is None:
         return False
-    attempt_state = codec.decode(row["facts"])
-    for key in ("held", "verdict"):
-        attempt_state.pop(key, None)
-    attempt_state[RETRIED] = True
-    attempt_state["decisions"] = _decisions(attempt_state, decision)
+    attempt_state = decisions.without_hold(codec.decode(row["facts"]))
+    attempt_state = {**decisions.with_decision(attempt_state, decision), RETRIED: True}
     connection.execute(
         "UPDATE runs SET state = 'queued', leased = 0, fence = fence + 1, position = ?, pool = ?,"
         " timeout = ?, attempt = 0, answers = 0, began = NULL, due_at = ?, results = ?, last = NULL,"
