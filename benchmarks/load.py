@@ -57,7 +57,7 @@ def loading(folder: Path) -> dict[str, float]:
     changed = []
     for number in range(EDITS):
         write_playbook(folder, number, "edited")
-        changed.append(load_actions())
+        changed.append(load())
     return {
         "files": FILES,
         "cold_ms": round(cold),

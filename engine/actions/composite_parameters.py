@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from engine.actions.parameters import (
     Duration,
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from engine.model.event import Event
 
 
-@dataclass(frozen=True, slots=True)
-class ListOf:
+class ListOf(msgspec.Struct, frozen=True):
     """A list with at least one item, all of one type."""
 
     item: ParameterType
@@ -48,8 +48,7 @@ class ListOf:
         return {"type": "array", "minItems": 1, "items": self.item.schema()}
 
 
-@dataclass(frozen=True, slots=True)
-class MapOf:
+class MapOf(msgspec.Struct, frozen=True):
     """A mapping with at least one key that the author chooses, and values of one type.
 
     key: returns what is wrong with a key, or None. nullable: whether null is a valid value.
@@ -92,12 +91,11 @@ class MapOf:
         return {"type": "object", "minProperties": 1, "additionalProperties": item}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A mapping with fixed, optional keys. docs: key -> a sentence about it."""
 
     keys: Mapping[str, ParameterType]
-    docs: Mapping[str, str] = field(default_factory=dict)
+    docs: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
         """Return key -> compiled value."""
@@ -128,8 +126,7 @@ class Record:
         return {"type": "object", "properties": keys, "additionalProperties": False}
 
 
-@dataclass(frozen=True, slots=True)
-class Json:
+class Json(msgspec.Struct, frozen=True):
     """Any JSON. Its strings can have templates. A value from an event stays inside its string."""
 
     escape: Callable[[str], str] | None = None
@@ -159,8 +156,7 @@ class Json:
         return {}
 
 
-@dataclass(frozen=True, slots=True)
-class SecretOr:
+class SecretOr(msgspec.Struct, frozen=True):
     """A secret (``{fromSecret: NAME}``), or a value of another type."""
 
     other: ParameterType

@@ -69,7 +69,7 @@ def check_header_name(name: str) -> str | None:
     return None
 
 
-class Url(Text):
+class Url(Text, frozen=True):
     """An http(s) URL. Its scheme must be literal text."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
@@ -91,7 +91,7 @@ class Url(Text):
         return template
 
 
-class Headers(MapOf):
+class Headers(MapOf, frozen=True):
     """HTTP headers: name -> value. Names ignore case."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from engine.actions.gitops import refuse_managed
 from engine.actions.owners import OWNER_RESOURCES, OWNERS
@@ -34,8 +35,7 @@ def needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
     return frozenset(rights if resources else rights | {("patch", "pods")})
 
 
-@dataclass(frozen=True, slots=True)
-class MetadataTarget:
+class MetadataTarget(msgspec.Struct, frozen=True):
     """The object that a step changes: its kind, the object as read, and its name in messages."""
 
     kind: Kind

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.cluster.api import (
     CRON_JOB,
@@ -30,8 +31,7 @@ _MAX_OWNERS = 4
 """Owners that are read. The longest chain of Kubernetes has two: ReplicaSet and Deployment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True):
     """A controller in the chain above a pod.
 
     kind: as the owner reference gives it. object: the controller as read; None if its kind is not in ``OWNERS``

@@ -7,8 +7,9 @@ from an event that the parameter does not allow raises ``RefusedError``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from engine.cluster.kinds import KINDS, kind_named
 from engine.language import duration
@@ -79,8 +80,7 @@ def check_header_value(text: str) -> str | None:
     return "is not a valid header value (visible ASCII on one line)"
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(msgspec.Struct, frozen=True):
     """Text with templates.
 
     check: returns what is wrong with the rendered text, or None. escape: applied to each value from the event.
@@ -117,8 +117,7 @@ class Text:
         return {"type": "string"}
 
 
-@dataclass(frozen=True, slots=True)
-class OperatorName:
+class OperatorName(msgspec.Struct, frozen=True):
     """The name of an operator, as in the file of operator tokens. It has no templates."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
@@ -139,8 +138,7 @@ class OperatorName:
         return {"type": "string", "pattern": f"^{_OPERATOR.pattern}$"}
 
 
-@dataclass(frozen=True, slots=True)
-class KindName:
+class KindName(msgspec.Struct, frozen=True):
     """A kind of Kubernetes: a name of the table in ``cluster.kinds``, or RESOURCE.VERSION.GROUP."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
@@ -163,8 +161,7 @@ class KindName:
         return {"type": "string"}
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """One of a few words or constants."""
 
     words: tuple[Any, ...]
@@ -189,8 +186,7 @@ class Choice:
         return {"enum": list(self.words)}
 
 
-@dataclass(frozen=True, slots=True)
-class Integer:
+class Integer(msgspec.Struct, frozen=True):
     """A whole number from ``least`` to ``most``. With percent also ``0%`` to ``100%``, which stays text."""
 
     least: int = 0
@@ -223,8 +219,7 @@ class Integer:
         return {"anyOf": [number, {"type": "string", "pattern": "^[0-9]{1,3}%$"}]}
 
 
-@dataclass(frozen=True, slots=True)
-class Duration:
+class Duration(msgspec.Struct, frozen=True):
     """A duration. The compiled value is in seconds."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
@@ -245,8 +240,7 @@ class Duration:
         return {"type": "string", "pattern": duration.PATTERN}
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(msgspec.Struct, frozen=True):
     """A network or a single IP address."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
@@ -268,8 +262,7 @@ class Network:
         return {"type": "string"}
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(msgspec.Struct, frozen=True):
     """A reference to a secret: ``{fromSecret: NAME}``. A literal value is an error. No finding repeats it."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:

@@ -18,8 +18,9 @@ import pkgutil
 import re
 import types
 import typing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from engine.actions import parameters
 from engine.language.findings import nearest
@@ -50,8 +51,7 @@ _MAX_UNKNOWN = 200
 """Unknown parameters of one step that are reported. Each is compared with all known parameters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(msgspec.Struct, frozen=True):
     """A parameter of an action.
 
     name: as the author writes it. argument: the name in the function's signature.
@@ -71,16 +71,14 @@ class Parameter:
         return {**self.type.schema(), "description": self.doc, **default}
 
 
-@dataclass(frozen=True, slots=True)
-class ActionResult:
+class ActionResult(msgspec.Struct, frozen=True):
     """What an action did: one sentence, and an answer (JSON) that later steps can read."""
 
     message: str
     answer: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepContext:
+class StepContext(msgspec.Struct, frozen=True):
     """The step that an action runs for.
 
     now: epoch seconds. received: when the event was received, epoch seconds.
@@ -104,7 +102,7 @@ class StepContext:
     now: float
     received: float
     keep: Callable[[Mapping[str, Any]], None] = lambda _: None
-    attempt_state: Mapping[str, Any] = field(default_factory=dict)
+    attempt_state: Mapping[str, Any] = msgspec.field(default_factory=dict)
     note: str = ""
     approved_by: str | None = None
     add_undo_intent: Callable[[Sequence[ObjectChange], float | None], float | None] = (
@@ -115,8 +113,7 @@ class StepContext:
     run_as: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(msgspec.Struct, frozen=True):
     """A registered action.
 
     needs: returns the RBAC rights of a step, from its compiled parameters.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
 
 from engine.actions.composite_parameters import Json
 from engine.actions.parameters import Secret, Text
@@ -89,8 +90,7 @@ def _share(lengths: list[int], available: int) -> int:
     return max(lengths, default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """The text of a message, within the limit of Slack."""
 
     def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
@@ -108,8 +108,7 @@ class Message:
         return Text().schema()
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(msgspec.Struct, frozen=True):
     """Block Kit blocks. Each text stays within the limit of Slack.
 
     A mrkdwn text with fields of the event is sent with ``verbatim: true``. Slack then creates no links from

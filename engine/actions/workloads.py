@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.actions.gitops import refuse_managed
 from engine.actions.owners import owner_chain
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from engine.model.calls import Kind, Object
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True):
     """A controller: its kind and the object as read."""
 
     kind: Kind

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_network
 from itertools import chain
 from typing import Any, Literal
+
+import msgspec
 
 from engine.cluster.label_selectors import (
     Object,
@@ -50,8 +51,7 @@ _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _MAX_PORT = 65535
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """The other end of a connection.
 
     ip: its IPv4 or IPv6 address. An ipBlock is compared only with this address, even if the peer is a pod. pod:
@@ -62,11 +62,10 @@ class Peer:
 
     ip: str | None = None
     pod: Object | None = None
-    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    namespace_labels: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(msgspec.Struct, frozen=True):
     """One ingress or egress rule: the peers and ports that it allows."""
 
     addresses: Ranges

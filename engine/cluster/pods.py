@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine.cluster.api import NODE, POD
 from engine.model.errors import GoneError, SkippedError, TemporaryError
 from engine.model.event import parse_time
@@ -62,8 +64,7 @@ class Pod:
         return next((owner for owner in owners if owner.get("controller")), None)
 
 
-@dataclass(frozen=True, slots=True)
-class TargetSearch:
+class TargetSearch(msgspec.Struct, frozen=True):
     """The conditions of a search for a target.
 
     now: epoch seconds. received: when the event was received, in epoch seconds.

@@ -7,9 +7,11 @@ A ConfigMap has the same mapping under ``data``. A Rulesfile has one text, or a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from engine.language.yaml_source import Document, read
 
@@ -24,8 +26,7 @@ _PARSER_COST = 1_000
 """Characters. The cost of starting a YAML parser, so that many small texts are limited too."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddedRules:
+class EmbeddedRules(msgspec.Struct, frozen=True):
     """A text with rules, or a list of rules, at ``path`` of a document.
 
     start: line and column of the first character of the text, from 1.

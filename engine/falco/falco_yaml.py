@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from engine.falco.rule import fields_in_output
 from engine.model.event import parse_priority
@@ -29,8 +31,7 @@ _SETTINGS = frozenset((
 """The keys of falco.yaml (Falco 0.44). A mapping with one of them is treated as a falco.yaml."""
 
 
-@dataclass(frozen=True, slots=True)
-class _AppendedOutput:
+class _AppendedOutput(msgspec.Struct, frozen=True):
     """An entry of ``append_output``: the rules that it applies to, and the output fields that it adds."""
 
     applies_to: Callable[[FalcoRule], bool]

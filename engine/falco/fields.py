@@ -7,10 +7,11 @@ flags are text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.language.findings import nearest
 
@@ -30,8 +31,7 @@ _SEPARATORS = {"no": "", "yes": "[_", "dotted": "[_."}
 """Falcosidekick's ``bracketreplacer`` can change ``proc.aname[2]`` into ``proc.aname_2``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """An output field.
 
     kind: ``number``, ``boolean``, ``text``, or ``any`` if the type depends on the event.

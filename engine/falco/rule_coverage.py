@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.falco.catalogue import OWN_FILE, catalogue
 from engine.planning.matcher import SelectorIndex
@@ -19,8 +20,7 @@ EFFECTS = ("disrupt", "mark", "notify", "observe", "none")
 """The effects of actions, the strongest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnsweringPlaybook:
+class AnsweringPlaybook(msgspec.Struct, frozen=True):
     """A playbook whose ``match`` accepts events of a rule.
 
     effect: the strongest effect of the steps that run in the playbook's mode; one of EFFECTS.
@@ -31,8 +31,7 @@ class AnsweringPlaybook:
     effect: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnsweredRule:
+class AnsweredRule(msgspec.Struct, frozen=True):
     """A rule in force, with the playbooks that answer it, sorted by name. There is at least one."""
 
     rule: FalcoRule
@@ -44,8 +43,7 @@ class AnsweredRule:
         return min((playbook.effect for playbook in self.playbooks), key=EFFECTS.index)
 
 
-@dataclass(frozen=True, slots=True)
-class RuleCoverage:
+class RuleCoverage(msgspec.Struct, frozen=True):
     """The rules in force, divided by whether a playbook answers them.
 
     answered: sorted by effect, the strongest first.

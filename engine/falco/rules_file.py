@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine.falco.catalogue import OWN_FILE, catalogue
 from engine.falco.condition import ConstantEvaluator
 from engine.falco.embedded_rules import embedded_rules
@@ -44,8 +46,7 @@ _CONTROL_KEYS = {"rule", "macro", "list", "override", "append", "source"}
 """The keys that identify an item or say how it changes another one."""
 
 
-@dataclass(frozen=True, slots=True)
-class FalcoRules:
+class FalcoRules(msgspec.Struct, frozen=True):
     """The rules that Falco has in force, by name.
 
     given: whether they come from rules files and not only from the catalogue.
@@ -80,8 +81,7 @@ def read_rules(paths: Sequence[str]) -> FalcoRules:
     return FalcoRules(reader.rules(), given=True, findings=tuple(reader.findings))
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(msgspec.Struct, frozen=True):
     """An item of a rules file. kind: ``rule``, ``macro`` or ``list``. index: its position, from 0."""
 
     kind: str

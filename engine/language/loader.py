@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine.language.compile import (
     check_document,
     compile_playbook,
@@ -36,8 +38,7 @@ MAX_INSTRUCTIONS = 4_000_000
 """Total RE2 instructions of all documents of a folder. They compile within 4 s."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlaybookSet:
+class PlaybookSet(msgspec.Struct, frozen=True):
     """The compiled documents of a folder.
 
     findings: errors and warnings, sorted by place. Findings in PlaybookTests are separate (see
@@ -53,9 +54,9 @@ class PlaybookSet:
     digest: str
     sources: Mapping[str, tuple[str, tuple[str, ...]]]
     silences: tuple[Silence, ...] = ()
-    guardrails: Guardrails = field(default_factory=Guardrails)
+    guardrails: Guardrails = msgspec.field(default_factory=Guardrails)
     documents: int = 0
-    tests: Mapping[str, ParsedFile] = field(default_factory=dict)
+    tests: Mapping[str, ParsedFile] = msgspec.field(default_factory=dict)
     revision: str = ""
 
     @property

@@ -7,9 +7,9 @@ So a condition never holds because a field is missing. No predicate raises an ex
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import re2
 
 from engine.language.glob import glob_expression
@@ -51,8 +51,7 @@ class OperandError(ValueError):
         self.instructions = instructions
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(msgspec.Struct, frozen=True):
     """An operator of the language.
 
     operand: the type of the operand (scalar, scalars, text, networks, number, bool). build: returns the
@@ -272,8 +271,7 @@ def _for_any_value(name: str, predicate: Predicate) -> Predicate:
     return holds
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledOperator:
+class CompiledOperator(msgspec.Struct, frozen=True):
     """An operator with its operand.
 
     holds: the predicate on any value. holds_for_text: a faster predicate on a present text, if the operator

@@ -5,8 +5,9 @@ Operators of conditions are described in ``operators``, and the parameters under
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from engine.language import value_checks
 from engine.model.event import PRIORITIES
@@ -20,8 +21,7 @@ API_VERSION = "tiercel.dev/v1"
 KeyType = Literal["text", "bool", "integer", "map", "list", "any", "tags"]
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """A key of a document and its value.
 
     type: of the value. doc: a sentence for editors and the reference. keys: of a map. item: of a list, or of
@@ -33,7 +33,7 @@ class Key:
     type: KeyType
     doc: str
     required: bool = False
-    keys: Mapping[str, Key] = field(default_factory=dict)
+    keys: Mapping[str, Key] = msgspec.field(default_factory=dict)
     item: Key | None = None
     words: tuple[str, ...] = ()
     free: bool = False

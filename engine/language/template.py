@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,8 +36,7 @@ class TemplateError(ValueError):
     """A template that is not valid."""
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateContext:
+class TemplateContext(msgspec.Struct, frozen=True):
     """The data that a template can use in addition to the event.
 
     run: the id of the run. outcome: of the run so far. steps: name -> (state, message). held: the values of
@@ -52,8 +50,7 @@ class TemplateContext:
     held: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(msgspec.Struct, frozen=True):
     """A compiled template. parts: text, and names as 1-tuples."""
 
     source: str

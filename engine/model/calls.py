@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +29,7 @@ class Kind:
     namespaced: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One write to the API server.
 
     ``apply`` is server-side apply. ``patch`` is a JSON merge patch. A subresource is a part of
@@ -40,11 +41,10 @@ class Call:
     resource: str
     namespace: str | None
     name: str
-    body: Object = field(default_factory=dict)
+    body: Object = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class OutboundRequest:
+class OutboundRequest(msgspec.Struct, frozen=True):
     """An HTTP request to a server other than the API server. Secrets are masked as ``***``.
 
     body: text or JSON.
@@ -53,11 +53,10 @@ class OutboundRequest:
     method: str
     url: str
     body: Any = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SecretName:
+class SecretName(msgspec.Struct, frozen=True):
     """The name of a secret. Its value is read when it is used."""
 
     name: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -53,8 +52,7 @@ class Value(NamedTuple):
     start: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReadEvent:
+class ReadEvent(msgspec.Struct, frozen=True):
     """An element of a file: an event, or the reason why it is not an event.
 
     line: from 1. In a file that starts with an array, it is the number of the element.

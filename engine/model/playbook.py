@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -19,8 +21,7 @@ Phase = Literal["actions", "finally"]
 Pool = Literal["cluster", "slow"]
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True):
     """A condition on the event.
 
     Attributes:
@@ -43,8 +44,7 @@ class Condition:
     key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StepCondition:
+class StepCondition(msgspec.Struct, frozen=True):
     """A condition on the state of an earlier step, or on the answer that it received."""
 
     text: str
@@ -53,8 +53,7 @@ class StepCondition:
     on_answer: Callable[[Any], Truth] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """When a step is retried. All times are seconds.
 
     Attributes:
@@ -72,8 +71,7 @@ class Retry:
     unknown: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """A step of a playbook.
 
     parameters: name -> compiled parameter; rendered at each attempt. timeout: seconds of one attempt.
@@ -91,8 +89,7 @@ class Step:
     when: tuple[Condition | StepCondition, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Throttle:
+class Throttle(msgspec.Struct, frozen=True):
     """A limit on the matching events that start a run.
 
     Attributes:
@@ -111,8 +108,7 @@ class Throttle:
     key: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """The keys of ``match``. None is a key that is not given. ``priority``: 0 is Emergency, 7 is Debug."""
 
     rules: tuple[str, ...] | None = None
@@ -152,8 +148,7 @@ class Playbook:
     where: Location | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Silence:
+class Silence(msgspec.Struct, frozen=True):
     """Events that start no run until a given time.
 
     until_ns: nanoseconds since the epoch. Events with an earlier time are silenced. owner: the person to
@@ -169,8 +164,7 @@ class Silence:
     where: Location | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(msgspec.Struct, frozen=True):
     """The number of targets that steps of one effect may have within a sliding window.
 
     Attributes:
@@ -191,8 +185,7 @@ class Budget:
     playbooks: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Guardrails:
+class Guardrails(msgspec.Struct, frozen=True):
     """Limits for all playbooks. The defaults are those of a folder without a Guardrails document.
 
     Attributes:

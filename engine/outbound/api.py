@@ -6,8 +6,9 @@ Every request passes a ``RequestRecorder``, which replaces secrets with ``***``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from engine.model.calls import OutboundRequest, SecretName
 from engine.model.errors import PermanentError
@@ -15,8 +16,7 @@ from engine.outbound.destination import check_host, parse_url
 from engine.outbound.masking import MASK
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The part of a response that a step keeps for later steps.
 
     status: the HTTP status; None in a preview, which sends nothing. json: the body; None if it is not JSON.

@@ -7,9 +7,10 @@ about it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.model.errors import RefusedError
 
@@ -45,8 +46,7 @@ def mask_userinfo(url: str) -> str:
     return _USERINFO.sub("***@", url)
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(msgspec.Struct, frozen=True):
     """A parsed http(s) URL.
 
     host: a name of ``[a-z0-9.-]``, or an IP address in canonical form without brackets.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine.actions.registry import load_actions
 from engine.cluster.objects import InvalidObjectError, iter_objects
 from engine.language.compile import check_document, kind_of
@@ -35,8 +37,7 @@ _ACTS = ("planned", "done")
 """States of a step that acts: planned by the preview, or done because the case assumes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(msgspec.Struct, frozen=True):
     """A case of a PlaybookTest.
 
     Attributes:
@@ -55,11 +56,10 @@ class Case:
     found: PlaybookSet
     playbooks: frozenset[str] | None = None
     cluster: tuple[dict[str, Any], ...] | None = None
-    outcomes: Mapping[str, Any] = field(default_factory=dict)
+    outcomes: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
+class StepReport(msgspec.Struct, frozen=True):
     """The outcome of a step in a case, or a suppressed run, whose ``step`` is empty.
 
     expected: the states that the case accepts for the step; empty if the case does not name it.
@@ -72,8 +72,7 @@ class StepReport:
     expected: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CaseResult:
+class CaseResult(msgspec.Struct, frozen=True):
     """The result of a case. differences: between expected and actual values; empty if it passed."""
 
     case: Case

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import click
+import msgspec
 
 from engine.model.safe_text import printable
 from engine.render.text import count, short
@@ -71,7 +71,7 @@ def case_json(verdict: CaseResult) -> dict[str, Any]:
         "line": verdict.case.where.line,
         "passed": not verdict.differences,
         "differences": list(verdict.differences),
-        "steps": [dataclasses.asdict(one) for one in verdict.seen],
+        "steps": [msgspec.structs.asdict(one) for one in verdict.seen],
     }
 
 

@@ -145,8 +145,9 @@ def _report_absence(comparison: Comparison, entry: SourceText, report: ImportRep
         return
     shown = comparison.text or "an empty text"
     if comparison.negative:
+        written = "notEquals: <nil>" if comparison.text == _NULL else "exists: true"
         what = (
-            f"`{comparison.field}!={comparison.text}` becomes `exists: true`, because {shown} counts "
+            f"`{comparison.field}!={comparison.text}` becomes `{written}`, because {shown} counts "
             "as absent in Tiercel"
         )
         report.warning(entry.where, what)
@@ -160,6 +161,9 @@ def _report_absence(comparison: Comparison, entry: SourceText, report: ImportRep
 
 def condition(comparison: Comparison) -> dict[str, Any]:
     """Return the condition with Tiercel's semantics: unknown if the field is absent."""
+    if comparison.negative and comparison.text == _NULL:
+        # Absent in Tiercel, and therefore unknown. An event can also have the text.
+        return {"field": comparison.field, "notEquals": _NULL}
     if comparison.is_absence:
         return {"field": comparison.field, "exists": comparison.negative}
     if len(comparison.values) > 1:

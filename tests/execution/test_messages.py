@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 from engine.cluster.api import CallRecorder
 from engine.cluster.simulated import AssumedCluster
 from engine.execution.attempt import Clients, attempt
@@ -160,7 +161,7 @@ def test_blocks_get_the_note_too():
         told.playbook,
         steps=(
             told.playbook.steps[0],
-            replace(step, parameters={**step.parameters, "blocks": blocks}),
+            msgspec.structs.replace(step, parameters={**step.parameters, "blocks": blocks}),
         ),
     )
     outcome = told.tell(1)

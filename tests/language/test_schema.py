@@ -4,16 +4,11 @@ import copy
 import re
 from pathlib import Path
 
-import cerberus
 import jsonschema
 import pytest
-from cerberus import errors as codes
 from engine.actions.registry import load_actions
-from engine.language import structure
 from engine.language.folder import Files
 from engine.language.json_schema import schema
-from engine.language.schema import KINDS
-from engine.language.structure import rules
 from engine.language.yaml_source import read
 
 from tests.language.test_loader import files
@@ -157,60 +152,6 @@ def test_an_unknown_kind_is_reported(kind):
 
 def test_the_json_schema_is_valid():
     jsonschema.Draft202012Validator.check_schema(schema(load_actions()))
-
-
-def test_the_private_tree_of_cerberus_has_the_expected_form():
-    validator = cerberus.Validator(
-        {
-            "a": {"type": "dict", "schema": {"b": {"type": "integer"}, "c": {"required": True}}},
-            "t": {
-                "anyof": [{"type": "list", "schema": {"type": "string"}}, {"type": "dict"}],
-            },
-            "w": {"allowed": ["x"]},
-            "k": {"check_with": lambda field, _, error: error(field, "why")},
-        }
-    )
-    assert not validator.validate({"a": {"b": "x", "z": 1}, "t": [5], "w": "y", "k": 1})
-    tree = {error.document_path: error for error in validator._errors}
-    assert tree["a",].is_group_error
-    inner = {e.document_path: e.code for e in tree["a",].child_errors}
-    assert inner == {
-        ("a", "b"): codes.BAD_TYPE.code,
-        ("a", "z"): codes.UNKNOWN_FIELD.code,
-        ("a", "c"): codes.REQUIRED_FIELD.code,
-    }
-    assert tree["t",].is_logic_error
-    first, second = tree["t",].definitions_errors.values()
-    assert [e.child_errors[0].document_path for e in first] == [("t", 0)]
-    assert [e.code for e in second] == [codes.BAD_TYPE.code]
-    assert (tree["w",].code, tree["w",].value, tree["w",].constraint) == (
-        codes.UNALLOWED_VALUE.code,
-        "y",
-        ["x"],
-    )
-    assert (tree["k",].code, tree["k",].info) == (codes.CUSTOM.code, ("why",))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_rules_of_cerberus_are_valid(kind):
-    """The engine does not validate them when it starts."""
-    cerberus.Validator(rules(kind))
-    with pytest.raises(cerberus.SchemaError):
-        cerberus.Validator({**rules(kind), "kind": {"typ": "string"}})
-
-
-def test_a_check_validates_no_rules_and_copies_no_document(monkeypatch):
-    def fail(*_):
-        raise AssertionError
-
-    structure._validator.cache_clear()
-    monkeypatch.setattr(cerberus.schema.DefinitionSchema, "validate", fail)
-    monkeypatch.setattr(cerberus.Validator, "normalized", fail)
-    try:
-        found = new_loader().load(Files("", files(a=GOOD)))
-    finally:
-        structure._validator.cache_clear()
-    assert found.errors == ()
 
 
 def test_a_placeholder_is_valid_in_place_of_any_value_except_in_tests():

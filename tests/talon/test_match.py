@@ -135,6 +135,7 @@ def test_a_number_equals_its_text():
         ("ka.req.pod.containers.image!=[nginx]", ["nginx"], False, "not-carried"),
         ("k8s.pod.name=<nil>", None, True, "not-carried"),
         ("k8s.pod.name!=<nil>", None, False, "means-else"),
+        ("k8s.pod.name!=<nil>", "<nil>", False, "means-else"),
     ],
 )
 def test_a_value_that_go_prints_differently_is_reported(entry, value, talon, code):
