@@ -46,6 +46,7 @@ tiercel_runs_total * on (playbook) group_left (label_team) tiercel_playbook_info
 """
 
 LABELS = {
+    "account": "The ServiceAccount of [runAs](language.md#runas). Empty: the engine's own.",
     "action": "The name of an [action](actions.md), such as `pod.isolate`.",
     "actions": "The actions that the budget counts, joined with commas. Empty: all actions of its "
     "effect.",
@@ -103,6 +104,9 @@ QUERIES = {
     ),
     "budget_left": "min by (effect, scope, limit, per) (tiercel_budget_left)",
     "cluster_answers": "min_over_time(tiercel_cluster_answers[1h])",
+    "rights_known": "min by (account) (tiercel_rights_known)",
+    "rights_missing": "max by (account) (tiercel_rights_missing)",
+    "rights_excess": "max by (account) (tiercel_rights_excess)",
     "journal_writable": "min_over_time(tiercel_journal_writable[1h])",
     "journal_fill_ratio": "predict_linear(tiercel_journal_fill_ratio[6h], 86400)",
 }

@@ -65,9 +65,14 @@ def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict
     """
     if not namespaced:
         return [_role("ClusterRole", name, needed)]
-    wide = frozenset(right for right in needed if right[1] in CLUSTER_WIDE) | (needed & ADOPT)
+    wide = frozenset(filter(is_cluster_wide, needed))
     found = [_role("Role", name, needed - wide)]
     return [*found, _role("ClusterRole", name, wide)] if wide else found
+
+
+def is_cluster_wide(right: Right) -> bool:
+    """Return whether only a ClusterRole can give the right, or the engine needs it in all namespaces."""
+    return right[1] in CLUSTER_WIDE or right in ADOPT
 
 
 def account_roles(

@@ -12,6 +12,7 @@ from engine.cli.admin_client import AdminError, fetch, get, server_options
 from engine.cli.exit_codes import FINDINGS, fail
 from engine.cli.playbook_arguments import load_valid
 from engine.language import duration
+from engine.render.rights import rights_lines
 from engine.render.text import count, print_document, print_line
 
 if TYPE_CHECKING:
@@ -115,4 +116,6 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "error": playbooks.get("error"),
         "queue": ", ".join(f"{queue[name]} {name}" for name in ("waiting", "running", "held")),
     }
-    return [f"{name:<10} {text}" for name, text in rows.items() if text is not None]
+    lines = [f"{name:<10} {text}" for name, text in rows.items() if text is not None]
+    rights = found.get("rights")
+    return lines + [f"{'rights':<10} {line}" for line in (rights_lines(rights) if rights else ())]

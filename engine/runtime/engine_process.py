@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from engine.actions.rbac import rights_by_account
 from engine.actions.registry import load_actions
 from engine.intake.deferred_records import DeferredRecords
 from engine.intake.event_recorder import EventRecorder
@@ -22,6 +23,7 @@ from engine.intake.intake import Intake
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.journal.sqlite.storage import max_journal_bytes
 from engine.language.compile import playbook_from_snapshot
+from engine.render.rights import rights_json
 from engine.runtime import event_loop, listeners, worker_process
 from engine.runtime.maintenance import Maintenance
 from engine.runtime.reload import Reloader
@@ -93,13 +95,19 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         core = _start_core(settings, observers, stack)
         guardrails = core.reloader.active.set.guardrails
         cluster = workers.start(guardrails, core.intake.release_throttle_slot)
+        workers.require_rights(rights_by_account(core.reloader.active.set.playbooks))
         about = _about(settings, cluster)
         sources = [
             SourceThread(source, EventSink(source.kind, core.intake, observers, workers.wake))
             for source in _sources(settings, core.journal)
         ]
 
-        api = _admin_api(core, workers, observers, metrics, lambda: _status(about, sources))
+        def status() -> dict[str, Any]:
+            rights = rights_json(workers.rights) if cluster else None
+            sources_ = [source.status() for source in sources]
+            return {**about, "rights": rights, "sources": sources_}
+
+        api = _admin_api(core, workers, observers, metrics, status)
         event_port = EventPort(
             core.intake, observers, workers.wake, access.sender_checks, traces,
             dry_run=settings.dry_run, fault=core.fault,
@@ -164,10 +172,6 @@ def _admin_api(
         lambda: metrics.text() + workers.metrics(),
         status,
     )
-
-
-def _status(about: dict[str, Any], sources: Sequence[SourceThread]) -> dict[str, Any]:
-    return {**about, "sources": [source.status() for source in sources]}
 
 
 def _start_core(settings: Settings, observers: Observers, stack: contextlib.ExitStack) -> _Core:

@@ -15,6 +15,7 @@ import structlog
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from engine.actions.rbac import rights_by_account
 from engine.actions.registry import load_actions
 from engine.language.folder import VALUES, Files, FolderError, read_bounded, read_files
 from engine.language.loader import Loader, PlaybookSet
@@ -173,6 +174,7 @@ class Reloader:
                 guardrails=found.guardrails,
                 changes=None if before is None else _changes(before.set, found),
                 revision=found.revision,
+                rights=rights_by_account(found.playbooks),
             )
         )
 

@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from engine.execution.rights_check import RightsReport
 from engine.model.errors import SettingsError
 from engine.model.playbook import Guardrails
 from engine.telemetry.events import CommandExecuted, Reloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from multiprocessing.connection import Connection
 
+    from engine.actions.registry import Right
     from engine.telemetry.events import EngineEvent
 
 log = structlog.get_logger()
@@ -87,7 +89,14 @@ class Stopped:
     completed: bool
 
 
-Command = Guardrails | CommandExecuted | Scrape | Stop
+@dataclass(frozen=True, slots=True)
+class RequiredRights:
+    """The rights that the playbooks in force need, by account (see ``rights_by_account``)."""
+
+    by_account: Mapping[str, frozenset[Right]]
+
+
+Command = Guardrails | CommandExecuted | RequiredRights | Scrape | Stop
 
 
 class WorkerChannel:
@@ -97,7 +106,9 @@ class WorkerChannel:
         self._connection, self.wake_event = connection, wake_event
         self._lock = threading.Lock()
 
-    def send(self, message: Connected | StartFailed | RunEnded | Scraped | Stopped) -> None:
+    def send(
+        self, message: Connected | StartFailed | RunEnded | Scraped | Stopped | RightsReport
+    ) -> None:
         """Send a message. Does nothing if the engine process has ended."""
         with self._lock, contextlib.suppress(OSError):
             self._connection.send(message)
@@ -123,6 +134,7 @@ class WorkerProcessError(Exception):
 class WorkerProcess:
     """The engine process's end of the channel. Thread-safe. Forks, so create it before any thread.
 
+    rights: the last report about the rights of the engine, None before the first.
     work: runs in the worker process and returns its exit code. If the worker process ends unexpectedly, the
     engine process gets SIGTERM.
     """
@@ -135,6 +147,7 @@ class WorkerProcess:
         self._scraped: SimpleQueue[bytes] = SimpleQueue()
         self._on_no_effect: Callable[[str], None] = lambda _run: None
         self._completed: bool | None = None
+        self.rights: RightsReport | None = None
         self._reader: threading.Thread | None = None
         self._stopping = False
         engine = os.getpid()
@@ -177,6 +190,11 @@ class WorkerProcess:
             self._send(event)
         elif isinstance(event, Reloaded) and event.guardrails and self._reader:
             self._send(event.guardrails)
+            self.require_rights(event.rights)
+
+    def require_rights(self, by_account: Mapping[str, frozenset[Right]]) -> None:
+        """Let the worker process check these rights."""
+        self._send(RequiredRights(by_account))
 
     def metrics(self) -> bytes:
         """Return the metrics of the worker process, empty if it does not answer in time."""
@@ -236,6 +254,8 @@ class WorkerProcess:
                 self._on_no_effect(message.run)
             elif isinstance(message, Scraped):
                 self._scraped.put(message.text)
+            elif isinstance(message, RightsReport):
+                self.rights = message
             elif isinstance(message, Stopped):
                 self._completed = message.completed
         if not self._stopping:

@@ -33,8 +33,10 @@ from engine.outbound.api import RequestRecorder
 from engine.outbound.client import LiveHttpClient, Senders
 from engine.outbound.secrets import Secrets
 from engine.render.story import tell_story
+from engine.runtime.rights_monitor import RightsMonitor
 from engine.runtime.worker_channel import (
     Connected,
+    RequiredRights,
     RunEnded,
     Scrape,
     Scraped,
@@ -108,8 +110,14 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
             adoption = Adoption(cluster, journal, workers.wake, time.time)
             adoption.start()
             stack.callback(adoption.stop)
+        monitor = None
+        if cluster:
+            monitor = RightsMonitor(cluster, settings.own.namespace, channel.send, time.time)
+            metrics.add_series(monitor.series)
+            monitor.start()
+            stack.callback(monitor.stop)
         freeze_startup_objects()
-        grace = _serve_commands(channel, resources, workers, observers, metrics)
+        grace = _serve_commands(channel, resources, workers, observers, metrics, monitor)
         completed = workers.stop(grace)
         channel.send(Stopped(completed))
         if not completed:
@@ -123,9 +131,11 @@ def _serve_commands(
     workers: WorkerPool,
     observers: Observers,
     metrics: WorkMetrics,
+    monitor: RightsMonitor | None,
 ) -> float:
     """Execute commands until Stop. Return the grace period in seconds.
 
+    monitor: of the rights; None without a cluster.
     Raises EOFError if the engine process or a thread of the workers has ended.
     """
     api_server_fault = FaultLog("api_server", calm=0.0)
@@ -136,6 +146,9 @@ def _serve_commands(
             resources.guardrails = command
         elif isinstance(command, CommandExecuted):
             observers.notify(command)
+        elif isinstance(command, RequiredRights):
+            if monitor:
+                monitor.require(command.by_account)
         elif isinstance(command, Scrape):
             channel.send(Scraped(metrics.text()))
         elif isinstance(command, Stop):

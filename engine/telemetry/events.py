@@ -6,7 +6,7 @@ The observers are the log, the audit log, the metrics, the traces and the story 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -70,6 +70,7 @@ class Reloaded:
     digest: of the set, as ``tiercel digest`` prints it. playbooks: their number. guardrails: of a set that is
     now in force. changes: ``added``, ``changed`` and ``removed`` names; None at the start.
     revision: of a set that is now in force, "" if unknown.
+    rights: that a set which is now in force needs, by account (see ``rights_by_account``).
     """
 
     digest: str
@@ -78,6 +79,7 @@ class Reloaded:
     guardrails: Guardrails | None = None
     changes: Mapping[str, Sequence[str]] | None = None
     revision: str = ""
+    rights: Mapping[str, frozenset[tuple[str, str]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

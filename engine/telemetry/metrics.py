@@ -97,6 +97,17 @@ METRICS = {
         ("effect", "scope", "limit", "per", "actions", "playbooks"),
     ),
     "cluster_answers": Family("gauge", "1 while the API server answers."),
+    "rights_known": Family(
+        "gauge",
+        "1 if the last check of the rights had a result, by ServiceAccount (empty: the engine's own).",
+        ("account",),
+    ),
+    "rights_missing": Family(
+        "gauge", "Rights that the playbooks need and the account does not have.", ("account",)
+    ),
+    "rights_excess": Family(
+        "gauge", "Rights that the account has and no playbook needs.", ("account",)
+    ),
     "journal_writable": Family("gauge", "1 while the journal accepts writes."),
     "journal_fill_ratio": Family("gauge", "Used part of the journal's quota, 0 to 1."),
 }

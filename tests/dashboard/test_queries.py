@@ -44,7 +44,9 @@ FILES = {
     ),
 }
 SHELLS = 3
-SECOND = ("API server", "Attempts that did not succeed", "Playbooks in force")
+SECOND = (
+    "API server", "Attempts that did not succeed", "Playbooks in force", "Rights on the API server",
+)  # fmt: skip
 """Only the second engine has these series. The last one is the annotation for a reload."""
 BUILT_IN = {"__interval": "1m", "__rate_interval": "1m", "__range": "1h"}
 

@@ -170,7 +170,8 @@ def test_the_exposition_of_both_processes_is_valid_and_complete(tmp_path):
         running.post(alert(7))
         text = running.get("/metrics")[2]
     shown = check(text)
-    assert shown == set(METRICS) - {"cluster_answers"}  # there is no cluster
+    without_cluster = {"cluster_answers", "rights_known", "rights_missing", "rights_excess"}
+    assert shown == set(METRICS) - without_cluster
     left = [s for f in families(text) if f.name == "tiercel_budget_left" for s in f.samples]
     budgets = [(sample.labels["limit"], sample.labels["actions"]) for sample in left]
     assert budgets == [("5", ""), ("7", ""), ("7", "pod.delete,node.*")]

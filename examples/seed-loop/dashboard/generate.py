@@ -538,6 +538,23 @@ def _capacity() -> Iterator[Builder]:
         ("reason",),
         link="limits.md",
     )
+    yield (
+        _timeseries(
+            "Rights on the API server",
+            "missing: a step that needs the right fails. excess: a stolen token could use it, and no "
+            "playbook needs it. unknown: accounts whose rights could not be checked. `tiercel status` "
+            "lists them, `tiercel rbac` prints the roles.",
+        )
+        .with_target(_query(f"sum(tiercel_rights_missing{{{ENGINE}}})", "missing"))
+        .with_target(_query(f"sum(tiercel_rights_excess{{{ENGINE}}})", "excess"))
+        .with_target(
+            _query(f"sum(1 - min by (account) (tiercel_rights_known{{{ENGINE}}}))", "unknown")
+        )
+        .unit("short")
+        .decimals(0)
+        .min(0)
+        .links([_help("operate.md#status")])
+    )
 
 
 def _logs() -> Iterator[Builder]:
