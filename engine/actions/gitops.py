@@ -9,16 +9,17 @@ from engine.model.errors import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MARKS = {
+MARKS = {
     "annotations": ("argocd.argoproj.io/tracking-id",),
     "labels": (
         "app.kubernetes.io/instance",
         "argocd.argoproj.io/instance",
         "kustomize.toolkit.fluxcd.io/name",
         "helm.toolkit.fluxcd.io/name",
+        "fluxcd.controlplane.io/name",
     ),
 }
-"""The tracking annotation and labels of Argo CD, and the labels of Flux."""
+"""The tracking annotation and labels of Argo CD, and the labels of Flux (also of its operator)."""
 
 
 def refuse_managed(metadata: Mapping[str, Any], about: str, *, even_if_managed: bool) -> None:
@@ -27,7 +28,7 @@ def refuse_managed(metadata: Mapping[str, Any], about: str, *, even_if_managed: 
     metadata: of the object. about: its name in the message.
     """
     marked = any(
-        name in (metadata.get(part) or {}) for part, names in _MARKS.items() for name in names
+        name in (metadata.get(part) or {}) for part, names in MARKS.items() for name in names
     )
     if marked and not even_if_managed:
         raise RefusedError(f"{about} is managed from Git (evenIfManaged: true overrides)")

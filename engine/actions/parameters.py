@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _OPERATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,252}")
 SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -71,6 +72,12 @@ def check_label_key(text: str) -> str | None:
 def check_namespace(text: str) -> str | None:
     """Return what is wrong with the name of a namespace (a DNS label), or None."""
     return None if _DNS_LABEL.fullmatch(text) else "is not a valid name of a namespace"
+
+
+def check_object_name(text: str) -> str | None:
+    """Return what is wrong with the name of an object (a DNS subdomain), or None."""
+    valid = len(text) <= 253 and _OBJECT_NAME.fullmatch(text)  # noqa: PLR2004 - RFC 1123
+    return None if valid else "is not a valid name of an object"
 
 
 def check_header_value(text: str) -> str | None:
@@ -136,6 +143,43 @@ class OperatorName(msgspec.Struct, frozen=True):
     def schema(self) -> dict[str, Any]:
         """Return the schema of a name."""
         return {"type": "string", "pattern": f"^{_OPERATOR.pattern}$"}
+
+
+class Name(msgspec.Struct, frozen=True):
+    """A name of an object, a kind or a resource, without templates.
+
+    pattern: of the whole name. what, example: for the message of a finding.
+    """
+
+    pattern: re.Pattern[str]
+    what: str
+    example: str
+
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
+        """Return the name."""
+        del steps
+        if isinstance(data, str) and self.pattern.fullmatch(data):
+            return data
+        findings.add(path, "bad-parameter", f"`{path[-1]}` takes {self.what}", self.example)
+        return None
+
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
+        """Return the name."""
+        del event, context
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of a name."""
+        return {"type": "string", "pattern": f"^{self.pattern.pattern}$"}
+
+
+RESOURCE = Name(_DNS_LABEL, "a resource, in the plural", "gateways")
+KIND = Name(re.compile(r"[A-Z][A-Za-z0-9]{0,62}"), "a kind", "StatefulSet")
+OBJECT_PATTERN = Name(
+    re.compile(r"[A-Za-z0-9*?:._/-]{1,317}"),
+    "the name of an object, or NAMESPACE/NAME, exact or with * and ?",
+    "break-glass",
+)
 
 
 class KindName(msgspec.Struct, frozen=True):

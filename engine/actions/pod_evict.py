@@ -10,12 +10,11 @@ from engine.actions.removal import (
     MinReady,
     SkipKinds,
     check_removal,
-    delete_options,
+    evict,
     removal_needs,
 )
-from engine.cluster.api import POD, Cluster
+from engine.cluster.api import Cluster
 from engine.cluster.pods import Pod
-from engine.model.calls import Call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,14 +56,7 @@ def evict_pod(
     check_removal(
         pod, cluster, only_if_owned=only_if_owned, min_ready=min_ready, skip_kinds=skip_kinds
     )
-    body = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": pod.name, "namespace": pod.namespace},
-        "deleteOptions": delete_options(pod, grace),
-    }
     # A second attempt needs this to know whether we evicted the pod or it was deleted by something else.
     context.keep({"uid": pod.uid, "sent": context.step})
-    resource = f"{POD.resource}/eviction"
-    cluster.send(Call("create", POD.api_version, resource, pod.namespace, pod.name, body))
+    evict(pod, cluster, grace)
     return f"evict {pod}"

@@ -134,6 +134,8 @@ def ignore_differences(playbooks: Iterable[Playbook]) -> list[dict[str, Any]]:
 def _rights_of(step: Step) -> frozenset[Right]:
     action = load_actions()[step.action]
     found = action.needs(step.parameters)
+    if action.finds_objects:
+        return found
     if action.target(step.effect):
         found |= FIND_TARGET
     return found | CHECK_GUARDRAILS if step.effect in ("mark", "disrupt") else found

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from engine.actions.parameters import ParameterType
+    from engine.cluster.pods import Pod
     from engine.language.findings import Findings
     from engine.language.yaml_source import Path
-    from engine.model.calls import ObjectChange
+    from engine.model.calls import Object, ObjectChange
     from engine.model.event import Event
 
 Effect = Literal["notify", "observe", "mark", "disrupt"]
@@ -72,10 +73,15 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class ActionResult(msgspec.Struct, frozen=True):
-    """What an action did: one sentence, and an answer (JSON) that later steps can read."""
+    """What an action did: one sentence, and an answer (JSON) that later steps can read.
+
+    again: if the action needs another attempt to complete, the seconds until then, and why. Such an attempt uses
+    up none of the step's ``attempts``. A preview shows the first attempt only.
+    """
 
     message: str
     answer: Any = None
+    again: tuple[float, str] | None = None
 
 
 class StepContext(msgspec.Struct, frozen=True):
@@ -93,6 +99,8 @@ class StepContext(msgspec.Struct, frozen=True):
     blob, revision: provenance of the playbook: Git blob id of its file, and the commit that was deployed; "" if
       unknown.
     run_as: the ServiceAccount that the playbook names, or "".
+    check_guardrails: raises RefusedError if the guardrails protect an object (with its ``kind``) or a pod. An
+      action calls it for each object that it changes beside its target.
     """
 
     run: str
@@ -111,6 +119,7 @@ class StepContext(msgspec.Struct, frozen=True):
     blob: str = ""
     revision: str = ""
     run_as: str = ""
+    check_guardrails: Callable[[Pod | Object], None] = lambda _: None
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -121,6 +130,8 @@ class Action(msgspec.Struct, frozen=True):
     check: returns what is wrong with the parameters as written, taken together, or None.
     repeatable: whether a second run has the same result as one run.
     acts_with: the names of its positional parameters.
+    finds_objects: whether the action itself finds the objects that it changes. It then has no target of the
+      event, and checks each object with ``StepContext.check_guardrails``.
     """
 
     name: str
@@ -133,6 +144,7 @@ class Action(msgspec.Struct, frozen=True):
     repeatable: bool
     acts_with: tuple[str, ...]
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+    finds_objects: bool = False
 
     @property
     def undoable(self) -> bool:
@@ -142,8 +154,11 @@ class Action(msgspec.Struct, frozen=True):
     def target(self, effect: str) -> Target | None:
         """Return what a step with that effect acts on, or None.
 
-        A step that disrupts always has a target. If the action has none, it is the event's pod.
+        A step that disrupts always has a target. If the action has none, it is the event's pod, unless the
+        action finds its objects itself.
         """
+        if self.finds_objects:
+            return None
         target = next((name for name in TARGETS if name in self.acts_with), None)
         return target or ("pod" if effect == "disrupt" else None)
 
@@ -200,6 +215,7 @@ def action(
     example: Mapping[str, Any] | None = None,
     repeatable: bool = True,
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
+    finds_objects: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as an action. The arguments are the fields of ``Action``.
 
@@ -232,6 +248,7 @@ def action(
             repeatable=repeatable,
             acts_with=tuple(signature.args),
             check=check,
+            finds_objects=finds_objects,
         )
         return function
 

@@ -1,4 +1,4 @@
-"""The checks that ``pod.delete`` and ``pod.evict`` share: whether the pod may be removed."""
+"""What the actions that remove pods share: the checks whether a pod may be removed, and the eviction."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from engine.actions.composite_parameters import ListOf
 from engine.actions.owners import OWNER_RESOURCES, Owner, owner_chain
 from engine.actions.parameters import Integer, Text
+from engine.cluster.api import POD
+from engine.model.calls import Call
 from engine.model.errors import SkippedError
 
 if TYPE_CHECKING:
@@ -48,7 +50,22 @@ def check_removal(
         if owner.kind in (skip_kinds or []):
             raise SkippedError(f"pod {pod} belongs to a {owner.kind} (skipKinds)")
     if min_ready is not None:
-        _check_ready(pod, owners, min_ready)
+        check_ready(pod, owners, min_ready)
+
+
+def evict(pod: Pod, cluster: Cluster, grace: int | None) -> None:
+    """Evict a pod. grace: seconds, None for the pod's own. Raises GoneError, TemporaryError, PermanentError.
+
+    A TemporaryError is ``answered`` if a PodDisruptionBudget does not allow the eviction.
+    """
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod.name, "namespace": pod.namespace},
+        "deleteOptions": delete_options(pod, grace),
+    }
+    resource = f"{POD.resource}/eviction"
+    cluster.send(Call("create", POD.api_version, resource, pod.namespace, pod.name, body))
 
 
 def delete_options(pod: Pod, grace: int | None) -> Object:
@@ -57,7 +74,8 @@ def delete_options(pod: Pod, grace: int | None) -> Object:
     return options if grace is None else {**options, "gracePeriodSeconds": grace}
 
 
-def _check_ready(pod: Pod, owners: list[Owner], min_ready: int | str) -> None:
+def check_ready(pod: Pod, owners: list[Owner], min_ready: int | str) -> None:
+    """Raise SkippedError if fewer pods of the owner than ``min_ready`` would stay ready without the pod."""
     owner = next((one.object for one in owners if one.object), None)
     if owner is None:
         raise SkippedError(f"pod {pod}: the replicas of its owner are not known (minReady)")

@@ -52,6 +52,11 @@ _IN_A_CLONE = "run this command in a clone of the playbooks"
     help="With KIND/NAME: the kubeconfig of the cluster. Default: as kubectl.",
 )
 @click.option("--context", help="With KIND/NAME: the context in the kubeconfig.")
+@click.option(
+    "--copies",
+    is_flag=True,
+    help="Print the objects that the RUN deleted, as YAML for kubectl apply.",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @server_options
 def command(
@@ -60,6 +65,7 @@ def command(
     namespace: str,
     kubeconfig: str | None,
     context: str | None,
+    copies: bool,
     output: str,
     server: str,
     token_file: Path | None,
@@ -78,10 +84,14 @@ def command(
       tiercel history --since 1h             find the run
       tiercel show 4f1c2a9b
       tiercel show 4f1c2a9b -o json
+      tiercel show 4f1c2a9b --copies | kubectl apply -f -
       tiercel show networkpolicy/tiercel-5be01f23c4 -n demo
 
     Next: tiercel retry RUN, tiercel undo RUN
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    if copies:
+        _print_copies(run, output, server, token_file)
+        return
     if "/" in run:
         kind, name = _parse_object(run, namespace)
         item = _read_object(kind, name, namespace, kubeconfig, context)
@@ -94,6 +104,21 @@ def command(
         return
     for line in story_lines(found, [*commit_lines(commit), *note_lines(notes)]):
         print_line(line)
+
+
+def _print_copies(run: str, output: str, server: str, token_file: Path | None) -> None:
+    """Print the objects that a run deleted. Exits with code 1 if there are none."""
+    import yaml  # noqa: PLC0415 - only copies need it
+
+    if "/" in run:
+        raise click.UsageError("--copies needs the ID of a run.")
+    copies = get(server, token_file, f"/runs/{quote(run, safe='')}")["copies"]
+    if not copies:
+        fail("the run keeps no copies of deleted objects", FINDINGS, f"tiercel show {run}")
+    if output == "json":
+        print_document(json.dumps(copies, indent=1))
+    else:
+        print_document(yaml.safe_dump_all(copies, sort_keys=False).rstrip())
 
 
 def _parse_object(text: str, namespace: str) -> tuple[Kind, str]:

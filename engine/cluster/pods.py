@@ -29,6 +29,8 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
 )
+MIRROR = "kubernetes.io/config.mirror"
+"""The annotation of a mirror pod. The kubelet of the node owns the pod."""
 CLOCK_SKEW = 5.0
 """Seconds by which the clocks of the API server and of the event's node may differ."""
 KUBELET_LAG = 10.0
@@ -71,6 +73,7 @@ class TargetSearch(msgspec.Struct, frozen=True):
     uid: the pod that an earlier attempt of the run found, if any.
     wait_for_status: retry if the pod's status does not contain the event's container yet; previews do not wait.
     allow_terminating: accept a terminating pod if an earlier attempt of the run found it.
+    node: name and uid of the node that an earlier attempt of the step found, if any.
     """
 
     now: float
@@ -78,6 +81,7 @@ class TargetSearch(msgspec.Struct, frozen=True):
     uid: str | None = None
     wait_for_status: bool = True
     allow_terminating: bool = False
+    node: tuple[str, str | None] | None = None
 
 
 def find_pod(event: Event, reads: ClusterReader, search: TargetSearch) -> Pod:
@@ -192,8 +196,17 @@ def _uid(pod: Object) -> str:
 
 
 def find_node(event: Event, reads: ClusterReader, search: TargetSearch) -> Object:
-    """Return the node of the event's pod, otherwise the node that its hostname names. Raises SkippedError."""
+    """Return the node of the event's pod, otherwise the node that its hostname names.
+
+    Raises SkippedError, GoneError if the node of an earlier attempt does not exist any more.
+    """
     name = event.hostname
+    if search.node is not None:
+        name, uid = search.node
+        node = reads.get(NODE, name)
+        if node is None or node["metadata"].get("uid") != uid:
+            raise GoneError(f"node {name} does not exist any more")
+        return node
     if names_pod(event):
         name = find_pod(event, reads, search).spec.get("nodeName") or name
     node = reads.get(NODE, name) if name and _NAME.fullmatch(name) else None

@@ -32,7 +32,7 @@ from engine.model.errors import (
 )
 from engine.model.event_subject import names_pod
 from engine.model.playbook import Condition
-from engine.model.run import Outcome, run_outcome
+from engine.model.run import NODE, Outcome, run_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,12 +169,14 @@ def _check_when(claim: Claim, clients: Clients) -> list[str]:
 def _find_target(claim: Claim, action: Action, clients: Clients, now: float) -> Pod | Object | None:
     """Find the target of the step again. Raises SkippedError if it is gone or replaced."""
     event, target = claim.run.event, action.target(claim.step.effect)
+    step, *node = claim.attempt_state.get(NODE) or (None,)
     search = TargetSearch(
         now=now,
         received=claim.run.received,
         uid=claim.attempt_state.get("uid"),
         wait_for_status=not clients.dry,
         allow_terminating=target == "subject",
+        node=tuple(node) if step == claim.step.name else None,
     )
     if target is None:
         return None
@@ -200,6 +202,9 @@ def _run(step: _Step) -> Outcome:
         return Outcome("held", held, held_because=held)
     if permission.digest_size:
         step.checker.digest_sent(step.claim, permission.digest_size)
+    if result.again is not None and not step.clients.dry:
+        wait, why = result.again
+        raise PostponedError(why, wait)
     message = result.message
     if step.unresolved_conditions:
         message += f" (when {' and '.join(step.unresolved_conditions)})"
@@ -311,11 +316,12 @@ def _call_action(
     context = StepContext(
         run=claim.run.id, playbook=claim.run.playbook.name, step=claim.step.name,
         event=claim.run.event, now=step.now, received=claim.run.received,
-        keep=step.keep, attempt_state=claim.attempt_state,
+        keep=(lambda _: None) if clients.dry else step.keep, attempt_state=claim.attempt_state,
         note=_note(claim, permission.digest_size), approved_by=permission.approved_by,
         add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
         blob=claim.run.playbook.blob, revision=claim.run.revision,
         run_as=claim.run.playbook.run_as,
+        check_guardrails=lambda one: step.checker.check(claim, one, clients.cluster),
     )  # fmt: skip
     available = {
         "pod": step.target, "node": step.target, "subject": step.target, "resource": step.target,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.cluster.api import NAMESPACE, NODE
-from engine.cluster.pods import Pod
+from engine.cluster.pods import MIRROR, Pod
+from engine.cluster.role_bindings import binding_users
 from engine.execution.budgets import BudgetLedger, Charge
 from engine.language import duration
 from engine.model.errors import RefusedError
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from engine.model.calls import Object
     from engine.model.playbook import Budget
     from engine.model.run import Claim
-
-_MIRROR = "kubernetes.io/config.mirror"
 
 
 class GuardrailChecker:
@@ -81,7 +80,7 @@ class GuardrailChecker:
             self._check_object(claim, target, cluster)
             return
         self._check_namespace(target.namespace, cluster)
-        if _MIRROR in (target.metadata.get("annotations") or {}):
+        if MIRROR in (target.metadata.get("annotations") or {}):
             raise RefusedError(f"pod {target} is a mirror pod: the kubelet of its node owns it")
         node = target.spec.get("nodeName")
         if node:
@@ -103,10 +102,12 @@ class GuardrailChecker:
             if is_changed and name == self._own.node:
                 raise RefusedError(f"node {name} is protected: Tiercel itself runs on it")
             return
+        if (kind or "").endswith("RoleBinding") and self._own.user in binding_users(target):
+            raise RefusedError(f"{kind} {name} is protected: it grants rights to Tiercel itself")
         namespace = name if kind == NAMESPACE.kind else metadata.get("namespace")
         if namespace:
             self._check_namespace(namespace, cluster)
-        if _MIRROR in (metadata.get("annotations") or {}):
+        if MIRROR in (metadata.get("annotations") or {}):
             raise RefusedError(
                 f"{namespace}/{name} is a mirror pod: the kubelet of its node owns it"
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.journal import codec
 from engine.journal.codec import UnreadableError
 from engine.journal.protocol import Decision, RunRecord
-from engine.model.run import Claim, Run, StepResult
+from engine.model.run import COPIES, Claim, Run, StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,6 +101,7 @@ class Hydrator:
             outcome=row["outcome"],
             undo=undo,
             decisions=decisions,
+            copies=tuple(attempt_state.get(COPIES, ())),
         )
 
     def run(self, row: Row) -> Run:

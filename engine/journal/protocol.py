@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from concurrent.futures import Future
 
-    from engine.model.calls import ObjectChange
+    from engine.model.calls import Object, ObjectChange
     from engine.model.playbook import Pool
     from engine.model.run import Claim, Notice, Outcome, Run, StepResult
 
@@ -52,7 +52,8 @@ class RunRecord:
     state ``waiting``, ``held`` or ``running`` and the message of the last attempt. position: index of the
     current step, or None after the end. due_at: epoch seconds, or None after the end. outcome: None until the
     end. undo: step name -> epoch seconds at which the step is undone, or None (only on request). decisions:
-    the operator commands on the run, oldest first.
+    the operator commands on the run, oldest first. copies: the objects that steps of the run deleted, if their
+    action keeps copies.
     """
 
     run: Run
@@ -63,6 +64,7 @@ class RunRecord:
     outcome: str | None
     undo: Mapping[str, float | None] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
+    copies: tuple[Object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

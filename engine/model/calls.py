@@ -107,7 +107,11 @@ class ObjectChange:
     def key(self) -> str:
         """A key that is equal for all changes of the same value."""
         item = [dict(sorted(self.item.items()))] if self.item else []
-        place = [self.kind.resource, self.namespace, self.uid or self.name, *self.path, *item]
+        group = self.kind.api_version.rpartition("/")[0]
+        # journals of earlier versions contain keys without a group, of these groups only
+        known = "." not in group or group == "networking.k8s.io"
+        resource = self.kind.resource if known else f"{self.kind.resource}.{group}"
+        place = [resource, self.namespace, self.uid or self.name, *self.path, *item]
         return json.dumps(place)
 
     @classmethod

@@ -98,7 +98,7 @@ class HeldError(Exception):
 
 
 class PostponedError(Exception):
-    """The message is sent later, as a part of a digest. wait: seconds until then."""
+    """The step continues later: it is not complete, or its message joins a digest. wait: seconds."""
 
     def __init__(self, what: str, wait: float) -> None:
         super().__init__(what)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 RETRIED = "retried"
 """Key of the attempt state: an operator retried the run."""
+COPIES = "copies"
+"""Key of the attempt state: copies of the objects that steps of the run deleted."""
+NODE = "node"
+"""Key of the attempt state: [step, name, uid] of the node that a step works on over several attempts."""
 
 
 def run_id(identity: str, playbook: str) -> str:

@@ -96,6 +96,10 @@ def story_lines(run: Mapping[str, Any], provenance: Iterable[str] = ()) -> Itera
     for undo in run["undo"]:
         when = f"at {undo['due']}" if undo["due"] else "on request"
         yield f"  {printable(undo['step'])} will be undone {when}."
+    copies = run.get("copies") or []
+    if copies:
+        restore = f"tiercel show {run['run'][:_ID]} --copies | kubectl apply -f -"
+        yield f"  To restore {count(len(copies), 'deleted object')}: {restore}"
     yield from _next(run)
 
 

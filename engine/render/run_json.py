@@ -68,6 +68,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
             }
             for one in record.decisions
         ],
+        "copies": list(record.copies),
         "left": [step.name for step in run.steps[len(record.results) :]],
     }
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import yaml
 from engine.actions.composite_parameters import Json, ListOf, MapOf, Record, SecretOr
+from engine.actions.manifest import Manifest
 from engine.actions.owners import OWNERS
 from engine.actions.parameters import Choice, Text
 from engine.actions.registry import load_actions
@@ -93,6 +94,14 @@ def a_pod(controller="ReplicaSet", **metadata):
     }
 
 
+def binding(kind, name, user="mallory", **metadata):
+    """Return a RoleBinding or ClusterRoleBinding that names a user."""
+    subjects = [{"kind": "User", "name": user}]
+    role = {"kind": "ClusterRole", "name": "admin"}
+    head = {"kind": kind, "metadata": {"name": name, **metadata}}
+    return {**head, "roleRef": role, "subjects": subjects}
+
+
 def world(controller="ReplicaSet", pod=None):
     """A pod, the controller that owns it, what owns that, its node and its namespace."""
     above = {"ReplicaSet": "Deployment", "Job": "CronJob"}.get(controller)
@@ -103,6 +112,8 @@ def world(controller="ReplicaSet", pod=None):
         | {"spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"]}},
         {"kind": "ConfigMap", "metadata": {"name": "settings", "namespace": "demo"}},
         {"kind": "Service", "metadata": {"name": "settings", "namespace": "demo"}},
+        binding("RoleBinding", "mallory", namespace="demo"),
+        binding("ClusterRoleBinding", "mallory"),
         pod or a_pod(controller),
     ]
     if controller:
@@ -114,6 +125,7 @@ def world(controller="ReplicaSet", pod=None):
 
 def alert(**fields):
     told = {"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "proc.cmdline": "sh"}
+    told["ka.user.name"] = "mallory"
     return parse_event(
         {
             "rule": "Terminal shell",
@@ -174,6 +186,18 @@ def act(server, claim, http=None, *, checker=None, store=None):
         CallRecorder(cluster, cluster), RequestRecorder(http or FakeHttpClient()), dry=False
     )
     return attempt(claim, clients, checker or GuardrailChecker(), NOW, store or FakeAttemptStore())
+
+
+def complete(server, claim, http=None, store=None):
+    """Attempt the step until it is over. The kubelets remove the evicted pods in between."""
+    store, calls = store or FakeAttemptStore(), ()
+    while True:
+        outcome = act(server, claim, http, store=store)
+        calls += outcome.calls
+        if claim.step.action != "node.drain" or outcome.state != "waiting":
+            return replace(outcome, calls=calls)
+        server.let_go()
+        claim = replace(claim, attempt=claim.attempt + 1, attempt_state=dict(store.attempt_state))
 
 
 def undo(server, claim, store):
@@ -280,7 +304,7 @@ def test_a_dry_run_makes_the_calls_of_the_live_one_and_changes_nothing(action):
             )
             assert planned_on.state() == before
             assert not planned_on.wrote
-            live = act(live_on, claim_of(action, given, event))
+            live = complete(live_on, claim_of(action, given, event))
             assert planned.calls == asked.calls == live.calls
             assert planned.requests == asked.requests == live.requests
             assert planned.message == asked.message
@@ -295,7 +319,7 @@ def test_a_dry_run_makes_the_calls_of_the_live_one_and_changes_nothing(action):
 )
 def test_the_example_does_something(action):
     server, http = world(), FakeHttpClient()
-    assert act(server, claim_of(action), http).state == "done"
+    assert complete(server, claim_of(action), http).state == "done"
     assert server.wrote or http.sent
 
 
@@ -312,43 +336,53 @@ def test_what_is_run_twice_leaves_what_one_run_leaves(action):
     for given in variants(action):
         server, store = world(), FakeAttemptStore()
         store.attempt_state.update(approved(action))
-        first = act(server, claim_of(action, given, attempt_state=approved(action)), store=store)
+        first = complete(
+            server, claim_of(action, given, attempt_state=approved(action)), store=store
+        )
         once = server.state()
         again = claim_of(
             action, given, attempt=2, interrupted=True, attempt_state=store.attempt_state
         )
-        second = act(server, again, store=store)
+        second = complete(server, again, store=store)
         assert server.state() == once
         assert (second.state, first.state) == ("done", "done")
+
+
+def left(action, server):
+    """Return what an undo restores. Evicted pods do not come back."""
+    is_drain = action.name == "node.drain"
+    return {k: v for k, v in server.state().items() if not is_drain or k[0] != "pods"}
 
 
 @every_undoable
 def test_undone_leaves_what_was_there_before(action):
     for given in variants(action):
         server, store = world(), FakeAttemptStore()
-        before = server.state()
+        before = left(action, server)
         claim = claim_of(action, given)
         act(server, claim, store=store)
-        assert server.state() != before
+        assert left(action, server) != before
         assert undo(server, claim, store).state == "undone"
-        assert server.state() == before
+        assert left(action, server) == before
         # and once more, after a crash: nothing is left to do
         assert undo(server, claim, store).state == "undone"
-        assert server.state() == before
+        assert left(action, server) == before
 
 
 @every_undoable
 def test_of_two_that_hold_a_thing_the_last_to_let_go_undoes_it(action):
     server, store = world(), FakeAttemptStore()
-    before = server.state()
-    claims = [claim_of(action, event=alert(**{"proc.pid": n}), run=str(n)) for n in (1, 2)]
+    before = left(action, server)
+    pod = {"k8s.ns.name": None, "k8s.pod.name": None} if action.name == "node.drain" else {}
+    claims = [claim_of(action, event=alert(**pod, **{"proc.pid": n}), run=str(n)) for n in (1, 2)]
     for claim in claims:
         act(server, claim, store=store)
-    both = server.state()
+        store.attempt_state.clear()  # each run has its own
+    both = left(action, server)
     undo(server, claims[0], store)
-    assert server.state() == both
+    assert left(action, server) == both
     undo(server, claims[1], store)
-    assert server.state() == before
+    assert left(action, server) == before
 
 
 @every_undoable
@@ -385,6 +419,10 @@ def templated(kind):
         return "%proc.cmdline"
     if isinstance(kind, SecretOr):
         return templated(kind.other)
+    if isinstance(kind, Manifest):
+        metadata = {"name": "incident", "namespace": "demo", "annotations": {"x": "%proc.cmdline"}}
+        head = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+        return {**head, "data": {"command": "it ran %proc.cmdline"}}
     if isinstance(kind, ListOf):
         inner = templated(kind.item)
         return None if inner is None else [inner]
@@ -427,8 +465,8 @@ def test_hostile_text_ends_in_a_refusal_or_in_the_very_object_that_harmless_text
 ):
     harmless, hostile = world(), world()
     harmless_outside, hostile_outside = FakeHttpClient(), FakeHttpClient()
-    act(harmless, claim_of(action, given), harmless_outside)
-    outcome = act(
+    expected = complete(harmless, claim_of(action, given), harmless_outside)
+    outcome = complete(
         hostile, claim_of(action, given, alert(**{"proc.cmdline": text})), hostile_outside
     )
     assert not hostile.refused
@@ -436,7 +474,7 @@ def test_hostile_text_ends_in_a_refusal_or_in_the_very_object_that_harmless_text
         assert not hostile.wrote
         assert not hostile_outside.sent
         return
-    assert outcome.state == "done", outcome
+    assert outcome.state == expected.state, outcome
     assert hostile.wrote == harmless.wrote
     assert hostile.objects.keys() == harmless.objects.keys()
     assert len(hostile_outside.sent) == len(harmless_outside.sent)

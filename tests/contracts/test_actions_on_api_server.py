@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -20,7 +21,12 @@ from tests.support.fakes import FakeAttemptStore, FakeHttpClient, qualified
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 APPS = "/apis/apps/v1/namespaces"
-TARGETED = [a for a in ACTIONS if {"pod", "subject", "node"} & set(a.acts_with)]
+TARGETED = [
+    a
+    for a in ACTIONS
+    # a drain would evict the pods of other tests; it has a node of its own below
+    if {"pod", "subject", "node"} & set(a.acts_with) and a.name != "node.drain"
+]
 every_target = pytest.mark.parametrize("action", TARGETED, ids=lambda action: action.name)
 every_undoable = pytest.mark.parametrize(
     "action", [a for a in TARGETED if a.undoable], ids=lambda action: action.name
@@ -200,7 +206,7 @@ def test_a_missing_right_is_named(action, pod, account):
 
 
 def by_name(name):
-    return next(action for action in TARGETED if action.name == name)
+    return next(action for action in ACTIONS if action.name == name)
 
 
 def test_a_disruption_budget_postpones_an_eviction(admin, pod, account):
@@ -244,3 +250,149 @@ def test_a_restart_replaces_the_pods_once(admin, pod, account):
         f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods",
         lambda it: pod["metadata"]["uid"] not in {one["metadata"]["uid"] for one in it["items"]},
     )
+
+
+def configmap(namespace):
+    head = {"apiVersion": "v1", "kind": "ConfigMap"}
+    return {
+        **head,
+        "metadata": {"name": "incident", "namespace": namespace},
+        "data": {"a": "%rule"},
+    }
+
+
+def audit_event(namespace, **fields):
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    told = {"k8s.ns.name": namespace, **fields}
+    return parse_event({"rule": "R", "time": time, "source": "k8s_audit", "output_fields": told})
+
+
+def test_an_applied_object_is_created_updated_and_deleted_with_the_declared_rights(
+    admin, namespace, account
+):
+    action, event = by_name("resource.apply"), audit_event(namespace)
+    claim = claim_of(action, {"manifest": configmap("%k8s.ns.name")}, event)
+    path = f"/api/v1/namespaces/{namespace}/configmaps/incident"
+    needed = rights([claim.run.playbook])
+    cluster, store = account(needed), FakeAttemptStore()
+    planned = act(cluster, claim, store, dry=True)
+    assert (planned.state, admin.find(path)) == ("planned", None)
+    assert act(cluster, claim, store).state == "done"
+    made = admin.get(path)
+    assert made["data"] == {"a": "R"}
+    assert {entry["manager"] for entry in made["metadata"]["managedFields"]} == {"tiercel"}
+    assert act(cluster, claim, store).state == "done"
+    assert admin.get(path)["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
+    assert act(cluster, store.undoing(claim), store).state == "undone"
+    assert admin.find(path) is None
+    for missing in sorted(needed - {("get", "namespaces")}):
+        limited, store = account(needed - {missing}), FakeAttemptStore()
+        outcome = act(limited, claim, store)
+        if outcome.state == "done":  # the right is for the undo
+            outcome = act(limited, store.undoing(claim), store)
+        assert missing[0] in outcome.message.partition("missing right: ")[2]
+
+
+def test_an_applied_object_does_not_take_over_an_object_that_appears_meanwhile(
+    admin, namespace, account
+):
+    claim = claim_of(by_name("resource.apply"), {"manifest": configmap(namespace)})
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    cluster, store = account(rights([claim.run.playbook])), FakeAttemptStore()
+    send = cluster.send
+
+    def late(call):
+        if not admin.find(f"{path}/incident"):
+            admin.create(path, {"metadata": {"name": "incident"}, "data": {"theirs": "1"}})
+        return send(call)
+
+    cluster.send = late
+    outcome = act(cluster, claim, store)
+    assert (outcome.state, "was not created by Tiercel" in outcome.message) == ("failed", True)
+    found = admin.get(f"{path}/incident")
+    assert (found["data"], found["metadata"].get("labels")) == ({"theirs": "1"}, None)
+    assert "stays" in act(cluster, store.undoing(claim), store).message
+    assert admin.find(f"{path}/incident")
+
+
+def test_a_revoked_role_is_deleted_and_its_copy_restores_it(admin, namespace, account):
+    user = f"mallory-{namespace}"
+    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
+    paths = [f"{RBAC}/clusterrolebindings", f"{RBAC}/namespaces/{namespace}/rolebindings"]
+    for path in paths:
+        admin.create(path, {"metadata": {"name": user}, "roleRef": role, "subjects": [subject]})
+    claim = claim_of(by_name("role.revoke"), {}, audit_event(None, **{"ka.user.name": user}))
+    needed = rights([claim.run.playbook])
+    for missing in sorted(needed - {("get", "namespaces")}):
+        outcome = act(account(needed - {missing}), claim, FakeAttemptStore(), dry=True)
+        assert outcome.state == "failed"
+        assert missing[0] in outcome.message.partition("missing right: ")[2]
+    cluster, store = account(needed), FakeAttemptStore()
+    assert act(cluster, claim, store, dry=True).state == "planned"
+    assert all(admin.find(f"{path}/{user}") for path in paths)
+    done = act(cluster, claim, store)
+    assert (done.state, len(done.calls)) == ("done", 2)
+    assert not any(admin.find(f"{path}/{user}") for path in paths)
+    for path, copy in zip(paths, store.attempt_state["copies"], strict=True):
+        restored = admin.apply(f"{path}/{user}", copy)
+        assert (restored["roleRef"], restored["subjects"]) == (role, [subject])
+        admin.delete(f"{path}/{user}")
+
+
+@pytest.fixture
+def drained(admin, namespace):
+    """A node without a kubelet, with two running pods. Yields its name and the path of the pods."""
+    name = f"node-{namespace}"
+    admin.create("/api/v1/nodes", {"metadata": {"name": name}})
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    for pod in ("a", "b"):
+        spec = {"nodeName": name, "containers": [{"name": "c", "image": "nginx"}]}
+        labels = {"app": pod}
+        admin.create(pods, {"metadata": {"name": pod, "labels": labels}, "spec": spec})
+        ready = [{"type": "Ready", "status": "True"}]
+        admin.patch(f"{pods}/{pod}/status", {"status": {"phase": "Running", "conditions": ready}})
+    yield name, pods
+    admin.delete(f"/api/v1/nodes/{name}")
+
+
+def test_a_drain_respects_budgets_and_waits_for_its_pods(admin, namespace, drained, account):
+    node, pods = drained
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    event = parse_event({"rule": "R", "time": time, "hostname": node, "output_fields": {}})
+    claim = claim_of(by_name("node.drain"), {}, event)
+    cluster, store = account(rights([claim.run.playbook])), FakeAttemptStore()
+
+    def drain():
+        return act(cluster, replace(claim, attempt_state=dict(store.attempt_state)), store)
+
+    before = whole(admin, f"/api/v1/nodes/{node}")
+    planned = act(cluster, claim, store, dry=True)
+    assert planned.message == f"drain node {node}: evict 2 pods"
+    budget = f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets"
+    spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": "a"}}}
+    admin.create(budget, {"metadata": {"name": "a"}, "spec": spec})
+    admin.wait_for(f"{budget}/a", lambda it: it.get("status", {}).get("expectedPods") == 1)
+    first = drain()
+    assert (first.state, first.answered) == ("waiting", False), first.message
+    assert "a stays: " in first.message
+    assert "disruption budget" in first.message
+    assert admin.get(f"{pods}/b")["metadata"]["deletionTimestamp"]
+    assert "deletionTimestamp" not in admin.get(f"{pods}/a")["metadata"]
+    admin.delete(f"{budget}/a")
+    drain()
+    for pod in ("a", "b"):
+        admin.delete(f"{pods}/{pod}", {"gracePeriodSeconds": 0})
+    done = drain()
+    assert (done.state, done.message) == ("done", f"drain node {node}: evict 2 pods")
+    assert admin.get(f"/api/v1/nodes/{node}")["spec"]["unschedulable"] is True
+    assert act(cluster, store.undoing(claim), store).state == "undone"
+    assert whole(admin, f"/api/v1/nodes/{node}") == before
+
+
+def whole(admin, path):
+    """Return an object as it is, except for what the server counts and notes."""
+    found = admin.get(path)
+    for key in ("managedFields", "resourceVersion"):
+        found["metadata"].pop(key, None)
+    return found

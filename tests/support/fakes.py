@@ -44,8 +44,10 @@ KINDS = {
     "CronJob": ("batch/v1", "cronjobs"),
     "ConfigMap": ("v1", "configmaps"),
     "Service": ("v1", "services"),
+    "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
+    "ClusterRoleBinding": ("rbac.authorization.k8s.io/v1", "clusterrolebindings"),
 }
-_CLUSTER_WIDE = ("nodes", "namespaces")
+_CLUSTER_WIDE = ("nodes", "namespaces", "clusterrolebindings")
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _PATH = re.compile(r"/(api/v1|apis/[a-z0-9.]+/v1)(/[A-Za-z0-9.-]+)+")
@@ -77,8 +79,8 @@ class ApiServer:
     """The objects of a cluster, with the API server's rules to create, patch, apply and delete them.
 
     asked: rights that were used, also for reads. wrote: keys of objects that were created or changed.
-    refused: validation errors. interfere: called once, before the next write. answers: status and headers
-    of the responses to the next writes, which have no effect.
+    refused: validation errors. interfere: called once, before the next write. answers: status, headers and
+    (optional) details of the responses to the next writes, which have no effect.
     """
 
     def __init__(self, *objects: dict[str, Any]) -> None:
@@ -87,7 +89,7 @@ class ApiServer:
         self.wrote: list[Key] = []
         self.refused: list[str] = []
         self.interfere: Any = None
-        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.answers: list[tuple[Any, ...]] = []
         self.host = "https://fake"
         self._owners: dict[Key, dict[tuple[str, ...], str]] = {}
         self._version = 0
@@ -141,8 +143,9 @@ class ApiServer:
     ) -> transport.Response:
         assert left > 0
         if self.answers and method != "GET":
-            status, headers = self.answers.pop(0)
-            return response(status, {"message": "set by the test"}, headers)
+            status, headers, *details = self.answers.pop(0)
+            body = {"message": "set by the test", **({"details": details[0]} if details else {})}
+            return response(status, body, headers)
         assert _PATH.fullmatch(path), f"a path that no object has: {path!r}"
         content = sent[1] if sent else None
         body = json.loads(sent[0]) if sent else None
