@@ -95,6 +95,17 @@ FORMATS = ("json", "text")
     " Default: local programs.",
 )
 @click.option(
+    "--kubernetes-operators",
+    is_flag=True,
+    help="Also accept Kubernetes tokens on the admin port. The API server decides: TokenReview, and"
+    " SubjectAccessReview on runs.tiercel.dev with the verb get, approve, deny, undo, retry, pause or resume.",
+)
+@click.option(
+    "--kubernetes-audience",
+    metavar="NAME",
+    help="Audience that these tokens must have. Default: that of the API server.",
+)
+@click.option(
     "--insecure-no-auth",
     is_flag=True,
     help="Accept events without credentials from other machines and from web pages too.",
@@ -218,6 +229,8 @@ def _settings(given: dict[str, Any]) -> Settings:
         tls_key=given["tls_key"],
         client_ca=given["client_ca"],
         operators_file=given["operators_file"],
+        kubernetes_operators=given["kubernetes_operators"],
+        kubernetes_audience=given["kubernetes_audience"] or None,
         insecure_no_auth=given["insecure_no_auth"],
         workers=given["workers"],
         slow_workers=given["slow_workers"],

@@ -84,6 +84,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     metrics = Metrics()
     with contextlib.ExitStack() as stack:
         stack.callback(workers.stop, 0)
+        stack.callback(access.authenticator.close)
         traces = tracing(os.environ)
         if traces:
             stack.callback(traces.stop)

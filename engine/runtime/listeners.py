@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.model.errors import SettingsError
+from engine.cluster.access_reviews import AccessReviews
+from engine.cluster.client import KubernetesCluster, connect
+from engine.cluster.kubeconfig import ConnectionSettingsError
+from engine.model.errors import SettingsError, TemporaryError
+from engine.server.kubernetes_operators import THREADS, KubernetesOperators
 from engine.server.loopback_access import LoopbackOnly
-from engine.server.operator_auth import LoopbackAuthenticator, TokenAuthenticator
+from engine.server.operator_auth import (
+    LoopbackAuthenticator,
+    OperatorsFile,
+    TokenAuthenticator,
+)
 from engine.server.sender_auth import ClientCertificates, SecretCheck
 from engine.server.tls import Certificates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from engine.runtime.settings import Address, Settings
     from engine.server.operator_auth import Authenticator
     from engine.server.sender_auth import SenderCheck
 
 _BACKLOG = 2048
+REVIEW_QPS = 20.0
+"""Reviews of tokens and rights a second. People do not need more, and wrong tokens must not get more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The TLS certificates and the authentication of both ports."""
+    """The TLS certificates and the authentication of both ports. operators: the operators file, if any."""
 
     certificates: Certificates | None
     sender_checks: tuple[SenderCheck, ...]
     authenticator: Authenticator
+    operators: OperatorsFile | None = None
 
 
 def load_access(settings: Settings) -> Access:
     """Read the certificates and the credentials. Raises SettingsError."""
     certificates = load_certificates(settings)
-    return Access(certificates, sender_checks(settings, certificates), authenticator(settings))
+    checks, operators = sender_checks(settings, certificates), operators_file(settings)
+    return Access(certificates, checks, authenticator(settings, operators), operators)
 
 
 def sender_checks(settings: Settings, certificates: Certificates | None) -> tuple[SenderCheck, ...]:
@@ -75,14 +88,41 @@ def load_certificates(settings: Settings) -> Certificates | None:
         raise SettingsError(f"--tls-cert, --tls-key, --client-ca: {error}") from None
 
 
-def authenticator(settings: Settings) -> Authenticator:
-    """Return the authenticator of the admin port. Raises SettingsError."""
+def operators_file(settings: Settings) -> OperatorsFile | None:
+    """Return the operators file, or None without one. Raises SettingsError."""
     if settings.operators_file is None:
-        return LoopbackAuthenticator()
+        return None
     try:
-        return TokenAuthenticator(settings.operators_file)
+        return OperatorsFile(settings.operators_file)
     except (OSError, ValueError) as error:
         raise SettingsError(f"--operators-file: {error}") from None
+
+
+def authenticator(settings: Settings, operators: OperatorsFile | None) -> Authenticator:
+    """Return the authenticator of the admin port. Raises SettingsError."""
+    if settings.kubernetes_operators:
+        if not settings.has_cluster:
+            raise SettingsError(
+                "--kubernetes-operators needs an API server: give --kubeconfig FILE, or run in a pod"
+            )
+        reviews = AccessReviews(_reviewing_cluster(settings), settings.kubernetes_audience)
+        return KubernetesOperators(reviews, operators, settings.own.user)
+    if settings.kubernetes_audience:
+        raise SettingsError("--kubernetes-audience is only for --kubernetes-operators")
+    return TokenAuthenticator(operators) if operators else LoopbackAuthenticator()
+
+
+def _reviewing_cluster(settings: Settings) -> Callable[[], KubernetesCluster]:
+    """Return a function that connects at its first call. Connecting again after an error is allowed."""
+
+    @functools.cache
+    def cluster() -> KubernetesCluster:
+        try:
+            return connect(settings.kubeconfig, settings.context, REVIEW_QPS, THREADS)
+        except ConnectionSettingsError as error:
+            raise TemporaryError(str(error)) from None
+
+    return cluster
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -76,6 +77,13 @@ class Settings:
     follow: Path | None
     redaction: Redaction
     own: OwnIdentity = field(default_factory=OwnIdentity)
+    kubernetes_operators: bool = False
+    kubernetes_audience: str | None = None
+
+    @property
+    def has_cluster(self) -> bool:
+        """Whether a cluster is given, or the engine runs in one."""
+        return bool(self.kubeconfig or self.context or "KUBERNETES_SERVICE_HOST" in os.environ)
 
 
 def host_list(text: str | None) -> frozenset[str] | None:

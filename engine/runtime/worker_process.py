@@ -280,7 +280,7 @@ def _connect(settings: Settings) -> KubernetesCluster | None:
 
     Never uses the current context of a default kubeconfig. Raises SettingsError, ConnectionSettingsError.
     """
-    if settings.kubeconfig or settings.context or "KUBERNETES_SERVICE_HOST" in os.environ:
+    if settings.has_cluster:
         connections = settings.workers + settings.slow_workers + 1
         return connect(settings.kubeconfig, settings.context, settings.kube_qps, connections)
     if settings.dry_run:

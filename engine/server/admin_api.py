@@ -42,6 +42,12 @@ _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _COMMAND = re.compile(r"/runs/([^/]*)/(approve|deny|retry|undo)")
 
 
+def command_of(path: str) -> str:
+    """Return the command of a POST on a path, or "" without one. It is a verb of RBAC, too."""
+    match = _COMMAND.fullmatch(path)
+    return match[2] if match else path.removeprefix("/") if path in ("/pause", "/resume") else ""
+
+
 class AdminJournal(Queue, History, State, Maintenance, Protocol):
     """The parts of the journal that the admin API uses."""
 

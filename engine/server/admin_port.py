@@ -10,7 +10,9 @@ import msgspec
 import structlog
 
 from engine.model.errors import JournalError
+from engine.server.admin_api import command_of
 from engine.server.messages import Reply, json_reply
+from engine.server.operator_auth import READ
 from engine.server.operator_commands import OperatorCommandError
 
 if TYPE_CHECKING:
@@ -53,8 +55,7 @@ class AdminPort:
 
     def reject(self, request: Request) -> Reply | None:
         """Return the reply to a request without access, before its body is read. Probes need no access."""
-        operator = None if self.is_urgent(request) else self._authenticator.authenticate(request)
-        return operator if isinstance(operator, Reply) else None
+        return None if self.is_urgent(request) else self._authenticator.reject(request)
 
     def count_rejected(self, status: int) -> None:
         """Do nothing; rejected requests of this port are not counted."""
@@ -82,16 +83,14 @@ class AdminPort:
         path, method, headers = request.path, request.method, request.headers
         if path in _PROBES:
             return await self._probe(path) if method in (b"GET", b"HEAD") else _not_allowed()
-        operator = self._authenticator.authenticate(request)
+        verb = command_of(path) if method == b"POST" else READ
+        operator = await self._authenticator.authorize(request, verb)
         if isinstance(operator, Reply):
             return operator
         if method in (b"GET", b"HEAD"):
             return await asyncio.to_thread(self._api.get, path, _parse_query(request.query))
         if method != b"POST":
             return _not_allowed()
-        if operator.role != "operate":
-            what = f"{operator.name} may look, and not act: the role is view"
-            return json_reply(403, {"error": what})
         # the form of a web page cannot have this type
         if not headers.get(b"content-type", b"").startswith(b"application/json"):
             what = "send JSON, as `Content-Type: application/json`"
@@ -100,7 +99,7 @@ class AdminPort:
         if content is None:
             hint = "send {} if there is nothing to say"
             return json_reply(400, {"error": "the body is not a JSON object", "hint": hint})
-        return await asyncio.to_thread(self._api.post, path, content, operator.name)
+        return await asyncio.to_thread(self._api.post, path, content, operator)
 
     async def _probe(self, path: str) -> Reply:
         if path == "/livez":

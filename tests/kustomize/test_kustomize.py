@@ -45,6 +45,10 @@ COMPONENTS = {
         "StatefulSet/tiercel-nats", "Service/tiercel-nats", "NetworkPolicy/tiercel-nats",
     },
     "namespaced-rbac": set(),
+    "kubernetes-operators": {
+        "ClusterRole/tiercel-access-reviews", "ClusterRoleBinding/tiercel-access-reviews",
+        "ClusterRole/tiercel-operator", "ClusterRole/tiercel-viewer",
+    },
     "recording": {"PersistentVolumeClaim/tiercel-recording"},
     "rollout-on-change": set(),
 }  # fmt: skip
@@ -160,12 +164,12 @@ def test_a_component_adds_just_its_objects_and_changes_only_workloads(tmp_path, 
 def selections():
     """Return sets of components in which each pair appears in all four ways: both, either one, none.
 
-    Each component gets another pair of five bits, so that for any two there is a bit that only one has.
+    Each component gets another pair of six bits, so that for any two there is a bit that only one has.
     """
-    codes = list(itertools.combinations(range(5), 2))
+    codes = list(itertools.combinations(range(6), 2))[: len(COMPONENTS)]
     rows = [
         [name for name, code in zip(COMPONENTS, codes, strict=True) if bit in code]
-        for bit in range(5)
+        for bit in range(6)
     ]
     return [[], *rows, list(COMPONENTS)]
 

@@ -352,6 +352,8 @@ VARIABLES = {
     "client_ca": "/c/ca.crt",
     "path_secret_file": "ps",
     "operators_file": "o",
+    "kubernetes_operators": True,
+    "kubernetes_audience": "tiercel",
     "insecure_no_auth": True,
     "workers": 3,
     "slow_workers": 4,

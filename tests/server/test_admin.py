@@ -14,7 +14,7 @@ from engine.model.run import Outcome
 from engine.runtime.reload import Reloader
 from engine.server.admin_api import AdminApi
 from engine.server.admin_port import AdminPort
-from engine.server.operator_auth import LoopbackAuthenticator, TokenAuthenticator
+from engine.server.operator_auth import LoopbackAuthenticator, OperatorsFile, TokenAuthenticator
 from engine.server.operator_commands import OperatorCommands
 from engine.telemetry.events import CommandExecuted, Observers, Received
 from engine.telemetry.metrics import Metrics
@@ -421,7 +421,7 @@ def guarded(tmp_path):
         f"{name} {role} {digest(name)}" for name, role in (("ada", "operate"), ("vic", "view"))
     ]
     file.write_text("# who may\n\n" + "\n".join(lines) + "  # looks\n")
-    made = Admin(tmp_path, TokenAuthenticator(file))
+    made = Admin(tmp_path, TokenAuthenticator(OperatorsFile(file)))
     made.file = file
     yield made
     made.reloader.stop()
@@ -484,4 +484,4 @@ def test_a_short_token_gives_no_access_even_if_the_file_has_its_digest(guarded):
 def test_an_invalid_operators_file_is_rejected_with_the_line_number(tmp_path, text):
     (tmp_path / "operators").write_text(text)
     with pytest.raises(ValueError, match="operators"):
-        TokenAuthenticator(tmp_path / "operators")
+        TokenAuthenticator(OperatorsFile(tmp_path / "operators"))
