@@ -1,4 +1,4 @@
-"""Settings of all tests: the fixtures of the control plane, hypothesis, and a check for leftover threads."""
+"""Settings of all tests: control planes, the order of files, hypothesis, and a check for leftover threads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,27 @@ settings.register_profile(
 settings.load_profile("tiercel")
 _CONTROL_PLANE = Path(__file__).parent / "cluster" / "fixtures.py"
 pytest_plugins = ["tests.cluster.fixtures"] if _CONTROL_PLANE.exists() else []
+
+
+_LONGEST = ("tests/argocd", "tests/gitops", "tests/soak", "tests/seed_loop", "tests/end_to_end")
+"""Folders whose files take longest. They start first, so that no worker has one of them left at the end."""
+_CONTROL_PLANES = 2
+"""Workers that start a control plane. Each takes as much CPU time as a hundred other tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, and tell xdist (``--dist loadgroup``) which tests run in one worker.
+
+    These are the tests of a file, because they share fixtures, and the files that share a control plane.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
+    files = dict.fromkeys(
+        item.path for item in items if "control_plane" in getattr(item, "fixturenames", ())
+    )
+    planes = {path: number % _CONTROL_PLANES for number, path in enumerate(files)}
+    for item in items:
+        group = f"control-plane-{planes[item.path]}" if item.path in planes else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

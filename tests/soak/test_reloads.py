@@ -40,10 +40,10 @@ def is_judged(running, files, version):
 
 
 class Load:
-    """Posts events in sequence. ``runs`` contains the runs of each event that got a 202."""
+    """Posts events in sequence. pause: seconds between two. runs: the runs of each event that got a 202."""
 
-    def __init__(self, running, first=0):
-        self._running, self._stopping = running, threading.Event()
+    def __init__(self, running, pause, first=0):
+        self._running, self._pause, self._stopping = running, pause, threading.Event()
         self._numbers = itertools.count(first)
         self.runs, self.others = [], []
         self._thread = threading.Thread(target=self._post, name="load", daemon=True)
@@ -57,7 +57,7 @@ class Load:
         self._thread.join()
 
     def _post(self):
-        while not self._stopping.wait(0.005):
+        while not self._stopping.wait(self._pause):
             status, _, said = self._running.post(alert(next(self._numbers)))
             if status == 202:
                 self.runs.append(said["runs"])
@@ -90,11 +90,11 @@ def versions_of(running, load):
 
 
 def test_replaced_configmaps_under_load_lose_no_event_and_never_run_half_a_set(tmp_path, size):
-    swaps, within = size.of(8, 300), size.of(PATIENCE, 2.0)
+    swaps, within, pause = size.of(8, 300), size.of(PATIENCE, 2.0), size.of(0.05, 0.005)
     mount = Mount(tmp_path / "playbooks", set_of("first"))
     with engine(tmp_path, mount.folder, "--dry-run") as running:
         in_force = ["first"]
-        with Load(running) as load:
+        with Load(running, pause) as load:
             load.goes_on()
             for version in range(swaps - 1):
                 files = (broken if version % 3 == 1 else set_of)(version)
@@ -117,7 +117,7 @@ def test_replaced_configmaps_under_load_lose_no_event_and_never_run_half_a_set(t
         assert took <= within
         mount.write({"one.yaml": b"kind: Nothing\n"})
         running.restart()  # while Git is broken, the last good set runs
-        with Load(running, 10**8) as load:
+        with Load(running, pause, 10**8) as load:
             load.goes_on()
         assert set(versions_of(running, load)) == {"last"}
     size.tell(

@@ -29,7 +29,7 @@ def test_a_rolling_update_loses_no_event(tmp_path, kind, size):
     stopping, sent = threading.Event(), []
 
     def send():
-        while not stopping.is_set():
+        while not stopping.wait(size.of(0.2, 0)):
             numbers = range(len(sent), len(sent) + batch)
             origin.send(*(json.dumps(alert(number)).encode() for number in numbers))
             sent.extend(numbers)
