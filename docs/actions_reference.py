@@ -69,6 +69,7 @@ the example into a playbook:
 tiercel plan PLAYBOOK docs/actions/event.json --cluster docs/actions/cluster.yaml
 ```
 """
+_PAGE = re.compile(r"\bdocs/([a-z-]+\.md)")
 _CODE = re.compile(r"(`[^`]+`)")
 _MAX_CHOICES = 12
 """Values of one parameter whose rights are compared with those of the example."""
@@ -376,10 +377,11 @@ def _reverts(change: ObjectChange) -> str:
 
 
 def _text(line: str) -> str:
-    """Return a line of a docstring as Markdown. Text outside of code is escaped."""
+    """Return a line of a docstring as Markdown, with links to pages. Text outside of code is escaped."""
     parts = _CODE.split(line.replace("``", "`"))
     return "".join(
-        part if n % 2 else re.sub(r"([*_<|])", r"\\\1", part) for n, part in enumerate(parts)
+        part if n % 2 else _PAGE.sub(r"[\1](../\1)", re.sub(r"([*_<|])", r"\\\1", part))
+        for n, part in enumerate(parts)
     )
 
 

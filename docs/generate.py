@@ -20,6 +20,7 @@ from engine.language import duration
 from engine.language.schema import API_VERSION, KINDS, MATCH, METADATA, STEP
 from engine.language.template import RUN_WORDS, WORDS
 from engine.model.playbook import Guardrails
+from engine.outbound.notification_services import MODULES
 from engine.render.reference import action_rows, key_rows, operator_rows
 
 from docs import actions_reference, metrics_reference
@@ -52,6 +53,17 @@ def _made(name: str) -> str:
 
 def _words() -> Iterator[str]:
     yield ", ".join(f"`%{word}`" for word in (*WORDS, *RUN_WORDS))
+
+
+def _notification_services() -> Iterator[str]:
+    """Yield the services of notify.send: the name of the module in Apprise, with the schemes of its URLs."""
+    schemes: dict[str, list[str]] = {}
+    for scheme, module in MODULES.items():
+        schemes.setdefault(module, []).append(scheme)
+    yield "| service | URLs begin with |"
+    yield "|---|---|"
+    for module, found in sorted(schemes.items()):
+        yield f"| {module.replace('_', ' ')} | {', '.join(f'`{scheme}://`' for scheme in found)} |"
 
 
 def _floor() -> Iterator[str]:
@@ -103,6 +115,7 @@ REGIONS: dict[str, Callable[[], Iterator[str]]] = {
     "actions": lambda: action_rows(load_actions().values()),
     "words": _words,
     "floor": _floor,
+    "notification-services": _notification_services,
     "commands": _commands,
 }
 

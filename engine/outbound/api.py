@@ -57,6 +57,13 @@ class HttpClient(Protocol):
         """
         ...
 
+    def send_notification(self, to: SecretName, title: str, body: str) -> Answer:
+        """Send a message through the service of an Apprise URL. title, body: plain text.
+
+        Raises TemporaryError, PermanentError, RefusedError.
+        """
+        ...
+
 
 class RequestRecorder:
     """Records each request without secret values, then forwards it if there is a client to forward to.
@@ -93,3 +100,10 @@ class RequestRecorder:
         if self._forward is None:
             return Answer(None)
         return self._forward.post_slack_message(message, webhook, token)
+
+    def send_notification(self, to: SecretName, title: str, body: str) -> Answer:
+        """Record and forward a message."""
+        self.requests.append(OutboundRequest("POST", MASK, {"title": title, "body": body}))
+        if self._forward is None:
+            return Answer(None)
+        return self._forward.send_notification(to, title, body)

@@ -102,27 +102,47 @@ class LiveHttpClient:
                 sender, (token_text, self._slack_api), message, self._timeout
             )
 
+    def send_notification(self, to: SecretName, title: str, body: str) -> Answer:
+        """Send a message through Apprise; see ``HttpClient.send_notification``."""
+        from engine.outbound.notification import (  # noqa: PLC0415 - loads Apprise, and few playbooks need it
+            send_notification,
+        )
+        from engine.outbound.notification_services import scheme_of  # noqa: PLC0415 - the same
+
+        url = self._secrets.read(to.name)
+        with self._hosts.slot(scheme_of(url)):
+            send_notification(
+                self._senders.requests,
+                url,
+                (title, body),
+                self._timeout,
+                self._senders.check_address,
+            )
+        return Answer(None)
+
 
 class Senders:
-    """The two senders: ``requests`` for http.request, ``messages`` for notifications. Each is made at first use.
+    """The two senders: ``requests`` for http.request and notify.send, ``messages`` for Slack.
+
+    Each is made at first use.
 
     http_hosts: the hosts of ``--http-hosts``. ``requests`` connects to a link-local address or to a metadata
     server only if this list contains the address. The list does not apply to ``messages``.
     """
 
     def __init__(self, http_hosts: frozenset[str] = frozenset()) -> None:
-        self._http_hosts = http_hosts
+        self.check_address = address_check(http_hosts)
 
     @functools.cached_property
     def requests(self) -> Sender:
-        """The sender of http.request."""
+        """The sender of http.request and notify.send."""
         from engine.outbound.sender import Sender  # noqa: PLC0415 - see the module's docstring
 
-        return Sender(address_check(self._http_hosts))
+        return Sender(self.check_address)
 
     @functools.cached_property
     def messages(self) -> Sender:
-        """The sender of notifications."""
+        """The sender of Slack messages."""
         from engine.outbound.sender import Sender  # noqa: PLC0415 - see the module's docstring
 
         return Sender()

@@ -110,24 +110,38 @@ class _TunnelResponse(http.client.HTTPResponse):
         seconds = sock.gettimeout()
         if seconds is not None:
             raw = self.fp.detach()
-            self.fp = io.BufferedReader(_DeadlineReader(raw, sock, time.monotonic() + seconds))
+            self.fp = io.BufferedReader(DeadlineReader(raw, sock, time.monotonic() + seconds))
 
 
-class _DeadlineReader(io.RawIOBase):
-    """Reads from a socket until a deadline."""
+class DeadlineReader(io.RawIOBase):
+    """Reads from a socket until a deadline, and at most a number of bytes.
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+    deadline: a time of the monotonic clock. max_bytes: more bytes raise OversizedResponseError; None for no
+    limit.
+    """
+
+    def __init__(
+        self, raw: io.RawIOBase, sock: socket.socket, deadline: float, max_bytes: int | None = None
+    ) -> None:
         super().__init__()
-        self._raw, self._sock, self._deadline = raw, sock, deadline
+        self._raw, self._sock, self._deadline, self._left = raw, sock, deadline, max_bytes
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        """Read into the buffer. Raises TimeoutError, OversizedResponseError, OSError."""
         self._sock.settimeout(seconds_left(self._deadline))
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        if self._left is not None and count:
+            self._left -= count
+            if self._left < 0:
+                raise OversizedResponseError("the response exceeds its limit")
+        return count
 
     def close(self) -> None:
+        """Close the raw stream, too."""
         super().close()
         self._raw.close()
 

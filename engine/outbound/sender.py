@@ -6,6 +6,7 @@ checked, not its addresses. Import this module late: it loads the HTTP libraries
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from engine.outbound.destination import Destination
 
+logging.getLogger("urllib3").setLevel(
+    logging.WARNING
+)  # at DEBUG it logs paths, which can be secret
 MAX_BODY = 64 << 10
 """Bytes of a response body that are read; the rest is discarded."""
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")

@@ -304,6 +304,10 @@ class FakeHttpClient:
         self.sent.append((message, webhook, token))
         return Answer(200, {"ts": "1.2", "channel": "C1"})
 
+    def send_notification(self, to: Any, title: str, body: str) -> Answer:
+        self.sent.append((to, title, body))
+        return Answer(None)
+
 
 @dataclass
 class FakeAttemptStore:
