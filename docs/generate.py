@@ -23,7 +23,7 @@ from engine.model.playbook import Guardrails
 from engine.outbound.notification_services import MODULES
 from engine.render.reference import action_rows, key_rows, operator_rows
 
-from docs import actions_reference, metrics_reference
+from docs import actions_reference, metrics_reference, response_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +117,8 @@ REGIONS: dict[str, Callable[[], Iterator[str]]] = {
     "floor": _floor,
     "notification-services": _notification_services,
     "commands": _commands,
+    "library": response_library.matrix,
+    "no-action": response_library.reasons,
 }
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ class CompatibilityCheck:
         for path, what, hint in mistyped_operands(spec):
             _warn(findings, path, "quoted-number", what, hint)
         match = spec["match"]
-        rules = self._rules_of_match(match.get("rules"), findings)
+        rules = self._rules_of_match(
+            match.get("rules"), findings, disabled=spec.get("mode") == "disabled"
+        )
         if rules is None or not _SOURCES_WITHOUT_RULES.isdisjoint(match.get("sources") or ()):
             return
         if self._given:
@@ -82,9 +84,12 @@ class CompatibilityCheck:
         return search(word) if self._hints_left >= 0 else None
 
     def _rules_of_match(
-        self, names: Sequence[str] | None, findings: Findings
+        self, names: Sequence[str] | None, findings: Findings, *, disabled: bool
     ) -> list[FalcoRule] | None:
-        """Return the rules that can send matching events, or None if unknown rules can send them too."""
+        """Return the rules that can send matching events, or None if unknown rules can send them too.
+
+        disabled: whether the playbook is. Then it does not matter that a rule is.
+        """
         if names is None:
             return list(self._rules.values()) if self._given else None
         found: dict[str, FalcoRule] = {}
@@ -95,7 +100,8 @@ class CompatibilityCheck:
                 _warn(findings, (*_MATCH, "rules", n), "unknown-rule", *self._unknown_rule(name))
             complete = complete and bool(named) and (self._given or not is_glob(name))
             found |= {rule.name: rule for rule in named}
-        self._check_disabled(names, found.values(), findings, complete=complete)
+        if not disabled:
+            self._check_disabled(names, found.values(), findings, complete=complete)
         return list(found.values()) if complete else None
 
     def _check_disabled(

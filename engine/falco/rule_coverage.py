@@ -16,19 +16,27 @@ if TYPE_CHECKING:
     from engine.falco.rules_file import FalcoRules
     from engine.model.playbook import Match, Playbook
 
-EFFECTS = ("disrupt", "mark", "notify", "observe", "none")
+EFFECTS = ("disrupt", "mark", "observe", "notify", "none")
 """The effects of actions, the strongest first."""
+_ASKING = "approval.wait"
+_NO_ACTION = "no action, because "
 
 
 class AnsweringPlaybook(msgspec.Struct, frozen=True):
     """A playbook whose ``match`` accepts events of a rule.
 
-    effect: the strongest effect of the steps that run in the playbook's mode; one of EFFECTS.
+    Attributes:
+        effect: the strongest effect of the steps that run in the playbook's mode; one of EFFECTS.
+        asks: whether each step of that effect waits for the approval of a person.
+        reason: why a disabled playbook does not act, or "".
+
     """
 
     name: str
     mode: str
     effect: str
+    asks: bool = False
+    reason: str = ""
 
 
 class AnsweredRule(msgspec.Struct, frozen=True):
@@ -41,6 +49,11 @@ class AnsweredRule(msgspec.Struct, frozen=True):
     def effect(self) -> str:
         """The strongest effect of all playbooks."""
         return min((playbook.effect for playbook in self.playbooks), key=EFFECTS.index)
+
+    @property
+    def asks(self) -> bool:
+        """Whether every playbook that has the strongest effect asks a person first."""
+        return all(playbook.asks for playbook in self.playbooks if playbook.effect == self.effect)
 
 
 class RuleCoverage(msgspec.Struct, frozen=True):
@@ -58,12 +71,13 @@ class RuleCoverage(msgspec.Struct, frozen=True):
 
 
 def rule_coverage(falco: FalcoRules, playbooks: Iterable[Playbook]) -> RuleCoverage:
-    """Compare the rules in force with the ``match`` of each playbook that is not disabled.
+    """Compare the rules in force with the ``match`` of each playbook.
 
-    Conditions are not evaluated, because they depend on the event. Hostnames are not compared,
+    A disabled playbook is an answer if its description says why: "No action, because ...". Conditions are not
+    evaluated, because they depend on the event. Hostnames are not compared,
     because rules do not have them.
     """
-    index = SelectorIndex(playbook for playbook in playbooks if playbook.mode != "disabled")
+    index = SelectorIndex(one for one in playbooks if one.mode != "disabled" or _reason(one))
     answered, unanswered = [], []
     for rule in falco.rules.values():
         if rule.never_true or not rule.enabled:
@@ -97,8 +111,23 @@ def _matches(match: Match, rule: FalcoRule) -> bool:
 
 
 def _answering(playbook: Playbook) -> AnsweringPlaybook:
-    effects = {step.effect for step in playbook.steps} if playbook.mode != "dryRun" else set()
-    if playbook.mode == "notify":
-        effects &= {"notify"}
-    strongest = min(effects or {"none"}, key=EFFECTS.index)
-    return AnsweringPlaybook(playbook.name, playbook.mode, strongest)
+    """Return the answer of a playbook. Steps of ``finally`` do not wait for the approval of an action."""
+    asked, effects, unasked = False, {"none"}, {"none"}
+    for step in playbook.steps:
+        if step.action == _ASKING:
+            asked = True
+        elif playbook.mode == "enforce" or (playbook.mode == "notify" and step.effect == "notify"):
+            effects.add(step.effect)
+            if not asked or step.phase == "finally":
+                unasked.add(step.effect)
+    strongest = min(effects, key=EFFECTS.index)
+    reason = _reason(playbook) if playbook.mode == "disabled" else ""
+    asks = strongest not in unasked
+    return AnsweringPlaybook(playbook.name, playbook.mode, strongest, asks, reason)
+
+
+def _reason(playbook: Playbook) -> str:
+    """Return the reason for which a playbook does not act, without "No action, because "; "" without one."""
+    text = playbook.description.strip()
+    found = text[: len(_NO_ACTION)].lower() == _NO_ACTION
+    return text[len(_NO_ACTION) :].strip() if found else ""

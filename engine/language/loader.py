@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -168,6 +169,8 @@ class Loader:
     def _compile_file(self, content: bytes, file: str, values: Mapping[str, Any]) -> _CompiledFile:
         result = _CompiledFile()
         documents, yaml_findings = read(content, file)
+        if _are_values(documents, file):
+            return result
         result.documents = len(documents)
         tests = [kind_of(document) == "PlaybookTest" for document in documents]
         if any(tests):
@@ -230,6 +233,16 @@ def _read_values(content: bytes, file: str) -> tuple[list[Finding], dict[str, An
         return [*findings, Finding(documents[1].at(()), "wrong-type", what)], {}
     values, of_values = read_values(documents[0])
     return findings + of_values, values
+
+
+def _are_values(documents: list[Document], file: str) -> bool:
+    """Whether a file below the root is the values.yaml of a subfolder, for a command that reads only that.
+
+    A subfolder can then be used alone. A values.yaml with documents of the language is a file like any other.
+    """
+    data = documents[0].data if len(documents) == 1 else None
+    named = PurePosixPath(file).name == VALUES
+    return named and isinstance(data, dict) and data.keys().isdisjoint(("apiVersion", "kind"))
 
 
 def _add_name(kind: str, document: Document, result: _CompiledFile) -> None:

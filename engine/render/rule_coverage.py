@@ -16,13 +16,19 @@ _NAME_WIDTH = 100
 
 
 def coverage_lines(found: RuleCoverage) -> Iterator[str]:
-    """Yield the matrix as text, then the rules that no playbook answers."""
+    """Yield the matrix as text, the reasons not to act, and the rules that no playbook answers."""
     names = [short(one.rule.name, _NAME_WIDTH) for one in found.answered]
     width = max(map(len, ["RULE", *names]))
-    yield f"{'EFFECT':8} {'RULE':{width}} PLAYBOOKS"
+    yield f"{'EFFECT':14} {'RULE':{width}} PLAYBOOKS"
     for name, one in zip(names, found.answered, strict=True):
-        yield f"{one.effect:8} {name:{width}} {', '.join(map(_playbook_text, one.playbooks))}"
+        effect = one.effect + " (asks)" * one.asks
+        yield f"{effect:14} {name:{width}} {', '.join(map(_playbook_text, one.playbooks))}"
     yield ""
+    reasons = {p.name: p.reason for one in found.answered for p in one.playbooks if p.reason}
+    if reasons:
+        yield "no action, because"
+        yield from (f"  {name}: {short(reason)}" for name, reason in sorted(reasons.items()))
+        yield ""
     listed = found.unanswered[: found.listed]
     rest = Counter(rule.where.file for rule in found.unanswered[found.listed :])
     yield f"{count(len(found.unanswered), 'rule')} that no playbook answers{':' * bool(listed)}"
@@ -31,11 +37,17 @@ def coverage_lines(found: RuleCoverage) -> Iterator[str]:
 
 
 def _playbook_text(playbook: AnsweringPlaybook) -> str:
-    return playbook.name if playbook.mode == "enforce" else f"{playbook.name} ({playbook.mode})"
+    notes = [playbook.mode] if playbook.mode not in ("enforce", "disabled") else []
+    notes += ["no action"] if playbook.reason else []
+    notes += ["asks"] if playbook.asks else []
+    return f"{playbook.name} ({', '.join(notes)})" if notes else playbook.name
 
 
 def coverage_json(found: RuleCoverage) -> dict[str, Any]:
-    """Return ``rules`` (with the playbooks that answer them) and ``unanswered`` (names)."""
+    """Return ``rules`` (with the playbooks that answer them) and ``unanswered`` (names).
+
+    ``reason`` is null for a playbook that acts.
+    """
     return {
         "rules": [
             {
@@ -43,8 +55,15 @@ def coverage_json(found: RuleCoverage) -> dict[str, Any]:
                 "source": one.rule.source,
                 "priority": one.rule.priority_name,
                 "effect": one.effect,
+                "asks": one.asks,
                 "playbooks": [
-                    {"name": playbook.name, "mode": playbook.mode, "effect": playbook.effect}
+                    {
+                        "name": playbook.name,
+                        "mode": playbook.mode,
+                        "effect": playbook.effect,
+                        "asks": playbook.asks,
+                        "reason": playbook.reason or None,
+                    }
                     for playbook in one.playbooks
                 ],
             }

@@ -90,8 +90,8 @@ def running_engine(tmp_path, mount, slack, engine_kubeconfig):
 def shipped(**changed: str) -> dict[str, bytes]:
     """Return the files of the ConfigMap of playbooks/. changed: values, name -> value."""
     folder = ROOT / "playbooks"
-    names = [p.name for p in folder.glob("*.yaml") if not p.name.endswith(".test.yaml")]
-    files = {n: (folder / n).read_bytes() for n in names if n != "kustomization.yaml"}
+    [generator] = yaml.safe_load((folder / "kustomization.yaml").read_text())["configMapGenerator"]
+    files = {Path(name).name: (folder / name).read_bytes() for name in generator["files"]}
     values = yaml.safe_load(files["values.yaml"])
     assert changed.keys() <= values.keys()
     files["values.yaml"] = yaml.safe_dump({**values, **changed}).encode()

@@ -30,6 +30,7 @@ from tests.support.playbooks import new_loader
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOKS = ROOT / "playbooks"
+THEMES = sorted(path.parent for path in PLAYBOOKS.glob("*/kustomization.yaml"))
 ENVIRONMENTS = ("dev", "staging", "prod")
 COMPONENTS = {
     "enforce": set(),
@@ -122,7 +123,8 @@ def test_an_overlay_carries_the_playbooks_and_values_beside_it(name):
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_playbooks_of_an_overlay_are_those_of_the_library(name):
     for path in (KUSTOMIZE / "overlays" / name / "playbooks").iterdir():
-        assert path.read_text() == (PLAYBOOKS / path.name).read_text()
+        [shipped] = PLAYBOOKS.rglob(path.name)
+        assert path.read_text() == shipped.read_text()
 
 
 def test_an_overlay_can_take_all_shipped_playbooks(tmp_path):
@@ -132,9 +134,29 @@ def test_an_overlay_can_take_all_shipped_playbooks(tmp_path):
     )
     found = find(made, "ConfigMap", "tiercel-playbooks")
     assert found["metadata"]["namespace"] == "tiercel"
-    stays = {path.name for path in PLAYBOOKS.glob("*.test.yaml")} | {"kustomization.yaml"}
-    files = {path.name: path.read_text() for path in PLAYBOOKS.glob("*.yaml")}
-    assert found["data"] == {name: text for name, text in files.items() if name not in stays}
+    assert found["data"] == deployable(PLAYBOOKS)
+
+
+def deployable(folder):
+    """Return the files that reach a cluster, by the key in the ConfigMap."""
+    texts = {"values.yaml": (folder / "values.yaml").read_text()}
+    for path in folder.rglob("*.yaml"):
+        if path.name not in ("values.yaml", "kustomization.yaml") and ".test." not in path.name:
+            texts[path.name] = path.read_text()
+    return texts
+
+
+@pytest.mark.parametrize("folder", THEMES, ids=lambda folder: folder.name)
+def test_an_overlay_can_take_one_folder_of_the_library(tmp_path, folder):
+    resources = [os.path.relpath(it, tmp_path / "one") for it in (KUSTOMIZE / "base", folder)]
+    made = render(
+        compose(tmp_path / "one", KUSTOMIZE / "base", resources=resources, namespace="tiercel")
+    )
+    data = find(made, "ConfigMap", "tiercel-playbooks")["data"]
+    assert data == deployable(folder)
+    found = new_loader().load(Files("", {name: text.encode() for name, text in data.items()}))
+    assert found.findings == ()
+    assert len(found.playbooks) == len(data) - 1
 
 
 def test_only_dev_does_not_act():

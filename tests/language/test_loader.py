@@ -282,3 +282,22 @@ def test_run_as_is_the_name_of_a_service_account(name):
     validator = jsonschema.Draft202012Validator(schema(load_actions()))
     assert validator.is_valid(playbook("k", runAs="responder-payments.v2"))
     assert not validator.is_valid(playbook("k", runAs=name))
+
+
+def test_the_values_of_a_subfolder_are_for_that_folder_alone():
+    text = BASE.replace("a: b", 'a: "${label}"')
+    nested = {"sub/a.yaml": text.encode(), "sub/values.yaml": b"label: own\n"}
+    found = new_loader().load(Files("", {**nested, "values.yaml": b"label: whole\n"}))
+    assert reported(found) == []
+    assert b'"whole"' in found.playbooks[0].snapshot
+    assert reported(new_loader().load(Files("", nested))) == [("sub/a.yaml", 6, "missing-value")]
+
+
+@pytest.mark.parametrize(
+    "text", [BASE, "apiVersion: tiercel.dev/v1\n", "kind: Playbok\n", "- 1\n", "a: [\n"]
+)
+def test_a_file_of_a_subfolder_that_is_named_like_values_is_read_if_it_is_not_a_mapping_of_values(
+    text,
+):
+    found = new_loader().load(Files("", {"sub/values.yaml": text.encode()}))
+    assert found.playbooks or found.findings

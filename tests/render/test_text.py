@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 EVENT = "playbooks/events/terminal-shell.json"
 SHELL = [
     "--values=playbooks/values.yaml",
-    "playbooks/terminal-shell-in-container.yaml",
-    "playbooks/terminal-shell-in-container.test.yaml",
+    "playbooks/execution/terminal-shell-in-container.yaml",
+    "playbooks/execution/terminal-shell-in-container.test.yaml",
 ]
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 
