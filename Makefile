@@ -57,8 +57,9 @@ rbac: $(READY) ## Generate the roles in kustomize/ from the shipped playbooks
 	@$(BIN)/python kustomize/generate.py
 
 components: ## Install the servers that the tests start (Debian packages, as root)
-	@for name in redis-server nats-server prometheus prometheus-alertmanager; do \
+	@for name in redis-server nats-server prometheus prometheus-alertmanager postgresql; do \
 		PATH="$$PATH:/usr/sbin" command -v $$name >/dev/null && continue; \
+		test $$name = postgresql && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && continue; \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$name >/dev/null; \
 		else echo "$$name is missing; the tests that need it are skipped"; fi; \

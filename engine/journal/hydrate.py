@@ -32,8 +32,8 @@ class Row(Protocol):
 class Lookups(Protocol):
     """The queries that a backend provides for the data outside the row of a run."""
 
-    def event(self, number: int) -> bytes | None:
-        """Return the encoded event with this number, or None."""
+    def event(self, reference: Any) -> bytes | None:
+        """Return the encoded event to which the column ``event`` of a row refers, or None."""
         ...
 
     def snapshot(self, digest: str) -> bytes | None:

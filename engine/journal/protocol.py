@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.model.calls import Object, ObjectChange
     from engine.model.playbook import Pool
     from engine.model.run import Claim, Notice, Outcome, Run, StepResult
+    from engine.model.throttle_window import ThrottleUse
 
 T = TypeVar("T")
 
@@ -37,11 +38,13 @@ class AcceptBatch:
     """Runs and throttle windows to write in one transaction.
 
     runs: the runs of one target start in this order. throttle_windows: the windows that the caller changed,
-    key -> JSON value, or None to delete the window.
+    key -> JSON value, or None to delete the window. throttles: run id -> the throttle that decides whether the
+    run acts; a shared journal decides it (see ``Queue.shared``).
     """
 
     runs: Sequence[Run] = ()
     throttle_windows: Mapping[str, Any] = field(default_factory=dict)
+    throttles: Mapping[str, ThrottleUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,20 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica of the engine that uses a shared journal.
+
+    digest: of the playbooks in force. started: epoch seconds. age: seconds since its last sign of life.
+    """
+
+    name: str
+    version: str
+    digest: str
+    started: float
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A request body that is not a valid event.
 
@@ -162,10 +179,23 @@ class DroppedRuns:
 
 
 class Queue(Protocol):
-    """The run queue: accept runs, claim attempts and settle them."""
+    """The run queue: accept runs, claim attempts and settle them.
 
-    def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
+    Attributes:
+        shared: whether other processes may accept runs too. Then only the journal can decide what is a
+            duplicate and what a throttle lets act. Otherwise the caller decides from ``known`` and from the
+            throttle windows, which it keeps in memory, and passes the windows that it changed.
+
+    """
+
+    shared: bool
+
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[Mapping[str, str]]:
         """Write a batch. Its runs are due at once.
+
+        The result names the runs that were not accepted: run id -> ``duplicate`` or ``throttle``. The decision
+        and the windows that it used are written in the same transaction. A journal that is not shared names
+        none: it ignores runs that it has already.
 
         The write shares its transaction with other waiting writes. The future resolves when the batch is on
         disk. It fails with JournalError if none of the batch is on disk. An empty batch resolves when every
@@ -173,6 +203,10 @@ class Queue(Protocol):
 
         A full journal fails the future while it still has space to finish and delete the runs that it has.
         """
+        ...
+
+    def release_throttle(self, run: str) -> None:
+        """Return the throttle slot of a run that did nothing, if a shared journal decided it. run: its id."""
         ...
 
     def known(self, ids: Collection[str]) -> set[str]:

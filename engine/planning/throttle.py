@@ -10,6 +10,7 @@ import msgspec
 
 from engine.model.event import is_present
 from engine.model.event_subject import subject_of
+from engine.model.throttle_window import ThrottleUse, acquire, release, runs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,9 +28,6 @@ _FALLBACK_KEY = ("container.id", "hostname")
 class ThrottleWindows:
     """The windows of all throttles: at most 100,000, in the order of their last change.
 
-    A window is a JSON object. Its keys are those of ``_first_window`` or ``_count_window``, and
-    ``until``: epoch seconds after which the window has no effect.
-
     Attributes:
         windows: window key -> window.
         changes: window key -> changed window, or None if it was removed. The caller writes these to
@@ -44,17 +42,16 @@ class ThrottleWindows:
         self.clock = 0.0
         self._key_of_run: dict[str, str] = {}
         for key, window in self.windows.items():
-            self._key_of_run |= dict.fromkeys(_runs(window), key)
+            self._key_of_run |= dict.fromkeys(runs_of(window), key)
 
     def acquire(self, key: str, throttle: Throttle, run: str) -> bool:
         """Count an event in the window ``key``. Return whether the throttle lets its run act."""
         window = self.windows.get(key) or {}
-        update = _count_window if throttle.first is None else _first_window
-        changed, acts = update(window, throttle, run, self.clock)
+        changed, acts = acquire(window, ThrottleUse(key, throttle, self.clock), run)
         if changed is not None:
             self._forget_runs(window)
-            self._key_of_run |= dict.fromkeys(_runs(changed), key)
-            self._change(key, {**changed, "until": self.clock + throttle.within})
+            self._key_of_run |= dict.fromkeys(runs_of(changed), key)
+            self._change(key, changed)
         return acts
 
     def release(self, run: str) -> None:
@@ -64,18 +61,12 @@ class ThrottleWindows:
         """
         key = self._key_of_run.pop(run, None)
         window = self.windows.get(key) if key else None
-        if key is None or window is None or run not in _runs(window):
+        if key is None or window is None or run not in runs_of(window):
             return
-        left: dict[str, Any]
-        if "before" in window:
-            left = {"stamps": [*window["before"], *window["stamps"]]}
-        else:
-            left = {"acted": [slot for slot in window["acted"] if slot[1] != run]}
-        kept = any(left.values())
-        self._change(key, {**left, "until": window["until"]} if kept else None)
+        self._change(key, release(window, run))
 
     def _forget_runs(self, window: dict[str, Any]) -> None:
-        for run in _runs(window):
+        for run in runs_of(window):
             self._key_of_run.pop(run, None)
 
     def _change(self, key: str, window: dict[str, Any] | None) -> None:
@@ -99,41 +90,6 @@ class ThrottleWindows:
         for key in removed:
             self._forget_runs(self.windows.pop(key))
             self.changes[key] = None
-
-
-def _runs(window: dict[str, Any]) -> list[str]:
-    """Return the ids of the runs in a window that ``release`` can give back."""
-    last = [window["run"]] if "run" in window else []
-    return last + [run for _, run in window.get("acted", ())]
-
-
-def _first_window(
-    window: dict[str, Any], throttle: Throttle, run: str, time: float
-) -> tuple[dict[str, Any] | None, bool]:
-    """Apply a throttle with ``first``: return the new window (None: unchanged) and whether the run acts.
-
-    acted: time and run of each event that acted within the last ``within`` seconds.
-    """
-    acted = [slot for slot in window.get("acted", ()) if time - slot[0] < throttle.within]
-    if len(acted) >= (throttle.first or 0):
-        return None, False
-    return {"acted": [*acted, [time, run]]}, True
-
-
-def _count_window(
-    window: dict[str, Any], throttle: Throttle, run: str, time: float
-) -> tuple[dict[str, Any] | None, bool]:
-    """Apply a throttle with ``count``: return the new window and whether the run acts.
-
-    stamps: times of the events since the last run that acted. run: that run. before: the times that
-    were counted for it; ``release`` restores them.
-    """
-    since = time - throttle.within
-    stamps = [*(stamp for stamp in window.get("stamps", ()) if stamp > since), time]
-    stamps = stamps[-throttle.count :]
-    if len(stamps) >= throttle.count:
-        return {"stamps": [], "run": run, "before": stamps[:-1]}, True
-    return {**window, "stamps": stamps}, False
 
 
 def _current_format(window: dict[str, Any]) -> dict[str, Any]:

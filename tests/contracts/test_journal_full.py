@@ -1,4 +1,4 @@
-"""A full journal refuses new runs and can finish those that it has, for every backend."""
+"""A full journal refuses new runs and can finish those that it has, for every backend with a maximum size."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from engine.journal.protocol import AcceptBatch, Decision, Pause, RunFilter
 from engine.model.calls import ObjectChange
 from engine.model.errors import JournalError
 from engine.model.run import Notice, Outcome, Run, run_id
-from tests.support.journals import DONE, NOW, accept, event, playbook, step
+from tests.support.journals import DONE, JOURNALS_WITH_QUOTA, NOW, accept, event, playbook, step
 
 MAX_BYTES = 3 << 18
+
+
+@pytest.fixture(params=JOURNALS_WITH_QUOTA.values(), ids=JOURNALS_WITH_QUOTA)
+def opened(request):
+    return request.param
 
 
 @pytest.fixture

@@ -57,8 +57,24 @@ def open_sqlite(folder: Path, **of: Any) -> Journal:
     return SqliteJournal(folder / "journal.db", stored_playbook, **of)
 
 
-JOURNALS: dict[str, Callable[..., Journal]] = {"sqlite": open_sqlite}
-"""Functions that open the journal in a folder, and create it if needed. max_bytes: its quota."""
+def open_postgres(folder: Path) -> Journal:
+    from engine.journal.postgres.connection import parse_server  # noqa: PLC0415 - only where it is used
+    from engine.journal.postgres.journal import PostgresJournal  # noqa: PLC0415 - the same
+    from engine.journal.postgres.liveness import Process  # noqa: PLC0415 - the same
+    from tests.support.postgres import database_of  # noqa: PLC0415 - starts the server
+
+    server, process = parse_server(database_of(folder)), Process("test", "engine", "1")
+    return PostgresJournal(server, process, stored_playbook, exact_retention=True)
+
+
+JOURNALS: dict[str, Callable[..., Journal]] = {
+    "sqlite": open_sqlite,
+    "postgres": open_postgres,
+}
+"""Functions that open the journal in a folder, and create it if needed."""
+
+JOURNALS_WITH_QUOTA: dict[str, Callable[..., Journal]] = {"sqlite": open_sqlite}
+"""The journals with a maximum size. max_bytes: the size."""
 
 
 DONE = Outcome("done", "labelled")

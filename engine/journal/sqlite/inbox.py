@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from itertools import accumulate
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from engine.journal.sqlite import retention
@@ -41,6 +42,7 @@ _WAITING_EVENTS = (
     " - (SELECT event FROM arrived ORDER BY id LIMIT 1)"
 )
 
+_NONE_REJECTED: Mapping[str, str] = MappingProxyType({})
 _BodyIds = tuple[int, "array[int]"]
 """The number of the first event of a body, and the short ids of its runs. Plain values, which the garbage
 collector does not traverse."""
@@ -88,11 +90,13 @@ class Inbox:
         while self._bodies and self._bodies[0][0] < self._first_event:
             self.ids.difference_update(self._bodies.popleft()[1])
 
-    def write(self, connection: sqlite3.Connection, batches: Sequence[InboxBatch]) -> None:
+    def write(
+        self, connection: sqlite3.Connection, batches: Sequence[InboxBatch]
+    ) -> list[Mapping[str, str]]:
         """Append batches, with as few statements as possible.
 
-        At each statement, the interpreter lock is released and must be acquired again. Raises JournalError if
-        the batches do not fit.
+        At each statement, the interpreter lock is released and must be acquired again. Returns the runs that
+        are not accepted: none. Raises JournalError if the batches do not fit.
         """
         expected_bytes = sum(batch.expected_bytes for batch in batches)
         self._quota.reserve(expected_bytes)
@@ -114,6 +118,7 @@ class Inbox:
             self.update_first_event(connection)
             new_runs = sum(len(batch.ids) for batch in batches)
             self._limit_length(connection, 2 * _WRITES_PER_CHECK * new_runs)
+        return [_NONE_REJECTED] * len(batches)
 
     def _insert_new_snapshots(
         self, connection: sqlite3.Connection, batches: Sequence[InboxBatch]

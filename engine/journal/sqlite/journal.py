@@ -83,10 +83,13 @@ class SqliteJournal:
         dry_run: claim no undos and none of the runs that a live engine accepted.
 
     Attributes:
+        shared: False.
         postponed_runs: number of runs that wait until the dry run is over.
 
     Raises JournalError if the file cannot be opened or another process owns it.
     """
+
+    shared = False
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ class SqliteJournal:
 
     # Queue
 
-    def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[Mapping[str, str]]:
         """See Queue.accept. The batch is encoded in the thread of the caller."""
         try:
             batch = inbox_batch(accepted, now)
@@ -157,11 +160,14 @@ class SqliteJournal:
             if self._known_filter:
                 self._known_filter.add(*batch.ids)
         except JournalError as error:
-            failed: Future[None] = Future()
+            failed: Future[Mapping[str, str]] = Future()
             failed.set_exception(error)
             return failed
         work = partial(windows.write_rows, table="throttle_windows", rows=rows) if rows else None
         return self._writer.submit_batched(item, work)
+
+    def release_throttle(self, run: str) -> None:
+        """See Queue.release_throttle. The caller has the windows of this journal."""
 
     def known(self, ids: Collection[str]) -> set[str]:
         """See Queue.known. Takes about 2 us for a new id, and 50 us for an id that may be known."""

@@ -1,0 +1,1 @@
+"""The journal in PostgreSQL, which several replicas of the engine share."""

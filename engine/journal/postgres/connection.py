@@ -1,0 +1,267 @@
+"""Connections to PostgreSQL: the URL, the settings of a session, and errors as JournalError."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, LiteralString
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+from psycopg.types.string import StrDumper
+
+from engine.model.errors import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from psycopg.abc import Buffer
+
+SCHEMES = ("postgresql://", "postgres://")
+CONNECT_TIMEOUT = 3
+"""Seconds to wait for a connection."""
+STALL_TIMEOUT = 10.0
+"""Seconds after which a transaction that makes no progress is given up. Its result is then unknown."""
+MAX_CONNECTIONS = 12
+"""Connections of one process, besides those of the writer and of the liveness row."""
+MAX_KEY_BYTES = 512
+"""Bytes of a text in an index. An index entry has at most 2,704."""
+_ATTEMPTS = 3
+"""How often a transaction is tried that PostgreSQL ended because of a deadlock."""
+
+Connection = psycopg.Connection[dict[str, Any]]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The address of a database. conninfo: without a password. password_file: read for each connection."""
+
+    conninfo: str
+    password_file: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The address for messages: host, port and database."""
+        found = conninfo_to_dict(self.conninfo)
+        return f"{found.get('host', 'localhost')}:{found.get('port', 5432)}/{found['dbname']}"
+
+
+def parse_server(url: str, password_file: Path | None = None) -> Server:
+    """Parse ``postgresql://USER@HOST[:PORT]/DATABASE``. Raises JournalError, without the URL in its message.
+
+    Connections to other machines use TLS and verify the certificate and the name of the server.
+    """
+    form = "postgresql://USER@HOST[:PORT]/DATABASE"
+    try:
+        found = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise JournalError(f"--journal is not {form}") from None
+    if not found.get("dbname"):
+        raise JournalError(f"--journal names no database: {form}")
+    if found.get("password"):
+        raise JournalError(
+            "--journal must not contain a password, because other processes can read it: give"
+            " --journal-password-file FILE"
+        )
+    hosts = str(found.get("host") or "localhost").split(",")
+    if not all(map(_is_local, hosts)):
+        if found.get("sslmode", "verify-full") != "verify-full":
+            raise JournalError(
+                "--journal: sslmode must be verify-full for a server on another machine"
+            )
+        found = {"sslrootcert": "system", **found, "sslmode": "verify-full"}
+    found.setdefault("target_session_attrs", "read-write" if len(hosts) > 1 else "any")
+    return Server(make_conninfo(**{key: str(value) for key, value in found.items()}), password_file)
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost" or host.startswith(("/", "@")):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Text(StrDumper):
+    """Writes text. PostgreSQL cannot store NUL and halves of surrogate pairs, which an event can contain."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return obj.replace("\0", "\ufffd").encode("utf-8", "replace")
+
+
+class _BinaryText(_Text):
+    """Writes text as a binary parameter."""
+
+    format = pq.Format.BINARY
+
+
+def connect(server: Server) -> Connection:
+    """Open a connection in autocommit mode. Raises psycopg.Error, OSError."""
+    conninfo = server.conninfo
+    if server.password_file:
+        password = server.password_file.read_text().strip("\r\n")
+        conninfo = make_conninfo(conninfo, password=password)
+    connection: Connection = psycopg.connect(
+        conninfo,
+        autocommit=True,
+        row_factory=dict_row,
+        connect_timeout=CONNECT_TIMEOUT,
+        keepalives_idle=2, keepalives_interval=1, keepalives_count=3, tcp_user_timeout=4_000,
+        application_name="tiercel",
+    )  # fmt: skip
+    connection.adapters.register_dumper(str, _BinaryText)
+    connection.adapters.register_dumper(str, _Text)
+    return connection
+
+
+def index_key(text: str) -> str:
+    """Return a text that fits into an index. A long one, which a hostile event can have, gets a digest."""
+    if len(text) * 4 <= MAX_KEY_BYTES or len(text.encode("utf-8", "replace")) <= MAX_KEY_BYTES:
+        return text
+    return f"{text[:60]}#{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
+
+
+def sentence(error: Exception) -> str:
+    """Return the first line of an error, without the text that psycopg adds."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class Connections:
+    """The connections of one process: each is used by one thread at a time. Thread-safe."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._idle: list[Connection] = []
+        self._active: dict[int, tuple[float, Connection]] = {}
+        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @contextlib.contextmanager
+    def transaction(self, *, writes: bool = True) -> Iterator[Connection]:
+        """Run a transaction, which is on disk when the block ends. Raises JournalError.
+
+        writes: for the message of an error.
+        """
+        with self._slots:
+            connection = self._borrow()
+            try:
+                with connection.transaction():
+                    yield connection
+            except (psycopg.Error, OSError) as error:
+                if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
+                    raise
+                raise _failed(error, writes=writes) from error
+            finally:
+                self._return(connection)
+
+    def run(self, work: Callable[[Connection], Any], *, writes: bool = True) -> Any:
+        """Run a function in a transaction. Repeat it if PostgreSQL ends it because of a deadlock."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self.transaction(writes=writes) as connection:
+                    return work(connection)
+            except psycopg.Error as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise _failed(error, writes=writes) from error
+        raise AssertionError
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Connection]:
+        """Borrow a connection in autocommit mode. Raises JournalError."""
+        with self._slots:
+            connection = self._borrow()
+            try:
+                yield connection
+            except (psycopg.Error, OSError) as error:
+                raise _failed(error, writes=False) from error
+            finally:
+                self._return(connection)
+
+    def rows(self, query: LiteralString, *parameters: Any) -> list[Row]:
+        """Return the rows of one query."""
+        with self.session() as connection:
+            return connection.execute(query, parameters, binary=True).fetchall()
+
+    def call(self, query: LiteralString, *parameters: Any) -> list[Row]:
+        """Call a function of the database, which is a transaction. Repeat it after a deadlock."""
+        for attempt in range(_ATTEMPTS):
+            with self._slots:
+                connection = self._borrow()
+                try:
+                    return connection.execute(query, parameters, binary=True).fetchall()
+                except (psycopg.Error, OSError) as error:
+                    if not isinstance(error, errors.DeadlockDetected) or attempt == _ATTEMPTS - 1:
+                        raise _failed(error, writes=True) from error
+                finally:
+                    self._return(connection)
+        raise AssertionError
+
+    def row(self, query: LiteralString, *parameters: Any) -> Row | None:
+        """Return the first row of a query, or None."""
+        return next(iter(self.rows(query, *parameters)), None)
+
+    def end_stalled(self) -> None:
+        """Disconnect the connections that have been in use for too long. Their threads get an error."""
+        limit = time.monotonic() - STALL_TIMEOUT
+        with self._lock:
+            for since, connection in self._active.values():
+                if since < limit:
+                    disconnect(connection)
+
+    def close(self) -> None:
+        """Close the idle connections now, and each other one when it is returned."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _borrow(self) -> Connection:
+        with self._lock:
+            if self._closed:
+                raise JournalError("the journal is closed")
+            connection = self._idle.pop() if self._idle else None
+        try:
+            connection = connection or self._connect()
+        except (psycopg.Error, OSError) as error:
+            raise _failed(error, writes=True) from error
+        with self._lock:
+            self._active[id(connection)] = time.monotonic(), connection
+        return connection
+
+    def _return(self, connection: Connection) -> None:
+        with self._lock:
+            self._active.pop(id(connection), None)
+            if not self._closed and not connection.closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+def _failed(error: Exception, *, writes: bool) -> JournalError:
+    return JournalError(
+        f"the journal cannot be {'written' if writes else 'read'}: {sentence(error)}"
+    )
+
+
+def disconnect(connection: Connection) -> None:
+    """Cut a connection that another thread uses. That thread gets an error at once."""
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
+    ):
+        duplicate.shutdown(socket.SHUT_RDWR)

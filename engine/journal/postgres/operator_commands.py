@@ -1,0 +1,162 @@
+"""The statements of the operator commands: approve, deny, retry, pause and resume."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.journal import codec
+from engine.journal.postgres import claims
+from engine.journal.postgres.schema import COLUMNS
+from engine.model import json_codec
+from engine.model.run import RETRIED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.journal.postgres.connection import Connection
+    from engine.journal.protocol import Decision, Pause
+    from engine.model.playbook import Step
+    from engine.model.run import StepResult
+
+MAX_DECISIONS = 20
+"""Decisions that a run keeps, the newest."""
+
+
+def decide(connection: Connection, run_id: str, decision: Decision) -> bool:
+    """Make a held run due now, with the decision in its attempt state. Return False if it is not held."""
+    row = connection.execute(
+        "SELECT facts FROM runs WHERE id = %s AND held AND state = 'waiting' FOR UPDATE",
+        (run_id,),
+        binary=True,
+    ).fetchone()
+    if row is None:
+        return False
+    attempt_state = codec.decode(row["facts"])
+    step = (attempt_state.get("held") or [None])[0]
+    attempt_state["verdict"] = [step, decision.what, decision.by, decision.reason]
+    attempt_state["decisions"] = _decisions(attempt_state, decision)
+    connection.execute(
+        "UPDATE runs SET held = false, due_at = %s, facts = %s WHERE id = %s",
+        (decision.at, json_codec.encode_json(attempt_state), run_id),
+    )
+    return True
+
+
+def add_decision(connection: Connection, run_id: str, decision: Decision) -> None:
+    """Add a decision to the attempt state of a run."""
+    for table in ("runs", "history"):
+        row = connection.execute(
+            f"SELECT facts FROM {table} WHERE id = %s FOR UPDATE",
+            (run_id,),
+            binary=True,
+        ).fetchone()
+        if row is None:
+            continue
+        attempt_state = codec.decode(row["facts"])
+        attempt_state["decisions"] = _decisions(attempt_state, decision)
+        connection.execute(
+            f"UPDATE {table} SET facts = %s WHERE id = %s",
+            (json_codec.encode_json(attempt_state), run_id),
+        )
+
+
+def _decisions(attempt_state: Mapping[str, Any], decision: Decision) -> list[Any]:
+    """Return the stored decisions plus one more, as JSON data."""
+    return [*attempt_state.get("decisions", ()), dataclasses.asdict(decision)][-MAX_DECISIONS:]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Where a finished run starts again. results: of the steps before that step."""
+
+    run: str
+    target: str
+    position: int
+    step: Step
+    results: tuple[StepResult, ...]
+
+
+def retry(connection: Connection, again: Retry, decision: Decision) -> bool:
+    """Queue a finished run again. Return False if the run is not finished."""
+    claims.ensure_targets(connection, [again.target])
+    row = connection.execute(
+        "SELECT day, facts FROM history WHERE id = %s FOR UPDATE", (again.run,), binary=True
+    ).fetchone()
+    if row is None:
+        return False
+    attempt_state = codec.decode(row["facts"])
+    for key in ("held", "verdict"):
+        attempt_state.pop(key, None)
+    attempt_state[RETRIED] = True
+    attempt_state["decisions"] = _decisions(attempt_state, decision)
+    connection.execute(
+        f"WITH gone AS (DELETE FROM history WHERE id = %s RETURNING *)"
+        f" INSERT INTO runs ({COLUMNS}) SELECT {COLUMNS} FROM gone",
+        (again.run,),
+    )
+    connection.execute(
+        "UPDATE runs SET state = 'queued', leased = false, fence = fence + 1, position = %s, pool = %s,"
+        " timeout = %s, attempt = 0, answers = 0, began = NULL, due_at = %s, results = %s, last = NULL,"
+        " facts = %s, outcome = NULL, settled = NULL WHERE id = %s",
+        (
+            again.position, again.step.pool, again.step.timeout, decision.at,
+            codec.from_results(again.results), json_codec.encode_json(attempt_state), again.run,
+        ),
+    )  # fmt: skip
+    claims.update_heads(connection, [again.target])
+    return True
+
+
+def pause(connection: Connection, playbook: str, pause: Pause) -> None:
+    """Write a pause, and let other runs pass those of the playbook in their target queues."""
+    connection.execute(
+        "INSERT INTO pauses (playbook, by, since, until, reason) VALUES (%s, %s, %s, %s, %s)"
+        " ON CONFLICT (playbook) DO UPDATE"
+        " SET by = excluded.by, until = excluded.until, reason = excluded.reason",
+        (playbook, pause.by, pause.since, pause.until, pause.reason),
+    )
+    heads = connection.execute(
+        "SELECT DISTINCT target FROM runs WHERE state = 'head' AND playbook = %s", (playbook,)
+    ).fetchall()
+    targets = [row["target"] for row in heads]
+    if targets:
+        claims.lock_targets(connection, targets)
+        connection.execute(
+            "UPDATE runs SET state = 'queued' WHERE state = 'head' AND playbook = %s"
+            " AND target = ANY(%s)",
+            (playbook, targets),
+        )
+        claims.update_heads(connection, targets)
+
+
+def resume(connection: Connection, playbook: str | None) -> None:
+    """End the pause of a playbook (None: every pause)."""
+    if playbook is None:
+        connection.execute("DELETE FROM pauses")
+    else:
+        connection.execute("DELETE FROM pauses WHERE playbook = %s", (playbook,))
+    _update_all_heads(connection)
+
+
+def end_pauses(connection: Connection, now: float) -> list[str]:
+    """End the pauses whose time is over. Return the names of their playbooks."""
+    ended = connection.execute(
+        "DELETE FROM pauses WHERE until <= %s RETURNING playbook", (now,)
+    ).fetchall()
+    if ended:
+        _update_all_heads(connection)
+    return [row["playbook"] for row in ended]
+
+
+def _update_all_heads(connection: Connection) -> None:
+    """Let the runs that are not paused any longer become heads of their target queues."""
+    queued = connection.execute(
+        "SELECT DISTINCT target FROM runs WHERE state = 'queued'"
+        " AND playbook NOT IN (SELECT playbook FROM pauses)"
+    ).fetchall()
+    targets = [row["target"] for row in queued]
+    if targets:
+        claims.lock_targets(connection, targets)
+        claims.update_heads(connection, targets)

@@ -1,0 +1,186 @@
+"""Limit the size of the journal: drop whole days of history, and keep bounded tables.
+
+Deleted rows would have to be vacuumed. A partition is dropped at once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from engine.journal.postgres import windows
+from engine.journal.postgres.schema import day_of, partition_name
+from engine.journal.protocol import DeadLetter, DroppedRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.journal.postgres.connection import Connection, Connections
+
+MAX_DELETED_RUNS = 500
+"""Runs that one transaction deletes or strips."""
+MAX_DELETED_IDS = 5_000
+"""Ids, and rows of targets, that one transaction deletes."""
+MAX_DEAD_LETTERS = 1_000
+"""Dead letters to keep, the newest."""
+MAX_DROP_COUNTERS = 20_000
+"""Counters of dropped runs to keep. An attacker can create many keys."""
+_HOUR = 3600
+_DAY = dt.timedelta(days=1)
+
+
+def save_dropped(
+    connection: Connection,
+    dead_letters: Sequence[DeadLetter],
+    dropped_runs: Sequence[DroppedRuns],
+) -> None:
+    """Write dead letters, add to the counters, and delete the oldest rows of both."""
+    if dead_letters:
+        columns = zip(*((d.received, d.source, d.error, d.body) for d in dead_letters), strict=True)
+        connection.execute(
+            "INSERT INTO dead_letters (received, source, error, body)"
+            " SELECT received, source, error, body FROM unnest(%b::float8[], %b::text[], %b::text[],"
+            " %b::bytea[]) WITH ORDINALITY AS given (received, source, error, body, place) ORDER BY place",
+            [[*column] for column in columns],
+        )
+        connection.execute(
+            "DELETE FROM dead_letters WHERE id <= (SELECT id FROM dead_letters ORDER BY id DESC"
+            " LIMIT 1 OFFSET %s)",
+            (MAX_DEAD_LETTERS,),
+        )
+    counts: dict[tuple[str, str, str, int], tuple[int, float, float]] = {}
+    for d in dropped_runs:
+        key = d.playbook, d.reason, d.key, int(d.first) // _HOUR
+        count, first, last = counts.get(key, (0, d.first, d.last))
+        counts[key] = count + d.count, min(first, d.first), max(last, d.last)
+    if counts:
+        rows = sorted((*key, *value) for key, value in counts.items())
+        connection.execute(  # in one order, so that two replicas never deadlock
+            "INSERT INTO drops SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[],"
+            " %b::bigint[], %b::float8[], %b::float8[]) ON CONFLICT (playbook, reason, key, hour)"
+            " DO UPDATE SET count = drops.count + excluded.count, last = greatest(drops.last, excluded.last)",
+            [[*column] for column in zip(*rows, strict=True)],
+        )
+        connection.execute(
+            "DELETE FROM drops WHERE last <= (SELECT last FROM drops ORDER BY last DESC LIMIT 1 OFFSET %s)",
+            (MAX_DROP_COUNTERS,),
+        )
+
+
+def drop_days(connection: Connection, before: float) -> int:
+    """Drop the partitions of days whose runs all ended before this time. Return the number of their runs.
+
+    A run is in the partition of its receipt. It can end a day later. A day to whose events an unfinished run or
+    an undo refers stays.
+    """
+    last = day_of(before) - 2 * _DAY
+    rows = connection.execute(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^history_[0-9]{8}$'"
+        " AND relname < %s AND relnamespace = current_schema()::regnamespace ORDER BY relname",
+        (partition_name("history", last),),
+    ).fetchall()
+    dropped = 0
+    for row in rows:
+        day = dt.datetime.strptime(row["relname"][-8:], "%Y%m%d").date()  # noqa: DTZ007 - a date
+        used = connection.execute("SELECT 1 FROM runs WHERE day = %s LIMIT 1", (day,)).fetchone()
+        if used:
+            continue
+        connection.execute("SET LOCAL lock_timeout = '1s'")
+        for table in ("history", "events"):
+            connection.execute(f"DROP TABLE IF EXISTS {partition_name(table, day)}")
+        dropped += 1
+    return dropped
+
+
+def delete_runs(connection: Connection, before: float, *, exact: bool) -> int:
+    """Delete up to ``MAX_DELETED_RUNS`` runs that ended before this time. Return their number.
+
+    exact: delete rows of every partition, not only of the one for days without a partition.
+    """
+    table = "history" if exact else "history_other"
+    rows = connection.execute(
+        f"DELETE FROM {table} WHERE (day, id) IN (SELECT day, id FROM {table} WHERE settled < %s"
+        " LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING id, day, event",
+        (before, MAX_DELETED_RUNS),
+    ).fetchall()
+    ids = [row["id"] for row in rows]
+    # undos on request end with the retention of their run
+    undos = connection.execute(
+        "DELETE FROM runs WHERE undoes IS NOT NULL AND state IS NULL AND settled < %s RETURNING id",
+        (before,),
+    ).fetchall()
+    connection.execute(
+        "DELETE FROM undo_intents WHERE undo = ANY(%s)", ([row["id"] for row in undos],)
+    )
+    connection.execute("DELETE FROM run_ids WHERE id = ANY(%s)", (ids,))
+    _delete_unused_events(connection, [row["event"] for row in rows if row["event"]])
+    return len(rows)
+
+
+def delete_old_records(connection: Connection, before: float, now: float) -> None:
+    """Delete counters, dead letters, ids, windows and queues that nothing needs any longer."""
+    connection.execute("DELETE FROM drops WHERE last < %s", (before,))
+    connection.execute("DELETE FROM dead_letters WHERE received < %s", (before,))
+    connection.execute(
+        "DELETE FROM run_ids WHERE id IN (SELECT id FROM run_ids WHERE day < %s AND NOT EXISTS"
+        " (SELECT FROM runs WHERE runs.id = run_ids.id) LIMIT %s FOR UPDATE SKIP LOCKED)",
+        (day_of(before) - 2 * _DAY, MAX_DELETED_IDS),
+    )
+    connection.execute(
+        "DELETE FROM targets WHERE target IN (SELECT target FROM targets WHERE NOT EXISTS"
+        " (SELECT FROM runs WHERE runs.target = targets.target) LIMIT %s FOR UPDATE SKIP LOCKED)"
+        " AND NOT EXISTS (SELECT FROM runs WHERE runs.target = targets.target)",
+        (MAX_DELETED_IDS,),
+    )
+    windows.delete_over(connection, "throttle_windows", now)
+    windows.delete_over(connection, "budget_windows", now)
+
+
+def strip_runs(connection: Connection, before: float) -> int:
+    """Delete the data of up to ``MAX_DELETED_RUNS`` runs that ended before this time. Keep their ids.
+
+    Returns the number of runs.
+    """
+    rows = connection.execute(
+        "SELECT day, id, event FROM history WHERE settled < %s AND event IS NOT NULL LIMIT %s"
+        " FOR UPDATE SKIP LOCKED",
+        (before, MAX_DELETED_RUNS),
+    ).fetchall()
+    connection.execute(
+        "UPDATE history SET event = NULL, results = '[]', facts = '{}' FROM unnest(%s::date[], %s::text[])"
+        " AS given (day, id) WHERE history.day = given.day AND history.id = given.id",
+        ([row["day"] for row in rows], [row["id"] for row in rows]),
+    )
+    _delete_unused_events(connection, [row["event"] for row in rows])
+    return len(rows)
+
+
+def _delete_unused_events(connection: Connection, events: Sequence[object]) -> None:
+    """Delete those of the events to which no run refers any longer."""
+    if events:
+        connection.execute(
+            "DELETE FROM events WHERE id = ANY(%s) AND NOT EXISTS"
+            " (SELECT FROM all_runs WHERE all_runs.event = events.id)",
+            ([*events],),
+        )
+
+
+def dead_letters(connections: Connections, limit: int) -> list[DeadLetter]:
+    """Return the dead letters, newest first."""
+    rows = connections.rows(
+        "SELECT received, source, error, body FROM dead_letters ORDER BY id DESC LIMIT %s", limit
+    )
+    return [DeadLetter(**row) for row in rows]
+
+
+def dropped_runs(
+    connections: Connections, playbook: str | None, since: float | None, limit: int
+) -> list[DroppedRuns]:
+    """Return the counters of dropped runs, last changed first. None matches everything."""
+    rows = connections.rows(
+        "SELECT playbook, reason, key, count, first, last FROM drops"
+        " WHERE (%s::text IS NULL OR playbook = %s) AND (%s::float8 IS NULL OR last >= %s)"
+        " ORDER BY last DESC LIMIT %s",
+        playbook, playbook, since, since, limit,
+    )  # fmt: skip
+    return [DroppedRuns(**row) for row in rows]

@@ -1,0 +1,173 @@
+"""The tables of the journal in PostgreSQL, and their migrations.
+
+Table runs: the unfinished runs and the undos, with the columns of the SQLite journal. It stays small. A new run
+  has the state `new` until a claim puts it into the queue of its target.
+Table history: the runs that are over, one partition for each day of receipt.
+Table run_ids: the ids of all runs, so that a repeated event starts no second run.
+Table events: the encoded events, one partition for each day of receipt.
+Table targets: a row for each target queue. Whoever changes the queue locks the row.
+Table replicas: the processes that use the journal. One that does not renew its row is dead.
+The other tables are those of the SQLite journal.
+
+A migration only adds tables, and columns with a default, so that replicas of the previous version work on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from engine.model.errors import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import psycopg
+
+VERSION = 1
+"""Version of the tables. Each migration increases it."""
+OLDEST_READER = 1
+"""The oldest version of the engine's tables that can use a database of this version."""
+_LOCK = 0x7469657263656C
+"""The advisory lock of migrations and partitions: `tiercel` in ASCII."""
+DAYS_AHEAD = 2
+"""Days for which partitions exist in advance."""
+
+_RUN_COLUMNS = """
+  seq bigint NOT NULL, id text COLLATE "C" NOT NULL, playbook text NOT NULL, digest text NOT NULL,
+  blob text NOT NULL, day date NOT NULL, event uuid, target text COLLATE "C" NOT NULL, namespace text,
+  received float8 NOT NULL, state text, leased boolean NOT NULL DEFAULT false,
+  held boolean NOT NULL DEFAULT false, fence bigint NOT NULL DEFAULT 0, position integer, pool text,
+  timeout float8, attempt integer NOT NULL DEFAULT 0, answers integer NOT NULL DEFAULT 0, began float8,
+  due_at float8, results bytea NOT NULL DEFAULT '[]', last bytea, facts bytea NOT NULL DEFAULT '{}',
+  outcome text, settled float8, undoes text COLLATE "C", revision text NOT NULL DEFAULT '',
+  replica bigint, throttle text COLLATE "C"
+"""
+COLUMNS: LiteralString = (
+    "seq, id, playbook, digest, blob, day, event, target, namespace, received, state, leased, held, fence,"
+    " position, pool, timeout, attempt, answers, began, due_at, results, last, facts, outcome, settled,"
+    " undoes, revision, replica, throttle"
+)
+"""The columns of `runs` and `history`, in one order."""
+TABLES_1 = f"""
+CREATE TABLE replicas (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, process text NOT NULL,
+  version text NOT NULL, digest text NOT NULL DEFAULT '',
+  started timestamptz NOT NULL DEFAULT clock_timestamp(), seen timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+CREATE TABLE run_ids (id text COLLATE "C" PRIMARY KEY, day date NOT NULL);
+CREATE TABLE snapshots (digest text PRIMARY KEY, snapshot bytea NOT NULL);
+CREATE TABLE events (
+  day date NOT NULL, id uuid NOT NULL, body bytea NOT NULL, PRIMARY KEY (day, id)
+) PARTITION BY RANGE (day);
+CREATE TABLE events_other PARTITION OF events DEFAULT;
+CREATE TABLE runs ({_RUN_COLUMNS}, PRIMARY KEY (id)) WITH (
+  fillfactor = 70, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0.05
+);
+CREATE SEQUENCE runs_seq OWNED BY runs.seq;
+ALTER TABLE runs ALTER COLUMN seq SET DEFAULT nextval('runs_seq');
+CREATE INDEX runs_new ON runs (seq) WHERE state = 'new';
+CREATE INDEX runs_lanes ON runs (target, state, seq) WHERE state IS NOT NULL;
+CREATE INDEX runs_heads ON runs (pool, seq) WHERE state = 'head';
+CREATE INDEX runs_timers ON runs (due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NULL;
+CREATE INDEX runs_undos ON runs (due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NOT NULL;
+CREATE INDEX runs_undoes ON runs (undoes) WHERE undoes IS NOT NULL;
+CREATE INDEX runs_leased ON runs (replica) WHERE state = 'leased';
+CREATE TABLE history ({_RUN_COLUMNS}, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
+CREATE TABLE history_other PARTITION OF history DEFAULT;
+CREATE INDEX history_settled ON history (settled);
+CREATE INDEX history_event ON history (event);
+CREATE INDEX history_id ON history (id);
+CREATE VIEW all_runs AS SELECT {COLUMNS} FROM runs UNION ALL SELECT {COLUMNS} FROM history;
+CREATE TABLE targets (target text COLLATE "C" PRIMARY KEY) WITH (
+  fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.05,
+  autovacuum_vacuum_cost_delay = 0
+);
+CREATE TABLE undo_intents (
+  undo text COLLATE "C" NOT NULL, place integer NOT NULL, key text COLLATE "C" NOT NULL, until float8,
+  change bytea NOT NULL, PRIMARY KEY (undo, place)
+);
+CREATE INDEX undo_intents_key ON undo_intents (key);
+CREATE TABLE throttle_windows (
+  key text COLLATE "C" PRIMARY KEY, value bytea, until float8 NOT NULL DEFAULT 0
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX throttle_windows_until ON throttle_windows (until);
+CREATE TABLE budget_windows (
+  key text COLLATE "C" PRIMARY KEY, value bytea, until float8 NOT NULL DEFAULT 0
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+CREATE TABLE offsets (key text COLLATE "C" PRIMARY KEY, value bytea NOT NULL);
+CREATE TABLE pauses (
+  playbook text PRIMARY KEY, by text NOT NULL, since float8 NOT NULL, until float8, reason text NOT NULL
+);
+CREATE TABLE playbook_sets (
+  id integer PRIMARY KEY CHECK (id = 1), digest text NOT NULL, files bytea NOT NULL, revision text NOT NULL
+);
+CREATE TABLE dead_letters (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, received float8 NOT NULL, source text NOT NULL,
+  error text NOT NULL, body bytea NOT NULL
+);
+CREATE TABLE drops (
+  playbook text NOT NULL, reason text NOT NULL, key text NOT NULL, hour bigint NOT NULL,
+  count bigint NOT NULL, first float8 NOT NULL, last float8 NOT NULL,
+  PRIMARY KEY (playbook, reason, key, hour)
+);
+CREATE INDEX drops_last ON drops (last);
+"""
+
+
+def migrate(connection: psycopg.Connection[Any], migrations: Sequence[str]) -> None:
+    """Create or migrate the tables, while other replicas wait or work on. Raises JournalError, psycopg.Error.
+
+    migrations: the statements that migrate each version to the next one, from version 0.
+    """
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_version"
+            " (version integer NOT NULL, oldest_reader integer NOT NULL)"
+        )
+        found = connection.execute("SELECT version, oldest_reader FROM schema_version").fetchone()
+        version, oldest = tuple(found.values() if isinstance(found, dict) else found or (0, 0))
+        if version > VERSION and oldest > VERSION:
+            raise JournalError(
+                f"the tables have version {version}, which needs an engine of version {oldest} of the tables"
+                f" or newer; this engine has version {VERSION}: start the newer engine again"
+            )
+        if version < VERSION:
+            for old in range(version, VERSION):
+                connection.execute(migrations[old])
+            connection.execute("DELETE FROM schema_version")
+            connection.execute(
+                "INSERT INTO schema_version VALUES (%s, %s)", (VERSION, OLDEST_READER)
+            )
+
+
+def create_partitions(connection: psycopg.Connection[Any], today: dt.date) -> None:
+    """Create the partitions of today and of the next days. Those of a day that exists stay as they are."""
+    for ahead in range(DAYS_AHEAD + 1):
+        day = today + dt.timedelta(days=ahead)
+        for table in ("events", "history"):
+            name = partition_name(table, day)
+            query = "SELECT to_regclass(%s) IS NOT NULL AS found"
+            found = connection.execute(query, (name,)).fetchone()
+            if found and found["found"]:
+                continue
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                after = day + dt.timedelta(days=1)
+                connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table}"
+                    f" FOR VALUES FROM ('{day}') TO ('{after}')"
+                )
+
+
+def partition_name(table: str, day: dt.date) -> str:
+    """Return the name of the partition of a day."""
+    return f"{table}_{day:%Y%m%d}"
+
+
+def day_of(received: float) -> dt.date:
+    """Return the day of a time in epoch seconds, in UTC."""
+    return dt.datetime.fromtimestamp(received, dt.UTC).date()

@@ -1,0 +1,72 @@
+"""The tables ``throttle_windows`` and ``budget_windows``: key -> JSON, with a lock for each row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.journal import codec
+from engine.journal.postgres.connection import index_key
+from engine.model import json_codec
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from engine.journal.postgres.connection import Connection
+
+Table = Literal["throttle_windows", "budget_windows"]
+MAX_DELETED_WINDOWS = 5_000
+"""Windows that one transaction deletes because they are over."""
+
+
+def lock(connection: Connection, table: Table, keys: Collection[str]) -> dict[str, Any]:
+    """Lock windows in the order of their keys, and return those that exist."""
+    stored = {index_key(key): key for key in keys}
+    rows = connection.execute(
+        f"INSERT INTO {table} (key) SELECT unnest(%s::text[]) ON CONFLICT (key)"
+        f" DO UPDATE SET until = {table}.until RETURNING key, value",
+        (sorted(stored),),
+        binary=True,
+    ).fetchall()
+    return {
+        stored[row["key"]]: codec.decode(row["value"]) for row in rows if row["value"] is not None
+    }
+
+
+def write(connection: Connection, table: Table, changes: Mapping[str, Any]) -> None:
+    """Write changes. A window of None is deleted."""
+    gone = [index_key(key) for key, window in changes.items() if window is None]
+    kept = {index_key(key): window for key, window in changes.items() if window is not None}
+    if gone:
+        connection.execute(f"DELETE FROM {table} WHERE key = ANY(%s)", (sorted(gone),))
+    if kept:
+        keys = sorted(kept)
+        until = [_until(kept[key]) for key in keys]
+        values = [json_codec.encode_json(kept[key]) for key in keys]
+        connection.execute(
+            f"INSERT INTO {table} (key, value, until)"
+            " SELECT * FROM unnest(%b::text[], %b::bytea[], %b::float8[]) ON CONFLICT (key)"
+            " DO UPDATE SET value = excluded.value, until = excluded.until",
+            (keys, values, until),
+        )
+
+
+def _until(window: Any) -> float:
+    return float(window.get("until", 0.0)) if isinstance(window, dict) else 0.0
+
+
+def load(connection: Connection, table: Table) -> dict[str, Any]:
+    """Return all windows."""
+    rows = connection.execute(
+        f"SELECT key, value FROM {table} WHERE value IS NOT NULL",
+        binary=True,
+    )
+    return {row["key"]: codec.decode(row["value"]) for row in rows.fetchall()}
+
+
+def delete_over(connection: Connection, table: Table, now: float) -> None:
+    """Delete windows that have no effect any longer, and those that a lock created and nothing used."""
+    connection.execute(
+        f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} WHERE until < %s LIMIT %s"
+        " FOR UPDATE SKIP LOCKED)",
+        (now, MAX_DELETED_WINDOWS),
+    )

@@ -1,0 +1,295 @@
+"""The journal in PostgreSQL with two replicas: decisions, claims of dead replicas, and start checks."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from engine.journal.postgres import liveness
+from engine.journal.postgres.connection import parse_server
+from engine.journal.postgres.journal import PostgresJournal
+from engine.journal.postgres.liveness import Process
+from engine.journal.postgres.schema import create_partitions, day_of
+from engine.journal.protocol import AcceptBatch
+from engine.model.errors import JournalError
+from engine.model.playbook import Throttle
+from engine.model.throttle_window import ThrottleUse
+from tests.support.journals import DONE, NOW, accept, claim, event, run, stored_playbook
+from tests.support.postgres import database_of, shared_server
+
+
+def open_at(url, name="a"):
+    return PostgresJournal(parse_server(url), Process(name, "worker", "1"), stored_playbook)
+
+
+ONCE = Throttle("once per minute", 60.0, first=1)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    return database_of(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def start(url):
+    """Start replicas on one database with empty tables."""
+    with shared_server().connect(url.rpartition("/")[2]) as connection:
+        connection.execute(
+            "TRUNCATE runs, history, run_ids, events, targets, throttle_windows, budget_windows,"
+            " undo_intents, replicas"
+        )
+    with contextlib.ExitStack() as stack:
+
+        def start(name="a"):
+            one = open_at(url, name)
+            stack.callback(one.close)
+            return one
+
+        yield start
+
+
+def offer(journal, *runs, throttle=ONCE, clock=NOW):
+    """Accept runs of one throttle window. Return why runs were rejected, by their second."""
+    uses = {one.id: ThrottleUse("key", throttle, clock) for one in runs}
+    rejected = journal.accept(AcceptBatch(runs, throttles=uses), NOW).result()
+    return [rejected.get(one.id) for one in runs]
+
+
+def test_a_run_that_another_replica_has_accepted_is_a_duplicate(start):
+    a, b = start("a"), start("b")
+    assert a.accept(AcceptBatch([run(1), run(2)]), NOW).result() == {}
+    assert b.accept(AcceptBatch([run(2), run(3)]), NOW).result() == {run(2).id: "duplicate"}
+    assert [one.run.id for one in b.claim("cluster", 9, NOW)] == [run(n).id for n in (1, 2, 3)]
+
+
+def test_a_throttle_holds_over_all_replicas(start):
+    a, b = start("a"), start("b")
+    assert offer(a, run(1), run(2)) == [None, "throttle"]
+    assert offer(b, run(1), run(3)) == ["duplicate", "throttle"]
+    assert offer(b, run(3), clock=NOW + 60) == [None]  # a rejected run is not remembered
+
+
+def test_a_released_throttle_slot_is_free_for_all_replicas(start):
+    a, b = start("a"), start("b")
+    assert offer(a, run(1)) == [None]
+    b.release_throttle(run(1).id)
+    b.release_throttle(run(1).id)
+    assert offer(a, run(2), run(3)) == [None, "throttle"]
+
+
+def test_concurrent_replicas_let_exactly_one_run_of_a_window_act(start):
+    journals = [start("a"), start("b")]
+    with ThreadPoolExecutor(8) as pool:
+        given = [
+            pool.submit(offer, journals[number % 2], run(number), throttle=replace(ONCE, first=3))
+            for number in range(60)
+        ]
+        verdicts = [one.result()[0] for one in given]
+    assert sorted(map(str, verdicts)) == ["None"] * 3 + ["throttle"] * 57
+
+
+def test_concurrent_batches_with_the_same_runs_accept_each_run_once(start):
+    journals = [start("a"), start("b")]
+    runs = [run(number) for number in range(50)]
+    with ThreadPoolExecutor(8) as pool:
+        given = [
+            pool.submit(journals[n % 2].accept, AcceptBatch(runs[:: 1 - 2 * (n % 2)]), NOW)
+            for n in range(16)
+        ]
+        rejected = [one.result().result() for one in given]
+    assert sum(len(runs) - len(one) for one in rejected) == 50
+
+
+def test_concurrent_claims_of_two_replicas_never_share_a_target(start):
+    journals = [start("a"), start("b")]
+    accept(journals[0], *(run(n, f"demo/{n % 7}") for n in range(210)))
+    guard, busy, done, clashes = threading.Lock(), set(), [], []
+
+    def work(journal):
+        while len(done) < 210 and not clashes:
+            for held in journal.claim("cluster", 3, NOW):
+                with guard:
+                    clashes.extend({held.run.target} & busy)
+                    busy.add(held.run.target)
+                with guard:
+                    busy.discard(held.run.target)
+                    done.append(held.run.id)
+                journal.settle(held, DONE, NOW)
+
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(work, journal) for journal in journals * 2]:
+            one.result()
+    assert not clashes
+    assert len(done) == len(set(done)) == 210
+    for target in range(7):
+        order = [run(n).id for n in range(target, 210, 7)]
+        assert [one for one in done if one in set(order)] == order
+
+
+def test_the_claims_of_a_dead_replica_are_free_and_its_fence_is_old(start, monkeypatch):
+    a, b = start("a"), start("b")
+    accept(a, run(1, "demo/a"))
+    lost, identity = claim(a), a.claim_identity
+    assert b.claim("cluster", 9, NOW + 1) == []
+    monkeypatch.setattr(a._liveness, "renew", lambda: None)  # as if the process were stopped
+    with b._connections.transaction() as c:
+        c.execute("UPDATE replicas SET seen = seen - interval '4 s' WHERE name = 'a'")
+    b._liveness.renew()
+    again = claim(b, NOW + 1)
+    assert (again.run.id, again.interrupted, again.fence) == (lost.run.id, True, lost.fence + 1)
+    assert not a.keep(lost, {"sent": "mark"})
+    assert a.settle(lost, DONE, NOW + 1) is None
+    monkeypatch.undo()
+    a._liveness.renew()
+    assert not a.may_act(identity)
+    assert a.may_act(a.claim_identity)
+    assert b.settle(again, DONE, NOW + 1) == "done"
+
+
+def test_a_process_that_was_stopped_may_not_act_until_it_has_renewed_its_row(start, monkeypatch):
+    a = start("a")
+    assert a.may_act(a.claim_identity)
+    monkeypatch.setattr(a._liveness, "renew", lambda: None)
+    a._liveness._renewed -= liveness.SAFE_FOR
+    assert not a.may_act(a.claim_identity)
+
+
+def test_the_clock_is_that_of_the_database(start):
+    a = start("a")
+    row = a._connections.row("SELECT extract(epoch FROM clock_timestamp())::float8 AS now")
+    assert a.now() == pytest.approx(row["now"], abs=0.5)
+    a._liveness._offset -= 100.0
+    assert a.now() > row["now"] - 1  # never goes back
+
+
+def test_replicas_are_listed_with_their_playbooks(start):
+    a, _ = start("a"), start("b")
+    a.set_digest("d1")
+    a._liveness.renew()
+    assert [(one.name, one.version, one.digest) for one in a.replicas()] == [
+        ("a", "1", "d1"), ("b", "1", ""),
+    ]  # fmt: skip
+    assert a.live_replicas() == 2
+
+
+def test_hostile_text_does_not_prevent_an_accept(start):
+    a = start("a")
+    long = replace_target(run(1), "demo/" + "\U0001f600" * 5_000)
+    nul = replace_target(run(2), "demo/a\0\ud800b")
+    use = ThrottleUse("key" + "\0" * 9_000, ONCE, NOW)
+    batch = AcceptBatch([long, nul], throttles={long.id: use})
+    assert a.accept(batch, NOW).result() == {}
+    assert len(a.claim("cluster", 9, NOW)) == 2
+
+
+def replace_target(one, target):
+    hostile = event(one.event.time_ns % 10, output_fields={"k8s.ns.name": "n\0s"})
+    return type(one)(one.id, one.playbook, hostile, NOW, target)
+
+
+def test_an_unavailable_database_fails_an_accept_and_heals(tmp_path):
+    """The connections are cut, as by a dead primary. The next write connects again."""
+    url = database_of(tmp_path / "own")
+    database = url.rpartition("/")[2]
+    with (
+        contextlib.closing(open_at(url)) as journal,
+        shared_server().connect() as admin,
+    ):
+        accept(journal, run(1))
+        admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database,)
+        )
+        with pytest.raises(JournalError, match="the journal cannot be written"):
+            accept(journal, run(2))
+        assert "cannot be written" in journal.write_error()
+        with pytest.raises(JournalError):
+            journal.claim("cluster", 1, NOW)
+        admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+        while journal.write_error() is not None:
+            pass
+        accept(journal, run(2))
+        assert len(journal.claim("cluster", 9, NOW)) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://tiercel@127.0.0.1:5432", "names no database"),
+        ("postgresql://tiercel:secret@127.0.0.1/tiercel", "--journal-password-file"),
+        ("postgresql://db.example/tiercel?sslmode=require", "verify-full"),
+        ("postgresql://[::1/tiercel", "is not postgresql://"),
+    ],
+)
+def test_an_address_that_is_not_safe_is_refused_without_repeating_it(url, why):
+    with pytest.raises(JournalError, match=why) as caught:
+        parse_server(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_another_machine_is_verified():
+    assert "sslmode=verify-full" in parse_server("postgresql://db.example/tiercel").conninfo
+    assert "sslmode" not in parse_server("postgresql://127.0.0.1/tiercel").conninfo
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("SET default_transaction_read_only = on", "is read-only"),
+        ("SET synchronous_commit = off", "synchronous_commit = off"),
+    ],
+)
+def test_a_database_that_can_lose_events_is_refused(tmp_path, statement, why):
+    url = database_of(tmp_path / "own")
+    with shared_server().connect() as admin:
+        admin.execute(f"ALTER DATABASE {url.rpartition('/')[2]} {statement}")
+    with pytest.raises(JournalError, match=why):
+        open_at(url)
+
+
+def test_a_missing_standby_is_a_warning(start):
+    assert "no synchronous standby" in start().warning
+
+
+def test_tables_of_a_newer_engine_are_refused_only_if_it_says_so(tmp_path):
+    url = database_of(tmp_path / "own")
+    with shared_server().connect(url.rpartition("/")[2]) as admin:
+        admin.execute("UPDATE schema_version SET version = 99")
+        open_at(url).close()  # a rolling update: the previous version works on
+        admin.execute("UPDATE schema_version SET oldest_reader = 98")
+        with pytest.raises(JournalError, match="the tables have version 99"):
+            open_at(url)
+
+
+def test_a_role_without_rights_is_refused_with_the_statement_that_helps(tmp_path):
+    url = database_of(tmp_path / "own")
+    database = url.rpartition("/")[2]
+    with shared_server().connect(database) as admin:
+        admin.execute("CREATE ROLE limited LOGIN")
+        try:
+            with pytest.raises(JournalError, match=f"ALTER DATABASE {database} OWNER TO limited"):
+                open_at(shared_server().dsn(database, "limited"))
+        finally:
+            admin.execute("DROP ROLE limited")
+
+
+def test_whole_days_are_dropped_and_an_unfinished_run_keeps_its_day(start):
+    a = start("a")
+    with a._connections.session() as c:
+        create_partitions(c, day_of(NOW - 9 * 86_400))
+        old = [replace_received(run(n), NOW - (9 - n % 2) * 86_400) for n in (1, 2)]
+        accept(a, *old)
+        first, second = a.claim("cluster", 9, NOW)
+        a.settle(first, DONE, NOW - 8 * 86_400)
+        a.delete_runs(NOW)
+        days = c.execute("SELECT count(*) AS n FROM pg_class WHERE relname ~ '^history_[0-9]{8}$'")
+        assert days.fetchone()["n"] == 1
+        assert a.find(first.run.id) is None
+        assert a.settle(second, DONE, NOW) == "done"
+
+
+def replace_received(one, received):
+    return type(one)(one.id, one.playbook, one.event, received, one.target)

@@ -1,0 +1,209 @@
+"""PostgreSQL for tests: a primary, and a synchronous standby on request, each on a free loopback port."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import psycopg
+from tests.support.components import have
+
+PROGRAMS = [
+    "/usr/lib/postgresql/15/bin",
+    "/usr/lib/postgresql/16/bin",
+    "/usr/lib/postgresql/17/bin",
+]
+PATIENCE = 60.0
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "shared_buffers": "32MB",
+    "max_connections": "300",
+    "autovacuum_naptime": "5s",
+    "log_min_messages": "fatal",
+    "max_wal_size": "512MB",
+    "min_wal_size": "64MB",
+}
+
+
+def program(name: str) -> str:
+    """Return the path of a program of PostgreSQL. If it is missing, skip the test, or fail in CI."""
+    for folder in PROGRAMS:
+        if (Path(folder) / name).exists():
+            return str(Path(folder) / name)
+    return have(name)
+
+
+def _as_postgres(*command: str) -> list[str]:
+    """Return a command that runs as another user, because PostgreSQL refuses root. It ends with the tests."""
+    if os.geteuid():
+        return ["setpriv", "--pdeathsig", "QUIT", *command]
+    user = ["--reuid=postgres", "--regid=postgres", "--init-groups"]
+    return ["setpriv", *user, "--pdeathsig", "QUIT", *command]
+
+
+class Postgres:
+    """A server with its data in a folder in memory. It keeps its port and data over ``kill`` and ``start``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def primary(cls, parent: Path) -> Postgres:
+        """Create the data of a primary."""
+        server = cls(parent / "primary")
+        server.folder.mkdir()
+        _own(server.folder)
+        options = [
+            "--auth=trust",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ]
+        server.run("initdb", *options, "-D", str(server.folder))
+        return server
+
+    def standby(self, parent: Path) -> Postgres:
+        """Copy this running primary to a synchronous standby, start it and wait until it is synchronous."""
+        other = Postgres(parent / "standby")
+        source = f"host=127.0.0.1 port={self.port} user=postgres application_name=standby"
+        self.run(
+            "pg_basebackup", "-D", str(other.folder), "-d", source, "-R", "-c", "fast", "--no-sync"
+        )
+        other.start()
+        with self.connect() as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+            connection.execute("SELECT pg_reload_conf()")
+            deadline = time.monotonic() + PATIENCE
+            query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+            while not connection.execute(query).fetchone():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        return other
+
+    def promote(self) -> None:
+        """Make a standby the primary. Does not wait for another standby."""
+        with self.connect() as connection:
+            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            connection.execute("SELECT pg_promote(true)")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def start(self, **settings: str) -> None:
+        """Start the server and wait until it answers."""
+        options = [f"-c{name}={value}" for name, value in (_SETTINGS | settings).items()]
+        command = [program("postgres"), "-D", str(self.folder), "-p", str(self.port), *options]
+        log = (self.folder.parent / f"{self.folder.name}.log").open("ab")
+        self.process = subprocess.Popen(
+            _as_postgres(*command), stdout=log, stderr=log, cwd=self.folder.parent
+        )
+        log.close()
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.connect().close()
+            except psycopg.OperationalError:
+                assert self.process.poll() is None, "postgres has ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            else:
+                return
+
+    def kill(self) -> None:
+        """End the server at once, without a checkpoint."""
+        if self.process is not None:
+            self.process.send_signal(3)  # SIGQUIT: immediate shutdown
+            self.process.wait()
+            self.process = None
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        """Connect as the superuser, in autocommit mode."""
+        return psycopg.connect(self.dsn(database), autocommit=True, connect_timeout=2)
+
+    def dsn(self, database: str, user: str = "postgres") -> str:
+        """Return the URL of a database."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Run a program of PostgreSQL."""
+        subprocess.run(_as_postgres(program(name), *arguments), check=True, capture_output=True)
+
+
+def _own(folder: Path) -> None:
+    if not os.geteuid():
+        shutil.chown(folder, "postgres", "postgres")
+        folder.chmod(0o700)
+
+
+def scratch() -> Path:
+    """Return a new folder in memory that the user ``postgres`` can enter. It is deleted at the end."""
+    memory = Path("/dev/shm")  # noqa: S108 - tmpfs, so that an fsync takes no time
+    folder = Path(
+        tempfile.mkdtemp(prefix="tiercel-postgres-", dir=memory if memory.is_dir() else None)
+    )
+    _own(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def shared_server() -> Postgres:
+    """Return the primary of this test session, which starts at the first call."""
+    server = Postgres.primary(scratch())
+    server.start()
+    atexit.register(server.kill)
+    return server
+
+
+_numbers = itertools.count(1)
+_free: list[str] = []
+_RECORD = "postgres.json"
+
+
+def database_of(folder: Path) -> str:
+    """Return the URL of the database that belongs to a folder. A new folder gets an empty database.
+
+    A copy of a folder has the same database. It stands for a second process that opens the journal after
+    the first one has died: the liveness rows of that process are as old as if it had not renewed them.
+    """
+    record = folder / _RECORD
+    server = shared_server()
+    if record.exists():
+        found = json.loads(record.read_text())
+        if found["folder"] != str(folder):
+            with server.connect(found["database"]) as connection:
+                connection.execute("UPDATE replicas SET seen = '-infinity'")
+        return server.dsn(found["database"])
+    database = f"journal_{next(_numbers)}"
+    with server.connect() as connection:
+        connection.execute(f"CREATE DATABASE {database} TEMPLATE {_template()}")
+    folder.mkdir(exist_ok=True)
+    record.write_text(json.dumps({"folder": str(folder), "database": database}))
+    return server.dsn(database)
+
+
+@cache
+def _template() -> str:
+    """Return the name of a database with the tables of the journal."""
+    from engine.journal.postgres import schema  # noqa: PLC0415 - not every user of this module needs it
+    from engine.journal.postgres.migrations import MIGRATIONS  # noqa: PLC0415 - the same
+
+    server = shared_server()
+    with server.connect() as connection:
+        connection.execute("CREATE DATABASE journal_template")
+    with contextlib.closing(server.connect("journal_template")) as connection:
+        schema.migrate(connection, MIGRATIONS)
+    return "journal_template"
