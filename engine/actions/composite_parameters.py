@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from engine.actions.parameters import (
+    Choice,
     Duration,
     ParameterType,
     Secret,
@@ -175,6 +176,26 @@ class SecretOr(msgspec.Struct, frozen=True):
     def schema(self) -> dict[str, Any]:
         """Return the schema of both."""
         return {"anyOf": [Secret().schema(), self.other.schema()]}
+
+
+class ChoiceOr(msgspec.Struct, frozen=True):
+    """One of some words, or a mapping of another type."""
+
+    words: tuple[str, ...]
+    other: ParameterType
+
+    def compile(self, data: Any, path: Path, findings: Findings, steps: tuple[str, ...]) -> Any:
+        """Return the word, or the compiled mapping."""
+        kind = self.other if isinstance(data, dict) else Choice(self.words)
+        return kind.compile(data, path, findings, steps)
+
+    def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
+        """Return the word, or the rendered mapping."""
+        return value if isinstance(value, str) else self.other.render(value, event, context)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the schema of both."""
+        return {"anyOf": [Choice(self.words).schema(), self.other.schema()]}
 
 
 Labels = Annotated[

@@ -53,8 +53,13 @@ def ownership_metadata(
     }
 
 
+def is_managed(found: Object) -> bool:
+    """Return whether an object has the label of Tiercel."""
+    labels = (found.get("metadata") or {}).get("labels") or {}
+    return bool(labels.items() >= MANAGED_BY.items())
+
+
 def require_managed(found: Object | None, about: str) -> None:
     """Raise PermanentError if the existing object was not created by Tiercel. about: what to call it."""
-    labels = ((found or {}).get("metadata") or {}).get("labels") or {}
-    if found is not None and not labels.items() >= MANAGED_BY.items():
+    if found is not None and not is_managed(found):
         raise PermanentError(f"{about} already exists and was not created by Tiercel")

@@ -1,34 +1,48 @@
-"""pod.isolate: cut the network of the pod with a NetworkPolicy for it.
-
-Policies are additive: each allows connections, and none denies them. So the step also checks the other
-policies that select the pod, and fails if one of them allows more. A policy may not close open connections,
-and without a CNI that enforces policies it has no effect.
-"""
+"""pod.isolate: cut the network of the pod with a policy for it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from engine.actions.composite_parameters import ListOf, Record, Ttl
-from engine.actions.managed_objects import ownership_metadata, require_managed, short_digest
+from engine.actions.composite_parameters import ChoiceOr, ListOf, MapOf, Record, Ttl
+from engine.actions.detach import DETACH_RIGHTS, detached
+from engine.actions.managed_objects import RUN, is_managed
 from engine.actions.metadata import ttl_text
-from engine.actions.parameters import Choice, Integer, Network, Text, check_namespace
-from engine.actions.registry import StepContext, action
-from engine.cluster.api import NETWORK_POLICY, POD, Cluster
+from engine.actions.owners import OWNER_RESOURCES, OWNERS
+from engine.actions.parameters import (
+    Choice,
+    Integer,
+    Network,
+    Text,
+    check_label_key,
+    check_label_value,
+    check_namespace,
+)
+from engine.actions.quarantine import (
+    LIST_POLICIES,
+    Subject,
+    check_network,
+    find_place,
+    labelled_pod,
+    policy_rights,
+    provider_text,
+    write_policy,
+)
+from engine.actions.registry import ActionResult, StepContext, action
+from engine.cluster.api import NETWORK_POLICY, Cluster
+from engine.cluster.label_selectors import as_object, matches, parse_selector
 from engine.cluster.network_policies import find_less_restrictive
 from engine.cluster.pods import Pod
-from engine.model.calls import Call, ObjectChange
-from engine.model.errors import PermanentError, SkippedError
+from engine.cluster.policy_providers.cut import Exceptions, Isolation, Pods
+from engine.cluster.policy_providers.registry import providers_of
+from engine.model.errors import PermanentError, RefusedError, SkippedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.actions.registry import Right
     from engine.cluster.network_policies import PolicyType
     from engine.model.calls import Object
-
-QUARANTINE = "tiercel.dev/quarantine"
-NODE_LOCAL_DNS = "169.254.20.10/32"
-"""The address of NodeLocal DNSCache on every node (the default of the addon)."""
 
 _ALLOW = Record(
     {
@@ -44,29 +58,44 @@ _ALLOW = Record(
         "ports": "limit cidrs and namespaces to these ports (all ports)",
     },
 )
+_SELECTOR = ChoiceOr(
+    ("pod", "owner"),
+    Record(
+        {"matchLabels": MapOf(Text(check_label_value), check_label_key)},
+        {"matchLabels": "the labels of the pods; the event's pod must have them"},
+    ),
+)
 
 
 def _check(given: Mapping[str, Any]) -> str | None:
     if given.get("egress", "deny") == "keep" and given.get("ingress", "deny") == "keep":
         return "`egress: keep` and `ingress: keep` together cut nothing"
-    allow = given.get("allow")
+    allow, selector = given.get("allow"), given.get("selector", "pod")
     if isinstance(allow, dict) and "ports" in allow and not {"cidrs", "namespaces"} & allow.keys():
         return "`ports` limits `cidrs` and `namespaces`; without one of them it has no effect"
+    if selector == {}:
+        return "`selector` needs `matchLabels`: an empty selector would select all pods"
+    if given.get("detach") is True and selector != "pod":
+        return "`detach` removes labels of one pod, so it needs `selector: pod`"
     return None
+
+
+def _needs(parameters: Mapping[str, Any]) -> frozenset[Right]:
+    provider, selector = parameters.get("provider", "kubernetes"), parameters.get("selector", "pod")
+    needed = policy_rights(provider) | {("get", "pods")}
+    if any(not one.denies for one in providers_of(provider)):
+        needed |= {LIST_POLICIES}
+    if selector == "pod":
+        needed |= {("patch", "pods")}
+    elif selector == "owner":
+        needed |= {("get", resource) for resource in OWNER_RESOURCES}
+    return needed | DETACH_RIGHTS if parameters.get("detach") else needed
 
 
 @action(
     "pod.isolate",
     effect="disrupt",
-    needs={
-        ("get", "pods"),
-        ("patch", "pods"),
-        ("get", "networkpolicies.networking.k8s.io"),
-        ("list", "networkpolicies.networking.k8s.io"),
-        ("create", "networkpolicies.networking.k8s.io"),
-        ("patch", "networkpolicies.networking.k8s.io"),
-        ("delete", "networkpolicies.networking.k8s.io"),
-    },
+    needs=_needs,
     example={"egress": "deny", "ingress": "keep", "allow": {"cidrs": ["192.0.2.0/24"]}},
     check=_check,
 )
@@ -78,103 +107,116 @@ def isolate_pod(  # noqa: PLR0913 - each is a parameter of the action
     egress: Literal["deny", "keep"] = "deny",
     ingress: Literal["deny", "keep"] = "deny",
     allow: Annotated[dict[str, Any] | None, _ALLOW] = None,
-    selector: Literal["pod"] = "pod",
-    detach: Literal[False] = False,
+    selector: Annotated[str | dict[str, Any], _SELECTOR] = "pod",
+    detach: bool = False,
+    provider: Literal["kubernetes", "cluster", "cilium", "calico", "auto"] = "kubernetes",
     ttl: Ttl = None,
-) -> str:
-    """Cut the network of the pod with a NetworkPolicy that selects only this pod by a quarantine label.
+) -> ActionResult:
+    """Cut the network of the pod with a policy that selects only this pod by a quarantine label.
 
-    Open connections may continue. Without a CNI that enforces policies, the policy has no effect. Policies are
-    additive: the step fails if another policy that selects the pod allows more.
+    Open connections may continue. Without a CNI that enforces policies, a policy has no effect, and Tiercel
+    cannot detect this. NetworkPolicies are additive: with `provider: kubernetes`, the step fails if another
+    policy that selects the pod allows more. The other providers deny, and no NetworkPolicy opens what they
+    cut. A pod that uses the network of its host is skipped.
 
     egress: whether to cut connections from the pod.
     ingress: whether to cut connections to the pod.
     allow: exceptions.
-    selector: what the policy selects: the pod.
-    detach: whether to remove the pod from its controller and Services.
+    selector: what the policy selects: the pod; or all pods of its controller (`owner`), also those that
+        replace it; or all pods with these labels. With labels, only the ttl or `tiercel undo` ends it.
+    detach: whether to remove the labels by which the pod's controller, Services and other policies select the
+        pod. A new pod replaces it. Refused for a StatefulSet and a DaemonSet.
+    provider: the kind of the policy. `auto` takes the first of cluster, cilium and calico that the API server
+        serves, otherwise kubernetes. A kind that is served is not necessarily enforced.
     ttl: when the isolation ends. Without it, the isolation lasts until `tiercel undo`.
     """
-    del selector, detach
-    if pod.spec.get("hostNetwork"):
-        raise SkippedError(f"pod {pod} uses the network of its host, where policies have no effect")
-    is_cut = {"Egress": egress == "deny", "Ingress": ingress == "deny"}
-    both: tuple[PolicyType, ...] = ("Ingress", "Egress")
-    directions = [name for name in both if is_cut[name]]
-    name = f"tiercel-{short_digest(10, context.playbook, context.step, pod.uid)}"
-    label = short_digest(16, pod.uid)
-    found = cluster.get(NETWORK_POLICY, name, pod.namespace)
-    require_managed(found, f"networkpolicy {pod.namespace}/{name}")
-    made = ObjectChange(NETWORK_POLICY, pod.namespace, name)
-    before = (pod.metadata.get("labels") or {}).get(QUARANTINE)
-    path = ("metadata", "labels", QUARANTINE)
-    labelled = ObjectChange(POD, pod.namespace, pod.name, pod.uid, path, label, before)
-    until = context.add_undo_intent((made, labelled), ttl)
-    policy = {
-        "apiVersion": NETWORK_POLICY.api_version,
-        "kind": NETWORK_POLICY.kind,
-        "metadata": {
-            "name": name,
-            "namespace": pod.namespace,
-            **ownership_metadata(context, until, found),
-            "ownerReferences": [
-                {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}
-            ],
-        },
-        "spec": _spec(label, directions, allow or {}),
+    check_network(pod)
+    cut: dict[PolicyType, str] = {"Ingress": ingress, "Egress": egress}
+    directions = tuple(name for name, what in cut.items() if what == "deny")
+    place = find_place(pod, cluster, context, provider)
+    subject = _subject(pod, cluster, selector)
+    if detach:
+        subject = detached(pod, cluster, subject)
+    given = allow or {}
+    exceptions = Exceptions(
+        given.get("dns", True),
+        *(tuple(given.get(key, ())) for key in ("cidrs", "namespaces", "ports")),
+    )
+    spec = place.provider.isolation(Isolation(subject.pods, directions, exceptions))
+    policy = write_policy(pod, cluster, context, place, subject, spec, ttl=ttl)
+    if not place.provider.denies:
+        _check_other_policies(pod, cluster, subject, policy, directions)
+    dns = ", DNS stays open" if "Egress" in directions and exceptions.dns else ""
+    if place.provider.name == "cluster" and "Ingress" in directions:
+        dns += ", and connections from outside the cluster, which this kind cannot deny"
+    which = " and ".join(map(str.lower, directions))
+    text = f"cut {which} of {_about(pod, selector)}{ttl_text(ttl)}{dns}"
+    chosen = provider_text(provider, place)
+    return ActionResult(f"{text}{chosen}", {"provider": place.provider.name, "policy": place.name})
+
+
+def _about(pod: Pod, selector: str | Mapping[str, Any]) -> str:
+    if selector == "pod":
+        return str(pod)
+    if isinstance(selector, str):
+        return f"{pod} and the other pods of its controller"
+    labels = ", ".join(f"{key}={value}" for key, value in selector["matchLabels"].items())
+    return f"the pods {labels} in {pod.namespace}"
+
+
+def _subject(pod: Pod, cluster: Cluster, selector: str | Mapping[str, Any]) -> Subject:
+    """Return the pods that the parameter ``selector`` names. Raises SkippedError, RefusedError."""
+    if selector == "pod":
+        return labelled_pod(pod)
+    labels = pod.metadata.get("labels") or {}
+    if isinstance(selector, str):
+        wanted, owner = _owner_selector(pod, cluster)
+        whose = "its controller"
+    else:
+        wanted, owner = {"matchLabels": selector["matchLabels"]}, None
+        whose = "the step"
+    if not matches(parse_selector(wanted), labels):
+        raise RefusedError(f"the selector of {whose} does not select pod {pod}")
+    return Subject(Pods(pod.namespace, wanted), labels, owner)
+
+
+def _owner_selector(pod: Pod, cluster: Cluster) -> tuple[Object, Object]:
+    """Return the selector of the pod's controller, and the ownerReference to the controller."""
+    owner = pod.controller
+    if owner is None or owner.get("kind") not in OWNERS:
+        raise SkippedError(f"pod {pod} has no controller of a known kind")
+    kind, name = OWNERS[owner["kind"]], owner["name"]
+    found = cluster.get(kind, name, pod.namespace)
+    if found is None or found["metadata"].get("uid", owner.get("uid")) != owner.get("uid"):
+        raise SkippedError(f"pod {pod}: its {kind.kind} {name} does not exist")
+    selector = dict(as_object(as_object(found.get("spec")).get("selector")))
+    if not parse_selector(selector):  # empty or invalid
+        raise RefusedError(f"{kind.kind} {name} has no selector")
+    reference = {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "name": name,
+        "uid": owner["uid"],
     }
-    body = {"metadata": {"uid": pod.uid, "labels": {QUARANTINE: label}}}
-    cluster.send(Call("patch", POD.api_version, POD.resource, pod.namespace, pod.name, body))
-    api, resource = NETWORK_POLICY.api_version, NETWORK_POLICY.resource
-    cluster.send(Call("apply", api, resource, pod.namespace, name, policy))
-    _check_other_policies(pod, label, policy, cluster, directions)
-    dns = "Egress" in directions and (allow or {}).get("dns", True)
-    which = " and ".join(direction.lower() for direction in directions)
-    return f"cut {which} of {pod}{ttl_text(ttl)}{', DNS stays open' if dns else ''}"
-
-
-def _spec(label: str, directions: list[PolicyType], allow: Mapping[str, Any]) -> Object:
-    """Return the spec of the policy: the directions that are cut, with their exceptions."""
-    peers: list[Object] = [{"ipBlock": {"cidr": cidr}} for cidr in allow.get("cidrs", [])]
-    peers += [{"namespaceSelector": _named(name)} for name in allow.get("namespaces", [])]
-    ports = [
-        {"protocol": protocol, "port": port}
-        for port in allow.get("ports", [])
-        for protocol in ("TCP", "UDP")
-    ]
-    limited = {"ports": ports} if ports else {}
-    spec: Object = {"podSelector": {"matchLabels": {QUARANTINE: label}}, "policyTypes": directions}
-    if "Ingress" in directions:
-        spec["ingress"] = [{"from": peers, **limited}] if peers else []
-    if "Egress" in directions:
-        rules: list[Object] = [{"to": peers, **limited}] if peers else []
-        if allow.get("dns", True):
-            rules.insert(0, _dns())
-        spec["egress"] = rules
-    return spec
-
-
-def _dns() -> Object:
-    resolver = {
-        "namespaceSelector": _named("kube-system"),
-        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-    }
-    return {
-        "to": [resolver, {"ipBlock": {"cidr": NODE_LOCAL_DNS}}],
-        "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
-    }
-
-
-def _named(namespace: str) -> Object:
-    return {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    return selector, reference
 
 
 def _check_other_policies(
-    pod: Pod, label: str, policy: Object, cluster: Cluster, directions: list[PolicyType]
+    pod: Pod,
+    cluster: Cluster,
+    subject: Subject,
+    policy: Object,
+    directions: tuple[PolicyType, ...],
 ) -> None:
     """Raise PermanentError if another policy allows the pod more than ours."""
-    labels = {**(pod.metadata.get("labels") or {}), QUARANTINE: label}
-    labelled = {**pod.object, "metadata": {**pod.metadata, "labels": labels}}
+    changed = {**pod.object, "metadata": {**pod.metadata, "labels": subject.labels}}
     others = cluster.list(NETWORK_POLICY, pod.namespace)
-    still = find_less_restrictive(policy, others, labelled, directions)
-    if still:
-        raise PermanentError(f"still open through {still} (detach: true takes the pod out of it)")
+    still = find_less_restrictive(policy, others, changed, directions)
+    if still is None:
+        return
+    found: Object = next((o for o in others if o["metadata"]["name"] == still), {})
+    hint = "detach: true takes the pod out of it"
+    if is_managed(found):
+        run = (found["metadata"].get("annotations") or {}).get(RUN)
+        hint = f"tiercel undo {run} removes it"
+    raise PermanentError(f"still open through {still} ({hint})")

@@ -21,6 +21,7 @@ class AlreadyExistsError(PermanentError):
 POD = Kind("v1", "pods", "Pod")
 NODE = Kind("v1", "nodes", "Node", namespaced=False)
 NAMESPACE = Kind("v1", "namespaces", "Namespace", namespaced=False)
+SERVICE = Kind("v1", "services", "Service")
 EVENT = Kind("v1", "events", "Event")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy")
 REPLICA_SET = Kind("apps/v1", "replicasets", "ReplicaSet")
@@ -43,11 +44,24 @@ class ClusterReader(Protocol):
         ...
 
     def list(
-        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        node: str | None = None,
+        address: str | None = None,
     ) -> list[Object]:
         """Return the objects of a kind. Raises TemporaryError, PermanentError.
 
-        namespace: None for all namespaces. node: return only the pods of this node.
+        namespace: None for all namespaces. node: return only the pods of this node. address: return only the
+        pods with this primary IP address.
+        """
+        ...
+
+    def serves(self, kind: Kind) -> bool:
+        """Return whether the API server serves a kind. It may still have no controller that enforces it.
+
+        Raises TemporaryError, PermanentError.
         """
         ...
 
@@ -81,10 +95,19 @@ class CallRecorder:
         return self._reads.get(kind, name, namespace)
 
     def list(
-        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        node: str | None = None,
+        address: str | None = None,
     ) -> list[Object]:
         """Read from the cluster. Recorded writes do not change what is read."""
-        return self._reads.list(kind, namespace, node=node)
+        return self._reads.list(kind, namespace, node=node, address=address)
+
+    def serves(self, kind: Kind) -> bool:
+        """Return whether the API server serves a kind."""
+        return self._reads.serves(kind)
 
     def send(self, call: Call) -> Object:
         """Record and forward a call; without a cluster, return the call's body."""

@@ -214,11 +214,33 @@ class KubernetesCluster:
         reply = self._request("GET", _path(kind.api_version, kind.resource, namespace, name))
         if reply.status == 404 and _is_about_object(reply.body):  # noqa: PLR2004 - HTTP
             return None
-        self._raise_for_status("get", kind.resource, f"{kind.resource}/{name}", reply)
+        about = f"{kind.resource}/{name}"
+        if reply.status == 404:  # noqa: PLR2004 - HTTP
+            missing = f"{kind.resource} of {kind.api_version}"
+            raise PermanentError(f"{about}: the API server does not serve {missing}")
+        self._raise_for_status("get", kind.resource, about, reply)
         return reply.body
 
+    def serves(self, kind: Kind) -> bool:
+        """Return whether the API server serves a kind, from its discovery; see ``ClusterReader.serves``."""
+        cache, key, now = self._state.cache, (None, "discovery", kind.api_version), time.monotonic()
+        cached = cache.get(key)
+        if cached is None or now >= cached.until:
+            reply = self._request("GET", _path(kind.api_version, "", None, None).rstrip("/"))
+            if reply.status != 404:  # noqa: PLR2004 - HTTP
+                self._raise_for_status("get", kind.api_version, kind.api_version, reply)
+            cached = _Cached(now + self._state.cache_seconds, reply.body)
+            self._store(key, cached)
+        resources = (cached.object or {}).get("resources") or []
+        return any(one.get("name") == kind.resource for one in resources)
+
     def list(
-        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        node: str | None = None,
+        address: str | None = None,
     ) -> list[Object]:
         """Return the objects of a kind, read page by page; see ``ClusterReader.list``.
 
@@ -229,6 +251,8 @@ class KubernetesCluster:
         query: list[tuple[str, str]] = [("limit", str(PAGE_SIZE))]
         if node is not None:
             query.append(("fieldSelector", f"spec.nodeName={node}"))
+        if address is not None:
+            query.append(("fieldSelector", f"status.podIP={address}"))
         path = _path(kind.api_version, kind.resource, namespace, None)
         token = ""
         while True:

@@ -18,6 +18,7 @@ from engine.cluster.api import (
     NODE,
     POD,
     REPLICA_SET,
+    SERVICE,
     STATEFUL_SET,
 )
 from engine.model.calls import Kind
@@ -28,10 +29,9 @@ KINDS = {
     kind.kind: kind
     for kind in (
         POD, NODE, NAMESPACE, NETWORK_POLICY, REPLICA_SET, DEPLOYMENT, STATEFUL_SET, DAEMON_SET,
-        JOB, CRON_JOB,
+        JOB, CRON_JOB, SERVICE,
         Kind("v1", "configmaps", "ConfigMap"),
         Kind("v1", "secrets", "Secret"),
-        Kind("v1", "services", "Service"),
         Kind("v1", "serviceaccounts", "ServiceAccount"),
         Kind("v1", "endpoints", "Endpoints"),
         Kind("v1", "limitranges", "LimitRange"),

@@ -6,6 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from engine.cluster.api import DEPLOYMENT, NAMESPACE, NODE, POD, REPLICA_SET
+from engine.cluster.label_selectors import as_list, as_object
 from engine.model.event import format_time
 from engine.model.event_subject import first_field, subject_of
 
@@ -36,7 +37,12 @@ class StaticCluster:
         return assumed_namespace(name) if found is None and kind == NAMESPACE else found
 
     def list(
-        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        node: str | None = None,
+        address: str | None = None,
     ) -> list[Object]:
         """Return the objects of a kind."""
         return [
@@ -44,7 +50,20 @@ class StaticCluster:
             for (there, _), item in self._of(kind).items()
             if namespace in (None, there)
             and node in (None, (item.get("spec") or {}).get("nodeName"))
+            and address in (None, (item.get("status") or {}).get("podIP"))
         ]
+
+    def serves(self, kind: Kind) -> bool:
+        """Return whether the objects contain one of the kind, or its CustomResourceDefinition."""
+        group, _, version = kind.api_version.partition("/")
+        return any(
+            (item.get("apiVersion"), item.get("kind")) == (kind.api_version, kind.kind)
+            or (
+                item.get("kind") == "CustomResourceDefinition"
+                and _defines(item, group, version, kind.resource)
+            )
+            for item in self._objects
+        )
 
     def _of(self, kind: Kind) -> dict[tuple[str | None, str], Object]:
         """Return the objects of a kind by namespace and name, each with an explicit namespace."""
@@ -60,6 +79,15 @@ class StaticCluster:
                 one = placed if kind.namespaced else item
                 found.setdefault((namespace, str(metadata.get("name"))), one)
         return found
+
+
+def _defines(definition: Object, group: str, version: str, resource: str) -> bool:
+    """Return whether a CustomResourceDefinition from a file defines a resource in a version that is served."""
+    spec = as_object(definition.get("spec"))
+    names = (spec.get("group"), as_object(spec.get("names")).get("plural"))
+    versions = map(as_object, as_list(spec.get("versions")))
+    served = {one.get("name") for one in versions if one.get("served") is True}
+    return names == (group, resource) and version in served
 
 
 def _has_kind(kind: Kind, item: Object) -> bool:
@@ -112,13 +140,23 @@ class AssumedCluster:
         return None
 
     def list(
-        self, kind: Kind, namespace: str | None = None, *, node: str | None = None
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        node: str | None = None,
+        address: str | None = None,
     ) -> list[Object]:
         """Return the pod if the query includes it. No other objects are listed."""
         pod = self._pod
-        if kind != POD or pod is None or node is not None:
+        if kind != POD or pod is None or node is not None or address is not None:
             return []
         return [pod] if namespace in (None, pod["metadata"]["namespace"]) else []
+
+    def serves(self, kind: Kind) -> bool:
+        """Return False: only kinds of Kubernetes are assumed, and a step does not ask for those."""
+        del kind
+        return False
 
     def _assumed_pod(
         self, namespace: str, name: str, uid: str | None, container: str | None
@@ -132,6 +170,7 @@ class AssumedCluster:
             "namespace": namespace,
             "uid": uid or _uid("pod", namespace, name),
             "creationTimestamp": self._created,
+            "labels": _assumed_labels(namespace, name),
             "ownerReferences": [_reference("ReplicaSet", owner, _uid("rs", namespace, owner))],
         }
         status = {
@@ -158,11 +197,12 @@ class AssumedCluster:
         }
         if kind == REPLICA_SET:
             metadata = {**metadata, "uid": _uid("rs", namespace, name), "ownerReferences": owners}
+        selector = {"matchLabels": _assumed_labels(namespace, owned)} if kind == REPLICA_SET else {}
         return {
             "apiVersion": kind.api_version,
             "kind": kind.kind,
             "metadata": metadata,
-            "spec": {"replicas": ASSUMED_REPLICAS},
+            "spec": {"replicas": ASSUMED_REPLICAS, **({"selector": selector} if selector else {})},
             "status": {"replicas": ASSUMED_REPLICAS, "readyReplicas": ASSUMED_REPLICAS},
         }
 
@@ -171,6 +211,11 @@ def assumed_namespace(name: str) -> Object:
     """Return a namespace that has only the label that Kubernetes sets on each namespace."""
     labels = {"kubernetes.io/metadata.name": name}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def _assumed_labels(namespace: str | None, pod: str) -> dict[str, str]:
+    """Return the label by which the ReplicaSet of the assumed pod selects it."""
+    return {"pod-template-hash": _uid("rs", namespace, f"{pod}-replicas")[:8]}
 
 
 def _uid(*parts: str | None) -> str:

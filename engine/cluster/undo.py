@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from engine.cluster.policy_providers.cut import kept_destinations
+from engine.cluster.policy_providers.registry import with_only
 from engine.model.calls import Call, ObjectChange
 from engine.model.event import format_time
 
@@ -100,7 +102,7 @@ def _is_item(item: Any, identity: Mapping[str, str]) -> bool:
 def _delete_created(
     change: ObjectChange, about: str, found: Object, cluster: Cluster, times: UndoTimes
 ) -> str:
-    """Delete an object that a step created; if other runs need it, update its expiry instead."""
+    """Delete an object that a step created; if other runs need it, only remove what this one needed."""
     metadata = found["metadata"]
     if not (metadata.get("labels") or {}).items() >= MANAGED_BY.items():
         return f"{about} stays, because Tiercel no longer manages it"
@@ -111,9 +113,30 @@ def _delete_created(
         return f"{about} deleted"
     last = latest(times)
     expiry = None if last is None else expiry_text(last)
-    if (metadata.get("annotations") or {}).get(EXPIRES_AT) != expiry:
-        _patch(change, found, {"metadata": {"annotations": {EXPIRES_AT: expiry}}}, cluster)
+    kept = _for_others(found, expiry)
+    is_same = all(metadata.get(key) == value for key, value in kept["metadata"].items())
+    if not is_same or kept.get("spec") != found.get("spec"):
+        _send("apply", change, kept, cluster)
     return f"{about} stays{f' until {expiry}' if expiry else ''}, because another run needs it"
+
+
+def _for_others(found: Object, expiry: str | None) -> Object:
+    """Return an object as the runs that still need it would apply it.
+
+    It has the last expiry, and a policy blocks only the destinations that are left in its annotations. It is an
+    apply, like the call that created it: a patch would take over the fields, and the next apply would conflict.
+    """
+    metadata = found["metadata"]
+    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != EXPIRES_AT}
+    annotations |= {EXPIRES_AT: expiry} if expiry else {}
+    kept = ("name", "namespace", "uid", "labels", "ownerReferences")
+    body = {key: value for key, value in found.items() if key != "status"}
+    body["metadata"] = {key: metadata[key] for key in kept if key in metadata}
+    body["metadata"]["annotations"] = annotations
+    destinations = kept_destinations(annotations)
+    if destinations:
+        body["spec"] = with_only(found, destinations.values())
+    return body
 
 
 def _patch(change: ObjectChange, found: Object, body: Object, cluster: Cluster) -> None:

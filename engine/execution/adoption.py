@@ -17,7 +17,7 @@ import structlog
 
 from engine.actions.managed_objects import BLOB, PLAYBOOK, REVISION, RULE, RUN, RUN_AS
 from engine.actions.parameters import check_namespace
-from engine.actions.pod_isolate import QUARANTINE
+from engine.actions.quarantine import QUARANTINE
 from engine.actions.registry import load_actions
 from engine.cluster.api import NETWORK_POLICY, POD
 from engine.cluster.undo import EXPIRES_AT, MANAGED_BY

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from engine.cluster.policy_providers.cut import kept_destinations
 from engine.model.event import PRIORITIES, format_time
 from engine.model.event_subject import subject_of
 from engine.model.safe_text import printable
@@ -16,7 +17,7 @@ from engine.render.text import count, short
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.model.calls import Call, OutboundRequest
+    from engine.model.calls import Call, Object, OutboundRequest
     from engine.model.event import Event
     from engine.model.playbook import Playbook
     from engine.model.run import StepResult
@@ -123,10 +124,21 @@ def _change_text(call: Call) -> str:
             for key, value in (metadata.get(f"{part}s") or {}).items()
         ]
         return ", ".join(changes) or json.dumps(body)
-    if call.resource == "networkpolicies":
-        spec = body["spec"]
-        return ", ".join(f"{d.lower()}: {_rules(spec, d.lower())}" for d in spec["policyTypes"])
+    if call.resource.endswith("networkpolicies") and isinstance(body.get("spec"), dict):
+        return _policy_text(body)
     return str(body.get("message") or json.dumps(body))
+
+
+def _policy_text(body: Object) -> str:
+    """Return what a policy cuts. It may be of any kind."""
+    blocked = kept_destinations((body.get("metadata") or {}).get("annotations") or {})
+    if blocked:
+        return f"egress: all except {', '.join(map(str, blocked.values()))}"
+    spec = body["spec"]
+    if "policyTypes" in spec:
+        return ", ".join(f"{d.lower()}: {_rules(spec, d.lower())}" for d in spec["policyTypes"])
+    cut = [d for d in ("ingress", "egress") if spec.get(d) or spec.get(f"{d}Deny")]
+    return f"deny {' and '.join(cut)}"
 
 
 def _rules(spec: dict[str, Any], direction: str) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from engine.actions.composite_parameters import Record
-from engine.actions.parameters import Choice, Duration
+from engine.actions.composite_parameters import ChoiceOr, Record
+from engine.actions.parameters import Duration
 from engine.language import duration
 from engine.language.findings import Findings
 from engine.language.operators import OPERATORS
@@ -46,16 +46,16 @@ def action_lines(action: Action) -> Iterator[str]:
     yield f"{action.name}  ({action.effect}{'' if action.repeatable else ', not repeatable'})"
     yield ""
     yield from action.doc.splitlines()
-    parameters = [one for one in action.parameters.values() if not _is_fixed(one)]
-    if parameters:
+    if action.parameters:
         yield ""
         yield "with:"
-    for parameter in parameters:
+    for parameter in action.parameters.values():
         default = "required" if parameter.required else _default(parameter)
         suffix = f" ({default})" if default else ""
         yield f"  {parameter.name}: {parameter.doc}{suffix}"
-        if isinstance(parameter.type, Record):
-            yield from (f"    {key}: {doc}" for key, doc in parameter.type.docs.items())
+        kind = parameter.type.other if isinstance(parameter.type, ChoiceOr) else parameter.type
+        if isinstance(kind, Record):
+            yield from (f"    {key}: {doc}" for key, doc in kind.docs.items())
     rights = rights_of(action, action.example)
     if rights:
         yield ""
@@ -75,11 +75,6 @@ def rights_of(action: Action, given: Mapping[str, Any]) -> list[str] | None:
     return (
         None if findings.entries else [" ".join(right) for right in sorted(action.needs(compiled))]
     )
-
-
-def _is_fixed(parameter: Parameter) -> bool:
-    """Return whether the parameter has only one value. Its feature does not exist yet."""
-    return isinstance(parameter.type, Choice) and len(parameter.type.words) == 1
 
 
 def _default(parameter: Parameter) -> str:

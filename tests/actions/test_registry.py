@@ -25,10 +25,10 @@ def test_keys_of_a_record_are_listed_below_it():
     assert list(allow.docs) == list(allow.keys)
 
 
-def test_parameter_with_one_value_is_not_listed():
-    text = "\n".join(lines("pod.isolate"))
-    assert "selector" not in text
-    assert "detach" not in text
+def test_keys_of_a_record_are_listed_also_if_it_is_an_alternative_to_words():
+    text = lines("pod.isolate")
+    at = next(n for n, line in enumerate(text) if line.startswith("  selector: "))
+    assert text[at + 1].startswith("    matchLabels: ")
 
 
 def test_every_key_of_a_record_is_documented():

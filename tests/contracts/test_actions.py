@@ -10,7 +10,7 @@ import jsonschema
 import msgspec
 import pytest
 import yaml
-from engine.actions.composite_parameters import Json, ListOf, MapOf, Record, SecretOr
+from engine.actions.composite_parameters import ChoiceOr, Json, ListOf, MapOf, Record, SecretOr
 from engine.actions.manifest import Manifest
 from engine.actions.owners import OWNERS
 from engine.actions.parameters import Choice, Text
@@ -69,9 +69,11 @@ def reference(kind, name):
 
 
 def owner(kind, name, *above):
-    metadata = {"name": name, "namespace": "demo", "ownerReferences": list(above)}
+    references = {"uid": f"{name}-uid", "ownerReferences": list(above)}
+    metadata = {"name": name, "namespace": "demo", **references}
     status = {"readyReplicas": 3, "ready": 3, "numberReady": 3, "desiredNumberScheduled": 3}
-    return {"kind": kind, "metadata": metadata, "spec": {"replicas": 3}, "status": status}
+    spec = {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}}
+    return {"kind": kind, "metadata": metadata, "spec": spec, "status": status}
 
 
 def a_pod(controller="ReplicaSet", **metadata):
@@ -102,7 +104,14 @@ def binding(kind, name, user="mallory", **metadata):
     return {**head, "roleRef": role, "subjects": subjects}
 
 
-def world(controller="ReplicaSet", pod=None):
+PROVIDERS = (
+    "policy.networking.k8s.io/v1alpha2", "cilium.io/v2", "projectcalico.org/v3",
+    "crd.projectcalico.org/v1",
+)  # fmt: skip
+"""The apiVersions of the kinds that may cut a pod off."""
+
+
+def world(controller="ReplicaSet", pod=None, served=PROVIDERS):
     """A pod, the controller that owns it, what owns that, its node and its namespace."""
     above = {"ReplicaSet": "Deployment", "Job": "CronJob"}.get(controller)
     objects = [
@@ -120,12 +129,14 @@ def world(controller="ReplicaSet", pod=None):
         objects.append(owner(controller, "web", *([reference(above, "app")] if above else [])))
     if above:
         objects.append(owner(above, "app"))
-    return ApiServer(*objects)
+    server = ApiServer(*objects)
+    server.served = set(served)
+    return server
 
 
 def alert(**fields):
     told = {"k8s.ns.name": "demo", "k8s.pod.name": "web-0", "proc.cmdline": "sh"}
-    told["ka.user.name"] = "mallory"
+    told |= {"ka.user.name": "mallory", "fd.rip": "198.51.100.7"}
     return parse_event(
         {
             "rule": "Terminal shell",
@@ -219,7 +230,7 @@ def variants(action):
     """The example, and the example with every word that a choice knows."""
     yield dict(action.example)
     for name, parameter in action.parameters.items():
-        if isinstance(parameter.type, Choice):
+        if isinstance(parameter.type, (Choice, ChoiceOr)):
             for word in parameter.type.words:
                 given = {**action.example, name: word}
                 if not compiled(action, given)[1]:
@@ -239,6 +250,8 @@ def scenarios():
     yield world(), ON_THE_NODE
     yield world(), audited()
     yield world(), audited("services")
+    for number in range(len(PROVIDERS) + 1):
+        yield world(served=PROVIDERS[number:]), alert()
     by_container = {"k8s.ns.name": None, "k8s.pod.name": None, "container.id": CONTAINER}
     yield world(), alert(**by_container)
 
@@ -417,7 +430,7 @@ def templated(kind):
     """A value of the kind with an event's text wherever one may stand; None where none may."""
     if isinstance(kind, Text):
         return "%proc.cmdline"
-    if isinstance(kind, SecretOr):
+    if isinstance(kind, (SecretOr, ChoiceOr)):
         return templated(kind.other)
     if isinstance(kind, Manifest):
         metadata = {"name": "incident", "namespace": "demo", "annotations": {"x": "%proc.cmdline"}}

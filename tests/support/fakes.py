@@ -47,10 +47,26 @@ KINDS = {
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
     "ClusterRoleBinding": ("rbac.authorization.k8s.io/v1", "clusterrolebindings"),
 }
-_CLUSTER_WIDE = ("nodes", "namespaces", "clusterrolebindings")
+CUSTOM = {
+    ("ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2"): "clusternetworkpolicies",
+    ("CiliumNetworkPolicy", "cilium.io/v2"): "ciliumnetworkpolicies",
+    ("NetworkPolicy", "projectcalico.org/v3"): "networkpolicies",
+    ("GlobalNetworkPolicy", "projectcalico.org/v3"): "globalnetworkpolicies",
+    ("NetworkPolicy", "crd.projectcalico.org/v1"): "networkpolicies",
+    ("GlobalNetworkPolicy", "crd.projectcalico.org/v1"): "globalnetworkpolicies",
+}
+"""Kinds that a server may serve: kind and apiVersion -> resource."""
+_CLUSTER_WIDE = (
+    "nodes",
+    "namespaces",
+    "clusternetworkpolicies",
+    "globalnetworkpolicies",
+    "clusterrolebindings",
+)
 _LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_PATH = re.compile(r"/(api/v1|apis/[a-z0-9.]+/v1)(/[A-Za-z0-9.-]+)+")
+_PATH = re.compile(r"/(api/v1|apis/[a-z0-9.]+/v[a-z0-9]+)(/[A-Za-z0-9.-]+)+")
+_DISCOVERY = re.compile(r"/apis/([a-z0-9.]+/v[a-z0-9]+)")
 
 
 def qualified(resource: str, api_version: str) -> str:
@@ -60,10 +76,16 @@ def qualified(resource: str, api_version: str) -> str:
 
 
 def key_of(item: dict[str, Any]) -> Key:
-    api_version, resource = KINDS[item["kind"]]
+    api_version, resource = _kind(item)
     metadata = item["metadata"]
     where = None if resource in _CLUSTER_WIDE else metadata.get("namespace", "default")
     return qualified(resource, api_version), where, metadata["name"]
+
+
+def _kind(item: dict[str, Any]) -> tuple[str, str]:
+    """Return apiVersion and resource of an object."""
+    custom = CUSTOM.get((item["kind"], item.get("apiVersion", "")))
+    return (item["apiVersion"], custom) if custom else KINDS[item["kind"]]
 
 
 class Failed(Exception):  # noqa: N818 - an answer, not a fault
@@ -75,12 +97,17 @@ class Failed(Exception):  # noqa: N818 - an answer, not a fault
         self.causes = list(causes)
 
 
+class NotServed(Exception):  # noqa: N818 - an answer, not a fault
+    """The server does not serve this kind."""
+
+
 class ApiServer:
     """The objects of a cluster, with the API server's rules to create, patch, apply and delete them.
 
     asked: rights that were used, also for reads. wrote: keys of objects that were created or changed.
-    refused: validation errors. interfere: called once, before the next write. answers: status, headers and
-    (optional) details of the responses to the next writes, which have no effect.
+    served: apiVersions of CUSTOM kinds that exist. refused: validation errors. interfere: called once, before
+    the next write. answers: status, headers and (optional) details of the responses to the next writes, which
+    have no effect.
     """
 
     def __init__(self, *objects: dict[str, Any]) -> None:
@@ -91,6 +118,7 @@ class ApiServer:
         self.interfere: Any = None
         self.answers: list[tuple[Any, ...]] = []
         self.host = "https://fake"
+        self.served: set[str] = set()
         self._owners: dict[Key, dict[tuple[str, ...], str]] = {}
         self._version = 0
         for item in objects:
@@ -106,7 +134,7 @@ class ApiServer:
         """Create or replace an object, as a user with kubectl does."""
         stored = copy.deepcopy(item)
         key = key_of(stored)
-        stored.setdefault("apiVersion", KINDS[stored["kind"]][0])
+        stored.setdefault("apiVersion", _kind(stored)[0])
         stored["metadata"].setdefault("uid", str(uuid.uuid5(uuid.NAMESPACE_URL, repr(key))))
         self.objects[key] = stored
         self._owners[key] = dict.fromkeys(_leaves(stored), "kubectl")
@@ -142,6 +170,11 @@ class ApiServer:
         left: float,
     ) -> transport.Response:
         assert left > 0
+        if discovery := _DISCOVERY.fullmatch(path):
+            version = discovery[1]
+            names = [{"name": r} for (_, api), r in CUSTOM.items() if api == version]
+            body = {"resources": names}
+            return response(200, body) if version in self.served else response(404, {})
         if self.answers and method != "GET":
             status, headers, *details = self.answers.pop(0)
             body = {"message": "set by the test", **({"details": details[0]} if details else {})}
@@ -151,6 +184,8 @@ class ApiServer:
         body = json.loads(sent[0]) if sent else None
         try:
             return response(200, self._answer(method, path, dict(query), content, body))
+        except NotServed:
+            return response(404, {"message": "the server could not find the requested resource"})
         except Failed as failed:
             details = {"name": path.rpartition("/")[2], "causes": failed.causes}
             return response(failed.status, {"message": str(failed), "details": details})
@@ -158,6 +193,9 @@ class ApiServer:
     def _answer(
         self, method: str, path: str, query: dict[str, str], content: str | None, body: Any
     ) -> dict[str, Any]:
+        version = "/".join(path.split("/")[2:4])
+        if version in {api for _, api in CUSTOM} - self.served:
+            raise NotServed
         resource, namespace, name = _where(path)
         key = (_parent(resource), namespace, name or "")
         if method == "GET":
@@ -216,12 +254,14 @@ class ApiServer:
         return copy.deepcopy(self.objects[key])
 
     def _list(self, resource: str, namespace: str | None, query: dict[str, str]) -> dict[str, Any]:
-        node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
+        field_, _, wanted = query.get("fieldSelector", "").rpartition("=")
+        node, ip = (wanted if field_ == f else "" for f in ("spec.nodeName", "status.podIP"))
         items = [
             copy.deepcopy(item)
             for (kind, where, _), item in sorted(self.objects.items(), key=lambda o: str(o[0]))
             if kind == resource and namespace in (None, where)
             if not node or item.get("spec", {}).get("nodeName") == node
+            if not ip or item.get("status", {}).get("podIP") == ip
         ]
         start, limit = int(query.get("continue", "0")), int(query["limit"])
         rest = {"continue": str(start + limit)} if len(items) > start + limit else {}
@@ -431,7 +471,8 @@ def _invalid(key: Key, item: dict[str, Any]) -> str | None:
         return "metadata.annotations: too long"
     if len(item.get("message", "")) > 1024:
         return "message: too long"
-    return _invalid_policy(item["spec"]) if key[0].startswith("networkpolicies") else None
+    is_policy = key[0] == "networkpolicies.networking.k8s.io"
+    return _invalid_policy(item["spec"]) if is_policy else None
 
 
 def _invalid_policy(spec: dict[str, Any]) -> str | None:

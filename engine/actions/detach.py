@@ -1,0 +1,110 @@
+"""Detach a pod: remove the labels by which its controller, Services and other policies select it.
+
+The controller then creates another pod, and this one stays. An annotation keeps the removed labels, so that a
+person can restore them if the journal is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from engine.actions.owners import OWNERS
+from engine.actions.parameters import check_label_key, check_label_value
+from engine.actions.quarantine import LIST_POLICIES, QUARANTINE, Subject
+from engine.cluster.api import JOB, NETWORK_POLICY, POD, REPLICA_SET, SERVICE
+from engine.cluster.kinds import rbac_resource
+from engine.cluster.label_selectors import as_object, matches, parse_selector
+from engine.model.calls import ObjectChange
+from engine.model.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.actions.registry import Right
+    from engine.cluster.api import Cluster
+    from engine.cluster.label_selectors import Requirements
+    from engine.cluster.pods import Pod
+
+REMOVED_LABELS = "tiercel.dev/removed-labels"
+"""The annotation with the removed labels, as a JSON object."""
+_REPLACING = (REPLICA_SET.kind, JOB.kind)
+"""The controllers that create another pod with another name."""
+_KEEPS_NAME = ("StatefulSet", "DaemonSet")
+DETACH_RIGHTS: frozenset[Right] = frozenset(
+    {
+        *(("get", rbac_resource(OWNERS[kind])) for kind in _REPLACING),
+        ("list", rbac_resource(SERVICE)),
+        LIST_POLICIES,
+    }
+)
+
+
+def detached(pod: Pod, cluster: Cluster, subject: Subject) -> Subject:
+    """Return the subject without the labels by which others select the pod.
+
+    Raises RefusedError if the controller would not create another pod.
+    """
+    selectors = [one for one in _selectors(pod, cluster) if one is not None]
+    labels = dict(subject.labels)
+    removed = earlier = _removed_earlier(pod)
+    while keys := {key for one in selectors if matches(one, labels) for key in _keys(one)}:
+        removed = removed | {key: labels.pop(key) for key in keys & labels.keys()}
+    if not removed:
+        return subject
+    note = json.dumps(removed, sort_keys=True)
+    before = None if earlier else (pod.metadata.get("annotations") or {}).get(REMOVED_LABELS)
+    noted = _change(pod, ("metadata", "annotations", REMOVED_LABELS), note, before)
+    changes = (
+        _change(pod, ("metadata", "labels", key), None, value) for key, value in removed.items()
+    )
+    patch: dict[str, dict[str, str | None]] = {
+        "labels": {**dict.fromkeys(removed), **subject.patch["labels"]},
+        "annotations": {REMOVED_LABELS: note},
+    }
+    return Subject(subject.pods, labels, subject.owner, patch, (noted, *changes, *subject.changes))
+
+
+def _selectors(pod: Pod, cluster: Cluster) -> Iterator[Requirements | None]:
+    """Yield the selectors of the controller, the Services and the NetworkPolicies of the pod's namespace."""
+    owner = pod.controller
+    if owner is not None:
+        kind = OWNERS.get(owner["kind"])
+        if kind is None or kind.kind not in _REPLACING:
+            creates = "creates no other pod" if owner["kind"] in _KEEPS_NAME else "is not known"
+            raise RefusedError(f"detach: the controller of pod {pod}, a {owner['kind']}, {creates}")
+        found = cluster.get(kind, owner["name"], pod.namespace)
+        yield parse_selector(as_object((found or {}).get("spec")).get("selector") or None)
+    for service in cluster.list(SERVICE, pod.namespace):
+        labels = as_object(as_object(service.get("spec")).get("selector"))
+        yield parse_selector({"matchLabels": labels}) if labels else None
+    for policy in cluster.list(NETWORK_POLICY, pod.namespace):
+        yield parse_selector(as_object(policy.get("spec")).get("podSelector"))
+
+
+def _keys(requirements: Requirements) -> set[str]:
+    """Return the labels that a pod must have to be selected. Without one of them, it is not."""
+    return {key for key, operator, _ in requirements if operator in ("In", "Exists")} - {QUARANTINE}
+
+
+def _removed_earlier(pod: Pod) -> dict[str, str]:
+    """Return the labels that an earlier attempt or run removed. Only valid ones, as others write it, too."""
+    labels = pod.metadata.get("labels") or {}
+    text = (pod.metadata.get("annotations") or {}).get(REMOVED_LABELS)
+    try:
+        kept: Any = json.loads(text) if text and QUARANTINE in labels else {}
+    except (ValueError, RecursionError):
+        return {}
+    return {
+        key: value
+        for key, value in as_object(kept).items()
+        if key not in labels and _valid(key, value)
+    }
+
+
+def _valid(key: str, value: object) -> bool:
+    return isinstance(value, str) and not check_label_key(key) and not check_label_value(value)
+
+
+def _change(pod: Pod, path: tuple[str, ...], put: str | None, before: str | None) -> ObjectChange:
+    return ObjectChange(POD, pod.namespace, pod.name, pod.uid, path, put, before)

@@ -1,0 +1,1 @@
+"""The kinds of policies that cut traffic, one file for each provider."""
