@@ -30,6 +30,8 @@ _IN_GIT = {
 """Resource -> kind of the objects that may be in Git and that an action changes."""
 CLUSTER_WIDE = frozenset(rbac_resource(kind) for kind in KINDS.values() if not kind.namespaced)
 """The rights that only a ClusterRole can give."""
+LIST_BINDINGS = frozenset({("list", "rolebindings.rbac.authorization.k8s.io")})
+"""To find the bindings of a user, which can be in every namespace."""
 ADOPT = frozenset({("list", "networkpolicies.networking.k8s.io")})
 """To find the policies in all namespaces after the journal was lost. Policies do not contain secrets."""
 _VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
@@ -72,7 +74,7 @@ def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict
 
 def is_cluster_wide(right: Right) -> bool:
     """Return whether only a ClusterRole can give the right, or the engine needs it in all namespaces."""
-    return right[1] in CLUSTER_WIDE or right in ADOPT
+    return right[1] in CLUSTER_WIDE or right in ADOPT | LIST_BINDINGS
 
 
 def account_roles(
@@ -119,16 +121,28 @@ def ignore_differences(playbooks: Iterable[Playbook]) -> list[dict[str, Any]]:
     """Return the ``ignoreDifferences`` of an Argo CD Application for what the playbooks change.
 
     Argo CD then ignores the fields that Tiercel owns, and no others. Disabled playbooks change nothing. A pod
-    that a controller created is not compared, and a policy that Tiercel created is not in Git.
+    that a controller created is not compared, an object that Tiercel created is not in Git, and a step that is
+    refused on managed objects (without ``evenIfManaged``) does not change them.
     """
-    patched = {
-        resource.replace("/scale", "") for verb, resource in rights(playbooks) if verb == "patch"
-    }
+    steps = [step for p in playbooks if p.mode != "disabled" for step in p.steps]
+    needed = {right for step in filter(_changes_managed, steps) for right in _rights_of(step)}
+    patched = {resource.replace("/scale", "") for verb, resource in needed if verb == "patch"}
     changed = {(_group(it), _IN_GIT[it]) for it in patched & _IN_GIT.keys()}
     return [
         {"group": group, "kind": kind, "managedFieldsManagers": [FIELD_MANAGER]}
         for group, kind in sorted(changed)
     ]
+
+
+def _changes_managed(step: Step) -> bool:
+    """Return whether a step also changes an object that Argo CD or Flux manages."""
+    action = load_actions()[step.action]
+    if action.finds_objects:  # it changes only objects that Tiercel created, or deletes them
+        return False
+    is_checked = "evenIfManaged" in action.parameters and step.parameters.get("on") in (
+        None, "owner",
+    )  # fmt: skip
+    return not is_checked or step.parameters.get("evenIfManaged") is True
 
 
 def _rights_of(step: Step) -> frozenset[Right]:

@@ -62,11 +62,12 @@ def revert(change: ObjectChange, cluster: Cluster, others: Callable[[str], UndoT
     value = f"{what} of {about}"
     if times:
         return f"{value} stays, because another run needs it"
-    if current_value(found, change) != change.put:
+    current, before = current_value(found, change), change.before
+    if current not in (change.put, before):
         return f"{value} stays, because it was changed in the meantime"
-    if change.put != change.before:
-        _patch(change, found, with_value(found, change, change.before), cluster)
-    return f"{value} {'removed' if change.before is None else 'restored'}"
+    if current != before:
+        _patch(change, found, with_value(found, change, before), cluster)
+    return f"{value} {'removed' if before is None else 'restored'}"
 
 
 def current_value(found: Object, change: ObjectChange) -> Any:
@@ -87,9 +88,12 @@ def with_value(found: Object, change: ObjectChange, value: Any) -> Object:
     """
     if change.item is not None:
         whole = replace(change, item=None)
-        others = current_value(found, whole) or []
-        kept = [item for item in others if not _is_item(item, change.item)]
-        value = ([*kept, value] if value is not None else kept) or None
+        items = current_value(found, whole) or []
+        there = [n for n, item in enumerate(items) if _is_item(item, change.item)]
+        place = there[0] if there else len(items)  # an item keeps its place in the list
+        new = [] if value is None else [value]
+        kept = [item for n, item in enumerate(items[place:], place) if n not in there]
+        value = [*items[:place], *new, *kept] or None
     for key in reversed(change.path):
         value = {key: value}
     return dict(value)
@@ -108,6 +112,8 @@ def _delete_created(
         return f"{about} stays, because Tiercel no longer manages it"
     if not times:
         body: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        # without a policy, the API server would leave the pods of a Job
+        body["propagationPolicy"] = "Background"
         body |= {"preconditions": {"uid": metadata["uid"]}} if metadata.get("uid") else {}
         _send("delete", change, body, cluster)
         return f"{about} deleted"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.cluster.undo import latest, revert
-from engine.model.errors import SkippedError, TemporaryError
+from engine.execution.retry import undo_wait
+from engine.model.errors import PermanentError, SkippedError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,9 +104,10 @@ def add_undo_intent(
 def undo(claim: Claim, cluster: Cluster, store: AttemptStore) -> str:
     """Undo the changes of a step, the last one first. Return one sentence.
 
-    Raises TemporaryError, PermanentError.
+    A change that cannot be undone now does not prevent the others. Raises TemporaryError, PermanentError.
     """
-    messages = []
+    messages: list[str] = []
+    errors: list[TemporaryError | PermanentError] = []
     for change in reversed(claim.changes):
         try:
             messages.append(
@@ -113,4 +115,13 @@ def undo(claim: Claim, cluster: Cluster, store: AttemptStore) -> str:
             )
         except SkippedError as error:  # the object was deleted in the meantime
             messages.append(str(error))
+        except PermanentError as error:
+            errors.append(error)
+        except TemporaryError as error:
+            if not error.answered:
+                raise
+            errors.append(error)
+    if errors:
+        text = "; ".join([*map(str, errors), *messages])
+        raise TemporaryError(text, again=undo_wait(claim.attempt), answered=True)
     return "; ".join(messages)

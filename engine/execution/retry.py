@@ -15,6 +15,19 @@ MAX_WAIT = 3600.0
 """The longest wait that a server can ask for, in seconds."""
 
 
+UNDO_MAX_WAIT = 600.0
+"""The longest wait, in seconds, between two attempts of an undo that the API server refuses."""
+
+
+def undo_wait(attempt: int) -> float:
+    """Return the seconds until the next attempt of an undo. attempt: the number of the last one, from 1.
+
+    The API server may refuse an undo for days, for example because a right is missing. It is attempted until a
+    person removes the cause. Until then, its object stays changed.
+    """
+    return wait_before(attempt + 1, 5.0, UNDO_MAX_WAIT)
+
+
 def wait_before(attempt: int, first: float, most: float) -> float:
     """Return the seconds to wait before ``attempt`` (2 or more). Doubles from ``first`` up to ``most``."""
     return float(min(first * 2 ** min(attempt - 2, 60), most))

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.journal import codec
 from engine.journal.codec import UnreadableError
-from engine.journal.protocol import Decision, RunRecord
+from engine.journal.protocol import ChangeInForce, Decision, RunRecord
+from engine.model.calls import ObjectChange
+from engine.model.errors import PlaybookError
+from engine.model.playbook import Match, Playbook, Step
 from engine.model.run import COPIES, Claim, Run, StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.model.calls import ObjectChange
-    from engine.model.playbook import Playbook
 
 CACHED_PLAYBOOKS = 256
 """Number of compiled playbooks to keep."""
@@ -66,7 +67,9 @@ class Hydrator:
         """Build the claim that was just made. row: the row before the claim."""
         with codec.readable(row["id"]):
             return Claim(
-                run=self.run(row),
+                run=self._build_run(row, self._playbook_to_undo(row))
+                if row["undoes"]
+                else self.run(row),
                 position=row["position"],
                 attempt=row["attempt"] + 1,
                 answers=row["answers"],
@@ -104,15 +107,39 @@ class Hydrator:
             copies=tuple(attempt_state.get(COPIES, ())),
         )
 
+    def change_in_force(self, row: Row) -> ChangeInForce:
+        """Build a change that is not undone.
+
+        row: the row of the undo in ``runs``, with ``change`` and ``until`` of its undo intent.
+        """
+        with codec.readable(row["id"]):
+            change = ObjectChange.of(codec.decode(row["change"]))
+            last = None if row["last"] is None else codec.to_result(codec.decode(row["last"]))
+            step = self._playbook_to_undo(row).steps[row["position"]].name
+        return ChangeInForce(
+            change=change,
+            run=row["undoes"],
+            playbook=row["playbook"],
+            step=step,
+            received=row["received"],
+            until=row["until"],
+            next_attempt=row["due_at"],
+            attempts=row["attempt"],
+            message="" if last is None else last.message,
+        )
+
     def run(self, row: Row) -> Run:
         """Build the run, with the event and the playbook version that it was accepted with."""
+        return self._build_run(row, self._playbook(row["digest"], row["blob"]))
+
+    def _build_run(self, row: Row, playbook: Playbook) -> Run:
         raw = self._lookups.event(row["event"])
         if raw is None:
             raise UnreadableError("its event is not in the journal")
         event, trace = codec.to_event(raw)
         return Run(
             id=row["undoes"] or row["id"],
-            playbook=self._playbook(row["digest"], row["blob"]),
+            playbook=playbook,
             event=event,
             received=row["received"],
             target=row["target"],
@@ -120,12 +147,31 @@ class Hydrator:
             revision=row["revision"],
         )
 
+    def _playbook_to_undo(self, row: Row) -> Playbook:
+        """Return the playbook of an undo, or its outline if this engine does not have its actions any more."""
+        try:
+            return self._playbook(row["digest"], row["blob"])
+        except (UnreadableError, PlaybookError):
+            return _outline(row["playbook"], self._lookups.snapshot(row["digest"]) or b"{}")
+
     def _compile(self, digest: str, blob: str) -> Playbook:
         snapshot = self._lookups.snapshot(digest)
         if snapshot is None:
             raise UnreadableError("its playbook is not in the journal")
         # the snapshot does not contain the blob id of the file
         return replace(self._playbook_from_snapshot(snapshot), blob=blob)
+
+
+def _outline(name: str, snapshot: bytes) -> Playbook:
+    """Return a stored playbook with the names and the actions of its steps only."""
+    spec = codec.decode(snapshot).get("spec") or {}
+    steps = [*spec.get("actions", ()), *spec.get("finally", ())]
+    return Playbook(
+        name,
+        Match(),
+        tuple(Step(one.get("name", one["action"]), one["action"], {}) for one in steps),
+        run_as=spec.get("runAs", ""),
+    )
 
 
 def _current_result(run: Run, row: Row) -> StepResult:

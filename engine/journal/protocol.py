@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+MAX_IN_FORCE = 10_000
+"""Changes that ``History.in_force`` returns."""
+
+
 @dataclass(frozen=True, slots=True)
 class AcceptBatch:
     """Runs and throttle windows to write in one transaction.
@@ -112,6 +116,28 @@ class DecisionResult:
     missing: int
     approved_by: tuple[str, ...] = ()
     counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeInForce:
+    """A change of a step that is not undone yet.
+
+    before: of the change is the value from before the first of the steps that made it.
+    step: the name of the step. received: when the event of the run was received, epoch seconds.
+    until: epoch seconds of the scheduled undo, or None (only on request).
+    next_attempt: epoch seconds of the next attempt to undo, or None. attempts: to undo.
+    message: why the last attempt did not undo it, or "".
+    """
+
+    change: ObjectChange
+    run: str
+    playbook: str
+    step: str
+    received: float
+    until: float | None
+    next_attempt: float | None
+    attempts: int = 0
+    message: str = ""
 
 
 class SavedSet(NamedTuple):
@@ -351,6 +377,10 @@ class History(Protocol):
 
     def runs(self, wanted: RunFilter) -> list[RunRecord]:
         """Return the runs that match, newest first."""
+        ...
+
+    def in_force(self) -> list[ChangeInForce]:
+        """Return the changes that are not undone, at most ``MAX_IN_FORCE``, in the order in which they began."""
         ...
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:

@@ -12,6 +12,7 @@ from engine.language.findings import nearest
 from engine.model.errors import JournalError
 from engine.model.event import format_time, parse_time
 from engine.model.playbook import ALL_PLAYBOOKS, Mode, Pool
+from engine.render.in_force import in_force_json
 from engine.render.run_json import (
     dead_letter_json,
     dropped_runs_json,
@@ -113,6 +114,8 @@ class AdminApi:
             return json_reply(
                 200, {"runs": runs, "drops": [dropped_runs_json(drop) for drop in drops]}
             )
+        if path == "/in-force":
+            return json_reply(200, self._in_force(query))
         if path == "/dead":
             since = self._run_filter(query, {"since"}).since or 0.0
             letters = [one for one in self._journal.dead_letters(MAX_ROWS) if one.received >= since]
@@ -120,7 +123,7 @@ class AdminApi:
         if path.startswith("/runs/"):
             record = self._commands.find(path.removeprefix("/runs/"))
             return json_reply(200, record_json(record))
-        hint = "/status /metrics /runs /runs/ID /dead /events/recent"
+        hint = "/status /metrics /runs /runs/ID /in-force /dead /events/recent"
         return json_reply(404, {"error": f"nothing at {path[:100]}", "hint": hint})
 
     def post(self, path: str, content: Mapping[str, Any], by: str) -> Reply:
@@ -148,6 +151,14 @@ class AdminApi:
             return json_reply(200, {"run": id_, "steps": steps})
         decided = commands.decide(run, command, author)
         return json_reply(200, {"run": decided.run, "missing": decided.missing})
+
+    def _in_force(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return what is in force. Raises OperatorCommandError, JournalError."""
+        wanted = self._run_filter(query, {"playbook", "namespace", "since", "limit"})
+        found = in_force_json(self._journal.in_force(), wanted)
+        if wanted.playbook is not None and not found:
+            self._commands.check_playbook(wanted.playbook)
+        return {"inForce": found[: wanted.limit], "total": len(found)}
 
     def _pause_note(self, run: str) -> dict[str, str]:
         """Return a note if a pause prevents the run from continuing."""

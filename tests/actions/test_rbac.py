@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.cluster.api import FIELD_MANAGER
-from tests.contracts.test_actions import act, claim_of, every_action, scenarios, variants
+from tests.contracts.test_actions import (
+    ACTIONS,
+    act,
+    claim_of,
+    every_action,
+    scenarios,
+    variants,
+    world,
+)
 from tests.language.test_loader import playbook
 from tests.support.fakes import FakeAttemptStore
+
+WORKLOADS = {"Deployment", "ReplicaSet", "StatefulSet", "DaemonSet"}
+ON_OWNER = {"annotations": {"a": "b"}, "on": "owner"}
+DEPLOYMENT = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "forensics", "namespace": "demo"},
+}
 
 
 def rbac(tmp_path, *steps, flags=(), **spec):
@@ -129,3 +146,77 @@ def test_each_account_of_run_as_has_a_role_and_the_engine_may_impersonate_it(tmp
         "Role", "ClusterRole", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding",
         "Role", "RoleBinding",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("step", "kinds"),
+    [
+        ({"action": "workload.scale"}, set()),
+        (
+            {"action": "workload.restart", "with": {"evenIfManaged": True}},
+            WORKLOADS - {"ReplicaSet"},
+        ),
+        ({"action": "pod.label", "with": {"labels": {"a": "b"}}}, set()),
+        ({"action": "pod.label", "with": {"labels": {"a": "b"}, "on": "owner"}}, set()),
+        (
+            {"action": "pod.annotate", "with": ON_OWNER | {"evenIfManaged": True}},
+            WORKLOADS | {"Job", "CronJob"},
+        ),
+        ({"action": "pod.annotate", "with": ON_OWNER | {"on": "namespace"}}, {"Namespace"}),
+        ({"action": "pod.annotate", "with": ON_OWNER | {"on": "node"}}, {"Node"}),
+        ({"action": "node.drain"}, {"Node"}),
+        ({"action": "node.taint", "with": {"key": "a", "effect": "NoSchedule"}}, {"Node"}),
+        ({"action": "role.revoke", "with": {"evenIfManaged": True}}, set()),
+        ({"action": "resource.apply", "with": {"manifest": DEPLOYMENT}}, set()),
+    ],
+)
+def test_argocd_needs_no_exception_for_what_the_step_is_refused_to_change(tmp_path, step, kinds):
+    [found] = rbac(tmp_path, step, flags=["--argocd"])
+    assert found.keys() == {"ignoreDifferences"}
+    assert {it["kind"] for it in found["ignoreDifferences"]} == kinds
+    assert all(
+        it.keys() == {"group", "kind", "managedFieldsManagers"}
+        and it["managedFieldsManagers"] == [FIELD_MANAGER]
+        for it in found["ignoreDifferences"]
+    )
+
+
+def test_the_bindings_of_a_user_are_listed_in_all_namespaces(tmp_path):
+    inner, outer = rbac(tmp_path, {"action": "role.revoke"}, flags=["--namespaced"])
+    assert granted(inner) == {("delete", "rolebindings.rbac.authorization.k8s.io")}
+    assert ("list", "rolebindings.rbac.authorization.k8s.io") in granted(outer)
+
+
+MARKS_OF_TOOLS = [
+    ("annotations", "argocd.argoproj.io/tracking-id"),
+    ("labels", "app.kubernetes.io/instance"),
+    ("labels", "argocd.argoproj.io/instance"),
+    ("labels", "kustomize.toolkit.fluxcd.io/name"),
+    ("labels", "helm.toolkit.fluxcd.io/name"),
+    ("labels", "fluxcd.controlplane.io/name"),
+]
+
+
+@pytest.mark.parametrize(("part", "mark"), MARKS_OF_TOOLS)
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("workload.scale", {}),
+        ("workload.restart", {}),
+        ("pod.label", {"labels": {"a": "b"}, "on": "owner"}),
+        ("pod.annotate", ON_OWNER),
+        ("resource.delete", {"kinds": ["ConfigMap"]}),
+    ],
+)
+def test_a_managed_object_is_changed_only_on_demand(part, mark, name, given):
+    """`resource.apply` and `role.revoke` are tested in their own files."""
+    action = next(one for one in ACTIONS if one.name == name)
+    server = world("StatefulSet")
+    for item in server.objects.values():
+        if item["kind"] in ("StatefulSet", "ConfigMap"):
+            item["metadata"][part] = {mark: "shop"}
+    before = server.state()
+    refused = act(server, claim_of(action, given))
+    assert (refused.state, "evenIfManaged" in refused.message) == ("refused", True)
+    assert server.state() == before
+    assert act(server, claim_of(action, {**given, "evenIfManaged": True})).state == "done"

@@ -24,7 +24,7 @@ from engine.language.yaml_source import Document
 from engine.model.event import parse_event
 from engine.model.own_identity import OwnIdentity
 from engine.model.playbook import Match, Playbook, Retry, Step
-from engine.model.run import Claim, Run, run_id
+from engine.model.run import Claim, Run, run_id, undo_id
 from engine.outbound.api import RequestRecorder
 from tests.support.fakes import ApiServer, FakeAttemptStore, FakeHttpClient
 from tests.support.playbooks import new_loader
@@ -417,6 +417,64 @@ def test_undoing_waits_for_the_server_and_never_gives_up(action):
     server.answers = [(500, {})]
     outcome = act(server, replace(store.undoing(claim), attempt=99, answers=98), store=store)
     assert (outcome.state, outcome.retry_in is not None) == ("waiting", True)
+
+
+@every_undoable
+def test_an_undo_that_is_not_allowed_waits_and_says_which_right_is_missing(action):
+    server, store = world(), FakeAttemptStore()
+    claim = claim_of(action)
+    act(server, claim, store=store)
+    server.answers = [(403, {})] * 9
+    undoing = store.undoing(claim)
+    first = act(server, undoing, store=store)
+    assert (first.state, first.retry_in) == ("waiting", 5.0)
+    assert "missing right: " in first.message
+    assert act(server, replace(undoing, attempt=99), store=store).retry_in == 600.0
+    server.answers = []
+    assert act(server, undoing, store=store).state == "undone"
+
+
+@every_undoable
+def test_an_undo_after_an_undo_reports_the_same(action):
+    server, store = world(), FakeAttemptStore()
+    claim = claim_of(action)
+    act(server, claim, store=store)
+    undoing = store.undoing(claim)
+    first = act(server, undoing, store=store)
+    again = act(server, undoing, store=store)
+    assert (again.state, "in the meantime" in again.message) == ("undone", False)
+    assert again.message == first.message.replace("deleted", "is gone")
+
+
+@every_undoable
+def test_what_somebody_else_changed_stays_and_is_reported(action):
+    server, store = world(), FakeAttemptStore()
+    claim = claim_of(action)
+    act(server, claim, store=store)
+    _, changes = store.holds[undo_id(claim.run.id, "it")]
+    for change in changes:
+        taken_over(server, change)
+    before = server.state()
+    outcome = undo(server, claim, store)
+    assert (outcome.state, server.state()) == ("undone", before)
+    assert outcome.message.count(" stays, because ") == len(changes)
+
+
+def taken_over(server, change):
+    """Give what a change sets another value, as a user with kubectl does."""
+    item = server.find(change.kind.kind, change.name, change.namespace)
+    if not change.path:
+        item["metadata"]["labels"] = {"app": "theirs"}
+        return
+    *parents, last = change.path
+    for key in parents:
+        item = item.setdefault(key, {})
+    if change.item:
+        item[last] = [{**one, "value": "theirs"} for one in item[last]]
+    elif isinstance(change.put, (bool, int)) or last == "replicas":
+        item[last] = 7
+    else:
+        item[last] = "theirs"
 
 
 COMPANIONS = {

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from engine.cluster.api import NETWORK_POLICY, POD
 from engine.journal.protocol import AcceptBatch, Decision, Pause, RunFilter
 from engine.model.calls import ObjectChange
+from engine.model.errors import PlaybookError
+from engine.model.playbook import Match, Playbook
 from engine.model.run import Outcome
+from tests.support import journals
 from tests.support.journals import DONE, LEASE, NOW, accept, claim, playbook, run, step
 
 LABEL = ObjectChange(POD, "demo", "web", "u1", ("metadata", "labels", "seen"), "true", None)
@@ -215,3 +219,52 @@ def test_an_adopted_run_is_not_accepted_again(journal):
     journal.adopt(run(7), "mark", (POLICY,), NOW + 60, now=NOW)
     journal.accept(AcceptBatch([run(7)]), NOW).result()
     assert journal.claim("cluster", 9, NOW) == []
+
+
+def test_what_is_in_force_names_its_runs_and_why_an_undo_waits(journal):
+    first = held(journal, 1, until=NOW + 60)
+    second = held(journal, 2, changes=(POLICY, replace(LABEL, put="later")))
+    found = {(one.run, one.change.path): one for one in journal.in_force()}
+    assert found.keys() == {
+        (first.run.id, LABEL.path), (second.run.id, ()), (second.run.id, LABEL.path),
+    }  # fmt: skip
+    one = found[first.run.id, LABEL.path]
+    assert (one.playbook, one.step, one.until, one.next_attempt) == (
+        "p", "mark", NOW + 60, NOW + 60,
+    )  # fmt: skip
+    assert (one.change.put, one.change.before, one.received) == ("later", None, NOW)
+    assert (found[second.run.id, ()].until, found[second.run.id, ()].next_attempt) == (None, None)
+    waits = Outcome("waiting", "missing right", retry_in=5.0)
+    assert journal.settle(claim(journal, NOW + 60), waits, NOW + 60) == "waiting"
+    (one,) = [it for it in journal.in_force() if it.run == first.run.id]
+    assert (one.until, one.next_attempt, one.attempts, one.message) == (
+        NOW + 60, NOW + 65, 1, "missing right",
+    )  # fmt: skip
+    journal.settle(claim(journal, NOW + 65), UNDONE, NOW + 65)
+    assert {it.run for it in journal.in_force()} == {second.run.id}
+
+
+def test_an_undo_does_not_need_the_actions_of_its_playbook(opened, tmp_path, monkeypatch):
+    spec = {"actions": [{"action": "acme.quarantine"}, {"action": "pod.label", "name": "mark"}]}
+    snapshot = msgspec.json.encode({"spec": {**spec, "runAs": "responder"}})
+    of = Playbook("p", Match(), (step("x"), step("mark")), snapshot=snapshot, digest="d")
+    monkeypatch.setattr(journals, "stored_playbook", lambda _: of)
+    journal = opened(tmp_path)
+    accept(journal, run(1, of=of))
+    journal.settle(claim(journal), DONE, NOW)
+    held = claim(journal)
+    assert journal.add_undo_intent(held, (LABEL,), NOW + 60, {})
+    journal.settle(held, DONE, NOW)
+    journal.close()
+
+    def unknown_action(_):
+        raise PlaybookError([])
+
+    monkeypatch.setattr(journals, "stored_playbook", unknown_action)
+    journal = opened(tmp_path)
+    undo = claim(journal, NOW + 60)
+    assert (undo.step.name, undo.step.action, undo.changes) == ("mark", "pod.label", (LABEL,))
+    assert undo.run.playbook.run_as == "responder"
+    assert [one.step for one in journal.in_force()] == ["mark"]
+    assert journal.settle(undo, UNDONE, NOW + 60) == "undone"
+    journal.close()

@@ -34,7 +34,7 @@ from engine.journal.postgres.migrations import MIGRATIONS
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.postgres.undo_intents import UndoIntent
 from engine.journal.postgres.writer import AcceptWriter
-from engine.journal.protocol import AcceptBatch, Pause, Replica, SavedSet
+from engine.journal.protocol import MAX_IN_FORCE, AcceptBatch, Pause, Replica, SavedSet
 from engine.model import json_codec
 from engine.model.errors import JournalError
 from engine.model.playbook import ALL_PLAYBOOKS
@@ -46,7 +46,14 @@ if TYPE_CHECKING:
 
     from engine.journal.postgres.connection import Connection, Row, Server
     from engine.journal.postgres.liveness import Process
-    from engine.journal.protocol import DeadLetter, Decision, DroppedRuns, RunFilter, RunRecord
+    from engine.journal.protocol import (
+        ChangeInForce,
+        DeadLetter,
+        Decision,
+        DroppedRuns,
+        RunFilter,
+        RunRecord,
+    )
     from engine.model.calls import ObjectChange
     from engine.model.playbook import Playbook, Pool
     from engine.model.run import Claim, Notice, Outcome, Run
@@ -360,6 +367,15 @@ class PostgresJournal:
             with contextlib.suppress(UnreadableError):
                 records.append(self._hydrator.record(row))
         return records
+
+    def in_force(self) -> list[ChangeInForce]:
+        """See History.in_force."""
+        found = self._connections.rows(
+            "SELECT runs.*, undo_intents.change, undo_intents.until FROM undo_intents"
+            " JOIN runs ON runs.id = undo_intents.undo ORDER BY runs.seq, undo_intents.place LIMIT %s",
+            MAX_IN_FORCE,
+        )
+        return [self._hydrator.change_in_force(row) for row in found]
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """See History.dead_letters."""

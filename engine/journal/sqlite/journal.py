@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from engine.journal.protocol import (
+        ChangeInForce,
         DeadLetter,
         Decision,
         DecisionResult,
@@ -405,6 +406,12 @@ class SqliteJournal:
             with contextlib.suppress(UnreadableError):
                 records.append(self._hydrator.record(row))
         return records
+
+    def in_force(self) -> list[ChangeInForce]:
+        """See History.in_force."""
+        with self._readers.connection() as connection:
+            found = undo_intents.in_force(connection)
+        return [self._hydrator.change_in_force(row) for row in found]
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """See History.dead_letters."""

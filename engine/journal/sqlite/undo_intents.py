@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.journal import codec
+from engine.journal.protocol import MAX_IN_FORCE
 from engine.journal.sqlite import claims, inbox, retention
 from engine.model import json_codec
 from engine.model.calls import ObjectChange
@@ -152,6 +153,16 @@ def changes(connection: sqlite3.Connection, undo: str) -> tuple[ObjectChange, ..
         "SELECT change FROM undo_intents WHERE undo = ? ORDER BY place", (undo,)
     ).fetchall()
     return tuple(ObjectChange.of(codec.decode(row["change"])) for row in found)
+
+
+def in_force(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+    """Return the rows of the undos, each with one of its changes (see ``Hydrator.change_in_force``)."""
+    found: list[sqlite3.Row] = connection.execute(
+        "SELECT runs.*, undo_intents.change, undo_intents.until FROM undo_intents"
+        " JOIN runs ON runs.id = undo_intents.undo ORDER BY runs.seq, undo_intents.place LIMIT ?",
+        (MAX_IN_FORCE,),
+    ).fetchall()
+    return found
 
 
 def make_due(connection: sqlite3.Connection, run: str, now: float) -> list[int]:

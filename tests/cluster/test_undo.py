@@ -1,0 +1,68 @@
+"""Reverting one change of an object, also if somebody changed other parts of it."""
+
+from __future__ import annotations
+
+import pytest
+from engine.cluster.api import NODE
+from engine.cluster.undo import current_value, revert, with_value
+from engine.model.calls import Kind, ObjectChange
+from engine.model.errors import GoneError
+
+from tests.support.fakes import ApiServer
+
+A, B = ({"key": key, "effect": "NoSchedule"} for key in "ab")
+OURS = {"key": "q", "value": "incident", "effect": "NoSchedule"}
+THEIRS = {**OURS, "value": "before"}
+ITEM = {"key": "q", "effect": "NoSchedule"}
+TAINT = ObjectChange(NODE, None, "n", None, ("spec", "taints"), OURS, item=ITEM)
+
+
+def node(*taints):
+    return {"kind": "Node", "metadata": {"name": "n"}, "spec": {"taints": list(taints)}}
+
+
+@pytest.mark.parametrize(
+    ("taints", "value", "wanted"),
+    [
+        ([A, THEIRS, B], OURS, [A, OURS, B]),
+        ([A, OURS, B], None, [A, B]),
+        ([A, B], OURS, [A, B, OURS]),
+        ([OURS], None, None),
+        ([OURS, A, OURS], THEIRS, [THEIRS, A]),
+    ],
+)
+def test_an_item_of_a_list_keeps_its_place(taints, value, wanted):
+    assert with_value(node(*taints), TAINT, value) == {"spec": {"taints": wanted}}
+
+
+def test_other_items_that_somebody_added_stay():
+    server = ApiServer(node(A, OURS, B))
+    assert revert(TAINT, server.cluster, lambda _: ()) == "q:NoSchedule of node n removed"
+    assert current_value(
+        server.find("Node", "n"), ObjectChange(NODE, None, "n", None, ("spec",))
+    ) == {"taints": [A, B]}
+
+
+def test_a_change_between_read_and_write_is_respected():
+    server = ApiServer(node(A, OURS))
+    server.objects["nodes", None, "n"]["metadata"]["resourceVersion"] = "1"
+
+    def others(_):
+        server.interfere = lambda: server.put(
+            {**node(OURS), "metadata": {"name": "n", "uid": "another"}}
+        )
+        return ()
+
+    with pytest.raises(GoneError):
+        revert(TAINT, server.cluster, others)
+    assert server.find("Node", "n")["spec"]["taints"] == [OURS]
+
+
+def test_kinds_of_other_groups_with_the_same_resource_are_different_objects():
+    def key(api_version):
+        return ObjectChange(Kind(api_version, "networkpolicies", "X"), "demo", "a").key
+
+    assert key("networking.k8s.io/v1") == '["networkpolicies", "demo", "a"]'
+    assert (
+        key("crd.projectcalico.org/v1") == '["networkpolicies.crd.projectcalico.org", "demo", "a"]'
+    )
