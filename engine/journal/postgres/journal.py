@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         ChangeInForce,
         DeadLetter,
         Decision,
+        DecisionResult,
         DroppedRuns,
         RunFilter,
         RunRecord,
@@ -291,9 +292,12 @@ class PostgresJournal:
 
     # OperatorCommands
 
-    def decide(self, run_id: str, decision: Decision) -> bool:
+    def decide(self, run_id: str, decision: Decision, approvals: int = 1) -> DecisionResult | None:
         """See OperatorCommands.decide."""
-        return bool(self._connections.run(lambda c: operator_commands.decide(c, run_id, decision)))
+        result: DecisionResult | None = self._connections.run(
+            lambda c: operator_commands.decide(c, run_id, decision, approvals)
+        )
+        return result
 
     def retry(self, run_id: str, position: int, decision: Decision) -> bool:
         """See OperatorCommands.retry."""

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engine.journal import codec
+from engine.journal import codec, decisions
 from engine.journal.postgres import claims
 from engine.journal.postgres.schema import COLUMNS
 from engine.model import json_codec
 from engine.model.run import RETRIED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from engine.journal.postgres.connection import Connection
-    from engine.journal.protocol import Decision, Pause
+    from engine.journal.protocol import Decision, DecisionResult, Pause
     from engine.model.playbook import Step
     from engine.model.run import StepResult
 
-MAX_DECISIONS = 20
-"""Decisions that a run keeps, the newest."""
 
-
-def decide(connection: Connection, run_id: str, decision: Decision) -> bool:
-    """Make a held run due now, with the decision in its attempt state. Return False if it is not held."""
+def decide(
+    connection: Connection, run_id: str, decision: Decision, approvals: int
+) -> DecisionResult | None:
+    """Write a decision on a held run; see OperatorCommands.decide."""
     row = connection.execute(
         "SELECT facts FROM runs WHERE id = %s AND held AND state = 'waiting' FOR UPDATE",
         (run_id,),
         binary=True,
     ).fetchone()
-    if row is None:
-        return False
-    attempt_state = codec.decode(row["facts"])
-    step = (attempt_state.get("held") or [None])[0]
-    attempt_state["verdict"] = [step, decision.what, decision.by, decision.reason]
-    attempt_state["decisions"] = _decisions(attempt_state, decision)
-    connection.execute(
-        "UPDATE runs SET held = false, due_at = %s, facts = %s WHERE id = %s",
-        (decision.at, json_codec.encode_json(attempt_state), run_id),
-    )
-    return True
+    decided = row and decisions.decide(codec.decode(row["facts"]), decision, approvals)
+    if not decided:
+        return None
+    attempt_state, result = decided
+    facts = json_codec.encode_json(attempt_state)
+    if result.missing:
+        connection.execute("UPDATE runs SET facts = %s WHERE id = %s", (facts, run_id))
+    else:
+        connection.execute(
+            "UPDATE runs SET held = false, due_at = %s, facts = %s WHERE id = %s",
+            (decision.at, facts, run_id),
+        )
+    return result
 
 
 def add_decision(connection: Connection, run_id: str, decision: Decision) -> None:
@@ -54,17 +52,11 @@ def add_decision(connection: Connection, run_id: str, decision: Decision) -> Non
         ).fetchone()
         if row is None:
             continue
-        attempt_state = codec.decode(row["facts"])
-        attempt_state["decisions"] = _decisions(attempt_state, decision)
+        attempt_state = decisions.with_decision(codec.decode(row["facts"]), decision)
         connection.execute(
             f"UPDATE {table} SET facts = %s WHERE id = %s",
             (json_codec.encode_json(attempt_state), run_id),
         )
-
-
-def _decisions(attempt_state: Mapping[str, Any], decision: Decision) -> list[Any]:
-    """Return the stored decisions plus one more, as JSON data."""
-    return [*attempt_state.get("decisions", ()), dataclasses.asdict(decision)][-MAX_DECISIONS:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +78,8 @@ def retry(connection: Connection, again: Retry, decision: Decision) -> bool:
     ).fetchone()
     if row is None:
         return False
-    attempt_state = codec.decode(row["facts"])
-    for key in ("held", "verdict"):
-        attempt_state.pop(key, None)
-    attempt_state[RETRIED] = True
-    attempt_state["decisions"] = _decisions(attempt_state, decision)
+    attempt_state = decisions.without_hold(codec.decode(row["facts"]))
+    attempt_state = decisions.with_decision({**attempt_state, RETRIED: True}, decision)
     connection.execute(
         f"WITH gone AS (DELETE FROM history WHERE id = %s RETURNING *)"
         f" INSERT INTO runs ({COLUMNS}) SELECT {COLUMNS} FROM gone",
