@@ -55,7 +55,7 @@ class FaultyProxy:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_POST = do_GET  # noqa: N815 - http.server's names
+            do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's names
 
             def log_message(self, *_):
                 pass
