@@ -20,7 +20,7 @@ import urllib3
 import yaml
 from tests.argocd.kubectl import kubectl
 from tests.cluster import build
-from tests.cluster.control_plane import free_ports, tether
+from tests.cluster.control_plane import GO_MEMORY, free_ports, tether
 from tests.support.components import RedisServer
 
 if TYPE_CHECKING:
@@ -280,6 +280,7 @@ class ArgoCD:
             "ARGOCD_SYNC_WAVE_DELAY": "0", "ARGOCD_FAKE_IN_CLUSTER": "true", "ARGOCD_GPG_ENABLED": "false",
             "ARGOCD_TLS_DATA_PATH": str(home / "tls"), "ARGOCD_SSH_DATA_PATH": str(home / "ssh"),
             "ARGOCD_GNUPGHOME": str(home / "gpg"), "GOMAXPROCS": "2",
+            **GO_MEMORY,
         }  # fmt: skip
         with self._log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
