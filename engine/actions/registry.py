@@ -46,8 +46,8 @@ Right = tuple[str, str]
 """A verb and a resource with its API group, as in RBAC: ("patch", "networkpolicies.networking.k8s.io")."""
 
 TARGETS: tuple[Target, ...] = ("subject", "node", "pod", "resource")
-ACTS_WITH = (*TARGETS, "cluster", "http", "context")
-"""The positional parameters that an action can have: the target, the two clients and the ``StepContext``."""
+ACTS_WITH = (*TARGETS, "cluster", "http", "artifacts", "context")
+"""The positional parameters that an action can have: the target, the three clients and the ``StepContext``."""
 _MAX_UNKNOWN = 200
 """Unknown parameters of one step that are reported. Each is compared with all known parameters."""
 
@@ -132,6 +132,7 @@ class Action(msgspec.Struct, frozen=True):
     acts_with: the names of its positional parameters.
     finds_objects: whether the action itself finds the objects that it changes. It then has no target of the
       event, and checks each object with ``StepContext.check_guardrails``.
+    slow: whether an attempt may take seconds, so that it must not occupy a worker of fast cluster calls.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Action(msgspec.Struct, frozen=True):
     acts_with: tuple[str, ...]
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     finds_objects: bool = False
+    slow: bool = False
 
     @property
     def undoable(self) -> bool:
@@ -216,6 +218,7 @@ def action(
     repeatable: bool = True,
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     finds_objects: bool = False,
+    slow: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as an action. The arguments are the fields of ``Action``.
 
@@ -249,6 +252,7 @@ def action(
             acts_with=tuple(signature.args),
             check=check,
             finds_objects=finds_objects,
+            slow=slow or effect in ("notify", "observe"),
         )
         return function
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from engine.artifacts.url import store_list
 from engine.cli.exit_codes import FINDINGS, USAGE, fail
 from engine.intake.redaction import RedactError, Redaction
 from engine.language import duration
@@ -132,6 +133,11 @@ FORMATS = ("json", "text")
     "--http-hosts", default="", help="Hosts that http.request can call, separated by commas."
 )
 @click.option(
+    "--artifact-stores",
+    default="",
+    help="Where steps can store artifacts, separated by commas: file:///FOLDER, s3://BUCKET/PREFIX, gs://…, az://…",
+)
+@click.option(
     "--redact",
     multiple=True,
     type=_Lines(),
@@ -237,6 +243,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         kube_qps=given["kube_qps"],
         dry_run=given["dry_run"],
         http_hosts=host_list(given["http_hosts"]) or frozenset(),
+        artifact_stores=store_list(given["artifact_stores"]) or (),
         grace=seconds["grace"],
         retention=seconds["retention"],
         record=given["record"],

@@ -6,10 +6,14 @@ from the live cluster, from a ``StaticCluster`` or from an ``AssumedCluster`` (b
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from engine.cluster.execution import Output
 from engine.model.calls import Call, Kind, Object
 from engine.model.errors import PermanentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FIELD_MANAGER = "tiercel"
 
@@ -22,6 +26,9 @@ POD = Kind("v1", "pods", "Pod")
 NODE = Kind("v1", "nodes", "Node", namespaced=False)
 NAMESPACE = Kind("v1", "namespaces", "Namespace", namespaced=False)
 SERVICE = Kind("v1", "services", "Service")
+LOG = "pods/log"
+EXEC = "pods/exec"
+EPHEMERAL_CONTAINERS = "pods/ephemeralcontainers"
 EVENT = Kind("v1", "events", "Event")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy")
 REPLICA_SET = Kind("apps/v1", "replicasets", "ReplicaSet")
@@ -77,6 +84,24 @@ class Cluster(ClusterReader, Protocol):
         """
         ...
 
+    def execute(self, call: Call) -> Output:
+        """Run a command in a container and return its output. Its errors raise when the output is read.
+
+        call: a create of ``pods/exec`` whose body has ``command`` and ``container``. Without a terminal and
+        without input. Raises GoneError if the pod does not exist, TemporaryError if the command was not
+        started, PermanentError.
+        """
+        ...
+
+    def read_log(
+        self, namespace: str, name: str, container: str, query: Mapping[str, str]
+    ) -> Output:
+        """Return the log of a container. query: parameters of ``pods/log``, such as ``tailLines``.
+
+        Raises GoneError if the pod does not exist, TemporaryError, PermanentError.
+        """
+        ...
+
 
 class CallRecorder:
     """Records each write, then forwards it if there is a cluster to forward to.
@@ -113,3 +138,16 @@ class CallRecorder:
         """Record and forward a call; without a cluster, return the call's body."""
         self.calls.append(call)
         return self._forward.send(call) if self._forward else dict(call.body)
+
+    def execute(self, call: Call) -> Output:
+        """Record and forward a command; without a cluster, return no output and the exit code 0."""
+        self.calls.append(call)
+        return self._forward.execute(call) if self._forward else Output(exit_code=0)
+
+    def read_log(
+        self, namespace: str, name: str, container: str, query: Mapping[str, str]
+    ) -> Output:
+        """Read a log from the cluster that calls are forwarded to; without one, return an empty log."""
+        if self._forward is None:
+            return Output()
+        return self._forward.read_log(namespace, name, container, query)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
 
-from engine.cluster.api import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsError
+from engine.cluster.api import FIELD_MANAGER, LOG, NAMESPACE, NODE, POD, AlreadyExistsError
 from engine.cluster.circuit_breaker import CircuitBreaker
+from engine.cluster.execution import Output
 from engine.cluster.impersonation import missing_right
 from engine.cluster.kubeconfig import Credentials, read_access
 from engine.cluster.rate_limiter import RateLimiter
@@ -26,9 +27,10 @@ from engine.outbound.masking import mask_secrets
 from engine.outbound.retry_after import retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from engine.cluster.kubeconfig import ApiServerAccess
+    from engine.cluster.transport import OpenStream
     from engine.model.calls import Call, Kind, Object
 
 log = structlog.get_logger()
@@ -51,6 +53,8 @@ DEFAULT_TIMEOUT = 30.0
 """Seconds for a call that does not belong to an attempt."""
 MAX_CACHED = 10_000
 """Namespaces and Nodes in the cache."""
+_MAX_ERROR = 64 << 10
+"""Bytes that are read of the error response to a stream."""
 _METHODS = {"create": "POST", "apply": "PATCH", "patch": "PATCH", "delete": "DELETE"}
 _CONTENT_TYPES = {
     "apply": "application/apply-patch+yaml",
@@ -293,6 +297,85 @@ class KubernetesCluster:
         self._raise_for_write(call, reply)
         return reply.body
 
+    def execute(self, call: Call) -> Output:
+        """Run a command in a container; see ``Cluster.execute``."""
+        if self._dry_run:  # the API server ignores dryRun of exec
+            return Output(exit_code=0)
+        about = f"{call.resource}/{call.name}"
+        path = _path(call.api_version, call.resource, call.namespace, call.name)
+        query = [("command", word) for word in call.body["command"]]
+        query += [("container", call.body["container"]), ("stdout", "true"), ("stderr", "true")]
+        opened = self._open(path, query, websocket=True)
+        self._raise_for_stream("exec", call.resource, about, opened)
+        return Output(self._pieces(opened, "the command", may_have_run=True), opened.close)
+
+    def read_log(
+        self, namespace: str, name: str, container: str, query: Mapping[str, str]
+    ) -> Output:
+        """Read the log of a container; see ``Cluster.read_log``."""
+        if self._dry_run:
+            return Output()
+        path = _path(POD.api_version, LOG, namespace, name)
+        given = [("container", container), *query.items()]
+        opened = self._open(path, given, websocket=False)
+        self._raise_for_stream("get", LOG, f"{LOG}/{name}", opened)
+        return Output(self._pieces(opened, "the log", may_have_run=False), opened.close)
+
+    def _open(self, path: str, query: Sequence[tuple[str, str]], *, websocket: bool) -> OpenStream:
+        """Open a stream. Raises TemporaryError if there is no response, or the circuit breaker is open."""
+        breaker = self._state.breaker
+        if not breaker.try_acquire():
+            raise TemporaryError(f"API server: {breaker.error}; waiting for a successful probe")
+        left = self._wait_for_rate()
+        try:
+            opened = self._server.open_stream(path, query, left, websocket=websocket)
+        except NoResponseError as error:
+            breaker.record_failure(str(error))
+            raise TemporaryError(f"API server: {error}") from None
+        if opened.stream.status not in OVERLOADED:
+            breaker.record_response()
+        return opened
+
+    def _raise_for_stream(self, verb: str, resource: str, about: str, opened: OpenStream) -> None:
+        """Raise the error that the response means, with the connection closed."""
+        status, headers, pieces = opened.stream
+        if status < 300:  # noqa: PLR2004 - HTTP
+            return
+        body = bytearray()
+        try:
+            for _, piece in pieces:
+                body += piece
+                if len(body) > _MAX_ERROR:
+                    break
+        except OSError:
+            pass  # the status is enough
+        finally:
+            opened.close()
+        answer = _json(bytes(body), opened.credentials)
+        reply = _Reply(status, headers, mask_secrets(answer, opened.credentials), len(body))
+        if status == 404 and _is_about_object(reply.body):  # noqa: PLR2004 - HTTP
+            raise GoneError(f"{about} is gone")
+        if status == 500 and verb == "exec":  # noqa: PLR2004 - HTTP
+            raise TemporaryError(f"{about}: {status} {_message(reply.body)}", answered=True)
+        self._raise_for_status(verb, resource, about, reply)
+
+    @staticmethod
+    def _pieces(
+        opened: OpenStream, what: str, *, may_have_run: bool
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield the pieces of a stream. Raises TemporaryError if it breaks off; PermanentError of a command."""
+        try:
+            yield from opened.stream.pieces
+        except TimeoutError:
+            message = f"{what} did not end within the timeout of the step"
+        except OSError as error:
+            message = f"{what} broke off: {mask_secrets(str(error), opened.credentials)[:200]}"
+        else:
+            return
+        if may_have_run:
+            raise PermanentError(f"{message}; it may still run")
+        raise TemporaryError(message, answered=True)
+
     def _raise_for_write(self, call: Call, reply: _Reply) -> None:
         """Raise the error that the response to a write means, if any."""
         about = f"{call.resource}/{call.name}"
@@ -382,14 +465,19 @@ class KubernetesCluster:
         if status not in OVERLOADED:
             breaker.record_response()
             self._state.rate_limiter.recover()
-        try:
-            answer = msgspec.json.decode(data) if data else {}
-        except (msgspec.DecodeError, RecursionError):
-            text = data.decode("utf-8", "replace")
-            answer = {"message": mask_secrets(text, credentials)[:200]}
+        answer = _json(data, credentials)
         if status >= 300:  # noqa: PLR2004 - HTTP
             answer = mask_secrets(answer, credentials)
         return _Reply(status, headers, answer if isinstance(answer, dict) else {}, len(data))
+
+
+def _json(data: bytes, credentials: Sequence[str]) -> Any:
+    """Return the JSON of a body. Text becomes the message of a Status."""
+    try:
+        return msgspec.json.decode(data) if data else {}
+    except (msgspec.DecodeError, RecursionError):
+        text = data.decode("utf-8", "replace")
+        return {"message": mask_secrets(text, credentials)[:200]}
 
 
 def _path(
@@ -425,7 +513,7 @@ def _message(body: Object) -> str:
 
 def _rbac_verbs(verb: str) -> str:
     """Return the RBAC verbs that a verb of a Call needs."""
-    return {"apply": "patch and create"}.get(verb, verb)
+    return {"apply": "patch and create", "exec": "create and get"}.get(verb, verb)
 
 
 def _means_replaced(call: Call, body: Object) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from engine.cluster.kubeconfig import ApiServerAccess, Credentials
+    from engine.cluster.streams import Stream
 
 MAX_RESPONSE = 32 << 20
 """Bytes of a response; a page of 500 pods of 30 KiB each takes half of them."""
@@ -40,6 +41,14 @@ class Response(NamedTuple):
     status: int
     headers: Mapping[str, str]
     data: bytes
+    credentials: Sequence[str] = ()
+
+
+class OpenStream(NamedTuple):
+    """A stream, and how its connection is closed. credentials: the secrets in the request."""
+
+    stream: Stream
+    close: Callable[[], None]
     credentials: Sequence[str] = ()
 
 
@@ -90,7 +99,7 @@ class ApiServer:
                 client.rest_client.pool_manager, BodyLimit(MAX_RESPONSE)
             )
             self._open = _opener(pools, str(settings.host))
-            self._host = str(settings.host)
+            self._pools, self._host = pools, str(settings.host)
         self._access = access
 
     @property
@@ -128,6 +137,66 @@ class ApiServer:
         if renewed.identity == access.identity:
             return response
         return self._send(method, url, content, self._headers, deadline - time.monotonic())
+
+    def open_stream(
+        self, path: str, query: Sequence[tuple[str, str]], seconds: float, *, websocket: bool
+    ) -> OpenStream:
+        """Open the log of a container, or with ``websocket`` a command, on a connection of its own.
+
+        seconds: for the whole stream. After a 401 as in ``request``. Raises NoResponseError.
+        """
+        deadline = time.monotonic() + seconds
+        url = f"{path}?{urlencode(query)}" if query else path
+        access = self._credentials.current()
+        if access is not self._access:
+            self._use(access)
+        opened = self._open_stream(url, deadline, websocket=websocket)
+        if opened.stream.status != 401:  # noqa: PLR2004 - HTTP
+            return opened
+        opened.close()
+        try:
+            self._credentials.renew(access, "refused")
+        except ConnectionSettingsError as error:
+            raise NoResponseError(f"401, and no credentials: {error}"[:300]) from None
+        self._use(self._credentials.current())
+        return self._open_stream(url, deadline, websocket=websocket)
+
+    def _open_stream(self, url: str, deadline: float, *, websocket: bool) -> OpenStream:
+        import urllib3  # noqa: PLC0415 - loaded with the client
+
+        from engine.cluster import streams  # noqa: PLC0415 - few steps use it
+
+        credentials = _secrets_in(self._headers.get("authorization", ""))
+        connection = None
+        try:
+            connection = self._connect(deadline - time.monotonic())
+            streams.keep_alive(connection.sock)
+            if websocket:
+                address = "ws" + self._host.removeprefix("http") + url
+                stream = streams.open_websocket(connection.sock, address, self._headers, deadline)
+            else:
+                connection.request("GET", urlsplit(self._host).path + url, headers=self._headers)
+                stream = streams.read_response(connection.sock, deadline)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            if connection is not None:
+                connection.close()
+            raise NoResponseError(
+                mask_secrets(_reason(_root_cause(error)), credentials)[:200]
+            ) from None
+        return OpenStream(stream, connection.close, credentials)
+
+    def _connect(self, seconds: float) -> Any:
+        """Return a new connection to the server, through its proxy if it has one, that no pool reuses."""
+        from engine.outbound.connections import CONNECT_TIMEOUT  # noqa: PLC0415 - loaded with the client
+
+        pool = self._pools.connection_from_url(self._host)
+        connection = pool._new_conn()  # noqa: SLF001 - only a pool knows the settings of TLS and of the proxy
+        connection.timeout = max(0.001, min(CONNECT_TIMEOUT, seconds))
+        if pool.proxy is not None and pool.scheme == "https":
+            pool._prepare_proxy(connection)  # noqa: SLF001 - the tunnel through the proxy
+        else:
+            connection.connect()
+        return connection
 
     def _send(
         self,

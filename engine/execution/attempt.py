@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.actions.registry import ActionResult, StepContext, load_actions
+from engine.artifacts.api import ArtifactRecorder
 from engine.cluster.audit_objects import find_object
 from engine.cluster.pods import Pod, TargetSearch, find_node, find_pod
 from engine.execution.attempt_store import (
@@ -54,11 +55,15 @@ _ERROR_STATES: dict[type[Exception], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The clients that an attempt uses. dry: they send nothing, and a step that succeeds is ``planned``."""
+    """The clients that an attempt uses. dry: they send nothing, and a step that succeeds is ``planned``.
+
+    artifacts: None allows every store and stores nothing.
+    """
 
     cluster: CallRecorder
     http: RequestRecorder
     dry: bool = True
+    artifacts: ArtifactRecorder | None = None
 
 
 def attempt(
@@ -326,6 +331,7 @@ def _call_action(
     available = {
         "pod": step.target, "node": step.target, "subject": step.target, "resource": step.target,
         "cluster": clients.cluster, "http": clients.http, "context": context,
+        "artifacts": clients.artifacts or ArtifactRecorder(clients.http.requests),
     }  # fmt: skip
     try:
         result = step.action.run(*(available[name] for name in step.action.acts_with), **arguments)

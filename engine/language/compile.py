@@ -45,14 +45,13 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _STEP_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_SLOW_EFFECTS = ("notify", "observe")
 
 
 class Action(Protocol):
     """What the language needs to know about an action (engine.actions.registry.Action).
 
-    name: as in the playbook, like ``pod.delete``. effect: notify, observe, mark or disrupt. doc: one
-    sentence for editors. parameters: by name.
+    name: as in the playbook, like ``pod.delete``. effect: notify, observe, mark or disrupt. slow:
+    whether it runs in the pool of slow steps. doc: one sentence for editors. parameters: by name.
     """
 
     @property
@@ -60,6 +59,9 @@ class Action(Protocol):
 
     @property
     def effect(self) -> str: ...  # noqa: D102 - see the class
+
+    @property
+    def slow(self) -> bool: ...  # noqa: D102 - see the class
 
     @property
     def doc(self) -> str: ...  # noqa: D102 - see the class
@@ -291,7 +293,7 @@ def _step(
         action=action.name,
         parameters=parameters,
         phase=phase,
-        pool="slow" if action.effect in _SLOW_EFFECTS else "cluster",
+        pool="slow" if action.slow else "cluster",
         effect=effect,
         timeout=duration.seconds(item.get("timeout")) or 30.0,
         retry=_retry(item.get("retry")),

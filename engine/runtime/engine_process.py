@@ -244,4 +244,9 @@ def _log_start(
         cluster = about["cluster"] or "assuming that every pod an event names exists"
         log.info("dry_run", effect="no changes, no messages", cluster=cluster)
     else:
-        log.info("enforcing", cluster=about["cluster"], http_hosts=sorted(settings.http_hosts))
+        log.info(
+            "enforcing",
+            cluster=about["cluster"],
+            http_hosts=sorted(settings.http_hosts),
+            artifact_stores=[str(store) for store in settings.artifact_stores],
+        )

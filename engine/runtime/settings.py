@@ -16,6 +16,7 @@ from engine.outbound.destination import canonical_host, parse_url
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from engine.artifacts.url import ArtifactUrl
     from engine.intake.redaction import Redaction
 
 
@@ -69,6 +70,7 @@ class Settings:
     kube_qps: float
     dry_run: bool
     http_hosts: frozenset[str]
+    artifact_stores: tuple[ArtifactUrl, ...]
     grace: float
     retention: float
     record: Path | None

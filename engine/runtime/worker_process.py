@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from engine.actions.registry import load_actions
+from engine.artifacts.api import ArtifactRecorder
+from engine.artifacts.live_store import LiveArtifactStore
 from engine.cluster.api import CallRecorder
 from engine.cluster.client import connect
 from engine.cluster.impersonation import as_account
@@ -182,6 +184,7 @@ class _Resources:
         self._settings, self._cluster, self._journal = settings, cluster, journal
         senders = Senders(settings.http_hosts)
         self._http = LiveHttpClient(Secrets(settings.secrets_dir), senders=senders)
+        self._artifacts = LiveArtifactStore(settings.artifact_stores)
         self.guardrails = guardrails
         ledger = BudgetLedger(None if settings.dry_run else _Budgets(journal))
         self._guard_of = functools.lru_cache(1)(
@@ -211,17 +214,18 @@ class _Resources:
     def clients(self, claim: Claim) -> Clients:
         """Return the clients for one attempt. They are dry in a dry run, and if the mode does not enforce."""
         timeout, hosts = claim.step.timeout, self._settings.http_hosts
+        stores = self._settings.artifact_stores
         live = self._cluster.with_timeout(timeout) if self._cluster else None
         if live is not None:
             live = as_account(live, self._settings.own.namespace, claim.run.playbook.run_as)
         if live is None or self._settings.dry_run or not _mode_allows(claim):
             reader = live or AssumedCluster(claim.run.event)
-            return Clients(CallRecorder(reader), RequestRecorder(None, hosts), dry=True)
-        return Clients(
-            CallRecorder(live, live),
-            RequestRecorder(self._http.with_timeout(timeout), hosts),
-            dry=False,
-        )
+            http = RequestRecorder(None, hosts)
+            artifacts = ArtifactRecorder(http.requests, None, stores)
+            return Clients(CallRecorder(reader), http, dry=True, artifacts=artifacts)
+        http = RequestRecorder(self._http.with_timeout(timeout), hosts)
+        artifacts = ArtifactRecorder(http.requests, self._artifacts.with_timeout(timeout), stores)
+        return Clients(CallRecorder(live, live), http, dry=False, artifacts=artifacts)
 
     def log_api_server_state(self, fault: FaultLog) -> None:
         """Log when the API server stops answering, and when it answers again."""

@@ -66,6 +66,8 @@ COMPONENTS = {
     "actionlint": Component(
         "v1.7.12", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}, 0.5
     ),
+    "kubelet": Component("v0.35.4", {"kubelet": "."}, 1),
+    "object-stores": Component("v1.2.0", {"object-stores": "."}, 0.2),
     "dockerfile-check": Component("v0.34.2", {"dockerfile-check": "."}, 1.5),
     "cosign": Component(
         "v3.1.3", {"cosign": "github.com/sigstore/cosign/v3/cmd/cosign"}, 13, in_suite=False

@@ -111,6 +111,11 @@ class ControlPlane:
             f"--service-account-key-file={keys / 'accounts.key'}",
             f"--service-account-signing-key-file={keys / 'accounts.key'}",
             f"--disable-admission-plugins={ADMISSION_OFF}",
+            # the stand-in of the kubelets, see tests/cluster/kubelet.py; the pair has no extended key usage
+            "--kubelet-preferred-address-types=ExternalIP",
+            f"--kubelet-certificate-authority={self.ca}",
+            f"--kubelet-client-certificate={keys / 'server.crt'}",
+            f"--kubelet-client-key={keys / 'server.key'}",
             "--allow-privileged=true",  # as in every real cluster; PodSecurity decides instead
         )
         self._until_ready("kube-apiserver", lambda: self.admin.get("/readyz") == "ok")

@@ -51,7 +51,8 @@ COLLECTIONS = {
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A ready control plane with two nodes that run pods; ``control_plane.server`` is its URL."""
     require("control-plane")
-    with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane, Kubelet(plane.admin):
+    folder = tmp_path_factory.mktemp("control-plane")
+    with ControlPlane(folder) as plane, Kubelet(plane.admin, folder):
         yield plane
 
 

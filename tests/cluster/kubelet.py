@@ -7,22 +7,30 @@ Tests can rely on these rules:
 - A pod with a finalizer stays in the state Terminating.
 - A pod with an image of NO_IMAGE stays in the phase Pending.
 - A cordoned node gets no new pods. Taints, resources and volumes have no effect.
+- exec and logs work through the API server (see ``binaries/kubelet``). The commands run on this machine, in the
+  folder ``kubelet``. The log of a container is the file NAMESPACE_POD_CONTAINER.log in this folder.
+- The command of an ephemeral container runs on this machine. Its output is the container's log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import subprocess
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import urllib3
 
+from tests.cluster import build
 from tests.cluster.api import ApiError
+from tests.cluster.control_plane import tether
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.cluster.api import Api
 
@@ -42,24 +50,58 @@ class Kubelet(threading.Thread):
     """The thread of the simulation. A context manager that ends the thread.
 
     After an outage of the API server, the thread lists all pods again.
+    keys: the folder of the API server's keys. Without it, or if the program is not built, there is no exec.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, keys: Path | None = None) -> None:
         super().__init__(name="kubelet", daemon=True)
+        self._keys = keys
+        self.logs: Path | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._waiting: list[threading.Thread] = []
+        self._debugged: dict[str, dict[str, Object]] = {}
+        self._lock = threading.Lock()
         self._api = api
         self._stopping = threading.Event()
         self._turns = itertools.count()
         self._addresses = (f"10.244.{n >> 8}.{n & 255}" for n in itertools.count(1))
 
     def __enter__(self) -> Self:
+        port = self._serve_streams()
         for name, address in NODES.items():
-            register(self._api, name, address)
+            register(self._api, name, address, port)
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self.join()
+        for process in self._processes:
+            process.kill()
+            with contextlib.suppress(OSError):
+                process.communicate()
+        for thread in self._waiting:
+            thread.join()
+
+    def _serve_streams(self) -> int | None:
+        """Start the program that serves exec and logs. Return its port, None if there is none."""
+        program = build.find("kubelet")
+        if program is None or self._keys is None:
+            return None
+        self.logs = self._keys / "kubelet"
+        self.logs.mkdir()
+        flags = {
+            "certificate": self._keys / "server.crt",
+            "key": self._keys / "server.key",
+            "client-ca": self._keys / "ca.crt",
+            "folder": self.logs,
+        }
+        command = [*tether(), str(program), *(f"-{name}={value}" for name, value in flags.items())]
+        with (self._keys / "kubelet.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        self._processes.append(process)
+        assert process.stdout is not None
+        return int(process.stdout.readline())
 
     def run(self) -> None:
         """Update every pod until the thread stops. Start again after an error of the API server."""
@@ -101,6 +143,8 @@ class Kubelet(threading.Thread):
                     self._api.delete(path, now)
             elif status.get("phase") == "Pending":
                 self._begin(path, pod)
+            elif spec.get("ephemeralContainers"):
+                self._debug(path, pod)
         except ApiError as error:
             if error.status not in PASSED:
                 raise
@@ -108,9 +152,60 @@ class Kubelet(threading.Thread):
     def _begin(self, path: str, pod: Object) -> None:
         """Report a pod as running, or once that its image cannot be pulled."""
         if not any(map(is_missing, pod["spec"]["containers"])):
+            for container in pod["spec"]["containers"] if self.logs else ():
+                self._log_of(pod, container).write_text(f"{container['name']} started\n")
             self._api.patch(f"{path}/status", running(pod, next(self._addresses)))
         elif not pod["status"].get("containerStatuses"):
             self._api.patch(f"{path}/status", waiting(pod))
+
+    def _debug(self, path: str, pod: Object) -> None:
+        """Run the commands of new ephemeral containers, and report them as running."""
+        with self._lock:
+            known = self._debugged.setdefault(pod["metadata"]["uid"], {})
+            for container in pod["spec"]["ephemeralContainers"]:
+                if container["name"] in known:
+                    continue
+                if is_missing(container):
+                    state = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+                else:
+                    state = {"running": {"startedAt": now()}}
+                    self._start_command(path, pod, container)
+                known[container["name"]] = container_status(pod, container, state)
+                self._report(path, pod)
+
+    def _report(self, path: str, pod: Object) -> None:
+        statuses = list(self._debugged[pod["metadata"]["uid"]].values())
+        status = {"ephemeralContainerStatuses": statuses}
+        uid = {"uid": pod["metadata"]["uid"]}
+        self._api.patch(f"{path}/status", {"metadata": uid, "status": status})
+
+    def _start_command(self, path: str, pod: Object, container: Object) -> None:
+        assert self.logs is not None
+        log = self._log_of(pod, container)
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                container["command"], stdout=out, stderr=subprocess.STDOUT, cwd=self.logs,
+                env={"PATH": "/usr/bin:/bin"},
+            )  # fmt: skip
+        self._processes.append(process)
+
+        def ended() -> None:
+            code = process.wait()
+            log.with_name(f"{log.name}.ended").touch()
+            state = {"terminated": {"exitCode": code & 255, "reason": "Completed"}}
+            with self._lock, contextlib.suppress(ApiError, urllib3.exceptions.HTTPError):
+                known = self._debugged[pod["metadata"]["uid"]]
+                known[container["name"]] = container_status(pod, container, state)
+                self._report(path, pod)
+
+        thread = threading.Thread(target=ended, daemon=True)
+        self._waiting.append(thread)
+        thread.start()
+
+    def _log_of(self, pod: Object, container: Object) -> Path:
+        assert self.logs is not None
+        meta = pod["metadata"]
+        return self.logs / f"{meta['namespace']}_{meta['name']}_{container['name']}.log"
 
     def _bind(self, path: str, pod: Object) -> None:
         """Bind the pod to the node that its DaemonSet requires, otherwise to the next schedulable node."""
@@ -203,11 +298,12 @@ def container_status(pod: Object, container: Object, state: Object) -> Object:
     }
 
 
-def register(api: Api, name: str, address: str) -> None:
-    """Create the Node if it does not exist, and report it Ready."""
+def register(api: Api, name: str, address: str, port: int | None = None) -> None:
+    """Create the Node if it does not exist, and report it Ready. port: of exec and logs, on 127.0.0.1."""
     path = f"/api/v1/nodes/{name}"
     labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
-    if api.find(path) is None:
+    is_new = api.find(path) is None
+    if is_new:
         api.create("/api/v1/nodes", {"metadata": {"name": name, "labels": labels}})
     capacity = {"cpu": "16", "memory": "64Gi", "pods": "1000", "ephemeral-storage": "100Gi"}
     ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
@@ -215,11 +311,14 @@ def register(api: Api, name: str, address: str) -> None:
         "capacity": capacity,
         "allocatable": capacity,
         "conditions": [{**ready, "lastHeartbeatTime": now(), "lastTransitionTime": now()}],
-        "addresses": [
+    }
+    if is_new or port:  # else the node has those of the kubelet that serves exec
+        status["addresses"] = [
             {"type": "InternalIP", "address": address},
             {"type": "Hostname", "address": name},
-        ],
-    }
+            *([{"type": "ExternalIP", "address": "127.0.0.1"}] if port else []),
+        ]
+        status["daemonEndpoints"] = {"kubeletEndpoint": {"Port": port or 10250}}
     api.patch(f"{path}/status", {"status": status})
 
 

@@ -359,6 +359,7 @@ VARIABLES = {
     "slow_workers": 4,
     "kube_qps": 5.0,
     "http_hosts": "a,b",
+    "artifact_stores": "file:///a,s3://bucket/b",
     "grace": "1s",
     "redact": ("x=y",),
     "record": "r",

@@ -1,0 +1,1 @@
+"""Artifacts: where the bytes of logs, captures and commands go, and how they get there."""
