@@ -147,16 +147,22 @@ def deployable(folder):
 
 
 @pytest.mark.parametrize("folder", THEMES, ids=lambda folder: folder.name)
-def test_an_overlay_can_take_one_folder_of_the_library(tmp_path, folder):
+def test_an_overlay_can_take_one_folder_of_the_library_with_values_of_its_own(tmp_path, folder):
     resources = [os.path.relpath(it, tmp_path / "one") for it in (KUSTOMIZE / "base", folder)]
-    made = render(
-        compose(tmp_path / "one", KUSTOMIZE / "base", resources=resources, namespace="tiercel")
-    )
-    data = find(made, "ConfigMap", "tiercel-playbooks")["data"]
-    assert data == deployable(folder)
+    generator = {
+        "name": "tiercel-playbooks", "behavior": "merge",
+        "files": ["values.yaml"], "options": {"disableNameSuffixHash": True},
+    }  # fmt: skip
+    more = {"resources": resources, "namespace": "tiercel", "configMapGenerator": [generator]}
+    overlay = compose(tmp_path / "one", KUSTOMIZE / "base", **more)
+    values = yaml.safe_load((folder / "values.yaml").read_text()) | {"slackSecret": "mine"}
+    (overlay / "values.yaml").write_text(yaml.safe_dump(values))
+    data = find(render(overlay), "ConfigMap", "tiercel-playbooks")["data"]
+    assert data == deployable(folder) | {"values.yaml": yaml.safe_dump(values)}
     found = new_loader().load(Files("", {name: text.encode() for name, text in data.items()}))
     assert found.findings == ()
     assert len(found.playbooks) == len(data) - 1
+    assert any(b'"mine"' in playbook.snapshot for playbook in found.playbooks)
 
 
 def test_only_dev_does_not_act():
