@@ -17,6 +17,7 @@ RUN python -I -m pip --python /opt/tiercel/bin/python install --no-cache-dir --n
 # Named files only. CHANGELOG.md contains the version.
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY engine engine
+COPY tiercel tiercel
 RUN python -I -m pip --python /opt/tiercel/bin/python install --no-cache-dir --no-compile --no-deps --no-build-isolation .
 # The root file system is read-only at run time, so the bytecode has to be here, or each start compiles everything.
 # Usual bytecode contains the modification time of its source. Bytecode with an unchecked hash does not, and is not compared with

@@ -18,7 +18,8 @@ settings.register_profile(
 )
 settings.load_profile("tiercel")
 _CONTROL_PLANE = Path(__file__).parent / "cluster" / "fixtures.py"
-pytest_plugins = ["tests.cluster.fixtures"] if _CONTROL_PLANE.exists() else []
+pytest_plugins = ["tiercel.testing"]
+pytest_plugins += ["tests.cluster.fixtures"] if _CONTROL_PLANE.exists() else []
 
 
 _LONGEST = ("tests/argocd", "tests/gitops", "tests/soak", "tests/seed_loop", "tests/end_to_end")

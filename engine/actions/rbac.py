@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.actions.owners import OWNERS
 from engine.actions.registry import load_actions
-from engine.cluster.api import FIELD_MANAGER
+from engine.cluster.api import FIELD_MANAGER, NAMESPACE
 from engine.cluster.kinds import KINDS, rbac_resource
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FIND_TARGET = frozenset({("get", "pods"), ("list", "pods"), ("get", "nodes")})
 """To find the pod of an event, by its name or by its container on the node."""
 CHECK_GUARDRAILS = frozenset({("get", "namespaces"), ("get", "nodes")})
-"""To check whether a target is protected."""
+"""To check whether a pod is protected. A node is read as the target."""
 _IN_GIT = {
     **{
         f"{kind.resource}.{kind.api_version.partition('/')[0]}": kind.kind
@@ -148,11 +148,15 @@ def _changes_managed(step: Step) -> bool:
 def _rights_of(step: Step) -> frozenset[Right]:
     action = load_actions()[step.action]
     found = action.needs(step.parameters)
-    if action.finds_objects:
-        return found
-    if action.target(step.effect):
+    target = action.target(step.effect)
+    is_checked = step.effect in ("mark", "disrupt")
+    if target == "resource":
+        kinds = step.parameters["kinds"]
+        in_namespace = any(kind.namespaced or kind == NAMESPACE for kind in kinds)
+        return found | {("get", "namespaces")} if is_checked and in_namespace else found
+    if target is not None:
         found |= FIND_TARGET
-    return found | CHECK_GUARDRAILS if step.effect in ("mark", "disrupt") else found
+    return found | CHECK_GUARDRAILS if is_checked and target in ("pod", "subject") else found
 
 
 def _role(kind: str, name: str, needed: frozenset[Right]) -> dict[str, Any]:

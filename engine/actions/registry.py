@@ -18,11 +18,13 @@ import pkgutil
 import re
 import types
 import typing
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from engine.actions import parameters
+from engine.actions.plugins import load_plugins
 from engine.language.findings import nearest
 
 if TYPE_CHECKING:
@@ -207,13 +209,15 @@ class Action(msgspec.Struct, frozen=True):
 
 
 REGISTRY: dict[str, Action] = {}
+_NAME = re.compile(r"[a-z][a-zA-Z0-9]*(\.[a-z][a-zA-Z0-9]*)+")
+_TYPES = "annotate it with str, bool, int, a Literal, or Annotated[TYPE, PARAMETER TYPE]"
 
 
 def action(
     name: str,
     *,
     effect: Effect,
-    needs: Callable[[Mapping[str, Any]], frozenset[Right]] | set[Right] | None = None,
+    needs: Callable[[Mapping[str, Any]], frozenset[Right]] | AbstractSet[Right] | None = None,
     example: Mapping[str, Any] | None = None,
     repeatable: bool = True,
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
@@ -222,12 +226,13 @@ def action(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as an action. The arguments are the fields of ``Action``.
 
-    Raises TypeError if a keyword-only parameter has an unknown type, or if a positional parameter is not in
-    ``ACTS_WITH``.
+    Raises TypeError if the name is not ``thing.verb`` or is already registered, if a keyword-only parameter has
+    an unknown type, if a positional parameter is not in ``ACTS_WITH``, or if an argument is not valid.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.getfullargspec(function)
+        _check_action(name, effect, needs, function)
         _check_acts_with(name, signature.args)
         summary, docs = _read_docstring(function.__doc__ or "", signature.kwonlyargs)
         defaults = signature.kwonlydefaults or {}
@@ -239,7 +244,7 @@ def action(
             for argument, hint in _keyword_types(function).items()
             for key in [_camel_case(argument)]
         }  # fmt: skip
-        fixed = frozenset(needs) if isinstance(needs, set) else frozenset()
+        fixed = frozenset() if needs is None or callable(needs) else frozenset(needs)
         REGISTRY[name] = Action(
             name=name,
             effect=effect,
@@ -261,12 +266,42 @@ def action(
 
 @functools.cache
 def load_actions() -> Mapping[str, Action]:
-    """Import every module of this package that is named ``<thing>_<verb>``, and return all actions by name."""
+    """Import every module of this package that is named ``<thing>_<verb>``, and return all actions by name.
+
+    The actions of plugins follow. Raises PluginError if one of them cannot be used.
+    """
     package = importlib.import_module("engine.actions")
     for module in pkgutil.iter_modules(package.__path__):
         if "_" in module.name:
             importlib.import_module(f"engine.actions.{module.name}")
+    load_plugins(REGISTRY)
     return REGISTRY
+
+
+def _check_action(name: str, effect: str, needs: object, function: Callable[..., Any]) -> None:
+    """Raise TypeError if an argument of ``@action`` is not valid."""
+    signature = inspect.getfullargspec(function)
+    where = f"{function.__module__}.{function.__qualname__}"
+    is_set = isinstance(needs, AbstractSet) and all(
+        isinstance(right, tuple) and list(map(type, right)) == [str, str] for right in needs
+    )
+    if not _NAME.fullmatch(name):
+        fault = f"the name of an action is like thing.verb, not {name!r}"
+    elif name in REGISTRY:
+        other = REGISTRY[name].run
+        fault = f"{other.__module__}.{other.__qualname__} already has this name"
+    elif effect not in typing.get_args(Effect):
+        fault = f"the effect {effect!r} is not one of {', '.join(typing.get_args(Effect))}"
+    elif not (needs is None or callable(needs) or is_set):
+        fault = 'needs is a set of rights like ("patch", "pods"), or a function that returns one'
+    elif signature.varargs or signature.varkw:
+        fault = "an action cannot have *args or **kwargs, because the signature is the schema"
+    elif any(one not in function.__annotations__ for one in signature.kwonlyargs):
+        (first, *_) = [one for one in signature.kwonlyargs if one not in function.__annotations__]
+        fault = f"the parameter `{first}` has no type: {_TYPES}"
+    else:
+        return
+    raise TypeError(f"{name} ({where}): {fault}")
 
 
 def _check_acts_with(action: str, arguments: list[str]) -> None:
@@ -283,13 +318,18 @@ def _keyword_types(function: Callable[..., Any]) -> dict[str, Any]:
     """
     names = inspect.getfullargspec(function).kwonlyargs
     only = types.SimpleNamespace(__annotations__={n: function.__annotations__[n] for n in names})
-    return typing.get_type_hints(only, function.__globals__, include_extras=True)
+    try:
+        return typing.get_type_hints(only, function.__globals__, include_extras=True)
+    except NameError as error:
+        what = "import the types of the parameters at run time, not under TYPE_CHECKING"
+        raise TypeError(f"{function.__module__}.{function.__qualname__}: {error}: {what}") from None
 
 
 def _parameter_type(action: str, argument: str, hint: Any) -> ParameterType:
     """Return the parameter type for an annotation. Raises TypeError if there is none."""
-    if typing.get_origin(hint) is typing.Annotated:
-        return typing.cast("ParameterType", hint.__metadata__[0])
+    metadata = hint.__metadata__ if typing.get_origin(hint) is typing.Annotated else ()
+    if metadata and all(hasattr(metadata[0], name) for name in ("compile", "render", "schema")):
+        return typing.cast("ParameterType", metadata[0])
     if typing.get_origin(hint) is Literal:
         return parameters.Choice(typing.get_args(hint))
     plain: dict[Any, ParameterType] = {
@@ -297,10 +337,10 @@ def _parameter_type(action: str, argument: str, hint: Any) -> ParameterType:
         bool: parameters.Choice((True, False)),
         int: parameters.Integer(),
     }
-    if hint not in plain:
-        what = "annotate it with str, bool, int, a Literal, or Annotated[TYPE, PARAMETER TYPE]"
-        raise TypeError(f"{action}: the parameter `{argument}` has the type {hint!r}: {what}")
-    return plain[hint]
+    found = next((kind for plain_type, kind in plain.items() if plain_type is hint), None)
+    if found is None:
+        raise TypeError(f"{action}: the parameter `{argument}` has the type {hint!r}: {_TYPES}")
+    return found
 
 
 def _camel_case(name: str) -> str:

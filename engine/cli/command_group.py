@@ -76,8 +76,11 @@ class _Commands(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - a traceback does not help a user
-            from engine.cli.exit_codes import USAGE, fail  # noqa: PLC0415 - --help must be fast
+            from engine.actions.plugins import PluginError  # noqa: PLC0415 - --help must be fast
+            from engine.cli.exit_codes import USAGE, fail  # noqa: PLC0415 - the same
 
+            if isinstance(error, PluginError):
+                fail(f"tiercel {ctx.invoked_subcommand}: {error}", USAGE)
             fail(_internal_error(ctx.invoked_subcommand or "", error), USAGE)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -249,10 +249,11 @@ class _BoundedExchange:
         given = headers or {}
         given_names = {name.lower() for name in given}
         default = {"Host": self._host_header(), "Accept-Encoding": "identity"}
-        sent = {k: v for k, v in default.items() if k.lower() not in given_names} | dict(given)
         if body is not None:
-            sent["Content-Length"] = str(len(body))
-        lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
+            default["Content-Length"] = str(len(body))
+        sent = [(name, value) for name, value in default.items() if name.lower() not in given_names]
+        sent += given.items()  # of an HTTPHeaderDict, each value of a name
+        lines = [f"{method} {url} HTTP/1.1", *(f"{name}: {value}" for name, value in sent)]
         if any(map(_LINE_BREAK.search, lines)):
             raise ValueError("a header contains a line break")
         if self.sock is None:

@@ -1,4 +1,4 @@
-"""Every action with a target, on a real API server, with exactly the rights that it declares."""
+"""What single actions do on a real API server, beside the contract suite, and the undo of all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.model.errors import GoneError
 from engine.model.event import parse_event
 from engine.outbound.api import RequestRecorder
 from tests.contracts.test_actions import ACTIONS, claim_of
-from tests.support.fakes import FakeAttemptStore, FakeHttpClient, qualified
+from tests.support.fakes import FakeAttemptStore, FakeHttpClient
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -28,7 +28,6 @@ TARGETED = [
     # a drain would evict the pods of other tests; it has a node of its own below
     if {"pod", "subject", "node"} & set(a.acts_with) and a.name != "node.drain"
 ]
-every_target = pytest.mark.parametrize("action", TARGETED, ids=lambda action: action.name)
 every_undoable = pytest.mark.parametrize(
     "action", [a for a in TARGETED if a.undoable], ids=lambda action: action.name
 )
@@ -112,46 +111,6 @@ def act(cluster, claim, store, *, dry=False):
     return attempt(claim, clients, GuardrailChecker(), now, store)
 
 
-def objects(admin, pod):
-    """Return what an action can change: the pods, their owners, policies and the node, without bookkeeping."""
-    namespace = pod["metadata"]["namespace"]
-    paths = [
-        f"/api/v1/namespaces/{namespace}/pods",
-        f"{APPS}/{namespace}/deployments",
-        f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
-    ]
-    found = [item for path in paths for item in admin.list(path)]
-    found.append(admin.get(f"/api/v1/nodes/{pod['spec']['nodeName']}"))
-    return {item["metadata"]["uid"]: _content(item) for item in found}
-
-
-def _content(item):
-    kept = ("name", "labels", "annotations", "deletionTimestamp")
-    metadata = {key: item["metadata"].get(key) for key in kept}
-    for key in ("deployment.kubernetes.io/revision", "node.alpha.kubernetes.io/ttl"):
-        (metadata["annotations"] or {}).pop(key, None)
-    return {"metadata": metadata, "spec": item.get("spec")}
-
-
-@every_target
-def test_the_declared_rights_suffice_and_a_dry_run_changes_nothing(action, admin, pod, account):
-    claim = claim_of(action, event=event_of(pod))
-    cluster, before = account(rights([claim.run.playbook])), objects(admin, pod)
-    planned = act(cluster, claim, FakeAttemptStore(), dry=True)
-    assert planned.state == "planned", planned.message
-    assert objects(admin, pod) == before
-    store = FakeAttemptStore()
-    done = act(cluster, claim, store)
-    assert done.state == "done", done.message
-    assert [call.resource for call in done.calls] == [call.resource for call in planned.calls]
-    if action.repeatable:
-        again = claim_of(
-            action, event=claim.run.event, attempt=2, interrupted=True,
-            attempt_state=store.attempt_state,
-        )  # fmt: skip
-        assert act(cluster, again, store).state == "done"
-
-
 @every_undoable
 def test_undo_restores_the_objects_to_the_byte(action, admin, pod, account):
     claim = claim_of(action, event=event_of(pod))
@@ -194,40 +153,6 @@ def restorable(admin, pod, action):
     if scaled:  # a counter, and what the controller reports
         del found[paths[0]]["metadata"]["generation"], found[paths[0]]["status"]
     return found
-
-
-def used(action, claim, cluster):
-    """Return the rights to write that the action and its undo use on a pod of a Deployment."""
-    store = FakeAttemptStore()
-    calls = act(cluster, claim, store, dry=True).calls
-    verbs = {"apply": {"create", "patch"}}
-    rights = {
-        (verb, qualified(call.resource, call.api_version))
-        for call in calls
-        for verb in verbs.get(call.verb, {call.verb})
-    }
-    created = {call.resource for call in calls if call.verb == "apply"}
-    return rights | (
-        {("delete", qualified(one, "networking.k8s.io/v1")) for one in created}
-        if action.undoable
-        else set()
-    )
-
-
-@every_target
-def test_a_missing_right_is_named(action, pod, account):
-    claim = claim_of(action, event=event_of(pod))
-    needed = rights([claim.run.playbook])
-    writes = {right for right in needed if right[0] not in {"get", "list"}}
-    for missing in sorted(writes & used(action, claim, account(needed))):
-        cluster, store = account(needed - {missing}), FakeAttemptStore()
-        outcome = act(cluster, claim, store)
-        if outcome.state == "done":  # the right is for the undo
-            outcome = act(cluster, store.undoing(claim), store)
-        assert outcome.state in {"failed", "waiting"}, missing
-        verb, resource = missing
-        assert f"{verb}" in outcome.message.partition("missing right: ")[2]
-        assert resource.partition(".")[0] in outcome.message
 
 
 def by_name(name):

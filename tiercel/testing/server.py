@@ -1,0 +1,206 @@
+"""The API server of the contract suite: clients that have any set of rights and record what they use."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from engine.actions.rbac import roles
+from engine.cluster.circuit_breaker import CircuitBreaker
+from engine.cluster.client import ApiServerState, KubernetesCluster
+from engine.cluster.kinds import KINDS
+from engine.cluster.kubeconfig import Credentials, read_access
+from engine.cluster.rate_limiter import RateLimiter
+from engine.cluster.transport import ApiServer
+from engine.model.calls import Call
+from engine.model.errors import GoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from engine.actions.registry import Right
+    from engine.cluster.transport import Response
+    from engine.model.calls import Kind, Object
+
+USER = "tiercel-contract"
+_RBAC = "rbac.authorization.k8s.io"
+_REVIEW = "authorization.k8s.io/v1"
+_VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "PUT": "update"}
+_PATH = re.compile(
+    r"/api(?:s/(?P<group>[^/]+))?/[^/]+(?:/namespaces/[^/]+(?=/))?"
+    r"/(?P<resource>[^/?]+)(?:/(?P<name>[^/?]+))?(?:/(?P<subresource>[^/?]+))?(?:\?.*)?"
+)
+_PATIENCE = 60.0
+"""Seconds until a role must be in force. It usually takes some milliseconds."""
+
+
+class KilledError(BaseException):
+    """The process ended at this request. It is not an Exception, so no code of the engine handles it."""
+
+
+@dataclass
+class Traffic:
+    """What a client sends.
+
+    rights: that were used. writes: the requests that can change something. kill_after: the process ends after
+    so many writes; with 0, before the first one. before_write: called once, before the first write.
+    """
+
+    rights: set[Right] = field(default_factory=set)
+    writes: int = 0
+    kill_after: int | None = None
+    before_write: Callable[[], None] | None = None
+
+
+class _Client(ApiServer):
+    """A connection to the API server as a user with some groups. It records the requests."""
+
+    traffic: Traffic
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        content: tuple[bytes, str] | None,
+        seconds: float,
+    ) -> Response:
+        """Send one request, and record it."""
+        traffic = self.traffic
+        traffic.rights |= used_rights(method, path, content)
+        is_write = method != "GET" and not _is_dry(query, content)
+        if is_write and traffic.before_write:
+            before, traffic.before_write = traffic.before_write, None
+            before()
+        if is_write and traffic.kill_after == 0:
+            raise KilledError
+        response = super().request(method, path, query, content, seconds)
+        if is_write:
+            traffic.writes += 1
+            if traffic.writes == traffic.kill_after:
+                raise KilledError
+        return response
+
+    def as_groups(self, groups: Sequence[str], traffic: Traffic) -> _Client:
+        """Return a client that impersonates a user with these groups. It shares the connections."""
+        client = copy.copy(self)
+        client.traffic = traffic
+        opened = self._open
+
+        def open_as_groups(*request: Any, headers: Mapping[str, str], **options: Any) -> Any:
+            many = urllib3.HTTPHeaderDict(headers)
+            many["Impersonate-User"] = USER
+            for group in groups:
+                many.add("Impersonate-Group", group)
+            return opened(*request, headers=many, **options)
+
+        client._open = open_as_groups  # noqa: SLF001 - a copy of itself
+        return client
+
+
+class ContractServer:
+    """An API server that only tests use, with the rights of an administrator.
+
+    Every right has a ClusterRole that is bound to a group. A client with some rights impersonates their groups,
+    so that a test with another set of rights needs no other roles.
+    """
+
+    def __init__(self, kubeconfig: str, context: str | None = None) -> None:
+        credentials = Credentials(lambda: read_access(kubeconfig, context))
+        self.admin = KubernetesCluster(ApiServer(credentials), _state())
+        self._client = _Client(credentials)
+        self._groups: dict[Right, str] = {}
+
+    def cluster(self, rights: Iterable[Right], traffic: Traffic) -> KubernetesCluster:
+        """Return the cluster for a user who has exactly these rights."""
+        groups = [self._group(right) for right in sorted(set(rights))]
+        return KubernetesCluster(self._client.as_groups(groups, traffic), _state())
+
+    def close(self) -> None:
+        """Delete the roles."""
+        for name in self._groups.values():
+            for kind in ("ClusterRoleBinding", "ClusterRole"):
+                self.delete(KINDS[kind], name)
+
+    def create(self, kind: Kind, item: Object) -> Object:
+        """Create an object as the administrator. Return it."""
+        metadata = item["metadata"]
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+        namespace = metadata.get("namespace")
+        call = Call("create", kind.api_version, kind.resource, namespace, metadata["name"], body)
+        return self.admin.send(call)
+
+    def patch(self, kind: Kind, item: Object, body: Object, subresource: str = "") -> Object:
+        """Send a merge patch for an object as the administrator. Return the object."""
+        metadata = item["metadata"]
+        resource, namespace = kind.resource + subresource, metadata.get("namespace")
+        call = Call("patch", kind.api_version, resource, namespace, metadata["name"], body)
+        return self.admin.send(call)
+
+    def delete(self, kind: Kind, name: str, namespace: str | None = None, **options: Any) -> None:
+        """Delete an object as the administrator, if it exists."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
+        with contextlib.suppress(GoneError):
+            self.admin.send(Call("delete", kind.api_version, kind.resource, namespace, name, body))
+
+    def _group(self, right: Right) -> str:
+        """Return the group that has one right. Create its role at first use, and wait until it is in force."""
+        if right in self._groups:
+            return self._groups[right]
+        name = f"{USER}-{hashlib.sha256(repr(right).encode()).hexdigest()[:16]}"
+        (role,) = roles(frozenset({right}), name, namespaced=False)
+        reference = {"apiGroup": _RBAC, "kind": "ClusterRole", "name": name}
+        subject = {"apiGroup": _RBAC, "kind": "Group", "name": name}
+        binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
+        for kind in ("ClusterRoleBinding", "ClusterRole"):
+            self.delete(KINDS[kind], name)  # of a suite that was interrupted
+        self.create(KINDS["ClusterRole"], role)
+        self.create(KINDS["ClusterRoleBinding"], binding)
+        self._wait_for(right, name)
+        self._groups[right] = name
+        return name
+
+    def _wait_for(self, right: Right, group: str) -> None:
+        """Wait until the authorizer has read a role through its watch."""
+        verb, qualified = right
+        resource, _, api_group = qualified.partition(".")
+        plural, _, subresource = resource.partition("/")
+        attributes = {
+            "verb": verb, "resource": plural, "subresource": subresource, "group": api_group,
+        }  # fmt: skip
+        spec = {"user": USER, "groups": [group], "resourceAttributes": attributes}
+        body = {"apiVersion": _REVIEW, "kind": "SubjectAccessReview", "metadata": {}, "spec": spec}
+        call = Call("create", _REVIEW, "subjectaccessreviews", None, "", body)
+        deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
+        while not self.admin.send(call)["status"]["allowed"]:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the right {verb} on {qualified} is not in force")
+            pause.wait(0.01)
+
+
+def used_rights(method: str, path: str, content: tuple[bytes, str] | None) -> set[Right]:
+    """Return the rights that the API server requires for a request. An apply can create the object."""
+    parts = _PATH.fullmatch(path)
+    if parts is None:
+        raise AssertionError(f"not a path of an object: {path}")
+    resource = parts["resource"] + (f"/{parts['subresource']}" if parts["subresource"] else "")
+    qualified = f"{resource}.{parts['group']}" if parts["group"] else resource
+    if method == "GET":
+        return {("get" if parts["name"] else "list", qualified)}
+    is_apply = content is not None and content[1].startswith("application/apply-patch")
+    return {(_VERBS[method], qualified), *([("create", qualified)] if is_apply else [])}
+
+
+def _is_dry(query: Sequence[tuple[str, str]], content: tuple[bytes, str] | None) -> bool:
+    return ("dryRun", "All") in query or (content is not None and b'"dryRun":["All"]' in content[0])
+
+
+def _state() -> ApiServerState:
+    return ApiServerState(CircuitBreaker(time.monotonic), RateLimiter(1e6))

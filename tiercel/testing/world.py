@@ -1,0 +1,183 @@
+"""The objects on which the contract suite runs an action: pods with controllers, on a node of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from engine.cluster.api import NAMESPACE, NODE, POD
+from engine.cluster.kinds import KINDS
+from engine.model.calls import Kind
+from engine.model.errors import GoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.model.calls import Call, Object
+
+    from tiercel.testing.server import ContractServer
+
+IMAGE = "registry.k8s.io/pause:3.10"
+_FINALIZER = "tiercel.dev/contract"
+_SERVER_FIELDS = ("managedFields", "resourceVersion", "generation", "creationTimestamp")
+"""Metadata that the API server counts or notes."""
+_CONTROLLER_NOTES = ("deployment.kubernetes.io/", "node.alpha.kubernetes.io/")
+"""Prefixes of annotations that controllers write."""
+
+
+class World:
+    """A namespace and a node, which no kubelet runs, so that nothing but the tests changes their pods."""
+
+    def __init__(self, server: ContractServer) -> None:
+        self.server = server
+        self.name = f"contract-{secrets.token_hex(4)}"
+        self._numbers = itertools.count(1)
+        self._pods: dict[str, str] = {}
+        self._kept: list[tuple[Kind, Object]] = []
+        server.create(NAMESPACE, {"metadata": {"name": self.name}})
+        server.create(NODE, {"metadata": {"name": self.name}})
+
+    def close(self) -> None:
+        """Delete the namespace and the node."""
+        for kind, item in self._kept:
+            with contextlib.suppress(GoneError):
+                self.server.patch(kind, item, {"metadata": {"finalizers": None}})
+        self.server.delete(NODE, self.name)
+        self.server.delete(NAMESPACE, self.name)
+
+    def new_pod(self, owner: str = "", **metadata: Any) -> Object:
+        """Create a pod that runs. owner: the kind of its topmost controller, "" for none."""
+        name = f"web-{next(self._numbers)}"
+        spec = {"nodeName": self.name, "containers": [{"name": "main", "image": IMAGE}]}
+        owners = {"ownerReferences": [_reference(self._controller(owner, name))]} if owner else {}
+        given = {"name": f"{name}-x", "namespace": self.name, "labels": {"app": name}, **owners}
+        pod = self.server.create(POD, {"metadata": {**given, **metadata}, "spec": spec})
+        self._pods[pod["metadata"]["uid"]] = pod["metadata"]["name"]
+        container = {
+            "name": "main", "image": IMAGE, "imageID": "", "ready": True, "restartCount": 0,
+            "containerID": f"containerd://{secrets.token_hex(32)}",
+            "state": {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}},
+        }  # fmt: skip
+        status = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [container],
+        }
+        return self.server.patch(POD, pod, {"status": status}, "/status")
+
+    def new_object(self, kind: Kind) -> Object:
+        """Create an object of a kind that needs no spec, such as a ConfigMap."""
+        name = f"object-{next(self._numbers)}"
+        namespace = {"namespace": self.name} if kind.namespaced else {}
+        return self.server.create(kind, {"metadata": {"name": name, **namespace}})
+
+    def reset(self) -> None:
+        """Delete the pods, and let the node be as it was at first."""
+        for name in self._pods.values():
+            self.server.delete(POD, name, self.name, gracePeriodSeconds=0)
+        self._pods.clear()
+        self.server.delete(NODE, self.name)
+        self.server.create(NODE, {"metadata": {"name": self.name}})
+
+    def end_pods(self) -> None:
+        """Remove the pods that terminate, as a kubelet does."""
+        for pod in self.server.admin.list(POD, self.name):
+            if pod["metadata"].get("deletionTimestamp"):
+                name = pod["metadata"]["name"]
+                self.server.delete(POD, name, self.name, gracePeriodSeconds=0)
+
+    def state(self, calls: Sequence[Call]) -> dict[str, Object]:
+        """Return the pods, their controllers, the node and the objects of the calls, by place.
+
+        The objects are without what servers note.
+        """
+        places: set[tuple[Kind, str | None, str]] = set()
+        places |= {(POD, self.name, name) for name in self._pods.values()}
+        places |= {(kind, self.name, item["metadata"]["name"]) for kind, item in self._kept[-2:]}
+        places |= {(NODE, None, self.name)}
+        places |= {(kind_of(call), call.namespace, call.name) for call in calls}
+        found = {}
+        for kind, namespace, name in places:
+            item = self.server.admin.get(kind, name, namespace)
+            if item is not None:
+                found[f"{kind.resource} {namespace} {name}"] = content(item)
+        return found
+
+    def _controller(self, owner: str, name: str) -> Object:
+        """Create a controller, and what owns it. Return the controller.
+
+        It is being deleted and a finalizer keeps it. So the controllers of Kubernetes leave its pod alone.
+        """
+        labels = {"app": name}
+        pod: Object = {"containers": [{"name": "main", "image": IMAGE}]}
+        if owner in ("Job", "CronJob"):
+            pod["restartPolicy"] = "Never"
+        selected: Object = {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        }
+        specs: dict[str, Object] = {
+            "Deployment": {"replicas": 1, "paused": True, **selected},
+            "ReplicaSet": {"replicas": 1, **selected},
+            "StatefulSet": {"replicas": 1, "serviceName": name, **selected},
+            "DaemonSet": selected,
+            "Job": {"manualSelector": True, "suspend": True, **selected},
+        }
+        job = {"spec": {"template": selected["template"]}}
+        specs["CronJob"] = {"schedule": "0 0 30 2 *", "suspend": True, "jobTemplate": job}
+        metadata: Object = {
+            "name": name, "namespace": self.name, "labels": labels, "finalizers": [_FINALIZER],
+        }  # fmt: skip
+        below = {"Deployment": "ReplicaSet", "CronJob": "Job"}.get(owner)
+        made = self._create_deleted(owner, metadata, specs[owner])
+        if below:
+            owned = {**metadata, "ownerReferences": [_reference(made)]}
+            made = self._create_deleted(below, owned, specs[below])
+        return made
+
+    def _create_deleted(self, name: str, metadata: Object, spec: Object) -> Object:
+        kind = KINDS[name]
+        made = self.server.create(kind, {"metadata": metadata, "spec": spec})
+        self.server.delete(kind, metadata["name"], self.name, propagationPolicy="Background")
+        self._kept.append((kind, made))
+        return made
+
+
+def kind_of(call: Call) -> Kind:
+    """Return the kind of the object that a call changes."""
+    resource = call.resource.partition("/")[0]
+    for kind in KINDS.values():
+        if (kind.api_version, kind.resource) == (call.api_version, resource):
+            return kind
+    namespaced = call.namespace is not None
+    return Kind(call.api_version, resource, str(call.body.get("kind", resource)), namespaced)
+
+
+def content(item: Object) -> Object:
+    """Return an object without its status, and without what servers and controllers note."""
+    metadata = {k: v for k, v in item["metadata"].items() if k not in _SERVER_FIELDS}
+    annotations = {
+        key: value
+        for key, value in (metadata.pop("annotations", None) or {}).items()
+        if not key.startswith(_CONTROLLER_NOTES)
+    }
+    if annotations:
+        metadata["annotations"] = annotations
+    kept = {key: value for key, value in item.items() if key not in ("metadata", "status")}
+    if (
+        item.get("kind") == NODE.kind
+    ):  # a controller mirrors conditions and spec.unschedulable as taints
+        taints = (item.get("spec") or {}).get("taints") or []
+        own = [one for one in taints if not one["key"].startswith("node.kubernetes.io/")]
+        kept["spec"] = {**(item.get("spec") or {}), "taints": own}
+    return {**kept, "metadata": metadata}
+
+
+def _reference(item: Object) -> dict[str, Any]:
+    metadata = item["metadata"]
+    return {
+        "apiVersion": item["apiVersion"], "kind": item["kind"], "name": metadata["name"],
+        "uid": metadata["uid"], "controller": True,
+    }  # fmt: skip
