@@ -92,13 +92,15 @@ def state(admin, namespace):
     ]
     found = {path: item for path in paths if (item := admin.find(path))}
     for item in found.values():
+        item.pop("status", None)
         for key in ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation"):
             item["metadata"].pop(key, None)
-        # the node controller reflects the cordon in a taint a moment later
-        taints = (item.get("spec") or {}).get("taints") or []
-        item.get("spec", {})["taints"] = [t for t in taints if "unschedulable" not in t["key"]]
-        annotations = item["metadata"].get("annotations") or {}
-        annotations.pop("tiercel.dev/run", None)
+        for annotation in ("tiercel.dev/run", "node.alpha.kubernetes.io/ttl"):
+            (item["metadata"].get("annotations") or {}).pop(annotation, None)
+    node = found[paths[0]]  # its controllers follow with taints of their own
+    taints = [one for one in node["spec"].get("taints") or [] if "tiercel" in one["key"]]
+    node["spec"]["taints"] = taints
+    node["metadata"].setdefault("annotations", {})
     return found
 
 
