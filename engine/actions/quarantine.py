@@ -14,7 +14,7 @@ from engine.actions.managed_objects import ownership_metadata, require_managed, 
 from engine.cluster.api import NETWORK_POLICY, POD
 from engine.cluster.kinds import rbac_resource
 from engine.cluster.policy_providers.cut import Pods
-from engine.cluster.policy_providers.registry import PROVIDERS, find_provider, providers_of
+from engine.cluster.policy_providers.registry import find_provider, providers_of
 from engine.model.calls import Call, ObjectChange
 from engine.model.errors import SkippedError
 
@@ -85,15 +85,19 @@ def find_place(
 ) -> PolicyPlace:
     """Choose the provider, and read the policy of the step if it exists.
 
-    With ``auto``, a further attempt keeps the choice of the first one. Raises PermanentError if the kind is not
+    If there is a choice, a further attempt keeps that of the first one. Raises PermanentError if the kind is not
     served, or if the policy exists and was not created by Tiercel.
     """
-    kept = f"provider of {context.step}"
-    chosen = context.attempt_state.get(kept)
-    found = PROVIDERS.get(str(chosen)) or find_provider(provider, cluster)
-    if provider == "auto" and chosen is None:
-        context.keep({kept: found.name})
-    kind = found.kind(cluster)
+    choices = [(one, kind) for one in providers_of(provider) for kind in one.kinds]
+    if len(choices) == 1:
+        ((found, kind),) = choices
+    else:
+        kept = f"policies of {context.step}"
+        version = context.attempt_state.get(kept)
+        earlier = [one for one in choices if one[1].api_version == version]
+        found, kind = earlier[0] if earlier else find_provider(provider, cluster)
+        if not earlier:
+            context.keep({kept: kind.api_version})
     name = f"tiercel-{short_digest(10, context.playbook, context.step, pod.uid)}"
     namespace = pod.namespace if kind.namespaced else None
     policy = cluster.get(kind, name, namespace)

@@ -16,11 +16,13 @@ from engine.cluster.policy_providers.cut import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from ipaddress import IPv4Network, IPv6Network
 
     from engine.cluster.policy_providers.cut import Destination, Isolation, Pods
     from engine.model.calls import Object
+
+    _Network = IPv4Network | IPv6Network
 
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 
@@ -67,7 +69,7 @@ def with_destinations(spec: Mapping[str, object], destinations: Iterable[Destina
     The first rule allows all addresses outside the destinations, and all pods, because some CNIs do not apply an
     ipBlock to pods. A further rule per destination allows the ports that are not blocked.
     """
-    blocked: dict[IPv4Network | IPv6Network, set[int] | None] = {}  # None: all ports
+    blocked: dict[_Network, set[int] | None] = {}  # None: all ports
     for one in destinations:
         network = ip_network(one.network)
         others = blocked.get(network, set())
@@ -77,20 +79,22 @@ def with_destinations(spec: Mapping[str, object], destinations: Iterable[Destina
         _ip_block(cidr, within) for cidr, within in zip(EVERYWHERE, (v4, v6), strict=True)
     ]
     rules: list[Object] = [{"to": [*everywhere, {"namespaceSelector": {}}]}]
-    for network in blocked:
-        around = [ports for other, ports in blocked.items() if _contains(other, network)]
-        ports = [one for one in around if one is not None]
-        if len(ports) < len(around):
+    containing = {network: _containing(network, blocked) for network in blocked}
+    for network, around in containing.items():
+        ports = [blocked[network], *(blocked[other] for other in around)]
+        if None in ports:
             continue
         # an address belongs to the smallest destination that contains it
-        inside = [str(n) for n in blocked if n != network and _contains(network, n)]
-        ranges = other_ports(set().union(*ports))
+        inside = [str(other) for other, outer in containing.items() if network in outer]
+        ranges = other_ports({port for some in ports for port in some or ()})
         rules.append({"to": [_ip_block(str(network), inside)], "ports": _ports(ranges)})
     return {**spec, "egress": rules}
 
 
-def _contains(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
-    return network.version == other.version and other.subnet_of(network)  # type: ignore[arg-type]
+def _containing(network: _Network, networks: Container[_Network]) -> list[_Network]:
+    """Return the larger ones of the networks that contain a network."""
+    supernets = (network.supernet(new_prefix=length) for length in range(network.prefixlen))
+    return [one for one in supernets if one in networks]
 
 
 def _ip_block(cidr: str, exceptions: list[str]) -> Object:

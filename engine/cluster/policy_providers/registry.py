@@ -50,12 +50,6 @@ class Provider(msgspec.Struct, frozen=True):
     denies: bool = True
     pods_by_address: bool = True
 
-    def kind(self, reads: ClusterReader) -> Kind:
-        """Return the first kind that the API server serves, otherwise the preferred one."""
-        if len(self.kinds) == 1:
-            return self.kinds[0]
-        return next((kind for kind in self.kinds if reads.serves(kind)), self.kinds[0])
-
 
 def _provider(name: ProviderName, module: Any, *kinds: Kind, **more: bool) -> Provider:
     subject, destinations = module.block_subject, module.with_destinations
@@ -79,13 +73,19 @@ def providers_of(name: str) -> tuple[Provider, ...]:
     return tuple(PROVIDERS.values()) if name == "auto" else (PROVIDERS[name],)
 
 
-def find_provider(name: str, reads: ClusterReader) -> Provider:
-    """Return the provider with a name; for ``auto``, the first whose kind the API server serves."""
-    return next(
-        one
-        for one in providers_of(name)
-        if name != "auto" or not one.denies or any(map(reads.serves, one.kinds))
+def find_provider(name: str, reads: ClusterReader) -> tuple[Provider, Kind]:
+    """Return the provider with a name, or the first one for ``auto``, whose kind the API server serves.
+
+    If none is served, it is the last provider and its preferred kind.
+    """
+    providers = providers_of(name)
+    served = (
+        (one, kind)
+        for one in providers
+        for kind in one.kinds
+        if kind == NETWORK_POLICY or reads.serves(kind)
     )
+    return next(served, (providers[-1], providers[-1].kinds[0]))
 
 
 def with_only(found: Object, destinations: Iterable[Destination]) -> Object:
