@@ -15,7 +15,6 @@ from engine.model.run import advance
 from engine.model.safe_text import escape_json
 from engine.telemetry.events import (
     UNWRITTEN,
-    WARNING_STATES,
     AttemptEnded,
     CommandExecuted,
     EngineEvent,
@@ -79,7 +78,7 @@ def _attempt(settled: AttemptEnded) -> dict[str, Any]:
     subject, priority = subject_of(run.event), run.event.priority
     return {
         "time": format_time(int(settled.time * 1000) * 1_000_000),
-        "level": "warning" if outcome.state in WARNING_STATES else "info",
+        "level": "warning" if settled.needs_attention else "info",
         "event": identity(run.event),
         "run": run.id,
         "playbook": run.playbook.name,

@@ -62,6 +62,17 @@ class AttemptEnded:
         """Whether this attempt ended its run. An undo does not end a run."""
         return self.became not in ("waiting", "next", UNWRITTEN) and not self.claim.undo
 
+    @property
+    def undo_refused(self) -> bool:
+        """Whether the API server refused an undo, which is attempted again."""
+        outcome = self.outcome
+        return bool(self.claim.undo and outcome.state == "waiting" and outcome.answered)
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether an operator should look at the outcome."""
+        return self.outcome.state in WARNING_STATES or self.undo_refused
+
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:

@@ -16,7 +16,6 @@ import structlog
 from engine.model.safe_text import escape_json, printable
 from engine.telemetry.events import (
     UNWRITTEN,
-    WARNING_STATES,
     AttemptEnded,
     CommandExecuted,
     EngineEvent,
@@ -66,7 +65,9 @@ def log_operator_commands(engine_event: EngineEvent) -> None:
 
 
 def log_steps(engine_event: EngineEvent) -> None:
-    """Log the steps that failed, are held, or wait for the first time. The audit log contains all steps.
+    """Log the steps that failed, are held, or wait for the first time, and the undos that were refused.
+
+    The audit log contains all steps.
 
     The workers log why an outcome was not written.
     """
@@ -74,11 +75,11 @@ def log_steps(engine_event: EngineEvent) -> None:
         return
     claim, outcome = engine_event.claim, engine_event.outcome
     is_first_wait = outcome.state == "waiting" and claim.attempt == 1
-    if not is_first_wait and outcome.state not in WARNING_STATES:
+    if not is_first_wait and not engine_event.needs_attention:
         return
-    write = log.info if is_first_wait else log.warning
+    write = log.warning if engine_event.needs_attention else log.info
     write(
-        f"step_{outcome.state}",
+        "undo_refused" if engine_event.undo_refused else f"step_{outcome.state}",
         run=claim.run.id,
         playbook=claim.run.playbook.name,
         step=claim.step.name,

@@ -8,6 +8,7 @@ import json
 import resource
 import socket
 import threading
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -37,6 +38,17 @@ def test_only_failed_and_held_steps_and_the_first_wait_are_logged(outcome, becam
     with structlog.testing.capture_logs() as lines:
         log_steps(AttemptEnded(claim(LABEL, attempt=attempt), outcome, became, 0.0))
     assert [line["log_level"] for line in lines] == ([level] if level else [])
+
+
+def test_each_refused_attempt_to_undo_is_logged_as_a_warning():
+    refused = Outcome("waiting", "missing right: delete on pods", retry_in=5.0, answered=True)
+    undo = replace(claim(LABEL, attempt=7), undo="u")
+    with structlog.testing.capture_logs() as lines:
+        log_steps(AttemptEnded(undo, refused, "waiting", 0.0))
+        log_steps(AttemptEnded(undo, replace(refused, answered=False), "waiting", 0.0))
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("undo_refused", "warning")
+    assert line["message"] == "missing right: delete on pods"
 
 
 def test_a_fault_is_logged_when_it_starts_and_when_it_has_not_recurred():
