@@ -241,7 +241,11 @@ def _render(step: _Step) -> dict[str, Any]:
     outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
     about = claim.attempt_state.get("about") or {}
     held = {word: str(about[word.removeprefix("held.")]) for word in HELD_WORDS if about}
-    context = TemplateContext(run.playbook.name, about.get("run", run.id), outcome, steps, held)
+    context = TemplateContext(
+        run.playbook.name, about.get("run", run.id), outcome, steps, held,
+        answers={r.step: r.answer for r in claim.results},
+        planned={r.step for r in claim.results if dry and r.state in ("planned", "held")},
+    )  # fmt: skip
     parameters = step.action.parameters
     return {
         parameters[name].argument: parameters[name].type.render(value, run.event, context)

@@ -30,6 +30,11 @@ _REFERENCE = re.compile(rf"%%|%\{{([^{{}}]*)\}}|%({_NAME})|%\{{")
 HELD_WORDS = ("held.step", "held.until", "held.reason")
 """Words in the steps of ``onHeld``. Everywhere else these names are output fields."""
 _STEP = re.compile(r"steps\.(.+)\.(state|message)", re.DOTALL)
+_PATH = r"(?:\.[A-Za-z0-9_-]+|\[[0-9]{1,9}\]|\['[^'\]]*'\])+"
+_ANSWER = re.compile(rf"steps\.(.+)\.answer({_PATH})", re.DOTALL)
+"""The answer of an earlier step, and a path within it: ``steps.ticket.answer.items[0].id``."""
+_ANSWER_WORD = re.compile(r"\.answer(?=[.\[])")
+_PATH_PART = re.compile(r"\.([A-Za-z0-9_-]+)|\[([0-9]+)\]|\['([^'\]]*)'\]")
 
 
 class TemplateError(ValueError):
@@ -40,7 +45,8 @@ class TemplateContext(msgspec.Struct, frozen=True):
     """The data that a template can use in addition to the event.
 
     run: the id of the run. outcome: of the run so far. steps: name -> (state, message). held: the values of
-    HELD_WORDS, in a run that notifies people of a hold.
+    HELD_WORDS, in a run that notifies people of a hold. answers: name of a step -> its answer (JSON). planned:
+    the steps whose answer a preview does not know. A part of such an answer renders as its own name.
     """
 
     playbook: str = ""
@@ -48,6 +54,8 @@ class TemplateContext(msgspec.Struct, frozen=True):
     outcome: str = ""
     steps: Mapping[str, tuple[str, str]] | None = None
     held: Mapping[str, str] | None = None
+    answers: Mapping[str, Any] | None = None
+    planned: Collection[str] = ()
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -83,7 +91,7 @@ class Template(msgspec.Struct, frozen=True):
 
 
 def compile_template(text: str, steps: Collection[str] = ()) -> Template:
-    """Compile a template. steps: the names of the earlier steps, for ``%steps.NAME.state``.
+    """Compile a template. steps: the names of the earlier steps, for ``%steps.NAME.state`` and ``.answer``.
 
     Raises TemplateError for a word that is neither a field nor known, for ``%{`` without a name or without
     ``}``, and for more than MAX_NAMES names.
@@ -113,14 +121,17 @@ def compile_template(text: str, steps: Collection[str] = ()) -> Template:
 def _check(name: str, steps: Collection[str], *, braces: bool) -> None:
     """Raise TemplateError for an unknown word. In braces, any name that is not a word is an output field."""
     step = _STEP.fullmatch(name)
-    if step:
-        if step[1] not in steps:
-            raise TemplateError(f"`%{name[:80]}`: {_list_steps(steps)}")
-    elif braces or _is_word(name):
+    if (step and step[1] in steps) or _answer(name, steps):
         return
-    elif name.startswith("steps."):
-        raise TemplateError(f"`%{name[:80]}` does not end in `.state` or `.message`")
-    elif "." not in name or name.startswith("run."):
+    if step or _ANSWER.fullmatch(name):
+        raise TemplateError(f"`%{name[:80]}`: {_list_steps(steps)}")
+    if braces or _is_word(name):
+        return
+    if name.startswith("steps."):
+        raise TemplateError(
+            f"`%{name[:80]}` does not end in `.state`, `.message` or `.answer.PATH`"
+        )
+    if "." not in name or name.startswith("run."):
         what = f"`%{name[:80]}` is not a field (it has no dot) and not a known word"
         raise TemplateError(f"{what}; `%{{{name[:80]}}}` names a field")
 
@@ -132,7 +143,9 @@ def _list_steps(steps: Collection[str]) -> str:
 
 def _is_word(name: str) -> bool:
     """Whether the name is a word of the engine. A word takes precedence over a field of the same name."""
-    return name in WORDS or name in RUN_WORDS or _STEP.fullmatch(name) is not None
+    if name in WORDS or name in RUN_WORDS:
+        return True
+    return bool(_STEP.fullmatch(name) or _ANSWER.fullmatch(name))
 
 
 def _resolve(name: str, event: Event, context: TemplateContext) -> str:
@@ -145,11 +158,42 @@ def _resolve(name: str, event: Event, context: TemplateContext) -> str:
         return context.outcome
     if context.held and name in context.held:
         return context.held[name]
-    step = _STEP.fullmatch(name)
-    if step:
+    step, answer = _STEP.fullmatch(name), _answer(name, context.steps or ())
+    if step and (not answer or step[1] in (context.steps or {})):
         state, message = (context.steps or {}).get(step[1], (ABSENT, ABSENT))
         return state if step[2] == "state" else message
+    if answer:
+        step_name, path = answer
+        if step_name in context.planned:
+            return name
+        return text_of(_at_path((context.answers or {}).get(step_name), path))
     return text_of(event.fields.get(name))
+
+
+def _answer(name: str, steps: Collection[str]) -> tuple[str, str] | None:
+    """Split ``steps.NAME.answer.PATH`` into a name of these steps and the path.
+
+    None if no step has such a name.
+    """
+    if not name.startswith("steps."):
+        return None
+    for found in _ANSWER_WORD.finditer(name):
+        step, path = name[len("steps.") : found.start()], name[found.end() :]
+        if step in steps and re.fullmatch(_PATH, path):
+            return step, path
+    return None
+
+
+def _at_path(value: Any, path: str) -> Any:
+    """Return the value at a path of an answer, or None if there is no such place."""
+    for key, index, quoted in _PATH_PART.findall(path):
+        if index:
+            value = (
+                value[int(index)] if isinstance(value, list) and int(index) < len(value) else None
+            )
+        else:
+            value = value.get(key or quoted) if isinstance(value, dict) else None
+    return value
 
 
 def _word(name: str, event: Event, context: TemplateContext) -> str:

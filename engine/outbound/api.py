@@ -6,7 +6,7 @@ Every request passes a ``RequestRecorder``, which replaces secrets with ``***``.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -14,6 +14,9 @@ from engine.model.calls import OutboundRequest, SecretName
 from engine.model.errors import PermanentError
 from engine.outbound.destination import check_host, parse_url
 from engine.outbound.masking import MASK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -24,6 +27,26 @@ class Answer(msgspec.Struct, frozen=True):
 
     status: int | None
     json: Any = None
+
+
+class RequestAuth(msgspec.Struct, frozen=True):
+    """The credentials of a request.
+
+    kind: bearer, basic, hmac, aws or google. options: as in the parameter ``auth`` of http.request, with
+    secrets by their names.
+    """
+
+    kind: str
+    options: Mapping[str, str | SecretName]
+
+    @property
+    def header(self) -> str:
+        """The name of the header with the credentials."""
+        return (
+            str(self.options.get("header", "X-Hub-Signature-256"))
+            if self.kind == "hmac"
+            else "Authorization"
+        )
 
 
 class BlocksRefusedError(PermanentError):
@@ -39,10 +62,11 @@ class HttpClient(Protocol):
         url: str,
         headers: dict[str, str | SecretName],
         body: Any,
+        auth: RequestAuth | None = None,
     ) -> Answer:
         """Send one request. Redirects are not followed.
 
-        body: text, or a value that is sent as JSON.
+        body: text, or a value that is sent as JSON. auth: credentials to add.
 
         Raises RefusedError if the host is not allowed, TemporaryError if there is no usable response.
         """
@@ -84,12 +108,17 @@ class RequestRecorder:
         url: str,
         headers: dict[str, str | SecretName],
         body: Any,
+        auth: RequestAuth | None = None,
     ) -> Answer:
         """Record and forward a request. Raises RefusedError if ``--http-hosts`` does not list its host."""
         check_host(parse_url(url), self._hosts)
         masked_headers = {k: v if isinstance(v, str) else MASK for k, v in headers.items()}
+        if auth is not None:
+            masked_headers[auth.header] = MASK
         self.requests.append(OutboundRequest(method, url, body, masked_headers))
-        return self._forward.request(method, url, headers, body) if self._forward else Answer(None)
+        if self._forward is None:
+            return Answer(None)
+        return self._forward.request(method, url, headers, body, auth)
 
     def post_slack_message(
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None

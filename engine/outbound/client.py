@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +22,9 @@ from engine.outbound.masking import mask_secrets
 from engine.outbound.retry_after import retry_after
 
 if TYPE_CHECKING:
+    from engine.outbound.api import RequestAuth
+    from engine.outbound.cloud_identity import CloudIdentity
+    from engine.outbound.request_auth import Authorizer
     from engine.outbound.secrets import Secrets
     from engine.outbound.sender import Response, Sender
 
@@ -60,9 +64,12 @@ class LiveHttpClient:
         url: str,
         headers: dict[str, str | SecretName],
         body: Any,
+        auth: RequestAuth | None = None,
     ) -> Answer:
         """Send one request; see ``HttpClient.request``."""
         import urllib3  # noqa: PLC0415 - see the module's docstring
+
+        from engine.outbound.connections import seconds_left  # noqa: PLC0415 - the same
 
         destination = parse_url(url)
         secrets = {
@@ -71,10 +78,16 @@ class LiveHttpClient:
         sent_headers = {k: v for k, v in headers.items() if isinstance(v, str)} | secrets
         text = body if body is None or isinstance(body, str) else json.dumps(body)
         content = None if text is None else text.encode("utf-8", "replace")
+        known = list(secrets.values())
+        deadline = time.monotonic() + self._timeout
         try:
             with self._hosts.slot(destination.host):
+                if auth is not None:
+                    request = (method, destination, sent_headers, content or b"")
+                    added, more = self._authorizer().headers(auth, request, deadline)
+                    sent_headers, known = sent_headers | added, [*known, *more]
                 response = self._senders.requests.send(
-                    destination, method, sent_headers, content, self._timeout
+                    destination, method, sent_headers, content, seconds_left(deadline)
                 )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise TemporaryError(f"{destination.host}: {type(error).__name__}") from None
@@ -83,7 +96,12 @@ class LiveHttpClient:
                 f"{destination.host} answered {response.status}",
                 after=retry_after(response.headers),
             )
-        return Answer(response.status, mask_secrets(_json(response), secrets.values()))
+        return Answer(response.status, mask_secrets(_json(response), known))
+
+    def _authorizer(self) -> Authorizer:
+        from engine.outbound.request_auth import Authorizer  # noqa: PLC0415 - few playbooks need it
+
+        return Authorizer(self._secrets, lambda: self._senders.identity)
 
     def post_slack_message(
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
@@ -139,6 +157,14 @@ class Senders:
         from engine.outbound.sender import Sender  # noqa: PLC0415 - see the module's docstring
 
         return Sender(self.check_address)
+
+    @functools.cached_property
+    def identity(self) -> CloudIdentity:
+        """The identity of the pod at AWS and Google Cloud."""
+        from engine.outbound.cloud_identity import CloudIdentity  # noqa: PLC0415 - few playbooks need it
+        from engine.outbound.sender import Sender  # noqa: PLC0415 - see the module's docstring
+
+        return CloudIdentity(Sender(use_proxy=False), self.requests)
 
     @functools.cached_property
     def messages(self) -> Sender:

@@ -64,6 +64,12 @@ class Destination(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def host_header(self) -> str:
+        """The value of the Host header: without the port if it is the default of the scheme."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
     def url(self) -> str:
         """The URL, rebuilt from its parts."""
         return f"{self.scheme}://{self.authority}{self.target}"

@@ -22,8 +22,8 @@ class Secrets:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    def read(self, name: str) -> str:
-        """Return a secret without its trailing newline.
+    def read(self, name: str, *, lines: bool = False) -> str:
+        """Return a secret without its trailing newline. lines: the secret may have several lines (a JSON key).
 
         Raises TemporaryError if the file is missing or empty, PermanentError if its text cannot be a header or
         a URL (a blank line, a byte order mark). Both messages contain the name, never the value.
@@ -35,7 +35,7 @@ class Secrets:
                 content = file.read(_MAX_BYTES + 1)
         except OSError as error:
             raise TemporaryError(f"secret {name}: {type(error).__name__}", answered=True) from None
-        fault = _fault(content)
+        fault = _fault(content.replace(b"\r", b"").replace(b"\n", b" ") if lines else content)
         if fault:
             raise PermanentError(f"secret {name}: {fault}")
         text = content.decode("ascii").removesuffix("\n").removesuffix("\r")

@@ -51,10 +51,17 @@ class Response:
 class Sender:
     """Sends requests. Thread-safe.
 
-    check_address: called with the address and port of each direct connection; raises to prevent it.
+    check_address: called with the address and port of each direct connection; raises to prevent it. use_proxy:
+    whether the proxies of the environment apply.
     """
 
-    def __init__(self, check_address: Callable[[str, int], None] = allow_any_address) -> None:
+    def __init__(
+        self,
+        check_address: Callable[[str, int], None] = allow_any_address,
+        *,
+        use_proxy: bool = True,
+    ) -> None:
+        self._use_proxy = use_proxy
         self._limit = BodyLimit(MAX_BODY, truncate=True)
         self._direct = use_bounded_connections(urllib3.PoolManager(), self._limit, check_address)
         self._proxied: dict[str, urllib3.ProxyManager] = {}
@@ -83,7 +90,7 @@ class Sender:
         return Response(response.status, response.headers, response.data or b"")
 
     def _pools(self, destination: Destination) -> urllib3.PoolManager:
-        proxy = proxy_for(destination)
+        proxy = proxy_for(destination) if self._use_proxy else None
         if proxy is None:
             return self._direct
         with self._lock:

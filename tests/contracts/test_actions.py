@@ -479,6 +479,10 @@ def taken_over(server, change):
 
 COMPANIONS = {
     ("slack.post", "channel"): {"webhook": None, "token": {"fromSecret": "bot"}},
+    ("http.request", "auth"): {
+        "headers": None,
+        "auth": {"basic": {"username": "%proc.cmdline", "password": {"fromSecret": "p"}}},
+    },
     ("http.request", "url"): {"url": "https://tickets.example.com/api/pods/%proc.cmdline/close"},
 }
 """What a parameter must be written with, where the action's check asks for it."""

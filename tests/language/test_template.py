@@ -50,7 +50,18 @@ ALERT = {
     },
 }
 STEPS = {"pod.isolate": ("done", "cut"), "mark": ("failed", "no")}
-CONTEXT = TemplateContext("isolate", "0123", "done", STEPS)
+ANSWERS = {
+    "mark": {
+        "id": 7,
+        "state": "open",
+        "items": [{"id": "a"}],
+        "the id": "x",
+        "a-b": [1, 2],
+        "o": {"k": None},
+    },
+    "pod.isolate": [{"answer": {"x": "deep"}}],
+}
+CONTEXT = TemplateContext("isolate", "0123", "done", STEPS, answers=ANSWERS)
 
 
 def render(text, escape=None, alert=ALERT):
@@ -74,6 +85,11 @@ def render(text, escape=None, alert=ALERT):
         ("%thread.all", "2"), ("%ka.list", "x, 1, <NA>, true"), ("%ka.object", '{"k":"v"}'),
         ("%again.again", "%rule %{rule} %%"), ("in %{cluster}: %{Rule}", "in blue: a field"),
         ("%{nothing} %{run.other} %{run.id}", "<NA> another field 0123"),
+        ("%steps.mark.answer.id/%steps.mark.answer.state", "7/open"),
+        ("%steps.mark.answer.items[0].id.", "a."), ("%{steps.mark.answer['the id']}-", "x-"),
+        ("%{steps.mark.answer.a-b}", "1, 2"), ("%steps.pod.isolate.answer[0].answer.x", "deep"),
+        ("%steps.mark.answer.no.such %steps.mark.answer.items[9]", "<NA> <NA>"),
+        ("%steps.mark.answer.id.x %steps.mark.answer.o.k %steps.mark.answer[0]", "<NA> <NA> <NA>"),
         ("%{steps.mark.state}", "failed"), ("%cluster.x[%proc.aname[2]", "<NA>[sh"),
     ],
 )  # fmt: skip
@@ -85,12 +101,20 @@ def test_a_template_renders_values_of_the_event(text, said):
     "text",
     [
         "%nothing", "%k8s", "%{}", "%{rule", "%{", "%Rule", "%steps.other.state", "%steps.mark.answer",
-        "%steps.mark", "%run.other", "a %rulez b", "%{steps.other.state}", "%{a{b}", "%cluster",
+        "%steps.other.answer.id", "%{steps.other.answer.id}", "%steps.mark", "%run.other",
+        "a %rulez b", "%{steps.other.state}", "%{a{b}", "%cluster",
     ],
 )  # fmt: skip
 def test_an_unknown_word_is_an_error(text):
     with pytest.raises(TemplateError):
         compile_template(text, tuple(STEPS))
+
+
+def test_a_preview_renders_a_part_of_an_answer_that_it_does_not_know_as_its_name():
+    template = compile_template("n-%steps.mark.answer.items[0].id", tuple(STEPS))
+    context = TemplateContext(steps=STEPS, planned={"mark"})
+    assert template.render(parse_event(ALERT), context) == "n-steps.mark.answer.items[0].id"
+    assert template.fields == ()
 
 
 def test_a_missing_value_renders_as_absent():

@@ -336,8 +336,10 @@ class FakeHttpClient:
 
     sent: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def request(self, method: str, url: str, headers: dict[str, Any], body: Any) -> Answer:
-        self.sent.append((method, url, headers, body))
+    def request(
+        self, method: str, url: str, headers: dict[str, Any], body: Any, auth: Any = None
+    ) -> Answer:
+        self.sent.append((method, url, headers, body, *([auth] if auth else [])))
         return Answer(200, {"id": 7})
 
     def post_slack_message(self, message: dict[str, Any], webhook: Any, token: Any) -> Answer:
