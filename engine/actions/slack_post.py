@@ -12,6 +12,8 @@ from engine.actions.parameters import Secret, Text
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.language.template import Template
 from engine.model.calls import SecretName
+from engine.model.errors import RefusedError
+from engine.model.json_codec import encode_json
 from engine.outbound.api import BlocksRefusedError, HttpClient
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from engine.model.event import Event
     from engine.outbound.api import Answer
 
+BUTTONS = "tiercel-hold"
+"""``block_id`` of the buttons. Their ``action_id`` adds ``-approve`` or ``-deny``."""
 _CHANNEL = re.compile(r"[#@]?[\w-]{1,80}")
 _OPEN = re.compile(r"(?:<[^<>]*|&(?:a(?:mp?)?|lt?|gt?)?)\Z")
 """An incomplete entity or link at the end of a text."""
@@ -198,6 +202,8 @@ def _check_length(template: Template | None, most: int, path: Path, findings: Fi
 def _check(given: Mapping[str, Any]) -> str | None:
     if ("webhook" in given) == ("token" in given) or ("token" in given) != ("channel" in given):
         return "slack.post needs either `webhook`, or `token` and `channel`"
+    if given.get("buttons") is True and "token" not in given:
+        return "`buttons` needs `token` and `channel`: the answer to a press changes the message"
     return None
 
 
@@ -211,7 +217,7 @@ def _check(given: Mapping[str, Any]) -> str | None:
     repeatable=False,
     check=_check,
 )
-def post_to_slack(
+def post_to_slack(  # noqa: PLR0913 - the signature is the schema
     http: HttpClient,
     context: StepContext,
     *,
@@ -221,6 +227,7 @@ def post_to_slack(
     channel: Annotated[str | None, Text(check_channel)] = None,
     blocks: Annotated[list[Any] | None, Blocks()] = None,
     thread: Literal["run", "none"] = "none",
+    buttons: bool = False,
 ) -> ActionResult:
     """Post a message to Slack. Values from the event are escaped: they cannot create links or mentions.
 
@@ -235,9 +242,13 @@ def post_to_slack(
     channel: the id or name of the channel, with a token.
     blocks: at most 50 Block Kit blocks. A mrkdwn text with fields of the event is sent as verbatim.
     thread: with a token, run puts the messages of a run into one thread.
+    buttons: in onHeld, with a token: add buttons that approve and deny the held step. The engine must have
+      --slack-app-token-file.
     """
     note = cut(escape(context.note), 2000)
     message = _message(text, blocks, note)
+    if buttons:
+        message["blocks"] = [*message["blocks"][: BLOCKS - 1], _buttons(context)]
     if webhook is not None:
         _, sent_as = _post(http, message, webhook, None)
         return ActionResult(f"to {webhook.name}: {text[:200]}{sent_as}")
@@ -265,6 +276,28 @@ def _message(text: str, blocks: list[Any] | None, note: str) -> dict[str, Any]:
         sent = blocks or [_section(piece) for piece in _pieces(full_text)]
     no_links = {"parse": "none", "link_names": False, "unfurl_links": False, "unfurl_media": False}
     return {"text": full_text, "blocks": sent, **no_links}
+
+
+def _buttons(context: StepContext) -> dict[str, Any]:
+    """Return the block with the buttons for the hold that this message is about. Raises RefusedError."""
+    hold = context.attempt_state.get("about")
+    if not hold:
+        raise RefusedError("`buttons` is only for the steps of onHeld in the Guardrails")
+    value = encode_json({"run": hold["run"], "notice": context.run}).decode()
+    return {
+        "type": "actions",
+        "block_id": BUTTONS,
+        "elements": [
+            {
+                "type": "button",
+                "action_id": f"{BUTTONS}-{verdict}",
+                "text": {"type": "plain_text", "text": verdict.capitalize()},
+                "style": style,
+                "value": value,
+            }
+            for verdict, style in (("approve", "primary"), ("deny", "danger"))
+        ],
+    }
 
 
 def _section(text: str) -> dict[str, Any]:

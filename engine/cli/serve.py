@@ -18,7 +18,16 @@ from engine.model.errors import PlaybookError, SettingsError
 from engine.model.own_identity import MOUNTED, OwnIdentity
 from engine.render.findings import finding_lines
 from engine.render.text import print_line
-from engine.runtime.settings import NATS, REDIS, Settings, address, host_list, server
+from engine.runtime.settings import (
+    NATS,
+    REDIS,
+    SLACK_API,
+    Settings,
+    address,
+    host_list,
+    server,
+    slack_api,
+)
 
 
 class _Lines(click.types.StringParamType):
@@ -106,6 +115,13 @@ FORMATS = ("json", "text")
     metavar="NAME",
     help="Audience that these tokens must have. Default: that of the API server.",
 )
+@click.option(
+    "--slack-app-token-file",
+    type=_FILE,
+    help="File with a Slack app token (xapp-…). The engine connects to Slack (Socket Mode), and operators with"
+    " slack:TEAM/USER in the operators file can press the buttons of slack.post.",
+)
+@click.option("--slack-api", default=SLACK_API, help="URL of Slack's Web API.")
 @click.option(
     "--insecure-no-auth",
     is_flag=True,
@@ -237,6 +253,8 @@ def _settings(given: dict[str, Any]) -> Settings:
         operators_file=given["operators_file"],
         kubernetes_operators=given["kubernetes_operators"],
         kubernetes_audience=given["kubernetes_audience"] or None,
+        slack_app_token_file=given["slack_app_token_file"],
+        slack_api=slack_api(given["slack_api"]),
         insecure_no_auth=given["insecure_no_auth"],
         workers=given["workers"],
         slow_workers=given["slow_workers"],

@@ -305,10 +305,10 @@ def _hold(step: _Step, reason: str, hold_for: float) -> str:
     claim, guardrails, now = step.claim, step.checker.guardrails, step.now
     if step.clients.dry:
         return reason + ("; the steps of onHeld notify" if guardrails.on_held else "")
-    held_step, since = claim.attempt_state.get("held") or (None, 0.0)
+    held_step, since, *_ = claim.attempt_state.get("held") or (None, 0.0)
     if held_step != claim.step.name:
         notice = hold_notification(claim, guardrails, (now, now + hold_for), reason)
-        state = {"held": [claim.step.name, now]}
+        state = {"held": [claim.step.name, now, notice.run.id if notice else ""]}
         require_current_claim(step.store.keep(claim, state, notice))
         raise HeldError(reason, hold_for)
     if now < since + hold_for:  # claimed again after a crash

@@ -95,6 +95,7 @@ class Hydrator:
             }
             attempt_state = codec.decode(row["facts"])
             decisions = tuple(Decision(**one) for one in attempt_state.get("decisions", ()))
+            hold: list[Any] = [*attempt_state.get("held", ())]
         return RunRecord(
             run=run,
             results=results,
@@ -105,6 +106,7 @@ class Hydrator:
             undo=undo,
             decisions=decisions,
             copies=tuple(attempt_state.get(COPIES, ())),
+            notice=hold[2] if len(hold) > 2 else "",  # noqa: PLR2004 - step, time, notice
         )
 
     def change_in_force(self, row: Row) -> ChangeInForce:

@@ -60,7 +60,7 @@ class RunRecord:
     current step, or None after the end. due_at: epoch seconds, or None after the end. outcome: None until the
     end. undo: step name -> epoch seconds at which the step is undone, or None (only on request). decisions:
     the operator commands on the run, oldest first. copies: the objects that steps of the run deleted, if their
-    action keeps copies.
+    action keeps copies. notice: the id of the run that notified of the last hold, "" if there is none.
     """
 
     run: Run
@@ -72,6 +72,7 @@ class RunRecord:
     undo: Mapping[str, float | None] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
     copies: tuple[Object, ...] = ()
+    notice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,21 +93,34 @@ def post_with_token(
     login: a bot token and the URL of the Web API. timeout: seconds. The answer's JSON has ``ts`` and
     ``channel``.
     """
+    posted = call_web_api(sender, login, "chat.postMessage", message, timeout)
+    return Answer(200, {"ts": posted.get("ts"), "channel": posted.get("channel")})
+
+
+def call_web_api(
+    sender: Sender, login: tuple[str, str], method: str, body: dict[str, Any], timeout: float
+) -> dict[str, Any]:
+    """Call a method of the Web API. Return its answer.
+
+    login: a token and the URL of the Web API. timeout: seconds. Raises TemporaryError, PermanentError,
+    BlocksRefusedError.
+    """
     token, api = login
     client = _WebApi(token, api, timeout=timeout, retry_handlers=[], logger=_SILENT)  # type: ignore[arg-type]
     client.sender = sender
     try:
-        posted = client.chat_postMessage(**message)
+        answer = client.api_call(method, json=body)
     except SlackApiError as error:
         response = error.response
         if response.status_code < 300:  # noqa: PLR2004 - HTTP
             code = str(response.get("error")).replace(token, MASK)
             kind = BlocksRefusedError if code in _BLOCK_ERRORS else PermanentError
             raise kind(f"Slack answered {code[:200]}") from None
-        return _check_status(response.status_code, "", response.headers)
+        _check_status(response.status_code, "", response.headers)
+        raise PermanentError(f"Slack answered {response.status_code}") from None
     except _NO_RESPONSE as error:
         raise TemporaryError(f"Slack: {type(error).__name__}") from None
-    return Answer(200, {"ts": posted.get("ts"), "channel": posted.get("channel")})
+    return answer.data if isinstance(answer.data, dict) else {}
 
 
 def _send(sender: Sender, request: SdkRequest, timeout: float) -> tuple[int, dict[str, str], str]:

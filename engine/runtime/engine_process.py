@@ -27,6 +27,7 @@ from engine.render.rights import rights_json
 from engine.runtime import event_loop, listeners, worker_process
 from engine.runtime.maintenance import Maintenance
 from engine.runtime.reload import Reloader
+from engine.runtime.slack_buttons import check_slack, start_slack
 from engine.runtime.worker_channel import WorkerProcess, freeze_startup_objects
 from engine.server.admin_api import AdminApi
 from engine.server.admin_port import AdminPort
@@ -78,6 +79,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     WorkerProcessError.
     """
     access = listeners.load_access(settings)
+    check_slack(settings, access.operators)
     workers = WorkerProcess(  # first, because it forks and must do so before any thread starts
         functools.partial(worker_process.run_worker_process, settings, story=story)
     )
@@ -108,7 +110,9 @@ def serve(settings: Settings, *, story: bool = False) -> None:
             sources_ = [source.status() for source in sources]
             return {**about, "rights": rights, "sources": sources_}
 
-        api = _admin_api(core, workers, observers, metrics, status)
+        commands = _operator_commands(core, workers, observers)
+        api = _admin_api(core, commands, workers, metrics, status)
+        start_slack(settings, access.operators, core.journal, commands, workers, stack)
         event_port = EventPort(
             core.intake, observers, workers.wake, access.sender_checks, traces,
             dry_run=settings.dry_run, fault=core.fault,
@@ -147,14 +151,10 @@ def _drain(sources: Sequence[SourceThread], workers: WorkerProcess, grace: float
     return workers.stop(max(0.0, deadline - time.monotonic()))
 
 
-def _admin_api(
-    core: _Core,
-    workers: WorkerProcess,
-    observers: Observers,
-    metrics: Metrics,
-    status: Callable[[], dict[str, Any]],
-) -> AdminApi:
-    """Return the admin API. Ends the pauses that expired while the engine was stopped."""
+def _operator_commands(
+    core: _Core, workers: WorkerProcess, observers: Observers
+) -> OperatorCommands:
+    """Return the commands. Ends the pauses that expired while the engine was stopped."""
     commands = OperatorCommands(
         journal=core.journal,
         observers=observers,
@@ -165,6 +165,16 @@ def _admin_api(
     )
     commands.end_pauses()
     core.maintenance.add_task(commands.end_pauses)
+    return commands
+
+
+def _admin_api(
+    core: _Core,
+    commands: OperatorCommands,
+    workers: WorkerProcess,
+    metrics: Metrics,
+    status: Callable[[], dict[str, Any]],
+) -> AdminApi:
     return AdminApi(
         core.journal,
         commands,

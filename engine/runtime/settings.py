@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.intake.redaction import Redaction
 
 
+SLACK_API = "https://slack.com/api/"
 REDIS = "redis[s]://[user:password@]host[:port][/db][?key=NAME]"
 NATS = "nats://[user:password@]host[:port] (or tls://…)"
 _SCHEMES = {REDIS: ("redis", "rediss"), NATS: ("nats", "tls")}
@@ -81,6 +82,8 @@ class Settings:
     own: OwnIdentity = field(default_factory=OwnIdentity)
     kubernetes_operators: bool = False
     kubernetes_audience: str | None = None
+    slack_app_token_file: Path | None = None
+    slack_api: str = SLACK_API
 
     @property
     def has_cluster(self) -> bool:
@@ -118,6 +121,20 @@ def address(text: str) -> Address:
     if not port.isdecimal() or int(port) > 65535 or not host:  # noqa: PLR2004 - TCP
         raise SettingsError(f"`{text}` is not HOST:PORT (example: 127.0.0.1:8080)")
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def slack_api(text: str) -> str:
+    """Check the URL of Slack's Web API. Return it with a slash at the end. Raises SettingsError.
+
+    Without TLS it must be on this machine, because it gets tokens.
+    """
+    try:
+        found = parse_url(text)
+    except RefusedError as error:
+        raise SettingsError(f"--slack-api: {error}, like {SLACK_API}") from None
+    if found.scheme != "https" and not Address(found.host, found.port).loopback:
+        raise SettingsError(f"--slack-api begins with https://, like {SLACK_API}")
+    return found.url.removesuffix("/") + "/"
 
 
 def server(flag: str, text: str | None, form: str) -> str | None:

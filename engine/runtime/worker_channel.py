@@ -24,7 +24,7 @@ import structlog
 from engine.execution.rights_check import RightsReport
 from engine.model.errors import SettingsError
 from engine.model.playbook import Guardrails
-from engine.telemetry.events import CommandExecuted, Reloaded
+from engine.telemetry.events import CommandExecuted, CommandRefused, Reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,6 +64,14 @@ class RunEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldExpired:
+    """A held step was not approved in time. message: of its outcome."""
+
+    run: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scrape:
     """Request for the metrics of the worker process."""
 
@@ -96,7 +104,7 @@ class RequiredRights:
     by_account: Mapping[str, frozenset[Right]]
 
 
-Command = Guardrails | CommandExecuted | RequiredRights | Scrape | Stop
+Command = Guardrails | CommandExecuted | CommandRefused | RequiredRights | Scrape | Stop
 
 
 class WorkerChannel:
@@ -107,7 +115,14 @@ class WorkerChannel:
         self._lock = threading.Lock()
 
     def send(
-        self, message: Connected | StartFailed | RunEnded | Scraped | Stopped | RightsReport
+        self,
+        message: Connected
+        | StartFailed
+        | RunEnded
+        | HoldExpired
+        | Scraped
+        | Stopped
+        | RightsReport,
     ) -> None:
         """Send a message. Does nothing if the engine process has ended."""
         with self._lock, contextlib.suppress(OSError):
@@ -135,6 +150,7 @@ class WorkerProcess:
     """The engine process's end of the channel. Thread-safe. Forks, so create it before any thread.
 
     rights: the last report about the rights of the engine, None before the first.
+    on_hold_expired: receives each held step that was not approved in time; may be set.
     work: runs in the worker process and returns its exit code. If the worker process ends unexpectedly, the
     engine process gets SIGTERM.
     """
@@ -146,6 +162,7 @@ class WorkerProcess:
         self._scrape_lock = threading.Lock()
         self._scraped: SimpleQueue[bytes] = SimpleQueue()
         self._on_no_effect: Callable[[str], None] = lambda _run: None
+        self.on_hold_expired: Callable[[HoldExpired], None] = lambda _hold: None
         self._completed: bool | None = None
         self.rights: RightsReport | None = None
         self._reader: threading.Thread | None = None
@@ -186,7 +203,7 @@ class WorkerProcess:
 
     def __call__(self, event: EngineEvent) -> None:
         """Pass on operator commands, for the audit log, and the guardrails of a new set of playbooks."""
-        if isinstance(event, CommandExecuted):
+        if isinstance(event, CommandExecuted | CommandRefused):
             self._send(event)
         elif isinstance(event, Reloaded) and event.guardrails and self._reader:
             self._send(event.guardrails)
@@ -252,6 +269,8 @@ class WorkerProcess:
                 break
             if isinstance(message, RunEnded):
                 self._on_no_effect(message.run)
+            elif isinstance(message, HoldExpired):
+                self.on_hold_expired(message)
             elif isinstance(message, Scraped):
                 self._scraped.put(message.text)
             elif isinstance(message, RightsReport):

@@ -38,6 +38,7 @@ from engine.render.story import tell_story
 from engine.runtime.rights_monitor import RightsMonitor
 from engine.runtime.worker_channel import (
     Connected,
+    HoldExpired,
     RequiredRights,
     RunEnded,
     Scrape,
@@ -48,7 +49,7 @@ from engine.runtime.worker_channel import (
     freeze_startup_objects,
 )
 from engine.telemetry.audit import Audit
-from engine.telemetry.events import CommandExecuted, Observers
+from engine.telemetry.events import AttemptEnded, CommandExecuted, CommandRefused, Observers
 from engine.telemetry.fault_log import FaultLog
 from engine.telemetry.logging import log_steps
 from engine.telemetry.metrics import WorkMetrics
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from engine.model.run import Claim
     from engine.runtime.settings import Settings
     from engine.runtime.worker_channel import WorkerChannel
+    from engine.telemetry.events import EngineEvent
     from engine.telemetry.metrics import Series
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
         guardrails = channel.receive()
     metrics = WorkMetrics()
     outputs = [tell_story] if story else [log_steps, Audit()]
-    observers = Observers(metrics, *outputs, *([traces] if traces else []))
+    observers = Observers(metrics, *outputs, _HoldObserver(channel), *([traces] if traces else []))
     with contextlib.ExitStack() as stack:
         if traces:
             stack.callback(traces.stop)
@@ -127,6 +129,21 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
     return 0
 
 
+class _HoldObserver:
+    """Tells the engine process of each held step that was not approved in time."""
+
+    def __init__(self, channel: WorkerChannel) -> None:
+        self._channel = channel
+
+    def __call__(self, engine_event: EngineEvent) -> None:
+        if not isinstance(engine_event, AttemptEnded) or engine_event.outcome.state != "refused":
+            return
+        claim = engine_event.claim
+        step = (claim.attempt_state.get("held") or [None])[0]
+        if step == claim.step.name and claim.approval is None:
+            self._channel.send(HoldExpired(claim.run.id, engine_event.outcome.message))
+
+
 def _serve_commands(
     channel: WorkerChannel,
     resources: _Resources,
@@ -146,7 +163,7 @@ def _serve_commands(
         resources.log_api_server_state(api_server_fault)
         if isinstance(command, Guardrails):
             resources.guardrails = command
-        elif isinstance(command, CommandExecuted):
+        elif isinstance(command, CommandExecuted | CommandRefused):
             observers.notify(command)
         elif isinstance(command, RequiredRights):
             if monitor:
@@ -183,8 +200,10 @@ class _Resources:
     ) -> None:
         self._settings, self._cluster, self._journal = settings, cluster, journal
         senders = Senders(settings.http_hosts)
-        self._http = LiveHttpClient(Secrets(settings.secrets_dir), senders=senders)
         self._artifacts = LiveArtifactStore(settings.artifact_stores)
+        self._http = LiveHttpClient(
+            Secrets(settings.secrets_dir), senders=senders, slack_api=settings.slack_api
+        )
         self.guardrails = guardrails
         ledger = BudgetLedger(None if settings.dry_run else _Budgets(journal))
         self._guard_of = functools.lru_cache(1)(

@@ -17,6 +17,7 @@ from engine.telemetry.events import (
     UNWRITTEN,
     AttemptEnded,
     CommandExecuted,
+    CommandRefused,
     EngineEvent,
 )
 
@@ -34,7 +35,8 @@ class Audit:
 
     The line of an attempt contains the event, the playbook with its Git blob and revision, the target, the
     calls and requests that were sent, and the outcome. The line of an operator command is
-    ``{time, level, event, decision, by, playbook, run, step, reason, missing}``, with null as the event.
+    ``{time, level, event, decision, by, playbook, run, step, reason, missing}``, with null as the event. That of
+    a refused press of a button is ``{time, level, event, refused, by, run, reason}``.
     """
 
     def __init__(self, stream: TextIO = sys.stdout) -> None:
@@ -47,6 +49,8 @@ class Audit:
             record = _attempt(engine_event)
         elif isinstance(engine_event, CommandExecuted):
             record = _operator_command(engine_event)
+        elif isinstance(engine_event, CommandRefused):
+            record = _refused_command(engine_event)
         else:
             return
         encoding = self._stream.encoding or "utf-8"  # a terminal's encoding may lack characters
@@ -69,6 +73,18 @@ def _operator_command(command: CommandExecuted) -> dict[str, Any]:
         "step": command.step,
         "reason": command.reason,
         "missing": command.missing,
+    }
+
+
+def _refused_command(refused: CommandRefused) -> dict[str, Any]:
+    return {
+        "time": format_time(int(refused.time * 1000) * 1_000_000),
+        "level": "warning",
+        "event": None,
+        "refused": refused.what,
+        "by": refused.by,
+        "run": refused.run,
+        "reason": refused.why,
     }
 
 

@@ -111,7 +111,21 @@ class CommandExecuted:
     missing: int = 0
 
 
-EngineEvent = Received | AttemptEnded | Reloaded | CommandExecuted
+@dataclass(frozen=True, slots=True)
+class CommandRefused:
+    """A command that came through Slack was refused.
+
+    what, by, run: as given, "" if unknown. time: epoch seconds. why: one sentence.
+    """
+
+    what: str
+    by: str
+    time: float
+    run: str
+    why: str
+
+
+EngineEvent = Received | AttemptEnded | Reloaded | CommandExecuted | CommandRefused
 
 
 class Observers:
@@ -119,6 +133,10 @@ class Observers:
 
     def __init__(self, *observers: Callable[[EngineEvent], None]) -> None:
         self._observers = observers
+
+    def add(self, observer: Callable[[EngineEvent], None]) -> None:
+        """Also notify this observer."""
+        self._observers = (*self._observers, observer)
 
     def notify(self, engine_event: EngineEvent) -> None:
         """Call every observer. An observer that fails does not affect the others, or the caller."""

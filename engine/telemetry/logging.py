@@ -18,6 +18,7 @@ from engine.telemetry.events import (
     UNWRITTEN,
     AttemptEnded,
     CommandExecuted,
+    CommandRefused,
     EngineEvent,
     Reloaded,
 )
@@ -61,6 +62,14 @@ def log_operator_commands(engine_event: EngineEvent) -> None:
             run=engine_event.run,
             step=engine_event.step,
             reason=engine_event.reason,
+        )
+    elif isinstance(engine_event, CommandRefused):
+        log.warning(
+            "operator_command_refused",
+            command=engine_event.what,
+            by=engine_event.by,
+            run=engine_event.run,
+            error=engine_event.why,
         )
 
 

@@ -35,6 +35,7 @@ ENVIRONMENTS = ("dev", "staging", "prod")
 COMPONENTS = {
     "enforce": set(),
     "slack": set(),
+    "slack-approvals": set(),
     "monitoring": {"Service/tiercel-metrics", "NetworkPolicy/tiercel-metrics"},
     "falcosidekick": {
         "Deployment/falcosidekick", "Service/falcosidekick", "NetworkPolicy/falcosidekick",
@@ -55,7 +56,7 @@ COMPONENTS = {
 }  # fmt: skip
 """The objects that each component adds, in the order in which docs/install.md lists them."""
 WORDS = (
-    "-tokens", "-secrets", "-slack", "-operators", "-tls", "-sender", "-redis", "-nats",
+    "-tokens", "-secrets", "-slack", "-operators", "-tls", "-sender", "-redis", "-nats", "-slack-app",
 )  # fmt: skip
 NAMESPACE = "/api/v1/namespaces/tiercel"
 
@@ -242,8 +243,8 @@ def test_every_file_that_a_variable_names_is_on_a_volume(everything):
     mounts = [it["mountPath"] for it in container["volumeMounts"]]
     paths = [it["value"] for it in container["env"] if it.get("value", "").startswith("/")]
     assert (
-        len(paths) == 9
-    )  # playbooks, journal, tokens, secrets, three for TLS, operators, recording
+        len(paths) == 10
+    )  # playbooks, journal, tokens, secrets, three for TLS, operators, recording, Slack
     for path in paths:
         assert any(Path(path).is_relative_to(one) for one in mounts), path
     assert "subPath" not in str(container)  # the kubelet does not update it

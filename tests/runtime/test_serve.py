@@ -354,6 +354,8 @@ VARIABLES = {
     "operators_file": "o",
     "kubernetes_operators": True,
     "kubernetes_audience": "tiercel",
+    "slack_app_token_file": "a",
+    "slack_api": "https://slack-gov.com/api/",
     "insecure_no_auth": True,
     "workers": 3,
     "slow_workers": 4,
