@@ -1,0 +1,3 @@
+"""The contract suite of Tiercel."""
+
+pytest_plugins = ["tiercel.testing"]

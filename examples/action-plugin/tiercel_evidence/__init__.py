@@ -1,0 +1,1 @@
+"""Actions for Tiercel that keep evidence."""
