@@ -12,7 +12,6 @@ import click
 from engine.cli.exit_codes import FINDINGS, USAGE, WARNINGS, fail
 from engine.cli.playbook_arguments import load, read_playbook_files, values_option
 from engine.falco.compatibility import CompatibilityCheck
-from engine.falco.rule_coverage import rule_coverage
 from engine.falco.rules_file import FalcoRules, read_rules, shipped_rules
 from engine.language.folder import FolderError
 from engine.language.lint import expired_silences, no_documents
@@ -82,12 +81,18 @@ def command(
     files = read_playbook_files(playbooks, values)
     found = load(files, values, CompatibilityCheck(falco).inspect)
     findings = _findings(files, found, falco)
-    matrix = rule_coverage(falco, found.playbooks) if coverage else None
+    matrix = _matrix(falco, found) if coverage else None
     _print(findings, found, files, matrix, output, strict=strict)
     if any(finding.severity == "error" for finding in findings):
         sys.exit(FINDINGS)
     if strict and findings:
         sys.exit(WARNINGS)
+
+
+def _matrix(falco: FalcoRules, found: PlaybookSet) -> RuleCoverage:
+    from engine.falco.rule_coverage import rule_coverage  # noqa: PLC0415 - only --coverage needs it
+
+    return rule_coverage(falco, found.playbooks)
 
 
 def _findings(files: Files, found: PlaybookSet, falco: FalcoRules) -> list[Finding]:

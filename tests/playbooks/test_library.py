@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from engine.falco.rule_coverage import rule_coverage
 from engine.falco.rules_file import FalcoRules
 from engine.language.folder import read_files
 from engine.language.loader import Loader
+from engine.model.playbook import Guardrails
 
 LIBRARY = Path(__file__).parents[2] / "playbooks"
 THEMES = sorted(path.parent for path in LIBRARY.glob("*/kustomization.yaml"))
@@ -77,6 +79,14 @@ def test_what_disrupts_without_a_question_is_short(library):
         "contain-container-escape", "contain-kernel-module", "isolate-reverse-shell",
         "replace-drifted-pod", "replace-fileless-pod",
     ]  # fmt: skip
+
+
+def test_the_guardrails_are_the_built_in_ones_with_more_namespaces_and_a_message(library):
+    found, built_in = library.guardrails, Guardrails()
+    rest = msgspec.structs.replace(found, namespaces=(), on_held=b"")
+    assert rest == msgspec.structs.replace(built_in, namespaces=())
+    assert set(found.namespaces) == {*built_in.namespaces, "falco", "tiercel"}
+    assert b"slack.post" in found.on_held
 
 
 def test_rules_with_a_tactic_are_answered_in_the_folder_of_that_tactic(library):
