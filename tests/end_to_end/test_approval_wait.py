@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from tests.support.engine import call, engine
@@ -130,3 +131,41 @@ def test_the_end_of_the_timeout_is_a_denial(tmp_path, namespace, pods, engine_ku
         )
         assert refused["message"].startswith("denied: no approval within 200ms")
         assert pods("a") == {}
+
+
+HELD = 1_000
+
+
+def test_a_thousand_held_runs_occupy_no_worker(tmp_path, engine_kubeconfig):
+    few = ("--workers", "1", "--slow-workers", "1", "--kubeconfig", str(engine_kubeconfig))
+    folder = {"ask.yaml": BOTH.replace("    - {name: mark", "    # - {name: mark")}
+    with engine(tmp_path, folder, *few) as running:
+
+        def threads():
+            worker_process = running.pids[-1]
+            return len(list(Path(f"/proc/{worker_process}/task").iterdir()))
+
+        def post(first, count):
+            alerts = [
+                alert("demo", f"web-{n}", "Two people decide") for n in range(first, first + count)
+            ]
+            return running.post(alerts)[2]["runs"]
+
+        def decide(run, verdict):
+            headers = {"Content-Type": "application/json"}
+            return call(running.admin, "POST", f"/runs/{run}/{verdict}", b"{}", headers)
+
+        (warm,) = post(0, 1)
+        running.wait_for_audit(lambda line: line["run"] == warm)
+        before = threads()
+        runs = [*post(1, HELD - 1)]
+        running.wait_for_audit(lambda line: line["run"] == runs[-1], timeout=60)
+        assert running.get("/status")[2]["queue"] == {
+            "waiting": 0, "running": 0, "held": HELD, "oldestDueSeconds": 0.0,
+        }  # fmt: skip
+        assert threads() == before
+        assert decide(runs[500], "deny")[0] == 200
+        ended = running.wait_for_audit(lambda line: line.get("state") == "refused")
+        assert (ended["run"], ended["message"]) == (runs[500], "denied by local")
+        (last,) = post(HELD, 1)
+        assert running.wait_for_audit(lambda line: line["run"] == last)["state"] == "held"

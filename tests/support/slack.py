@@ -47,8 +47,11 @@ class Slack:
         self._http.daemon_threads = True
         self._sockets = serve(self._connected, "127.0.0.1", 0)
         self._threads = [
-            threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}),
-            threading.Thread(target=self._sockets.serve_forever),
+            threading.Thread(
+                target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+            ),
+            # daemon, because the threads of its connections inherit it
+            threading.Thread(target=self._sockets.serve_forever, daemon=True),
         ]
 
     def __enter__(self) -> Self:
