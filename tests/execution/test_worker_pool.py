@@ -79,17 +79,18 @@ class Engine:
     def _workers(self, journal):
         return WorkerPool(
             journal,
-            lambda claim: Clients(
-                CallRecorder(AssumedCluster(claim.run.event)),
-                RequestRecorder(self.ops, None),
-                dry=False,
-            ),
+            self.clients,
             GuardrailChecker,
             Observers(self._note),
             capacity=Capacity({"cluster": 2, "slow": 3}),
             now=lambda: self.now,
             on_no_effect=lambda run: self.over.append(run.id),
         )
+
+    def clients(self, claim):
+        """The clients of an attempt."""
+        cluster = CallRecorder(AssumedCluster(claim.run.event))
+        return Clients(cluster, RequestRecorder(self.ops, None), dry=False)
 
     def through(self, journal):
         """Use another journal that wraps this one."""

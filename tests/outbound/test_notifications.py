@@ -348,6 +348,23 @@ def test_a_url_of_another_service_or_with_local_files_is_refused_without_its_sec
     assert "canary" not in outcome.message
 
 
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"to": "mailto://u:p@example.com"}, "literal-secret"),
+        ({"to": {"fromSecret": "a/b"}}, "bad-parameter"),
+        ({"body": 7}, "bad-parameter"),
+        ({"title": ["x"]}, "bad-parameter"),
+        ({"body": "%steps.other.answer.id"}, "bad-template"),
+        ({"attach": "/etc/passwd"}, "bad-parameter"),
+    ],
+)
+def test_a_wrong_parameter_is_a_finding(given, code):
+    steps = [{"action": "notify.send", "with": {"to": {"fromSecret": "to"}, "body": "b", **given}}]
+    found = new_loader().load(Files("", files(p=playbook("p", actions=steps))))
+    assert [error.code for error in found.errors] == [code]
+
+
 def test_a_service_cannot_open_files_start_programs_or_open_sockets(tmp_path):
     file = tmp_path / "x"
     file.write_text("x")
