@@ -19,6 +19,8 @@ from engine.actions.owners import OWNERS
 from engine.actions.parameters import Text
 from engine.actions.rbac import rights
 from engine.actions.registry import load_actions
+from engine.artifacts.api import ArtifactRecorder
+from engine.artifacts.live_store import LiveArtifactStore
 from engine.cluster.api import NAMESPACE, POD, CallRecorder
 from engine.cluster.kinds import KINDS
 from engine.execution.attempt import Clients, attempt
@@ -70,6 +72,7 @@ class Case:
             the step name. "" is a pod without a controller.
         event: returns the output fields of the event; None for an event that names the target.
         prepare: creates further objects, before each attempt that changes something.
+        runs: whether the pod must run on a node of the cluster, for logs and commands.
 
     """
 
@@ -78,6 +81,7 @@ class Case:
     owners: Sequence[str] | None = None
     event: Callable[[World, Object], Mapping[str, Any]] | None = None
     prepare: Callable[[World], object] = lambda _: None
+    runs: bool = False
 
     @functools.cached_property
     def registered(self) -> Action:
@@ -140,8 +144,13 @@ class Contract:
             return ["pod"]
         if self.target == "resource":
             return ["audit"]
-        shapes = ["pod", "container"]
-        return [*shapes, "node"] if self.target in ("node", "subject") else shapes
+        effect = self.playbook.steps[0].effect
+        return [
+            *("pod", "container"),
+            *(["node"] if self.target in ("node", "subject") else []),
+            # the engine looks whether the host of the event is another node
+            *(["host"] if effect not in ("mark", "disrupt") else []),
+        ]
 
     def scene(self, owner: str = "", shape: str = "pod") -> Scene:
         """Create a target, and an event about it."""
@@ -155,8 +164,8 @@ class Contract:
             place |= {"namespace": world.name} if kind.namespaced else {}
             fields = {f"ka.target.{key}": value for key, value in place.items()}
         else:
-            target = world.new_pod(owner)
-            hostname = world.name
+            target = world.new_pod(owner, runs=self.case.runs)
+            hostname = "other" if shape == "host" else target["spec"]["nodeName"]
             if self.case.event:
                 fields = dict(self.case.event(world, target))
             elif shape == "container":
@@ -188,7 +197,9 @@ class Contract:
         traffic = traffic or Traffic()
         cluster = self.server.cluster(self.needed if needed is None else needed, traffic)
         recorder = CallRecorder(cluster, cluster.with_dry_run() if dry else cluster)
-        clients = Clients(recorder, RequestRecorder(None), dry=dry)
+        http = RequestRecorder(None)
+        artifacts = ArtifactRecorder(http.requests, None if dry else LiveArtifactStore(None))
+        clients = Clients(recorder, http, dry=dry, artifacts=artifacts)
         claim = self._claim(playbook or self.playbook, scene, again=again, state=state)
         claim = scene.store.undoing(claim) if undo else claim
         now = datetime.now(UTC).timestamp()
@@ -303,6 +314,8 @@ class ActionContract:
             traffic, needed = Traffic(), contract.needed - {right}
             dry = contract.is_dry(place[0])
             outcome = contract.complete(scene, traffic, needed=needed, dry=dry)
+            if isinstance(outcome.answer, dict) and outcome.answer.get("missing"):
+                continue  # the step collects several parts, and says which one is missing
             if outcome.state == "done":
                 outcome = contract.complete(scene, traffic, needed=needed, again=True)
             if outcome.state == "done":
@@ -325,7 +338,7 @@ class ActionContract:
             return
         whole = Traffic()
         contract.complete(contract.new_scene(), whole)
-        for kill_after in range(whole.writes + 1):
+        for kill_after in range(whole.writes + 1) if whole.writes else ():
             scene = contract.new_scene()
             calls = contract.attempt(scene, dry=True).calls
             before = contract.world.state(calls)
@@ -415,7 +428,7 @@ def _walk(contract: Contract, scene: Scene, *, dry: bool) -> tuple[bool, set[Rig
     done = contract.complete(scene, traffic)
     assert done.state == "done", done
     once = world.state(calls)
-    assert not calls or once != before
+    assert contract.case.runs or not calls or once != before  # a command does not change its pod
     if action.repeatable:
         again = contract.complete(scene, traffic, again=True)
         assert again.state == "done", again

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import urllib3
 from engine.actions.rbac import roles
@@ -18,7 +18,7 @@ from engine.cluster.client import ApiServerState, KubernetesCluster
 from engine.cluster.kinds import KINDS
 from engine.cluster.kubeconfig import Credentials, read_access
 from engine.cluster.rate_limiter import RateLimiter
-from engine.cluster.transport import ApiServer
+from engine.cluster.transport import ApiServer, OpenStream
 from engine.model.calls import Call
 from engine.model.errors import GoneError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from engine.cluster.transport import Response
     from engine.model.calls import Kind, Object
 
+_Reply = TypeVar("_Reply")
 USER = "tiercel-contract"
 _RBAC = "rbac.authorization.k8s.io"
 _REVIEW = "authorization.k8s.io/v1"
@@ -63,6 +64,8 @@ class _Client(ApiServer):
     """A connection to the API server as a user with some groups. It records the requests."""
 
     traffic: Traffic
+    _groups: tuple[str, ...]
+    _shared: Callable[..., Any]
 
     def request(
         self,
@@ -73,36 +76,62 @@ class _Client(ApiServer):
         seconds: float,
     ) -> Response:
         """Send one request, and record it."""
-        traffic = self.traffic
-        traffic.rights |= used_rights(method, path, content)
+        self.traffic.rights |= used_rights(method, path, content)
         is_write = method != "GET" and not _is_dry(query, content)
+        return self._record(
+            is_write, lambda: super(_Client, self).request(method, path, query, content, seconds)
+        )
+
+    def open_stream(
+        self, path: str, query: Sequence[tuple[str, str]], seconds: float, *, websocket: bool
+    ) -> OpenStream:
+        """Open a log or a command, and record it. The API server requires two rights for a command."""
+        self.traffic.rights |= used_rights("GET", path, None)
+        if websocket:
+            self.traffic.rights |= used_rights("POST", path, None)
+        return self._record(
+            websocket,
+            lambda: super(_Client, self).open_stream(path, query, seconds, websocket=websocket),
+        )
+
+    def _record(self, is_write: bool, send: Callable[[], _Reply]) -> _Reply:  # noqa: FBT001 - of two callers
+        """Send a request. A write is counted, and can be the last one of the process."""
+        traffic = self.traffic
         if is_write and traffic.before_write:
             before, traffic.before_write = traffic.before_write, None
             before()
         if is_write and traffic.kill_after == 0:
             raise KilledError
-        response = super().request(method, path, query, content, seconds)
+        reply = send()
         if is_write:
             traffic.writes += 1
             if traffic.writes == traffic.kill_after:
+                if isinstance(reply, OpenStream):
+                    reply.close()
                 raise KilledError
-        return response
+        return reply
 
     def as_groups(self, groups: Sequence[str], traffic: Traffic) -> _Client:
         """Return a client that impersonates a user with these groups. It shares the connections."""
         client = copy.copy(self)
-        client.traffic = traffic
-        opened = self._open
-
-        def open_as_groups(*request: Any, headers: Mapping[str, str], **options: Any) -> Any:
-            many = urllib3.HTTPHeaderDict(headers)
-            many["Impersonate-User"] = USER
-            for group in groups:
-                many.add("Impersonate-Group", group)
-            return opened(*request, headers=many, **options)
-
-        client._open = open_as_groups  # noqa: SLF001 - a copy of itself
+        client.traffic, client._groups, client._shared = traffic, tuple(groups), self._open  # noqa: SLF001
+        client._open = client._open_as_groups  # noqa: SLF001 - a copy of itself
         return client
+
+    def _open_as_groups(self, *request: Any, headers: Mapping[str, str], **options: Any) -> Any:
+        return self._shared(*request, headers=self._impersonate(headers), **options)
+
+    def _open_stream(self, url: str, deadline: float, *, websocket: bool) -> OpenStream:
+        client = copy.copy(self)
+        client._headers = self._impersonate(self._headers)  # type: ignore[assignment]  # noqa: SLF001
+        return ApiServer._open_stream(client, url, deadline, websocket=websocket)  # noqa: SLF001
+
+    def _impersonate(self, headers: Mapping[str, str]) -> urllib3.HTTPHeaderDict:
+        many = urllib3.HTTPHeaderDict(headers)
+        many["Impersonate-User"] = USER
+        for group in self._groups:
+            many.add("Impersonate-Group", group)
+        return many
 
 
 class ContractServer:

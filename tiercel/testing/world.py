@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from engine.cluster.api import NAMESPACE, NODE, POD
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 IMAGE = "registry.k8s.io/pause:3.10"
 _FINALIZER = "tiercel.dev/contract"
+_PATIENCE = 60.0
+"""Seconds until a node must run a pod."""
 _SERVER_FIELDS = ("managedFields", "resourceVersion", "generation", "creationTimestamp")
 """Metadata that the API server counts or notes."""
 _CONTROLLER_NOTES = ("deployment.kubernetes.io/", "node.alpha.kubernetes.io/")
@@ -47,14 +51,20 @@ class World:
         self.server.delete(NODE, self.name)
         self.server.delete(NAMESPACE, self.name)
 
-    def new_pod(self, owner: str = "", **metadata: Any) -> Object:
-        """Create a pod that runs. owner: the kind of its topmost controller, "" for none."""
+    def new_pod(self, owner: str = "", *, runs: bool = False) -> Object:
+        """Create a pod. owner: the kind of its topmost controller, "" for none.
+
+        runs: whether a node of the cluster runs it; otherwise only its status says so.
+        """
         name = f"web-{next(self._numbers)}"
-        spec = {"nodeName": self.name, "containers": [{"name": "main", "image": IMAGE}]}
+        spec: Object = {"containers": [{"name": "main", "image": IMAGE}]}
+        spec |= {} if runs else {"nodeName": self.name}
         owners = {"ownerReferences": [_reference(self._controller(owner, name))]} if owner else {}
         given = {"name": f"{name}-x", "namespace": self.name, "labels": {"app": name}, **owners}
-        pod = self.server.create(POD, {"metadata": {**given, **metadata}, "spec": spec})
+        pod = self.server.create(POD, {"metadata": given, "spec": spec})
         self._pods[pod["metadata"]["uid"]] = pod["metadata"]["name"]
+        if runs:
+            return self._until_running(pod)
         container = {
             "name": "main", "image": IMAGE, "imageID": "", "ready": True, "restartCount": 0,
             "containerID": f"containerd://{secrets.token_hex(32)}",
@@ -66,6 +76,16 @@ class World:
             "containerStatuses": [container],
         }
         return self.server.patch(POD, pod, {"status": status}, "/status")
+
+    def _until_running(self, pod: Object) -> Object:
+        deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
+        name = pod["metadata"]["name"]
+        while time.monotonic() < deadline:
+            found = self.server.admin.get(POD, name, self.name)
+            if found and found["status"].get("containerStatuses"):
+                return found
+            pause.wait(0.02)
+        raise AssertionError(f"no node runs the pod {self.name}/{name}")
 
     def new_object(self, kind: Kind) -> Object:
         """Create an object of a kind that needs no spec, such as a ConfigMap."""
