@@ -165,7 +165,11 @@ def _content_faults(data: Mapping[str, Any]) -> Iterator[tuple[Path, str, str | 
     """Yield what is wrong with the metadata and the keys: place, message and hint."""
     metadata = data.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        yield ("metadata",) if "metadata" in data else (), "a manifest needs `metadata.name`", None
+        yield (
+            ("metadata",) if "metadata" in data else (),
+            "a manifest needs `metadata.name`, a text",
+            None,
+        )
         return
     for key in metadata.keys() - _KEYS:
         yield (

@@ -160,7 +160,7 @@ class Name(msgspec.Struct, frozen=True):
         del steps
         if isinstance(data, str) and self.pattern.fullmatch(data):
             return data
-        findings.add(path, "bad-parameter", f"`{path[-1]}` takes {self.what}", self.example)
+        findings.add(path, "bad-parameter", f"`{str(data)[:80]}` is not {self.what}", self.example)
         return None
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:
@@ -173,7 +173,7 @@ class Name(msgspec.Struct, frozen=True):
         return {"type": "string", "pattern": f"^{self.pattern.pattern}$"}
 
 
-RESOURCE = Name(_DNS_LABEL, "a resource, in the plural", "gateways")
+RESOURCE = Name(_DNS_LABEL, "a resource, in the plural and in lower case", "gateways")
 KIND = Name(re.compile(r"[A-Z][A-Za-z0-9]{0,62}"), "a kind", "StatefulSet")
 OBJECT_PATTERN = Name(
     re.compile(r"[A-Za-z0-9*?:._/-]{1,317}"),

@@ -112,12 +112,15 @@ class Hydrator:
     def change_in_force(self, row: Row) -> ChangeInForce:
         """Build a change that is not undone.
 
-        row: the row of the undo in ``runs``, with ``change`` and ``until`` of its undo intent.
+        row: the row of the undo in ``runs``, with ``change`` and ``until`` of its undo intent. ``ended``: the
+        results of its run.
         """
         with codec.readable(row["id"]):
             change = ObjectChange.of(codec.decode(row["change"]))
             last = None if row["last"] is None else codec.to_result(codec.decode(row["last"]))
             step = self._playbook_to_undo(row).steps[row["position"]].name
+            ended = [] if row["ended"] is None else codec.to_results(row["ended"])
+            states = {result.step: result.state for result in ended}
         return ChangeInForce(
             change=change,
             run=row["undoes"],
@@ -128,6 +131,7 @@ class Hydrator:
             next_attempt=row["due_at"],
             attempts=row["attempt"],
             message="" if last is None else last.message,
+            state=states.get(step, "running") if row["ended"] is not None else "",
         )
 
     def run(self, row: Row) -> Run:

@@ -128,6 +128,8 @@ class ChangeInForce:
     until: epoch seconds of the scheduled undo, or None (only on request).
     next_attempt: epoch seconds of the next attempt to undo, or None. attempts: to undo.
     message: why the last attempt did not undo it, or "".
+    state: how the step ended: ``done``, or for example ``failed``, after which the change may not exist.
+      ``running`` before it ended, "" if the run was deleted because of its age.
     """
 
     change: ObjectChange
@@ -139,6 +141,7 @@ class ChangeInForce:
     next_attempt: float | None
     attempts: int = 0
     message: str = ""
+    state: str = "done"
 
 
 class SavedSet(NamedTuple):

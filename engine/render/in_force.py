@@ -68,6 +68,7 @@ def _element(group: Sequence[ChangeInForce]) -> dict[str, Any]:
                 "run": one.run,
                 "playbook": one.playbook,
                 "step": one.step,
+                "state": one.state,
                 "until": _at(one.until),
                 "nextAttempt": _at(one.next_attempt),
                 "attempts": one.attempts,
@@ -107,7 +108,10 @@ def in_force_lines(found: Sequence[Mapping[str, Any]], total: int) -> Iterator[s
         for run in one["runs"]:
             until = f"until {_when(run['until'])}" if run["until"] else "until `tiercel undo`"
             step = f"{printable(run['playbook'])}  {printable(run['step'])}"
-            yield f"    {run['run'][:_ID]}  {step}  {until}"
+            unsure = (
+                "" if run["state"] == "done" else f"  (the step is {run['state'] or 'too old'})"
+            )
+            yield f"    {run['run'][:_ID]}  {step}  {until}{unsure}"
             if run["message"]:
                 again = f", next attempt {_when(run['nextAttempt'])}" if run["nextAttempt"] else ""
                 what = f"not undone after {count(run['attempts'], 'attempt')}{again}"

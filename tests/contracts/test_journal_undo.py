@@ -233,6 +233,7 @@ def test_what_is_in_force_names_its_runs_and_why_an_undo_waits(journal):
         "p", "mark", NOW + 60, NOW + 60,
     )  # fmt: skip
     assert (one.change.put, one.change.before, one.received) == ("later", None, NOW)
+    assert one.state == "done"
     assert (found[second.run.id, ()].until, found[second.run.id, ()].next_attempt) == (None, None)
     waits = Outcome("waiting", "missing right", retry_in=5.0)
     assert journal.settle(claim(journal, NOW + 60), waits, NOW + 60) == "waiting"
@@ -242,6 +243,17 @@ def test_what_is_in_force_names_its_runs_and_why_an_undo_waits(journal):
     )  # fmt: skip
     journal.settle(claim(journal, NOW + 65), UNDONE, NOW + 65)
     assert {it.run for it in journal.in_force()} == {second.run.id}
+
+
+def test_what_is_in_force_shows_a_step_that_failed_or_has_not_ended(journal):
+    accept(journal, run(1))
+    taken = claim(journal)
+    journal.add_undo_intent(taken, (LABEL,), NOW + 60, {})
+    assert [one.state for one in journal.in_force()] == ["running"]
+    journal.settle(taken, Outcome("failed", "forbidden"), NOW)
+    assert [one.state for one in journal.in_force()] == ["failed"]
+    journal.delete_runs(NOW + 30)
+    assert [one.state for one in journal.in_force()] == [""]
 
 
 def test_an_undo_does_not_need_the_actions_of_its_playbook(opened, tmp_path, monkeypatch):

@@ -375,8 +375,9 @@ class PostgresJournal:
     def in_force(self) -> list[ChangeInForce]:
         """See History.in_force."""
         found = self._connections.rows(
-            "SELECT runs.*, undo_intents.change, undo_intents.until FROM undo_intents"
-            " JOIN runs ON runs.id = undo_intents.undo ORDER BY runs.seq, undo_intents.place LIMIT %s",
+            "SELECT runs.*, undo_intents.change, undo_intents.until, of.results AS ended FROM undo_intents"
+            " JOIN runs ON runs.id = undo_intents.undo LEFT JOIN all_runs AS of ON of.id = runs.undoes"
+            " ORDER BY runs.seq, undo_intents.place LIMIT %s",
             MAX_IN_FORCE,
         )
         return [self._hydrator.change_in_force(row) for row in found]

@@ -158,8 +158,9 @@ def changes(connection: sqlite3.Connection, undo: str) -> tuple[ObjectChange, ..
 def in_force(connection: sqlite3.Connection) -> list[sqlite3.Row]:
     """Return the rows of the undos, each with one of its changes (see ``Hydrator.change_in_force``)."""
     found: list[sqlite3.Row] = connection.execute(
-        "SELECT runs.*, undo_intents.change, undo_intents.until FROM undo_intents"
-        " JOIN runs ON runs.id = undo_intents.undo ORDER BY runs.seq, undo_intents.place LIMIT ?",
+        "SELECT runs.*, undo_intents.change, undo_intents.until, of.results AS ended FROM undo_intents"
+        " JOIN runs ON runs.id = undo_intents.undo LEFT JOIN runs AS of ON of.id = runs.undoes"
+        " ORDER BY runs.seq, undo_intents.place LIMIT ?",
         (MAX_IN_FORCE,),
     ).fetchall()
     return found
