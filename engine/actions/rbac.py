@@ -32,6 +32,13 @@ CLUSTER_WIDE = frozenset(rbac_resource(kind) for kind in KINDS.values() if not k
 """The rights that only a ClusterRole can give."""
 LIST_BINDINGS = frozenset({("list", "rolebindings.rbac.authorization.k8s.io")})
 """To find the bindings of a user, which can be in every namespace."""
+ACCESS_REVIEWS = frozenset(
+    {
+        ("create", "tokenreviews.authentication.k8s.io"),
+        ("create", "subjectaccessreviews.authorization.k8s.io"),
+    }
+)
+"""To authenticate operators by their Kubernetes tokens (``serve --kubernetes-operators``)."""
 ADOPT = frozenset({("list", "networkpolicies.networking.k8s.io")})
 """To find the policies in all namespaces after the journal was lost. Policies do not contain secrets."""
 _VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
@@ -74,7 +81,7 @@ def roles(needed: frozenset[Right], name: str, *, namespaced: bool) -> list[dict
 
 def is_cluster_wide(right: Right) -> bool:
     """Return whether only a ClusterRole can give the right, or the engine needs it in all namespaces."""
-    return right[1] in CLUSTER_WIDE or right in ADOPT | LIST_BINDINGS
+    return right[1] in CLUSTER_WIDE or right in ADOPT | LIST_BINDINGS | ACCESS_REVIEWS
 
 
 def account_roles(

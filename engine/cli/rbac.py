@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     help="The engine's ServiceAccount. It may impersonate the accounts of runAs, which are in its namespace.",
 )
 @click.option(
+    "--kubernetes-operators",
+    is_flag=True,
+    help="Also print the rights that `serve --kubernetes-operators` needs: to create TokenReviews and"
+    " SubjectAccessReviews.",
+)
+@click.option(
     "--argocd",
     is_flag=True,
     help="Print the ignoreDifferences of an Argo CD Application instead, so that selfHeal does not revert what"
@@ -44,6 +50,7 @@ def command(
     name: str,
     namespaced: bool,
     service_account: str,
+    kubernetes_operators: bool,
     argocd: bool,
     values: Path | None,
 ) -> None:
@@ -64,6 +71,7 @@ def command(
     import yaml  # noqa: PLC0415 - --help must be fast
 
     from engine.actions.rbac import (  # noqa: PLC0415 - --help must be fast
+        ACCESS_REVIEWS,
         account_roles,
         ignore_differences,
         rights_by_account,
@@ -80,6 +88,7 @@ def command(
             f"`{service_account[:80]}` is not NAMESPACE:NAME", param_hint="--service-account"
         )
     accounts = rights_by_account(load_valid(playbooks, values).playbooks)
-    found = roles(accounts.pop(""), name, namespaced=namespaced)
+    own = accounts.pop("") | (ACCESS_REVIEWS if kubernetes_operators else frozenset())
+    found = roles(own, name, namespaced=namespaced)
     found += account_roles(accounts, name, (namespace, account), namespaced=namespaced)
     print_document(yaml.safe_dump_all(found, sort_keys=False, default_flow_style=None).rstrip())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from engine.actions.rbac import ACCESS_REVIEWS
 from engine.actions.registry import load_actions
 from engine.artifacts.api import ArtifactRecorder
 from engine.artifacts.live_store import LiveArtifactStore
@@ -58,6 +59,7 @@ from engine.telemetry.tracing import tracing
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+    from engine.actions.registry import Right
     from engine.cluster.client import KubernetesCluster
     from engine.journal.protocol import BudgetStore, Journal
     from engine.model.run import Claim
@@ -167,7 +169,7 @@ def _serve_commands(
             observers.notify(command)
         elif isinstance(command, RequiredRights):
             if monitor:
-                monitor.require(command.by_account)
+                monitor.require(resources.required_rights(command))
         elif isinstance(command, Scrape):
             channel.send(Scraped(metrics.text()))
         elif isinstance(command, Stop):
@@ -225,6 +227,12 @@ class _Resources:
             now=SteadyClock(),
             on_no_effect=on_no_effect,
         )
+
+    def required_rights(self, playbooks: RequiredRights) -> dict[str, frozenset[Right]]:
+        """Return the rights that the playbooks and the settings need, by account."""
+        own = ACCESS_REVIEWS if self._settings.kubernetes_operators else frozenset()
+        needed = playbooks.by_account
+        return {**needed, "": needed.get("", frozenset()) | own}
 
     def checker(self) -> GuardrailChecker:
         """Return the checker for the current guardrails. Spent budgets survive new guardrails and a restart."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from engine.actions.rbac import ACCESS_REVIEWS, roles
 from engine.cluster.access_reviews import AccessReviews
 from engine.cluster.client import connect
 from engine.server import kubernetes_operators
@@ -22,13 +23,18 @@ REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 AUDIENCE = "tiercel"
 
 
+ENGINE = "/api/v1/namespaces/tiercel/serviceaccounts/reviewer"
+"""An account in the engine's namespace, to which the admission policy of kustomize/base applies."""
+
+
 @pytest.fixture(scope="module")
-def accounts(admin):
+def accounts(admin, engine_token):  # noqa: ARG001 - creates the engine's namespace and policy
     """ServiceAccounts with rights, and a function that makes a token of one."""
     namespace = f"people-{secrets.token_hex(4)}"
     admin.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts"
     (engine, *_) = yaml.safe_load_all((COMPONENT / "engine.yaml").read_text())
+    assert engine["rules"] == roles(ACCESS_REVIEWS, "it", namespaced=False)[0]["rules"]
     operate, view = yaml.safe_load_all((COMPONENT / "operators.yaml").read_text())
     approver = [{**operate["rules"][0], "verbs": ["get", "approve"]}]
     rules = {
@@ -40,6 +46,8 @@ def accounts(admin):
         role = f"{namespace}-{name}"
         admin.create(f"{RBAC}/clusterroles", {"metadata": {"name": role}, "rules": granted})
         bind(admin, namespace, name)
+    admin.create(ENGINE.rpartition("/")[0], {"metadata": {"name": "reviewer"}})
+    bind(admin, namespace, "engine", ("tiercel", "reviewer"))
     for name, verb in (("alice", "resume"), ("vic", "get"), ("ann", "approve")):
         wait_for_right(admin, f"system:serviceaccount:{namespace}:{name}", verb)
 
@@ -53,14 +61,18 @@ def accounts(admin):
     for name in rules:
         for kind in ("clusterroles", "clusterrolebindings"):
             admin.delete(f"{RBAC}/{kind}/{namespace}-{name}")
+    admin.delete(f"{RBAC}/clusterrolebindings/{namespace}-engine-reviewer")
+    admin.delete(ENGINE)
 
 
-def bind(admin, namespace, name):
-    """Bind the role of an account to it."""
+def bind(admin, namespace, name, account=None):
+    """Bind the role of an account to it, or to another account (namespace, name)."""
     role = f"{namespace}-{name}"
     reference = {"apiGroup": RBAC.split("/")[2], "kind": "ClusterRole", "name": role}
-    subject = {"kind": "ServiceAccount", "namespace": namespace, "name": name}
-    body = {"metadata": {"name": role}, "roleRef": reference, "subjects": [subject]}
+    where, who = account or (namespace, name)
+    subject = {"kind": "ServiceAccount", "namespace": where, "name": who}
+    metadata = {"name": f"{role}-{who}" if account else role}
+    body = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
     admin.create(f"{RBAC}/clusterrolebindings", body)
 
 
@@ -87,10 +99,11 @@ class Counted(AccessReviews):
 
 
 @pytest.fixture(scope="module")
-def reviews(accounts, control_plane, tmp_path_factory):
+def reviews(accounts, admin, control_plane, tmp_path_factory):  # noqa: ARG001 - the rights
     """Reviews with the rights of the component, and no others."""
     folder = tmp_path_factory.mktemp("reviews")
-    kubeconfig = control_plane.kubeconfig(accounts("engine", None), folder / "kubeconfig.json")
+    token = admin.create(f"{ENGINE}/token", {"spec": {}})["status"]["token"]
+    kubeconfig = control_plane.kubeconfig(token, folder / "kubeconfig.json")
     cluster = connect(str(kubeconfig), None)
     return Counted(lambda: cluster, AUDIENCE)
 
