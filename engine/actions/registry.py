@@ -101,6 +101,7 @@ class StepContext(msgspec.Struct, frozen=True):
     blob, revision: provenance of the playbook: Git blob id of its file, and the commit that was deployed; "" if
       unknown.
     run_as: the ServiceAccount that the playbook names, or "".
+    redact: masks in a text what the rules of ``--redact`` find.
     check_guardrails: raises RefusedError if the guardrails protect an object (with its ``kind``) or a pod. An
       action calls it for each object that it changes beside its target.
     """
@@ -121,6 +122,7 @@ class StepContext(msgspec.Struct, frozen=True):
     blob: str = ""
     revision: str = ""
     run_as: str = ""
+    redact: Callable[[str], str] = lambda text: text
     check_guardrails: Callable[[Pod | Object], None] = lambda _: None
 
 

@@ -79,6 +79,11 @@ class ArtifactRecorder:
         """Raise RefusedError if no artifact can be stored at the URL. Call it before the bytes are made."""
         check_store(parse_artifact_url(url), self._stores)
 
+    def plan(self, url: str) -> None:
+        """In a preview, record an upload that a later attempt would make."""
+        if self._forward is None:
+            self.write(url, (), reserve=None, media_type="")
+
     def write(
         self,
         url: str,

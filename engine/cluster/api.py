@@ -94,9 +94,16 @@ class Cluster(ClusterReader, Protocol):
         ...
 
     def read_log(
-        self, namespace: str, name: str, container: str, query: Mapping[str, str]
+        self,
+        namespace: str,
+        name: str,
+        container: str,
+        query: Mapping[str, str],
+        seconds: float | None = None,
     ) -> Output:
         """Return the log of a container. query: parameters of ``pods/log``, such as ``tailLines``.
+
+        seconds: end the output without an error after this time.
 
         Raises GoneError if the pod does not exist, TemporaryError, PermanentError.
         """
@@ -145,9 +152,14 @@ class CallRecorder:
         return self._forward.execute(call) if self._forward else Output(exit_code=0)
 
     def read_log(
-        self, namespace: str, name: str, container: str, query: Mapping[str, str]
+        self,
+        namespace: str,
+        name: str,
+        container: str,
+        query: Mapping[str, str],
+        seconds: float | None = None,
     ) -> Output:
         """Read a log from the cluster that calls are forwarded to; without one, return an empty log."""
         if self._forward is None:
             return Output()
-        return self._forward.read_log(namespace, name, container, query)
+        return self._forward.read_log(namespace, name, container, query, seconds)

@@ -310,23 +310,40 @@ class KubernetesCluster:
         return Output(self._pieces(opened, "the command", may_have_run=True), opened.close)
 
     def read_log(
-        self, namespace: str, name: str, container: str, query: Mapping[str, str]
+        self,
+        namespace: str,
+        name: str,
+        container: str,
+        query: Mapping[str, str],
+        seconds: float | None = None,
     ) -> Output:
         """Read the log of a container; see ``Cluster.read_log``."""
         if self._dry_run:
             return Output()
         path = _path(POD.api_version, LOG, namespace, name)
         given = [("container", container), *query.items()]
-        opened = self._open(path, given, websocket=False)
+        opened = self._open(path, given, websocket=False, seconds=seconds)
         self._raise_for_stream("get", LOG, f"{LOG}/{name}", opened)
-        return Output(self._pieces(opened, "the log", may_have_run=False), opened.close)
+        is_limited = seconds is not None
+        return Output(self._pieces(opened, "the log", ends=is_limited), opened.close)
 
-    def _open(self, path: str, query: Sequence[tuple[str, str]], *, websocket: bool) -> OpenStream:
-        """Open a stream. Raises TemporaryError if there is no response, or the circuit breaker is open."""
+    def _open(
+        self,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        *,
+        websocket: bool,
+        seconds: float | None = None,
+    ) -> OpenStream:
+        """Open a stream for so many seconds, at most until the deadline.
+
+        Raises TemporaryError if there is no response, or the circuit breaker is open.
+        """
         breaker = self._state.breaker
         if not breaker.try_acquire():
             raise TemporaryError(f"API server: {breaker.error}; waiting for a successful probe")
         left = self._wait_for_rate()
+        left = left if seconds is None else min(left, seconds)
         try:
             opened = self._server.open_stream(path, query, left, websocket=websocket)
         except NoResponseError as error:
@@ -361,12 +378,17 @@ class KubernetesCluster:
 
     @staticmethod
     def _pieces(
-        opened: OpenStream, what: str, *, may_have_run: bool
+        opened: OpenStream, what: str, *, may_have_run: bool = False, ends: bool = False
     ) -> Iterator[tuple[int, bytes]]:
-        """Yield the pieces of a stream. Raises TemporaryError if it breaks off; PermanentError of a command."""
+        """Yield the pieces of a stream. Raises TemporaryError if it breaks off; PermanentError of a command.
+
+        ends: whether the deadline is the end of the stream.
+        """
         try:
             yield from opened.stream.pieces
         except TimeoutError:
+            if ends:
+                return
             message = f"{what} did not end within the timeout of the step"
         except OSError as error:
             message = f"{what} broke off: {mask_secrets(str(error), opened.credentials)[:200]}"

@@ -36,7 +36,7 @@ from engine.model.playbook import Condition
 from engine.model.run import NODE, Outcome, run_outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from engine.actions.registry import Action
     from engine.cluster.api import CallRecorder
@@ -57,13 +57,14 @@ _ERROR_STATES: dict[type[Exception], str] = {
 class Clients:
     """The clients that an attempt uses. dry: they send nothing, and a step that succeeds is ``planned``.
 
-    artifacts: None allows every store and stores nothing.
+    artifacts: None allows every store and stores nothing. redact: masks what ``--redact`` finds in a text.
     """
 
     cluster: CallRecorder
     http: RequestRecorder
     dry: bool = True
     artifacts: ArtifactRecorder | None = None
+    redact: Callable[[str], str] = lambda text: text
 
 
 def attempt(
@@ -329,7 +330,7 @@ def _call_action(
         note=_note(claim, permission.digest_size), approved_by=permission.approved_by,
         add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
         blob=claim.run.playbook.blob, revision=claim.run.revision,
-        run_as=claim.run.playbook.run_as,
+        run_as=claim.run.playbook.run_as, redact=clients.redact,
         check_guardrails=lambda one: step.checker.check(claim, one, clients.cluster),
     )  # fmt: skip
     available = {

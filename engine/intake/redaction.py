@@ -47,7 +47,7 @@ class Redaction:
 
     def __init__(self, rules: Iterable[str]) -> None:
         self._rules = [_parsed(rule) for rule in rules]
-        self._redact_text = self._substitute(None)
+        self.redact_text = self._substitute(None)
         self._redact_other_field = self._substitute(ANY_FIELD)
         self._redact_field = {field: self._substitute(field) for field, _ in self._rules}
 
@@ -60,7 +60,7 @@ class Redaction:
             key: value if key in _SEPARATE_KEYS else self._redacted(key, value)
             for key, value in event.sent.items()
         }
-        output = self._redact_text(event.output)
+        output = self.redact_text(event.output)
         redacted: Event = msgspec.structs.replace(
             event,
             rule=self._redacted("rule", event.rule),
@@ -76,7 +76,7 @@ class Redaction:
 
     def matches(self, value: Any) -> bool:
         """Whether a rule, of any field, finds something in the value."""
-        return bool(self._rules) and _redact(value, self._redact_text) != value
+        return bool(self._rules) and _redact(value, self.redact_text) != value
 
     def redact_target(self, event: Event, target: str) -> str:
         """Return the target of a run, or a digest of it if the names in it are secret.
@@ -117,9 +117,9 @@ class Redaction:
 
     def _redact_escaped(self, text: str) -> str:
         """Redact a text that may contain JSON, in which escapes can hide a secret."""
-        text = self._redact_text(text)
+        text = self.redact_text(text)
         plain = _ESCAPE.sub(_unescaped, text)
-        redacted = self._redact_text(plain)
+        redacted = self.redact_text(plain)
         return text if redacted == plain else redacted
 
 

@@ -295,11 +295,17 @@ def _step(
         phase=phase,
         pool="slow" if action.slow else "cluster",
         effect=effect,
-        timeout=duration.seconds(item.get("timeout")) or 30.0,
+        timeout=duration.seconds(item.get("timeout")) or _default_timeout(parameters),
         retry=_retry(item.get("retry")),
         on_failure="continue" if item.get("onFailure") == "continue" else "stop",
         when=when,
     )
+
+
+def _default_timeout(parameters: Mapping[str, Any]) -> float:
+    """Return the seconds of an attempt: 30, and the ``duration`` of an action that collects for a while."""
+    collects = parameters.get("duration")
+    return 30.0 + (collects if isinstance(collects, float) else 0.0)
 
 
 def _retry(data: Any) -> Retry:

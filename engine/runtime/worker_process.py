@@ -252,7 +252,10 @@ class _Resources:
             return Clients(CallRecorder(reader), http, dry=True, artifacts=artifacts)
         http = RequestRecorder(self._http.with_timeout(timeout), hosts)
         artifacts = ArtifactRecorder(http.requests, self._artifacts.with_timeout(timeout), stores)
-        return Clients(CallRecorder(live, live), http, dry=False, artifacts=artifacts)
+        redact = self._settings.redaction.redact_text
+        return Clients(
+            CallRecorder(live, live), http, dry=False, artifacts=artifacts, redact=redact
+        )
 
     def log_api_server_state(self, fault: FaultLog) -> None:
         """Log when the API server stops answering, and when it answers again."""

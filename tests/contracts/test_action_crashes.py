@@ -20,7 +20,11 @@ from tests.contracts.test_actions import ACTIONS, NOW, alert, audited, left, wor
 from tests.support.fakes import FakeHttpClient
 from tests.support.playbooks import new_loader, playbook_from_snapshot
 
-WRITING = [a for a in ACTIONS if "cluster" in a.acts_with and a.effect in ("mark", "disrupt")]
+WRITING = [
+    a
+    for a in ACTIONS
+    if "cluster" in a.acts_with and a.effect in ("mark", "disrupt") and a.repeatable
+]
 RUN = run_id("event", "p")
 
 
@@ -65,7 +69,8 @@ class Engine:
                 self.journal = self._open()
 
     def _work_until_idle(self):
-        claims = self.journal.claim("cluster", 1, self.now)
+        pools = ("cluster", "slow")
+        claims = [one for pool in pools for one in self.journal.claim(pool, 1, self.now)]
         for claim in claims:
             cluster = self.server.cluster
             clients = Clients(
@@ -73,7 +78,8 @@ class Engine:
             )
             outcome = attempt(claim, clients, GuardrailChecker(), self.now, self.journal)
             assert self.journal.settle(claim, outcome, self.now)
-        due = self.journal.next_due("cluster")
+        dues = [self.journal.next_due(pool) for pool in pools]
+        due = min((one for one in dues if one is not None), default=None)
         if not claims and due is not None:
             self.server.let_go()  # the kubelets remove the evicted pods meanwhile
             self.now = max(self.now, due)

@@ -316,7 +316,7 @@ def test_a_dry_run_makes_the_calls_of_the_live_one_and_changes_nothing(action):
                 planned_on, claim_of(action, given, event), planned_on.cluster.with_dry_run()
             )
             assert planned_on.state() == before
-            assert not planned_on.wrote
+            assert not planned_on.wrote + planned_on.streams
             live = complete(live_on, claim_of(action, given, event))
             assert planned.calls == asked.calls == live.calls
             assert planned.requests == asked.requests == live.requests
@@ -333,18 +333,18 @@ def test_a_dry_run_makes_the_calls_of_the_live_one_and_changes_nothing(action):
 def test_the_example_does_something(action):
     server, http = world(), FakeHttpClient()
     assert complete(server, claim_of(action), http).state == "done"
-    assert server.wrote or http.sent
+    assert server.wrote or http.sent or server.streams
 
 
 @every_action
 def test_what_is_run_twice_leaves_what_one_run_leaves(action):
     if not action.repeatable:
-        http = FakeHttpClient()
-        outcome = act(world(), claim_of(action, interrupted=True, attempt=2), http)
-        assert (outcome.state, http.sent) == ("failed", [])
+        http, server = FakeHttpClient(), world()
+        outcome = act(server, claim_of(action, interrupted=True, attempt=2), http)
+        assert (outcome.state, http.sent + server.streams) == ("failed", [])
         assert "may have run" in outcome.message
-        again = act(world(), claim_of(action, interrupted=True, attempt=2, unknown=True), http)
-        assert (again.state, len(http.sent)) == ("done", 1)
+        again = act(server, claim_of(action, interrupted=True, attempt=2, unknown=True), http)
+        assert (again.state, len(http.sent + server.streams)) == ("done", 1)
         return
     for given in variants(action):
         server, store = world(), FakeAttemptStore()
@@ -478,6 +478,10 @@ def taken_over(server, change):
 
 
 COMPANIONS = {
+    **{
+        (f"pod.{name}", "artifact"): {"artifact": "s3://forensics/%proc.cmdline/out"}
+        for name in ("exec", "logs", "capture", "debug")
+    },
     ("slack.post", "channel"): {"webhook": None, "token": {"fromSecret": "bot"}},
     ("http.request", "auth"): {
         "headers": None,
@@ -551,6 +555,7 @@ def test_hostile_text_ends_in_a_refusal_or_in_the_very_object_that_harmless_text
         return
     assert outcome.state == expected.state, outcome
     assert hostile.wrote == harmless.wrote
+    assert [path for path, _ in hostile.streams] == [path for path, _ in harmless.streams]
     assert hostile.objects.keys() == harmless.objects.keys()
     assert len(hostile_outside.sent) == len(harmless_outside.sent)
     for sent, meant in zip(hostile_outside.sent, harmless_outside.sent, strict=True):

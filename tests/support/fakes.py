@@ -18,6 +18,7 @@ from engine.cluster import transport
 from engine.cluster.circuit_breaker import CircuitBreaker
 from engine.cluster.client import ApiServerState, KubernetesCluster
 from engine.cluster.rate_limiter import RateLimiter
+from engine.cluster.streams import Stream
 from engine.model.run import undo_id
 from engine.outbound.api import Answer
 
@@ -105,7 +106,8 @@ class ApiServer:
     """The objects of a cluster, with the API server's rules to create, patch, apply and delete them.
 
     asked: rights that were used, also for reads. wrote: keys of objects that were created or changed.
-    served: apiVersions of CUSTOM kinds that exist. refused: validation errors. interfere: called once, before
+    served: apiVersions of CUSTOM kinds that exist. streams: path and query of the commands and logs.
+    refused: validation errors. interfere: called once, before
     the next write. answers: status, headers and (optional) details of the responses to the next writes, which
     have no effect.
     """
@@ -114,6 +116,7 @@ class ApiServer:
         self.objects: dict[Key, dict[str, Any]] = {}
         self.asked: set[tuple[str, str]] = set()
         self.wrote: list[Key] = []
+        self.streams: list[tuple[str, list[tuple[str, str]]]] = []
         self.refused: list[str] = []
         self.interfere: Any = None
         self.answers: list[tuple[Any, ...]] = []
@@ -190,6 +193,29 @@ class ApiServer:
             details = {"name": path.rpartition("/")[2], "causes": failed.causes}
             return response(failed.status, {"message": str(failed), "details": details})
 
+    def open_stream(
+        self, path: str, query: Sequence[tuple[str, str]], left: float, *, websocket: bool
+    ) -> transport.OpenStream:
+        """Answer a command with one line and the exit code 0, and a log with one line."""
+        assert left > 0
+        if self.answers:
+            status, headers = self.answers.pop(0)
+            return transport.OpenStream(Stream(status, headers, iter([])), lambda: None)
+        resource, namespace, name = _where(path)
+        verbs = ("get", "create") if websocket else ("get",)
+        self.asked |= {(verb, resource) for verb in verbs}
+        if ("pods", namespace, name) not in self.objects:
+            body = json.dumps({"details": {"name": name}}).encode()
+            return transport.OpenStream(Stream(404, {}, iter([(1, body)])), lambda: None)
+        if websocket and self.interfere:
+            interfere, self.interfere = self.interfere, None
+            interfere()
+        self.streams.append((path, list(query)))
+        end = [(3, b'{"status": "Success"}')] if websocket else []
+        pieces = iter([(1, b"a line\n"), *end])
+        status = 101 if websocket else 200
+        return transport.OpenStream(Stream(status, {}, pieces), lambda: None)
+
     def _answer(
         self, method: str, path: str, query: dict[str, str], content: str | None, body: Any
     ) -> dict[str, Any]:
@@ -237,9 +263,20 @@ class ApiServer:
             )  # an apply can create the object, so it needs both rights
             return key, self._apply(key, body)
         assert content == "application/merge-patch+json"
+        if resource == "pods/ephemeralcontainers":
+            return key, self._add_ephemeral_containers(key, body)
         if "/scale" in resource:
             self._check_scale(key, body)
         return key, self._patch(key, body)
+
+    def _add_ephemeral_containers(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
+        """Add the containers, which end at once."""
+        patched = self._patch(key, body)
+        ended = {"terminated": {"exitCode": 0}}
+        self.objects[key].setdefault("status", {})["ephemeralContainerStatuses"] = [
+            {"name": one["name"], "state": ended} for one in patched["spec"]["ephemeralContainers"]
+        ]
+        return patched
 
     def _check_scale(self, key: Key, body: dict[str, Any]) -> None:
         """Fail for another uid, as the API server does for a ``scale``."""
