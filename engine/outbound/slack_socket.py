@@ -72,6 +72,10 @@ class SlackSocket:
         """Start to connect."""
         self._thread.start()
 
+    def status(self) -> dict[str, str | None]:
+        """Return kind, target and error, as ``/status`` shows them beside the event sources."""
+        return {"kind": "slack", "target": self._api, "error": self.error}
+
     def stop(self) -> None:
         """Close the connection, and wait for the thread."""
         self._stopping.set()

@@ -107,12 +107,12 @@ def serve(settings: Settings, *, story: bool = False) -> None:
 
         def status() -> dict[str, Any]:
             rights = rights_json(workers.rights) if cluster else None
-            sources_ = [source.status() for source in sources]
-            return {**about, "rights": rights, "sources": sources_}
+            connected = [*(it.status() for it in sources), *(it.status() for it in slack)]
+            return {**about, "rights": rights, "sources": connected}
 
         commands = _operator_commands(core, workers, observers)
+        slack = start_slack(settings, access.operators, core.journal, commands, workers, stack)
         api = _admin_api(core, commands, workers, metrics, status)
-        start_slack(settings, access.operators, core.journal, commands, workers, stack)
         event_port = EventPort(
             core.intake, observers, workers.wake, access.sender_checks, traces,
             dry_run=settings.dry_run, fault=core.fault,

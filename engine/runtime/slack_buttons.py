@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from engine.journal.protocol import History
     from engine.outbound.sender import Sender
+    from engine.outbound.slack_socket import SlackSocket
     from engine.runtime.settings import Settings
     from engine.runtime.worker_channel import WorkerProcess
     from engine.server.operator_auth import OperatorsFile
@@ -48,19 +49,19 @@ def start_slack(
     commands: OperatorCommands,
     workers: WorkerProcess,
     stack: contextlib.ExitStack,
-) -> None:
-    """Connect to Slack if there is an app token. The stack disconnects.
+) -> list[SlackSocket]:
+    """Connect to Slack if there is an app token. Return the connection, if any. The stack disconnects.
 
     A dry run does not connect: Slack sends each press to only one of an app's connections.
     """
     file = settings.slack_app_token_file
     if file is None or operators is None:
-        return
+        return []
     if settings.dry_run:
         log.info("slack_not_connected", reason="dry run")
-        return
+        return []
     # late, because it loads the WebSocket and HTTP libraries
-    from engine.outbound.slack_socket import SlackSocket  # noqa: PLC0415
+    from engine.outbound.slack_socket import SlackSocket  # noqa: PLC0415 - see the comment above
 
     messages = SlackMessages(journal, commands, _Poster(settings.secrets_dir, settings.slack_api))
     observers = commands.observers
@@ -77,6 +78,7 @@ def start_slack(
     for part in (messages, socket):
         part.start()
         stack.callback(part.stop)
+    return [socket]
 
 
 class _Poster:

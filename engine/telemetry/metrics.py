@@ -59,7 +59,9 @@ METRICS = {
         "Connections that were refused or closed because of a limit, and late requests, by reason.",
         ("reason",),
     ),
-    "source_connected": Family("gauge", "1 while the source delivers events.", ("kind",)),
+    "source_connected": Family(
+        "gauge", "1 while the source delivers events. Kind slack: presses of buttons.", ("kind",)
+    ),
     "playbooks": Family("gauge", "Playbooks in force, by mode.", ("mode",)),
     "playbook_info": Family(
         "gauge",

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
-from tests.support.engine import engine
+from tests.support.engine import call, engine
 from tests.support.slack import APP_TOKEN, BOT_TOKEN, TEAM, Slack
 
 FOLDER = {
@@ -121,6 +121,8 @@ def test_two_people_decide_and_the_isolation_ends_with_its_ttl(
     slack.wait_for(lambda: not slack.connections)
     running.restart()
     slack.press(place, "approve", MALLORY)
+    viewed = call(running.admin, "GET", "/status", headers={"Authorization": f"Bearer {CAROL}"})[2]
+    assert viewed["sources"] == [{"kind": "slack", "target": slack.api, "error": None}]
     refused = running.wait_for_audit(lambda line: "refused" in line)
     assert (refused["by"], refused["run"]) == (f"slack:{TEAM}/{MALLORY}", run)
     assert refused["reason"] == "no operator has this Slack account"
