@@ -128,6 +128,5 @@ def _answering(playbook: Playbook) -> AnsweringPlaybook:
 
 def _reason(playbook: Playbook) -> str:
     """Return the reason for which a playbook does not act, without "No action, because "; "" without one."""
-    text = playbook.description.strip()
-    found = text[: len(_NO_ACTION)].lower() == _NO_ACTION
-    return text[len(_NO_ACTION) :].strip() if found else ""
+    text = " ".join(playbook.description.split())
+    return text[len(_NO_ACTION) :] if text.lower().startswith(_NO_ACTION) else ""

@@ -134,7 +134,7 @@ def test_a_step_of_finally_does_not_wait_for_an_approval(tmp_path):
 
 
 def test_a_disabled_playbook_is_an_answer_if_it_says_why(tmp_path):
-    why = "No action, because  deployments do this."
+    why = "No action,\n  because deployments do this.\n"
     found, text = one(tmp_path, "quiet", [SLACK], mode="disabled", description=why)
     (row,) = found["rules"]
     assert (row["effect"], row["playbooks"][0]["reason"]) == ("none", "deployments do this.")
