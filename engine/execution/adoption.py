@@ -20,6 +20,7 @@ from engine.actions.parameters import check_namespace
 from engine.actions.quarantine import QUARANTINE
 from engine.actions.registry import load_actions
 from engine.cluster.api import NETWORK_POLICY, POD
+from engine.cluster.policy_providers.cut import kept_destinations
 from engine.cluster.undo import EXPIRES_AT, MANAGED_BY
 from engine.journal.codec import UnreadableError
 from engine.journal.protocol import History, UndoLog
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from engine.cluster.api import ClusterReader
     from engine.model.calls import Object
 
-ACTION = "pod.isolate"
 _NAME = re.compile(r"tiercel-[0-9a-f]{10}")
 _RUN = re.compile(r"[0-9a-f]{32}")
 _FIRST_WAIT, _MAX_WAIT = 1.0, 60.0
@@ -82,7 +82,7 @@ def _adopt(policy: Object, journal: AdoptionJournal, now: float) -> bool:
     except (EventError, PlaybookError, UnreadableError, ValueError) as error:
         log.warning("policy_not_adopted", policy=_full_name(metadata), error=str(error))
         return False
-    step = next((one.name for one in run.steps if one.action == ACTION), None)
+    step = next((one.name for one in run.steps if one.action == _action(policy)), None)
     until = _until(annotations.get(EXPIRES_AT))
     if step is None or not journal.adopt(run, step, changes, until, now=now):
         return False
@@ -91,10 +91,20 @@ def _adopt(policy: Object, journal: AdoptionJournal, now: float) -> bool:
     return True
 
 
+def _action(policy: Object) -> str:
+    """Return the action that created a policy. Only a block keeps destinations."""
+    annotations = policy["metadata"].get("annotations") or {}
+    return "pod.block" if kept_destinations(annotations) else "pod.isolate"
+
+
 def _changes(policy: Object) -> list[ObjectChange]:
     """Return the changes that the step which created the policy made."""
     metadata = policy["metadata"]
-    changes = [ObjectChange(NETWORK_POLICY, metadata.get("namespace"), metadata["name"])]
+    place = (NETWORK_POLICY, metadata.get("namespace"), metadata["name"])
+    changes = [ObjectChange(*place)]
+    for key, one in kept_destinations(metadata.get("annotations") or {}).items():
+        path = ("metadata", "annotations", key)
+        changes.append(ObjectChange(*place, path=path, put=one.annotation))
     selector = (policy.get("spec") or {}).get("podSelector") or {}
     label = (selector.get("matchLabels") or {}).get(QUARANTINE)
     path = ("metadata", "labels", QUARANTINE)
@@ -123,7 +133,7 @@ def _run(id_: str, policy: Object) -> Run:
     fields = {"k8s.ns.name": metadata.get("namespace"), "k8s.pod.name": owner.get("name")}
     time = metadata.get("creationTimestamp") or "1970-01-01T00:00:00Z"
     event = parse_event({"rule": rule, "time": time, "output_fields": fields})
-    spec: dict[str, Any] = {"match": {"rules": [rule]}, "actions": [{"action": ACTION}]}
+    spec: dict[str, Any] = {"match": {"rules": [rule]}, "actions": [{"action": _action(policy)}]}
     document = {
         "apiVersion": API_VERSION,
         "kind": "Playbook",

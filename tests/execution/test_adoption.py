@@ -58,6 +58,25 @@ def test_policy_of_a_lost_journal_is_undone_on_time(journal):
     assert server.state() == before
 
 
+def test_the_destinations_of_a_block_are_adopted_with_its_policy(journal):
+    server, store = world(), FakeAttemptStore()
+    before = server.state()
+    block = load_actions()["pod.block"]
+    claims = [
+        claim_of(block, {"ttl": "1h"}, alert(**{"fd.rip": f"198.51.100.{n}"}), run=str(n))
+        for n in (1, 2)
+    ]
+    for claim in claims:
+        act(server, claim, store=store)
+    assert adopt(server.cluster, journal, NOW) == 1
+    (undoing,) = journal.claim("cluster", 9, NOW + HOUR)
+    assert undoing.run.id == claims[1].run.id
+    assert undoing.step.action == "pod.block"
+    assert len(undoing.changes) == 4
+    assert undo(server, replace(undoing, undo=None), UndoStore(undoing)).state == "undone"
+    assert server.state() == before
+
+
 @pytest.mark.parametrize(
     ("blob", "revision", "known"),
     [

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from tests.cluster import policy_kinds
 from tests.cluster.accounts import create_account, token_of, wait_for_right
 from tests.cluster.api import Api, ApiError
 from tests.cluster.fixtures import create_engine_token
@@ -17,6 +18,9 @@ from tests.kustomize.rendering import KUSTOMIZE, find, render
 pytestmark = pytest.mark.cluster
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 NETWORK = "/apis/networking.k8s.io/v1/namespaces"
+CNP = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
+CNPS = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
+CALICO = "/apis/crd.projectcalico.org/v1"
 OWN = {"app.kubernetes.io/managed-by": "tiercel"}
 POD = {"spec": {"containers": [{"name": "main", "image": "nginx"}]}}
 
@@ -163,6 +167,65 @@ def test_a_stolen_token_removes_no_network_policy_of_another_owner(admin, thief,
     refused(only, thief.patch, f"{policies}/deny-all", {"metadata": {"labels": OWN}})
     thief.create(policies, {**named("cut", labels=OWN), "spec": spec})
     thief.delete(f"{policies}/cut")
+
+
+@pytest.fixture
+def kinds(admin):
+    """The kinds of Cilium, Calico and ClusterNetworkPolicy."""
+    policy_kinds.install(admin)
+    yield
+    policy_kinds.uninstall(admin)
+
+
+def cluster_policy(name, subject):
+    spec = {"tier": "Admin", "priority": 0, "subject": subject}
+    deny = {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}
+    return {**CNP, **named(name, labels=OWN), "spec": {**spec, "egress": [deny]}}
+
+
+def in_namespace(name, **selector):
+    labels = {"matchLabels": {"kubernetes.io/metadata.name": name}}
+    return {"pods": {"namespaceSelector": labels, "podSelector": selector}}
+
+
+def test_a_stolen_token_cuts_off_no_protected_namespace_with_another_kind(
+    admin,
+    thief,
+    namespace,
+    kinds,  # noqa: ARG001 - kinds: they are served
+):
+    some = {"matchLabels": {"tiercel.dev/quarantine": "x"}}
+    said = "selects some pods of one namespace"
+    for subject in (
+        {"namespaces": {}},
+        {"pods": {"podSelector": some}},
+        in_namespace("kube-system", **some),
+        in_namespace("tiercel", **some),
+        in_namespace(namespace),
+    ):
+        refused(said, thief.create, CNPS, cluster_policy("cut", subject))
+    everywhere = {"apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy"}
+    refused(
+        said,
+        thief.create,
+        f"{CALICO}/globalnetworkpolicies",
+        {**everywhere, **named("cut"), "spec": {}},
+    )
+    allowed = in_namespace(namespace, **some)
+    thief.create(CNPS, cluster_policy(f"cut-{namespace}", allowed))
+    wider = {"spec": {"subject": {"pods": None, "namespaces": {}}}}
+    refused(said, thief.patch, f"{CNPS}/cut-{namespace}", wider)
+    thief.delete(f"{CNPS}/cut-{namespace}")
+    admin.create(
+        CNPS, {**cluster_policy(f"theirs-{namespace}", allowed), **named(f"theirs-{namespace}")}
+    )
+    refused("only its own", thief.delete, f"{CNPS}/theirs-{namespace}")
+    admin.delete(f"{CNPS}/theirs-{namespace}")
+    cilium = f"/apis/cilium.io/v2/namespaces/{namespace}/ciliumnetworkpolicies"
+    spec = {"endpointSelector": {}, "egressDeny": [{"toEntities": ["all"]}]}
+    kind = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy"}
+    admin.create(cilium, {**kind, **named("theirs"), "spec": spec})
+    refused("only its own", thief.delete, f"{cilium}/theirs")
 
 
 def test_the_policy_limits_nobody_else(admin, thief, namespace):  # noqa: ARG001 - thief: the policy is in force

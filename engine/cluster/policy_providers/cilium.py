@@ -12,6 +12,7 @@ from engine.cluster.policy_providers.cut import (
     DNS_LABELS,
     DNS_NAMESPACE,
     DNS_PORT,
+    MAX_PORT,
     NODE_LOCAL_DNS,
     by_family,
     other_ports,
@@ -89,17 +90,17 @@ def _denied(side: str, exceptions: Exceptions, *, dns: bool) -> Iterator[Object]
     networks = [{"cidr": "0.0.0.0/0", "except": v4}, {"cidr": "::/0", "except": v6}]
     yield {f"{side}CIDRSet": [{k: v for k, v in one.items() if v} for one in networks]}
     if exceptions.cidrs and exceptions.ports:
-        yield {f"{side}CIDR": list(exceptions.cidrs), **_to_ports(other_ports(exceptions.ports))}
+        yield {f"{side}CIDR": list(exceptions.cidrs), **_to_other_ports(exceptions.ports)}
     yield {f"{side}Entities": _ENTITIES}
     if side == "to" and dns:  # NodeLocal DNSCache listens on the node
-        yield {"toEntities": ["host"], **_to_ports(other_ports((DNS_PORT,)))}
-        yield {"toCIDR": [NODE_LOCAL_DNS], **_to_ports(other_ports((DNS_PORT,)))}
+        yield {"toEntities": ["host"], **_to_other_ports((DNS_PORT,))}
+        yield {"toCIDR": [NODE_LOCAL_DNS], **_to_other_ports((DNS_PORT,))}
     elif side == "to":
         yield {"toEntities": ["host"]}
 
 
 def _denied_pods(key: str, exceptions: Exceptions, *, dns: bool) -> Iterator[Object]:
-    ports = _to_ports(other_ports(exceptions.ports)) if exceptions.ports else {}
+    ports = _to_other_ports(exceptions.ports) if exceptions.ports else {}
     open_ = list(dict.fromkeys(exceptions.namespaces))
     spared = list(dict.fromkeys([*open_, *([DNS_NAMESPACE] if dns else [])]))
     others = [{"key": _NAMESPACE, "operator": "NotIn", "values": spared}] if spared else []
@@ -116,19 +117,25 @@ def _denied_pods(key: str, exceptions: Exceptions, *, dns: bool) -> Iterator[Obj
     yield {key: [{"matchExpressions": [_in([DNS_NAMESPACE]), no_resolver]}], **limit}
     resolver = {"matchLabels": {_NAMESPACE: DNS_NAMESPACE, f"k8s:{label}": value}}
     open_ports = {DNS_PORT, *(exceptions.ports if DNS_NAMESPACE in open_ else ())}
-    yield {key: [resolver], **_to_ports(other_ports(open_ports))}
+    yield {key: [resolver], **_to_other_ports(open_ports)}
 
 
 def _in(names: Sequence[str]) -> Object:
     return {"key": _NAMESPACE, "operator": "In", "values": list(names)}
 
 
-def _to_ports(ranges: Iterable[tuple[int, int]]) -> Object:
-    """Return ``toPorts`` for inclusive ranges of TCP, UDP and SCTP; nothing for no ranges."""
-    ports = [
+def _to_other_ports(ports: Iterable[int]) -> Object:
+    """Return ``toPorts`` for everything but these ports of TCP and UDP."""
+    return _to_ports(other_ports(ports), [{"port": "1", "endPort": MAX_PORT, "protocol": "SCTP"}])
+
+
+def _to_ports(ranges: Iterable[tuple[int, int]], more: Sequence[Object] = ()) -> Object:
+    """Return ``toPorts`` for inclusive ranges of TCP and UDP, and for more ports; nothing for none."""
+    ports: list[Object] = [
         {"port": str(first), **({"endPort": last} if last > first else {}), "protocol": protocol}
         for first, last in ranges
-        for protocol in ("TCP", "UDP", "SCTP")
+        for protocol in ("TCP", "UDP")
     ]
+    ports += more
     items = [ports[n : n + _MAX_PORTS] for n in range(0, len(ports), _MAX_PORTS)]
     return {"toPorts": [{"ports": item} for item in items]} if items else {}
