@@ -94,6 +94,7 @@ class StepContext(msgspec.Struct, frozen=True):
     attempt_state: the attempt state so far.
     note: what a message must add to its text: what the playbook would have done under ``mode: notify``, and
       how many messages this one stands for.
+    outcome: of the run up to this step, "" for its first step.
     approved_by: the operator who approved the step, or None.
     add_undo_intent: saves the changes that the action is about to make, to be undone after so many seconds
       (None: only on request). They are on disk when it returns. It returns when the last undo intent for the
@@ -115,6 +116,7 @@ class StepContext(msgspec.Struct, frozen=True):
     keep: Callable[[Mapping[str, Any]], None] = lambda _: None
     attempt_state: Mapping[str, Any] = msgspec.field(default_factory=dict)
     note: str = ""
+    outcome: str = ""
     approved_by: str | None = None
     add_undo_intent: Callable[[Sequence[ObjectChange], float | None], float | None] = (
         lambda _, ttl: ttl

@@ -10,9 +10,10 @@ import msgspec
 from engine.actions.composite_parameters import Json
 from engine.actions.parameters import Secret, Text
 from engine.actions.registry import ActionResult, StepContext, action
-from engine.language.template import Template
+from engine.language.template import ABSENT, Template, text_of
 from engine.model.calls import SecretName
 from engine.model.errors import RefusedError
+from engine.model.event_subject import subject_of
 from engine.model.json_codec import encode_json
 from engine.outbound.api import BlocksRefusedError, HttpClient
 
@@ -32,6 +33,8 @@ _OPEN = re.compile(r"(?:<[^<>]*|&(?:a(?:mp?)?|lt?|gt?)?)\Z")
 """An incomplete entity or link at the end of a text."""
 TEXT, SECTION, BLOCKS = 40_000, 3000, 50
 """The limits of Slack: characters of a message, characters of a section, blocks of a message."""
+_MAX_SHOWN = 500
+"""Characters of one value in the text of a message without one."""
 _DEFAULT_LIMIT = 3000
 """Characters of a text object that is not in ``_LIMITS``."""
 _LIMITS = {
@@ -221,12 +224,12 @@ def post_to_slack(  # noqa: PLR0913 - the signature is the schema
     http: HttpClient,
     context: StepContext,
     *,
-    text: Annotated[str, Message()],
+    text: Annotated[str | None, Message()] = None,
     webhook: Annotated[SecretName | None, Secret()] = None,
     token: Annotated[SecretName | None, Secret()] = None,
     channel: Annotated[str | None, Text(check_channel)] = None,
     blocks: Annotated[list[Any] | None, Blocks()] = None,
-    thread: Literal["run", "none"] = "none",
+    thread: Literal["run", "none"] = "run",
     buttons: bool = False,
 ) -> ActionResult:
     """Post a message to Slack. Values from the event are escaped: they cannot create links or mentions.
@@ -236,16 +239,18 @@ def post_to_slack(  # noqa: PLR0913 - the signature is the schema
     without them.
 
     text: the message. With blocks, it is the text of notifications. Write links as <https://…|words>. A plain
-      URL does not become a link.
+      URL does not become a link. The default names the rule, the pod, the command, the outcome of the run so far
+      and the command that undoes it; in onHeld, the step that waits and the command that approves it.
     webhook: the secret with the URL of an incoming webhook.
     token: the secret with a bot token (scope chat:write). It needs a channel.
     channel: the id or name of the channel, with a token.
     blocks: at most 50 Block Kit blocks. A mrkdwn text with fields of the event is sent as verbatim.
-    thread: with a token, run puts the messages of a run into one thread.
+    thread: with a token, the messages of a run share one thread (run), or not (none).
     buttons: in onHeld, with a token: add buttons that approve and deny the held step. The engine must have
       --slack-app-token-file.
     """
     note = cut(escape(context.note), 2000)
+    text = _default_text(context) if text is None else text
     message = _message(text, blocks, note)
     if buttons:
         message["blocks"] = [*message["blocks"][: BLOCKS - 1], _buttons(context)]
@@ -260,6 +265,28 @@ def post_to_slack(  # noqa: PLR0913 - the signature is the schema
     if thread == "run" and not first and answer.json:
         context.keep({"slack": answer.json})
     return ActionResult(f"to {channel}: {text[:200]}{sent_as}", answer.json)
+
+
+def _default_text(context: StepContext) -> str:
+    """Return the text of a message without one."""
+    event = context.event
+    subject = subject_of(event)
+    pod = "/".join(part for part in (subject.namespace, subject.pod) if part)
+    command = text_of(event.fields.get("proc.cmdline"))
+    about = context.attempt_state.get("about") or {}
+    if about:
+        step, until, reason = (_shown(about.get(key)) for key in ("step", "until", "reason"))
+        last = f"{step} of {context.playbook} waits until {until}: {reason}. tiercel approve {about.get('run')}"
+    else:
+        outcome = f": {context.outcome}" if context.outcome else ""
+        last = f"{context.playbook}{outcome}. To undo it: tiercel undo {context.run}"
+    parts = [_shown(part) for part in (pod or event.hostname, command) if part and part != ABSENT]
+    return "\n".join([f"*{_shown(event.rule)}*", *([": ".join(parts)] if parts else []), last])
+
+
+def _shown(value: object) -> str:
+    """Return a value for the default text, escaped."""
+    return cut(escape(str(value)), _MAX_SHOWN)
 
 
 def _message(text: str, blocks: list[Any] | None, note: str) -> dict[str, Any]:

@@ -237,9 +237,7 @@ def _render(step: _Step) -> dict[str, Any]:
     run = claim.run
     states = [_as_done(r.state) if dry else r.state for r in claim.results]
     steps = {r.step: (state, r.message) for r, state in zip(claim.results, states, strict=True)}
-    outcome = run_outcome(claim.results)
-    only_planned = outcome == "done" and "planned" in states  # only its messages are done
-    outcome = _as_done(outcome) if dry else "planned" if only_planned else outcome
+    outcome = _outcome_so_far(step)
     about = claim.attempt_state.get("about") or {}
     held = {word: str(about[word.removeprefix("held.")]) for word in HELD_WORDS if about}
     context = TemplateContext(
@@ -253,6 +251,16 @@ def _render(step: _Step) -> dict[str, Any]:
         for name, value in claim.step.parameters.items()
         if value is not None
     }
+
+
+def _outcome_so_far(step: _Step) -> str:
+    """Return the outcome of the run up to this step, as templates show it."""
+    results = step.claim.results
+    outcome = run_outcome(results)
+    if step.clients.dry:
+        return _as_done(outcome)
+    only_planned = outcome == "done" and any(r.state == "planned" for r in results)
+    return "planned" if only_planned else outcome  # only its messages are done
 
 
 def _permission(step: _Step) -> _Permission:
@@ -327,6 +335,7 @@ def _call_action(
         run=claim.run.id, playbook=claim.run.playbook.name, step=claim.step.name,
         event=claim.run.event, now=step.now, received=claim.run.received,
         keep=(lambda _: None) if clients.dry else step.keep, attempt_state=claim.attempt_state,
+        outcome=_outcome_so_far(step) if claim.results else "",
         note=_note(claim, permission.digest_size), approved_by=permission.approved_by,
         add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
         blob=claim.run.playbook.blob, revision=claim.run.revision,

@@ -14,13 +14,14 @@ from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import GuardrailChecker
 from engine.language.folder import Files
 from engine.model.event import parse_event
-from engine.model.run import Claim
+from engine.model.run import Claim, advance
 from engine.outbound.api import RequestRecorder
 from engine.outbound.client import LiveHttpClient
 from engine.outbound.secrets import Secrets
 from engine.planning.matcher import PlaybookIndex
 from engine.planning.planner import PlanningMemory, plan
 from tests.language.test_loader import files, playbook
+from tests.support.fakes import FakeAttemptStore
 from tests.support.playbooks import new_loader
 
 LIMITS = {"header": 150, "section": 3000, "context": 3000}
@@ -201,3 +202,45 @@ def test_literal_texts_within_the_limits_are_valid():
     blocks = [{"type": "divider"}] * 49
     blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": "x" * 3000}})
     assert not loaded({**WEBHOOK, "text": "x" * 40_000, "blocks": blocks}).errors
+
+
+@pytest.mark.parametrize("way", [WEBHOOK, TOKEN], ids=["webhook", "token"])
+def test_without_a_text_the_message_names_rule_pod_command_and_the_undo_command(
+    slack, tmp_path, way
+):
+    fields = {
+        "k8s_ns_name": "demo",
+        "k8s_pod_name": "web-0",
+        "proc_cmdline": "sh -c '<!channel> " + "x" * 5000,
+    }
+    outcome = tell(slack, tmp_path, way, **fields)
+    assert outcome.state == "done", outcome
+    (message,) = slack.messages
+    first, second, third = message["text"].split("\n")
+    assert first == "*R*"
+    assert second.startswith("demo/web-0: sh -c '&lt;!channel&gt; xxx")
+    assert re.fullmatch(r"p\. To undo it: tiercel undo [0-9a-f]{32}", third)
+
+
+def test_the_messages_of_a_run_share_one_thread_unless_the_step_says_none(slack, tmp_path):
+    (tmp_path / "bot").write_text("xoxb-1")
+    for thread, expected in (({}, [None, "1.2"]), ({"thread": "none"}, [None, None])):
+        slack.messages.clear()
+        steps = [
+            {"action": "slack.post", "name": n, "with": {**TOKEN, **thread}} for n in ("a", "b")
+        ]
+        found = new_loader().load(Files("", files(p=playbook("p", actions=steps))))
+        event = parse_event({"rule": "R"})
+        (planned,) = plan(event, PlaybookIndex(found.playbooks), PlanningMemory())
+        outside = LiveHttpClient(Secrets(tmp_path), timeout=30, slack_api=f"{slack.url}/api/")
+        store, results = FakeAttemptStore(), ()
+        for position in (0, 1):
+            claim = Claim(
+                planned.run, position, began=NOW, results=results, attempt_state=store.attempt_state
+            )
+            clients = Clients(
+                CallRecorder(AssumedCluster(event)), RequestRecorder(outside), dry=False
+            )
+            results, _ = advance(claim, attempt(claim, clients, GuardrailChecker(), NOW, store))
+        assert [message.get("thread_ts") for message in slack.messages] == expected
+    assert "p: done. To undo it" in slack.messages[1]["text"]
