@@ -20,6 +20,7 @@ from engine.render.findings import finding_lines
 from engine.render.text import print_line
 from engine.runtime.settings import (
     NATS,
+    POSTGRESQL,
     REDIS,
     SLACK_API,
     Settings,
@@ -68,9 +69,15 @@ FORMATS = ("json", "text")
 )
 @click.option(
     "--journal",
-    type=_FILE,
     default="tiercel.db",
-    help="File that stores the runs, on a local disk.",
+    metavar="FILE|URL",
+    help="File that stores the runs, on a local disk; or postgresql://USER@HOST/DATABASE, which several replicas"
+    " share.",
+)
+@click.option(
+    "--journal-password-file",
+    type=_FILE,
+    help="File with the password of the database. Read for each connection.",
 )
 @click.option("--kubeconfig", help="Kubeconfig of the cluster. Default: the cluster of this pod.")
 @click.option("--context", help="Context in the kubeconfig.")
@@ -236,12 +243,15 @@ def _settings(given: dict[str, Any]) -> Settings:
         redaction = Redaction(given["redact"])
     except RedactError as error:
         raise SettingsError(f"--redact: {error}") from None
+    url = given["journal"] if given["journal"].startswith(POSTGRESQL) else None
     return Settings(
         playbooks=given["playbooks"],
         values=given["values"],
         listen=address(given["listen"]),
         admin_listen=address(given["admin_listen"]),
-        journal=given["journal"],
+        journal=Path("tiercel.db") if url else Path(given["journal"]),
+        journal_url=url,
+        journal_password_file=given["journal_password_file"],
         kubeconfig=given["kubeconfig"],
         context=given["context"],
         secrets_dir=given["secrets_dir"],

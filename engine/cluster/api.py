@@ -13,7 +13,7 @@ from engine.model.calls import Call, Kind, Object
 from engine.model.errors import PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 FIELD_MANAGER = "tiercel"
 
@@ -114,12 +114,17 @@ class CallRecorder:
     """Records each write, then forwards it if there is a cluster to forward to.
 
     forward: the live cluster; or the live cluster with ``dryRun=All``, so that RBAC, admission and quota are
-    checked; or None to send nothing.
+    checked; or None to send nothing. check: called before each call; raises TemporaryError to prevent it.
     """
 
-    def __init__(self, reads: ClusterReader, forward: Cluster | None = None) -> None:
+    def __init__(
+        self,
+        reads: ClusterReader,
+        forward: Cluster | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._reads = reads
-        self._forward = forward
+        self._forward, self._check = forward, check
         self.calls: list[Call] = []
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
@@ -143,11 +148,13 @@ class CallRecorder:
 
     def send(self, call: Call) -> Object:
         """Record and forward a call; without a cluster, return the call's body."""
+        self._check()
         self.calls.append(call)
         return self._forward.send(call) if self._forward else dict(call.body)
 
     def execute(self, call: Call) -> Output:
         """Record and forward a command; without a cluster, return no output and the exit code 0."""
+        self._check()
         self.calls.append(call)
         return self._forward.execute(call) if self._forward else Output(exit_code=0)
 

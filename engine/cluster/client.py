@@ -165,6 +165,10 @@ class KubernetesCluster:
         probes = self._state.breaker.available_slots()
         return free if probes is None else min(free, probes)
 
+    def set_rate(self, qps: float) -> None:
+        """Change the limit on calls a second, for all copies of this cluster."""
+        self._state.rate_limiter.set_full_rate(qps)
+
     def with_timeout(self, seconds: float) -> KubernetesCluster:
         """Return the same cluster with a deadline for all its calls together, ``seconds`` from now."""
         return self._changed(_deadline=time.monotonic() + seconds, _rate_wait=MAX_RATE_WAIT)

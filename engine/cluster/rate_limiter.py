@@ -33,6 +33,12 @@ class RateLimiter:
         """The current rate, in calls a second."""
         return self._rate
 
+    def set_full_rate(self, rate: float) -> None:
+        """Change the full rate. A rate that was reduced because of an overload stays reduced."""
+        with self._lock:
+            self._rate *= rate / self._full
+            self._full = rate
+
     @property
     def max_concurrent(self) -> int:
         """The number of concurrent callers that can each make about one call a second."""

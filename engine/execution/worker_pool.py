@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 POLL_INTERVAL = 1.0
 """The longest time between two claims, in seconds. Also the wait after a journal error."""
+SHARED_POLL_INTERVAL = 0.25
+"""The same for a shared journal, into which other replicas write without waking this one."""
 
 
 class ExecutionJournal(Queue, UndoLog, Protocol):
@@ -90,7 +92,8 @@ class WorkerPool:
     """The threads that run claimed steps.
 
     clients: returns the clients for an attempt. checker: returns the checker of the guardrails in force.
-    on_no_effect: called with each run that ended and has no step that is done or planned.
+    on_no_effect: called with each run that ended and has no step that is done or planned. poll_interval: the
+    longest time between two claims, in seconds.
     """
 
     def __init__(
@@ -103,10 +106,12 @@ class WorkerPool:
         capacity: Capacity,
         now: Callable[[], float],
         on_no_effect: Callable[[Run], None],
+        poll_interval: float = POLL_INTERVAL,
     ) -> None:
         self._journal, self._clients, self._checker = journal, clients, checker
         sizes = capacity.sizes
         self._observers, self._sizes, self._now = observers, sizes, now
+        self._poll_interval = poll_interval
         self._on_no_effect, self._available_slots = on_no_effect, capacity.available_slots
         self._store = _JournalStore(journal)
         self._fault = FaultLog("journal", holding_up="runs")
@@ -186,12 +191,12 @@ class WorkerPool:
             self._executors[pool].submit(self._work, pool, claim)
 
     def _until_due(self) -> float:
-        """Return the seconds until a step is due that a pool can attempt, at most POLL_INTERVAL."""
+        """Return the seconds until a step is due that a pool can attempt, at most the poll interval."""
         due = [self._journal.next_due(pool) for pool in self._executors if self._can_start(pool)]
         first = min((at for at in due if at is not None), default=None)
         if first is None:
-            return POLL_INTERVAL
-        return min(max(first - self._now(), 0.0), POLL_INTERVAL)
+            return self._poll_interval
+        return min(max(first - self._now(), 0.0), self._poll_interval)
 
     def _can_start(self, pool: Pool) -> bool:
         if pool == "cluster" and self._cluster_is_full:

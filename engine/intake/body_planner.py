@@ -12,7 +12,7 @@ from engine.planning.planner import plan
 from engine.planning.throttle import throttle_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.intake.body import Body, BodyResult
     from engine.intake.deferred_records import DeferredRecords
@@ -31,9 +31,12 @@ class PlannedPart(msgspec.Struct, eq=False):
     """The plan for some events of a body, to be written as a whole.
 
     result: of the body. planned: every planned run, also those that are suppressed. runs: the runs to write,
-    by playbook name. repeated: ids of earlier runs that these events started before.
+    by playbook name. repeated: ids of earlier runs that these events started before. undecided: events whose
+    runs the journal decides, and that are recorded after the write.
     """
 
+    body: Body
+    undecided: list[tuple[Event, Sequence[PlannedRun]]]
     result: BodyResult
     planned: list[PlannedRun]
     runs: list[Run]
@@ -81,20 +84,46 @@ class RunPlanner:
         body.started = True
         playbooks = self._playbooks()
         planned: list[PlannedRun] = []
+        undecided: list[tuple[Event, Sequence[PlannedRun]]] = []
         try:
             while body.events and len(planned) < limit:
                 event = body.events.popleft()
                 event, found, result = self._plan_event(event, playbooks, body.received)
                 planned += found
-                self._record(event, found, result, body)
+                if self._state.journal_decides and result == "run":
+                    undecided.append((event, found))
+                else:
+                    self._record(event, found, result, body)
         except Exception as error:  # noqa: BLE001 - it affects only this body; its response reports it
             self._state.rollback(planned, self._state.take_changes())
             body.events.clear()
             body.result.error = error
             return None
-        return self._part(body, planned) if planned else None
+        return self._part(body, planned, undecided) if planned else None
 
-    def _part(self, body: Body, planned: list[PlannedRun]) -> PlannedPart:
+    def record_decided(self, part: PlannedPart, rejected: Mapping[str, str]) -> None:
+        """Record the events of a part whose runs the journal has decided. Runs in the thread of the journal.
+
+        rejected: run id -> why the run was not accepted.
+        """
+        throttled = {id_ for id_, why in rejected.items() if why != "duplicate"}
+        if throttled:
+            part.result.runs = [id_ for id_ in part.result.runs if id_ not in throttled]
+        for event, found in part.undecided:
+            decided = [
+                replace(one, suppressed=rejected[one.run.id], ran=one.run.id not in throttled)
+                if one.suppressed is None and one.run.id in rejected
+                else one
+                for one in found
+            ]
+            self._record(event, decided, _result(decided), part.body)
+
+    def _part(
+        self,
+        body: Body,
+        planned: list[PlannedRun],
+        undecided: list[tuple[Event, Sequence[PlannedRun]]],
+    ) -> PlannedPart:
         runs = [one.run for one in planned if one.suppressed is None]
         if body.trace:
             runs = [replace(run, trace=body.trace) for run in runs]
@@ -102,7 +131,8 @@ class RunPlanner:
         body.result.runs += [*(run.id for run in runs), *repeated]
         # The runs of a part start in the order of playbook names, whichever of its events they belong to.
         runs.sort(key=lambda run: run.playbook.name)
-        return PlannedPart(body.result, planned, runs, repeated, self._state.take_changes())
+        changes = self._state.take_changes()
+        return PlannedPart(body, undecided, body.result, planned, runs, repeated, changes)
 
     def _plan_event(
         self, event: Event, playbooks: PlaybookIndex, received: float

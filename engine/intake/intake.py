@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.intake.body import BodyParser
 from engine.intake.body_planner import RunPlanner
 from engine.intake.deferred_records import DeferredRecords
-from engine.intake.planning_state import PlanningState
+from engine.intake.planning_state import PlanningState, SharedPlanningState
 from engine.intake.recent_events import RecentEvents
 from engine.intake.redaction import Redaction
 from engine.intake.write_pipeline import WritePipeline
@@ -52,12 +52,12 @@ class Intake:
         redaction, records = redaction or Redaction(()), deferred_records or DeferredRecords()
         self.recent = RecentEvents()
         self._parser = BodyParser(records, redaction)
-        self._state = PlanningState(journal)
+        self._state = SharedPlanningState(journal) if journal.shared else PlanningState(journal)
         self._state.own_user, self._state.is_secret = own, redaction.matches
         self._planner = RunPlanner(
             self._state, playbooks, redaction, self.recent, records, min_priority
         )
-        self._pipeline = WritePipeline(journal, self._state)
+        self._pipeline = WritePipeline(journal, self._state, self._planner.record_decided)
         self.pause(journal.paused())
 
     @property

@@ -6,11 +6,13 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.journal.protocol import Queue, State
+from engine.model.throttle_window import ThrottleUse
 from engine.planning.planner import PlanningMemory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.model.playbook import Throttle
     from engine.planning.planner import PlannedRun
 
 
@@ -19,10 +21,14 @@ class IntakeJournal(Queue, State, Protocol):
 
 
 class WindowChanges(NamedTuple):
-    """Throttle windows by key that a plan changed: as they are now, and as they were. None: no window."""
+    """Throttle windows by key that a plan changed: as they are now, and as they were. None: no window.
+
+    uses: run id -> the throttle that the journal decides.
+    """
 
     after: dict[str, Any]
     before: dict[str, dict[str, Any] | None]
+    uses: dict[str, ThrottleUse]
 
 
 class PlanningState(PlanningMemory):
@@ -31,10 +37,13 @@ class PlanningState(PlanningMemory):
     lock: hold it to plan, to start a write, and to change the state. It is reentrant, because a write that
     fails at once is rolled back in the thread that started it.
     unwritten: window changes of rolled-back plans and released slots. The next write must include them.
+    journal_decides: whether a planned run can still turn out to be a duplicate or throttled.
     """
 
+    journal_decides = False
+
     def __init__(self, journal: IntakeJournal) -> None:
-        super().__init__(journal.throttle_windows())
+        super().__init__(None if journal.shared else journal.throttle_windows())
         self.lock = threading.RLock()
         self.unwritten: dict[str, Any] = {}
         self._journal = journal
@@ -49,9 +58,12 @@ class PlanningState(PlanningMemory):
         """Forget a run that is on disk: from now on the journal knows it. Does not need the lock."""
         self._seen.pop(run, None)
 
+    def release_in_journal(self, run: str) -> None:
+        """Return a throttle slot that the journal has, not this memory. Raises JournalError."""
+
     def take_changes(self) -> WindowChanges:
         """Return the windows that changed since the last call."""
-        changes = WindowChanges(self.changes, self._before)
+        changes = WindowChanges(self.changes, self._before, {})
         self.changes, self._before = {}, {}
         return changes
 
@@ -77,3 +89,38 @@ class PlanningState(PlanningMemory):
     def _change(self, key: str, window: dict[str, Any] | None) -> None:
         self._before.setdefault(key, self.windows.get(key))
         super()._change(key, window)
+
+
+class SharedPlanningState(PlanningState):
+    """The memory of planning in front of a shared journal, which decides about duplicates and throttles.
+
+    This memory knows only what this replica has planned. It can tell a duplicate, but not a new run.
+    """
+
+    journal_decides = True
+
+    def __init__(self, journal: IntakeJournal) -> None:
+        super().__init__(journal)
+        self._uses: dict[str, ThrottleUse] = {}
+
+    def seen(self, run: str) -> bool | None:
+        """Return whether this replica planned the run before and it started, or None."""
+        return self._seen.get(run)
+
+    def acquire(self, key: str, throttle: Throttle, run: str) -> bool:
+        """Leave the decision to the journal."""
+        self._uses[run] = ThrottleUse(key, throttle, self.clock)
+        return True
+
+    def release(self, run: str) -> None:
+        """Take back a use that the journal has not decided."""
+        self._uses.pop(run, None)
+
+    def release_in_journal(self, run: str) -> None:
+        """See PlanningState.release_in_journal."""
+        self._journal.release_throttle(run)
+
+    def take_changes(self) -> WindowChanges:
+        """Return the throttles that were used since the last call."""
+        uses, self._uses = self._uses, {}
+        return super().take_changes()._replace(uses=uses)

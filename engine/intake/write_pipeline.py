@@ -6,6 +6,7 @@ still fails is rolled back. A body that repeats a run of a part fails with that 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import Future
 from functools import partial
@@ -15,15 +16,29 @@ from engine.journal.protocol import AcceptBatch
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from engine.intake.body_planner import PlannedPart
     from engine.intake.planning_state import IntakeJournal, PlanningState
+    from engine.model.throttle_window import ThrottleUse
 
 
 class WritePipeline:
-    """Writes parts. Thread-safe."""
+    """Writes parts. Thread-safe.
 
-    def __init__(self, journal: IntakeJournal, state: PlanningState) -> None:
-        self._journal, self._state = journal, state
+    on_decided: called with each part that was written or rolled back, and with the runs that the journal did not
+    accept: id -> why.
+    """
+
+    def __init__(
+        self,
+        journal: IntakeJournal,
+        state: PlanningState,
+        on_decided: Callable[[PlannedPart, Mapping[str, str]], None] = lambda _part, _rejected: (
+            None
+        ),
+    ) -> None:
+        self._journal, self._state, self._on_decided = journal, state, on_decided
         self._in_flight: dict[str, tuple[PlannedPart, _Batch]] = {}
 
     def write(self, parts: list[PlannedPart], received: float) -> Future[None]:
@@ -50,6 +65,8 @@ class WritePipeline:
 
     def release_throttle_slot(self, run: str) -> None:
         """Return the throttle slot of a run that did nothing, in memory and on disk. run: its id."""
+        with contextlib.suppress(JournalError):  # the window ends by itself
+            self._state.release_in_journal(run)
         with self._state.lock:
             self._state.release(run)
             changes = self._state.take_unwritten() | self._state.take_changes().after
@@ -65,11 +82,13 @@ class WritePipeline:
         """Give parts to the journal as one transaction."""
         unwritten = self._state.take_unwritten()
         windows = dict(unwritten)
+        uses: dict[str, ThrottleUse] = {}
         for part in parts:
             windows |= part.changes.after
+            uses |= part.changes.uses
         try:
             runs = [run for part in parts for run in part.runs]
-            written = self._journal.accept(AcceptBatch(runs, windows), received)
+            written = self._journal.accept(AcceptBatch(runs, windows, uses), received)
         except Exception as error:  # noqa: BLE001 - a bug; the affected bodies report it
             written = Future()
             written.set_exception(error)
@@ -81,7 +100,7 @@ class WritePipeline:
         parts: list[PlannedPart],
         received: float,
         unwritten: dict[str, Any],
-        written: Future[None],
+        written: Future[Mapping[str, str]],
     ) -> None:
         """Commit parts, or try each alone, or roll back the only one. Runs in the journal's thread."""
         error = written.exception()
@@ -93,24 +112,29 @@ class WritePipeline:
             return
         try:
             if error is None:
-                self._commit(parts)
+                self._commit(parts, written.result())
             else:
                 self._roll_back(parts[0], unwritten, error)
         finally:
             batch.done(len(parts))  # otherwise the senders, and later batches, would wait forever
 
-    def _commit(self, parts: list[PlannedPart]) -> None:
-        """Mark parts as written. Does not take the lock: the journal's thread would wait for planning."""
+    def _commit(self, parts: list[PlannedPart], rejected: Mapping[str, str]) -> None:
+        """Mark parts as written. Does not take the lock: the journal's thread would wait for planning.
+
+        rejected: the runs that the journal did not accept: id -> why.
+        """
         for part in parts:
             part.result.partly_written = True
             for run in part.runs:
                 self._in_flight.pop(run.id, None)
                 self._state.commit(run.id)
+            self._on_decided(part, rejected)
 
     def _roll_back(
         self, part: PlannedPart, unwritten: dict[str, Any], error: BaseException
     ) -> None:
         part.result.error = error
+        self._on_decided(part, {})
         with self._state.lock:
             self._restore_unwritten(unwritten)
             for run in part.runs:

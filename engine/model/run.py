@@ -137,6 +137,7 @@ class Claim:
             ``sent``: the step whose call may have been sent.
         results: results of the earlier steps.
         fence: increases with every claim of the run, so that a late attempt can be recognised.
+        replica: identity under which a replica made the claim in a shared journal, otherwise None.
         undo: id of the undo run if the step is to be undone, otherwise None.
         changes: the changes that the undo reverts.
 
@@ -151,6 +152,7 @@ class Claim:
     attempt_state: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[StepResult, ...] = ()
     fence: int = 0
+    replica: int | None = None
     undo: str | None = None
     changes: tuple[ObjectChange, ...] = ()
 

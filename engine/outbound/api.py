@@ -16,7 +16,7 @@ from engine.outbound.destination import check_host, parse_url
 from engine.outbound.masking import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -92,13 +92,17 @@ class HttpClient(Protocol):
 class RequestRecorder:
     """Records each request without secret values, then forwards it if there is a client to forward to.
 
-    hosts: the hosts that ``request`` may call (see ``check_host``).
+    hosts: the hosts that ``request`` may call (see ``check_host``). check: called before each request; raises
+    TemporaryError to prevent it.
     """
 
     def __init__(
-        self, forward: HttpClient | None = None, hosts: frozenset[str] | None = None
+        self,
+        forward: HttpClient | None = None,
+        hosts: frozenset[str] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._forward = forward
+        self._forward, self._check = forward, check
         self._hosts = hosts
         self.requests: list[OutboundRequest] = []
 
@@ -112,6 +116,7 @@ class RequestRecorder:
     ) -> Answer:
         """Record and forward a request. Raises RefusedError if ``--http-hosts`` does not list its host."""
         check_host(parse_url(url), self._hosts)
+        self._check()
         masked_headers = {k: v if isinstance(v, str) else MASK for k, v in headers.items()}
         if auth is not None:
             masked_headers[auth.header] = MASK
@@ -124,6 +129,7 @@ class RequestRecorder:
         self, message: dict[str, Any], webhook: SecretName | None, token: SecretName | None
     ) -> Answer:
         """Record and forward a Slack message."""
+        self._check()
         url = MASK if webhook else "https://slack.com/api/chat.postMessage"
         self.requests.append(OutboundRequest("POST", url, message))
         if self._forward is None:
@@ -132,6 +138,7 @@ class RequestRecorder:
 
     def send_notification(self, to: SecretName, title: str, body: str) -> Answer:
         """Record and forward a message."""
+        self._check()
         self.requests.append(OutboundRequest("POST", MASK, {"title": title, "body": body}))
         if self._forward is None:
             return Answer(None)

@@ -26,6 +26,10 @@ class HostLimits:
         self._active: Counter[str] = Counter()
         self._lock = threading.Lock()
 
+    def set_max_concurrent(self, number: int) -> None:
+        """Change the limit. Requests in progress continue."""
+        self._max_concurrent = number
+
     @contextlib.contextmanager
     def slot(self, host: str) -> Iterator[None]:
         """Occupy one of the host's slots. Raises TemporaryError if none is free, which uses no attempt up."""

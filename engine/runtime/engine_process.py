@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from engine.actions.rbac import rights_by_account
-from engine.actions.registry import load_actions
 from engine.intake.deferred_records import DeferredRecords
 from engine.intake.event_recorder import EventRecorder
 from engine.intake.intake import Intake
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.journal.sqlite.storage import max_journal_bytes
-from engine.language.compile import playbook_from_snapshot
+from engine.model.errors import JournalError
+from engine.model.event import format_time
 from engine.render.rights import rights_json
 from engine.runtime import event_loop, listeners, worker_process
+from engine.runtime.journals import as_shared, clock_of, log_journal, open_journal
 from engine.runtime.maintenance import Maintenance
 from engine.runtime.reload import Reloader
 from engine.runtime.slack_buttons import check_slack, start_slack
@@ -45,7 +46,6 @@ from engine.telemetry.metrics import Metrics
 from engine.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Sequence
 
     from engine.journal.protocol import Journal, State
@@ -57,7 +57,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Core:
-    """The parts that accept events. fault: the fault log of the journal."""
+    """The parts that accept events. fault: the fault log of the journal. now: its clock."""
 
     journal: Journal
     reloader: Reloader
@@ -65,6 +65,7 @@ class _Core:
     fault: FaultLog
     deferred_records: DeferredRecords
     intake: Intake
+    now: Callable[[], float]
 
     def ended_thread(self) -> str | None:
         """Return the name of a thread that has ended but should run, else None."""
@@ -108,7 +109,12 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         def status() -> dict[str, Any]:
             rights = rights_json(workers.rights) if cluster else None
             connected = [*(it.status() for it in sources), *(it.status() for it in slack)]
-            return {**about, "rights": rights, "sources": connected}
+            return {
+                **about,
+                "rights": rights,
+                "sources": connected,
+                "replicas": _replicas(core.journal),
+            }
 
         commands = _operator_commands(core, workers, observers)
         slack = start_slack(settings, access.operators, core.journal, commands, workers, stack)
@@ -127,6 +133,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         def on_ready() -> None:
             freeze_startup_objects()
             _log_start(settings, about, event_socket, admin_socket)
+            log_journal(settings, core.journal)
             for source in sources:
                 source.start()
 
@@ -160,11 +167,15 @@ def _operator_commands(
         observers=observers,
         wake=workers.wake,
         apply_pauses=core.intake.pause,
-        now=time.time,
+        now=core.now,
         playbooks=lambda: {one.name for one in core.reloader.active.set.playbooks},
     )
     commands.end_pauses()
     core.maintenance.add_task(commands.end_pauses)
+    shared = as_shared(core.journal)
+    if shared:
+        core.maintenance.add_task(lambda: core.intake.pause(shared.paused()))
+        core.maintenance.add_task(lambda: shared.set_digest(core.reloader.active.set.digest))
     return commands
 
 
@@ -187,33 +198,30 @@ def _admin_api(
 
 def _start_core(settings: Settings, observers: Observers, stack: contextlib.ExitStack) -> _Core:
     """Start journal, reloader, maintenance and intake. The stack stops them."""
-    journal = SqliteJournal(
-        settings.journal,
-        functools.partial(playbook_from_snapshot, actions=load_actions()),
-        dry_run=settings.dry_run,
-    )
+    journal = open_journal(settings, "engine")
     stack.callback(journal.close)
-    if journal.postponed_runs:
+    now = clock_of(journal, "engine")
+    if isinstance(journal, SqliteJournal) and journal.postponed_runs:
         log.info("runs_postponed", reason="dry run", runs=journal.postponed_runs)
-    reloader = Reloader(settings.playbooks, settings.values, journal, observers, time.time)
+    reloader = Reloader(settings.playbooks, settings.values, journal, observers, now)
     reloader.start()
     stack.callback(reloader.stop)
     recorder = EventRecorder(settings.record) if settings.record else None
     deferred_records = DeferredRecords(recorder)
     fault = FaultLog("journal", refusing="events")
-    maintenance = Maintenance(journal, deferred_records, settings.retention, time.time, fault)
+    maintenance = Maintenance(journal, deferred_records, settings.retention, now, fault)
     maintenance.start()
     stack.callback(maintenance.stop)
     intake = Intake(
         journal,
         lambda: reloader.active.playbooks,
-        time.time,
+        now,
         settings.own.user,
         redaction=settings.redaction,
         deferred_records=deferred_records,
         min_priority=maintenance.min_priority,
     )
-    return _Core(journal, reloader, maintenance, fault, deferred_records, intake)
+    return _Core(journal, reloader, maintenance, fault, deferred_records, intake, now)
 
 
 def _sources(settings: Settings, journal: State) -> Iterator[Source]:
@@ -223,7 +231,33 @@ def _sources(settings: Settings, journal: State) -> Iterator[Source]:
     if settings.redis:
         yield RedisList(settings.redis)
     if settings.follow:
-        yield FollowedFile(settings.follow, journal)
+        yield FollowedFile(settings.follow, journal, _offset_key(settings))
+
+
+def _offset_key(settings: Settings) -> str:
+    """Return the key of the offset of the followed file. In a shared journal, each node has its own file."""
+    node = settings.own.node or socket.gethostname()
+    return f"{node}:{settings.follow}" if settings.journal_url else str(settings.follow)
+
+
+def _replicas(journal: Journal) -> list[dict[str, Any]] | None:
+    """Return the replicas as JSON, None if the journal is not shared or cannot be read."""
+    shared = as_shared(journal)
+    if shared is None:
+        return None
+    try:
+        return [
+            {
+                "name": one.name,
+                "version": one.version,
+                "digest": one.digest or None,
+                "startedAt": format_time(int(one.started) * 1_000_000_000),
+                "seenSecondsAgo": round(one.age, 1),
+            }
+            for one in shared.replicas()
+        ]
+    except JournalError:
+        return None
 
 
 def _about(settings: Settings, cluster: str | None) -> dict[str, Any]:
@@ -248,8 +282,6 @@ def _log_start(
         tokens=bool(settings.token_file or settings.path_secret_file),
         client_certificates=settings.client_ca is not None,
     )
-    max_bytes = max_journal_bytes(settings.journal.resolve().parent)
-    log.info("journal_opened", file=str(settings.journal), max_size=f"{max_bytes >> 20:,} MiB")
     if settings.dry_run:
         cluster = about["cluster"] or "assuming that every pod an event names exists"
         log.info("dry_run", effect="no changes, no messages", cluster=cluster)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import secrets
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 
 SLACK_API = "https://slack.com/api/"
+POSTGRESQL = ("postgresql://", "postgres://")
+"""The URL schemes of a journal in PostgreSQL."""
 REDIS = "redis[s]://[user:password@]host[:port][/db][?key=NAME]"
 NATS = "nats://[user:password@]host[:port] (or tls://…)"
 _SCHEMES = {REDIS: ("redis", "rediss"), NATS: ("nats", "tls")}
@@ -49,7 +53,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of ``tiercel serve``. grace, retention: seconds. The help of the flags describes the rest."""
+    """The settings of ``tiercel serve``. grace, retention: seconds. The help of the flags describes the rest.
+
+    journal_url: of a PostgreSQL database; then ``journal`` is not used. replica: a name for this engine.
+    """
 
     playbooks: Path
     values: Path | None
@@ -80,6 +87,9 @@ class Settings:
     follow: Path | None
     redaction: Redaction
     own: OwnIdentity = field(default_factory=OwnIdentity)
+    journal_url: str | None = None
+    journal_password_file: Path | None = None
+    replica: str = field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(2)}")
     kubernetes_operators: bool = False
     kubernetes_audience: str | None = None
     slack_app_token_file: Path | None = None

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from engine.actions.rbac import ACCESS_REVIEWS
-from engine.actions.registry import load_actions
 from engine.artifacts.api import ArtifactRecorder
 from engine.artifacts.live_store import LiveArtifactStore
 from engine.cluster.api import CallRecorder
@@ -25,17 +24,21 @@ from engine.execution.adoption import Adoption
 from engine.execution.attempt import Clients
 from engine.execution.budgets import BudgetLedger
 from engine.execution.guardrails import GuardrailChecker
-from engine.execution.worker_pool import Capacity, WorkerPool
-from engine.journal.sqlite.journal import SqliteJournal
+from engine.execution.worker_pool import (
+    POLL_INTERVAL,
+    SHARED_POLL_INTERVAL,
+    Capacity,
+    WorkerPool,
+)
 from engine.language import duration
-from engine.language.compile import playbook_from_snapshot
-from engine.model.clock import SteadyClock
 from engine.model.errors import JournalError, SettingsError, TemporaryError
 from engine.model.playbook import Guardrails
 from engine.outbound.api import RequestRecorder
 from engine.outbound.client import LiveHttpClient, Senders
+from engine.outbound.host_limits import MAX_CONCURRENT, HostLimits
 from engine.outbound.secrets import Secrets
 from engine.render.story import tell_story
+from engine.runtime.journals import as_shared, clock_of, open_journal
 from engine.runtime.rights_monitor import RightsMonitor
 from engine.runtime.worker_channel import (
     Connected,
@@ -98,14 +101,10 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
     with contextlib.ExitStack() as stack:
         if traces:
             stack.callback(traces.stop)
-        journal = SqliteJournal(
-            settings.journal,
-            functools.partial(playbook_from_snapshot, actions=load_actions()),
-            worker_process=True,
-            dry_run=settings.dry_run,
-        )
+        journal = open_journal(settings, "worker")
+        now = clock_of(journal, "worker")
         stack.callback(journal.close)
-        resources = _Resources(settings, cluster, journal, guardrails)
+        resources = _Resources(settings, cluster, journal, guardrails, now)
         workers = resources.worker_pool(observers, lambda run: channel.send(RunEnded(run.id)))
         metrics.add_series(resources.series)
         workers.start()
@@ -113,7 +112,7 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
             target=_forward_wakes, args=(channel.wake_event, workers.wake), daemon=True
         ).start()
         if cluster and not settings.dry_run:
-            adoption = Adoption(cluster, journal, workers.wake, time.time)
+            adoption = Adoption(cluster, journal, workers.wake, now)
             adoption.start()
             stack.callback(adoption.stop)
         monitor = None
@@ -163,6 +162,7 @@ def _serve_commands(
     while True:
         command = channel.receive(CHECK_INTERVAL)
         resources.log_api_server_state(api_server_fault)
+        resources.divide_rates()
         if isinstance(command, Guardrails):
             resources.guardrails = command
         elif isinstance(command, CommandExecuted | CommandRefused):
@@ -199,13 +199,16 @@ class _Resources:
         cluster: KubernetesCluster | None,
         journal: Journal,
         guardrails: Guardrails,
+        now: Callable[[], float],
     ) -> None:
         self._settings, self._cluster, self._journal = settings, cluster, journal
-        senders = Senders(settings.http_hosts)
+        self._shared, self._now = as_shared(journal), now
+        senders, self._hosts = Senders(settings.http_hosts), HostLimits()
         self._artifacts = LiveArtifactStore(settings.artifact_stores)
         self._http = LiveHttpClient(
-            Secrets(settings.secrets_dir), senders=senders, slack_api=settings.slack_api
-        )
+            Secrets(settings.secrets_dir), senders=senders, slack_api=settings.slack_api,
+            hosts=self._hosts,
+        )  # fmt: skip
         self.guardrails = guardrails
         ledger = BudgetLedger(None if settings.dry_run else _Budgets(journal))
         self._guard_of = functools.lru_cache(1)(
@@ -224,8 +227,9 @@ class _Resources:
                 {"cluster": settings.workers, "slow": settings.slow_workers},
                 cluster.available_slots if cluster else lambda _: None,
             ),
-            now=SteadyClock(),
+            now=self._now,
             on_no_effect=on_no_effect,
+            poll_interval=SHARED_POLL_INTERVAL if self._shared else POLL_INTERVAL,
         )
 
     def required_rights(self, playbooks: RequiredRights) -> dict[str, frozenset[Right]]:
@@ -250,12 +254,30 @@ class _Resources:
             http = RequestRecorder(None, hosts)
             artifacts = ArtifactRecorder(http.requests, None, stores)
             return Clients(CallRecorder(reader), http, dry=True, artifacts=artifacts)
-        http = RequestRecorder(self._http.with_timeout(timeout), hosts)
+        check = functools.partial(self._require_claim, claim)
+        http = RequestRecorder(self._http.with_timeout(timeout), hosts, check)
         artifacts = ArtifactRecorder(http.requests, self._artifacts.with_timeout(timeout), stores)
         redact = self._settings.redaction.redact_text
         return Clients(
-            CallRecorder(live, live), http, dry=False, artifacts=artifacts, redact=redact
+            CallRecorder(live, live, check), http, dry=False, artifacts=artifacts, redact=redact
         )
+
+    def _require_claim(self, claim: Claim) -> None:
+        """Raise TemporaryError if another replica may have taken over the claim."""
+        if self._shared and claim.replica is not None and not self._shared.may_act(claim.replica):
+            raise TemporaryError(
+                "this replica has not renewed its liveness row in time, so another one may have taken over",
+                answered=False,
+            )
+
+    def divide_rates(self) -> None:
+        """Divide the rate of calls, and the requests per host, by the number of live replicas."""
+        if self._shared is None:
+            return
+        replicas = self._shared.live_replicas()
+        self._hosts.set_max_concurrent(max(1, MAX_CONCURRENT // replicas))
+        if self._cluster:
+            self._cluster.set_rate(self._settings.kube_qps / replicas)
 
     def log_api_server_state(self, fault: FaultLog) -> None:
         """Log when the API server stops answering, and when it answers again."""

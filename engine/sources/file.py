@@ -61,10 +61,10 @@ class FollowedFile:
 
     kind = "follow"
 
-    def __init__(self, path: Path, journal: State) -> None:
+    def __init__(self, path: Path, journal: State, key: str | None = None) -> None:
         self.target = str(path)
         self._path, self._journal = path, journal
-        self._key = str(path)
+        self._key = key or str(path)
         stem, suffix = re.escape(path.stem), re.escape(path.suffix)
         # logrotate's names: events.log.1, events.log-20261125, events-20261125.log
         self._rotated_name = re.compile(rf"{stem}({suffix})?[.-][0-9][0-9TZ_.-]*({suffix})?")

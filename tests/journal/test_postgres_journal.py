@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from engine.journal.postgres import liveness
@@ -25,7 +24,7 @@ def open_at(url, name="a"):
     return PostgresJournal(parse_server(url), Process(name, "worker", "1"), stored_playbook)
 
 
-ONCE = Throttle("once per minute", 60.0, first=1)
+ONCE, THRICE = (Throttle("per minute", 60.0, first=first) for first in (1, 3))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_concurrent_replicas_let_exactly_one_run_of_a_window_act(start):
     journals = [start("a"), start("b")]
     with ThreadPoolExecutor(8) as pool:
         given = [
-            pool.submit(offer, journals[number % 2], run(number), throttle=replace(ONCE, first=3))
+            pool.submit(offer, journals[number % 2], run(number), throttle=THRICE)
             for number in range(60)
         ]
         verdicts = [one.result()[0] for one in given]
@@ -132,7 +131,8 @@ def test_concurrent_claims_of_two_replicas_never_share_a_target(start):
 def test_the_claims_of_a_dead_replica_are_free_and_its_fence_is_old(start, monkeypatch):
     a, b = start("a"), start("b")
     accept(a, run(1, "demo/a"))
-    lost, identity = claim(a), a.claim_identity
+    lost = claim(a)
+    identity = lost.replica
     assert b.claim("cluster", 9, NOW + 1) == []
     monkeypatch.setattr(a._liveness, "renew", lambda: None)  # as if the process were stopped
     with b._connections.transaction() as c:

@@ -343,6 +343,7 @@ VARIABLES = {
     "listen": "127.0.0.1:1",
     "admin_listen": "127.0.0.1:2",
     "journal": "j",
+    "journal_password_file": "jp",
     "kubeconfig": "k",
     "context": "c",
     "secrets_dir": "s",

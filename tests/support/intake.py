@@ -87,15 +87,17 @@ class ManualJournal:
     ``save_throttle_windows`` fail. closed: ``accept`` fails.
     """
 
+    shared = False
+
     def __init__(self) -> None:
-        self.waiting: list[tuple[AcceptBatch, Future[None]]] = []
+        self.waiting: list[tuple[AcceptBatch, Future[dict[str, str]]]] = []
         self.runs: list[str] = []
         self.windows: dict[str, Any] = {}
         self.broken = self.closed = False
 
-    def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[dict[str, str]]:
         del now
-        future: Future[None] = Future()
+        future: Future[dict[str, str]] = Future()
         future.set_running_or_notify_cancel()
         if self.closed:
             future.set_exception(JournalError("the journal is closed"))
@@ -108,7 +110,7 @@ class ManualJournal:
         for accepted, future in self._taken():
             self.runs += [run.id for run in accepted.runs]
             self.save_throttle_windows(accepted.throttle_windows)
-            future.set_result(None)
+            future.set_result({})
 
     def fail(self) -> None:
         """Fail the waiting batches."""
@@ -134,7 +136,7 @@ class ManualJournal:
             if window is None:
                 del self.windows[key]
 
-    def _taken(self) -> list[tuple[AcceptBatch, Future[None]]]:
+    def _taken(self) -> list[tuple[AcceptBatch, Future[dict[str, str]]]]:
         taken, self.waiting = self.waiting, []
         return taken
 
@@ -142,7 +144,7 @@ class ManualJournal:
 class InstantJournal(ManualJournal):
     """A journal that writes at once."""
 
-    def accept(self, accepted: AcceptBatch, now: float) -> Future[None]:
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[dict[str, str]]:
         future = super().accept(accepted, now)
         self.write()
         return future
@@ -153,7 +155,9 @@ def intake_of(journal: Any, *texts: str, now: float = NOW, **of: Any) -> Intake:
     return Intake(journal, lambda: playbooks, lambda: now, **of)
 
 
-def take_together(intake: Intake, bodies: list[bytes]) -> tuple[list[Any], Future[None] | None]:
+def take_together(
+    intake: Intake, bodies: list[bytes]
+) -> tuple[list[Any], Future[dict[str, str]] | None]:
     """Submit bodies together. Returns their results, and the future of the write (None: no write)."""
     parsed = intake.parse(bodies)
     written = intake.submit(parsed)
@@ -165,7 +169,7 @@ class Took:
 
     def __init__(self, intake: Intake, body: bytes) -> None:
         (self._result,), group = take_together(intake, [body])
-        self.written: Future[None] | None = None
+        self.written: Future[dict[str, str]] | None = None
         if group is not None:
             self.written = Future()
             group.add_done_callback(self._end)
@@ -175,7 +179,7 @@ class Took:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._result, name)
 
-    def _end(self, _: Future[None]) -> None:
+    def _end(self, _: Future[dict[str, str]]) -> None:
         if self._result.error is None:
             self.written.set_result(None)
         else:

@@ -78,6 +78,7 @@ class PostgresJournal:
 
     Attributes:
         shared: True.
+        name: the server and the database, for messages.
         warning: a sentence about a setting of the server, or None.
 
     Raises JournalError if the database cannot be used.
@@ -96,6 +97,7 @@ class PostgresJournal:
     ) -> None:
         self._lease_margin, self._exact_retention = lease_margin, exact_retention
         open_connection = partial(connect, server)
+        self.name = server.name
         try:
             with contextlib.closing(open_connection()) as connection:
                 self.warning = check_server(connection)
@@ -181,14 +183,15 @@ class PostgresJournal:
 
     def claim(self, pool: Pool, limit: int, now: float) -> list[Claim]:
         """See Queue.claim. A run whose row cannot be read ends as failed."""
+        replica = self._liveness.id
         rows = self._connections.call(
             "SELECT * FROM claim_runs(%s, %s, %s, %s, %s)",
-            pool, max(0, limit), now, self._lease_margin, self._liveness.id,
+            pool, max(0, limit), now, self._lease_margin, replica,
         )  # fmt: skip
         claimed = []
         for row in rows:
             try:
-                claimed.append(self._hydrator.claim(row, now))
+                claimed.append(replace(self._hydrator.claim(row, now), replica=replica))
             except UnreadableError as error:
                 self._end_unreadable(row, str(error), now)
         return claimed
