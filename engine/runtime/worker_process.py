@@ -267,7 +267,7 @@ class _Resources:
         if self._shared and claim.replica is not None and not self._shared.may_act(claim.replica):
             raise TemporaryError(
                 "this replica has not renewed its liveness row in time, so another one may have taken over",
-                answered=False,
+                again=1.0,
             )
 
     def divide_rates(self) -> None:

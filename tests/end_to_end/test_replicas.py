@@ -140,10 +140,15 @@ def test_replicas_share_decisions_and_commands_and_take_over_from_a_killed_one(s
     receiver.wait_for(3)
     holder, other = (a, b) if _holds(a, receiver) else (b, a)
     holder.kill()
-    ended = other.wait_for_audit(lambda line: line.get("run") == run, PATIENCE)
+    ended = other.wait_for_audit(_ended(run), PATIENCE)
     assert ended["state"] == "failed"
     assert "may have run" in ended["message"]
     assert len(receiver.requests) == 3
+
+
+def _ended(run):
+    """A test of audit lines. On a busy machine, a replica can postpone an attempt because it was late."""
+    return lambda line: line.get("run") == run and line["state"] != "waiting"
 
 
 def _holds(running, receiver):
@@ -183,7 +188,7 @@ def test_a_stopped_replica_does_not_act_after_its_claims_were_taken_over(start, 
     holder, other = (a, b) if _holds(a, receiver) else (b, a)
     for pid in holder.pids:
         os.kill(pid, signal.SIGSTOP)
-    ended = other.wait_for_audit(lambda line: line.get("run") == run, PATIENCE)
+    ended = other.wait_for_audit(_ended(run), PATIENCE)
     assert "may have run" in ended["message"]
     for pid in holder.pids:
         os.kill(pid, signal.SIGCONT)
