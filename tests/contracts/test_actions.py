@@ -451,7 +451,7 @@ def test_what_somebody_else_changed_stays_and_is_reported(action):
     server, store = world(), FakeAttemptStore()
     claim = claim_of(action)
     act(server, claim, store=store)
-    _, changes = store.holds[undo_id(claim.run.id, "it")]
+    _, changes = store.intents[undo_id(claim.run.id, "it")]
     for change in changes:
         taken_over(server, change)
     before = server.state()

@@ -132,7 +132,7 @@ def test_undo_restores_the_objects_to_the_byte(action, admin, pod, account):
     send, intents = cluster.send, []
 
     def sent(call):
-        intents.append(len(store.holds))
+        intents.append(len(store.intents))
         return send(call)
 
     cluster.send = sent

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import re
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.cluster import transport
@@ -19,13 +19,12 @@ from engine.cluster.circuit_breaker import CircuitBreaker
 from engine.cluster.client import ApiServerState, KubernetesCluster
 from engine.cluster.rate_limiter import RateLimiter
 from engine.cluster.streams import Stream
-from engine.model.run import undo_id
 from engine.outbound.api import Answer
+from tiercel.testing.store import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.model.calls import ObjectChange
     from engine.model.run import Claim, Notice
 
 Key = tuple[str, str | None, str]
@@ -389,43 +388,22 @@ class FakeHttpClient:
 
 
 @dataclass
-class FakeAttemptStore:
-    """An AttemptStore in memory. holds: undo id -> time of the undo and the changes to undo."""
+class FakeAttemptStore(MemoryStore):
+    """An AttemptStore in memory. open: whether no other attempt has taken over. notices: that were kept."""
 
-    attempt_state: dict[str, Any] = field(default_factory=dict)
-    holds: dict[str, tuple[float | None, list[ObjectChange]]] = field(default_factory=dict)
     open: bool = True
     notices: list[Notice] = field(default_factory=list)
 
-    def keep(self, claim: Claim, facts: dict[str, Any], notice: Notice | None = None) -> bool:
-        del claim  # a store has the state of one claim
+    def keep(self, claim: Claim, attempt_state: Any, notice: Notice | None = None) -> bool:
         if notice and self.open:
             self.notices.append(notice)
-        self.attempt_state.update(facts if self.open else {})
-        return self.open
+        return self.open and super().keep(claim, attempt_state, notice)
 
-    def add_undo_intent(
-        self, claim: Claim, changes: Any, until: float | None, facts: dict[str, Any]
-    ) -> bool:
-        if not self.keep(claim, facts):
-            return False
-        first = {c.key: c.before for _, held in self.holds.values() for c in held}
-        held = [replace(c, before=first.get(c.key, c.before)) for c in changes]
-        self.holds[undo_id(claim.run.id, claim.step.name)] = (until, held)
-        return True
-
-    def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
-        held = self.holds.items()
-        return [end for id_, (end, all_) in held if id_ != exclude for c in all_ if c.key == key]
-
-    def undoing(self, claim: Claim) -> Claim:
-        """Return the claim that undoes the changes of a step."""
-        id_ = undo_id(claim.run.id, claim.step.name)
-        changes = self.holds[id_][1] if id_ in self.holds else ()
-        return replace(claim, undo=id_, changes=tuple(changes))
+    def add_undo_intent(self, claim: Claim, changes: Any, until: Any, attempt_state: Any) -> bool:
+        return self.open and super().add_undo_intent(claim, changes, until, attempt_state)
 
     def let_go(self, claim: Claim) -> None:
-        self.holds.pop(claim.undo, None)
+        self.intents.pop(claim.undo, None)
 
 
 def response(status: int, body: Any, headers: dict[str, str] | None = None) -> transport.Response:
