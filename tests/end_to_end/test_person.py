@@ -1,14 +1,25 @@
-"""A shell in a pod: collect evidence, ask two people in Slack and by command, isolate, undo after the ttl."""
+"""A shell in a pod: capture the pod, ask two people (Slack and a command), isolate, undo after the ttl."""
 
 from __future__ import annotations
 
+import json
+import tarfile
 from datetime import UTC, datetime
 from hashlib import sha256
+from secrets import token_hex
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from engine.cli.command_group import cli
-from tests.support.engine import call, engine
+from tests.cluster.accounts import (
+    apply_manifests,
+    create_account,
+    token_of,
+    wait_for_right,
+)
+from tests.cluster.fixtures import require
+from tests.support.engine import call, engine, write_playbooks
 from tests.support.slack import APP_TOKEN, BOT_TOKEN, TEAM, Slack
 
 FOLDER = {
@@ -19,9 +30,9 @@ metadata: {name: shell}
 spec:
   match: {rules: [Terminal shell in container]}
   actions:
-    - name: evidence
-      action: pod.annotate
-      with: {annotations: {example.com/seen: "%rule: %proc.cmdline"}}
+    - name: capture
+      action: pod.capture
+      with: {what: [manifest, events, logs, processes], artifact: "file://ARTIFACTS/%{run.id}.tar.gz"}
     - {name: ask, action: approval.wait, with: {timeout: 1h, from: [alice, carol], approvals: 2}}
     - {name: isolate, action: pod.isolate, with: {ttl: 1s}}
   finally:
@@ -61,14 +72,15 @@ EXPIRED = "denied: no approval within 100ms (waits for an approval)"
 
 
 @pytest.fixture
-def pod(admin, namespace):
-    """A running pod. Returns its path."""
+def pod(admin, namespace, control_plane):
+    """A running pod with a log. Returns its path."""
     path = f"/api/v1/namespaces/{namespace}/pods"
     spec = {"containers": [{"name": "c", "image": "nginx"}]}
     admin.create(path, {"metadata": {"name": "web"}, "spec": spec})
     admin.wait_for(
         path, lambda it: [pod["status"].get("phase") for pod in it["items"]] == ["Running"]
     )
+    (control_plane.folder / "kubelet" / f"{namespace}_web_c.log").write_text("GET /\n")
     return f"{path}/web"
 
 
@@ -79,8 +91,43 @@ def slack():
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory, slack, engine_kubeconfig):
+def playbooks(tmp_path_factory):
+    """The folder of playbooks. The folder ``artifacts`` is beside it."""
     tmp_path = tmp_path_factory.mktemp("person")
+    (tmp_path / "artifacts").mkdir()
+    files = {
+        name: text.replace("ARTIFACTS", str(tmp_path / "artifacts"))
+        for name, text in FOLDER.items()
+    }
+    return write_playbooks(tmp_path / "playbooks", files)
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(admin, control_plane, playbooks):
+    """A kubeconfig of an account with exactly the rights that ``tiercel rbac`` prints for the playbooks."""
+    require("kubelet")
+    namespace = f"story-{token_hex(4)}"
+    admin.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    create_account(admin, namespace, "engine")
+    printed = CliRunner().invoke(cli, ["rbac", str(playbooks), "--name", namespace]).stdout
+    (role,) = yaml.safe_load_all(printed)
+    binding = {
+        "apiVersion": role["apiVersion"], "kind": "ClusterRoleBinding", "metadata": role["metadata"],
+        "roleRef": {"apiGroup": role["apiVersion"].split("/")[0], "kind": "ClusterRole", "name": namespace},
+        "subjects": [{"kind": "ServiceAccount", "name": "engine", "namespace": namespace}],
+    }  # fmt: skip
+    paths = apply_manifests(admin, [role, binding])
+    user = f"system:serviceaccount:{namespace}:engine"
+    wait_for_right(admin, user, "create", "pods/exec")
+    token = token_of(admin, namespace, "engine")
+    yield control_plane.kubeconfig(token, playbooks.parent / "kubeconfig.json")
+    for path in (*paths, f"/api/v1/namespaces/{namespace}"):
+        admin.delete(path)
+
+
+@pytest.fixture(scope="module")
+def running(playbooks, slack, kubeconfig):
+    tmp_path = playbooks.parent
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     (secrets / "slack-bot-token").write_text(f"{BOT_TOKEN}\n")
@@ -90,12 +137,13 @@ def running(tmp_path_factory, slack, engine_kubeconfig):
     (tmp_path / "operators").write_text(operators)
     (tmp_path / "carol").write_text(CAROL)
     flags = {
-        "--kubeconfig": engine_kubeconfig, "--secrets-dir": secrets, "--slack-api": slack.api,
+        "--kubeconfig": kubeconfig, "--artifact-stores": f"file://{tmp_path}/artifacts",
+        "--secrets-dir": secrets, "--slack-api": slack.api,
         "--operators-file": tmp_path / "operators", "--slack-app-token-file": tmp_path / "app-token",
     }  # fmt: skip
     given = [str(part) for pair in flags.items() for part in pair]
-    with engine(tmp_path, FOLDER, *given) as it:
-        it.token_file = tmp_path / "carol"
+    with engine(tmp_path, playbooks, *given) as it:
+        it.token_file, it.artifacts = tmp_path / "carol", tmp_path / "artifacts"
         yield it
 
 
@@ -114,8 +162,10 @@ def test_two_people_decide_and_the_isolation_ends_with_its_ttl(
     place = slack.message("ask of shell on web")
     said = slack.messages[place]["text"]
     assert said.endswith(f"waits for 2 approvals from alice or carol. tiercel approve {run}")
-    seen = "Terminal shell in container: sh -c <!here>"
-    assert admin.get(pod)["metadata"]["annotations"]["example.com/seen"] == seen
+    with tarfile.open(running.artifacts / f"{run}.tar.gz") as archive:
+        manifest = json.loads(archive.extractfile("manifest.json").read())
+        assert manifest["metadata"]["uid"] == admin.get(pod)["metadata"]["uid"]
+        assert archive.extractfile("logs/c.log").read() == b"GET /\n"
 
     running.kill()  # people take their time
     slack.wait_for(lambda: not slack.connections)
