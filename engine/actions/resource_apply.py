@@ -14,7 +14,7 @@ from engine.actions.registry import StepContext, action
 from engine.cluster.api import FIELD_MANAGER, Cluster
 from engine.cluster.kinds import rbac_resource
 from engine.model.calls import Call, ObjectChange
-from engine.model.errors import PermanentError, SkippedError
+from engine.model.errors import GoneError, PermanentError, SkippedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,14 @@ def apply_resource(
             raise SkippedError(f"{about} is terminating")
     until = context.add_undo_intent([ObjectChange(kind, namespace, name)], ttl)
     body = _with_marks(manifest, ownership_metadata(context, until, found), found)
-    written = cluster.send(Call("apply", kind.api_version, kind.resource, namespace, name, body))
+    try:
+        written = cluster.send(
+            Call("apply", kind.api_version, kind.resource, namespace, name, body)
+        )
+    except GoneError:
+        if found is None and namespace:
+            raise SkippedError(f"namespace {namespace} does not exist") from None
+        raise
     if found is None:
         _require_created(written, kind, about, cluster)
     return f"{'update' if found else 'create'} {about}{ttl_text(ttl)}"

@@ -251,6 +251,15 @@ def test_an_applied_object_is_created_updated_and_deleted_with_the_declared_righ
         assert missing[0] in outcome.message.partition("missing right: ")[2]
 
 
+def test_an_object_for_a_namespace_that_does_not_exist_is_skipped(account):
+    claim = claim_of(by_name("resource.apply"), {"manifest": configmap("no-such-namespace")})
+    outcome = act(account(rights([claim.run.playbook])), claim, FakeAttemptStore())
+    assert (outcome.state, outcome.message) == (
+        "skipped",
+        "namespace no-such-namespace does not exist",
+    )
+
+
 def test_an_applied_object_does_not_take_over_an_object_that_appears_meanwhile(
     admin, namespace, account
 ):
