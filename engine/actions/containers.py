@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
     from engine.language.findings import Findings
     from engine.language.template import TemplateContext
     from engine.language.yaml_source import Path
+    from engine.model.calls import Object
     from engine.model.event import Event
 
 EXCERPT = 16 << 10
 """Bytes of an output that the history keeps."""
+AFTER_COMMAND = 10.0
+"""Seconds after the end of a command in which its events may still have the time of the command."""
 MAX_WORDS = 64
 """Words of a command."""
 _MAX_SHOWN = 200
@@ -112,10 +116,39 @@ def _event_container(pod: Pod, event: Event) -> str | None:
     return None
 
 
-def start_command(cluster: Cluster, pod: Pod, container: str, command: list[str]) -> Output:
-    """Start a command in a container; see ``Cluster.execute``."""
+@contextlib.contextmanager
+def running_command(
+    cluster: Cluster, pod: Pod, context: StepContext, container: str, command: list[str]
+) -> Iterator[Output]:
+    """Run a command in a container; see ``Cluster.execute``. The connection is closed at the end.
+
+    Meanwhile, and for ``AFTER_COMMAND`` seconds, the engine suppresses the events of the container.
+    """
     body = {"command": command, "container": container}
-    return cluster.execute(Call("create", "v1", EXEC, pod.namespace, pod.name, body))
+    with own_events_suppressed(pod.object, context, container):
+        output = cluster.execute(Call("create", "v1", EXEC, pod.namespace, pod.name, body))
+        try:
+            yield output
+        finally:
+            output.close()
+
+
+@contextlib.contextmanager
+def own_events_suppressed(pod: Object, context: StepContext, container: str) -> Iterator[None]:
+    """Suppress the events of a container, meanwhile and for ``AFTER_COMMAND`` seconds. pod: with its status."""
+    status = pod.get("status") or {}
+    ids = [
+        str(one.get("containerID") or "").rpartition("//")[2]
+        for one in (one for key in _STATUSES for one in status.get(key) or [])
+        if one.get("name") == container
+    ]
+    for one in filter(None, ids):
+        context.announce(one, None)
+    try:
+        yield
+    finally:
+        for one in filter(None, ids):
+            context.announce(one, AFTER_COMMAND)
 
 
 @dataclass(slots=True)

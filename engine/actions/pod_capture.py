@@ -11,7 +11,7 @@ import msgspec
 
 from engine.actions.artifact_parameter import ArtifactParameter, store_artifact
 from engine.actions.composite_parameters import ListOf
-from engine.actions.containers import Excerpt, container_of, start_command
+from engine.actions.containers import Excerpt, container_of, running_command
 from engine.actions.parameters import Choice
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.artifacts.api import ArtifactRecorder
@@ -164,8 +164,8 @@ class _Files:
 
     def _run(self, command: list[str]) -> bytes:
         container = container_of(self._pod, self._context, None)
-        output = start_command(self._cluster, self._pod, container, command)
-        content = b"".join(Excerpt(output, limit=MAX_PART))
+        with running_command(self._cluster, self._pod, self._context, container, command) as output:
+            content = b"".join(Excerpt(output, limit=MAX_PART))
         if not content and output.exit_code:
             raise PermanentError(f"{command[0]}: exit code {output.exit_code}")
         return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from engine.actions.artifact_parameter import OptionalArtifact, store_artifact
-from engine.actions.containers import Command, Excerpt, command_text, container_of
+from engine.actions.containers import (
+    Command,
+    Excerpt,
+    command_text,
+    container_of,
+    own_events_suppressed,
+)
 from engine.actions.managed_objects import short_digest
 from engine.actions.parameters import Duration
 from engine.actions.registry import ActionResult, StepContext, action
@@ -118,13 +125,11 @@ def debug_pod(
     output = cluster.read_log(pod.namespace, pod.name, name, query, seconds=duration)
     excerpt = Excerpt(output, limit=MAX_ARTIFACT)
     stored = None
-    try:
+    with own_events_suppressed(found, context, name), contextlib.closing(output):
         if artifact:
             stored = store_artifact(artifacts, context, artifact, excerpt)
         else:
             excerpt.read()
-    finally:
-        output.close()
     return _result(message, excerpt, stored, context, runs=time.monotonic() - began >= duration)
 
 

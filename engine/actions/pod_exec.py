@@ -10,7 +10,7 @@ from engine.actions.containers import (
     Excerpt,
     command_text,
     container_of,
-    start_command,
+    running_command,
 )
 from engine.actions.parameters import Text, check_namespace
 from engine.actions.registry import ActionResult, StepContext, action
@@ -56,18 +56,16 @@ def execute_command(
     if artifact:
         artifacts.check(artifact)
     message = f"run {command_text(command)} in {pod} ({name})"
-    output = start_command(cluster, pod, name, command)
-    excerpt = Excerpt(output, limit=MAX_ARTIFACT)
     stored = None
-    if artifact:
-        try:
-            stored = store_artifact(artifacts, context, artifact, excerpt)
-        except TemporaryError as error:  # another attempt would run the command again
-            raise PermanentError(f"{error}; the command may have run") from None
-        finally:
-            output.close()
-    else:
-        excerpt.read()
+    with running_command(cluster, pod, context, name, command) as output:
+        excerpt = Excerpt(output, limit=MAX_ARTIFACT)
+        if artifact:
+            try:
+                stored = store_artifact(artifacts, context, artifact, excerpt)
+            except TemporaryError as error:  # another attempt would run the command again
+                raise PermanentError(f"{error}; the command may have run") from None
+        else:
+            excerpt.read()
     if excerpt.cut:
         raise PermanentError(f"{message}: stopped after {MAX_ARTIFACT >> 30} GiB of output")
     code = output.exit_code

@@ -103,6 +103,8 @@ class StepContext(msgspec.Struct, frozen=True):
       unknown.
     run_as: the ServiceAccount that the playbook names, or "".
     redact: masks in a text what the rules of ``--redact`` find.
+    announce: tells the engine that its own command runs in a container, whose events it then suppresses for so
+      many seconds from now (None: until the timeout of the attempt). The container is given by its id.
     check_guardrails: raises RefusedError if the guardrails protect an object (with its ``kind``) or a pod. An
       action calls it for each object that it changes beside its target.
     """
@@ -125,6 +127,7 @@ class StepContext(msgspec.Struct, frozen=True):
     revision: str = ""
     run_as: str = ""
     redact: Callable[[str], str] = lambda text: text
+    announce: Callable[[str, float | None], None] = lambda _container, _seconds: None
     check_guardrails: Callable[[Pod | Object], None] = lambda _: None
 
 

@@ -58,6 +58,7 @@ class Clients:
     """The clients that an attempt uses. dry: they send nothing, and a step that succeeds is ``planned``.
 
     artifacts: None allows every store and stores nothing. redact: masks what ``--redact`` finds in a text.
+    announce: see ``StepContext.announce``.
     """
 
     cluster: CallRecorder
@@ -65,6 +66,7 @@ class Clients:
     dry: bool = True
     artifacts: ArtifactRecorder | None = None
     redact: Callable[[str], str] = lambda text: text
+    announce: Callable[[str, float | None], None] = lambda _container, _seconds: None
 
 
 def attempt(
@@ -340,6 +342,7 @@ def _call_action(
         add_undo_intent=functools.partial(add_undo_intent, claim, store, (step.now, uid)),
         blob=claim.run.playbook.blob, revision=claim.run.revision,
         run_as=claim.run.playbook.run_as, redact=clients.redact,
+        announce=clients.announce,
         check_guardrails=lambda one: step.checker.check(claim, one, clients.cluster),
     )  # fmt: skip
     available = {

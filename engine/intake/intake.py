@@ -70,6 +70,11 @@ class Intake:
         with self._state.lock:
             self._state.paused = frozenset(names)
 
+    def note_own_command(self, container: str, since: float, until: float) -> None:
+        """Suppress the events of a container in which the engine runs a command. See OwnCommands.add."""
+        with self._state.lock:
+            self._state.own_commands.add(container, since, until)
+
     def parse(
         self, bodies: Sequence[bytes], source: str = "http", traces: Sequence[str] = ()
     ) -> list[Body]:

@@ -11,6 +11,7 @@ from engine.model.event import identity
 from engine.model.event_subject import target_queue
 from engine.model.playbook import ALL_PLAYBOOKS
 from engine.model.run import Run, run_id
+from engine.planning.own_commands import OwnCommands
 from engine.planning.throttle import ThrottleWindows, window_key
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class PlanningMemory(ThrottleWindows):
         paused: names of paused playbooks; ``*`` pauses all.
         own_user: the engine's user name in the API server's audit log. Events that the engine itself
             caused start nothing.
+        own_commands: the containers in which the engine runs a command.
         is_secret: whether a value must not be stored as it is.
 
     """
@@ -52,6 +54,7 @@ class PlanningMemory(ThrottleWindows):
         super().__init__(windows)
         self.paused: frozenset[str] = frozenset()
         self.own_user: str | None = None
+        self.own_commands = OwnCommands()
         self.is_secret: Callable[[Any], bool] | None = None
         self._seen: OrderedDict[str, bool] = OrderedDict()
 
@@ -112,6 +115,13 @@ class _EventContext(msgspec.Struct, frozen=True):
     revision: str
 
 
+def _is_own(event: Event, memory: PlanningMemory) -> bool:
+    """Whether the engine itself caused the event."""
+    user = memory.own_user
+    is_own_call = user is not None and event.fields.get("ka.user.name") == user
+    return is_own_call or memory.own_commands.caused(event)
+
+
 def _plan_playbook(
     context: _EventContext, playbook: Playbook, memory: PlanningMemory
 ) -> PlannedRun:
@@ -125,7 +135,7 @@ def _plan_playbook(
         return PlannedRun(run, "duplicate", ran=before)
     suppressed = None
     throttle = playbook.throttle
-    if memory.own_user is not None and event.fields.get("ka.user.name") == memory.own_user:
+    if _is_own(event, memory):
         suppressed = "self"
     elif playbook.mode == "disabled":
         suppressed = "mode: disabled"

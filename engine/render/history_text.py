@@ -126,4 +126,7 @@ def _result(step: Mapping[str, Any]) -> StepResult:
     requests = tuple(OutboundRequest(**request) for request in step["requests"])
     attempt = f" (attempt {step['attempts']})" if step["attempts"] > 1 else ""
     message = step["message"] + attempt
-    return StepResult(step["name"], step["state"], message, step["attempts"], calls, requests)
+    answer = step.get("answer")
+    return StepResult(
+        step["name"], step["state"], message, step["attempts"], calls, requests, answer
+    )

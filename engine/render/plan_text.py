@@ -30,6 +30,7 @@ COLORS = {
 _SIGNS = {"create": "+", "apply": "+", "patch": "~", "delete": "-"}
 _SIGN_COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 _TARGET_WIDTH = 46
+_MAX_OUTPUT_LINES, _MAX_OUTPUT_WIDTH = 40, 200
 
 
 def headline(event: Event) -> str:
@@ -100,6 +101,23 @@ def step_lines(results: Sequence[StepResult], *, bodies: bool = False) -> Iterat
                 yield click.style(f"                  {printable(json.dumps(call.body))}", dim=True)
         for request in result.requests:
             yield f"         {_request_line(request)}"
+        if bodies:
+            yield from _answer_lines(result.answer)
+
+
+def _answer_lines(answer: Any) -> Iterator[str]:
+    """Yield the end of the output of a command or a log, and the artifact, if the answer has them."""
+    found = answer if isinstance(answer, dict) else {}
+    artifact, output = found.get("artifact"), found.get("output")
+    if isinstance(artifact, dict):
+        named = ("url", "size", "sha256")
+        yield "         " + printable("  ".join(f"{key} {artifact.get(key)}" for key in named))
+    if isinstance(output, str):
+        lines = output.splitlines()
+        if len(lines) > _MAX_OUTPUT_LINES:
+            yield f"         … the last {_MAX_OUTPUT_LINES} of {len(lines)} lines (-o json shows all)"
+        for line in lines[-_MAX_OUTPUT_LINES:]:
+            yield click.style(f"         | {printable(line[:_MAX_OUTPUT_WIDTH])}", dim=True)
 
 
 def _call_line(call: Call) -> str:

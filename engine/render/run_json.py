@@ -51,6 +51,7 @@ def record_json(record: RunRecord) -> dict[str, Any]:
             {
                 **step_json(result, steps[result.step].action, steps[result.step].phase),
                 "attempts": result.attempts,
+                "answer": result.answer,
             }
             for result in record.results
         ],

@@ -98,6 +98,9 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         admin_socket = stack.enter_context(listeners.listen(settings.admin_listen))
         core = _start_core(settings, observers, stack)
         guardrails = core.reloader.active.set.guardrails
+        workers.on_own_command = lambda command: core.intake.note_own_command(
+            command.container, command.since, command.until
+        )
         cluster = workers.start(guardrails, core.intake.release_throttle_slot)
         workers.require_rights(rights_by_account(core.reloader.active.set.playbooks))
         about = _about(settings, cluster)

@@ -72,6 +72,15 @@ class HoldExpired:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnCommand:
+    """A command of the engine runs in a container. container: its id. since, until: epoch seconds."""
+
+    container: str
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Scrape:
     """Request for the metrics of the worker process."""
 
@@ -120,6 +129,7 @@ class WorkerChannel:
         | StartFailed
         | RunEnded
         | HoldExpired
+        | OwnCommand
         | Scraped
         | Stopped
         | RightsReport,
@@ -151,6 +161,7 @@ class WorkerProcess:
 
     rights: the last report about the rights of the engine, None before the first.
     on_hold_expired: receives each held step that was not approved in time; may be set.
+    on_own_command: receives each command that runs in a container; may be set.
     work: runs in the worker process and returns its exit code. If the worker process ends unexpectedly, the
     engine process gets SIGTERM.
     """
@@ -163,6 +174,7 @@ class WorkerProcess:
         self._scraped: SimpleQueue[bytes] = SimpleQueue()
         self._on_no_effect: Callable[[str], None] = lambda _run: None
         self.on_hold_expired: Callable[[HoldExpired], None] = lambda _hold: None
+        self.on_own_command: Callable[[OwnCommand], None] = lambda _command: None
         self._completed: bool | None = None
         self.rights: RightsReport | None = None
         self._reader: threading.Thread | None = None
@@ -271,6 +283,8 @@ class WorkerProcess:
                 self._on_no_effect(message.run)
             elif isinstance(message, HoldExpired):
                 self.on_hold_expired(message)
+            elif isinstance(message, OwnCommand):
+                self.on_own_command(message)
             elif isinstance(message, Scraped):
                 self._scraped.put(message.text)
             elif isinstance(message, RightsReport):

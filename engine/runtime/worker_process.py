@@ -43,6 +43,7 @@ from engine.runtime.rights_monitor import RightsMonitor
 from engine.runtime.worker_channel import (
     Connected,
     HoldExpired,
+    OwnCommand,
     RequiredRights,
     RunEnded,
     Scrape,
@@ -104,7 +105,7 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
         journal = open_journal(settings, "worker")
         now = clock_of(journal, "worker")
         stack.callback(journal.close)
-        resources = _Resources(settings, cluster, journal, guardrails, now)
+        resources = _Resources(settings, cluster, journal, guardrails, now, channel.send)
         workers = resources.worker_pool(observers, lambda run: channel.send(RunEnded(run.id)))
         metrics.add_series(resources.series)
         workers.start()
@@ -200,7 +201,9 @@ class _Resources:
         journal: Journal,
         guardrails: Guardrails,
         now: Callable[[], float],
+        send: Callable[[OwnCommand], None],
     ) -> None:
+        self._send = send
         self._settings, self._cluster, self._journal = settings, cluster, journal
         self._shared, self._now = as_shared(journal), now
         senders, self._hosts = Senders(settings.http_hosts), HostLimits()
@@ -257,10 +260,19 @@ class _Resources:
         check = functools.partial(self._require_claim, claim)
         http = RequestRecorder(self._http.with_timeout(timeout), hosts, check)
         artifacts = ArtifactRecorder(http.requests, self._artifacts.with_timeout(timeout), stores)
-        redact = self._settings.redaction.redact_text
         return Clients(
-            CallRecorder(live, live, check), http, dry=False, artifacts=artifacts, redact=redact
+            CallRecorder(live, live, check),
+            http,
+            dry=False,
+            artifacts=artifacts,
+            redact=self._settings.redaction.redact_text,
+            announce=lambda container, seconds: self._announce(container, timeout, seconds),
         )
+
+    def _announce(self, container: str, timeout: float, seconds: float | None) -> None:
+        """Tell the engine process that a command runs in a container; see ``StepContext.announce``."""
+        now = time.time()
+        self._send(OwnCommand(container, now, now + (timeout if seconds is None else seconds)))
 
     def _require_claim(self, claim: Claim) -> None:
         """Raise TemporaryError if another replica may have taken over the claim."""
