@@ -35,7 +35,7 @@ from engine.cluster.policy_providers.cut import (
 from engine.cluster.policy_providers.registry import global_kind, providers_of
 from engine.language.operators import network_of
 from engine.model.calls import ObjectChange
-from engine.model.errors import RefusedError
+from engine.model.errors import PermanentError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +107,7 @@ def block_destination(
     blocked = Destination(network, tuple(sorted(set(ports or ()))))
     place = find_place(pod, cluster, context, provider)
     subject = labelled_pod(pod)
-    _check_pods(cluster, blocked, place)
+    _check_pods(cluster, pod.namespace, blocked, place)
     if not place.provider.denies:
         _check_other_policies(pod, cluster, subject, place)
     key = destination_key(short_digest(16, blocked.annotation))
@@ -136,12 +136,17 @@ def _kept(place: PolicyPlace) -> dict[str, Destination]:
     return kept_destinations(((place.found or {}).get("metadata") or {}).get("annotations") or {})
 
 
-def _check_pods(cluster: Cluster, blocked: Destination, place: PolicyPlace) -> None:
+def _check_pods(cluster: Cluster, namespace: str, blocked: Destination, place: PolicyPlace) -> None:
     """Raise RefusedError if the destination is a pod and the provider cannot block the address of a pod."""
     network = network_of(blocked.network)
     if place.provider.pods_by_address or network.num_addresses > 1:
         return
-    for pod in cluster.list(POD, address=str(network.network_address)):
+    address = str(network.network_address)
+    try:
+        found = cluster.list(POD, address=address)
+    except PermanentError:  # a Role gives the right in its own namespace only
+        found = cluster.list(POD, namespace, address=address)
+    for pod in found:
         over = ((pod.get("status") or {}).get("phase")) in ("Succeeded", "Failed")
         if not over and not (pod.get("spec") or {}).get("hostNetwork"):
             about = f"{pod['metadata'].get('namespace')}/{pod['metadata']['name']}"

@@ -68,9 +68,14 @@ def check_network(pod: Pod) -> None:
         raise SkippedError(f"pod {pod} uses the network of its host, where policies have no effect")
 
 
+def quarantine_label(uid: str) -> str:
+    """Return the value of the quarantine label of a pod."""
+    return short_digest(16, uid)
+
+
 def labelled_pod(pod: Pod) -> Subject:
     """Return the pod alone, selected by its quarantine label."""
-    label = short_digest(16, pod.uid)
+    label = quarantine_label(pod.uid)
     before = (pod.metadata.get("labels") or {}).get(QUARANTINE)
     path = ("metadata", "labels", QUARANTINE)
     change = ObjectChange(POD, pod.namespace, pod.name, pod.uid, path, label, before)

@@ -8,6 +8,7 @@ from engine.actions.owners import OWNERS
 from engine.actions.registry import load_actions
 from engine.cluster.api import FIELD_MANAGER, NAMESPACE
 from engine.cluster.kinds import KINDS, rbac_resource
+from engine.cluster.policy_providers.registry import POLICY_KINDS, PROVIDERS, global_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,7 +29,13 @@ _IN_GIT = {
     "nodes": "Node",
 }
 """Resource -> kind of the objects that may be in Git and that an action changes."""
-CLUSTER_WIDE = frozenset(rbac_resource(kind) for kind in KINDS.values() if not kind.namespaced)
+CLUSTER_WIDE = frozenset(
+    rbac_resource(kind)
+    for kind in (
+        *KINDS.values(), *POLICY_KINDS, *map(global_kind, PROVIDERS["calico"].kinds)
+    )
+    if not kind.namespaced
+)  # fmt: skip
 """The rights that only a ClusterRole can give."""
 LIST_BINDINGS = frozenset({("list", "rolebindings.rbac.authorization.k8s.io")})
 """To find the bindings of a user, which can be in every namespace."""
@@ -39,8 +46,9 @@ ACCESS_REVIEWS = frozenset(
     }
 )
 """To authenticate operators by their Kubernetes tokens (``serve --kubernetes-operators``)."""
-ADOPT = frozenset({("list", "networkpolicies.networking.k8s.io")})
+ADOPT = frozenset(("list", rbac_resource(kind)) for kind in POLICY_KINDS)
 """To find the policies in all namespaces after the journal was lost. Policies do not contain secrets."""
+_WRITES_POLICIES = ("pod.isolate", "pod.block")
 _VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 _GROUP = "rbac.authorization.k8s.io"
 _API = f"{_GROUP}/v1"
@@ -155,6 +163,8 @@ def _changes_managed(step: Step) -> bool:
 def _rights_of(step: Step) -> frozenset[Right]:
     action = load_actions()[step.action]
     found = action.needs(step.parameters)
+    if step.action in _WRITES_POLICIES:
+        found |= ADOPT & {("list", resource) for _, resource in found}
     target = action.target(step.effect)
     is_checked = step.effect in ("mark", "disrupt")
     if target == "resource":

@@ -1,4 +1,4 @@
-"""Adoption: if the journal is lost, add the NetworkPolicies that are still in the cluster to the new journal.
+"""Adoption: if the journal is lost, add the policies that are still in the cluster to the new journal.
 
 Each policy names its run, its playbook, its rule and its end. So it is undone on time, and ``tiercel history``
 and ``tiercel undo`` know it. Labels that steps put on pods do not name their run, so they are not adopted. The
@@ -7,6 +7,7 @@ exception is the quarantine label, which the policy selects.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from dataclasses import replace
@@ -17,10 +18,11 @@ import structlog
 
 from engine.actions.managed_objects import BLOB, PLAYBOOK, REVISION, RULE, RUN, RUN_AS
 from engine.actions.parameters import check_namespace
-from engine.actions.quarantine import QUARANTINE
+from engine.actions.quarantine import QUARANTINE, quarantine_label
 from engine.actions.registry import load_actions
 from engine.cluster.api import NETWORK_POLICY, POD
 from engine.cluster.policy_providers.cut import kept_destinations
+from engine.cluster.policy_providers.registry import POLICY_KINDS
 from engine.cluster.undo import EXPIRES_AT, MANAGED_BY
 from engine.journal.codec import UnreadableError
 from engine.journal.protocol import History, UndoLog
@@ -41,10 +43,10 @@ from engine.model.revision import parse_blob, parse_revision
 from engine.model.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from engine.cluster.api import ClusterReader
-    from engine.model.calls import Object
+    from engine.model.calls import Kind, Object
 
 _NAME = re.compile(r"tiercel-[0-9a-f]{10}")
 _RUN = re.compile(r"[0-9a-f]{32}")
@@ -63,17 +65,28 @@ def adopt(cluster: ClusterReader, journal: AdoptionJournal, now: float) -> int:
     now: epoch seconds. It becomes the end of the adopted runs, so retention keeps them however old they are.
     Raises TemporaryError, PermanentError (a missing right), JournalError.
     """
-    return sum(_adopt(policy, journal, now) for policy in cluster.list(NETWORK_POLICY))
+    return sum(_adopt(kind, policy, journal, now) for kind, policy in _policies(cluster))
 
 
-def _adopt(policy: Object, journal: AdoptionJournal, now: float) -> bool:
+def _policies(cluster: ClusterReader) -> Iterator[tuple[Kind, Object]]:
+    """Yield the policies of every provider."""
+    yield from ((NETWORK_POLICY, policy) for policy in cluster.list(NETWORK_POLICY))
+    for kind in POLICY_KINDS:
+        if kind == NETWORK_POLICY or not cluster.serves(kind):
+            continue
+        # without the right, no playbook uses the kind
+        with contextlib.suppress(PermanentError):
+            yield from ((kind, policy) for policy in cluster.list(kind))
+
+
+def _adopt(kind: Kind, policy: Object, journal: AdoptionJournal, now: float) -> bool:
     metadata = policy["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     id_ = annotations.get(RUN, "")
     ours = labels.items() >= MANAGED_BY.items() and _NAME.fullmatch(metadata["name"])
     if not ours or not _RUN.fullmatch(id_):
         return False
-    changes = _changes(policy)
+    changes = _changes(kind, policy)
     if journal.undo_times(changes[0].key):
         return False
     try:
@@ -97,20 +110,19 @@ def _action(policy: Object) -> str:
     return "pod.block" if kept_destinations(annotations) else "pod.isolate"
 
 
-def _changes(policy: Object) -> list[ObjectChange]:
+def _changes(kind: Kind, policy: Object) -> list[ObjectChange]:
     """Return the changes that the step which created the policy made."""
     metadata = policy["metadata"]
-    place = (NETWORK_POLICY, metadata.get("namespace"), metadata["name"])
+    place = (kind, metadata.get("namespace"), metadata["name"])
     changes = [ObjectChange(*place)]
     for key, one in kept_destinations(metadata.get("annotations") or {}).items():
         path = ("metadata", "annotations", key)
         changes.append(ObjectChange(*place, path=path, put=one.annotation))
-    selector = (policy.get("spec") or {}).get("podSelector") or {}
-    label = (selector.get("matchLabels") or {}).get(QUARANTINE)
     path = ("metadata", "labels", QUARANTINE)
-    for owner in metadata.get("ownerReferences") or [] if label else []:
+    for owner in metadata.get("ownerReferences") or []:
         if owner.get("kind") == "Pod":
             namespace, name, uid = metadata.get("namespace"), owner["name"], owner["uid"]
+            label = quarantine_label(uid)
             changes.append(ObjectChange(POD, namespace, name, uid, path, label))
     return changes
 

@@ -77,6 +77,33 @@ def test_the_destinations_of_a_block_are_adopted_with_its_policy(journal):
     assert server.state() == before
 
 
+@pytest.mark.parametrize("provider", ["cilium", "calico", "cluster"])
+def test_policies_of_other_kinds_are_adopted(journal, provider):
+    server, store = world(), FakeAttemptStore()
+    before = server.state()
+    claim = claim_of(ISOLATE, {"ttl": "1h", "provider": provider}, alert())
+    act(server, claim, store=store)
+    assert adopt(server.cluster, journal, NOW) == 1
+    (undoing,) = journal.claim("cluster", 9, NOW + HOUR)
+    undo(server, replace(undoing, undo=None), UndoStore(undoing))
+    if provider == "cluster":  # the policy does not name its pod, so the label stays
+        del server.find("Pod", "web-0", "demo")["metadata"]["labels"]["tiercel.dev/quarantine"]
+    assert server.state() == before
+
+
+def test_kinds_without_the_right_to_list_them_are_not_adopted(journal):
+    server, _, _ = isolated()
+    cluster = server.cluster
+
+    class WithoutOthers(Answering):
+        def list(self, kind, namespace=None, *, node=None):
+            if kind.api_version != "networking.k8s.io/v1":
+                raise PermanentError("403")
+            return super().list(kind, namespace, node=node)
+
+    assert adopt(WithoutOthers(cluster), journal, NOW) == 1
+
+
 @pytest.mark.parametrize(
     ("blob", "revision", "known"),
     [
@@ -169,6 +196,9 @@ class Answering:
 
     def __init__(self, cluster, *errors):
         self.cluster, self.errors = cluster, list(errors)
+
+    def serves(self, kind):
+        return self.cluster.serves(kind)
 
     def list(self, kind, namespace=None, *, node=None):
         if self.errors:

@@ -68,6 +68,10 @@ PROVIDERS: dict[str, Provider] = {
 """By name, in the order in which ``auto`` tries them."""
 
 
+POLICY_KINDS = tuple(kind for one in PROVIDERS.values() for kind in one.kinds)
+"""The kinds of all providers."""
+
+
 def providers_of(name: str) -> tuple[Provider, ...]:
     """Return the providers that a step with this ``provider`` may use."""
     return tuple(PROVIDERS.values()) if name == "auto" else (PROVIDERS[name],)
