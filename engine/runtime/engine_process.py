@@ -48,7 +48,7 @@ from engine.telemetry.tracing import tracing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from engine.journal.protocol import Journal, State
+    from engine.journal.protocol import Journal
     from engine.runtime.settings import Settings
     from engine.sources.base import Source
 
@@ -227,14 +227,24 @@ def _start_core(settings: Settings, observers: Observers, stack: contextlib.Exit
     return _Core(journal, reloader, maintenance, fault, deferred_records, intake, now)
 
 
-def _sources(settings: Settings, journal: State) -> Iterator[Source]:
+def _sources(settings: Settings, journal: Journal) -> Iterator[Source]:
     """Yield the configured event sources besides HTTP."""
     if settings.nats:
         yield JetStream(settings.nats)
     if settings.redis:
-        yield RedisList(settings.redis)
+        yield RedisList(settings.redis, _replica_names(settings, journal))
     if settings.follow:
         yield FollowedFile(settings.follow, journal, _offset_key(settings))
+
+
+def _replica_names(
+    settings: Settings, journal: Journal
+) -> tuple[str, Callable[[], list[str]]] | None:
+    """Return the name of this replica, and a function that returns those of all; None without replicas."""
+    shared = as_shared(journal)
+    if shared is None:
+        return None
+    return settings.replica, lambda: [one.name for one in shared.replicas()]
 
 
 def _offset_key(settings: Settings) -> str:
