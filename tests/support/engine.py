@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Answer = tuple[int, dict[str, str], Any]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test fails. Nothing normally takes that long."""
 
 

@@ -29,7 +29,7 @@ RENEW_INTERVAL = 0.5
 """Seconds between two renewals, and between two searches for dead processes."""
 DEAD_AFTER = 3.0
 """Seconds without a renewal after which a process counts as dead."""
-SAFE_FOR = 2.0
+SAFE_FOR = 2.5
 """Seconds after the start of a renewal in which the process may call the cluster. The rest of the time until
 DEAD_AFTER is for a call that has begun."""
 
