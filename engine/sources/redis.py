@@ -3,8 +3,8 @@
 LMOVE moves each event atomically to a processing list of the engine. The event stays there until it is on the
 engine's disk. At the start, the source first takes what an earlier engine left in the processing list.
 
-With replicas, each replica has its own processing list. What a dead replica left in its list goes back to the list
-from which all replicas take.
+With replicas, each replica has its own processing list. What a dead replica left in its list goes back to the
+list from which all replicas take.
 """
 
 from __future__ import annotations
