@@ -36,7 +36,7 @@ def installed(tmp_path_factory):
     shutil.copytree(EXAMPLE, source)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     command += ["--disable-pip-version-check", "--no-build-isolation", "--target", str(target)]
-    subprocess.run([*command, str(source)], check=True, timeout=120)
+    subprocess.run([*command, str(source)], check=True, timeout=300)
     paths = os.pathsep.join([str(target), str(ROOT)])
     return source, {**os.environ, "PYTHONPATH": paths, "NO_COLOR": "1"}
 
@@ -54,7 +54,13 @@ print(json.dumps([[one.exit_code, one.output] for one in done]))
 """
     command = [sys.executable, "-P", "-c", script]
     found = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=60
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     check, test, rbac, actions, schema = json.loads(found.stdout)
     assert [one[0] for one in (check, test, rbac, actions, schema)] == [0] * 5, found.stdout
@@ -76,7 +82,7 @@ def run_contract(installed, control_plane, tmp_path):
         paths = os.pathsep.join([*([str(path)] if path else []), environment["PYTHONPATH"]])
         return subprocess.run(
             command, cwd=folder, env={**environment, "PYTHONPATH": paths},
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
 
     return run
@@ -160,7 +166,7 @@ def test_a_command_stops_with_the_name_of_the_plugin(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ended = subprocess.run(
         [sys.executable, "-m", "engine", "actions"],
-        env=environment, capture_output=True, text=True, check=False, timeout=60,
+        env=environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()

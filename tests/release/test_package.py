@@ -102,6 +102,7 @@ def test_the_packages_have_what_they_need_and_nothing_private(packages):
         in_sdist = [name.partition("/")[2] for name in archive.getnames()]
     assert {name.partition("/")[0] for name in in_wheel} == {
         "engine",
+        "tiercel",
         f"tiercel-{VERSION}.dist-info",
     }
     assert {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"} <= set(in_sdist)
