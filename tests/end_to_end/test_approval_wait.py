@@ -163,9 +163,12 @@ def test_a_thousand_held_runs_occupy_no_worker(tmp_path, engine_kubeconfig):
         assert running.get("/status")[2]["queue"] == {
             "waiting": 0, "running": 0, "held": HELD, "oldestDueSeconds": 0.0,
         }  # fmt: skip
-        assert threads() == before
+        assert (
+            threads() <= before + 4
+        )  # each of the two pools starts its two threads when it needs them
         assert decide(runs[500], "deny")[0] == 200
-        ended = running.wait_for_audit(lambda line: line.get("state") == "refused")
+        ended = running.wait_for_audit(lambda line: line.get("state") == "refused", timeout=60)
         assert (ended["run"], ended["message"]) == (runs[500], "denied by local")
         (last,) = post(HELD, 1)
-        assert running.wait_for_audit(lambda line: line["run"] == last)["state"] == "held"
+        held = running.wait_for_audit(lambda line: line["run"] == last, timeout=60)
+        assert held["state"] == "held"
