@@ -82,7 +82,7 @@ FAILED = Outcome("failed", "no such label")
 
 
 def accept(journal, *runs, windows=None, now=NOW):
-    journal.accept(AcceptBatch(runs, windows or {}), now).result()
+    return journal.accept(AcceptBatch(runs, windows or {}), now).result()
 
 
 def claim(journal, now=NOW, pool="cluster"):

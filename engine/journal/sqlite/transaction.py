@@ -47,7 +47,7 @@ def run_all(connection: sqlite3.Connection, jobs: list[Job[Any]]) -> bool:
             _set_values(group, write(connection, _items(group)))
         for job in jobs:
             if job.work:
-                job.value = job.work(connection)
+                _do_work(connection, job, job.work)
     except Exception:  # noqa: BLE001 - a bug in a job must not end the writer thread; each job is retried alone
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -99,10 +99,16 @@ def _run_job(connection: sqlite3.Connection, job: Job[Any]) -> None:
     if work is None or job.error is not None:
         return
 
-    def run() -> None:
-        job.value = work(connection)
+    job.error = _in_savepoint(connection, lambda: _do_work(connection, job, work))
 
-    job.error = _in_savepoint(connection, run)
+
+def _do_work(
+    connection: sqlite3.Connection, job: Job[T], work: Callable[[sqlite3.Connection], T]
+) -> None:
+    """Do the work of a job. Its value is that of its batch item, if it has one."""
+    value = work(connection)
+    if job.batch_item is None:
+        job.value = value
 
 
 def _in_savepoint(connection: sqlite3.Connection, run: Callable[[], None]) -> Exception | None:
