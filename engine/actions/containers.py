@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -151,8 +150,7 @@ def own_events_suppressed(pod: Object, context: StepContext, container: str) -> 
             context.announce(one, AFTER_COMMAND)
 
 
-@dataclass(slots=True)
-class Excerpt:
+class Excerpt(msgspec.Struct):
     """Passes the bytes of an output on, counts them, and keeps an excerpt.
 
     keep_end: keep the last bytes, otherwise the first. limit: bytes to read; None for all.
@@ -163,7 +161,7 @@ class Excerpt:
     limit: int | None = None
     size: int = 0
     cut: bool = False
-    _kept: bytearray = field(default_factory=bytearray)
+    _kept: bytearray = msgspec.field(default_factory=bytearray)
 
     def __iter__(self) -> Iterator[bytes]:
         try:

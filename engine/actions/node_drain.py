@@ -20,6 +20,7 @@ from engine.actions.removal import Grace, MinReady, check_ready, evict
 from engine.cluster.api import POD, Cluster
 from engine.cluster.pods import MIRROR, Pod
 from engine.language import duration
+from engine.model.attempt_state import NODE
 from engine.model.errors import (
     GoneError,
     PermanentError,
@@ -27,7 +28,6 @@ from engine.model.errors import (
     SkippedError,
     TemporaryError,
 )
-from engine.model.run import NODE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

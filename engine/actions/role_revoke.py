@@ -13,12 +13,12 @@ from engine.actions.registry import ActionResult, StepContext, action
 from engine.cluster.api import Cluster
 from engine.cluster.kinds import KINDS, rbac_resource
 from engine.cluster.role_bindings import binding_users, is_built_in
+from engine.model.attempt_state import COPIES
 from engine.model.calls import Call
 from engine.model.errors import GoneError, PermanentError, RefusedError, SkippedError
 from engine.model.event import ABSENT
 from engine.model.event_subject import first_field
 from engine.model.name_patterns import name_matcher
-from engine.model.run import COPIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,8 +6,9 @@ Previews only record.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from engine.artifacts.url import check_store, parse_artifact_url
 from engine.model.calls import OutboundRequest
@@ -21,8 +22,7 @@ MAX_ARTIFACT = 1 << 30
 """Bytes of an artifact. Longer output is cut."""
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True):
     """A stored artifact. size: bytes. sha256: hex digest. cut: whether there were more bytes."""
 
     url: str

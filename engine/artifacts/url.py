@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.model.errors import RefusedError, SettingsError
 
@@ -22,8 +23,7 @@ _MAX_PATH = 1024
 _SEGMENT = re.compile(r"[^\x00-\x1f\x7f/\\]+")
 
 
-@dataclass(frozen=True, slots=True)
-class ArtifactUrl:
+class ArtifactUrl(msgspec.Struct, frozen=True):
     """A parsed URL. bucket: "" for a file. segments: of the path, without ``.``, ``..`` and empty segments."""
 
     scheme: str

@@ -22,6 +22,7 @@ from engine.execution.hold_notification import hold_notification
 from engine.execution.retry import MAX_WAIT, retry_outcome
 from engine.language import duration
 from engine.language.template import HELD_WORDS, TemplateContext
+from engine.model.attempt_state import NODE
 from engine.model.errors import (
     GoneError,
     HeldError,
@@ -33,7 +34,7 @@ from engine.model.errors import (
 )
 from engine.model.event_subject import names_pod
 from engine.model.playbook import Condition
-from engine.model.run import NODE, Outcome, run_outcome
+from engine.model.run import Outcome, run_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

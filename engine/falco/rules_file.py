@@ -7,7 +7,6 @@ refuse is reported as a warning and changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -98,12 +97,11 @@ class _Item(msgspec.Struct, frozen=True):
         return self.document.at((self.index, *path))
 
 
-@dataclass(slots=True)
-class _Definitions:
+class _Definitions(msgspec.Struct):
     """The items of one kind. keys: name -> the keys that all items of that name define together."""
 
-    keys: dict[str, dict[str, Any]] = field(default_factory=dict)
-    where: dict[str, Location] = field(default_factory=dict)
+    keys: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    where: dict[str, Location] = msgspec.field(default_factory=dict)
 
 
 class _WorkLimitError(Exception):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.journal import codec
 from engine.journal.codec import UnreadableError
 from engine.journal.protocol import ChangeInForce, Decision, RunRecord
+from engine.model.attempt_state import COPIES
 from engine.model.calls import ObjectChange
 from engine.model.errors import PlaybookError
 from engine.model.playbook import Match, Playbook, Step
-from engine.model.run import COPIES, Claim, Run, StepResult
+from engine.model.run import Claim, Run, StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

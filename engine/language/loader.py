@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -72,19 +71,18 @@ class PlaybookSet(msgspec.Struct, frozen=True):
         return self
 
 
-@dataclass(slots=True)
-class _CompiledFile:
+class _CompiledFile(msgspec.Struct):
     """The compiled documents of one file.
 
     names: (kind, name, place) of each document. tests: see PlaybookSet. deployable: whether the engine loads
     a document of the file. expressions, instructions: as in Findings, for the whole file.
     """
 
-    findings: list[Finding] = field(default_factory=list)
-    playbooks: list[Playbook] = field(default_factory=list)
-    names: list[tuple[str, str, Location]] = field(default_factory=list)
-    silences: list[Silence] = field(default_factory=list)
-    guardrails: list[Guardrails] = field(default_factory=list)
+    findings: list[Finding] = msgspec.field(default_factory=list)
+    playbooks: list[Playbook] = msgspec.field(default_factory=list)
+    names: list[tuple[str, str, Location]] = msgspec.field(default_factory=list)
+    silences: list[Silence] = msgspec.field(default_factory=list)
+    guardrails: list[Guardrails] = msgspec.field(default_factory=list)
     documents: int = 0
     tests: ParsedFile | None = None
     deployable: bool = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from engine.language.findings import Findings, TooManyFindingsError
 from engine.language.operators import display_text
@@ -71,8 +72,7 @@ class _TooLargeError(Exception):
         self.path = path
 
 
-@dataclass(slots=True)
-class _Substitution:
+class _Substitution(msgspec.Struct):
     """Substitution in one document. characters, nodes: how much can still be substituted."""
 
     values: Mapping[str, Any]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import yaml
 
 from engine.language.yaml_characters import check_characters, explain_syntax_error, find_space
@@ -58,14 +58,13 @@ _TAGS: dict[type, str] = {
 _MERGE = _OWN + "merge"
 
 
-@dataclass(slots=True)
-class Document:
+class Document(msgspec.Struct):
     """One YAML document. values, keys: path -> (line, column) of the value or key, from 1."""
 
     file: str
     data: Any
-    values: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    values: dict[Path, tuple[int, int]] = msgspec.field(default_factory=dict)
+    keys: dict[Path, tuple[int, int]] = msgspec.field(default_factory=dict)
 
     def at(self, path: Path, *, key: bool = False) -> Location:
         """Return the place of the value at ``path`` (or of its key), or of the nearest value around it."""

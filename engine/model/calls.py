@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -19,8 +18,7 @@ Object = dict[str, Any]
 Verb = Literal["create", "apply", "patch", "delete"]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """A Kubernetes kind: apiVersion, resource (plural, lower case), and whether it has namespaces."""
 
     api_version: str
@@ -84,8 +82,7 @@ def request_json(request: OutboundRequest) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectChange:
+class ObjectChange(msgspec.Struct, frozen=True):
     """A value that a step sets in an object, or an object that it creates.
 
     path: keys that lead to the value; empty for an object that is created. uid: uid of the object, None

@@ -6,15 +6,15 @@ Authors get a ``Finding`` with its location. A step ends with ``TemporaryError``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Location:
+class Location(msgspec.Struct, frozen=True, order=True):
     """A position in a file. Line and column count from 1. The path is relative to the current folder."""
 
     file: str
@@ -25,8 +25,7 @@ class Location:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """An error or a warning in a playbook folder, with its location.
 
     code: a stable slug, for example ``unknown-key``. what: the message. hint: what to write instead.

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from engine.model.playbook import Playbook, Step
 
 
-RETRIED = "retried"
-"""Key of the attempt state: an operator retried the run."""
-COPIES = "copies"
-"""Key of the attempt state: copies of the objects that steps of the run deleted."""
-NODE = "node"
-"""Key of the attempt state: [step, name, uid] of the node that a step works on over several attempts."""
-
-
 def run_id(identity: str, playbook: str) -> str:
     """Return the id of a playbook's run on an event: 32 hex digits. identity: of the event."""
     return hashlib.sha256(f"{identity}\0{playbook}".encode()).hexdigest()[:32]

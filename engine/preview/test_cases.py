@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -162,13 +161,12 @@ def run_case(case: Case, own: OwnIdentity) -> CaseResult:
     return CaseResult(case, tuple(_differences(case.expect, runs)), tuple(_seen(case.expect, runs)))
 
 
-@dataclass(slots=True)
-class _Sets:
+class _Sets(msgspec.Struct):
     """The files of a folder, their playbook set, and the sets with other values."""
 
     files: Files
     found: PlaybookSet
-    loaded: dict[str, PlaybookSet] = field(default_factory=dict)
+    loaded: dict[str, PlaybookSet] = msgspec.field(default_factory=dict)
 
     def of(self, values: Mapping[str, Any]) -> PlaybookSet:
         """Return the set with these values merged over ``values.yaml``."""

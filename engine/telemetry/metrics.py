@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from engine.model.run import RETRIED
+from engine.model.attempt_state import RETRIED
 from engine.telemetry.events import AttemptEnded, CommandExecuted, Received, Reloaded
 
 if TYPE_CHECKING:

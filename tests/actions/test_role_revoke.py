@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from engine.actions import role_revoke
 from engine.execution.guardrails import GuardrailChecker
+from engine.model.attempt_state import COPIES
 from engine.model.own_identity import OwnIdentity
-from engine.model.run import COPIES
 from tests.contracts.test_actions import ACTIONS, act, alert, binding, claim_of, world
 from tests.support.fakes import FakeAttemptStore
 

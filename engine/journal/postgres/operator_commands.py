@@ -9,7 +9,7 @@ from engine.journal import codec, decisions
 from engine.journal.postgres import claims
 from engine.journal.postgres.schema import COLUMNS
 from engine.model import json_codec
-from engine.model.run import RETRIED
+from engine.model.attempt_state import RETRIED
 
 if TYPE_CHECKING:
     from engine.journal.postgres.connection import Connection

@@ -9,7 +9,7 @@ from engine.journal import codec, decisions
 from engine.journal.sqlite import claims
 from engine.journal.sqlite.dry_run import POSTPONED_DUE_AT
 from engine.model import json_codec
-from engine.model.run import RETRIED
+from engine.model.attempt_state import RETRIED
 
 if TYPE_CHECKING:
     import sqlite3
