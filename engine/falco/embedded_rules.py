@@ -7,11 +7,11 @@ A ConfigMap has the same mapping under ``data``. A Rulesfile has one text, or a 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.language.yaml_source import Document, read
 

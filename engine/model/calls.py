@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -18,7 +19,8 @@ Object = dict[str, Any]
 Verb = Literal["create", "apply", "patch", "delete"]
 
 
-class Kind(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Kind:
     """A Kubernetes kind: apiVersion, resource (plural, lower case), and whether it has namespaces."""
 
     api_version: str
@@ -82,7 +84,8 @@ def request_json(request: OutboundRequest) -> dict[str, Any]:
     }
 
 
-class ObjectChange(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ObjectChange:
     """A value that a step sets in an object, or an object that it creates.
 
     path: keys that lead to the value; empty for an object that is created. uid: uid of the object, None

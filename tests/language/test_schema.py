@@ -223,6 +223,8 @@ def shipped():
     """Return every document of the language in the playbooks, examples and pages of the repository."""
     texts = {str(file): file.read_text() for file in sorted(ROOT.glob("playbooks/**/*.yaml"))}
     texts |= {str(file): file.read_text() for file in sorted(ROOT.glob("examples/**/*.y*ml"))}
+    # its action is in a plugin; the tests of the plugin check its playbook
+    texts = {file: text for file, text in texts.items() if "/action-plugin/" not in file}
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("playbooks/*.md")]:
         for number, block in enumerate(
             re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
