@@ -111,12 +111,16 @@ def event_of(pod):
     return parse_event({**body, "output_fields": fields})
 
 
+TEMPORARY = ("has not started yet", "was changed at the same time")
+
+
 def act(cluster, claim, store, *, dry=False):
     recorder = CallRecorder(cluster, cluster.with_dry_run() if dry else cluster)
     clients = Clients(recorder, RequestRecorder(FakeHttpClient()), dry=dry)
     now = datetime.now(UTC).timestamp()
     outcome = attempt(claim, clients, GuardrailChecker(), now, store)
-    if outcome.state == "waiting" and "has not started yet" in outcome.message:
+    # A controller can write the object between the read and the write. The engine tries again, too.
+    if outcome.state == "waiting" and any(reason in outcome.message for reason in TEMPORARY):
         threading.Event().wait(0.05)
         claim = replace(claim, attempt=claim.attempt + 1, attempt_state=dict(store.attempt_state))
         later = act(cluster, claim, store)

@@ -171,9 +171,9 @@ def test_two_people_decide_and_the_isolation_ends_with_its_ttl(
     slack.wait_for(lambda: not slack.connections)
     running.restart()
     slack.press(place, "approve", MALLORY)
+    refused = running.wait_for_audit(lambda line: "refused" in line)
     viewed = call(running.admin, "GET", "/status", headers={"Authorization": f"Bearer {CAROL}"})[2]
     assert viewed["sources"] == [{"kind": "slack", "target": slack.api, "error": None}]
-    refused = running.wait_for_audit(lambda line: "refused" in line)
     assert (refused["by"], refused["run"]) == (f"slack:{TEAM}/{MALLORY}", run)
     assert refused["reason"] == "no operator has this Slack account"
     slack.press(place, "approve", ALICE)

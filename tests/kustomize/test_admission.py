@@ -5,6 +5,7 @@ RBAC is made wider than it is, so that only the policy is in the way.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -13,7 +14,7 @@ from tests.cluster import policy_kinds
 from tests.cluster.accounts import create_account, token_of, wait_for_right
 from tests.cluster.api import Api, ApiError
 from tests.cluster.fixtures import create_engine_token
-from tests.kustomize.rendering import KUSTOMIZE, find, render
+from tests.kustomize.rendering import KUSTOMIZE, compose, find, path_of, render
 
 pytestmark = pytest.mark.cluster
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
@@ -155,6 +156,46 @@ def test_a_stolen_token_changes_only_labels_and_annotations_of_a_pod(admin, thie
     admin.wait_for(pod, lambda it: it is None)
     admin.create(pods, {**named("victim"), **POD})
     thief.delete(pod)
+
+
+def test_pod_commands_allows_commands_and_debug_containers_and_nothing_else(
+    admin, thief, namespace, tmp_path
+):
+    folder = compose(tmp_path / "commands", KUSTOMIZE / "base", ["pod-commands"])
+    wider = find(render(folder), "ValidatingAdmissionPolicy")
+    changed = admin.apply(path_of(wider, admin), wider)
+    generation = changed["metadata"]["generation"]
+    admin.wait_for(
+        path_of(wider, admin),
+        lambda it: it["status"].get("observedGeneration") == generation,
+    )
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    admin.create(pods, {**named("asked"), **POD})
+    pod = f"{pods}/asked"
+    no = "no subresource of a pod but eviction, exec and ephemeralcontainers"
+    debug = {
+        "spec": {"ephemeralContainers": [{"name": "debug", "image": "tools", "command": ["true"]}]}
+    }
+    pause = threading.Event()
+    for _ in range(1200):  # until the API server has compiled the policy
+        with contextlib.suppress(ApiError):
+            thief.patch(f"{pod}/ephemeralcontainers", debug)
+            break
+        pause.wait(0.05)
+    assert admin.get(pod)["spec"]["ephemeralContainers"][0]["name"] == "debug"
+    with pytest.raises(ApiError) as error:  # it is no WebSocket, and no container runs
+        thief.create(f"{pod}/exec?command=sh&container=main", None)
+    assert "ValidatingAdmissionPolicy" not in str(error.value)
+    refused(no, thief.patch, f"{pod}/status", {"status": {"phase": "Failed"}})
+    refused(no, thief.create, f"{pod}/attach?container=main", None)
+    refused("creates no pods", thief.create, pods, {**named("own"), **POD})
+    refused("only the labels", thief.patch, pod, {"spec": {"activeDeadlineSeconds": 1}})
+    kube = "/api/v1/namespaces/kube-system/pods"
+    admin.create(kube, {**named("asked"), **POD})
+    try:
+        refused("changes nothing", thief.create, f"{kube}/asked/exec?command=sh", None)
+    finally:
+        admin.delete(f"{kube}/asked")
 
 
 def test_a_stolen_token_removes_no_network_policy_of_another_owner(admin, thief, namespace):

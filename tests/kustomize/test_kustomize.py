@@ -47,6 +47,7 @@ COMPONENTS = {
         "StatefulSet/tiercel-nats", "Service/tiercel-nats", "NetworkPolicy/tiercel-nats",
     },
     "namespaced-rbac": set(),
+    "pod-commands": set(),
     "kubernetes-operators": {
         "ClusterRole/tiercel-access-reviews", "ClusterRoleBinding/tiercel-access-reviews",
         "ClusterRole/tiercel-operator", "ClusterRole/tiercel-viewer",

@@ -127,12 +127,14 @@ def test_the_values_of_a_folder_are_those_of_the_library(theme):
     assert used == own.keys()
 
 
-@pytest.mark.parametrize("file", EVENTS, ids=lambda file: file.stem)
+# the others are of our own rules, in rules/
+OF_FALCO = [file for file in EVENTS if json.loads(file.read_text())["rule"] in catalogue()]
+
+
+@pytest.mark.parametrize("file", OF_FALCO, ids=lambda file: file.stem)
 def test_an_event_has_the_fields_that_falco_sends(file):
     event = json.loads(file.read_text())
-    rule = catalogue().get(event["rule"])
-    if rule is None:
-        pytest.skip("a rule of ../rules")
+    rule = catalogue()[event["rule"]]
     assert list(event) == [
         "uuid", "output", "priority", "rule", "time", "output_fields", "source", "tags", "hostname",
     ]  # fmt: skip
