@@ -183,11 +183,15 @@ def with_components(folder, *components, **more):
 
 
 @pytest.mark.parametrize("component", [it for it in COMPONENTS if it != "rollout-on-change"])
-def test_a_component_adds_just_its_objects_and_changes_only_workloads(tmp_path, component):
+def test_a_component_adds_just_its_objects_and_changes_no_others(tmp_path, component):
     before, after = with_components(tmp_path / "0"), with_components(tmp_path / "1", component)
     assert names(after) - names(before) == COMPONENTS[component]
     changed = [it for it in before if it not in after]
-    kinds = {"namespaced-rbac": {"ClusterRole"}, "falcosidekick": set()}
+    kinds = {
+        "namespaced-rbac": {"ClusterRole"},
+        "falcosidekick": set(),
+        "pod-commands": {"ValidatingAdmissionPolicy"},
+    }
     assert {it["kind"] for it in changed} == kinds.get(component, {"StatefulSet"})
 
 
