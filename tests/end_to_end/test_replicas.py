@@ -115,6 +115,7 @@ def alert(rule, number=0):
     return {"rule": rule, "time": now, "output_fields": {"proc.pid": number}}
 
 
+@pytest.mark.skipif(os.environ.get("TIERCEL_SOAK") != "1", reason="only in `make soak`")
 def test_replicas_share_decisions_and_commands_and_take_over_from_a_killed_one(start, receiver):
     a, b = start("a"), start("b")
     event = alert("Tell")

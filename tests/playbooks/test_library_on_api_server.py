@@ -8,6 +8,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 from engine.cli.command_group import cli
+from tests.cluster.accounts import wait_for_right
+from tests.cluster.fixtures import USER, create_engine_token
 
 LIBRARY = Path(__file__).parents[2] / "playbooks"
 POD = "nginx-7d4b9c6f5-x2x7l"
@@ -49,6 +51,8 @@ def events_of(pod):
 def test_the_role_of_the_base_is_enough_for_each_call_and_the_server_accepts_it(
     tmp_path, admin, namespace, engine_kubeconfig
 ):
+    create_engine_token(admin)  # applies the role again, whatever other tests left
+    wait_for_right(admin, USER, "get", "pods")
     events = list(events_of(deploy(admin, namespace)))
     (tmp_path / "events.json").write_text(json.dumps(events))
     command = ["plan", str(LIBRARY), str(tmp_path / "events.json"), "-o", "json", "--server"]

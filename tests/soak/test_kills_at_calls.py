@@ -7,6 +7,7 @@ import signal
 import threading
 from datetime import UTC, datetime
 
+import pytest
 import yaml
 from tests.soak.faulty_proxy import FaultyProxy
 from tests.support.engine import call, engine
@@ -136,6 +137,7 @@ def story(tmp_path, cluster, action, *, at=0, after=False, also_undo=True):
             return done, state(admin, namespace), (writes, proxy.writes)
 
 
+@pytest.mark.skipif(os.environ.get("TIERCEL_SOAK") != "1", reason="only in `make soak`")
 def test_the_result_is_the_same_after_a_sigkill_at_any_call(
     tmp_path, control_plane, admin, namespace, size
 ):
