@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _MIN_SECRET = 6
 """Characters; shorter parts of a webhook's path are not masked. The secret part has 24."""
+_TEMPORARY_ERRORS = frozenset(
+    ("internal_error", "fatal_error", "service_unavailable", "request_timeout", "ratelimited")
+)
+"""Errors of Slack's Web API that can pass, from the lists of errors in its reference."""
 _BLOCK_ERRORS = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long")
 """Slack's error codes for blocks that it does not accept."""
 _NO_RESPONSE = (
@@ -114,6 +118,8 @@ def call_web_api(
         response = error.response
         if response.status_code < 300:  # noqa: PLR2004 - HTTP
             code = str(response.get("error")).replace(token, MASK)
+            if code in _TEMPORARY_ERRORS:
+                raise TemporaryError(f"Slack answered {code}", answered=True) from None
             kind = BlocksRefusedError if code in _BLOCK_ERRORS else PermanentError
             raise kind(f"Slack answered {code[:200]}") from None
         _check_status(response.status_code, "", response.headers)
