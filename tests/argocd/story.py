@@ -203,11 +203,7 @@ class Story:
         code, _, answer = sidekick.send(engine.events, self.loki.url, TOKEN, body)
         assert code == 202, answer
         [run] = answer["runs"]
-        for step in STEPS:  # steps of different pools can be told in another order
-            engine.wait_for_audit(
-                lambda it, step=step: (it.get("run"), it.get("step")) == (run, step)
-            )
-        lines = [it for it in engine.audit if it.get("run") == run]
+        lines = engine.wait_for_steps(run, STEPS)
         for line in lines:
             sidekick.collect(self.loki.url, line)
         return {it["step"]: it["state"] for it in lines}

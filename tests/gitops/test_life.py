@@ -74,9 +74,7 @@ def see(installation, stand_ins, admin, namespace):
         status, _, answer = sidekick.send(installation.engine.events, loki.url, life.TOKEN, body)
         assert (status, answer["accepted"], answer["errors"]) == (202, 1, [])
         [run] = answer["runs"]
-        engine = installation.engine
-        engine.wait_for_audit(lambda it: (it["run"], it["step"]) == (run, "kubernetes.event"))
-        lines = [it for it in engine.audit if it["run"] == run]
+        lines = installation.engine.wait_for_steps(run, STEPS)
         for line in lines:
             sidekick.collect(loki.url, line)
         return {it["step"]: it["state"] for it in lines}

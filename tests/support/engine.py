@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     Predicate = Callable[[dict[str, Any]], Any]
     Answer = tuple[int, dict[str, str], Any]
@@ -105,6 +105,17 @@ class Running:
     def wait_for_audit(self, predicate: Predicate, timeout: float = PATIENCE) -> dict[str, Any]:
         """Return the first audit line since this start for which the predicate is true. Waits for it."""
         return self._audit.wait_for(predicate, timeout)
+
+    def wait_for_steps(self, run: str, steps: Iterable[str]) -> list[dict[str, Any]]:
+        """Wait until each step of a run has an audit line. Return all audit lines of the run.
+
+        The lines of one run can have another order than its steps, because each pool writes its own.
+        """
+        for step in steps:
+            self.wait_for_audit(
+                lambda it, step=step: (it.get("run"), it.get("step")) == (run, step)
+            )
+        return [line for line in self.audit if line.get("run") == run]
 
     @property
     def log(self) -> list[dict[str, Any]]:
