@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.journal.protocol import DeadLetter
+from engine.journal.records import DeadLetter
 from engine.model.errors import EventError
 from engine.model.event import parse_event
 from engine.model.event_formats import FORMAT_HINT, Unreadable, body_elements

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from engine.journal.protocol import DeadLetter, DroppedRuns
+from engine.journal.records import DeadLetter, DroppedRuns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

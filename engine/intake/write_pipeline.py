@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from engine.journal.protocol import AcceptBatch
+from engine.journal.records import AcceptBatch
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:

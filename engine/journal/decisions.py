@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from engine.journal.protocol import DecisionResult
+from engine.journal.records import DecisionResult
 from engine.model.operator_identity import may_be_same_person
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.journal.protocol import Decision
+    from engine.journal.records import Decision
 
 MAX_DECISIONS = 20
 """Decisions that a run keeps, the newest."""

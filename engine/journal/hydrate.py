@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.journal import codec
 from engine.journal.codec import UnreadableError
-from engine.journal.protocol import ChangeInForce, Decision, RunRecord
+from engine.journal.records import ChangeInForce, Decision, RunRecord
 from engine.model.attempt_state import COPIES
 from engine.model.calls import ObjectChange
 from engine.model.errors import PlaybookError

@@ -14,7 +14,7 @@ from engine.render.text import count, short
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.journal.protocol import ChangeInForce, RunFilter
+    from engine.journal.records import ChangeInForce, RunFilter
     from engine.model.calls import ObjectChange
 
 _ID = 12

@@ -8,7 +8,7 @@ from engine.model.event import format_time
 from engine.render.plan_json import event_json, step_json
 
 if TYPE_CHECKING:
-    from engine.journal.protocol import DeadLetter, DroppedRuns, Pause, RunRecord
+    from engine.journal.records import DeadLetter, DroppedRuns, Pause, RunRecord
 
 
 def summary_json(record: RunRecord) -> dict[str, Any]:

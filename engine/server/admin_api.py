@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
-from engine.journal.protocol import History, Maintenance, Queue, RunFilter, State
+from engine.journal.protocol import History, Maintenance, Queue, State
+from engine.journal.records import RunFilter
 from engine.language import duration
 from engine.language.findings import nearest
 from engine.model.errors import JournalError

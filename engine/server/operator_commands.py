@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.journal import protocol
 from engine.journal.codec import UnreadableError
-from engine.journal.protocol import Decision, Pause
+from engine.journal.records import Decision, Pause
 from engine.language import duration
 from engine.language.findings import nearest
 from engine.model.operator_identity import canonical_operator
@@ -19,7 +19,7 @@ from engine.telemetry.events import CommandExecuted
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from engine.journal.protocol import DecisionResult, RunRecord
+    from engine.journal.records import DecisionResult, RunRecord
     from engine.telemetry.events import Observers
 
 _ID = re.compile(r"[0-9a-f]{6,32}")

@@ -24,7 +24,8 @@ from engine.telemetry.events import CommandExecuted, CommandRefused
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.journal.protocol import History, RunRecord
+    from engine.journal.protocol import History
+    from engine.journal.records import RunRecord
     from engine.server.operator_auth import OperatorsFile
     from engine.server.operator_commands import OperatorCommands
     from engine.server.slack_messages import SlackMessages

@@ -18,7 +18,8 @@ from engine.model.errors import JournalError, PermanentError, TemporaryError
 from engine.server.operator_commands import OperatorCommandError
 
 if TYPE_CHECKING:
-    from engine.journal.protocol import History, RunRecord
+    from engine.journal.protocol import History
+    from engine.journal.records import RunRecord
     from engine.model.run import StepResult
     from engine.server.operator_commands import OperatorCommands
 

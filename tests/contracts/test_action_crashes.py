@@ -11,7 +11,7 @@ import yaml
 from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import GuardrailChecker
-from engine.journal.protocol import AcceptBatch, Decision
+from engine.journal.records import AcceptBatch, Decision
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.folder import Files
 from engine.model.run import Run, run_id

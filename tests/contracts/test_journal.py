@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from engine.journal.protocol import AcceptBatch
+from engine.journal.records import AcceptBatch
 from engine.model.errors import JournalError
 from engine.model.run import Outcome, StepResult
 from tests.support.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step

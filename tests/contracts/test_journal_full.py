@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from engine.cluster.api import POD
-from engine.journal.protocol import AcceptBatch, Decision, Pause, RunFilter
+from engine.journal.records import AcceptBatch, Decision, Pause, RunFilter
 from engine.model.calls import ObjectChange
 from engine.model.errors import JournalError
 from engine.model.run import Notice, Outcome, Run, run_id

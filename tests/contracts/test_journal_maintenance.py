@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine.journal.protocol import DeadLetter, DroppedRuns, RunFilter
+from engine.journal.records import DeadLetter, DroppedRuns, RunFilter
 from engine.journal.sqlite.retention import MAX_DEAD_LETTERS, MAX_DROP_COUNTERS
 from engine.model.errors import JournalError
 from engine.model.run import Outcome

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from engine.journal.protocol import Decision, DecisionResult, Pause, RunFilter
+from engine.journal.records import Decision, DecisionResult, Pause, RunFilter
 from engine.model.run import Approval, Outcome
 from tests.support.journals import DONE, FAILED, LEASE, NOW, accept, claim, playbook, run, step
 

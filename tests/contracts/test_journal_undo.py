@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 from engine.cluster.api import NETWORK_POLICY, POD
-from engine.journal.protocol import AcceptBatch, Decision, Pause, RunFilter
+from engine.journal.records import AcceptBatch, Decision, Pause, RunFilter
 from engine.model.calls import ObjectChange
 from engine.model.errors import PlaybookError
 from engine.model.playbook import Match, Playbook

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from engine.actions.registry import load_actions
 from engine.execution.adoption import Adoption, adopt
-from engine.journal.protocol import Decision
+from engine.journal.records import Decision
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import PermanentError, TemporaryError
 from engine.model.event import format_time

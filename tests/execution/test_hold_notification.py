@@ -7,7 +7,7 @@ from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.budgets import BudgetLedger, Charge
 from engine.execution.guardrails import GuardrailChecker
-from engine.journal.protocol import AcceptBatch, Decision, RunFilter
+from engine.journal.records import AcceptBatch, Decision, RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.folder import Files
 from engine.model.run import Run

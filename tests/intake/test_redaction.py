@@ -9,7 +9,7 @@ import pytest
 from engine.intake.deferred_records import DeferredRecords
 from engine.intake.redaction import RedactError, Redaction
 from engine.journal.codec import from_event, to_event
-from engine.journal.protocol import RunFilter
+from engine.journal.records import RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.event import identity, parse_event
 from hypothesis import given

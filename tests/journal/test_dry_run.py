@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from engine.cluster.api import POD
-from engine.journal.protocol import Decision
+from engine.journal.records import Decision
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.calls import ObjectChange
 from engine.model.run import Outcome

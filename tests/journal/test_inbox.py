@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from engine.journal.protocol import AcceptBatch, RunFilter
+from engine.journal.records import AcceptBatch, RunFilter
 from engine.journal.sqlite import inbox
 from engine.journal.sqlite.journal import SqliteJournal
 from tests.support.journals import DONE, NOW, accept, claim, playbook, run, step, stored_playbook

@@ -12,7 +12,7 @@ from engine.journal.postgres.connection import parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
 from engine.journal.postgres.schema import create_partitions, day_of
-from engine.journal.protocol import AcceptBatch
+from engine.journal.records import AcceptBatch
 from engine.model.errors import JournalError
 from engine.model.playbook import Throttle
 from engine.model.throttle_window import ThrottleUse

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from engine.journal.protocol import AcceptBatch, Pause, RunFilter
+from engine.journal.records import AcceptBatch, Pause, RunFilter
 from engine.journal.sqlite import claims, schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import Finding, JournalError, Location, PlaybookError
@@ -80,7 +80,7 @@ def test_accepted_runs_survive_the_kill_of_the_owner(path):
     owner = python(
         """
         import sys
-        from engine.journal.protocol import AcceptBatch
+        from engine.journal.records import AcceptBatch
         from engine.journal.sqlite.journal import SqliteJournal
         from tests.support.journals import NOW, run, stored_playbook
         journal = SqliteJournal(sys.argv[1], stored_playbook)
@@ -115,7 +115,7 @@ def test_a_process_can_open_the_file_again_only_after_closing_it(journal, path):
 def test_writes_fail_on_a_full_disk_and_work_again_afterwards(path):
     script = """
         import resource, sys
-        from engine.journal.protocol import AcceptBatch, Pause, RunFilter
+        from engine.journal.records import AcceptBatch, Pause, RunFilter
         from engine.model.errors import JournalError
         from engine.journal.sqlite.journal import SqliteJournal
         from tests.support.journals import NOW, run, stored_playbook

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from engine.journal.protocol import AcceptBatch
+from engine.journal.records import AcceptBatch
 from engine.model.clock import SteadyClock
 from engine.model.run import Outcome
 from tests.support.journals import DONE, NOW, claim, open_sqlite, run

@@ -7,7 +7,7 @@ from dataclasses import replace
 import click
 import pytest
 from engine.cluster.api import DEPLOYMENT, NODE, POD
-from engine.journal.protocol import ChangeInForce, RunFilter
+from engine.journal.records import ChangeInForce, RunFilter
 from engine.model.calls import Kind, ObjectChange
 from engine.render.in_force import describe, in_force_json, in_force_lines
 from engine.render.text import wrap

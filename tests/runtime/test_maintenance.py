@@ -8,7 +8,7 @@ import pytest
 from engine.intake.deferred_records import DeferredRecords
 from engine.intake.event_recorder import EventRecorder
 from engine.intake.redaction import RedactError, Redaction
-from engine.journal.protocol import DeadLetter, DroppedRuns
+from engine.journal.records import DeadLetter, DroppedRuns
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import JournalError
 from engine.preview.event_log import EventLog, open_event_file

@@ -8,7 +8,7 @@ import os
 
 import pytest
 from engine.intake.intake import Intake
-from engine.journal.protocol import Pause
+from engine.journal.records import Pause
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.run import Outcome
 from engine.runtime.reload import Reloader

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from engine.intake.deferred_records import DeferredRecords
-from engine.journal.protocol import AcceptBatch
+from engine.journal.records import AcceptBatch
 from engine.journal.sqlite import schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.event_formats import Splitter

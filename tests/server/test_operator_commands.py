@@ -9,7 +9,7 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from engine.cli.command_group import cli
-from engine.journal.protocol import RunRecord
+from engine.journal.records import RunRecord
 from engine.model.run import Outcome, advance
 from engine.render.run_json import summary_json
 from tests.execution.test_attempt import DELETE, LABEL, claim

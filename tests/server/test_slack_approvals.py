@@ -10,7 +10,7 @@ import pytest
 from engine.cluster.api import CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import GuardrailChecker
-from engine.journal.protocol import AcceptBatch
+from engine.journal.records import AcceptBatch
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.language.folder import Files
 from engine.model.run import Run

@@ -22,7 +22,7 @@ from tests.support.playbooks import new_loader
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from engine.journal.protocol import AcceptBatch
+    from engine.journal.records import AcceptBatch
 
 NOW = 1_772_359_200.0
 """2026-03-01T10:00:00Z."""

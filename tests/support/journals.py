@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.journal.protocol import AcceptBatch
+from engine.journal.records import AcceptBatch
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.event import parse_event
 from engine.model.playbook import Match, Playbook, Step

@@ -9,7 +9,7 @@ import pytest
 from engine.execution.budgets import BudgetLedger, Charge
 from engine.execution.guardrails import GuardrailChecker
 from engine.intake.deferred_records import DeferredRecords
-from engine.journal.protocol import Decision
+from engine.journal.records import Decision
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.playbook import Budget, Guardrails
 from engine.model.run import Outcome

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.journal.postgres.connection import Connection
-    from engine.journal.protocol import AcceptBatch
+    from engine.journal.records import AcceptBatch
     from engine.model.run import Run
 
 _RUN: LiteralString = (

@@ -34,7 +34,7 @@ from engine.journal.postgres.migrations import MIGRATIONS
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.postgres.undo_intents import UndoIntent
 from engine.journal.postgres.writer import AcceptWriter
-from engine.journal.protocol import MAX_IN_FORCE, AcceptBatch, Pause, Replica, SavedSet
+from engine.journal.records import MAX_IN_FORCE, AcceptBatch, Pause, Replica, SavedSet
 from engine.model import json_codec
 from engine.model.errors import JournalError
 from engine.model.playbook import ALL_PLAYBOOKS
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from engine.journal.postgres.connection import Connection, Row, Server
     from engine.journal.postgres.liveness import Process
-    from engine.journal.protocol import (
+    from engine.journal.records import (
         ChangeInForce,
         DeadLetter,
         Decision,

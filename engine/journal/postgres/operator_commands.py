@@ -13,7 +13,7 @@ from engine.model.attempt_state import RETRIED
 
 if TYPE_CHECKING:
     from engine.journal.postgres.connection import Connection
-    from engine.journal.protocol import Decision, DecisionResult, Pause
+    from engine.journal.records import Decision, DecisionResult, Pause
     from engine.model.playbook import Step
     from engine.model.run import StepResult
 

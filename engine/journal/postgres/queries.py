@@ -11,7 +11,7 @@ from engine.model.playbook import ALL_PLAYBOOKS
 
 if TYPE_CHECKING:
     from engine.journal.postgres.connection import Connections, Row
-    from engine.journal.protocol import RunFilter
+    from engine.journal.records import RunFilter
 
 _STATES = {
     "waiting": "state IN ('new', 'head', 'queued', 'waiting') AND NOT held",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.journal.postgres import windows
 from engine.journal.postgres.schema import day_of, partition_name
-from engine.journal.protocol import DeadLetter, DroppedRuns
+from engine.journal.records import DeadLetter, DroppedRuns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

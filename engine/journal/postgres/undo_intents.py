@@ -13,7 +13,7 @@ import msgspec
 from engine.journal import codec
 from engine.journal.postgres import accept, claims
 from engine.journal.postgres.connection import index_key
-from engine.journal.protocol import AcceptBatch
+from engine.journal.records import AcceptBatch
 from engine.model import json_codec
 from engine.model.calls import ObjectChange
 from engine.model.run import undo_id

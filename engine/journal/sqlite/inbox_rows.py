@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from engine.journal.protocol import AcceptBatch
+    from engine.journal.records import AcceptBatch
     from engine.model.playbook import Playbook
 
 RUNS_PER_ROW = 50

@@ -19,7 +19,7 @@ from engine.journal import codec
 from engine.journal.budget_cache import BudgetCache
 from engine.journal.codec import UnreadableError
 from engine.journal.hydrate import Hydrator
-from engine.journal.protocol import AcceptBatch, Pause, SavedSet
+from engine.journal.records import AcceptBatch, Pause, SavedSet
 from engine.journal.sqlite import (
     claims,
     inbox,
@@ -54,7 +54,7 @@ from engine.model.run import Claim, Outcome, StepResult, advance, run_outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from engine.journal.protocol import (
+    from engine.journal.records import (
         ChangeInForce,
         DeadLetter,
         Decision,

@@ -14,7 +14,7 @@ from engine.model.attempt_state import RETRIED
 if TYPE_CHECKING:
     import sqlite3
 
-    from engine.journal.protocol import Decision, DecisionResult, Pause
+    from engine.journal.records import Decision, DecisionResult, Pause
     from engine.model.playbook import Step
     from engine.model.run import StepResult
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection
 
-    from engine.journal.protocol import RunFilter
+    from engine.journal.records import RunFilter
     from engine.journal.sqlite.read_pool import ReadPool
     from engine.model.calls import ObjectChange
 

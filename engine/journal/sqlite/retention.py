@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.journal.protocol import DeadLetter, DroppedRuns
+from engine.journal.records import DeadLetter, DroppedRuns
 
 if TYPE_CHECKING:
     import sqlite3

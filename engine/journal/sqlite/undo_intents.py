@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.journal import codec
-from engine.journal.protocol import MAX_IN_FORCE
+from engine.journal.records import MAX_IN_FORCE
 from engine.journal.sqlite import claims, inbox, retention
 from engine.model import json_codec
 from engine.model.calls import ObjectChange
