@@ -6,12 +6,15 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from engine.journal.records import DecisionResult
+from engine.model.attempt_state import RETRIED
 from engine.model.operator_identity import may_be_same_person
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.journal.records import Decision
+    from engine.model.playbook import Step
+    from engine.model.run import StepResult
 
 MAX_DECISIONS = 20
 """Decisions that a run keeps, the newest."""
@@ -53,10 +56,22 @@ def with_decision(attempt_state: Mapping[str, Any], decision: Decision) -> dict[
     return {**attempt_state, "decisions": decisions[-MAX_DECISIONS:]}
 
 
-def without_hold(attempt_state: Mapping[str, Any]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retry:
+    """Where a finished run starts again. results: of the steps before that step."""
+
+    run: str
+    target: str
+    position: int
+    step: Step
+    results: tuple[StepResult, ...]
+
+
+def retried(attempt_state: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
     """Return the attempt state of a run that starts again: without a hold, and without its decision."""
     gone = ("held", "verdict", "approvals")
-    return {key: value for key, value in attempt_state.items() if key not in gone}
+    kept = {key: value for key, value in attempt_state.items() if key not in gone}
+    return {**with_decision(kept, decision), RETRIED: True}
 
 
 def _approvals(attempt_state: Mapping[str, Any], step: str | None) -> list[list[str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from engine.journal.dropped import MAX_DEAD_LETTERS, MAX_DROP_COUNTERS
 from engine.journal.records import DeadLetter, DroppedRuns, RunFilter
-from engine.journal.sqlite.retention import MAX_DEAD_LETTERS, MAX_DROP_COUNTERS
 from engine.model.errors import JournalError
 from engine.model.run import Outcome
 from tests.support.journals import DONE, NOW, accept, claim, playbook, run

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from engine.journal import codec
+from engine.model import json_codec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
-    from engine.journal.postgres.connection import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimKey:
-    """The claim that a statement acts for. id: of the run or of the undo."""
-
-    id: str
-    fence: int
-    target: str
+    from engine.journal.postgres.connection import Connection, Connections
+    from engine.journal.settlements import ClaimKey, Kind, Settlement
 
 
 def lock_targets(connection: Connection, targets: Collection[str]) -> None:
@@ -35,10 +29,36 @@ def update_heads(connection: Connection, targets: Collection[str]) -> None:
     connection.execute("SELECT update_heads(%s)", (list(targets),))
 
 
-def write_attempt_state(connection: Connection, key: ClaimKey, attempt_state: bytes) -> bool:
-    """Replace the attempt state of a run. Return False if the claim is not the newest or has expired."""
+def merge_attempt_state(
+    connection: Connection, key: ClaimKey, attempt_state: Mapping[str, Any]
+) -> bool:
+    """Merge values into the attempt state of a run.
+
+    Return False if the claim is not the newest, or has expired.
+    """
+    stored = connection.execute(
+        "SELECT facts FROM runs WHERE id = %s FOR UPDATE", (key.id,), binary=True
+    ).fetchone()
+    if stored is None:
+        return False
+    merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
     changed = connection.execute(
         "UPDATE runs SET facts = %s WHERE id = %s AND fence = %s AND state = 'leased'",
-        (attempt_state, key.id, key.fence),
+        (merged, key.id, key.fence),
     )
     return changed.rowcount == 1
+
+
+_SETTLE: dict[Kind, LiteralString] = {
+    "wait": "SELECT wait_run(%s, %s, %s, %s, %s, %s, %s) AS done",
+    "advance": "SELECT advance_run(%s, %s, %s, %s, %s, %s, %s, %s) AS done",
+    "end": "SELECT end_run(%s, %s, %s, %s, %s, %s) AS done",
+}
+
+
+def settle(connections: Connections, settlement: Settlement) -> bool:
+    """Write a settlement. Return whether the claim was the newest."""
+    key = settlement.key
+    query = _SETTLE[settlement.kind]
+    (row,) = connections.call(query, key.id, key.fence, key.target, *settlement.values)
+    return bool(row["done"])

@@ -210,7 +210,7 @@ BEGIN
 END $$;
 -- Let a step wait until due_.
 CREATE FUNCTION wait_run(
-  id_ text, fence_ bigint, target_ text, due_ float8, last_ bytea, held_ boolean, answered_ integer)
+  id_ text, fence_ bigint, target_ text, due_ float8, last_ bytea, answered_ integer, held_ boolean)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE written_ integer;
 BEGIN

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
-from engine.journal import codec
-from engine.journal.codec import UnreadableError
+from engine.journal.base import BaseJournal, failed_accept
 from engine.journal.hydrate import Hydrator
 from engine.journal.postgres import (
     accept,
@@ -23,50 +21,47 @@ from engine.journal.postgres import (
     operator_commands,
     queries,
     retention,
+    saved_state,
     schema,
     undo_intents,
     windows,
 )
-from engine.journal.postgres.claims import ClaimKey
-from engine.journal.postgres.connection import Connections, connect, index_key, sentence
+from engine.journal.postgres.connection import (
+    Connection,
+    Connections,
+    connect,
+    index_key,
+    sentence,
+)
 from engine.journal.postgres.liveness import RENEW_INTERVAL, Liveness
 from engine.journal.postgres.migrations import MIGRATIONS
 from engine.journal.postgres.start_checks import check_server
-from engine.journal.postgres.undo_intents import UndoIntent
 from engine.journal.postgres.writer import AcceptWriter
-from engine.journal.records import MAX_IN_FORCE, AcceptBatch, Pause, Replica, SavedSet
+from engine.journal.records import AcceptBatch, Replica
+from engine.journal.statements import Statements
 from engine.model import json_codec
 from engine.model.errors import JournalError
-from engine.model.playbook import ALL_PLAYBOOKS
-from engine.model.run import StepResult, advance, run_outcome
 from engine.model.throttle_window import release, runs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping
+    from concurrent.futures import Future
 
-    from engine.journal.postgres.connection import Connection, Row, Server
+    from engine.journal.postgres.connection import Server
     from engine.journal.postgres.liveness import Process
-    from engine.journal.records import (
-        ChangeInForce,
-        DeadLetter,
-        Decision,
-        DecisionResult,
-        DroppedRuns,
-        RunFilter,
-        RunRecord,
-    )
-    from engine.model.calls import ObjectChange
+    from engine.journal.settlements import Settlement
     from engine.model.playbook import Playbook, Pool
-    from engine.model.run import Claim, Notice, Outcome, Run
+    from engine.model.run import Claim, Notice
 
 T = TypeVar("T")
+_STATEMENTS: Statements[Connection] = Statements(
+    operator_commands, undo_intents, queries, saved_state, retention
+)
 MAX_BYTES = 1 << 40
 """Size of the tables at which the fill ratio is 1. The size of the server's disk is not known."""
-_FULL_CLASS = "53"
-"""Class of the errors of PostgreSQL about missing resources."""
 
 
-class PostgresJournal:
+class PostgresJournal(BaseJournal["Connection"]):
     """A journal in a PostgreSQL database. See engine.journal.protocol for its methods.
 
     Args:
@@ -109,6 +104,7 @@ class PostgresJournal:
             ) from error
         self._connections = Connections(open_connection)
         self._writer = AcceptWriter(open_connection)
+        self._statements = _STATEMENTS
         self._hydrator = Hydrator(queries.RunLookups(self._connections), playbook_from_snapshot)
         self._stopping = threading.Event()
         self._closing = threading.Lock()
@@ -155,9 +151,7 @@ class PostgresJournal:
             batch = accept.encode_batch(accepted, now)
             json_codec.encode_json(dict(accepted.throttle_windows))
         except JournalError as error:
-            failed: Future[Mapping[str, str]] = Future()
-            failed.set_exception(error)
-            return failed
+            return failed_accept(error)
         return self._writer.submit(batch)  # type: ignore[return-value]
 
     def release_throttle(self, run: str) -> None:
@@ -174,7 +168,7 @@ class PostgresJournal:
             if window and run in runs_of(window):
                 windows.write(connection, "throttle_windows", {key: release(window, run)})
 
-        self._connections.run(work)
+        self._write(work)
 
     def known(self, ids: Collection[str]) -> set[str]:
         """See Queue.known."""
@@ -188,30 +182,18 @@ class PostgresJournal:
             "SELECT * FROM claim_runs(%s, %s, %s, %s, %s)",
             pool, max(0, limit), now, self._lease_margin, replica,
         )  # fmt: skip
-        claimed = []
-        for row in rows:
-            try:
-                claimed.append(replace(self._hydrator.claim(row, now), replica=replica))
-            except UnreadableError as error:
-                self._end_unreadable(row, str(error), now)
-        return claimed
+        return [replace(claim, replica=replica) for claim in self._claims(rows, now)]
 
     def keep(
         self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
     ) -> bool:
         """See Queue.keep."""
         json_codec.encode_json(attempt_state)
-        key = _key(claim)
+        key = self._key(claim)
         notice_state = json_codec.encode_json(notice.attempt_state) if notice else b""
 
         def work(connection: Connection) -> bool:
-            stored = connection.execute(
-                "SELECT facts FROM runs WHERE id = %s FOR UPDATE", (claim.run.id,), binary=True
-            ).fetchone()
-            if stored is None:
-                return False
-            merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
-            if not claims.write_attempt_state(connection, key, merged):
+            if not claims.merge_attempt_state(connection, key, attempt_state):
                 return False
             if notice:
                 batch = accept.encode_batch(AcceptBatch([notice.run]), notice.run.received)
@@ -221,33 +203,7 @@ class PostgresJournal:
                 )
             return True
 
-        return bool(self._connections.run(work))
-
-    def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
-        """See Queue.settle."""
-        key = _key(claim)
-        if outcome.retry_in is not None:
-            last = json_codec.encode_json(codec.attempted(claim, outcome))
-            waits = self._settle(
-                "SELECT wait_run(%s, %s, %s, %s, %s, %s, %s) AS done",
-                key, now + outcome.retry_in, last, outcome.state == "held", int(outcome.answered),
-            )  # fmt: skip
-            return "waiting" if waits else None
-        if claim.undo:
-            result, name = (outcome.state, outcome.message), claim.step.name
-            undone = self._connections.run(lambda c: undo_intents.settle(c, key, name, result, now))
-            return outcome.state if undone else None
-        results, position = advance(claim, outcome)
-        raw = codec.from_results(results)
-        if position is None:
-            over = run_outcome(results)
-            return over if self._end(key, over, raw, now) else None
-        step = claim.run.steps[position]
-        advanced = self._settle(
-            "SELECT advance_run(%s, %s, %s, %s, %s, %s, %s, %s) AS done",
-            key, now, raw, position, step.pool, step.timeout,
-        )  # fmt: skip
-        return "next" if advanced else None
+        return self._write(work)
 
     def next_due(self, pool: Pool) -> float | None:
         """See Queue.next_due."""
@@ -255,205 +211,27 @@ class PostgresJournal:
             pass
         return queries.next_due(self._connections, pool)
 
-    # UndoLog
-
-    def add_undo_intent(
-        self,
-        claim: Claim,
-        changes: Sequence[ObjectChange],
-        until: float | None,
-        attempt_state: Mapping[str, Any],
-    ) -> bool:
-        """See UndoLog.add_undo_intent."""
-        key = _key(claim)
-        intent = UndoIntent(claim.run.id, claim.step.name, claim.position, changes, until)
-        now = claim.run.received
-        return bool(
-            self._connections.run(lambda c: undo_intents.add(c, key, intent, attempt_state, now))
-        )
-
-    def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
-        """See UndoLog.undo_times."""
-        with self._connections.transaction(writes=False) as connection:
-            return undo_intents.undo_times(connection, key, exclude)
-
-    def adopt(
-        self,
-        run: Run,
-        step: str,
-        changes: Sequence[ObjectChange],
-        until: float | None,
-        *,
-        now: float,
-    ) -> bool:
-        """See UndoLog.adopt."""
-        position = [one.name for one in run.steps].index(step)
-        intent = UndoIntent(run.id, step, position, changes, until)
-        done = StepResult(step, "done", "found in the cluster, and taken over")
-        raw = codec.from_results([done])
-        return bool(self._connections.run(lambda c: undo_intents.adopt(c, intent, run, raw, now)))
-
-    # OperatorCommands
-
-    def decide(self, run_id: str, decision: Decision, approvals: int = 1) -> DecisionResult | None:
-        """See OperatorCommands.decide."""
-        result: DecisionResult | None = self._connections.run(
-            lambda c: operator_commands.decide(c, run_id, decision, approvals)
-        )
-        return result
-
-    def retry(self, run_id: str, position: int, decision: Decision) -> bool:
-        """See OperatorCommands.retry."""
-        record = self.find(run_id)
-        if record is None or record.outcome is None or not record.run.steps:
-            return False
-        again = operator_commands.Retry(
-            run_id,
-            record.run.target,
-            position,
-            record.run.steps[position],
-            record.results[:position],
-        )
-        return bool(self._connections.run(lambda c: operator_commands.retry(c, again, decision)))
-
-    def undo(self, run_id: str, decision: Decision) -> list[str]:
-        """See OperatorCommands.undo."""
-        record = self.find(run_id)
-        if record is None:
-            return []
-
-        def work(connection: Connection) -> list[str]:
-            positions = undo_intents.make_due(connection, run_id, decision.at)
-            steps = [record.run.steps[position].name for position in positions]
-            if steps:
-                with_steps = replace(decision, step=", ".join(steps))
-                operator_commands.add_decision(connection, run_id, with_steps)
-            return steps
-
-        steps: list[str] = self._connections.run(work)
-        return steps
-
-    def pause(self, playbook: str | None, pause: Pause) -> None:
-        """See OperatorCommands.pause."""
-        name = ALL_PLAYBOOKS if playbook is None else playbook
-        self._connections.run(lambda c: operator_commands.pause(c, name, pause))
-
-    def resume(self, playbook: str | None) -> None:
-        """See OperatorCommands.resume."""
-        self._connections.run(lambda c: operator_commands.resume(c, playbook))
-
-    def end_pauses(self, now: float) -> list[str]:
-        """See OperatorCommands.end_pauses."""
-        ended: list[str] = self._connections.run(lambda c: operator_commands.end_pauses(c, now))
-        return ended
-
-    # History
-
-    def find(self, run_id: str) -> RunRecord | None:
-        """See History.find. Raises UnreadableError if this engine cannot read the run."""
-        row = queries.find(self._connections, run_id)
-        return None if row is None else self._hydrator.record(row)
-
-    def find_ids(self, prefix: str) -> list[str]:
-        """See History.find_ids."""
-        rows = self._connections.rows(
-            "SELECT id FROM all_runs WHERE id >= %s AND id < %s AND undoes IS NULL LIMIT 3",
-            prefix,
-            prefix + "g",
-        )
-        return [row["id"] for row in rows]
-
-    def counts(self) -> dict[str, int]:
-        """See History.counts."""
-        return queries.counts(self._connections)
-
-    def runs(self, wanted: RunFilter) -> list[RunRecord]:
-        """See History.runs. Leaves out the runs that this engine cannot read."""
-        records = []
-        for row in queries.select_runs(self._connections, wanted):
-            with contextlib.suppress(UnreadableError):
-                records.append(self._hydrator.record(row))
-        return records
-
-    def in_force(self) -> list[ChangeInForce]:
-        """See History.in_force."""
-        found = self._connections.rows(
-            "SELECT runs.*, undo_intents.change, undo_intents.until, of.results AS ended FROM undo_intents"
-            " JOIN runs ON runs.id = undo_intents.undo LEFT JOIN all_runs AS of ON of.id = runs.undoes"
-            " ORDER BY runs.seq, undo_intents.place LIMIT %s",
-            MAX_IN_FORCE,
-        )
-        return [self._hydrator.change_in_force(row) for row in found]
-
-    def dead_letters(self, limit: int) -> list[DeadLetter]:
-        """See History.dead_letters."""
-        return retention.dead_letters(self._connections, limit)
-
-    def dropped_runs(self, wanted: RunFilter) -> list[DroppedRuns]:
-        """See History.dropped_runs."""
-        return retention.dropped_runs(
-            self._connections, wanted.playbook, wanted.since, wanted.limit
-        )
-
     # State
-
-    def throttle_windows(self) -> dict[str, Any]:
-        """See State.throttle_windows."""
-        with self._connections.transaction(writes=False) as connection:
-            return windows.load(connection, "throttle_windows")
 
     def save_throttle_windows(self, changes: Mapping[str, Any]) -> None:
         """See State.save_throttle_windows."""
-        self._connections.run(lambda c: windows.write(c, "throttle_windows", changes))
-
-    def offset(self, key: str) -> Any:
-        """See State.offset."""
-        row = self._connections.row("SELECT value FROM offsets WHERE key = %s", index_key(key))
-        return None if row is None else codec.decode(row["value"])
+        self._write(lambda c: windows.write(c, "throttle_windows", changes))
 
     def save_offset(self, key: str, offset: Any) -> None:
         """See State.save_offset."""
         value = json_codec.encode_json(offset)
-        self._connections.run(
+        self._write(
             lambda c: c.execute(
                 "INSERT INTO offsets VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 (index_key(key), value),
             )
         )
 
-    def paused(self) -> dict[str, Pause]:
-        """See State.paused."""
-        rows = self._connections.rows("SELECT playbook, by, since, until, reason FROM pauses")
-        return {
-            row["playbook"]: Pause(row["by"], row["since"], row["until"], row["reason"])
-            for row in rows
-        }
-
-    def save_set(self, digest: str, files: Mapping[str, bytes], revision: str = "") -> None:
-        """See State.save_set."""
-        row = (digest, json_codec.encode_json(dict(files)), revision)
-        self._connections.run(
-            lambda c: c.execute(
-                "INSERT INTO playbook_sets VALUES (1, %s, %s, %s) ON CONFLICT (id) DO UPDATE"
-                " SET digest = excluded.digest, files = excluded.files, revision = excluded.revision",
-                row,
-            )
-        )
-
-    def last_set(self) -> SavedSet | None:
-        """See State.last_set."""
-        row = self._connections.row("SELECT digest, files, revision FROM playbook_sets")
-        if row is None:
-            return None
-        with codec.readable("set of playbooks"):
-            return SavedSet(row["digest"], codec.to_files(row["files"]), row["revision"])
-
     # BudgetStore
 
     def budget_windows(self) -> Mapping[str, Any]:
         """See BudgetStore.budget_windows."""
-        with self._connections.transaction(writes=False) as connection:
-            return windows.load(connection, "budget_windows")
+        return self._read(lambda c: saved_state.windows(c, "budget_windows"))
 
     def update_budgets(
         self,
@@ -469,31 +247,16 @@ class PostgresJournal:
             windows.write(connection, "budget_windows", changes)
             return result
 
-        result: T = self._connections.run(work)
-        return result
+        return self._write(work)
 
     # Maintenance
-
-    def save_dropped(
-        self, dead_letters: Sequence[DeadLetter], dropped_runs: Sequence[DroppedRuns]
-    ) -> None:
-        """See Maintenance.save_dropped."""
-        self._connections.run(lambda c: retention.save_dropped(c, dead_letters, dropped_runs))
 
     def delete_runs(self, before: float) -> int:
         """See Maintenance.delete_runs. Drops whole days."""
         now, exact = self.now(), self._exact_retention
-        self._connections.run(lambda c: retention.delete_old_records(c, before, min(now, before)))
-        self._connections.run(lambda c: retention.drop_days(c, before))
-        deleted: int = self._connections.run(
-            lambda c: retention.delete_runs(c, before, exact=exact)
-        )
-        return deleted
-
-    def strip_runs(self, before: float) -> int:
-        """See Maintenance.strip_runs."""
-        stripped: int = self._connections.run(lambda c: retention.strip_runs(c, before))
-        return stripped
+        self._write(lambda c: retention.delete_old_records(c, before, min(now, before)))
+        self._write(lambda c: retention.drop_days(c, before))
+        return self._write(lambda c: retention.delete_runs(c, before, exact=exact))
 
     def fill_ratio(self) -> float:
         """See Maintenance.fill_ratio. Also creates the partitions of the next days."""
@@ -528,26 +291,16 @@ class PostgresJournal:
             self._connections.end_stalled()
             self._liveness.end_stalled()
 
-    def _end_unreadable(self, row: Row, why: str, now: float) -> None:
-        """End a run that this engine cannot read. Otherwise it would be claimed again forever."""
-        try:
-            results = codec.to_results(row["results"])
-        except (KeyError, TypeError, ValueError):
-            results = ()
-        results += (StepResult(f"step {row['position'] + 1}", "failed", why),)
-        key = ClaimKey(row["id"], row["fence"] + 1, row["target"])
-        raw = codec.from_results(results)
-        self._end(key, "failed", raw, now)
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        result: T = self._connections.run(work)
+        return result
 
-    def _end(self, key: ClaimKey, outcome: str, results: bytes, now: float) -> bool:
-        query: LiteralString = "SELECT end_run(%s, %s, %s, %s, %s, %s) AS done"
-        return self._settle(query, key, results, outcome, now)
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        with self._connections.session() as connection:
+            return query(connection)
 
-    def _settle(self, query: LiteralString, key: ClaimKey, *values: Any) -> bool:
-        """Call a function that settles a claim. Return whether the claim was the newest."""
-        (row,) = self._connections.call(query, key.id, key.fence, key.target, *values)
-        return bool(row["done"])
+    def _settle(self, settlement: Settlement) -> bool:
+        return claims.settle(self._connections, settlement)
 
-
-def _key(claim: Claim) -> ClaimKey:
-    return ClaimKey(claim.undo or claim.run.id, claim.fence, index_key(claim.run.target))
+    def _queue_key(self, target: str) -> str:
+        return index_key(target)

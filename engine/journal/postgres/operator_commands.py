@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.journal import codec, decisions
 from engine.journal.postgres import claims
 from engine.journal.postgres.schema import COLUMNS
 from engine.model import json_codec
-from engine.model.attempt_state import RETRIED
 
 if TYPE_CHECKING:
+    from engine.journal.decisions import Retry
     from engine.journal.postgres.connection import Connection
     from engine.journal.records import Decision, DecisionResult, Pause
-    from engine.model.playbook import Step
-    from engine.model.run import StepResult
 
 
 def decide(
@@ -59,17 +56,6 @@ def add_decision(connection: Connection, run_id: str, decision: Decision) -> Non
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Where a finished run starts again. results: of the steps before that step."""
-
-    run: str
-    target: str
-    position: int
-    step: Step
-    results: tuple[StepResult, ...]
-
-
 def retry(connection: Connection, again: Retry, decision: Decision) -> bool:
     """Queue a finished run again. Return False if the run is not finished."""
     claims.ensure_targets(connection, [again.target])
@@ -78,8 +64,7 @@ def retry(connection: Connection, again: Retry, decision: Decision) -> bool:
     ).fetchone()
     if row is None:
         return False
-    attempt_state = decisions.without_hold(codec.decode(row["facts"]))
-    attempt_state = decisions.with_decision({**attempt_state, RETRIED: True}, decision)
+    attempt_state = decisions.retried(codec.decode(row["facts"]), decision)
     connection.execute(
         f"WITH gone AS (DELETE FROM history WHERE id = %s RETURNING *)"
         f" INSERT INTO runs ({COLUMNS}) SELECT {COLUMNS} FROM gone",

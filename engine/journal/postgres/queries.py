@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from engine.journal import codec
 from engine.journal.postgres.functions import ROW
+from engine.journal.run_filter import conditions
 from engine.model.calls import ObjectChange
 from engine.model.playbook import ALL_PLAYBOOKS
 
 if TYPE_CHECKING:
-    from engine.journal.postgres.connection import Connections, Row
+    from engine.journal.postgres.connection import Connection, Connections, Row
     from engine.journal.records import RunFilter
 
-_STATES = {
-    "waiting": "state IN ('new', 'head', 'queued', 'waiting') AND NOT held",
-    "running": "state = 'leased'",
-    "held": "held AND state IS NOT NULL",
-}
 _RECORD = (
     f"SELECT {ROW}, (SELECT body FROM events WHERE events.day = all_runs.day"
     " AND events.id = all_runs.event) AS event FROM all_runs"
@@ -55,39 +51,35 @@ class RunLookups:
         return {row["position"]: row["due_at"] for row in found}
 
 
-def find(connections: Connections, run_id: str) -> Row | None:
+def find(connection: Connection, run_id: str) -> Row | None:
     """Return the row of a run, or None."""
-    return connections.row(f"{_RECORD} WHERE id = %s", run_id)
+    return connection.execute(f"{_RECORD} WHERE id = %s", (run_id,), binary=True).fetchone()
 
 
-def select_runs(connections: Connections, wanted: RunFilter) -> list[Row]:
+def find_ids(connection: Connection, prefix: str) -> list[str]:
+    """Return the ids of up to three runs that start with the prefix."""
+    rows = connection.execute(
+        "SELECT id FROM all_runs WHERE id >= %s AND id < %s AND undoes IS NULL LIMIT 3",
+        (prefix, prefix + "g"),
+    ).fetchall()
+    return [row["id"] for row in rows]
+
+
+def select_runs(connection: Connection, wanted: RunFilter) -> list[Row]:
     """Return the rows that match, newest first."""
-    tests = ["undoes IS NULL"]
-    values: list[Any] = []
-    for column, value in (("playbook", wanted.playbook), ("namespace", wanted.namespace)):
-        if value is not None:
-            tests.append(f"{column} = %s")
-            values.append(value)
-    if wanted.since is not None:
-        tests.append("received >= %s")
-        values.append(wanted.since)
-    if wanted.state in _STATES:
-        tests.append(_STATES[wanted.state])
-    elif wanted.state is not None:
-        tests.append("outcome = %s")
-        values.append(wanted.state)
-    query = f"{_RECORD} WHERE {' AND '.join(tests)} ORDER BY seq DESC LIMIT %s"
-    return connections.rows(query, *values, wanted.limit)
+    tests, values = conditions(wanted, "%s")
+    query = f"{_RECORD} WHERE {tests} ORDER BY seq DESC LIMIT %s"
+    return connection.execute(query, (*values, wanted.limit), binary=True).fetchall()
 
 
-def counts(connections: Connections) -> dict[str, int]:
-    """Return the number of runs per state: ``waiting``, ``running``, ``held``, ``over``. Undos do not count."""
-    row = connections.row(
+def counts(connection: Connection) -> dict[str, int]:
+    """Return the number of runs per state; undos do not count."""
+    row = connection.execute(
         "SELECT count(*) FILTER (WHERE state IS NOT NULL AND state <> 'leased' AND NOT held) AS waiting,"
         " count(*) FILTER (WHERE state = 'leased') AS running,"
         " count(*) FILTER (WHERE held AND state IS NOT NULL) AS held,"
         " (SELECT count(*) FROM history) AS over FROM runs WHERE undoes IS NULL"
-    )
+    ).fetchone()
     return dict(row or {})
 
 

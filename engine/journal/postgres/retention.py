@@ -8,6 +8,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
+from engine.journal.dropped import (
+    MAX_DEAD_LETTERS,
+    MAX_DELETED_RUNS,
+    MAX_DROP_COUNTERS,
+    counter_rows,
+)
 from engine.journal.postgres import windows
 from engine.journal.postgres.schema import day_of, partition_name
 from engine.journal.records import DeadLetter, DroppedRuns
@@ -15,17 +21,11 @@ from engine.journal.records import DeadLetter, DroppedRuns
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.journal.postgres.connection import Connection, Connections
+    from engine.journal.postgres.connection import Connection
+    from engine.journal.records import RunFilter
 
-MAX_DELETED_RUNS = 500
-"""Runs that one transaction deletes or strips."""
 MAX_DELETED_IDS = 5_000
 """Ids, and rows of targets, that one transaction deletes."""
-MAX_DEAD_LETTERS = 1_000
-"""Dead letters to keep, the newest."""
-MAX_DROP_COUNTERS = 20_000
-"""Counters of dropped runs to keep. An attacker can create many keys."""
-_HOUR = 3600
 _DAY = dt.timedelta(days=1)
 
 
@@ -48,18 +48,13 @@ def save_dropped(
             " LIMIT 1 OFFSET %s)",
             (MAX_DEAD_LETTERS,),
         )
-    counts: dict[tuple[str, str, str, int], tuple[int, float, float]] = {}
-    for d in dropped_runs:
-        key = d.playbook, d.reason, d.key, int(d.first) // _HOUR
-        count, first, last = counts.get(key, (0, d.first, d.last))
-        counts[key] = count + d.count, min(first, d.first), max(last, d.last)
-    if counts:
-        rows = sorted((*key, *value) for key, value in counts.items())
+    counters = counter_rows(dropped_runs)
+    if counters:
         connection.execute(  # in one order, so that two replicas never deadlock
             "INSERT INTO drops SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[],"
             " %b::bigint[], %b::float8[], %b::float8[]) ON CONFLICT (playbook, reason, key, hour)"
             " DO UPDATE SET count = drops.count + excluded.count, last = greatest(drops.last, excluded.last)",
-            [[*column] for column in zip(*rows, strict=True)],
+            [[*column] for column in zip(*counters, strict=True)],
         )
         connection.execute(
             "DELETE FROM drops WHERE last <= (SELECT last FROM drops ORDER BY last DESC LIMIT 1 OFFSET %s)",
@@ -165,22 +160,23 @@ def _delete_unused_events(connection: Connection, events: Sequence[object]) -> N
         )
 
 
-def dead_letters(connections: Connections, limit: int) -> list[DeadLetter]:
+def dead_letters(connection: Connection, limit: int) -> list[DeadLetter]:
     """Return the dead letters, newest first."""
-    rows = connections.rows(
-        "SELECT received, source, error, body FROM dead_letters ORDER BY id DESC LIMIT %s", limit
-    )
+    rows = connection.execute(
+        "SELECT received, source, error, body FROM dead_letters ORDER BY id DESC LIMIT %s",
+        (limit,),
+        binary=True,
+    ).fetchall()
     return [DeadLetter(**row) for row in rows]
 
 
-def dropped_runs(
-    connections: Connections, playbook: str | None, since: float | None, limit: int
-) -> list[DroppedRuns]:
-    """Return the counters of dropped runs, last changed first. None matches everything."""
-    rows = connections.rows(
+def dropped_runs(connection: Connection, wanted: RunFilter) -> list[DroppedRuns]:
+    """Return the counters that match the playbook and the time, last changed first."""
+    playbook, since = wanted.playbook, wanted.since
+    rows = connection.execute(
         "SELECT playbook, reason, key, count, first, last FROM drops"
         " WHERE (%s::text IS NULL OR playbook = %s) AND (%s::float8 IS NULL OR last >= %s)"
         " ORDER BY last DESC LIMIT %s",
-        playbook, playbook, since, since, limit,
-    )  # fmt: skip
+        (playbook, playbook, since, since, wanted.limit),
+    ).fetchall()
     return [DroppedRuns(**row) for row in rows]

@@ -5,39 +5,24 @@ An undo is a row of ``runs``, as in the SQLite journal. Its changes are rows of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from engine.journal import codec
 from engine.journal.postgres import accept, claims
 from engine.journal.postgres.connection import index_key
-from engine.journal.records import AcceptBatch
-from engine.model import json_codec
-from engine.model.calls import ObjectChange
+from engine.journal.records import MAX_IN_FORCE, AcceptBatch
+from engine.journal.undo_rules import UndoIntent, add_to_object, with_undo_outcome
 from engine.model.run import undo_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from engine.journal.postgres.claims import ClaimKey
-    from engine.journal.postgres.connection import Connection
+    from engine.journal.postgres.connection import Connection, Row
+    from engine.journal.settlements import ClaimKey
+    from engine.model.calls import ObjectChange
     from engine.model.run import Run
 
 _LOCK_CLASS = 0x756E646F
 """Class of the advisory locks on changed objects."""
-
-
-@dataclass(frozen=True, slots=True)
-class UndoIntent:
-    """The changes of a step and the time of their undo: epoch seconds, or None (only on request)."""
-
-    run: str
-    step: str
-    position: int
-    changes: Sequence[ObjectChange]
-    until: float | None
 
 
 def add(
@@ -52,13 +37,7 @@ def add(
     now: epoch seconds from which the retention of an undo on request counts. Returns False if the claim is
     not the newest or has expired.
     """
-    stored = connection.execute(
-        "SELECT facts FROM runs WHERE id = %s FOR UPDATE", (key.id,), binary=True
-    ).fetchone()
-    if stored is None:
-        return False
-    merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
-    if not claims.write_attempt_state(connection, key, merged):
+    if not claims.merge_attempt_state(connection, key, attempt_state):
         return False
     _write(connection, intent, now)
     return True
@@ -90,9 +69,10 @@ def _write(connection: Connection, intent: UndoIntent, now: float) -> None:
 
 
 def adopt(connection: Connection, intent: UndoIntent, run: Run, results: bytes, now: float) -> bool:
-    """Write an undo intent for changes that were found in the cluster. The run is written if it does not exist.
+    """Write an undo intent for changes that were found in the cluster.
 
-    results: its encoded results. Returns False if the first change already has an undo intent.
+    run: written as finished if it does not exist. results: its encoded results. Returns False if the first
+    change already has an undo intent.
     """
     target = index_key(run.target)
     claims.ensure_targets(connection, [target])
@@ -111,26 +91,21 @@ def adopt(connection: Connection, intent: UndoIntent, run: Run, results: bytes, 
 def _write_change(
     connection: Connection, undo: tuple[str, int, float | None], change: ObjectChange
 ) -> None:
-    """Write one change of an undo: (id of the undo, place, until).
-
-    All undo intents for an object keep the value from before the first change. All of them get the newest value.
-    """
+    """Write one change of an undo: (id of the undo, place, until). See ``undo_rules.add_to_object``."""
     id_, place, until = undo
     key = index_key(change.key)
     others = connection.execute(
         "SELECT undo, place, change FROM undo_intents WHERE key = %s", (key,), binary=True
     ).fetchall()
-    for other in others:
-        earlier = ObjectChange.of(codec.decode(other["change"]))
-        change = replace(change, before=earlier.before)
+    encoded, updates = add_to_object(change, others)
+    for update in updates:
         connection.execute(
-            "UPDATE undo_intents SET change = %s WHERE undo = %s AND place = %s",
-            (msgspec.json.encode(replace(earlier, put=change.put)), other["undo"], other["place"]),
+            "UPDATE undo_intents SET change = %s WHERE undo = %s AND place = %s", update
         )
     connection.execute(
         "INSERT INTO undo_intents VALUES (%s, %s, %s, %s, %s) ON CONFLICT (undo, place) DO UPDATE"
         " SET key = excluded.key, until = excluded.until, change = excluded.change",
-        (id_, place, key, until, msgspec.json.encode(change)),
+        (id_, place, key, until, encoded),
     )
 
 
@@ -141,6 +116,17 @@ def undo_times(connection: Connection, key: str, exclude: str | None) -> list[fl
         (index_key(key), exclude),
     ).fetchall()
     return [row["until"] for row in found]
+
+
+def in_force(connection: Connection) -> list[Row]:
+    """Return the rows of the undos, each with one of its changes (see ``Hydrator.change_in_force``)."""
+    return connection.execute(
+        "SELECT runs.*, undo_intents.change, undo_intents.until, of.results AS ended FROM undo_intents"
+        " JOIN runs ON runs.id = undo_intents.undo LEFT JOIN all_runs AS of ON of.id = runs.undoes"
+        " ORDER BY runs.seq, undo_intents.place LIMIT %s",
+        (MAX_IN_FORCE,),
+        binary=True,
+    ).fetchall()
 
 
 def make_due(connection: Connection, run: str, now: float) -> list[int]:
@@ -190,7 +176,6 @@ def _update_step_result(
     connection: Connection, run: str, step: str, outcome: tuple[str, str]
 ) -> None:
     """Write the outcome of an undo into the result of the step."""
-    state, message = outcome
     for table in ("runs", "history"):
         row = connection.execute(
             f"SELECT results FROM {table} WHERE id = %s FOR UPDATE",
@@ -199,13 +184,5 @@ def _update_step_result(
         ).fetchone()
         if row is None:  # in the other table, or deleted because of its age
             continue
-        results = codec.decode(row["results"])
-        for result in results:
-            if result["step"] == step and state == "undone":
-                result |= {"state": state, "message": message}
-            elif result["step"] == step:
-                result["message"] = f"{result['message']} (not undone: {message})"
-        connection.execute(
-            f"UPDATE {table} SET results = %s WHERE id = %s",
-            (json_codec.encode_json(results), run),
-        )
+        results = with_undo_outcome(row["results"], step, outcome)
+        connection.execute(f"UPDATE {table} SET results = %s WHERE id = %s", (results, run))

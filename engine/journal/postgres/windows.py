@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from engine.journal import codec
 from engine.journal.postgres.connection import index_key
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from engine.journal.postgres.connection import Connection
+    from engine.journal.statements import WindowTable
 
-Table = Literal["throttle_windows", "budget_windows"]
 MAX_DELETED_WINDOWS = 5_000
 """Windows that one transaction deletes because they are over."""
 
 
-def lock(connection: Connection, table: Table, keys: Collection[str]) -> dict[str, Any]:
+def lock(connection: Connection, table: WindowTable, keys: Collection[str]) -> dict[str, Any]:
     """Lock windows in the order of their keys, and return those that exist."""
     stored = {index_key(key): key for key in keys}
     rows = connection.execute(
@@ -32,7 +32,7 @@ def lock(connection: Connection, table: Table, keys: Collection[str]) -> dict[st
     }
 
 
-def write(connection: Connection, table: Table, changes: Mapping[str, Any]) -> None:
+def write(connection: Connection, table: WindowTable, changes: Mapping[str, Any]) -> None:
     """Write changes. A window of None is deleted."""
     gone = [index_key(key) for key, window in changes.items() if window is None]
     kept = {index_key(key): window for key, window in changes.items() if window is not None}
@@ -54,16 +54,7 @@ def _until(window: Any) -> float:
     return float(window.get("until", 0.0)) if isinstance(window, dict) else 0.0
 
 
-def load(connection: Connection, table: Table) -> dict[str, Any]:
-    """Return all windows."""
-    rows = connection.execute(
-        f"SELECT key, value FROM {table} WHERE value IS NOT NULL",
-        binary=True,
-    )
-    return {row["key"]: codec.decode(row["value"]) for row in rows.fetchall()}
-
-
-def delete_over(connection: Connection, table: Table, now: float) -> None:
+def delete_over(connection: Connection, table: WindowTable, now: float) -> None:
     """Delete windows that have no effect any longer, and those that a lock created and nothing used."""
     connection.execute(
         f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} WHERE until < %s LIMIT %s"

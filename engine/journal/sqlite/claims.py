@@ -10,15 +10,18 @@ acceptance, can start. A claim reads one index up to its limit, however long the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine.journal import codec
+from engine.model import json_codec
 from engine.model.playbook import ALL_PLAYBOOKS
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from engine.journal.settlements import ClaimKey
 
 T = TypeVar("T")
 ROWS_PER_STATEMENT = 100
@@ -47,15 +50,6 @@ _LEASE = (
     "UPDATE runs SET state = 'leased', leased = 1, held = 0, fence = fence + 1, attempt = attempt + 1,"
     " began = coalesce(began, ?), due_at = ? + timeout + ? WHERE seq IN "
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimKey:
-    """The claim that a statement acts for. id: of the run or of the undo. target: names the target queue."""
-
-    id: str
-    fence: int
-    target: str
 
 
 def in_slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -115,12 +109,19 @@ def lease(connection: sqlite3.Connection, seqs: Sequence[int], now: float, margi
         connection.execute(_LEASE + f"({', '.join('?' * len(some))})", (now, now, margin, *some))
 
 
-def write_attempt_state(
-    connection: sqlite3.Connection, key: ClaimKey, attempt_state: bytes
+def merge_attempt_state(
+    connection: sqlite3.Connection, key: ClaimKey, attempt_state: Mapping[str, Any]
 ) -> bool:
-    """Replace the attempt state of a run. Return False if the claim is not the newest or has expired."""
+    """Merge values into the attempt state of a run.
+
+    Return False if the claim is not the newest, or has expired.
+    """
+    stored = connection.execute("SELECT facts FROM runs WHERE id = ?", (key.id,)).fetchone()
+    if stored is None:
+        return False
+    merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
     changed = connection.execute(
         "UPDATE runs SET facts = ? WHERE id = ? AND fence = ? AND state = 'leased'",
-        (attempt_state, key.id, key.fence),
+        (merged, key.id, key.fence),
     )
     return changed.rowcount == 1

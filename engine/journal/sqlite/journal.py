@@ -9,17 +9,14 @@ import contextlib
 import os
 import sqlite3
 import threading
-from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.journal import codec
+from engine.journal.base import BaseJournal, failed_accept
 from engine.journal.budget_cache import BudgetCache
-from engine.journal.codec import UnreadableError
 from engine.journal.hydrate import Hydrator
-from engine.journal.records import AcceptBatch, Pause, SavedSet
+from engine.journal.records import AcceptBatch
 from engine.journal.sqlite import (
     claims,
     inbox,
@@ -27,6 +24,7 @@ from engine.journal.sqlite import (
     outcomes,
     queries,
     retention,
+    saved_state,
     schema,
     undo_intents,
     windows,
@@ -36,7 +34,6 @@ from engine.journal.sqlite import (
 )
 from engine.journal.sqlite.bloom_filter import short_id
 from engine.journal.sqlite.checkpoint import Checkpointer
-from engine.journal.sqlite.claims import ClaimKey
 from engine.journal.sqlite.group_commit import GatherDelay, GroupCommitWriter
 from engine.journal.sqlite.inbox import Inbox
 from engine.journal.sqlite.inbox_rows import first_received, inbox_batch
@@ -44,34 +41,26 @@ from engine.journal.sqlite.quota import FULL, Quota
 from engine.journal.sqlite.read_pool import ReadPool
 from engine.journal.sqlite.storage import JournalFiles, max_journal_bytes
 from engine.journal.sqlite.transaction import BatchItem
-from engine.journal.sqlite.undo_intents import UndoIntent
 from engine.journal.sqlite.watchdog import Watchdog
+from engine.journal.statements import Statements
 from engine.model import json_codec
 from engine.model.errors import JournalError
-from engine.model.playbook import ALL_PLAYBOOKS
-from engine.model.run import Claim, Outcome, StepResult, advance, run_outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping
+    from concurrent.futures import Future
 
-    from engine.journal.records import (
-        ChangeInForce,
-        DeadLetter,
-        Decision,
-        DecisionResult,
-        DroppedRuns,
-        RunFilter,
-        RunRecord,
-    )
-    from engine.journal.sqlite.outcomes import Settlement
-    from engine.model.calls import ObjectChange
+    from engine.journal.settlements import Settlement
     from engine.model.playbook import Playbook, Pool
-    from engine.model.run import Notice, Run
+    from engine.model.run import Claim, Notice
 
 T = TypeVar("T")
+_STATEMENTS: Statements[sqlite3.Connection] = Statements(
+    operator_commands, undo_intents, queries, saved_state, retention
+)
 
 
-class SqliteJournal:
+class SqliteJournal(BaseJournal["sqlite3.Connection"]):
     """A journal in a SQLite file. See engine.journal.protocol for its methods.
 
     Args:
@@ -124,6 +113,7 @@ class SqliteJournal:
                 self._quota.measure(connection)
                 self._inbox.load(connection)
                 self._known_filter = queries.known_filter(connection, self._inbox.ids)
+        self._statements = _STATEMENTS
         self._hydrator = Hydrator(queries.RunLookups(self._readers), playbook_from_snapshot)
         connect = partial(schema.connect, path, writes=True, max_bytes=max_bytes)
         write_lock = schema.WriteLock(self._lock)
@@ -161,9 +151,7 @@ class SqliteJournal:
             if self._known_filter:
                 self._known_filter.add(*batch.ids)
         except JournalError as error:
-            failed: Future[Mapping[str, str]] = Future()
-            failed.set_exception(error)
-            return failed
+            return failed_accept(error)
         work = partial(windows.write_rows, table="throttle_windows", rows=rows) if rows else None
         return self._writer.submit_batched(item, work)
 
@@ -208,19 +196,14 @@ class SqliteJournal:
 
         while (rows := self._writer.submit(work).result()) is None:
             pass  # more runs are due; other jobs can run in between
-        claimed = []
-        for row in rows:
-            try:
-                claimed.append(self._hydrator.claim(row, now))
-            except UnreadableError as error:
-                self._end_unreadable(row, str(error), now)
-        return claimed
+        return self._claims(rows, now)
 
     def keep(
         self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
     ) -> bool:
         """See Queue.keep."""
         json_codec.encode_json(attempt_state)
+        key = self._key(claim)
         batch, notice_state, shares_event = None, b"", False
         if notice is not None:
             batch = inbox_batch(AcceptBatch([notice.run]), notice.run.received)
@@ -231,43 +214,13 @@ class SqliteJournal:
             )
 
         def work(connection: sqlite3.Connection) -> bool:
-            stored = connection.execute(
-                "SELECT facts, event FROM runs WHERE id = ?", (claim.run.id,)
-            ).fetchone()
-            if stored is None:
-                return False
-            merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
-            written = claims.write_attempt_state(connection, _key(claim), merged)
+            written = claims.merge_attempt_state(connection, key, attempt_state)
             if written and batch:
-                event = stored["event"] if shares_event else None
+                event = _event_of(connection, claim.run.id) if shares_event else None
                 inbox.insert_notification(connection, batch, notice_state, event)
             return written
 
         return self._writer.submit(work).result()
-
-    def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
-        """See Queue.settle."""
-        key = _key(claim)
-        if outcome.retry_in is not None:
-            last = json_codec.encode_json(codec.attempted(claim, outcome))
-            waits = outcomes.wait(key, now + outcome.retry_in, last, outcome)
-            return "waiting" if self._settle(waits) else None
-        if claim.undo:
-            work = partial(
-                undo_intents.settle,
-                key=key,
-                step=claim.step.name,
-                outcome=(outcome.state, outcome.message),
-                now=now,
-            )
-            return outcome.state if self._writer.submit(work).result() else None
-        results, position = advance(claim, outcome)
-        raw = codec.from_results(results)
-        if position is None:
-            over = run_outcome(results)
-            return over if self._settle(outcomes.end(key, over, raw, now)) else None
-        to = (position, claim.run.steps[position])
-        return "next" if self._settle(outcomes.advance(key, to, raw, now)) else None
 
     def next_due(self, pool: Pool) -> float | None:
         """See Queue.next_due."""
@@ -279,198 +232,15 @@ class SqliteJournal:
             undo = pool == "cluster" and not self._dry_run
             return queries.next_due(connection, pool, undo=undo)
 
-    # UndoLog
-
-    def add_undo_intent(
-        self,
-        claim: Claim,
-        changes: Sequence[ObjectChange],
-        until: float | None,
-        attempt_state: Mapping[str, Any],
-    ) -> bool:
-        """See UndoLog.add_undo_intent."""
-        work = partial(
-            undo_intents.add,
-            key=_key(claim),
-            intent=UndoIntent(claim.run.id, claim.step.name, claim.position, changes, until),
-            attempt_state=attempt_state,
-            now=claim.run.received,
-        )
-        return self._writer.submit(work).result()
-
-    def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
-        """See UndoLog.undo_times."""
-        with self._readers.connection() as connection:
-            return undo_intents.undo_times(connection, key, exclude)
-
-    def adopt(
-        self,
-        run: Run,
-        step: str,
-        changes: Sequence[ObjectChange],
-        until: float | None,
-        *,
-        now: float,
-    ) -> bool:
-        """See UndoLog.adopt."""
-        position = [one.name for one in run.steps].index(step)
-        done = StepResult(step, "done", "found in the cluster, and taken over")
-        work = partial(
-            undo_intents.adopt,
-            intent=UndoIntent(run.id, step, position, changes, until),
-            batch=inbox_batch(AcceptBatch([run]), run.received),
-            results=codec.from_results([done]),
-            now=now,
-        )
-        return self._writer.submit(work).result()
-
-    # OperatorCommands
-
-    def decide(self, run_id: str, decision: Decision, approvals: int = 1) -> DecisionResult | None:
-        """See OperatorCommands.decide."""
-        work = partial(
-            operator_commands.decide, run_id=run_id, decision=decision, approvals=approvals
-        )
-        return self._writer.submit(work).result()
-
-    def retry(self, run_id: str, position: int, decision: Decision) -> bool:
-        """See OperatorCommands.retry."""
-        record = self.find(run_id)
-        if record is None or record.outcome is None or not record.run.steps:
-            return False
-        again = operator_commands.Retry(
-            run_id, position, record.run.steps[position], record.results[:position]
-        )
-        work = partial(operator_commands.retry, again=again, decision=decision)
-        return self._writer.submit(work).result()
-
-    def undo(self, run_id: str, decision: Decision) -> list[str]:
-        """See OperatorCommands.undo."""
-        record = self.find(run_id)
-        if record is None:
-            return []
-
-        def work(connection: sqlite3.Connection) -> list[str]:
-            positions = undo_intents.make_due(connection, run_id, decision.at)
-            steps = [record.run.steps[position].name for position in positions]
-            if steps:
-                with_steps = replace(decision, step=", ".join(steps))
-                operator_commands.add_decision(connection, run_id, with_steps)
-            return steps
-
-        return self._writer.submit(work).result()
-
-    def pause(self, playbook: str | None, pause: Pause) -> None:
-        """See OperatorCommands.pause."""
-        name = ALL_PLAYBOOKS if playbook is None else playbook
-        self._writer.submit(partial(operator_commands.pause, playbook=name, pause=pause)).result()
-
-    def resume(self, playbook: str | None) -> None:
-        """See OperatorCommands.resume."""
-        self._writer.submit(partial(operator_commands.resume, playbook=playbook)).result()
-
-    def end_pauses(self, now: float) -> list[str]:
-        """See OperatorCommands.end_pauses."""
-        return self._writer.submit(partial(operator_commands.end_pauses, now=now)).result()
-
-    # History
-
-    def find(self, run_id: str) -> RunRecord | None:
-        """See History.find. Raises UnreadableError if this engine cannot read the run."""
-        self._empty_inbox()
-        row = self._readers.row("SELECT * FROM runs WHERE id = ?", run_id)
-        return None if row is None else self._hydrator.record(row)
-
-    def find_ids(self, prefix: str) -> list[str]:
-        """See History.find_ids."""
-        self._empty_inbox()
-        with self._readers.connection() as connection:
-            found = connection.execute(
-                "SELECT id FROM runs WHERE id >= ? AND id < ? AND undoes IS NULL LIMIT 3",
-                (prefix, prefix + "g"),
-            ).fetchall()
-        return [row["id"] for row in found]
-
-    def counts(self) -> dict[str, int]:
-        """See History.counts. Reads whole indexes: about 20 ms for a million runs."""
-        with self._readers.connection() as connection:
-            return queries.counts(connection)
-
-    def runs(self, wanted: RunFilter) -> list[RunRecord]:
-        """See History.runs. Leaves out the runs that this engine cannot read."""
-        self._empty_inbox()
-        with self._readers.connection() as connection:
-            found = queries.select_runs(connection, wanted)
-        records = []
-        for row in found:
-            with contextlib.suppress(UnreadableError):
-                records.append(self._hydrator.record(row))
-        return records
-
-    def in_force(self) -> list[ChangeInForce]:
-        """See History.in_force."""
-        with self._readers.connection() as connection:
-            found = undo_intents.in_force(connection)
-        return [self._hydrator.change_in_force(row) for row in found]
-
-    def dead_letters(self, limit: int) -> list[DeadLetter]:
-        """See History.dead_letters."""
-        with self._readers.connection() as connection:
-            return retention.dead_letters(connection, limit)
-
-    def dropped_runs(self, wanted: RunFilter) -> list[DroppedRuns]:
-        """See History.dropped_runs."""
-        with self._readers.connection() as connection:
-            return retention.dropped_runs(connection, wanted.playbook, wanted.since, wanted.limit)
-
     # State
-
-    def throttle_windows(self) -> dict[str, Any]:
-        """See State.throttle_windows."""
-        with self._readers.connection() as connection:
-            return windows.load(connection, "throttle_windows")
 
     def save_throttle_windows(self, changes: Mapping[str, Any]) -> None:
         """See State.save_throttle_windows."""
         self._write_rows("throttle_windows", changes)
 
-    def offset(self, key: str) -> Any:
-        """See State.offset."""
-        row = self._readers.row("SELECT value FROM offsets WHERE key = ?", key)
-        return None if row is None else codec.decode(row["value"])
-
     def save_offset(self, key: str, offset: Any) -> None:
         """See State.save_offset."""
         self._write_rows("offsets", {key: offset})
-
-    def paused(self) -> dict[str, Pause]:
-        """See State.paused."""
-        with self._readers.connection() as connection:
-            found = connection.execute("SELECT * FROM pauses").fetchall()
-        return {
-            row["playbook"]: Pause(row["by"], row["since"], row["until"], row["reason"])
-            for row in found
-        }
-
-    def save_set(self, digest: str, files: Mapping[str, bytes], revision: str = "") -> None:
-        """See State.save_set."""
-        row = (digest, json_codec.encode_json(dict(files)), revision)
-        self._writer.submit(
-            lambda connection: connection.execute(
-                "INSERT INTO playbook_sets (id, digest, files, revision) VALUES (1, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET digest = excluded.digest, files = excluded.files,"
-                " revision = excluded.revision",
-                row,
-            )
-        ).result()
-
-    def last_set(self) -> SavedSet | None:
-        """See State.last_set."""
-        row = self._readers.row("SELECT digest, files, revision FROM playbook_sets")
-        if row is None:
-            return None
-        with codec.readable("set of playbooks"):
-            return SavedSet(row["digest"], codec.to_files(row["files"]), row["revision"])
 
     # BudgetStore
 
@@ -489,13 +259,6 @@ class SqliteJournal:
 
     # Maintenance
 
-    def save_dropped(
-        self, dead_letters: Sequence[DeadLetter], dropped_runs: Sequence[DroppedRuns]
-    ) -> None:
-        """See Maintenance.save_dropped."""
-        work = partial(retention.save_dropped, dead_letters=dead_letters, dropped_runs=dropped_runs)
-        self._writer.submit(work).result()
-
     def delete_runs(self, before: float) -> int:
         """See Maintenance.delete_runs."""
 
@@ -505,10 +268,6 @@ class SqliteJournal:
             return retention.delete_runs(connection, before)
 
         return self._writer.submit(work).result()
-
-    def strip_runs(self, before: float) -> int:
-        """See Maintenance.strip_runs."""
-        return self._writer.submit(partial(retention.strip_runs, before=before)).result()
 
     def fill_ratio(self) -> float:
         """See Maintenance.fill_ratio."""
@@ -544,7 +303,7 @@ class SqliteJournal:
         with self._budget_lock:
             if self._budget_cache is None:
                 with self._readers.connection() as connection:
-                    found = windows.load(connection, "budget_windows")
+                    found = saved_state.windows(connection, "budget_windows")
                 save = partial(self._write_rows, "budget_windows")
                 self._budget_cache = BudgetCache(found, save)
             return self._budget_cache
@@ -555,7 +314,7 @@ class SqliteJournal:
             was_dry_run = dry_runs.in_progress(connection)
         try:
             if self._dry_run:
-                self._empty_inbox()
+                self._prepare_history()
                 self.postponed_runs = self._writer.submit(dry_runs.postpone_runs).result()
             elif was_dry_run:
                 self._writer.submit(dry_runs.end).result()
@@ -563,7 +322,7 @@ class SqliteJournal:
             self.close()
             raise
 
-    def _empty_inbox(self) -> None:
+    def _prepare_history(self) -> None:
         """Move all accepted runs to the target queues, where readers look for them.
 
         If the journal cannot be written, readers see it as it is.
@@ -574,19 +333,20 @@ class SqliteJournal:
             while waiting:
                 waiting = self._writer.submit(self._inbox.move_to_queues).result()
 
-    def _end_unreadable(self, row: sqlite3.Row, why: str, now: float) -> None:
-        """End a run that this engine cannot read. Otherwise it would be claimed again forever."""
-        try:
-            results = codec.to_results(row["results"])
-        except (KeyError, TypeError, ValueError):
-            results = ()
-        results += (StepResult(f"step {row['position'] + 1}", "failed", why),)
-        key = ClaimKey(row["id"], row["fence"] + 1, row["target"])
-        self._settle(outcomes.end(key, "failed", codec.from_results(results), now))
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return self._writer.submit(work).result()
+
+    def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        with self._readers.connection() as connection:
+            return query(connection)
 
     def _settle(self, settlement: Settlement) -> bool:
         return bool(self._writer.submit_batched(BatchItem(outcomes.settle, settlement)).result())
 
+    def _queue_key(self, target: str) -> str:
+        return target
 
-def _key(claim: Claim) -> ClaimKey:
-    return ClaimKey(claim.undo or claim.run.id, claim.fence, claim.run.target)
+
+def _event_of(connection: sqlite3.Connection, run: str) -> int:
+    (event,) = connection.execute("SELECT event FROM runs WHERE id = ?", (run,)).fetchone()
+    return int(event)

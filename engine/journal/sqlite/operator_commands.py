@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.journal import codec, decisions
 from engine.journal.sqlite import claims
 from engine.journal.sqlite.dry_run import POSTPONED_DUE_AT
 from engine.model import json_codec
-from engine.model.attempt_state import RETRIED
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from engine.journal.decisions import Retry
     from engine.journal.records import Decision, DecisionResult, Pause
-    from engine.model.playbook import Step
-    from engine.model.run import StepResult
 
 
 def decide(
@@ -52,16 +49,6 @@ def add_decision(connection: sqlite3.Connection, run_id: str, decision: Decision
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Where a finished run starts again. results: of the steps before that step."""
-
-    run: str
-    position: int
-    step: Step
-    results: tuple[StepResult, ...]
-
-
 def retry(connection: sqlite3.Connection, again: Retry, decision: Decision) -> bool:
     """Queue a finished run again. Return False if the run is not finished."""
     row = connection.execute(
@@ -69,8 +56,7 @@ def retry(connection: sqlite3.Connection, again: Retry, decision: Decision) -> b
     ).fetchone()
     if row is None:
         return False
-    attempt_state = decisions.without_hold(codec.decode(row["facts"]))
-    attempt_state = {**decisions.with_decision(attempt_state, decision), RETRIED: True}
+    attempt_state = decisions.retried(codec.decode(row["facts"]), decision)
     connection.execute(
         "UPDATE runs SET state = 'queued', leased = 0, fence = fence + 1, position = ?, pool = ?,"
         " timeout = ?, attempt = 0, answers = 0, began = NULL, due_at = ?, results = ?, last = NULL,"

@@ -6,18 +6,16 @@ statements therefore determines the time of the writer, not the number of rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.journal.sqlite import claims
-from engine.journal.sqlite.claims import ClaimKey, in_slices, placeholders
+from engine.journal.sqlite.claims import in_slices, placeholders
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from engine.model.playbook import Step
-    from engine.model.run import Outcome
+    from engine.journal.settlements import Settlement
 
 _GIVEN = "WITH given (id, fence, {names}) AS (VALUES {rows}) UPDATE runs SET leased = 0, {sets}"
 _NEWEST = (
@@ -42,33 +40,7 @@ _KINDS = {
     "advance": (("due_at", "results", "position", "pool", "timeout"), _ADVANCE),
     "end": (("results", "outcome", "settled"), _END),
 }
-"""Kind of settlement -> (names of its values, the SET clause)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """The settlement of one attempt. kind: a key of ``_KINDS``. values: in the order of its names."""
-
-    key: ClaimKey
-    kind: str
-    values: tuple[Any, ...]
-
-
-def wait(key: ClaimKey, due_at: float, last: bytes, outcome: Outcome) -> Settlement:
-    """Return the settlement of an attempt whose step waits until ``due_at``. last: the encoded result."""
-    held = int(outcome.state == "held")
-    return Settlement(key, "wait", (due_at, last, int(outcome.answered), held))
-
-
-def advance(key: ClaimKey, to: tuple[int, Step], results: bytes, now: float) -> Settlement:
-    """Return the settlement of an attempt after which another step is due now. to: (position, step)."""
-    position, step = to
-    return Settlement(key, "advance", (now, results, position, step.pool, step.timeout))
-
-
-def end(key: ClaimKey, outcome: str, results: bytes, now: float) -> Settlement:
-    """Return the settlement of an attempt that ends the run."""
-    return Settlement(key, "end", (results, outcome, now))
+"""Kind of settlement -> (names of its values, the SET clause). See engine.journal.settlements."""
 
 
 def settle(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:

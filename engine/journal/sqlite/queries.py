@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from engine.journal.run_filter import conditions
 from engine.journal.sqlite import inbox_rows, undo_intents
 from engine.journal.sqlite.bloom_filter import BloomFilter, short_id
 from engine.model.playbook import ALL_PLAYBOOKS
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 
 MAX_FILTERED_RUNS = 100_000
 """Number of runs up to which a Bloom filter is built at the start. That takes 0.3 s."""
-_STATES = {
-    "waiting": "state IN ('head', 'queued', 'waiting') AND NOT held",
-    "running": "state = 'leased'",
-    "held": "held AND state IS NOT NULL",
-}
 
 
 class RunLookups:
@@ -57,27 +53,30 @@ class RunLookups:
             return {row["position"]: row["due_at"] for row in found}
 
 
+def find(connection: sqlite3.Connection, run_id: str) -> sqlite3.Row | None:
+    """Return the row of a run, or None."""
+    found: sqlite3.Row | None = connection.execute(
+        "SELECT * FROM runs WHERE id = ?", (run_id,)
+    ).fetchone()
+    return found
+
+
+def find_ids(connection: sqlite3.Connection, prefix: str) -> list[str]:
+    """Return the ids of up to three runs that start with the prefix."""
+    found = connection.execute(
+        "SELECT id FROM runs WHERE id >= ? AND id < ? AND undoes IS NULL LIMIT 3",
+        (prefix, prefix + "g"),
+    ).fetchall()
+    return [row["id"] for row in found]
+
+
 def select_runs(connection: sqlite3.Connection, wanted: RunFilter) -> list[sqlite3.Row]:
     """Return the rows that match, newest first."""
-    tests = ["undoes IS NULL"]
-    values: list[Any] = []
-    for column, value in (("playbook", wanted.playbook), ("namespace", wanted.namespace)):
-        if value is not None:
-            tests.append(f"{column} = ?")
-            values.append(value)
-    if wanted.since is not None:
-        tests.append("received >= ?")
-        values.append(wanted.since)
-    if wanted.state in _STATES:
-        tests.append(_STATES[wanted.state])
-    elif wanted.state is not None:
-        tests.append("outcome = ?")
-        values.append(wanted.state)
-    found: list[sqlite3.Row] = connection.execute(
-        f"SELECT * FROM runs WHERE {' AND '.join(tests)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - only constants
+    tests, values = conditions(wanted, "?")
+    return connection.execute(
+        f"SELECT * FROM runs WHERE {tests} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - only constants
         (*values, wanted.limit),
     ).fetchall()
-    return found
 
 
 def known_filter(connection: sqlite3.Connection, waiting: Collection[int]) -> BloomFilter | None:
@@ -95,7 +94,7 @@ def known_filter(connection: sqlite3.Connection, waiting: Collection[int]) -> Bl
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return the number of runs per state: ``waiting``, ``running``, ``held``, ``over``. Undos do not count."""
+    """Return the number of runs per state; undos do not count."""
     connection.execute("BEGIN")  # one snapshot, because runs change their state between the queries
     try:
         return _counts(connection)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.journal.dropped import (
+    MAX_DEAD_LETTERS,
+    MAX_DELETED_RUNS,
+    MAX_DROP_COUNTERS,
+    counter_rows,
+)
 from engine.journal.records import DeadLetter, DroppedRuns
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-MAX_DELETED_RUNS = 500
-"""Runs that one transaction deletes or strips, so that accepts do not wait for thousands of runs."""
-MAX_DEAD_LETTERS = 1_000
-"""Dead letters to keep, the newest."""
-MAX_DROP_COUNTERS = 20_000
-"""Counters of dropped runs to keep. An attacker can create many keys."""
-_HOUR = 3600
+    from engine.journal.records import RunFilter
 
 
 def save_dropped(
@@ -32,10 +32,7 @@ def save_dropped(
     connection.executemany(
         "INSERT INTO drops VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
         " SET count = count + excluded.count, last = max(last, excluded.last)",
-        [
-            (d.playbook, d.reason, d.key, int(d.first) // _HOUR, d.count, d.first, d.last)
-            for d in dropped_runs
-        ],
+        counter_rows(dropped_runs),
     )
     connection.execute(
         "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?",
@@ -99,14 +96,12 @@ def dead_letters(connection: sqlite3.Connection, limit: int) -> list[DeadLetter]
     return [DeadLetter(*row) for row in rows]
 
 
-def dropped_runs(
-    connection: sqlite3.Connection, playbook: str | None, since: float | None, limit: int
-) -> list[DroppedRuns]:
-    """Return the counters of dropped runs, last changed first. None matches everything."""
+def dropped_runs(connection: sqlite3.Connection, wanted: RunFilter) -> list[DroppedRuns]:
+    """Return the counters that match the playbook and the time, last changed first."""
     rows = connection.execute(
         "SELECT playbook, reason, key, count, first, last FROM drops"
         " WHERE (?1 IS NULL OR playbook = ?1) AND (?2 IS NULL OR last >= ?2)"
         " ORDER BY last DESC LIMIT ?3",
-        (playbook, since, limit),
+        (wanted.playbook, wanted.since, wanted.limit),
     )
     return [DroppedRuns(*row) for row in rows]

@@ -6,24 +6,22 @@ before the ready runs of its target, and pauses do not apply to it. Its changes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from engine.journal import codec
-from engine.journal.records import MAX_IN_FORCE
+from engine.journal.records import MAX_IN_FORCE, AcceptBatch
 from engine.journal.sqlite import claims, inbox, retention
-from engine.model import json_codec
+from engine.journal.sqlite.inbox_rows import inbox_batch
+from engine.journal.undo_rules import UndoIntent, add_to_object, with_undo_outcome
 from engine.model.calls import ObjectChange
 from engine.model.run import undo_id
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from engine.journal.sqlite.claims import ClaimKey
-    from engine.journal.sqlite.inbox_rows import InboxBatch
+    from engine.journal.settlements import ClaimKey
+    from engine.model.run import Run
 
 _CLAIMABLE = (
     "FROM runs INDEXED BY runs_undos"
@@ -34,17 +32,6 @@ _CLAIMABLE = (
 """Undos whose target has no leased run."""
 _DUE_NOW = f"SELECT * {_CLAIMABLE} AND due_at <= ? ORDER BY due_at LIMIT ?"
 _DUE_NEXT = f"SELECT due_at {_CLAIMABLE} ORDER BY due_at LIMIT 1"
-
-
-@dataclass(frozen=True, slots=True)
-class UndoIntent:
-    """The changes of a step and the time of their undo: epoch seconds, or None (only on request)."""
-
-    run: str
-    step: str
-    position: int
-    changes: Sequence[ObjectChange]
-    until: float | None
 
 
 def add(
@@ -59,11 +46,7 @@ def add(
     now: epoch seconds from which the retention of an undo on request counts. Returns False if the claim is
     not the newest or has expired.
     """
-    stored = connection.execute("SELECT facts FROM runs WHERE id = ?", (key.id,)).fetchone()
-    if stored is None:
-        return False
-    merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
-    if not claims.write_attempt_state(connection, key, merged):
+    if not claims.merge_attempt_state(connection, key, attempt_state):
         return False
     _write(connection, intent, now)
     return True
@@ -88,20 +71,17 @@ def _write(connection: sqlite3.Connection, intent: UndoIntent, now: float) -> No
 
 
 def adopt(
-    connection: sqlite3.Connection,
-    intent: UndoIntent,
-    batch: InboxBatch,
-    results: bytes,
-    now: float,
+    connection: sqlite3.Connection, intent: UndoIntent, run: Run, results: bytes, now: float
 ) -> bool:
     """Write an undo intent for changes that were found in the cluster.
 
-    batch: the run, which is written as finished if it does not exist. results: its encoded results. Returns
-    False if the first change already has an undo intent.
+    run: written as finished if it does not exist. results: its encoded results. Returns False if the first
+    change already has an undo intent.
     """
     if undo_times(connection, intent.changes[0].key, None):
         return False
     if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (intent.run,)).fetchone():
+        batch = inbox_batch(AcceptBatch([run]), run.received)
         inbox.insert_snapshots(connection, batch.snapshots)
         (event,) = inbox.insert_events(connection, [batch])
         inbox.insert_runs(connection, [(event, batch.rows[0][0])])
@@ -117,25 +97,19 @@ def adopt(
 def _write_change(
     connection: sqlite3.Connection, undo: tuple[str, int, float | None], change: ObjectChange
 ) -> None:
-    """Write one change of an undo: (id of the undo, place, until).
-
-    All undo intents for an object keep the value from before the first change. All of them get the newest value.
-    """
+    """Write one change of an undo: (id of the undo, place, until). See ``undo_rules.add_to_object``."""
     id_, place, until = undo
     others = connection.execute(
         "SELECT undo, place, change FROM undo_intents WHERE key = ?", (change.key,)
     ).fetchall()
-    for other in others:
-        earlier = ObjectChange.of(codec.decode(other["change"]))
-        change = replace(change, before=earlier.before)
-        connection.execute(
-            "UPDATE undo_intents SET change = ? WHERE undo = ? AND place = ?",
-            (_encode(replace(earlier, put=change.put)), other["undo"], other["place"]),
-        )
+    encoded, updates = add_to_object(change, others)
+    connection.executemany(
+        "UPDATE undo_intents SET change = ? WHERE undo = ? AND place = ?", updates
+    )
     connection.execute(
         "INSERT INTO undo_intents VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
         " SET key = excluded.key, until = excluded.until, change = excluded.change",
-        (id_, place, change.key, until, _encode(change)),
+        (id_, place, change.key, until, encoded),
     )
 
 
@@ -240,20 +214,8 @@ def _update_step_result(
     connection: sqlite3.Connection, run: str, step: str, outcome: tuple[str, str]
 ) -> None:
     """Write the outcome of an undo into the result of the step."""
-    state, message = outcome
     row = connection.execute("SELECT results FROM runs WHERE id = ?", (run,)).fetchone()
     if row is None:  # the run was deleted because of its age
         return
-    results = codec.decode(row["results"])
-    for result in results:
-        if result["step"] == step and state == "undone":
-            result |= {"state": state, "message": message}
-        elif result["step"] == step:
-            result["message"] = f"{result['message']} (not undone: {message})"
-    connection.execute(
-        "UPDATE runs SET results = ? WHERE id = ?", (json_codec.encode_json(results), run)
-    )
-
-
-def _encode(change: ObjectChange) -> bytes:
-    return msgspec.json.encode(change)
+    results = with_undo_outcome(row["results"], step, outcome)
+    connection.execute("UPDATE runs SET results = ? WHERE id = ?", (results, run))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.journal import codec
 from engine.model import json_codec
 
 if TYPE_CHECKING:
@@ -34,9 +33,3 @@ def write_rows(connection: sqlite3.Connection, table: Table, rows: Rows) -> None
                 f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",  # noqa: S608 - the same
                 (key, value),
             )
-
-
-def load(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
-    """Return all keys and values of a table."""
-    rows = connection.execute(f"SELECT key, value FROM {table}")  # noqa: S608 - a constant
-    return {row["key"]: codec.decode(row["value"]) for row in rows.fetchall()}
