@@ -1,4 +1,5 @@
 # check=error=true
+# It contains the extra `postgres`, for replicas.
 # Arguments: VERSION and REVISION become labels, SOURCE_DATE_EPOCH is the time of all files.
 # The digest is that of the multi-platform index, from docker-library/repo-info.
 FROM python:3.11-slim-bookworm@sha256:fe556eaffd0d96abd8685b83bb8a69addd0dc730fa193669a7df0d49ddcfac02 AS base

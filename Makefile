@@ -112,7 +112,7 @@ bench: $(READY) control-plane ## Run the benchmarks; figures as JSON in benchmar
 lock: ## Pin all dependencies again
 	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra dev --extra docs --all-build-deps \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header -o requirements.txt pyproject.toml
-	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --all-build-deps \
+	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra postgres --all-build-deps \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header \
 		-c requirements.txt -o requirements-run.txt pyproject.toml
 

@@ -23,7 +23,7 @@ from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import GuardrailChecker
 from engine.model.event import parse_event
 from engine.outbound.api import RequestRecorder
-from tests.cluster import policy_kinds
+from tests.cluster.custom_kinds import POLICIES
 from tests.contracts.test_actions import claim_of
 from tests.support.fakes import FakeAttemptStore, FakeHttpClient
 
@@ -106,13 +106,13 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(admin, control_plane, tmp_path_factory):
-    policy_kinds.install(admin)
+    POLICIES.install(admin)
     namespace = f"policies-{secrets.token_hex(4)}"
     admin.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
     found = Site(admin, control_plane, tmp_path_factory.mktemp("accounts"), namespace)
     yield found
     found.close()
-    policy_kinds.uninstall(admin)
+    POLICIES.uninstall(admin)
 
 
 class Holds:

@@ -10,9 +10,9 @@ import threading
 
 import pytest
 
-from tests.cluster import policy_kinds
 from tests.cluster.accounts import create_account, token_of, wait_for_right
 from tests.cluster.api import Api, ApiError
+from tests.cluster.custom_kinds import POLICIES
 from tests.cluster.fixtures import create_engine_token
 from tests.kustomize.rendering import KUSTOMIZE, compose, find, path_of, render
 
@@ -213,9 +213,9 @@ def test_a_stolen_token_removes_no_network_policy_of_another_owner(admin, thief,
 @pytest.fixture
 def kinds(admin):
     """The kinds of Cilium, Calico and ClusterNetworkPolicy."""
-    policy_kinds.install(admin)
+    POLICIES.install(admin)
     yield
-    policy_kinds.uninstall(admin)
+    POLICIES.uninstall(admin)
 
 
 def cluster_policy(name, subject):

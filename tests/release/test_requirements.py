@@ -13,7 +13,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-RUNTIME = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+# The image can share a journal (docs/replicas.md).
+RUNTIME = [Requirement(text) for text in [*PROJECT["project"]["dependencies"], *EXTRAS["postgres"]]]
 # The backend builds the package in the image. pip-compile adds editables, for `pip install --editable`.
 BUILD = [Requirement(text) for text in [*PROJECT["build-system"]["requires"], "editables"]]
 
@@ -61,10 +63,9 @@ def test_the_image_has_the_packages_that_the_engine_and_its_build_need_and_no_ot
 
 
 def test_tools_of_the_development_are_not_in_the_image():
-    extras = PROJECT["project"]["optional-dependencies"]
-    tools = {canonicalize_name(Requirement(text).name) for text in extras["dev"] + extras["docs"]}
+    tools = {canonicalize_name(Requirement(text).name) for text in EXTRAS["dev"] + EXTRAS["docs"]}
     assert {"pytest", "mypy", "mkdocs"} <= tools
-    needed = {"cryptography"}  # also by google-auth
+    needed = {"cryptography", "psycopg"}  # also by google-auth, and for a shared journal
     assert (tools - needed).isdisjoint(pins("requirements-run.txt"))
 
 

@@ -41,7 +41,7 @@ def test_the_sbom_has_exactly_the_packages_of_the_image_with_their_versions_and_
     lock = (ROOT / "requirements-run.txt").read_text().replace("\\\n", "")
     pinned = {
         match[1]: (match[2], set(re.findall(r"sha256:([0-9a-f]{64})", match[3])))
-        for match in re.finditer(r"^([a-z0-9._-]+)==(\S+)(.*)$", lock, re.MULTILINE)
+        for match in re.finditer(r"^([a-z0-9._-]+)(?:\[\w+\])?==(\S+)(.*)$", lock, re.MULTILINE)
     }
     listed = {
         one["name"]: (
