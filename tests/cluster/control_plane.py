@@ -34,6 +34,8 @@ GO_MEMORY = {"GOGC": "off", "GOMEMLIMIT": "640MiB"}
 # No kubelet sends heartbeats. These two controllers would taint the nodes after 50 s and evict their pods.
 # The admission plugin ServiceAccount would refuse pods until their namespace has its default account.
 CONTROLLERS = "*,-node-lifecycle-controller,-taint-eviction-controller"
+CONTROLLER_MANAGER = "system:kube-controller-manager"
+"""Its user in every cluster. Audit logs and admission policies know it by this name."""
 ADMISSION_OFF = "ServiceAccount,TaintNodesByCondition"
 
 
@@ -53,6 +55,7 @@ class ControlPlane:
         self.folder = folder
         self.ca = folder / "ca.crt"
         self.admin_token = secrets.token_urlsafe(24)
+        self._controllers_token = secrets.token_urlsafe(24)
         self._binary = binary
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._port, self.etcd_port, self._peer_port = free_ports(3)
@@ -62,8 +65,9 @@ class ControlPlane:
     def __enter__(self) -> Self:
         try:
             make_keys(self.folder)
-            users = f'{self.admin_token},admin,admin,"system:masters"\n'
-            (self.folder / "tokens.csv").write_text(users)
+            users = {"admin": self.admin_token, CONTROLLER_MANAGER: self._controllers_token}
+            lines = [f'{token},{user},{user},"system:masters"\n' for user, token in users.items()]
+            (self.folder / "tokens.csv").write_text("".join(lines))
             self._start_etcd()
             self.start_api()
         except BaseException:  # also Ctrl-C must end all processes
@@ -162,7 +166,7 @@ class ControlPlane:
     def _start_controllers(self) -> None:
         self._start(
             "kube-controller-manager",
-            f"--kubeconfig={self.kubeconfig(self.admin_token, self.folder / 'controllers.json')}",
+            f"--kubeconfig={self.kubeconfig(self._controllers_token, self.folder / 'controllers.json')}",
             "--leader-elect=false",
             f"--service-account-private-key-file={self.folder / 'accounts.key'}",
             f"--root-ca-file={self.ca}",

@@ -57,9 +57,15 @@ def tiercel_server(request: pytest.FixtureRequest) -> Iterator[ContractServer]:
     server.close()
 
 
-@pytest.fixture(scope="class")
-def contract(request: pytest.FixtureRequest, tiercel_server: ContractServer) -> Iterator[Contract]:
-    """A case in a world of its own."""
+@pytest.fixture(scope="session")
+def tiercel_world(tiercel_server: ContractServer) -> Iterator[World]:
+    """The namespace and the node of the contract suite."""
     world = World(tiercel_server)
-    yield Contract(request.param, world)
+    yield world
     world.close()
+
+
+@pytest.fixture(scope="class")
+def contract(request: pytest.FixtureRequest, tiercel_world: World) -> Contract:
+    """A case of the contract suite."""
+    return Contract(request.param, tiercel_world)

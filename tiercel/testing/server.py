@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import urllib3
 from engine.actions.rbac import roles
+from engine.cluster.api import AlreadyExistsError
 from engine.cluster.circuit_breaker import CircuitBreaker
 from engine.cluster.client import ApiServerState, KubernetesCluster
 from engine.cluster.kinds import KINDS
@@ -21,6 +22,8 @@ from engine.cluster.rate_limiter import RateLimiter
 from engine.cluster.transport import ApiServer, OpenStream
 from engine.model.calls import Call
 from engine.model.errors import GoneError
+
+from tiercel.testing import pod_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,6 +67,7 @@ class _Client(ApiServer):
     """A connection to the API server as a user with some groups. It records the requests."""
 
     traffic: Traffic
+    _user: str
     _groups: tuple[str, ...]
     _shared: Callable[..., Any]
 
@@ -111,10 +115,11 @@ class _Client(ApiServer):
                 raise KilledError
         return reply
 
-    def as_groups(self, groups: Sequence[str], traffic: Traffic) -> _Client:
+    def as_user(self, user: str, groups: Sequence[str], traffic: Traffic) -> _Client:
         """Return a client that impersonates a user with these groups. It shares the connections."""
         client = copy.copy(self)
-        client.traffic, client._groups, client._shared = traffic, tuple(groups), self._open  # noqa: SLF001
+        client._user, client._groups = user, tuple(groups)  # noqa: SLF001
+        client.traffic, client._shared = traffic, self._open  # noqa: SLF001
         client._open = client._open_as_groups  # noqa: SLF001 - a copy of itself
         return client
 
@@ -128,7 +133,7 @@ class _Client(ApiServer):
 
     def _impersonate(self, headers: Mapping[str, str]) -> urllib3.HTTPHeaderDict:
         many = urllib3.HTTPHeaderDict(headers)
-        many["Impersonate-User"] = USER
+        many["Impersonate-User"] = self._user
         for group in self._groups:
             many.add("Impersonate-Group", group)
         return many
@@ -150,10 +155,17 @@ class ContractServer:
     def cluster(self, rights: Iterable[Right], traffic: Traffic) -> KubernetesCluster:
         """Return the cluster for a user who has exactly these rights."""
         groups = [self._group(right) for right in sorted(set(rights))]
-        return KubernetesCluster(self._client.as_groups(groups, traffic), _state())
+        return self._as_user(USER, groups, traffic)
+
+    def reserve_pods(self, namespace: str) -> None:
+        """Wait until the controllers of Kubernetes do not change the pods of a namespace (see pod_policy)."""
+        pod_policy.install(self)
+        controllers = self._as_user(pod_policy.CONTROLLER_MANAGER, ["system:masters"], Traffic())
+        pod_policy.wait_until_in_force(controllers, namespace)
 
     def close(self) -> None:
-        """Delete the roles."""
+        """Delete the roles and the policy."""
+        pod_policy.remove(self)
         for name in self._groups.values():
             for kind in ("ClusterRoleBinding", "ClusterRole"):
                 self.delete(KINDS[kind], name)
@@ -165,6 +177,11 @@ class ContractServer:
         namespace = metadata.get("namespace")
         call = Call("create", kind.api_version, kind.resource, namespace, metadata["name"], body)
         return self.admin.send(call)
+
+    def ensure(self, kind: Kind, item: Object) -> None:
+        """Create an object as the administrator, unless a suite that was interrupted left it."""
+        with contextlib.suppress(AlreadyExistsError):
+            self.create(kind, item)
 
     def patch(self, kind: Kind, item: Object, body: Object, subresource: str = "") -> Object:
         """Send a merge patch for an object as the administrator. Return the object."""
@@ -179,6 +196,9 @@ class ContractServer:
         with contextlib.suppress(GoneError):
             self.admin.send(Call("delete", kind.api_version, kind.resource, namespace, name, body))
 
+    def _as_user(self, user: str, groups: Sequence[str], traffic: Traffic) -> KubernetesCluster:
+        return KubernetesCluster(self._client.as_user(user, groups, traffic), _state())
+
     def _group(self, right: Right) -> str:
         """Return the group that has one right. Create its role at first use, and wait until it is in force."""
         if right in self._groups:
@@ -188,10 +208,8 @@ class ContractServer:
         reference = {"apiGroup": _RBAC, "kind": "ClusterRole", "name": name}
         subject = {"apiGroup": _RBAC, "kind": "Group", "name": name}
         binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
-        for kind in ("ClusterRoleBinding", "ClusterRole"):
-            self.delete(KINDS[kind], name)  # of a suite that was interrupted
-        self.create(KINDS["ClusterRole"], role)
-        self.create(KINDS["ClusterRoleBinding"], binding)
+        self.ensure(KINDS["ClusterRole"], role)
+        self.ensure(KINDS["ClusterRoleBinding"], binding)
         self._wait_for(right, name)
         self._groups[right] = name
         return name

@@ -14,6 +14,8 @@ from engine.cluster.kinds import KINDS
 from engine.model.calls import Kind
 from engine.model.errors import GoneError
 
+from tiercel.testing.pod_policy import LABEL
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,7 +34,11 @@ _CONTROLLER_NOTES = ("deployment.kubernetes.io/", "node.alpha.kubernetes.io/")
 
 
 class World:
-    """A namespace and a node, which no kubelet runs, so that nothing but the tests changes their pods."""
+    """A namespace and a node for the cases of a session.
+
+    No kubelet runs the node, and a policy keeps the controllers of Kubernetes from the pods. So nothing but the
+    tests changes them.
+    """
 
     def __init__(self, server: ContractServer) -> None:
         self.server = server
@@ -40,15 +46,16 @@ class World:
         self._numbers = itertools.count(1)
         self._pods: dict[str, str] = {}
         self._kept: list[tuple[Kind, Object]] = []
-        server.create(NAMESPACE, {"metadata": {"name": self.name}})
-        server.create(NODE, {"metadata": {"name": self.name}})
+        server.create(NAMESPACE, {"metadata": {"name": self.name, "labels": {LABEL: "true"}}})
+        self._node = content(server.create(NODE, {"metadata": {"name": self.name}}))
+        server.reserve_pods(self.name)
 
     def close(self) -> None:
         """Delete the namespace and the node."""
-        for kind, item in self._kept:
-            with contextlib.suppress(GoneError):
-                self.server.patch(kind, item, {"metadata": {"finalizers": None}})
+        self._release_controllers()
         self.server.delete(NODE, self.name)
+        unlabelled = {"metadata": {"labels": {LABEL: None}}}  # its pods can go with it
+        self.server.patch(NAMESPACE, {"metadata": {"name": self.name}}, unlabelled)
         self.server.delete(NAMESPACE, self.name)
 
     def new_pod(self, owner: str = "", *, runs: bool = False) -> Object:
@@ -94,12 +101,21 @@ class World:
         return self.server.create(kind, {"metadata": {"name": name, **namespace}})
 
     def reset(self) -> None:
-        """Delete the pods, and let the node be as it was at first."""
+        """Delete the pods and their controllers, and let the node be as it was at first."""
         for name in self._pods.values():
             self.server.delete(POD, name, self.name, gracePeriodSeconds=0)
         self._pods.clear()
-        self.server.delete(NODE, self.name)
-        self.server.create(NODE, {"metadata": {"name": self.name}})
+        self._release_controllers()
+        node = self.server.admin.get(NODE, self.name)
+        if node is None or content(node) != self._node:
+            self.server.delete(NODE, self.name)
+            self._node = content(self.server.create(NODE, {"metadata": {"name": self.name}}))
+
+    def _release_controllers(self) -> None:
+        for kind, item in self._kept:
+            with contextlib.suppress(GoneError):
+                self.server.patch(kind, item, {"metadata": {"finalizers": None}})
+        self._kept.clear()
 
     def end_pods(self) -> None:
         """Remove the pods that terminate, as a kubelet does."""
@@ -115,7 +131,7 @@ class World:
         """
         places: set[tuple[Kind, str | None, str]] = set()
         places |= {(POD, self.name, name) for name in self._pods.values()}
-        places |= {(kind, self.name, item["metadata"]["name"]) for kind, item in self._kept[-2:]}
+        places |= {(kind, self.name, item["metadata"]["name"]) for kind, item in self._kept}
         places |= {(NODE, None, self.name)}
         places |= {(kind_of(call), call.namespace, call.name) for call in calls}
         found = {}
@@ -128,7 +144,7 @@ class World:
     def _controller(self, owner: str, name: str) -> Object:
         """Create a controller, and what owns it. Return the controller.
 
-        It is being deleted and a finalizer keeps it. So the controllers of Kubernetes leave its pod alone.
+        It is being deleted and a finalizer keeps it. So Kubernetes does not try to replace its pod.
         """
         labels = {"app": name}
         pod: Object = {"containers": [{"name": "main", "image": IMAGE}]}
