@@ -51,7 +51,7 @@ def send_notification(
         raise RefusedError(f"{scheme}: the service must not {refused[0]}")
     if service is None:
         raise PermanentError(f"{scheme}: the secret is not a complete Apprise URL of this service")
-    if not sent:
+    if not sent or exchange.rejected:
         raise exchange.error or PermanentError(f"{scheme}: the service did not accept the message")
 
 

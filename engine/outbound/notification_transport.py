@@ -17,6 +17,7 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import requests
 import urllib3
 from requests.structures import CaseInsensitiveDict
@@ -44,6 +45,10 @@ MAX_REQUESTS = 50
 """Requests or mails for one message."""
 _MAX_REPLY = 64 << 10
 """Bytes that a mail server may send in one connection, before and after STARTTLS each."""
+_FAILED = frozenset({"error", "fail", "failed", "failure", "invalid event"})
+"""Values of ``status`` in an answer that mean an error. "invalid event" is from the Events API of PagerDuty."""
+_TEAMS_ERROR = b"endpoint returned HTTP error"
+"""The text with which an incoming webhook of Teams answers 200 to a message that it did not post."""
 _current: contextvars.ContextVar[Exchange] = contextvars.ContextVar("notification_exchange")
 
 
@@ -51,7 +56,8 @@ class Exchange:
     """The requests of one message.
 
     service: the name for error messages. seconds: for all requests together. check_address: see ``dial``.
-    error: why the last request that failed did so, or None.
+    error: why the last request that failed did so, or None. rejected: whether an answer with a status of
+    success says that the message was not accepted.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Exchange:
         self.check_address = check_address
         self.deadline = time.monotonic() + seconds
         self.error: TemporaryError | PermanentError | RefusedError | None = None
+        self.rejected = False
         self._count = 0
 
     @contextlib.contextmanager
@@ -99,6 +106,14 @@ class Exchange:
         else:
             self.error = TemporaryError(what, answered=True) if temporary else PermanentError(what)
 
+    def check_body(self, status: int, body: bytes) -> None:
+        """Record an error in the body of an answer with a status of success. The body is not shown."""
+        fault = _fault_in(body)
+        if fault:
+            self.rejected = True
+            what = f"answered {status} with an error in the body ({fault})"
+            self.error = PermanentError(f"{self.service}: {what}")
+
     def refused(self, error: RefusedError) -> None:
         """Record that a request was not sent, because its address is not allowed."""
         self.error = RefusedError(f"{self.service}: {error}")
@@ -130,7 +145,33 @@ def send_request(method: str, url: str, **options: Any) -> requests.Response:
             retry_after(response.headers),
             temporary=response.status >= 500,  # noqa: PLR2004 - HTTP
         )
+    elif prepared.method != "GET":  # a look-up that finds nothing is not a message that was refused
+        exchange.check_body(response.status, response.body)
     return _as_requests(response, prepared)
+
+
+def _fault_in(body: bytes) -> str:
+    """Return what in the body of an answer means that the message was not accepted, or "".
+
+    Many services answer 200 and say so in the body only. The keys are those that no service uses otherwise.
+    """
+    if _TEAMS_ERROR in body:
+        return _TEAMS_ERROR.decode()
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):  # text, or more than the bytes that are read
+        return ""
+    if not isinstance(answer, dict):
+        return ""
+    for key in ("ok", "success"):
+        if answer.get(key) is False:
+            return f"{key}: false"
+    code, status = answer.get("errcode"), answer.get("status")
+    if isinstance(code, int) and code:
+        return f"errcode: {code}"
+    if isinstance(status, str) and status.lower() in _FAILED:
+        return f"status: {status.lower()}"
+    return ""
 
 
 def _send(exchange: Exchange, prepared: requests.PreparedRequest) -> Response:

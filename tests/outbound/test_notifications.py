@@ -222,6 +222,29 @@ def test_the_answer_of_a_service_decides_and_redirects_are_not_followed(
         assert "redirects are not followed" in outcome.message
 
 
+@pytest.mark.parametrize(
+    ("name", "body", "fault"),
+    [
+        ("telegram", b'{"ok":false,"error_code":400,"description":"%b"}', "ok: false"),
+        ("pagerduty", b'{"status":"invalid event","errors":["%b"]}', "status: invalid event"),
+        (
+            "teams",
+            b"Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 413 %b",
+            "endpoint returned HTTP error",
+        ),
+        ("discord", b'{"success":false,"%b":1}', "success: false"),
+        ("discord", b'{"errcode":310000,"errmsg":"%b"}', "errcode: 310000"),
+    ],
+)
+def test_an_error_in_the_body_of_a_200_is_a_failed_message(services, tmp_path, name, body, fault):
+    said = body % KEY.encode()
+    services.answer = b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said)
+    outcome = send(client(tmp_path, TOKENS[name]))
+    assert outcome.state == "failed", outcome
+    assert outcome.message.endswith(f"answered 200 with an error in the body ({fault})")
+    assert KEY not in outcome.message
+
+
 @pytest.mark.parametrize("name", TOKENS)
 def test_the_secrets_of_the_url_are_in_no_error_and_no_log(services, tmp_path, caplog, name):
     caplog.set_level(logging.DEBUG)
