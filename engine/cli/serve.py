@@ -79,6 +79,12 @@ FORMATS = ("json", "text")
     type=_FILE,
     help="File with the password of the database. Read for each connection.",
 )
+@click.option(
+    "--spool",
+    type=_FILE,
+    help="File on a local disk that keeps the events of HTTP senders while the database is unavailable."
+    " Default: such events get 503.",
+)
 @click.option("--kubeconfig", help="Kubeconfig of the cluster. Default: the cluster of this pod.")
 @click.option("--context", help="Context in the kubeconfig.")
 @click.option(
@@ -244,6 +250,11 @@ def _settings(given: dict[str, Any]) -> Settings:
     except RedactError as error:
         raise SettingsError(f"--redact: {error}") from None
     url = given["journal"] if given["journal"].startswith(POSTGRESQL) else None
+    if given["spool"] and not url:
+        raise SettingsError(
+            "--spool keeps events for --journal postgresql://…, and a journal in a file needs none: leave out"
+            " --spool"
+        )
     return Settings(
         playbooks=given["playbooks"],
         values=given["values"],
@@ -252,6 +263,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         journal=Path("tiercel.db") if url else Path(given["journal"]),
         journal_url=url,
         journal_password_file=given["journal_password_file"],
+        spool=given["spool"],
         kubeconfig=given["kubeconfig"],
         context=given["context"],
         secrets_dir=given["secrets_dir"],

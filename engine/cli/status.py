@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _POLL = 0.5
 """Seconds between two requests while waiting."""
 _REFUSED = (401, 403)
+_QUEUE = ("waiting", "running", "held")
+_UNKNOWN = "unknown, because the journal cannot be read"
 
 
 @click.command("status")
@@ -105,16 +107,19 @@ def _difference(playbooks: dict[str, Any]) -> str:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     """Return the status as text. The page /status has more keys."""
-    playbooks, queue = found["playbooks"], found["queue"]
-    paused = ", ".join("all" if name == "*" else name for name in found["paused"])
+    playbooks, queue, spool = found["playbooks"], found["queue"], found.get("spool")
+    paused = ", ".join("all" if name == "*" else name for name in found["paused"] or ()) or "no"
+    counts = ", ".join(f"{queue[name]} {name}" for name in _QUEUE) if queue else _UNKNOWN
     rows = {
         "version": found["version"],
         "mode": found["mode"],
-        "paused": paused or "no",
+        "paused": paused if queue else _UNKNOWN,
         "playbooks": f"{playbooks['digest']} ({count(len(playbooks['files']), 'file')})",
         "revision": playbooks.get("revision"),
         "error": playbooks.get("error"),
-        "queue": ", ".join(f"{queue[name]} {name}" for name in ("waiting", "running", "held")),
+        "queue": counts,
+        "journal": found["journal"]["error"],
+        "spool": f"{count(spool['runs'], 'run')} in {spool['file']}" if spool else None,
     }
     lines = [f"{name:<10} {text}" for name, text in rows.items() if text is not None]
     rights = found.get("rights")

@@ -159,7 +159,7 @@ class RunPlanner:
             return
         for run, reason in ((one.run, one.suppressed) for one in planned):
             if reason is not None and reason != "duplicate":
-                key = _throttle_key(run) if reason == "throttle" else ""
+                key = throttle_text(run) if reason == "throttle" else ""
                 self._deferred_records.count_dropped_run(run.playbook.name, reason, key, received)
 
     def _is_shed(self, event: Event) -> bool:
@@ -190,8 +190,8 @@ def _result(planned: Sequence[PlannedRun]) -> str:
     return next(one.suppressed.partition(":")[0] for one in planned if one.suppressed)
 
 
-def _throttle_key(run: Run) -> str:
-    """The values that the throttle counts by, from the redacted event."""
+def throttle_text(run: Run) -> str:
+    """Return the values that the throttle of a run counts by, as text for operators."""
     throttle = run.playbook.throttle
     pairs = throttle_key(run.event, throttle) if throttle else ()
     return ", ".join(f"{name}={_text(value)}" for name, value in pairs)

@@ -85,12 +85,13 @@ class Intake:
             for n, body in enumerate(bodies)
         ]
 
-    def submit(self, bodies: Sequence[Body]) -> Future[None] | None:
+    def submit(self, bodies: Sequence[Body], *, may_wait: bool = False) -> Future[None] | None:
         """Plan the next events of the bodies, and start to write their runs in one transaction.
 
         Stops after RUNS_PER_WRITE runs, so that other work gets its turn. When the future resolves, submit
         the bodies that have events left again.
 
+        may_wait: the runs may wait in the spool while a shared journal is unavailable.
         Returns a future that resolves when the write has ended, or None if there is nothing to wait for.
         """
         parts = []
@@ -105,7 +106,9 @@ class Intake:
                         left -= len(part.planned)
                         if part.is_pending:
                             parts.append(part)
-            return self._pipeline.write(parts, bodies[0].received) if parts else None
+            if not parts:
+                return None
+            return self._pipeline.write(parts, bodies[0].received, may_wait=may_wait)
 
     def release_throttle_slot(self, run: str) -> None:
         """Return the throttle slot of a run that did nothing, so that the next event can act. run: its id."""

@@ -5,19 +5,29 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from engine.journal.protocol import Queue, State
 from engine.model.throttle_window import ThrottleUse
 from engine.planning.planner import PlanningMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
+    from concurrent.futures import Future
 
+    from engine.journal.records import AcceptBatch, Pause
     from engine.model.playbook import Throttle
     from engine.planning.planner import PlannedRun
 
 
-class IntakeJournal(Queue, State, Protocol):
-    """The parts of the journal that intake uses."""
+class IntakeJournal(Protocol):
+    """The parts of the journal that intake uses. See engine.journal.protocol."""
+
+    @property
+    def shared(self) -> bool: ...  # noqa: D102
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[Mapping[str, str]]: ...  # noqa: D102
+    def release_throttle(self, run: str) -> None: ...  # noqa: D102
+    def known(self, ids: Collection[str]) -> set[str]: ...  # noqa: D102
+    def throttle_windows(self) -> dict[str, Any]: ...  # noqa: D102
+    def save_throttle_windows(self, changes: Mapping[str, Any]) -> None: ...  # noqa: D102
+    def paused(self) -> Mapping[str, Pause]: ...  # noqa: D102
 
 
 class WindowChanges(NamedTuple):

@@ -41,13 +41,15 @@ class WritePipeline:
         self._journal, self._state, self._on_decided = journal, state, on_decided
         self._in_flight: dict[str, tuple[PlannedPart, _Batch]] = {}
 
-    def write(self, parts: list[PlannedPart], received: float) -> Future[None]:
-        """Start to write parts. Hold ``state.lock``. received: epoch seconds.
+    def write(
+        self, parts: list[PlannedPart], received: float, *, may_wait: bool = False
+    ) -> Future[None]:
+        """Start to write parts. Hold ``state.lock``. received: epoch seconds. may_wait: see AcceptBatch.
 
         Returns a future that resolves when each part is on disk or rolled back. A part that was rolled back
         has the error in its result.
         """
-        batch = _Batch()
+        batch = _Batch(may_wait=may_wait)
         for part in parts:
             part.result.awaits_write = True
             for run in part.repeated:
@@ -88,7 +90,9 @@ class WritePipeline:
             uses |= part.changes.uses
         try:
             runs = [run for part in parts for run in part.runs]
-            written = self._journal.accept(AcceptBatch(runs, windows, uses), received)
+            written = self._journal.accept(
+                AcceptBatch(runs, windows, uses, batch.may_wait), received
+            )
         except Exception as error:  # noqa: BLE001 - a bug; the affected bodies report it
             written = Future()
             written.set_exception(error)
@@ -151,9 +155,12 @@ class _Batch:
 
     The first share belongs to WritePipeline.write; then there is one for each part to write and one for each
     earlier batch that writes a repeated run.
+
+    may_wait: see AcceptBatch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_wait: bool) -> None:
+        self.may_wait = may_wait
         self.decided: Future[None] = Future()
         self.decided.set_running_or_notify_cancel()
         self._repeats: list[tuple[PlannedPart, PlannedPart]] = []

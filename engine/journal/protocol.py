@@ -63,7 +63,8 @@ class Queue(Protocol):
         none: it ignores runs that it has already.
 
         The write shares its transaction with other waiting writes. The future resolves when the batch is on
-        disk. It fails with JournalError if none of the batch is on disk. An empty batch resolves when every
+        disk. It fails with JournalError if none of the batch is on disk; with JournalUnavailableError if a
+        server does not answer, and the batch may be on its disk. An empty batch resolves when every
         batch that was accepted earlier is on disk.
 
         A full journal fails the future while it still has space to finish and delete the runs that it has.

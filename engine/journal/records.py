@@ -22,12 +22,14 @@ class AcceptBatch:
 
     runs: the runs of one target start in this order. throttle_windows: the windows that the caller changed,
     key -> JSON value, or None to delete the window. throttles: run id -> the throttle that decides whether the
-    run acts; a shared journal decides it (see ``Queue.shared``).
+    run acts; a shared journal decides it (see ``Queue.shared``). may_wait: the runs may wait in the spool while
+    a shared journal is unavailable, because their sender would not repeat the event.
     """
 
     runs: Sequence[Run] = ()
     throttle_windows: Mapping[str, Any] = field(default_factory=dict)
     throttles: Mapping[str, ThrottleUse] = field(default_factory=dict)
+    may_wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,13 @@ class JournalError(Exception):
     """The journal cannot be written or read, for example because the disk is full. Nothing was accepted."""
 
 
+class JournalUnavailableError(JournalError):
+    """The server of the journal does not answer or refuses to write. The same write can succeed later.
+
+    It is not known whether it was written.
+    """
+
+
 class UnwritableError(JournalError):
     """A value cannot be written as JSON, so the journal cannot store it. A retry would fail, too."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from engine.actions.rbac import rights_by_account
+from engine.intake.body_planner import throttle_text
 from engine.intake.deferred_records import DeferredRecords
 from engine.intake.event_recorder import EventRecorder
 from engine.intake.intake import Intake
@@ -25,7 +26,7 @@ from engine.model.errors import JournalError
 from engine.model.event import format_time
 from engine.render.rights import rights_json
 from engine.runtime import event_loop, listeners, worker_process
-from engine.runtime.journals import as_shared, clock_of, log_journal, open_journal
+from engine.runtime.journals import as_shared, clock_of, log_journal, open_journal, open_spool
 from engine.runtime.maintenance import Maintenance
 from engine.runtime.reload import Reloader
 from engine.runtime.slack_buttons import check_slack, start_slack
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from engine.journal.protocol import Journal
+    from engine.journal.spool.queue import SpooledQueue
     from engine.runtime.settings import Settings
     from engine.sources.base import Source
 
@@ -66,10 +68,12 @@ class _Core:
     deferred_records: DeferredRecords
     intake: Intake
     now: Callable[[], float]
+    spool: SpooledQueue | None
 
     def ended_thread(self) -> str | None:
         """Return the name of a thread that has ended but should run, else None."""
-        return self.reloader.ended_thread() or self.maintenance.ended_thread()
+        ended = self.reloader.ended_thread() or self.maintenance.ended_thread()
+        return ended or (self.spool.ended_thread() if self.spool else None)
 
 
 def serve(settings: Settings, *, story: bool = False) -> None:
@@ -117,6 +121,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
                 "rights": rights,
                 "sources": connected,
                 "replicas": _replicas(core.journal),
+                "spool": core.spool.status() if core.spool else None,
             }
 
         commands = _operator_commands(core, workers, observers)
@@ -196,6 +201,7 @@ def _admin_api(
         core.intake.recent,
         lambda: metrics.text() + workers.metrics(),
         status,
+        accept_error=core.spool.write_error if core.spool else None,
     )
 
 
@@ -211,12 +217,15 @@ def _start_core(settings: Settings, observers: Observers, stack: contextlib.Exit
     stack.callback(reloader.stop)
     recorder = EventRecorder(settings.record) if settings.record else None
     deferred_records = DeferredRecords(recorder)
-    fault = FaultLog("journal", refusing="events")
+    spool = open_spool(settings, journal)
+    fault = (
+        FaultLog("journal", spooling="events") if spool else FaultLog("journal", refusing="events")
+    )
     maintenance = Maintenance(journal, deferred_records, settings.retention, now, fault)
     maintenance.start()
     stack.callback(maintenance.stop)
     intake = Intake(
-        journal,
+        spool or journal,
         lambda: reloader.active.playbooks,
         now,
         settings.own.user,
@@ -224,7 +233,13 @@ def _start_core(settings: Settings, observers: Observers, stack: contextlib.Exit
         deferred_records=deferred_records,
         min_priority=maintenance.min_priority,
     )
-    return _Core(journal, reloader, maintenance, fault, deferred_records, intake, now)
+    if spool:
+        stack.callback(spool.close)
+        spool.on_throttled = lambda run: deferred_records.count_dropped_run(
+            run.playbook.name, "throttle", throttle_text(run), run.received
+        )
+        spool.start()
+    return _Core(journal, reloader, maintenance, fault, deferred_records, intake, now, spool)
 
 
 def _sources(settings: Settings, journal: Journal) -> Iterator[Source]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import structlog
 
 from engine.actions.registry import load_actions
+from engine.journal.spool.file import SpoolFile
+from engine.journal.spool.queue import SpooledQueue
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.journal.sqlite.storage import max_journal_bytes
 from engine.language.compile import playbook_from_snapshot
@@ -39,6 +41,15 @@ def open_journal(
         worker_process=process == "worker",
         dry_run=settings.dry_run,
     )
+
+
+def open_spool(settings: Settings, journal: Journal) -> SpooledQueue | None:
+    """Open the spool of a shared journal, if the settings name one. Raises JournalError."""
+    shared = as_shared(journal)
+    if settings.spool is None or shared is None:
+        return None
+    compile_ = functools.partial(playbook_from_snapshot, actions=load_actions())
+    return SpooledQueue(shared, SpoolFile(settings.spool, shared.id(), compile_))
 
 
 def clock_of(journal: Journal, process: Literal["engine", "worker"]) -> Callable[[], float]:

@@ -55,7 +55,8 @@ class Address:
 class Settings:
     """The settings of ``tiercel serve``. grace, retention: seconds. The help of the flags describes the rest.
 
-    journal_url: of a PostgreSQL database; then ``journal`` is not used. replica: a name for this engine.
+    journal_url: of a PostgreSQL database; then ``journal`` is not used. spool: only with it. replica: a name for
+    this engine.
     """
 
     playbooks: Path
@@ -89,6 +90,7 @@ class Settings:
     own: OwnIdentity = field(default_factory=OwnIdentity)
     journal_url: str | None = None
     journal_password_file: Path | None = None
+    spool: Path | None = None
     replica: str = field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(2)}")
     kubernetes_operators: bool = False
     kubernetes_audience: str | None = None

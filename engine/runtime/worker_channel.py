@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from queue import Empty, SimpleQueue
@@ -27,7 +28,7 @@ from engine.model.playbook import Guardrails
 from engine.telemetry.events import CommandExecuted, CommandRefused, Reloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from multiprocessing.connection import Connection
 
     from engine.actions.registry import Right
@@ -122,6 +123,7 @@ class WorkerChannel:
     def __init__(self, connection: Connection, wake_event: int) -> None:
         self._connection, self.wake_event = connection, wake_event
         self._lock = threading.Lock()
+        self._postponed: deque[Command] = deque()
 
     def send(
         self,
@@ -143,6 +145,8 @@ class WorkerChannel:
 
         Raises EOFError if the engine process has ended.
         """
+        if self._postponed:
+            return self._postponed.popleft()
         try:
             if timeout is not None and not self._connection.poll(timeout):
                 return None
@@ -150,6 +154,10 @@ class WorkerChannel:
         except OSError:
             raise EOFError from None
         return command
+
+    def postpone(self, commands: Iterable[Command]) -> None:
+        """Keep commands that cannot be executed yet for the next calls of ``receive``."""
+        self._postponed.extend(commands)
 
 
 class WorkerProcessError(Exception):

@@ -31,7 +31,7 @@ from engine.execution.worker_pool import (
     WorkerPool,
 )
 from engine.language import duration
-from engine.model.errors import JournalError, SettingsError, TemporaryError
+from engine.model.errors import JournalError, JournalUnavailableError, SettingsError, TemporaryError
 from engine.model.playbook import Guardrails
 from engine.outbound.api import RequestRecorder
 from engine.outbound.client import LiveHttpClient, Senders
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from engine.journal.protocol import BudgetStore, Journal
     from engine.model.run import Claim
     from engine.runtime.settings import Settings
-    from engine.runtime.worker_channel import WorkerChannel
+    from engine.runtime.worker_channel import Command, WorkerChannel
     from engine.telemetry.events import EngineEvent
     from engine.telemetry.metrics import Series
 
@@ -102,7 +102,9 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
     with contextlib.ExitStack() as stack:
         if traces:
             stack.callback(traces.stop)
-        journal = open_journal(settings, "worker")
+        journal = _open_journal(settings, channel)
+        if journal is None:
+            return 0
         now = clock_of(journal, "worker")
         stack.callback(journal.close)
         resources = _Resources(settings, cluster, journal, guardrails, now, channel.send)
@@ -129,6 +131,32 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
         if not completed:
             os._exit(0)  # closing the journal would wait for the threads of the running attempts
     return 0
+
+
+def _open_journal(settings: Settings, channel: WorkerChannel) -> Journal | None:
+    """Open the journal as soon as its database answers. Return None if the engine process asks to stop.
+
+    Raises JournalError, EOFError.
+    """
+    fault = FaultLog("journal", calm=0.0, waiting="workers")
+    postponed: list[Command] = []
+    while True:
+        try:
+            journal = open_journal(settings, "worker")
+        except JournalUnavailableError as error:
+            fault.report(str(error))
+        else:
+            fault.clear()
+            channel.postpone(postponed)
+            return journal
+        command = channel.receive(CHECK_INTERVAL)
+        if isinstance(command, Scrape):
+            channel.send(Scraped(b""))
+        elif isinstance(command, Stop):
+            channel.send(Stopped(completed=True))
+            return None
+        elif command is not None:
+            postponed.append(command)
 
 
 class _HoldObserver:

@@ -75,7 +75,8 @@ class AdminApi:
 
     active: returns the playbooks in force.
     metrics: returns the metrics in the exposition format of Prometheus.
-    about: returns version, mode, cluster and sources of the engine.
+    about: returns version, mode, cluster, sources and spool of the engine.
+    accept_error: returns why no event can be accepted, or None. Default: the error of the journal.
     """
 
     def __init__(
@@ -86,7 +87,10 @@ class AdminApi:
         recent: RecentEvents,
         metrics: Callable[[], bytes],
         about: Callable[[], Mapping[str, Any]],
+        *,
+        accept_error: Callable[[], str | None] | None = None,
     ) -> None:
+        self._accept_error = accept_error or journal.write_error
         self._journal, self._commands, self._active = journal, commands, active
         self._recent, self._metrics, self._about = recent, metrics, about
         self._pages: dict[str, Callable[[], Reply]] = {
@@ -97,7 +101,7 @@ class AdminApi:
 
     def readiness(self) -> Reply:
         """Return 200 if events can be accepted, else 503."""
-        error = self._journal.write_error()
+        error = self._accept_error()
         return json_reply(503, {"error": error}) if error else json_reply(200, {"status": "ok"})
 
     def get(self, path: str, query: Mapping[str, str]) -> Reply:
@@ -205,7 +209,6 @@ class AdminApi:
 
     def _status(self) -> Reply:
         active = self._active()
-        counts, pauses = self._journal.counts(), self._journal.paused()
         files = [
             {"path": path, "blob": blob, "playbooks": names}
             for path, (blob, names) in sorted(active.set.sources.items())
@@ -217,22 +220,32 @@ class AdminApi:
             "files": files,
             "error": active.error,
         }
-        queue = {
-            "waiting": counts["waiting"],
-            "running": counts["running"],
-            "held": counts["held"],
-            "oldestDueSeconds": self._oldest_due(),
-        }
         status = {
             **self._about(),
-            "paused": sorted(pauses),
-            "pauses": [pause_json(name, one) for name, one in sorted(pauses.items())],
             "modes": {one.name: one.mode for one in active.set.playbooks if one.mode != "enforce"},
             "playbooks": playbooks,
-            "queue": queue,
-            "journal": {"error": self._journal.write_error()},
+            **self._journal_status(),
         }
         return json_reply(200, status)
+
+    def _journal_status(self) -> dict[str, Any]:
+        """Return the state of the journal, the queue and the pauses; null if the journal cannot be read."""
+        try:
+            counts, pauses = self._journal.counts(), self._journal.paused()
+            oldest = self._oldest_due()
+        except JournalError as error:
+            return {"paused": None, "pauses": None, "queue": None, "journal": {"error": str(error)}}
+        return {
+            "paused": sorted(pauses),
+            "pauses": [pause_json(name, one) for name, one in sorted(pauses.items())],
+            "queue": {
+                "waiting": counts["waiting"],
+                "running": counts["running"],
+                "held": counts["held"],
+                "oldestDueSeconds": oldest,
+            },
+            "journal": {"error": self._journal.write_error()},
+        }
 
     def series(self) -> Iterator[Series]:
         """Yield the metrics of the playbooks in force, the sources and the journal."""
@@ -245,6 +258,9 @@ class AdminApi:
         yield "dry_run", {}, float(about["mode"] == "dry-run")
         for source in about.get("sources", ()):
             yield "source_connected", {"kind": source["kind"]}, float(source["error"] is None)
+        if about.get("spool"):
+            yield "spool_runs", {}, about["spool"]["runs"]
+            yield "spool_bytes", {}, about["spool"]["bytes"]
         try:
             counts, oldest = self._journal.counts(), self._oldest_due()
             paused, fill = len(self._commands.paused()), self._journal.fill_ratio()

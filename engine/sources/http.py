@@ -131,7 +131,8 @@ class EventPort:
         self._parse()
         written = None
         try:
-            written = self._intake.submit([one.body for one in self._open])
+            bodies = [one.body for one in self._open]
+            written = self._intake.submit(bodies, may_wait=True)
         except Exception as error:  # noqa: BLE001 - a bug must not stop the port; the responses report it
             for one in self._open:
                 one.body.result.error = error

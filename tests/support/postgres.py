@@ -14,9 +14,13 @@ import tempfile
 import time
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 from tests.support.components import have
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROGRAMS = [
     "/usr/lib/postgresql/15/bin",
@@ -207,3 +211,18 @@ def _template() -> str:
     with contextlib.closing(server.connect("journal_template")) as connection:
         schema.migrate(connection, MIGRATIONS)
     return "journal_template"
+
+
+@contextlib.contextmanager
+def unavailable(url: str) -> Iterator[None]:
+    """Cut all connections to a database and refuse new ones, until the block ends."""
+    database = url.rpartition("/")[2]
+    with shared_server().connect() as admin:
+        admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database,)
+        )
+        try:
+            yield
+        finally:
+            admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")

@@ -6,6 +6,7 @@ Each method is a transaction on a connection of its own; accepted batches share 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 from dataclasses import replace
 from functools import partial
@@ -40,7 +41,7 @@ from engine.journal.postgres.writer import AcceptWriter
 from engine.journal.records import AcceptBatch, Replica
 from engine.journal.statements import Statements
 from engine.model import json_codec
-from engine.model.errors import JournalError
+from engine.model.errors import JournalError, JournalUnavailableError
 from engine.model.throttle_window import release, runs_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ _STATEMENTS: Statements[Connection] = Statements(
 )
 MAX_BYTES = 1 << 40
 """Size of the tables at which the fill ratio is 1. The size of the server's disk is not known."""
+ID_KEY = "journal id"
+"""Key of the id of the journal in the table ``offsets``."""
 
 
 class PostgresJournal(BaseJournal["Connection"]):
@@ -76,7 +79,7 @@ class PostgresJournal(BaseJournal["Connection"]):
         name: the server and the database, for messages.
         warning: a sentence about a setting of the server, or None.
 
-    Raises JournalError if the database cannot be used.
+    Raises JournalError if the database cannot be used; JournalUnavailableError if it does not answer.
     """
 
     shared = True
@@ -98,8 +101,10 @@ class PostgresJournal(BaseJournal["Connection"]):
                 self.warning = check_server(connection)
                 schema.migrate(connection, MIGRATIONS)
             self._liveness = Liveness(open_connection, process)
-        except (JournalError, psycopg.Error, OSError) as error:
-            raise JournalError(
+        except JournalError as error:
+            raise JournalError(f"cannot open the journal {server.name}: {error}") from error
+        except (psycopg.Error, OSError) as error:
+            raise JournalUnavailableError(
                 f"cannot open the journal {server.name}: {sentence(error)}"
             ) from error
         self._connections = Connections(open_connection)
@@ -133,6 +138,16 @@ class PostgresJournal(BaseJournal["Connection"]):
     def set_digest(self, digest: str) -> None:
         """Publish the digest of the playbooks in force."""
         self._liveness.set_digest(digest)
+
+    def id(self) -> str:
+        """Return the id of this journal. The first call of all replicas makes it."""
+        made = json_codec.encode_json(secrets.token_hex(8))
+        self._write(
+            lambda c: c.execute(
+                "INSERT INTO offsets VALUES (%s, %s) ON CONFLICT DO NOTHING", (ID_KEY, made)
+            )
+        )
+        return str(self.offset(ID_KEY))
 
     def replicas(self) -> list[Replica]:
         """Return the replicas, by name."""

@@ -13,7 +13,7 @@ import psycopg
 
 from engine.journal.postgres.accept import BatchWriter, EncodedBatch
 from engine.journal.postgres.connection import STALL_TIMEOUT, disconnect, sentence
-from engine.model.errors import JournalError
+from engine.model.errors import JournalError, JournalUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,22 +97,22 @@ class AcceptWriter:
         if not jobs:
             return
         if self.last_error and time.monotonic() - self._failed_at < _RECONNECT_INTERVAL:
-            _fail(jobs, self.last_error)
+            _fail(jobs, JournalUnavailableError(self.last_error))
             return
         try:
             verdicts = self._write([batch for batch, _ in jobs])
         except psycopg.DataError as error:
             if len(jobs) == 1:
-                _fail(jobs, f"the journal cannot be written: {sentence(error)}")
+                _fail(jobs, JournalError(f"the journal cannot be written: {sentence(error)}"))
                 return
             for job in jobs:  # so that a bad batch does not affect the others
                 self._commit([job])
         except (psycopg.Error, OSError) as error:
             self.last_error = f"the journal cannot be written: {sentence(error)}"
             self._failed_at = time.monotonic()
-            _fail(jobs, self.last_error)
+            _fail(jobs, JournalUnavailableError(self.last_error))
         except Exception as error:  # noqa: BLE001 - a bug must not end the thread; the senders get it
-            _fail(jobs, f"the journal cannot be written: {error}")
+            _fail(jobs, JournalError(f"the journal cannot be written: {error}"))
         else:
             for (_, future), verdict in zip(jobs, verdicts, strict=True):
                 with contextlib.suppress(InvalidStateError):
@@ -149,7 +149,7 @@ class AcceptWriter:
         return self.last_error
 
 
-def _fail(jobs: list[_Job], why: str) -> None:
+def _fail(jobs: list[_Job], error: JournalError) -> None:
     for _, future in jobs:
         with contextlib.suppress(InvalidStateError):
-            future.set_exception(JournalError(why))
+            future.set_exception(error)

@@ -155,23 +155,25 @@ _WRITE_LOCK_BYTE, _WORKER_LOCK_BYTE = 0, 1
 locks, which are independent of the ``flock`` of the owner."""
 
 
-def lock_for_owner(path: Path) -> int:
-    """Lock the journal for this engine. Return the descriptor of the lock file; closing it unlocks.
+def lock_for_owner(path: Path, kind: str = "journal") -> int:
+    """Lock the file for this engine. Return the descriptor of the lock file; closing it unlocks.
 
-    Raises JournalError if another process owns the journal (the message contains its pid), if the lock file
+    kind: what the file is, for messages.
+
+    Raises JournalError if another process owns the file (the message contains its pid), if the lock file
     cannot be opened, or if the file system is not safe for SQLite.
     """
     file_system = unsafe_file_system(path.parent)
     if file_system:
         raise JournalError(
-            f"cannot keep the journal {path} on {file_system}: locks and fsync are not reliable there;"
+            f"cannot keep the {kind} {path} on {file_system}: locks and fsync are not reliable there;"
             " use a local disk (a PersistentVolume of a block device)"
         )
     lock = path.with_name(f"{path.name}.lock")
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise JournalError(f"cannot open the journal {path}: {error.strerror}: {lock}") from error
+        raise JournalError(f"cannot open the {kind} {path}: {error.strerror}: {lock}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
@@ -180,12 +182,12 @@ def lock_for_owner(path: Path) -> int:
         owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
         raise JournalError(
-            f"cannot open the journal {path}: process {owner} owns it, and only one process can; stop"
+            f"cannot open the {kind} {path}: process {owner} owns it, and only one process can; stop"
             " that process or use another file"
         ) from None
     except OSError as error:
         os.close(descriptor)
-        raise JournalError(f"cannot lock the journal {path}: {error.strerror}") from error
+        raise JournalError(f"cannot lock the {kind} {path}: {error.strerror}") from error
     return descriptor
 
 

@@ -28,6 +28,7 @@ class Watchdog:
     If the sender repeats it, its run ids are known.
 
     files_error: returns the reason why written data would be lost, or None. now: a monotonic clock.
+    component: of the lines of the log.
     """
 
     def __init__(
@@ -35,10 +36,13 @@ class Watchdog:
         writer: GroupCommitWriter,
         files_error: Callable[[], str | None],
         now: Callable[[], float] = time.monotonic,
+        *,
+        component: str = "journal",
     ) -> None:
         self._writer, self._files_error, self._now = writer, files_error, now
+        self._unavailable, self._available = f"{component}_unavailable", f"{component}_available"
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{component} watchdog", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -52,9 +56,9 @@ class Watchdog:
         # in this order: on a disk that hangs, the check of the files would hang too
         error = self._stall_error() or self._files_error()
         if error and error != previous:
-            log.error("journal_unavailable", error=error)
+            log.error(self._unavailable, error=error)
         elif previous and not error:
-            log.info("journal_available")
+            log.info(self._available)
         self._writer.refuse(error)
 
     def _stall_error(self) -> str | None:

@@ -1,0 +1,232 @@
+"""The way of accepted runs to a shared journal: directly, or through the spool while it is unavailable.
+
+As long as the spool holds runs, new ones are written behind them. The runs of a target therefore reach the
+journal in the order of acceptance. The journal decides about duplicates and throttles when it gets the runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from engine.journal.records import AcceptBatch, DeadLetter
+from engine.model.errors import JournalError, JournalUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from engine.journal.records import Pause
+    from engine.journal.spool.file import SpooledRun, SpoolFile
+    from engine.model.run import Run
+
+_MAX_LETTER_BYTES = 16_384
+"""Bytes of the event that a dead letter keeps."""
+RETRY_INTERVAL = 0.5
+"""Seconds between two attempts to forward runs to a journal that is unavailable."""
+log = structlog.get_logger()
+
+
+class SharedJournal(Protocol):
+    """The parts of a shared journal that a spool uses. See engine.journal.protocol."""
+
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[Mapping[str, str]]: ...  # noqa: D102
+    def release_throttle(self, run: str) -> None: ...  # noqa: D102
+    def known(self, ids: Collection[str]) -> set[str]: ...  # noqa: D102
+    def throttle_windows(self) -> dict[str, Any]: ...  # noqa: D102
+    def save_throttle_windows(self, changes: Mapping[str, Any]) -> None: ...  # noqa: D102
+    def paused(self) -> Mapping[str, Pause]: ...  # noqa: D102
+    def save_dropped(self, dead_letters: Any, dropped_runs: Any) -> None: ...  # noqa: D102
+    def now(self) -> float: ...  # noqa: D102
+
+
+class SpooledQueue:
+    """A shared journal with a spool, for the intake. Thread-safe.
+
+    on_throttled: called with each run that a throttle suppressed when it was forwarded.
+
+    Attributes:
+        spooling: whether new runs are written to the spool.
+
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        journal: SharedJournal,
+        spool: SpoolFile,
+        on_throttled: Callable[[Run], None] = lambda _run: None,
+    ) -> None:
+        self._journal, self._spool = journal, spool
+        self.on_throttled = on_throttled
+        self.release_throttle, self.known = journal.release_throttle, journal.known
+        self.throttle_windows, self.paused = journal.throttle_windows, journal.paused
+        self.save_throttle_windows = journal.save_throttle_windows
+        self._lock = threading.Lock()
+        self._writing = 0
+        self.spooling = spool.runs > 0
+        self._spooled, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="spool forwarder", daemon=True)
+
+    def start(self) -> None:
+        """Start to forward runs, first those that an earlier process left."""
+        if self.spooling:
+            log.warning("spool_not_empty", runs=self._spool.runs, file=str(self._spool.path))
+            self._spooled.set()
+        self._thread.start()
+
+    def accept(self, accepted: AcceptBatch, now: float) -> Future[Mapping[str, str]]:
+        """See Queue.accept. The future resolves when the batch is in the journal or in the spool."""
+        with self._lock:
+            spools = self.spooling and accepted.may_wait
+            self._writing += spools
+        answered: Future[Mapping[str, str]] = Future()
+        if spools:
+            self._write(accepted, answered)
+        elif accepted.may_wait:
+            self._journal.accept(accepted, now).add_done_callback(
+                partial(self._fall_back, accepted, answered)
+            )
+        elif self.spooling:
+            answered.set_exception(
+                JournalError("the journal gets the events of the spool first; this source waits")
+            )
+        else:
+            return self._journal.accept(accepted, now)
+        return answered
+
+    def write_error(self) -> str | None:
+        """Return why the spool does not accept runs, as a sentence, or None."""
+        return self._spool.full() or self._spool.last_error
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``/status`` shows of the spool."""
+        return {
+            "file": str(self._spool.path),
+            "runs": self._spool.runs,
+            "bytes": self._spool.bytes,
+            "error": self.write_error(),
+        }
+
+    def close(self) -> None:
+        """Stop to forward. The runs that are left stay in the spool."""
+        self._stopping.set()
+        self._spooled.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._spool.close()
+
+    def ended_thread(self) -> str | None:
+        """Return the name of the thread if it has ended, else None."""
+        return None if self._thread.is_alive() else self._thread.name
+
+    def _fall_back(
+        self,
+        accepted: AcceptBatch,
+        answered: Future[Mapping[str, str]],
+        written: Future[Mapping[str, str]],
+    ) -> None:
+        """Pass on the answer of the journal, or write the batch to the spool. Runs in the journal's thread."""
+        error = written.exception()
+        if error is None:
+            answered.set_result(written.result())
+        elif not isinstance(error, JournalUnavailableError):
+            answered.set_exception(error)
+        else:
+            with self._lock:
+                begins, self.spooling = not self.spooling, True
+                self._writing += 1
+            if begins:
+                log.warning("spooling", reason=str(error), file=str(self._spool.path))
+            self._write(accepted, answered)
+
+    def _write(self, accepted: AcceptBatch, answered: Future[Mapping[str, str]]) -> None:
+        """Write a batch to the spool, which ``_writing`` counts already."""
+        self._spool.write(accepted).add_done_callback(partial(self._written, answered))
+
+    def _written(
+        self, answered: Future[Mapping[str, str]], written: Future[Mapping[str, str]]
+    ) -> None:
+        with self._lock:
+            self._writing -= 1
+        self._spooled.set()
+        error = written.exception()
+        if error is None:
+            answered.set_result(written.result())
+        else:
+            answered.set_exception(error)
+
+    def _run(self) -> None:
+        forwarded, failing = 0, False
+        while not self._stopping.is_set():
+            if not self.spooling:
+                self._spooled.wait()
+                self._spooled.clear()
+                continue
+            try:
+                runs = self._spool.read()
+                self._forward(runs)
+            except JournalError as error:
+                if not failing:
+                    log.warning("spool_waits", runs=self._spool.runs, reason=str(error))
+                failing = True
+                self._stopping.wait(RETRY_INTERVAL)
+                continue
+            failing = False
+            forwarded += len(runs)
+            if not runs and self._is_drained():
+                log.info("spool_forwarded", runs=forwarded)
+                forwarded = 0
+
+    def _is_drained(self) -> bool:
+        """End to spool if nothing waits. Otherwise wait for the next write to the spool."""
+        with self._lock:
+            self.spooling = self._writing > 0 or self._spool.runs > 0
+            if not self.spooling:
+                return True
+        self._spooled.wait(RETRY_INTERVAL)
+        self._spooled.clear()
+        return False
+
+    def _forward(self, runs: list[SpooledRun]) -> None:
+        """Give runs to the journal, and delete them from the spool. Raises JournalError.
+
+        If the process dies in between, the runs are forwarded again, and the journal has their ids already.
+        """
+        if not runs:
+            return
+        try:
+            throttled = self._accept(runs)
+        except JournalUnavailableError:
+            raise
+        except JournalError as error:
+            if len(runs) > 1:  # so that a run that the journal refuses does not stop the others
+                for run in runs:
+                    self._forward([run])
+                return
+            self._refuse(runs[0], str(error))
+            throttled = []
+        self._spool.delete(runs[-1].number)
+        for one in throttled:
+            self.on_throttled(one)
+
+    def _accept(self, runs: list[SpooledRun]) -> list[Run]:
+        """Let the journal accept runs. Return those that a throttle suppressed."""
+        for one in runs:
+            if one.run is None:
+                raise JournalError(one.error)
+        uses = {one.id: one.throttle for one in runs if one.throttle}
+        accepted = AcceptBatch([one.run for one in runs if one.run], throttles=uses)
+        rejected = self._journal.accept(accepted, self._journal.now()).result()
+        return [one.run for one in runs if one.run and rejected.get(one.id) == "throttle"]
+
+    def _refuse(self, run: SpooledRun, why: str) -> None:
+        """Keep a run that the journal cannot store as a dead letter."""
+        log.error("spooled_run_refused", run=run.id, error=why)
+        self._journal.save_dropped(
+            [DeadLetter(run.received, "spool", why, run.body[:_MAX_LETTER_BYTES])], ()
+        )

@@ -1,0 +1,64 @@
+"""An engine with a spool whose database goes away: it answers 202, is killed, and forwards the events later."""
+
+from __future__ import annotations
+
+import pytest
+from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert, wait_until
+from tests.support.engine import engine, refusal
+from tests.support.postgres import database_of, unavailable
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def receiver():
+    made = Receiver()
+    yield made
+    made.close()
+
+
+def test_a_killed_engine_forwards_the_events_of_an_outage_once(tmp_path, receiver):
+    url, kubeconfig = database_of(tmp_path / "database"), tmp_path / "kubeconfig"
+    kubeconfig.write_text(KUBECONFIG)
+    host = receiver.url.removeprefix("http://").rstrip("/")
+    flags = ["--journal", url, "--spool", str(tmp_path / "spool"), "--http-hosts", host]
+    flags += ["--kubeconfig", str(kubeconfig)]
+    files = {"p.yaml": PLAYBOOKS % (receiver.url, receiver.url)}
+    with engine(tmp_path, files, *flags) as running:
+        assert running.post(alert("Once", 0))[0] == 202
+        with unavailable(url):
+            answers = [running.post(alert("Tell", n)) for n in range(5)]
+            answers += [running.post(alert("Once", n)) for n in range(1, 4)]
+            assert {status for status, _, _ in answers} == {202}
+            runs = [answer["runs"][0] for _, _, answer in answers]
+            status = running.get("/status")[2]
+            assert (status["spool"]["runs"], status["queue"], status["paused"]) == (8, None, None)
+            assert status["journal"]["error"].startswith("the journal cannot be")
+            assert "tiercel_spool_runs 8.0" in running.get("/metrics")[2]
+            assert running.get("/readyz")[0] == 200
+            assert running.wait_for_log(lambda line: line["event"] == "spooling")["file"]
+            running.kill()
+        running.restart()
+        for run in runs[:5]:
+            receiver.wait_for(run)
+        wait_until(lambda: running.get("/status")[2]["spool"]["runs"] == 0)
+        assert running.wait_for_log(lambda line: line["event"] == "spool_not_empty")["runs"] == 8
+        assert [receiver.of(run) for run in runs] == [1] * 5 + [0] * 3
+        wait_until(lambda: [d["count"] for d in running.get("/runs")[2]["drops"]] == [3])
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ((), "--spool keeps events for --journal postgresql://…"),
+        (("--journal", "URL"), "cannot open the spool /proc/spool"),
+    ],
+)
+def test_a_spool_that_cannot_be_used_is_one_sentence(tmp_path, flags, why):
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(KUBECONFIG)
+    flags = [database_of(tmp_path / "database") if one == "URL" else one for one in flags]
+    flags += ["--spool", "/proc/spool", "--kubeconfig", str(kubeconfig)]
+    code, said = refusal(tmp_path, {"p.yaml": PLAYBOOKS % ("http://a/", "http://a/")}, *flags)
+    assert (code, why in said) == (2, True), said
+    assert "Traceback" not in said

@@ -1,0 +1,238 @@
+"""The spool in front of a real PostgreSQL: what it keeps, in which order it forwards, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from engine.journal.postgres.connection import parse_server
+from engine.journal.postgres.journal import PostgresJournal
+from engine.journal.postgres.liveness import Process
+from engine.journal.records import AcceptBatch
+from engine.journal.spool.file import SpoolFile
+from engine.journal.spool.queue import SpooledQueue
+from engine.model.errors import JournalError
+from engine.model.playbook import Match, Playbook, Throttle
+from engine.model.throttle_window import ThrottleUse
+from tests.support import journals
+from tests.support.journals import DONE, NOW, event, playbook, run, step, stored_playbook
+from tests.support.postgres import database_of, shared_server, unavailable
+
+ONCE = Throttle("once", 60.0, first=1)
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    return database_of(tmp_path_factory.mktemp("spool"))
+
+
+@pytest.fixture
+def journal(url):
+    with shared_server().connect(url.rpartition("/")[2]) as connection:
+        connection.execute("TRUNCATE runs, history, run_ids, events, targets, throttle_windows")
+    opened = PostgresJournal(parse_server(url), Process("a", "engine", "1"), stored_playbook)
+    yield opened
+    opened.close()
+
+
+@contextlib.contextmanager
+def queue_of(journal, path, **of):
+    wait_until(lambda: answers(journal))
+    with contextlib.closing(
+        SpooledQueue(journal, SpoolFile(path, journal.id(), stored_playbook, **of))
+    ) as queue:
+        queue.throttled = []
+        queue.on_throttled = queue.throttled.append
+        queue.start()
+        yield queue
+
+
+def accept(queue, *runs, throttles=None, may_wait=True):
+    batch = AcceptBatch(runs, {}, throttles or {}, may_wait)
+    return queue.accept(batch, NOW).result(PATIENCE)
+
+
+def wait_until(holds):
+    pause = threading.Event()
+    for _ in range(1200):
+        if holds():
+            return
+        pause.wait(0.05)
+    raise AssertionError
+
+
+def answers(journal):
+    """Whether no connection is left that the outage has cut."""
+    with contextlib.suppress(JournalError):
+        return journal.counts() is not None
+
+
+def drained(queue):
+    wait_until(lambda: not queue.spooling)
+
+
+def claimed(journal):
+    """Claim and end all runs. Return their numbers in the order of the claims."""
+    found = []
+    wait_until(lambda: answers(journal))
+    while claims := journal.claim("cluster", 9, journal.now()):
+        for one in claims:
+            journal.settle(one, DONE, journal.now())
+            found.append(one.run.event.time_ns % 1000)
+    return found
+
+
+def test_runs_of_an_outage_reach_the_database_once_and_in_their_order(url, journal, tmp_path):
+    with queue_of(journal, tmp_path / "spool") as queue:
+        accept(queue, run(1, "demo/a"))
+        assert not queue.spooling
+        with unavailable(url):
+            accept(queue, run(2, "demo/a"), run(3, "demo/b"))
+            assert accept(queue, run(3, "demo/b"), run(4, "demo/a")) == {run(3).id: "duplicate"}
+            assert (queue.status()["runs"], queue.write_error()) == (3, None)
+            with pytest.raises(JournalError, match="this source waits"):
+                accept(queue, run(9), may_wait=False)
+        accept(queue, run(5, "demo/a"))  # behind those of the spool
+        accept(queue, run(1, "demo/a"))
+        drained(queue)
+        assert accept(queue, run(2, "demo/a")) == {run(2).id: "duplicate"}
+        accept(queue, run(9), may_wait=False)
+        assert [n for n in claimed(journal) if n not in (3, 9)] == [1, 2, 4, 5]
+        assert journal.counts()["over"] == 6
+        assert queue.status()["bytes"] == 0
+
+
+def test_throttles_are_decided_when_the_runs_are_forwarded(url, journal, tmp_path, monkeypatch):
+    limited = replace(playbook("limited"), throttle=ONCE)
+    monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
+    runs = [run(n, of=limited) for n in (1, 2, 3)]
+    with_throttle = {one.id: ThrottleUse("key", ONCE, NOW) for one in runs}
+    with queue_of(journal, tmp_path / "spool") as queue:
+        with unavailable(url):
+            assert accept(queue, *runs, throttles=with_throttle) == {}
+        drained(queue)
+        assert claimed(journal) == [1]
+        assert [one.id for one in queue.throttled] == [one.id for one in runs[1:]]
+
+
+def test_a_spool_survives_a_crash_while_it_is_written_and_while_it_is_forwarded(
+    url, journal, tmp_path
+):
+    runs = [run(n, f"demo/{n % 3}") for n in range(40)]
+    with queue_of(journal, tmp_path / "spool") as queue, unavailable(url):
+        accept(queue, *runs[:20])
+        accept(queue, *runs[20:])
+        for name in ("", "-wal"):  # the files as SIGKILL leaves them
+            shutil.copy(tmp_path / f"spool{name}", tmp_path / f"copy{name}")
+    assert claimed(journal) == []
+    for name in (
+        "copy",
+        "spool",
+    ):  # the second one is the first one, killed before it deleted its runs
+        with queue_of(journal, tmp_path / name) as queue:
+            drained(queue)
+    assert sorted(claimed(journal)) == list(range(40))
+
+
+def test_a_full_spool_refuses_and_keeps_what_it_has(url, journal, tmp_path):
+    with queue_of(journal, tmp_path / "spool", max_runs=3) as queue:
+        with unavailable(url):
+            accept(queue, run(1), run(2))
+            with pytest.raises(JournalError, match="spool is full"):
+                accept(queue, run(3), run(4))
+            accept(queue, run(3))
+            assert "is full (3 runs" in queue.write_error()
+        drained(queue)
+        assert queue.write_error() is None
+        assert sorted(claimed(journal)) == [1, 2, 3]
+    with queue_of(journal, tmp_path / "spool", max_bytes=100_000) as queue, unavailable(url):
+        large = run(7)
+        large = type(large)(
+            large.id, large.playbook, event(7, output="x" * 200_000), NOW, large.target
+        )
+        with pytest.raises(JournalError, match="spool is full"):
+            accept(queue, large)
+        assert queue.status()["runs"] == 0
+
+
+def test_a_disk_without_space_is_a_full_spool(url, journal, tmp_path):
+    with queue_of(journal, tmp_path / "spool") as queue, unavailable(url):
+        accept(queue, run(1))
+        queue._spool._writer.submit(
+            lambda c: c.execute("PRAGMA max_page_count = 1").fetchone()  # not below its size
+        ).result()
+        large = event(2, output="x" * 500_000)
+        with pytest.raises(JournalError, match=r"the spool .* cannot be written: .* full"):
+            accept(queue, type(run(2))(run(2).id, playbook(), large, NOW, "demo/b"))
+        assert "full" in queue.write_error()
+        accept(queue, run(1))
+
+
+def test_hostile_text_and_a_run_that_cannot_be_read_do_not_stop_the_others(url, journal, tmp_path):
+    hostile = event(1, output_fields={"k8s.ns.name": "n\0s\ud800"})
+    nul = type(run(1))(
+        run(1).id, playbook(), hostile, NOW, "demo/a\0\ud800b" + "\U0001f600" * 5_000
+    )
+    lost = Playbook("gone", Match(), (step(),), snapshot=b"not known", digest="gone")
+    with queue_of(journal, tmp_path / "spool") as queue:
+        with unavailable(url):
+            accept(queue, nul, run(2, of=lost), run(3))
+        drained(queue)
+        assert sorted(claimed(journal)) == [1, 3]
+        (letter,) = journal.dead_letters(9)
+        assert (letter.source, b"Terminal shell" in letter.body) == ("spool", True)
+
+
+def test_a_spool_of_another_journal_is_refused_as_long_as_it_holds_runs(url, journal, tmp_path):
+    path = tmp_path / "spool"
+    with queue_of(journal, path) as queue, unavailable(url):
+        accept(queue, run(1))
+    with pytest.raises(JournalError, match="1 runs of another journal: start the engine with the"):
+        SpoolFile(path, "other", stored_playbook)
+    with queue_of(journal, path) as queue:
+        drained(queue)
+    SpoolFile(path, "other", stored_playbook).close()
+
+
+def _newer(path):
+    SpoolFile(path, "j", stored_playbook).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+def _of_a_journal(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE runs (seq); PRAGMA user_version = 7;")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (_newer, "has version 99, this engine supports version 1; start the engine that wrote it"),
+        (_of_a_journal, "is not a spool, but another database: give --spool another file"),
+        (
+            lambda path: path.write_bytes(b"x" * 9_000),
+            "is not a database; give --spool a file in a",
+        ),
+        (lambda path: path.mkdir(), "Is a directory; give --spool a file in a folder"),
+        (lambda path: Path(f"{path}.lock").mkdir(), "cannot open the spool .*: Is a directory"),
+    ],
+)
+def test_a_file_that_is_not_a_usable_spool_is_refused_with_the_next_step(tmp_path, prepare, why):
+    prepare(tmp_path / "spool")
+    with pytest.raises(JournalError, match=why):
+        SpoolFile(tmp_path / "spool", "j", stored_playbook)
+
+
+def test_a_spool_that_another_engine_has_open_is_refused(tmp_path):
+    with (
+        contextlib.closing(SpoolFile(tmp_path / "spool", "j", stored_playbook)),
+        pytest.raises(JournalError, match=r"cannot open the spool .* owns it, .* use another file"),
+    ):
+        SpoolFile(tmp_path / "spool", "j", stored_playbook)
