@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -37,6 +38,7 @@ _SETTINGS = {
     "log_min_messages": "fatal",
     "max_wal_size": "512MB",
     "min_wal_size": "64MB",
+    "wal_retrieve_retry_interval": "100ms",  # a standby without its primary waits so long before it promotes
 }
 
 
@@ -84,6 +86,12 @@ class Postgres:
     def standby(self, parent: Path) -> Postgres:
         """Copy this running primary to a synchronous standby, start it and wait until it is synchronous."""
         other = Postgres(parent / "standby")
+        self.copy_to(other)
+        return other
+
+    def copy_to(self, other: Postgres) -> None:
+        """Replace a server that does not run by a synchronous standby of this one, on the same port."""
+        shutil.rmtree(other.folder, ignore_errors=True)
         source = f"host=127.0.0.1 port={self.port} user=postgres application_name=standby"
         self.run(
             "pg_basebackup", "-D", str(other.folder), "-d", source, "-R", "-c", "fast", "--no-sync"
@@ -97,7 +105,6 @@ class Postgres:
             while not connection.execute(query).fetchone():
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-        return other
 
     def promote(self) -> None:
         """Make a standby the primary. Does not wait for another standby."""
@@ -132,6 +139,19 @@ class Postgres:
             self.process.send_signal(3)  # SIGQUIT: immediate shutdown
             self.process.wait()
             self.process = None
+
+    def kill_all(self) -> None:
+        """End all processes of the server with SIGKILL, as the loss of its node does."""
+        assert self.process is not None
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for process in (pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+        _, segment = (self.folder / "postmaster.pid").read_text().splitlines()[6].split()
+        subprocess.run(["ipcrm", "-m", segment], check=False, capture_output=True)
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """Connect as the superuser, in autocommit mode."""
