@@ -86,8 +86,8 @@ control-plane: $(READY) ## Build etcd and Kubernetes for the tests (once, cached
 node-modules: $(READY) ## Install the npm packages for the tests (once, cached outside the checkout)
 	@$(BIN)/python tests/node/install.py
 
-soak: $(READY) control-plane components browser image-tools ## Run tests/soak at full size (about 30 minutes); figures in benchmarks/results/soak.json
-	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak tests/end_to_end/test_replicas.py
+soak: $(READY) control-plane components browser image-tools ## Run tests/soak and tests/history at full size (about an hour); figures in benchmarks/results/
+	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak tests/end_to_end/test_replicas.py tests/history
 
 docs: $(READY) ## Build the documentation site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean

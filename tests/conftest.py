@@ -22,7 +22,14 @@ pytest_plugins = ["tiercel.testing"]
 pytest_plugins += ["tests.cluster.fixtures"] if _CONTROL_PLANE.exists() else []
 
 
-_LONGEST = ("tests/argocd", "tests/gitops", "tests/soak", "tests/seed_loop", "tests/end_to_end")
+_LONGEST = (
+    "tests/history",
+    "tests/argocd",
+    "tests/gitops",
+    "tests/soak",
+    "tests/seed_loop",
+    "tests/end_to_end",
+)
 """Folders whose files take longest. They start first, so that no worker has one of them left at the end."""
 _CONTROL_PLANES = 2
 """Workers that start a control plane. Each takes as much CPU time as a hundred other tests."""

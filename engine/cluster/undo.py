@@ -63,7 +63,7 @@ def revert(change: ObjectChange, cluster: Cluster, others: Callable[[str], UndoT
     if times:
         return f"{value} stays, because another run needs it"
     current, before = current_value(found, change), change.before
-    if current not in (change.put, before):
+    if current not in (change.put, before, *change.others):
         return f"{value} stays, because it was changed in the meantime"
     if current != before:
         _patch(change, found, with_value(found, change, before), cluster)

@@ -32,7 +32,8 @@ class PlannedPart(msgspec.Struct, eq=False):
 
     result: of the body. planned: every planned run, also those that are suppressed. runs: the runs to write,
     by playbook name. repeated: ids of earlier runs that these events started before. undecided: events whose
-    runs the journal decides, and that are recorded after the write.
+    runs the journal decides, and that are recorded after the write. throttled: ids of the runs that the journal
+    did not accept.
     """
 
     body: Body
@@ -42,6 +43,7 @@ class PlannedPart(msgspec.Struct, eq=False):
     runs: list[Run]
     repeated: list[str]
     changes: WindowChanges
+    throttled: frozenset[str] = frozenset()
 
     @property
     def has_writes(self) -> bool:
@@ -52,6 +54,13 @@ class PlannedPart(msgspec.Struct, eq=False):
     def is_pending(self) -> bool:
         """Whether the body must wait for a write, its own or that of a run that it repeats."""
         return bool(self.runs or self.repeated or self.changes.after)
+
+    def share_outcome(self, earlier: PlannedPart) -> None:
+        """Take over the outcome of a part that these events repeat: its error, and which runs do not exist."""
+        result = self.result
+        if result.error is None:
+            result.error = earlier.result.error
+        result.runs = [run for run in result.runs if run not in earlier.throttled]
 
 
 class RunPlanner:
@@ -107,6 +116,7 @@ class RunPlanner:
         rejected: run id -> why the run was not accepted.
         """
         throttled = {id_ for id_, why in rejected.items() if why != "duplicate"}
+        part.throttled = frozenset(throttled)
         if throttled:
             part.result.runs = [id_ for id_ in part.result.runs if id_ not in throttled]
         for event, found in part.undecided:

@@ -168,7 +168,7 @@ class _Batch:
         self._pending, self._lock = 1, threading.Lock()
 
     def add_repeat(self, part: PlannedPart, original: PlannedPart, batch: _Batch) -> None:
-        """Let a part share the error of the part that writes the same run, which may be of this batch."""
+        """Let a part share the outcome of the part that writes the same run, which may be of this batch."""
         self._repeats.append((part, original))
         if batch is not self:
             self._earlier.add(batch.decided)
@@ -185,12 +185,11 @@ class _Batch:
             decided.add_done_callback(lambda _: self.done())
 
     def done(self, shares: int = 1) -> None:
-        """End shares. The last one sets the errors of repeated runs and resolves ``decided``."""
+        """End shares. The last one sets the outcomes of repeated runs and resolves ``decided``."""
         with self._lock:
             self._pending -= shares
             if self._pending:
                 return
         for part, original in self._repeats:
-            if part.result.error is None:
-                part.result.error = original.result.error
+            part.share_outcome(original)
         self.decided.set_result(None)

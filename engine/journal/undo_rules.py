@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.journal.hydrate import Row
+
+MAX_VALUES = 16
+"""Values of other steps that a change remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +39,33 @@ def add_to_object(
 
     others: rows of the other undo intents. updates: (encoded change, undo, place).
 
-    All undo intents for an object keep the value from before the first change. All of them get the newest value.
+    All undo intents for an object keep the value from before the first change. All of them get the newest value,
+    and remember the others, because the newest step may not act.
     """
     updates = []
-    for other in others:
-        earlier = ObjectChange.of(codec.decode(other["change"]))
-        change = replace(change, before=earlier.before)
-        newest = msgspec.json.encode(replace(earlier, put=change.put))
+    found = [ObjectChange.of(codec.decode(other["change"])) for other in others]
+    values = [value for earlier in found for value in (*earlier.others, earlier.put)]
+    known = _distinct(values, change.put)
+    for other, earlier in zip(others, found, strict=True):
+        change = replace(change, before=earlier.before, others=known)
+        newest = _encode(replace(earlier, put=change.put, others=known))
         updates.append((newest, other["undo"], other["place"]))
-    return msgspec.json.encode(change), updates
+    return _encode(change), updates
+
+
+def _distinct(values: Sequence[Any], newest: Any) -> tuple[Any, ...]:
+    """Return the last MAX_VALUES distinct values except the newest."""
+    distinct: list[Any] = []
+    for value in reversed(values):
+        if value != newest and value not in distinct:
+            distinct.append(value)
+    return tuple(distinct[:MAX_VALUES])
+
+
+def _encode(change: ObjectChange) -> bytes:
+    """Encode a change. Versions before ``others`` can read those that have none."""
+    fields = {one.name: getattr(change, one.name) for one in dataclasses.fields(change)}
+    return msgspec.json.encode({key: it for key, it in fields.items() if key != "others" or it})
 
 
 def with_undo_outcome(results: bytes, step: str, outcome: tuple[str, str]) -> bytes:

@@ -92,6 +92,8 @@ class ObjectChange:
     if it is created. put: the new value. before: the old value. None is an absent value.
     item: the fields that identify the value if it is an item of the list at the path, for example
     ``{"key": "quarantine", "effect": "NoSchedule"}`` of a taint.
+    others: values that other steps set at the same place. One of them can still be there, because a later step
+    saved its change and then did not act.
     """
 
     kind: Kind
@@ -102,6 +104,7 @@ class ObjectChange:
     put: Any = None
     before: Any = None
     item: Mapping[str, str] | None = None
+    others: tuple[Any, ...] = ()
 
     @property
     def key(self) -> str:
@@ -117,4 +120,6 @@ class ObjectChange:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> ObjectChange:
         """Create a change from its JSON."""
-        return cls(**{**data, "kind": Kind(**data["kind"]), "path": tuple(data["path"])})
+        others = tuple(data.get("others", ()))
+        kind, path = Kind(**data["kind"]), tuple(data["path"])
+        return cls(**{**data, "kind": kind, "path": path, "others": others})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from engine.cluster.api import NODE
 from engine.cluster.undo import current_value, revert, with_value
@@ -41,6 +43,16 @@ def test_other_items_that_somebody_added_stay():
     assert current_value(
         server.find("Node", "n"), ObjectChange(NODE, None, "n", None, ("spec",))
     ) == {"taints": [A, B]}
+
+
+def test_the_value_of_an_earlier_step_is_reverted_if_the_later_step_did_not_act():
+    server = ApiServer(node(OURS))
+    later = replace(TAINT, put={**OURS, "value": "later"}, before=THEIRS)
+    told = revert(later, server.cluster, lambda _: ())
+    assert told == "q:NoSchedule of node n stays, because it was changed in the meantime"
+    told = revert(replace(later, others=(OURS,)), server.cluster, lambda _: ())
+    assert told == "q:NoSchedule of node n restored"
+    assert server.find("Node", "n")["spec"]["taints"] == [THEIRS]
 
 
 def test_a_change_between_read_and_write_is_respected():

@@ -80,6 +80,7 @@ def test_undo_intents_of_several_runs_keep_the_original_value(journal):
     other = claim(journal, NOW + 90)
     assert other.run.id == second.run.id
     assert other.changes[0].before is None
+    assert other.changes[0].others == ("true",)  # still there if the second step did not act
     assert journal.undo_times(LABEL.key, exclude=other.undo) == []
 
 

@@ -122,6 +122,25 @@ def test_a_duplicate_fails_if_the_write_of_the_first_event_fails():
         again.written.result(0)
 
 
+class ThrottlingJournal(ManualJournal):
+    """A shared journal that throttles every run."""
+
+    shared = True
+
+    def write(self):
+        for accepted, future in self._taken():
+            future.set_result({run.id: "throttle" for run in accepted.runs})
+
+
+def test_a_duplicate_of_a_run_that_the_journal_throttles_names_no_run():
+    disk = ThrottlingJournal()
+    intake = intake_of(disk, ONCE)
+    first, again = take(intake, body(FALCO)), take(intake, body(FALCO))
+    disk.write()
+    assert (first.written.result(0), again.written.result(0)) == (None, None)
+    assert (first.runs, again.runs) == ([], [])
+
+
 def test_runs_start_in_the_order_of_bodies_and_within_a_body_of_playbook_names():
     disk = ManualJournal()
     of = {"a": "['2', '3']", "z": "['1', '3']"}
