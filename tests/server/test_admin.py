@@ -199,7 +199,9 @@ def test_without_a_journal_the_engine_is_alive_but_not_ready(admin):
     assert admin.get("/livez")[0] == 200
     status, _, said = admin.get("/readyz")
     assert (status, said) == (503, {"error": "the journal is closed"})
-    assert admin.get("/status")[0] == 503
+    status, _, said = admin.get("/status")
+    assert (status, said["queue"], said["paused"]) == (200, None, None)
+    assert said["journal"]["error"] == "the journal is closed"
 
 
 def test_recent_events_are_listed_with_their_results(admin):
