@@ -109,8 +109,8 @@ QUERIES = {
     "rights_excess": "max by (account) (tiercel_rights_excess)",
     "journal_writable": "min_over_time(tiercel_journal_writable[1h])",
     "journal_fill_ratio": "predict_linear(tiercel_journal_fill_ratio[6h], 86400)",
-    "spool_runs": "sum by (pod) (tiercel_spool_runs) > 0",
-    "spool_bytes": "max(tiercel_spool_bytes)",
+    "spool_runs": "sum(tiercel_spool_runs)",
+    "spool_fill_ratio": "max(tiercel_spool_fill_ratio)",
 }
 """A typical query for each family, by its name without prefix."""
 

@@ -258,9 +258,9 @@ class AdminApi:
         yield "dry_run", {}, float(about["mode"] == "dry-run")
         for source in about.get("sources", ()):
             yield "source_connected", {"kind": source["kind"]}, float(source["error"] is None)
-        if about.get("spool"):
-            yield "spool_runs", {}, about["spool"]["runs"]
-            yield "spool_bytes", {}, about["spool"]["bytes"]
+        spool = about.get("spool") or {"runs": 0, "fillRatio": 0.0}
+        yield "spool_runs", {}, spool["runs"]
+        yield "spool_fill_ratio", {}, spool["fillRatio"]
         try:
             counts, oldest = self._journal.counts(), self._oldest_due()
             paused, fill = len(self._commands.paused()), self._journal.fill_ratio()

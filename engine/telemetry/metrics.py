@@ -113,7 +113,7 @@ METRICS = {
     "journal_writable": Family("gauge", "1 while the journal accepts writes."),
     "journal_fill_ratio": Family("gauge", "Used part of the journal's quota, 0 to 1."),
     "spool_runs": Family("gauge", "Runs that wait in the spool for the database (`--spool`)."),
-    "spool_bytes": Family("gauge", "Bytes that these runs take, about."),
+    "spool_fill_ratio": Family("gauge", "Used part of the spool, 0 to 1; 0 without a spool."),
 }
 """Every family by its name without prefix. Scrapes and the documentation use this table."""
 

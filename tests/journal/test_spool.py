@@ -105,7 +105,7 @@ def test_runs_of_an_outage_reach_the_database_once_and_in_their_order(url, journ
         accept(queue, run(9), may_wait=False)
         assert [n for n in claimed(journal) if n not in (3, 9)] == [1, 2, 4, 5]
         assert journal.counts()["over"] == 6
-        assert queue.status()["bytes"] == 0
+        assert queue.status()["fillRatio"] == 0
 
 
 def test_throttles_are_decided_when_the_runs_are_forwarded(url, journal, tmp_path, monkeypatch):

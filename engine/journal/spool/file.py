@@ -166,6 +166,10 @@ class SpoolFile:
         except JournalError as error:
             raise self._renamed(error) from error
 
+    def fill_ratio(self) -> float:
+        """Return the used part of the spool, 0 to 1."""
+        return min(1.0, max(self.runs / self._max_runs, self.bytes / self._max_bytes))
+
     def full(self) -> str | None:
         """Return the sentence that the spool is full, or None."""
         if self.runs < self._max_runs and self.bytes + _MIN_FREE_BYTES <= self._max_bytes:

@@ -108,7 +108,7 @@ class SpooledQueue:
         return {
             "file": str(self._spool.path),
             "runs": self._spool.runs,
-            "bytes": self._spool.bytes,
+            "fillRatio": round(self._spool.fill_ratio(), 3),
             "error": self.write_error(),
         }
 

@@ -512,15 +512,28 @@ def _capacity() -> Iterator[Builder]:
         _timeseries(
             "Fill of the journal",
             "Used part of the journal's quota. From 90 % only Notice and more severe events are "
-            "accepted, from 95 % Warning, from 98 % Critical.",
+            "accepted, from 95 % Warning, from 98 % Critical. spool: used part of the spool.",
         )
         .with_target(_query(f"max(tiercel_journal_fill_ratio{{{ENGINE}}})", "used"))
+        .with_target(_query(f"max(tiercel_spool_fill_ratio{{{ENGINE}}})", "spool"))
         .unit("percentunit")
         .min(0)
         .max(1)
         .thresholds(_thresholds([(0, GREEN), (0.8, ORANGE), (0.9, RED)]))
         .thresholds_style(_threshold_lines())
         .links([_help("metrics.md#tiercel_journal_fill_ratio")])
+    )
+    yield (
+        _timeseries(
+            "Runs in the spool",
+            "Runs that wait on the disks of the engines, because the database of the journal does not "
+            "answer.",
+        )
+        .with_target(_query(f"sum(tiercel_spool_runs{{{ENGINE}}})", "waiting"))
+        .unit("short")
+        .decimals(0)
+        .min(0)
+        .links([_link("Spool", "replicas.md#spool")])
     )
     yield (
         _timeseries("Connections", "Open connections of senders to the event port.")
