@@ -127,6 +127,7 @@ class BaseJournal(ABC, Generic[C]):
         now: float,
     ) -> bool:
         """See UndoLog.adopt."""
+        self._prepare_history()
         position = [one.name for one in run.steps].index(step)
         intent = UndoIntent(run.id, step, position, changes, until)
         done = StepResult(step, "done", "found in the cluster, and taken over")

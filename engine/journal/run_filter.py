@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from engine.journal.records import RunFilter
 
 _STATES: dict[str, LiteralString] = {
-    # PostgreSQL has the state `new` for a run that is not in a target queue yet
-    "waiting": "state IN ('new', 'head', 'queued', 'waiting') AND NOT held",
+    "waiting": "state IN ('head', 'queued', 'waiting') AND NOT held",
     "running": "state = 'leased'",
     "held": "held AND state IS NOT NULL",
 }

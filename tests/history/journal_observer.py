@@ -119,7 +119,8 @@ def read_undo_intents(connection: psycopg.Connection) -> list[str]:
 def unfinished(connection: psycopg.Connection) -> int:
     """Return how many runs and scheduled undos are not over."""
     (count,) = connection.execute(
-        "SELECT count(*) FROM runs WHERE state IS NOT NULL"
+        "SELECT (SELECT count(*) FROM runs WHERE state IS NOT NULL)"
+        " + (SELECT coalesce(sum(many), 0) FROM arrived)"
     ).fetchone() or (0,)
     return int(count)
 

@@ -37,7 +37,7 @@ def start(url):
     """Start replicas on one database with empty tables."""
     with shared_server().connect(url.rpartition("/")[2]) as connection:
         connection.execute(
-            "TRUNCATE runs, history, run_ids, events, targets, throttle_windows, budget_windows,"
+            "TRUNCATE arrived, runs, history, run_ids, events, targets, throttle_windows, budget_windows,"
             " undo_intents, replicas"
         )
     with contextlib.ExitStack() as stack:

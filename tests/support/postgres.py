@@ -29,6 +29,7 @@ PROGRAMS = [
     "/usr/lib/postgresql/17/bin",
 ]
 PATIENCE = 60.0
+MEMORY = Path("/dev/shm")  # noqa: S108 - tmpfs, so that an fsync takes no time
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -172,11 +173,10 @@ def _own(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def scratch() -> Path:
-    """Return a new folder in memory that the user ``postgres`` can enter. It is deleted at the end."""
-    memory = Path("/dev/shm")  # noqa: S108 - tmpfs, so that an fsync takes no time
+def scratch(parent: Path = MEMORY) -> Path:
+    """Return a new folder that the user ``postgres`` can enter. It is deleted at the end."""
     folder = Path(
-        tempfile.mkdtemp(prefix="tiercel-postgres-", dir=memory if memory.is_dir() else None)
+        tempfile.mkdtemp(prefix="tiercel-postgres-", dir=parent if parent.is_dir() else None)
     )
     _own(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, LiteralString
@@ -11,93 +11,80 @@ import msgspec
 
 from engine.journal import codec
 from engine.journal.postgres import windows
+from engine.journal.postgres.arrays import BytesArray, FloatArray, IntArray, TextArray, UuidArray
 from engine.journal.postgres.connection import index_key
 from engine.journal.postgres.schema import day_of
 from engine.model.event_subject import namespace_of
-from engine.model.run import run_outcome
 from engine.model.throttle_window import ThrottleUse, acquire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from engine.journal.postgres.connection import Connection
     from engine.journal.records import AcceptBatch
-    from engine.model.run import Run
-
-_RUN: LiteralString = (
-    "id, playbook, digest, blob, day, event, target, namespace, received, state, position, pool, timeout,"
-    " due_at, outcome, settled, revision, throttle"
-)
-_ACCEPT: LiteralString = (
-    f"WITH given AS (SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::date[],"
-    " %b::uuid[], %b::text[], %b::text[], %b::float8[], %b::text[], %b::int[], %b::text[], %b::float8[],"
-    f" %b::float8[], %b::text[], %b::float8[], %b::text[], %b::text[]) WITH ORDINALITY"
-    f" AS given ({_RUN}, place)),"
-    # in one order, so that two batches never deadlock
-    " new AS (INSERT INTO run_ids SELECT id, day FROM given ORDER BY id ON CONFLICT DO NOTHING RETURNING id),"
-    " accepted AS (SELECT * FROM given WHERE id IN (SELECT id FROM new)),"
-    " written AS (INSERT INTO events SELECT * FROM unnest(%b::date[], %b::uuid[], %b::bytea[])"
-    " AS event (day, id, body) WHERE event.id IN (SELECT event FROM accepted)),"
-    f" waiting AS (INSERT INTO runs ({_RUN}) SELECT {_RUN} FROM accepted WHERE state IS NOT NULL"
-    " ORDER BY place),"
-    f" over AS (INSERT INTO history (seq, {_RUN}) SELECT nextval('runs_seq'), {_RUN} FROM accepted"
-    " WHERE state IS NULL ORDER BY place)"
-    " SELECT id FROM new"
-)
-"""Write the runs that are new, in their order, with their events. Returns the ids of the new runs."""
 
 
-_EVENT = 5
-"""Index of the column ``event``."""
+_ACCEPT: LiteralString = f"SELECT accept_runs({', '.join(['%b'] * 18)}) AS new"
+"""See engine.journal.postgres.arrival_functions. Returns the ids of the new runs, or NULL if all are new."""
+
+PlaybookRow = tuple[str, str, str, str, str | None, float]
+"""Name, digest, blob and revision of a playbook, and the pool and timeout of its first step, if it has one."""
+RunRow = tuple[str, str, str | None, float, float, str | None, bytes, PlaybookRow]
+"""Id, target, namespace, received, due_at, throttle, id of the event, playbook."""
+_NONE: dict[str, str] = {}
 
 
 class EncodedBatch(msgspec.Struct, frozen=True, eq=False):
     """An AcceptBatch, encoded for the tables.
 
-    runs: id -> row of ``runs``. events: id of an event -> (day, encoded event). throttles: run id -> use.
+    runs: by id. events: id of an event -> (received, encoded event). throttles: run id -> use. attempt_states:
+    run id -> encoded attempt state with which the run starts.
     """
 
-    runs: dict[str, tuple[Any, ...]]
-    events: dict[uuid.UUID, tuple[Any, bytes]]
+    runs: dict[str, RunRow]
+    events: dict[bytes, tuple[float, bytes]]
     snapshots: dict[str, bytes]
     throttles: Mapping[str, ThrottleUse]
     throttle_windows: Mapping[str, Any]
+    attempt_states: Mapping[str, bytes] = msgspec.field(default_factory=dict)
 
 
-def encode_batch(accepted: AcceptBatch, now: float) -> EncodedBatch:
+def encode_batch(
+    accepted: AcceptBatch, now: float, attempt_states: Mapping[str, bytes] | None = None
+) -> EncodedBatch:
     """Encode a batch in the thread of the caller. now: the time at which its runs are due."""
-    numbers: dict[int, uuid.UUID] = {}
-    events: dict[uuid.UUID, tuple[Any, bytes]] = {}
-    runs: dict[str, tuple[Any, ...]] = {}
+    numbers: dict[int, bytes] = {}
+    events: dict[bytes, tuple[float, bytes]] = {}
+    runs: dict[str, RunRow] = {}
     snapshots = {}
     for run in accepted.runs:
-        number = numbers.setdefault(id(run.event), _event_id())
-        if number not in events:
-            events[number] = day_of(run.received), codec.from_event(run.event, run.trace)
-        snapshots[run.playbook.digest] = run.playbook.snapshot
+        event = numbers.get(id(run.event))
+        if event is None:
+            event = numbers[id(run.event)] = _event_id()
+            events[event] = run.received, codec.from_event(run.event, run.trace)
+        playbook = run.playbook
+        snapshots[playbook.digest] = playbook.snapshot
         use = accepted.throttles.get(run.id)
-        runs.setdefault(run.id, _run_row(run, number, now, use and index_key(use.key)))
-    return EncodedBatch(runs, events, snapshots, accepted.throttles, accepted.throttle_windows)
+        step = playbook.steps[0] if playbook.steps else None
+        first = (step.pool, step.timeout) if step else (None, 0.0)
+        runs[run.id] = (
+            run.id, index_key(run.target), namespace_of(run.event), run.received, now,
+            use and index_key(use.key), event,
+            (playbook.name, playbook.digest, playbook.blob, run.revision, *first),
+        )  # fmt: skip
+    return EncodedBatch(
+        runs,
+        events,
+        snapshots,
+        accepted.throttles,
+        accepted.throttle_windows,
+        attempt_states or {},
+    )
 
 
-def _event_id() -> uuid.UUID:
-    """Return a new id. Its first 48 bits are the time, so that the rows of an index page are of one time."""
-    return uuid.UUID(bytes=int(time.time() * 1e3).to_bytes(6, "big") + os.urandom(10))
-
-
-def _run_row(run: Run, event: uuid.UUID, now: float, throttle: str | None) -> tuple[Any, ...]:
-    """Return a row in the order of ``_RUN``. A run without steps is over."""
-    playbook = run.playbook
-    row = (
-        run.id, playbook.name, playbook.digest, playbook.blob, day_of(run.received), event,
-        index_key(run.target), namespace_of(run.event), run.received,
-    )  # fmt: skip
-    if not playbook.steps:
-        over = (None, None, None, None, None, run_outcome(()), now)
-        return (*row, *over, run.revision, throttle)
-    step = playbook.steps[0]
-    waits = ("new", 0, step.pool, step.timeout, now, None, None)
-    return (*row, *waits, run.revision, throttle)
+def _event_id() -> bytes:
+    """Return a new uuid. Its first 48 bits are the time, so that the rows of an index page are of one time."""
+    return int(time.time() * 1e3).to_bytes(6, "big") + random.randbytes(10)  # noqa: S311 - no secret
 
 
 class BatchWriter:
@@ -133,16 +120,16 @@ class BatchWriter:
             for id_, number in first.items()
             if id_ in batches[number].throttles
         }
-        throttled = _throttled(connection, uses) if uses else {}
-        snapshots = {digest: b for batch in batches for digest, b in batch.snapshots.items()}
-        insert_snapshots(
-            connection, {d: s for d, s in snapshots.items() if d not in self._known_snapshots}
-        )
-        rows = {
-            id_: batches[number].runs[id_] for id_, number in first.items() if id_ not in throttled
+        throttled = _throttled(connection, uses) if uses else _NONE
+        snapshots = {
+            digest: snapshot
+            for batch in batches
+            for digest, snapshot in batch.snapshots.items()
+            if digest not in self._known_snapshots
         }
-        new = _insert(connection, batches, rows)
-        for id_ in rows.keys() - new:
+        insert_snapshots(connection, snapshots)
+        rows = [batches[number].runs[id_] for id_, number in first.items() if id_ not in throttled]
+        for id_ in _insert(connection, batches, rows):
             rejected[first[id_]][id_] = "duplicate"
         for id_, why in throttled.items():
             rejected[first[id_]][id_] = why
@@ -158,17 +145,62 @@ class BatchWriter:
 
 
 def _insert(
-    connection: Connection, batches: Sequence[EncodedBatch], rows: Mapping[str, tuple[Any, ...]]
-) -> set[str]:
-    """Write the runs that are new and their events. Return the ids of these runs."""
+    connection: Connection, batches: Sequence[EncodedBatch], rows: Sequence[RunRow]
+) -> Collection[str]:
+    """Write the runs that are new, in their order, and their events. Return the ids of the others."""
     if not rows:
-        return set()
-    events = {event: found for batch in batches for event, found in batch.events.items()}
-    used = {row[_EVENT] for row in rows.values()}
-    days, bodies = zip(*(events[event] for event in used), strict=True)
-    columns = [[*column] for column in zip(*rows.values(), strict=True)]
-    found = connection.execute(_ACCEPT, [*columns, [*days], [*used], [*bodies]])
-    return {row["id"] for row in found.fetchall()}
+        return ()
+    ids, targets, namespaces, received, due, throttles, of_event, of_playbook = zip(
+        *rows, strict=True
+    )
+    # the values of a playbook are sent once, and an event that several runs share too
+    playbooks = {playbook: n for n, playbook in enumerate(dict.fromkeys(of_playbook), 1)}
+    events = {event: n for n, event in enumerate(dict.fromkeys(of_event), 1)}
+    names, digests, blobs, revisions, pools, timeouts = zip(*playbooks, strict=True)
+    bodies = {event: found for batch in batches for event, found in batch.events.items()}
+    event_times, event_bodies = zip(*(bodies[event] for event in events), strict=True)
+    states = {id_: state for batch in batches for id_, state in batch.attempt_states.items()}
+    row = connection.execute(_ACCEPT, (
+        TextArray(ids), TextArray(targets), TextArray(namespaces), FloatArray(received),
+        FloatArray(due), TextArray(throttles),
+        BytesArray([states.get(id_) for id_ in ids]) if states else None,
+        IntArray([events[event] for event in of_event]),
+        IntArray([playbooks[playbook] for playbook in of_playbook]),
+        UuidArray([*events]), FloatArray(event_times), BytesArray(event_bodies),
+        TextArray(names), TextArray(digests), TextArray(blobs), TextArray(revisions),
+        TextArray(pools), FloatArray(timeouts),
+    )).fetchone()  # fmt: skip
+    new = row and row["new"]
+    return () if new is None else set(ids).difference(new)
+
+
+def insert_finished(
+    connection: Connection, batch: EncodedBatch, results: bytes, now: float
+) -> None:
+    """Write the run of a batch, and its event, as a run that ended now as done, if it does not exist.
+
+    results: its encoded results.
+    """
+    ((id_, target, namespace, received, _, _, event, playbook),) = batch.runs.values()
+    day = day_of(received)
+    new = connection.execute(
+        "INSERT INTO run_ids VALUES (%s, %s) ON CONFLICT DO NOTHING", (id_, day)
+    )
+    if not new.rowcount:
+        return
+    insert_snapshots(connection, batch.snapshots)
+    number, body = uuid.UUID(bytes=event), batch.events[event][1]
+    connection.execute("INSERT INTO events VALUES (%s, %s, %s)", (day, number, body))
+    name, digest, blob, revision, _, _ = playbook
+    connection.execute(
+        "INSERT INTO history (seq, id, playbook, digest, blob, day, event, target, namespace, received,"
+        " results, outcome, settled, revision) VALUES (nextval('runs_seq'), %s, %s, %s, %s, %s, %s, %s, %s,"
+        " %s, %s, 'done', %s, %s)",
+        (
+            id_, name, digest, blob, day, number, target, namespace, received, results, now,
+            revision,
+        ),
+    )  # fmt: skip
 
 
 def insert_snapshots(connection: Connection, snapshots: Mapping[str, bytes]) -> None:

@@ -49,6 +49,15 @@ def merge_attempt_state(
     return changed.rowcount == 1
 
 
+def move_arrived_runs(connections: Connections, *, wait: bool = False) -> bool:
+    """Move some of the accepted runs to the target queues. Return whether more may wait.
+
+    wait: wait for another replica that moves some.
+    """
+    (row,) = connections.call("SELECT move_arrived_runs(%s) AS more", wait)
+    return bool(row["more"])
+
+
 _SETTLE: dict[Kind, LiteralString] = {
     "wait": "SELECT wait_run(%s, %s, %s, %s, %s, %s, %s) AS done",
     "advance": "SELECT advance_run(%s, %s, %s, %s, %s, %s, %s, %s) AS done",

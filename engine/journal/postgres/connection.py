@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
+from engine.journal.postgres import arrays
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def connect(server: Server) -> Connection:
     )  # fmt: skip
     connection.adapters.register_dumper(str, _BinaryText)
     connection.adapters.register_dumper(str, _Text)
+    arrays.register(connection)
     return connection
 
 

@@ -1,8 +1,7 @@
 """The functions of the database: claim, settle and the order of a target queue, each in one round trip.
 
 The states of a run are those of the SQLite journal (see engine.journal.sqlite.claims). Only a transaction that
-has locked the row of a target changes the states of its queue. New runs do not need the lock: they are in the
-state ``new`` until a claim moves them to their queues.
+has locked the row of a target changes the states of its queue.
 
 Each statement of a function sees what was committed before the statement began. The row of a target is therefore
 locked in one statement, and its queue is read in the next one. In one statement, a run could be claimed twice.
@@ -14,14 +13,11 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+from engine.journal.postgres.arrival_functions import ACCEPT, INDEXED, MOVE
 from engine.journal.postgres.schema import COLUMNS
 
-MAX_MOVED_RUNS = 500
-"""New runs that one claim moves to their queues."""
 MAX_DUE_RUNS = 500
 """Runs that one claim makes ready."""
-_MOVER_LOCK = 0x6D6F766572
-"""The advisory lock of the transaction that moves new runs: one at a time, so that their order is kept."""
 
 ROW: LiteralString = (
     "seq, id, playbook, digest, blob, target, received, state, leased, held, fence, position, pool, timeout,"
@@ -39,78 +35,58 @@ CREATE TYPE run_row AS (
 _WITH_EVENT = (
     f"{ROW}, (SELECT body FROM events WHERE events.day = runs.day AND events.id = runs.event)"
 )
-_DUE = (
-    "(runs.due_at <= now_ OR runs.state = 'leased'"
-    " AND NOT EXISTS (SELECT FROM replicas WHERE replicas.id = runs.replica))"
-)
+_DEAD = "runs.state = 'leased' AND runs.replica <> ALL(live_)"
+"""The claim of a dead replica. live_: the live ones."""
+_DUE = f"(runs.due_at <= now_ OR {_DEAD})"
+_LIVE = "live_ bigint[] := array(SELECT replicas.id FROM replicas)"
 _CLAIMABLE_UNDO = (
     "runs.state IN ('waiting', 'leased') AND runs.undoes IS NOT NULL AND NOT EXISTS ("
     "SELECT FROM runs AS other WHERE other.target = runs.target AND other.state = 'leased'"
-    " AND other.seq <> runs.seq)"
+    " AND other.id <> runs.id)"
 )
 _LEASE = (
     "UPDATE runs SET state = 'leased', leased = true, held = false, fence = fence + 1,"
     " attempt = attempt + 1, began = coalesce(began, now_), due_at = now_ + timeout + margin_,"
-    " replica = replica_ WHERE seq = ANY(seqs_)"
+    " replica = replica_ WHERE id = ANY(ids_)"
 )
 _LOCK_FREE = (
     "SELECT array_agg(locked.target) INTO targets_ FROM (SELECT target FROM targets"
     " WHERE target = ANY(targets_) FOR UPDATE SKIP LOCKED) AS locked"
 )
 
-_UPDATE_HEADS = """
+_UPDATE_HEADS = f"""
 -- Mark the earliest ready run of each locked queue as its head; none while a run is leased.
 -- Runs of paused playbooks let later runs pass.
-CREATE FUNCTION update_heads(targets_ text[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION update_heads(targets_ text[]) RETURNS void LANGUAGE plpgsql {INDEXED} AS $$
 BEGIN
   UPDATE runs SET state = 'queued' WHERE state = 'head' AND target = ANY(targets_)
     AND (EXISTS (SELECT FROM runs AS other WHERE other.target = runs.target AND other.state = 'leased')
-      OR seq > (SELECT min(seq) FROM runs AS other WHERE other.target = runs.target
-        AND other.state = 'queued' AND other.playbook NOT IN (SELECT playbook FROM pauses)));
+      OR seq > (SELECT other.seq FROM runs AS other WHERE other.target = runs.target
+        AND other.state = 'queued' AND other.playbook NOT IN (SELECT playbook FROM pauses)
+        ORDER BY other.seq LIMIT 1));
   UPDATE runs SET state = 'head' FROM unnest(targets_) AS given (target) CROSS JOIN LATERAL (
-    SELECT seq FROM runs AS other WHERE other.target = given.target AND other.state = 'queued'
+    SELECT id FROM runs AS other WHERE other.target = given.target AND other.state = 'queued'
       AND other.playbook NOT IN (SELECT playbook FROM pauses) ORDER BY seq LIMIT 1) AS first
-    WHERE runs.seq = first.seq AND runs.target = given.target AND runs.state = 'queued'
+    WHERE runs.id = first.id AND runs.target = given.target AND runs.state = 'queued'
       AND NOT EXISTS (SELECT FROM runs AS other WHERE other.target = given.target
         AND other.state IN ('leased', 'head'));
 END $$;
--- Create and lock the queues of targets, in one order for all transactions.
-CREATE FUNCTION ensure_targets(targets_ text[]) RETURNS void LANGUAGE sql AS $$
-  INSERT INTO targets SELECT DISTINCT unnest(targets_) AS target ORDER BY target
-  ON CONFLICT (target) DO UPDATE SET target = excluded.target
-$$;
--- Lock the queues of targets that have a run, in the same order.
-CREATE FUNCTION lock_targets(targets_ text[]) RETURNS void LANGUAGE plpgsql AS $$
+-- Lock the queues of targets that have a run, in one order for all transactions.
+CREATE FUNCTION lock_targets(targets_ text[]) RETURNS void LANGUAGE plpgsql {INDEXED} AS $$
 BEGIN
   PERFORM FROM targets WHERE target = ANY(targets_) ORDER BY target FOR UPDATE;
-END $$;
-"""
-_MOVE_NEW_RUNS = f"""
--- Move new runs to the queues of their targets, oldest first. Return whether more may wait.
-CREATE FUNCTION move_new_runs() RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE seqs_ bigint[]; targets_ text[];
-BEGIN
-  IF NOT EXISTS (SELECT FROM runs WHERE state = 'new') OR NOT pg_try_advisory_xact_lock({_MOVER_LOCK}) THEN
-    RETURN false;  -- there is none, or another replica moves them
-  END IF;
-  SELECT array_agg(new.seq), array_agg(new.target) INTO seqs_, targets_ FROM (
-    SELECT seq, target FROM runs WHERE state = 'new' ORDER BY seq LIMIT {MAX_MOVED_RUNS}) AS new;
-  IF seqs_ IS NULL THEN
-    RETURN false;
-  END IF;
-  PERFORM ensure_targets(targets_);
-  UPDATE runs SET state = 'queued' WHERE state = 'new' AND seq = ANY(seqs_);
-  PERFORM update_heads(array(SELECT DISTINCT unnest(targets_)));
-  RETURN cardinality(seqs_) = {MAX_MOVED_RUNS};
 END $$;
 """
 _CLAIM = f"""
 -- Make the due runs ready, also those that a dead replica has claimed.
 CREATE FUNCTION queue_due_runs(now_ float8) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE targets_ text[];
+DECLARE targets_ text[]; {_LIVE};
 BEGIN
-  SELECT array_agg(DISTINCT due.target) INTO targets_ FROM (SELECT target FROM runs
-    WHERE state IN ('waiting', 'leased') AND undoes IS NULL AND {_DUE} LIMIT {MAX_DUE_RUNS}) AS due;
+  SELECT array_agg(DISTINCT due.target) INTO targets_ FROM (
+    (SELECT target FROM runs WHERE state IN ('waiting', 'leased') AND undoes IS NULL AND due_at <= now_
+      ORDER BY due_at LIMIT {MAX_DUE_RUNS})
+    UNION ALL
+    (SELECT target FROM runs WHERE undoes IS NULL AND {_DEAD} LIMIT {MAX_DUE_RUNS})) AS due;
   IF targets_ IS NULL THEN RETURN; END IF;
   {_LOCK_FREE};
   UPDATE runs SET state = 'queued' WHERE target = ANY(targets_) AND undoes IS NULL
@@ -120,15 +96,20 @@ END $$;
 -- Lease due undos, at most one for each target. Return the rows from before the lease.
 CREATE FUNCTION claim_undos(limit_ integer, now_ float8, margin_ float8, replica_ bigint)
 RETURNS SETOF run_row LANGUAGE plpgsql AS $$
-DECLARE targets_ text[]; seqs_ bigint[];
+DECLARE targets_ text[]; ids_ text[]; {_LIVE};
 BEGIN
-  SELECT array_agg(due.target) INTO targets_ FROM (SELECT target FROM runs
-    WHERE {_CLAIMABLE_UNDO} AND {_DUE} ORDER BY due_at LIMIT limit_) AS due;
+  SELECT array_agg(due.target) INTO targets_ FROM (
+    (SELECT target FROM runs WHERE {_CLAIMABLE_UNDO} AND due_at <= now_ ORDER BY due_at LIMIT limit_)
+    UNION ALL
+    (SELECT target FROM runs WHERE {_CLAIMABLE_UNDO} AND {_DEAD} LIMIT limit_)) AS due;
   IF targets_ IS NULL THEN RETURN; END IF;
   {_LOCK_FREE};
-  SELECT array_agg(due.seq) INTO seqs_ FROM (SELECT DISTINCT ON (target) seq FROM runs
-    WHERE {_CLAIMABLE_UNDO} AND target = ANY(targets_) AND {_DUE} ORDER BY target, due_at, seq) AS due;
-  RETURN QUERY SELECT {_WITH_EVENT} FROM runs WHERE seq = ANY(seqs_) ORDER BY due_at, seq;
+  SELECT array_agg(due.id) INTO ids_ FROM (SELECT first.id FROM (
+    SELECT DISTINCT ON (target) target, id, due_at FROM runs WHERE {_CLAIMABLE_UNDO}
+      AND target = ANY(targets_) AND {_DUE} ORDER BY target, due_at, seq) AS first
+    ORDER BY first.due_at LIMIT limit_) AS due;
+  IF ids_ IS NULL THEN RETURN; END IF;
+  RETURN QUERY SELECT {_WITH_EVENT} FROM runs WHERE id = ANY(ids_) ORDER BY due_at, seq;
   {_LEASE};
   PERFORM update_heads(targets_);
 END $$;
@@ -136,22 +117,23 @@ END $$;
 CREATE FUNCTION claim_heads(
   pool_ text, limit_ integer, now_ float8, margin_ float8, replica_ bigint)
 RETURNS SETOF run_row LANGUAGE plpgsql AS $$
-DECLARE targets_ text[]; seqs_ bigint[];
+DECLARE targets_ text[]; ids_ text[];
 BEGIN
   IF limit_ <= 0 OR EXISTS (SELECT FROM pauses WHERE playbook = '*') THEN RETURN; END IF;
   SELECT array_agg(locked.target) INTO targets_ FROM (
     SELECT targets.target FROM runs JOIN targets USING (target) WHERE runs.state = 'head'
       AND runs.pool = pool_ ORDER BY runs.seq LIMIT limit_ FOR UPDATE OF targets SKIP LOCKED) AS locked;
   IF targets_ IS NULL THEN RETURN; END IF;
-  SELECT array_agg(seq) INTO seqs_ FROM runs WHERE state = 'head' AND pool = pool_
+  SELECT array_agg(id) INTO ids_ FROM runs WHERE state = 'head' AND pool = pool_
     AND target = ANY(targets_) AND playbook NOT IN (SELECT playbook FROM pauses);
-  RETURN QUERY SELECT {_WITH_EVENT} FROM runs WHERE seq = ANY(seqs_) ORDER BY seq;
+  IF ids_ IS NULL THEN RETURN; END IF;
+  RETURN QUERY SELECT {_WITH_EVENT} FROM runs WHERE id = ANY(ids_) ORDER BY seq;
   {_LEASE};
 END $$;
 -- Claim up to limit_ attempts that may start now. Undos go first.
 CREATE FUNCTION claim_runs(
   pool_ text, limit_ integer, now_ float8, margin_ float8, replica_ bigint)
-RETURNS SETOF run_row LANGUAGE plpgsql AS $$
+RETURNS SETOF run_row LANGUAGE plpgsql {INDEXED} AS $$
 DECLARE left_ integer := limit_; found_ integer; more_ boolean := true;
 BEGIN
   PERFORM queue_due_runs(now_);
@@ -160,14 +142,12 @@ BEGIN
     GET DIAGNOSTICS found_ = ROW_COUNT;
     left_ := left_ - found_;
   END IF;
-  RETURN QUERY SELECT * FROM claim_heads(pool_, left_, now_, margin_, replica_);
-  GET DIAGNOSTICS found_ = ROW_COUNT;
-  left_ := left_ - found_;
-  WHILE left_ > 0 AND more_ AND EXISTS (SELECT FROM runs WHERE state = 'new') LOOP
-    more_ := move_new_runs();
+  LOOP
     RETURN QUERY SELECT * FROM claim_heads(pool_, left_, now_, margin_, replica_);
     GET DIAGNOSTICS found_ = ROW_COUNT;
     left_ := left_ - found_;
+    EXIT WHEN left_ <= 0 OR NOT more_ OR NOT EXISTS (SELECT FROM arrived);
+    more_ := move_arrived_runs(false);
   END LOOP;
 END $$;
 """
@@ -179,15 +159,15 @@ for _name, _value in (
 ):  # fmt: skip
     _MOVED = _MOVED.replace(f" {_name},", f" {_value},")
 _SETTLE = f"""
--- End a run: move it to the history. fence_: of the newest claim; NULL for a run that was not claimed.
+-- End a run: move it to the history.
 CREATE FUNCTION end_run(
   id_ text, fence_ bigint, target_ text, results_ bytea, outcome_ text, settled_ float8)
-RETURNS boolean LANGUAGE plpgsql AS $$
+RETURNS boolean LANGUAGE plpgsql {INDEXED} AS $$
 DECLARE moved_ integer;
 BEGIN
   PERFORM lock_targets(ARRAY[target_]);
   WITH gone AS (
-    DELETE FROM runs WHERE id = id_ AND (fence_ IS NULL OR fence = fence_ AND leased) RETURNING *)
+    DELETE FROM runs WHERE id = id_ AND fence = fence_ AND leased RETURNING *)
   INSERT INTO history ({COLUMNS}) SELECT {_MOVED} FROM gone;
   GET DIAGNOSTICS moved_ = ROW_COUNT;
   IF moved_ > 0 THEN PERFORM update_heads(ARRAY[target_]); END IF;
@@ -197,7 +177,7 @@ END $$;
 CREATE FUNCTION advance_run(
   id_ text, fence_ bigint, target_ text, due_ float8, results_ bytea, position_ integer, pool_ text,
   timeout_ float8)
-RETURNS boolean LANGUAGE plpgsql AS $$
+RETURNS boolean LANGUAGE plpgsql {INDEXED} AS $$
 DECLARE written_ integer;
 BEGIN
   PERFORM lock_targets(ARRAY[target_]);
@@ -211,7 +191,7 @@ END $$;
 -- Let a step wait until due_.
 CREATE FUNCTION wait_run(
   id_ text, fence_ bigint, target_ text, due_ float8, last_ bytea, answered_ integer, held_ boolean)
-RETURNS boolean LANGUAGE plpgsql AS $$
+RETURNS boolean LANGUAGE plpgsql {INDEXED} AS $$
 DECLARE written_ integer;
 BEGIN
   PERFORM lock_targets(ARRAY[target_]);
@@ -222,4 +202,4 @@ BEGIN
   RETURN written_ > 0;
 END $$;
 """
-FUNCTIONS_1 = _ROW_TYPE + _UPDATE_HEADS + _MOVE_NEW_RUNS + _CLAIM + _SETTLE
+FUNCTIONS_1 = ACCEPT + _ROW_TYPE + MOVE + _UPDATE_HEADS + _CLAIM + _SETTLE

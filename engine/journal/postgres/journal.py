@@ -171,6 +171,7 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     def release_throttle(self, run: str) -> None:
         """See Queue.release_throttle."""
+        self._prepare_history()
 
         def work(connection: Connection) -> None:
             row = connection.execute(
@@ -211,18 +212,16 @@ class PostgresJournal(BaseJournal["Connection"]):
             if not claims.merge_attempt_state(connection, key, attempt_state):
                 return False
             if notice:
-                batch = accept.encode_batch(AcceptBatch([notice.run]), notice.run.received)
+                states = {notice.run.id: notice_state}
+                batch = accept.encode_batch(AcceptBatch([notice.run]), notice.run.received, states)
                 accept.BatchWriter().write(connection, [batch])
-                connection.execute(
-                    "UPDATE runs SET facts = %s WHERE id = %s", (notice_state, notice.run.id)
-                )
             return True
 
         return self._write(work)
 
     def next_due(self, pool: Pool) -> float | None:
         """See Queue.next_due."""
-        while self._connections.call("SELECT move_new_runs() AS more")[0]["more"]:
+        while claims.move_arrived_runs(self._connections):
             pass
         return queries.next_due(self._connections, pool)
 
@@ -269,6 +268,7 @@ class PostgresJournal(BaseJournal["Connection"]):
     def delete_runs(self, before: float) -> int:
         """See Maintenance.delete_runs. Drops whole days."""
         now, exact = self.now(), self._exact_retention
+        self._prepare_history()  # so that retention sees every run
         self._write(lambda c: retention.delete_old_records(c, before, min(now, before)))
         self._write(lambda c: retention.drop_days(c, before))
         return self._write(lambda c: retention.delete_runs(c, before, exact=exact))
@@ -279,7 +279,7 @@ class PostgresJournal(BaseJournal["Connection"]):
         with self._connections.session() as connection:
             schema.create_partitions(connection, today)
             if self._exact_retention:
-                connection.execute("VACUUM events_other, history_other, runs")
+                connection.execute("VACUUM events_other, history_other, runs, arrived, targets")
             row = connection.execute(
                 "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::float8 AS size FROM pg_class"
                 " WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
@@ -313,6 +313,15 @@ class PostgresJournal(BaseJournal["Connection"]):
     def _read(self, query: Callable[[Connection], T]) -> T:
         with self._connections.session() as connection:
             return query(connection)
+
+    def _prepare_history(self) -> None:
+        """Move all accepted runs to the target queues.
+
+        If the journal cannot be written, readers see it as it is.
+        """
+        with contextlib.suppress(JournalError):
+            while claims.move_arrived_runs(self._connections, wait=True):
+                pass
 
     def _settle(self, settlement: Settlement) -> bool:
         return claims.settle(self._connections, settlement)

@@ -75,7 +75,8 @@ def select_runs(connection: Connection, wanted: RunFilter) -> list[Row]:
 def counts(connection: Connection) -> dict[str, int]:
     """Return the number of runs per state; undos do not count."""
     row = connection.execute(
-        "SELECT count(*) FILTER (WHERE state IS NOT NULL AND state <> 'leased' AND NOT held) AS waiting,"
+        "SELECT count(*) FILTER (WHERE state IS NOT NULL AND state <> 'leased' AND NOT held)"
+        " + (SELECT coalesce(sum(many), 0)::bigint FROM arrived) AS waiting,"
         " count(*) FILTER (WHERE state = 'leased') AS running,"
         " count(*) FILTER (WHERE held AND state IS NOT NULL) AS held,"
         " (SELECT count(*) FROM history) AS over FROM runs WHERE undoes IS NULL"
@@ -95,7 +96,7 @@ def next_due(connections: Connections, pool: str) -> float | None:
         " WHERE other.target = runs.target AND other.state = 'leased' AND other.seq <> runs.seq)) END,"
         " CASE WHEN NOT EXISTS (SELECT FROM pauses WHERE playbook = %s) THEN least("
         " (SELECT min(due_at) FROM runs WHERE state IN ('waiting', 'leased') AND undoes IS NULL AND pool = %s),"
-        " (SELECT min(due_at) FROM runs WHERE state IN ('new', 'head') AND pool = %s)) END) AS due",
+        " (SELECT due_at FROM runs WHERE state = 'head' AND pool = %s ORDER BY seq LIMIT 1)) END) AS due",
         pool,
         ALL_PLAYBOOKS,
         pool,

@@ -1,7 +1,7 @@
 """The tables of the journal in PostgreSQL, and their migrations.
 
-Table runs: the unfinished runs and the undos, with the columns of the SQLite journal. It stays small. A new run
-  has the state `new` until a claim puts it into the queue of its target.
+Table arrived: the accepted runs that are not in the target queues yet, one row for each batch.
+Table runs: the other unfinished runs and the undos, with the columns of the SQLite journal. It stays small.
 Table history: the runs that are over, one partition for each day of receipt.
 Table run_ids: the ids of all runs, so that a repeated event starts no second run.
 Table events: the encoded events, one partition for each day of receipt.
@@ -68,13 +68,20 @@ CREATE TABLE runs ({_RUN_COLUMNS}, PRIMARY KEY (id)) WITH (
 );
 CREATE SEQUENCE runs_seq OWNED BY runs.seq;
 ALTER TABLE runs ALTER COLUMN seq SET DEFAULT nextval('runs_seq');
-CREATE INDEX runs_new ON runs (seq) WHERE state = 'new';
 CREATE INDEX runs_lanes ON runs (target, state, seq) WHERE state IS NOT NULL;
 CREATE INDEX runs_heads ON runs (pool, seq) WHERE state = 'head';
 CREATE INDEX runs_timers ON runs (due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NULL;
 CREATE INDEX runs_undos ON runs (due_at) WHERE state IN ('waiting', 'leased') AND undoes IS NOT NULL;
 CREATE INDEX runs_undoes ON runs (undoes) WHERE undoes IS NOT NULL;
 CREATE INDEX runs_leased ON runs (replica) WHERE state = 'leased';
+CREATE TABLE arrived (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, many integer NOT NULL,
+  ids text[] NOT NULL, targets text[] NOT NULL, namespaces text[] NOT NULL, received float8[] NOT NULL,
+  due float8[] NOT NULL, throttles text[] NOT NULL, facts bytea[], events integer[] NOT NULL,
+  playbooks integer[] NOT NULL, event_ids uuid[] NOT NULL, names text[] NOT NULL, digests text[] NOT NULL,
+  blobs text[] NOT NULL, revisions text[] NOT NULL, pools text[] NOT NULL, timeouts float8[] NOT NULL
+) WITH (toast_tuple_target = 8160, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE arrived ALTER COLUMN ids SET STORAGE EXTERNAL;
 CREATE TABLE history ({_RUN_COLUMNS}, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
 CREATE TABLE history_other PARTITION OF history DEFAULT;
 CREATE INDEX history_settled ON history (settled);

@@ -74,16 +74,11 @@ def adopt(connection: Connection, intent: UndoIntent, run: Run, results: bytes, 
     run: written as finished if it does not exist. results: its encoded results. Returns False if the first
     change already has an undo intent.
     """
-    target = index_key(run.target)
-    claims.ensure_targets(connection, [target])
+    claims.ensure_targets(connection, [index_key(run.target)])
     if undo_times(connection, intent.changes[0].key, None):
         return False
     encoded = accept.encode_batch(AcceptBatch([run]), run.received)
-    (rejected,) = accept.BatchWriter().write(connection, [encoded])
-    if not rejected:
-        connection.execute(
-            "SELECT end_run(%s, NULL, %s, %s, 'done', %s)", (run.id, target, results, now)
-        )
+    accept.insert_finished(connection, encoded, results, now)
     _write(connection, intent, now)
     return True
 

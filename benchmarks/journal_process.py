@@ -1,0 +1,183 @@
+"""One replica of benchmarks/replicas.py: a process with a journal on PostgreSQL, or with a bare connection.
+
+    python benchmarks/journal_process.py ROLE '{"dsn": …}'
+
+It prints ``ready``, waits for a line of input, works, and prints its figures as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import alert
+from engine.journal import codec
+from engine.journal.postgres.connection import connect, parse_server
+from engine.journal.postgres.journal import PostgresJournal
+from engine.journal.postgres.liveness import Process
+from engine.journal.postgres.writer import AcceptWriter
+from engine.journal.records import AcceptBatch
+from engine.model.errors import JournalError
+from engine.model.event import parse_event
+from engine.model.run import Outcome, Run, run_id
+from tests.support.journals import playbook, stored_playbook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TARGETS = 1_000
+POLL = 0.25
+"""Seconds between two claims of an idle replica, as in engine.execution.worker_pool."""
+
+
+def runs(name: str, count: int) -> list[Run]:
+    """Return runs of one step, each of an event of 1.5 KB, for ``TARGETS`` targets."""
+    of, now = playbook("mark"), time.time()
+    made = []
+    for number in range(count):
+        pod = f"web-{number % TARGETS}"
+        event = parse_event(alert(number, **{"k8s.pod.name": pod}))
+        made.append(Run(run_id(f"{name} {number}", of.name), of, event, now, f"demo/{pod}"))
+    return made
+
+
+def journal(given: dict[str, Any]) -> PostgresJournal:
+    """Open the journal."""
+    process = Process(given.get("name", "replica"), "engine", "1")
+    return PostgresJournal(parse_server(given["dsn"]), process, stored_playbook)
+
+
+def go(prepared: Any = None) -> Any:
+    """Report that everything is prepared, and wait for the start."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return prepared
+
+
+def accept(given: dict[str, Any]) -> dict[str, Any]:
+    """Accept one run per batch, with a number of batches in flight."""
+    transactions = 0
+    write = AcceptWriter._write  # noqa: SLF001 - counts the transactions
+
+    def counted(writer: AcceptWriter, batches: list[Any]) -> Any:
+        nonlocal transactions
+        transactions += 1
+        return write(writer, batches)
+
+    AcceptWriter._write = counted  # type: ignore[method-assign]  # noqa: SLF001 - the same
+    opened = journal(given)
+    batches = [AcceptBatch([run]) for run in runs(given["name"], given["runs"])]
+    opened.accept(batches.pop(), time.time()).result()
+    slots = threading.Semaphore(given["in_flight"])
+    go()
+    transactions, began = 0, time.perf_counter()
+    for batch in batches:
+        slots.acquire()
+        opened.accept(batch, time.time()).add_done_callback(lambda _: slots.release())
+    opened.accept(AcceptBatch(), time.time()).result()
+    seconds = time.perf_counter() - began
+    assert not opened.write_error()
+    opened.close()
+    return {"seconds": seconds, "runs": len(batches), "transactions": transactions}
+
+
+def bare(given: dict[str, Any]) -> dict[str, Any]:
+    """Insert the ids and the encoded events of the same runs into one table, in batches of one size."""
+    rows = [(run.id, codec.from_event(run.event)) for run in runs(given["name"], given["runs"])]
+    size = given["size"]
+    batches = [rows[at : at + size] for at in range(0, len(rows), size)]
+    connection = connect(parse_server(given["dsn"]))
+    go()
+    began = time.perf_counter()
+    for batch in batches:
+        columns = [[*column] for column in zip(*batch, strict=True)]
+        connection.execute(
+            "INSERT INTO bare SELECT * FROM unnest(%b::text[], %b::bytea[])", columns
+        )
+    seconds = time.perf_counter() - began
+    connection.close()
+    return {"seconds": seconds, "runs": len(rows), "transactions": len(batches)}
+
+
+def claim(given: dict[str, Any]) -> dict[str, Any]:
+    """Claim runs until none is left, up to ``limit`` in one call. settle: end each of them too."""
+    opened = journal(given)
+    done = Outcome("done", "labelled")
+    go()
+    claimed, began, last = 0, time.perf_counter(), time.perf_counter()
+    while True:
+        found = opened.claim("cluster", given["limit"], opened.now())
+        for one in found if given["settle"] else ():
+            assert opened.settle(one, done, opened.now()) == "done"
+        claimed += len(found)
+        if found:
+            last = time.perf_counter()
+        elif not opened.counts()["waiting"]:
+            break
+    seconds = last - began
+    opened.close()
+    return {"seconds": seconds, "runs": claimed}
+
+
+def hold(given: dict[str, Any]) -> dict[str, Any]:
+    """Claim one run and keep it, until this process is killed."""
+    opened = journal(given)
+    (run,) = runs(given["name"], 1)
+    opened.accept(AcceptBatch([run]), opened.now()).result()
+    while not (found := opened.claim("cluster", 1, opened.now())):
+        pass
+    go(found)
+    return {"runs": 1}
+
+
+def take_over(given: dict[str, Any]) -> dict[str, Any]:
+    """Claim as the worker pool does, and print the id and the time of each claim."""
+    opened = journal(given)
+    go()
+    left = given["runs"]
+    while left:
+        found = opened.claim("cluster", 16, opened.now())
+        for one in found:
+            print(json.dumps([one.run.id, time.monotonic()]), flush=True)
+        left -= len(found)
+        if not found:
+            time.sleep(POLL)
+    opened.close()
+    return {"runs": given["runs"]}
+
+
+def commit(given: dict[str, Any]) -> dict[str, Any]:
+    """Accept runs one after the other, as senders that repeat, and print the time of each commit."""
+    opened = journal(given)
+    made = runs(given["name"], given["runs"])
+    go()
+    for run in made:
+        while True:
+            try:
+                opened.accept(AcceptBatch([run]), opened.now()).result()
+            except JournalError:
+                time.sleep(0.01)
+            else:
+                break
+        print(json.dumps(time.monotonic()), flush=True)
+    return {"runs": len(made)}
+
+
+ROLES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "accept": accept,
+    "bare": bare,
+    "claim": claim,
+    "hold": hold,
+    "take_over": take_over,
+    "commit": commit,
+}
+
+if __name__ == "__main__":
+    figures = ROLES[sys.argv[1]](json.loads(sys.argv[2]))
+    print(json.dumps(figures), flush=True)
