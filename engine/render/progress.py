@@ -50,6 +50,24 @@ def byte_progress(size: int | None, what: str) -> Iterator[Callable[[int], None]
         yield lambda done: bar.update(task, completed=done)
 
 
+@contextmanager
+def row_progress(what: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """Return a function that starts the bar with the number of rows, and returns one that sets the done ones."""
+    if not is_shown():
+        yield lambda _: lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - takes 60 ms, and only a bar needs it
+    from rich.progress import Progress  # noqa: PLC0415 - the same
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+
+        def started(rows: int) -> Callable[[int], None]:
+            task = bar.add_task(what, total=rows)
+            return lambda done: bar.update(task, completed=done)
+
+        yield started
+
+
 def _bar(items: Sequence[T], what: str) -> Iterator[T]:
     from rich.console import Console  # noqa: PLC0415 - takes 60 ms, and only a bar needs it
     from rich.progress import track  # noqa: PLC0415 - the same

@@ -57,28 +57,29 @@ class Server:
         return f"{found.get('host', 'localhost')}:{found.get('port', 5432)}/{found['dbname']}"
 
 
-def parse_server(url: str, password_file: Path | None = None) -> Server:
+def parse_server(url: str, password_file: Path | None = None, option: str = "--journal") -> Server:
     """Parse ``postgresql://USER@HOST[:PORT]/DATABASE``. Raises JournalError, without the URL in its message.
 
-    Connections to other machines use TLS and verify the certificate and the name of the server.
+    option: that contains the URL, for messages. Connections to other machines use TLS and verify the
+    certificate and the name of the server.
     """
     form = "postgresql://USER@HOST[:PORT]/DATABASE"
     try:
         found = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        raise JournalError(f"--journal is not {form}") from None
+        raise JournalError(f"{option} is not {form}") from None
     if not found.get("dbname"):
-        raise JournalError(f"--journal names no database: {form}")
+        raise JournalError(f"{option} names no database: {form}")
     if found.get("password"):
         raise JournalError(
-            "--journal must not contain a password, because other processes can read it: give"
+            f"{option} must not contain a password, because other processes can read it: give"
             " --journal-password-file FILE"
         )
     hosts = str(found.get("host") or "localhost").split(",")
     if not all(map(_is_local, hosts)):
         if found.get("sslmode", "verify-full") != "verify-full":
             raise JournalError(
-                "--journal: sslmode must be verify-full for a server on another machine"
+                f"{option}: sslmode must be verify-full for a server on another machine"
             )
         found = {"sslrootcert": "system", **found, "sslmode": "verify-full"}
     found.setdefault("target_session_attrs", "read-write" if len(hosts) > 1 else "any")

@@ -1,0 +1,88 @@
+"""tiercel journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group("journal")
+def command() -> None:
+    """Work on the journal of an engine that is stopped.
+
+    \b
+    Examples:
+      tiercel journal copy tiercel.db postgresql://tiercel@db.example/tiercel
+
+    Next: tiercel journal copy --help
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+
+
+@command.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option(
+    "--journal-password-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="TIERCEL_JOURNAL_PASSWORD_FILE",
+    show_envvar=True,
+    help="File with the password of the database.",
+)
+def copy(*, source: str, target: str, journal_password_file: Path | None) -> None:
+    """Copy the journal FROM to the empty journal TO: a file to a database, or a database to a file.
+
+    The copy contains the runs with their history, the changes that can be undone, held runs, pauses, throttles,
+    budgets, dead letters and offsets. An engine on TO continues where the one on FROM has stopped.
+
+    Stop all engines of FROM before. The command refuses a journal that is in use, a TO that is not empty, and
+    journals of another version. It copies everything or nothing: after an error, run it again.
+
+    Do not start an engine on FROM afterwards. It would repeat the runs that are not over.
+
+    \b
+    Examples:
+      tiercel journal copy tiercel.db postgresql://tiercel@db.example/tiercel
+      tiercel journal copy postgresql://tiercel@db.example/tiercel tiercel.db
+
+    Next: tiercel serve --journal TO
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    from engine.cli.exit_codes import FINDINGS, USAGE, fail  # noqa: PLC0415 - --help must be fast
+    from engine.model.errors import JournalError  # noqa: PLC0415 - the same
+    from engine.render.progress import row_progress  # noqa: PLC0415 - the same
+    from engine.render.text import count, print_line  # noqa: PLC0415 - the same
+    from engine.runtime.settings import POSTGRESQL  # noqa: PLC0415 - the same
+
+    to_database = target.startswith(POSTGRESQL)
+    if source.startswith(POSTGRESQL) == to_database:
+        hint = (
+            "Next: pg_dump and pg_restore"
+            if to_database
+            else "Next: tiercel backup TO --journal FROM"
+        )
+        fail(
+            "One of FROM and TO is a file, and the other one begins with postgresql://.",
+            USAGE,
+            hint,
+        )
+    try:
+        from engine.journal.postgres.connection import parse_server  # noqa: PLC0415 - needs the extra
+        from engine.journal.transfer import to_postgres, to_sqlite  # noqa: PLC0415 - the same
+    except ImportError:
+        fail("This command needs the extra `postgres`.", USAGE, "pip install 'tiercel[postgres]'")
+    try:
+        url = target if to_database else source
+        server = parse_server(url, journal_password_file, "TO" if to_database else "FROM")
+        with row_progress("Copying") as started:
+            if to_database:
+                copied = to_postgres.copy(Path(source), server, started)
+            else:
+                copied = to_sqlite.copy(server, Path(target), started)
+    except JournalError as error:
+        fail(f"Nothing was copied: {error}", FINDINGS)
+    runs = count(copied.rows.get("runs", 0), "run")
+    print_line(f"Copied {runs} and undos, {count(copied.total, 'row')} in all.")
+    print_line(f"Next: tiercel serve --journal {target}")
+    print_line(
+        f"Do not start an engine on {source} again: it would repeat the runs that are not over."
+    )
