@@ -30,7 +30,7 @@ _COMMANDS = {
     "pause": "Stop acting, for all playbooks or for one.",
     "resume": "End a pause.",
     "backup": "Copy the journal while the engine runs.",
-    "journal": "Copy a journal from a file to PostgreSQL, or back.",
+    "journal": "Copy a journal from a file to PostgreSQL or back, and migrate its tables.",
     "actions": "List the actions, their parameters and required rights.",
     "rbac": "Print the minimal RBAC role for playbooks.",
     "schema": "Print the JSON Schema of playbooks, for editors.",

@@ -1,4 +1,4 @@
-"""tiercel journal."""
+"""tiercel journal: commands for a journal that replicas share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 @click.group("journal")
 def command() -> None:
-    """Work on the journal of an engine that is stopped.
+    """Move a journal, or prepare one in PostgreSQL that replicas share.
 
     \b
     Examples:
@@ -86,3 +86,63 @@ def copy(*, source: str, target: str, journal_password_file: Path | None) -> Non
     print_line(
         f"Do not start an engine on {source} again: it would repeat the runs that are not over."
     )
+
+
+@command.command("migrate")
+@click.option(
+    "--journal",
+    metavar="URL",
+    required=True,
+    envvar="TIERCEL_JOURNAL",
+    show_envvar=True,
+    help="The database: postgresql://OWNER@HOST/DATABASE.",
+)
+@click.option(
+    "--journal-password-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="TIERCEL_JOURNAL_PASSWORD_FILE",
+    show_envvar=True,
+    help="File with the password of the role.",
+)
+def migrate_command(*, journal: str, journal_password_file: Path | None) -> None:
+    """Create the tables, or migrate them to the version that this engine needs.
+
+    An engine does this itself if its role owns the tables. With this command, the role of the engine needs no
+    right to change them. Run it before the engines of a new version start. Those of the previous version work
+    on.
+
+    \b
+    Examples:
+      tiercel journal migrate --journal postgresql://tiercel_owner@db.example/tiercel \\
+        --journal-password-file owner-password
+
+    Next: tiercel serve --journal postgresql://tiercel@db.example/tiercel
+    """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    import contextlib  # noqa: PLC0415 - --help must be fast
+
+    from engine.cli.exit_codes import USAGE, fail  # noqa: PLC0415 - the same
+    from engine.model.errors import JournalError  # noqa: PLC0415 - the same
+    from engine.render.text import print_line  # noqa: PLC0415 - the same
+
+    try:
+        import psycopg  # noqa: PLC0415 - the same
+
+        from engine.journal.postgres import connection, schema  # noqa: PLC0415 - the same
+        from engine.journal.postgres.migrations import migrate  # noqa: PLC0415 - the same
+        from engine.journal.postgres.start_checks import check_server  # noqa: PLC0415 - the same
+    except ImportError:
+        fail(
+            "tiercel journal migrate needs the extra `postgres`: pip install 'tiercel[postgres]'",
+            USAGE,
+        )
+    try:
+        server = connection.parse_server(journal, journal_password_file)
+        with contextlib.closing(connection.connect(server)) as opened:
+            check_server(opened)
+            changed = migrate(opened)
+    except JournalError as error:
+        fail(str(error), USAGE)
+    except (psycopg.Error, OSError) as error:
+        fail(f"cannot migrate the journal: {connection.sentence(error)}", USAGE)
+    done = "have now" if changed else "already have"
+    print_line(f"The tables of {server.name} {done} version {schema.VERSION}.")

@@ -8,8 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from engine.journal.postgres import schema
-from engine.journal.postgres.migrations import MIGRATIONS
+from engine.journal.postgres.migrations import migrate
 from tests.history import journal_observer
 from tests.support.engine import PATIENCE, Running, command_of
 from tests.support.postgres import Postgres
@@ -34,7 +33,7 @@ class Database:
         with self.primary.connect() as connection:
             connection.execute(f"CREATE DATABASE {DATABASE}")
         with contextlib.closing(self.primary.connect(DATABASE)) as connection:
-            schema.migrate(connection, MIGRATIONS)
+            migrate(connection)
             journal_observer.install(connection)
         self.standby = self.primary.standby(parent)
         self.servers = (self.primary, self.standby)

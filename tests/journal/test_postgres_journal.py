@@ -11,7 +11,8 @@ from engine.journal.postgres import liveness
 from engine.journal.postgres.connection import parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
-from engine.journal.postgres.schema import create_partitions, day_of
+from engine.journal.postgres.partitions import create_partitions
+from engine.journal.postgres.schema import day_of
 from engine.journal.records import AcceptBatch
 from engine.model.errors import JournalError
 from engine.model.playbook import Throttle
@@ -268,13 +269,20 @@ def test_tables_of_a_newer_engine_are_refused_only_if_it_says_so(tmp_path):
 def test_a_role_without_rights_is_refused_with_the_statement_that_helps(tmp_path):
     url = database_of(tmp_path / "own")
     database = url.rpartition("/")[2]
+    limited = shared_server().dsn(database, "limited")
     with shared_server().connect(database) as admin:
         admin.execute("CREATE ROLE limited LOGIN")
         try:
             with pytest.raises(JournalError, match=f"ALTER DATABASE {database} OWNER TO limited"):
-                open_at(shared_server().dsn(database, "limited"))
+                open_at(limited)
+            admin.execute("GRANT USAGE ON SCHEMA public TO limited")
+            with pytest.raises(JournalError, match="GRANT SELECT, INSERT, UPDATE"):
+                open_at(limited)
+            admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO limited")
+            with pytest.raises(JournalError, match="GRANT SELECT, INSERT, UPDATE"):
+                open_at(limited)
         finally:
-            admin.execute("DROP ROLE limited")
+            admin.execute("DROP OWNED BY limited; DROP ROLE limited")
 
 
 def test_whole_days_are_dropped_and_an_unfinished_run_keeps_its_day(start):

@@ -154,9 +154,19 @@ class Postgres:
         _, segment = (self.folder / "postmaster.pid").read_text().splitlines()[6].split()
         subprocess.run(["ipcrm", "-m", segment], check=False, capture_output=True)
 
-    def connect(self, database: str = "postgres") -> psycopg.Connection:
-        """Connect as the superuser, in autocommit mode."""
-        return psycopg.connect(self.dsn(database), autocommit=True, connect_timeout=2)
+    def connect(self, database: str = "postgres", user: str = "postgres") -> psycopg.Connection:
+        """Connect in autocommit mode, as the superuser if no other user is given."""
+        return psycopg.connect(self.dsn(database, user), autocommit=True, connect_timeout=2)
+
+    def psql(self, script: str) -> None:
+        """Run a script as the superuser, up to its first error."""
+        options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file=-"]
+        subprocess.run(
+            [program("psql"), *options, self.dsn("postgres")],
+            input=script.encode(),
+            check=True,
+            capture_output=True,
+        )
 
     def dsn(self, database: str, user: str = "postgres") -> str:
         """Return the URL of a database."""
@@ -192,6 +202,8 @@ def shared_server() -> Postgres:
     return server
 
 
+ENGINE, OWNER = "tiercel", "tiercel_owner"
+"""The roles of the page on replicas: of the engine, and the owner of the tables."""
 _numbers = itertools.count(1)
 _free: list[str] = []
 _RECORD = "postgres.json"
@@ -210,27 +222,37 @@ def database_of(folder: Path) -> str:
         if found["folder"] != str(folder):
             with server.connect(found["database"]) as connection:
                 connection.execute("UPDATE replicas SET seen = '-infinity'")
-        return server.dsn(found["database"])
+        return server.dsn(found["database"], ENGINE)
     database = f"journal_{next(_numbers)}"
     with server.connect() as connection:
         connection.execute(f"CREATE DATABASE {database} TEMPLATE {_template()}")
     folder.mkdir(exist_ok=True)
     record.write_text(json.dumps({"folder": str(folder), "database": database}))
-    return server.dsn(database)
+    return server.dsn(database, ENGINE)
 
 
 @cache
 def _template() -> str:
-    """Return the name of a database with the tables of the journal."""
-    from engine.journal.postgres import schema  # noqa: PLC0415 - not every user of this module needs it
-    from engine.journal.postgres.migrations import MIGRATIONS  # noqa: PLC0415 - the same
+    """Return the name of a database with the tables of the journal, and the roles of docs/replicas.md.
+
+    The tests use the role of the engine, which has the minimum of rights.
+    """
+    from engine.journal.postgres.migrations import (  # noqa: PLC0415 - not every user of this module needs it
+        migrate,
+    )
 
     server = shared_server()
-    with server.connect() as connection:
-        connection.execute("CREATE DATABASE journal_template")
-    with contextlib.closing(server.connect("journal_template")) as connection:
-        schema.migrate(connection, MIGRATIONS)
-    return "journal_template"
+    server.psql(documented_roles())
+    with contextlib.closing(server.connect("tiercel", OWNER)) as connection:
+        migrate(connection)
+    return "tiercel"
+
+
+def documented_roles() -> str:
+    """Return the SQL of the page on replicas that creates the roles and the database ``tiercel``."""
+    page = (Path(__file__).parents[2] / "docs" / "replicas.md").read_text()
+    section = page[page.index("### The minimum of rights") :]
+    return section[section.index("```sql") + 6 :].partition("```")[0]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import errors
 
 from engine.journal.base import BaseJournal, failed_accept
 from engine.journal.hydrate import Hydrator
@@ -20,6 +21,7 @@ from engine.journal.postgres import (
     accept,
     claims,
     operator_commands,
+    partitions,
     queries,
     retention,
     saved_state,
@@ -35,7 +37,7 @@ from engine.journal.postgres.connection import (
     sentence,
 )
 from engine.journal.postgres.liveness import RENEW_INTERVAL, Liveness
-from engine.journal.postgres.migrations import MIGRATIONS
+from engine.journal.postgres.migrations import migrate
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.postgres.writer import AcceptWriter
 from engine.journal.records import AcceptBatch, Replica
@@ -99,7 +101,7 @@ class PostgresJournal(BaseJournal["Connection"]):
         try:
             with contextlib.closing(open_connection()) as connection:
                 self.warning = check_server(connection)
-                schema.migrate(connection, MIGRATIONS)
+                migrate(connection)
             self._liveness = Liveness(open_connection, process)
         except JournalError as error:
             raise JournalError(f"cannot open the journal {server.name}: {error}") from error
@@ -270,16 +272,24 @@ class PostgresJournal(BaseJournal["Connection"]):
         now, exact = self.now(), self._exact_retention
         self._prepare_history()  # so that retention sees every run
         self._write(lambda c: retention.delete_old_records(c, before, min(now, before)))
-        self._write(lambda c: retention.drop_days(c, before))
+        with self._connections.session() as connection:
+            retention.drop_days(connection, before)
         return self._write(lambda c: retention.delete_runs(c, before, exact=exact))
+
+    def strip_runs(self, before: float) -> int:
+        """See Maintenance.strip_runs. Drops whole days. The ids of their runs stay."""
+        if self._exact_retention:
+            return super().strip_runs(before)
+        with self._connections.session() as connection:
+            retention.drop_days(connection, before)
+        return 0
 
     def fill_ratio(self) -> float:
         """See Maintenance.fill_ratio. Also creates the partitions of the next days."""
         today = schema.day_of(self.now())
         with self._connections.session() as connection:
-            schema.create_partitions(connection, today)
-            if self._exact_retention:
-                connection.execute("VACUUM events_other, history_other, runs, arrived, targets")
+            with contextlib.suppress(errors.LockNotAvailable):  # there is time until tomorrow
+                partitions.create_partitions(connection, today)
             row = connection.execute(
                 "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::float8 AS size FROM pg_class"
                 " WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"

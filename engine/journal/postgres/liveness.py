@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from engine.journal.postgres import schema
 from engine.journal.postgres.connection import disconnect
 from engine.model.errors import JournalError
 
@@ -56,6 +57,7 @@ class Liveness:
 
     def __init__(self, connect: Callable[[], Connection], process: Process) -> None:
         self._connect, self._process = connect, process
+        self._own = (process.name, process.kind, process.version, schema.VERSION)
         self._connection: Connection | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -99,9 +101,9 @@ class Liveness:
             if row is None:
                 began = time.monotonic()
                 row = connection.execute(
-                    "INSERT INTO replicas (name, process, version, digest) VALUES (%s, %s, %s, %s)"
+                    "INSERT INTO replicas (name, process, version, tables, digest) VALUES (%s, %s, %s, %s, %s)"
                     " RETURNING id, extract(epoch FROM clock_timestamp())::float8 AS now",
-                    (self._process.name, self._process.kind, self._process.version, self._digest),
+                    (*self._own, self._digest),
                 ).fetchone()
             ended = time.monotonic()
             found = connection.execute(

@@ -14,8 +14,8 @@ from engine.journal.dropped import (
     MAX_DROP_COUNTERS,
     counter_rows,
 )
-from engine.journal.postgres import windows
-from engine.journal.postgres.schema import day_of, partition_name
+from engine.journal.postgres import partitions, windows
+from engine.journal.postgres.schema import day_of
 from engine.journal.records import DeadLetter, DroppedRuns
 
 if TYPE_CHECKING:
@@ -63,28 +63,12 @@ def save_dropped(
 
 
 def drop_days(connection: Connection, before: float) -> int:
-    """Drop the partitions of days whose runs all ended before this time. Return the number of their runs.
+    """Drop the partitions of days whose runs all ended before this time. Return the number of days.
 
     A run is in the partition of its receipt. It can end a day later. A day to whose events an unfinished run or
     an undo refers stays.
     """
-    last = day_of(before) - 2 * _DAY
-    rows = connection.execute(
-        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^history_[0-9]{8}$'"
-        " AND relname < %s AND relnamespace = current_schema()::regnamespace ORDER BY relname",
-        (partition_name("history", last),),
-    ).fetchall()
-    dropped = 0
-    for row in rows:
-        day = dt.datetime.strptime(row["relname"][-8:], "%Y%m%d").date()  # noqa: DTZ007 - a date
-        used = connection.execute("SELECT 1 FROM runs WHERE day = %s LIMIT 1", (day,)).fetchone()
-        if used:
-            continue
-        connection.execute("SET LOCAL lock_timeout = '1s'")
-        for table in ("history", "events"):
-            connection.execute(f"DROP TABLE IF EXISTS {partition_name(table, day)}")
-        dropped += 1
-    return dropped
+    return partitions.drop_days(connection, day_of(before) - 2 * _DAY)
 
 
 def delete_runs(connection: Connection, before: float, *, exact: bool) -> int:

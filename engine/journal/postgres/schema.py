@@ -6,32 +6,25 @@ Table history: the runs that are over, one partition for each day of receipt.
 Table run_ids: the ids of all runs, so that a repeated event starts no second run.
 Table events: the encoded events, one partition for each day of receipt.
 Table targets: a row for each target queue. Whoever changes the queue locks the row.
-Table replicas: the processes that use the journal. One that does not renew its row is dead.
+Table replicas: the processes that use the journal, and the version of the tables that each knows. One that does
+  not renew its row is dead.
 The other tables are those of the SQLite journal.
 
-A migration only adds tables, and columns with a default, so that replicas of the previous version work on.
+A migration adds tables, functions, and columns with a default, so that replicas of the previous version work on.
+One that must change what they use increases OLDEST_READER. It is refused while they are live.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any, LiteralString
-
-from engine.model.errors import JournalError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import psycopg
+from typing import LiteralString
 
 VERSION = 1
 """Version of the tables. Each migration increases it."""
 OLDEST_READER = 1
 """The oldest version of the engine's tables that can use a database of this version."""
-_LOCK = 0x7469657263656C
+SCHEMA_LOCK = 0x7469657263656C
 """The advisory lock of migrations and partitions: `tiercel` in ASCII."""
-DAYS_AHEAD = 2
-"""Days for which partitions exist in advance."""
 
 _RUN_COLUMNS = """
   seq bigint NOT NULL, id text COLLATE "C" NOT NULL, playbook text NOT NULL, digest text NOT NULL,
@@ -52,10 +45,15 @@ COLUMNS: LiteralString = (
 TABLES_1 = f"""
 CREATE TABLE replicas (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, process text NOT NULL,
-  version text NOT NULL, digest text NOT NULL DEFAULT '',
+  version text NOT NULL, tables integer NOT NULL, digest text NOT NULL DEFAULT '',
   started timestamptz NOT NULL DEFAULT clock_timestamp(), seen timestamptz NOT NULL DEFAULT clock_timestamp()
-) WITH (fillfactor = 50);
-CREATE TABLE run_ids (id text COLLATE "C" PRIMARY KEY, day date NOT NULL);
+) WITH (
+  fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0,
+  autovacuum_vacuum_cost_delay = 0
+);
+CREATE TABLE run_ids (id text COLLATE "C" PRIMARY KEY, day date NOT NULL) WITH (
+  autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.1
+);
 CREATE TABLE snapshots (digest text PRIMARY KEY, snapshot bytea NOT NULL);
 CREATE TABLE events (
   day date NOT NULL, id uuid NOT NULL, body bytea NOT NULL, PRIMARY KEY (day, id)
@@ -122,57 +120,6 @@ CREATE TABLE drops (
 );
 CREATE INDEX drops_last ON drops (last);
 """
-
-
-def migrate(connection: psycopg.Connection[Any], migrations: Sequence[str]) -> None:
-    """Create or migrate the tables, while other replicas wait or work on. Raises JournalError, psycopg.Error.
-
-    migrations: the statements that migrate each version to the next one, from version 0.
-    """
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_version"
-            " (version integer NOT NULL, oldest_reader integer NOT NULL)"
-        )
-        found = connection.execute("SELECT version, oldest_reader FROM schema_version").fetchone()
-        version, oldest = tuple(found.values() if isinstance(found, dict) else found or (0, 0))
-        if version > VERSION and oldest > VERSION:
-            raise JournalError(
-                f"the tables have version {version}, which needs an engine of version {oldest} of the tables"
-                f" or newer; this engine has version {VERSION}: start the newer engine again"
-            )
-        if version < VERSION:
-            for old in range(version, VERSION):
-                connection.execute(migrations[old])
-            connection.execute("DELETE FROM schema_version")
-            connection.execute(
-                "INSERT INTO schema_version VALUES (%s, %s)", (VERSION, OLDEST_READER)
-            )
-
-
-def create_partitions(connection: psycopg.Connection[Any], today: dt.date) -> None:
-    """Create the partitions of today and of the next days. Those of a day that exists stay as they are."""
-    for ahead in range(DAYS_AHEAD + 1):
-        day = today + dt.timedelta(days=ahead)
-        for table in ("events", "history"):
-            name = partition_name(table, day)
-            query = "SELECT to_regclass(%s) IS NOT NULL AS found"
-            found = connection.execute(query, (name,)).fetchone()
-            if found and found["found"]:
-                continue
-            with connection.transaction():
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-                after = day + dt.timedelta(days=1)
-                connection.execute(
-                    f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table}"
-                    f" FOR VALUES FROM ('{day}') TO ('{after}')"
-                )
-
-
-def partition_name(table: str, day: dt.date) -> str:
-    """Return the name of the partition of a day."""
-    return f"{table}_{day:%Y%m%d}"
 
 
 def day_of(received: float) -> dt.date:

@@ -23,10 +23,9 @@ def check_server(connection: Connection) -> str | None:
         " current_setting('server_version') AS version_text, pg_is_in_recovery() AS standby,"
         " current_setting('default_transaction_read_only') = 'on' AS read_only,"
         " current_setting('server_encoding') AS encoding, current_database() AS database,"
-        " current_user AS role, current_setting('synchronous_standby_names') AS standbys,"
+        " current_setting('synchronous_standby_names') AS standbys,"
         " current_setting('synchronous_commit') AS synchronous_commit,"
-        " current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes,"
-        " current_schema() IS NOT NULL AND has_schema_privilege(current_schema(), 'CREATE') AS creates"
+        " current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes"
     ).fetchone()
     if row is None:
         raise JournalError("the server does not answer")
@@ -43,7 +42,7 @@ def check_server(connection: Connection) -> str | None:
 
 def _refusal(row: Row) -> str | None:
     """Return why the server is refused, or None."""
-    database, role = row["database"], row["role"]
+    database = row["database"]
     if row["version"] < MIN_VERSION:
         return f"the server is PostgreSQL {row['version_text']}, and version 14 or newer is needed"
     if row["standby"]:
@@ -57,7 +56,4 @@ def _refusal(row: Row) -> str | None:
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         if row[name] == "off":
             return f"the server has {name} = off, which can lose acknowledged events: set it to on"
-    if not row["creates"]:
-        fix = f"ALTER DATABASE {database} OWNER TO {role}"
-        return f"the role {role} cannot create tables in the database {database}: {fix}"
     return None

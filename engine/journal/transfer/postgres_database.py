@@ -10,13 +10,13 @@ import psycopg
 from engine.journal.postgres import schema
 from engine.journal.postgres.connection import connect, sentence
 from engine.journal.postgres.liveness import DEAD_AFTER
-from engine.journal.postgres.migrations import MIGRATIONS
+from engine.journal.postgres.migrations import migrate
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.transfer.tables import JSON_TABLES, NOT_COPIED, PLAIN_TABLES
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from engine.journal.postgres.connection import Connection, Server
 
@@ -30,9 +30,7 @@ def locked_empty(server: Server) -> Iterator[Connection]:
     The transaction is committed at the end of the block. Raises JournalError if the database cannot be used or
     is not empty.
     """
-    with _transaction(server) as connection:
-        check_server(connection)
-        schema.migrate(connection, MIGRATIONS)
+    with _transaction(server, _prepare) as connection:
         _lock(connection, server)
         for table in _COUNTED:
             but = " WHERE key <> ALL(%s)" if table == "offsets" else ""
@@ -65,11 +63,22 @@ def locked(server: Server) -> Iterator[Connection]:
         yield connection
 
 
+def _prepare(connection: Connection) -> None:
+    check_server(connection)
+    migrate(connection)
+
+
 @contextlib.contextmanager
-def _transaction(server: Server) -> Iterator[Connection]:
+def _transaction(
+    server: Server, prepare: Callable[[Connection], None] | None = None
+) -> Iterator[Connection]:
+    """Begin a transaction. prepare: called before it with the connection."""
     try:
-        with contextlib.closing(connect(server)) as connection, connection.transaction():
-            yield connection
+        with contextlib.closing(connect(server)) as connection:
+            if prepare:
+                prepare(connection)
+            with connection.transaction():
+                yield connection
     except (psycopg.Error, OSError) as error:
         raise JournalError(f"cannot use the journal {server.name}: {sentence(error)}") from error
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, LiteralString
 from engine.journal import codec
 from engine.journal.postgres import windows
 from engine.journal.postgres.connection import index_key
-from engine.journal.postgres.schema import create_partitions, day_of
+from engine.journal.postgres.partitions import create_partitions
+from engine.journal.postgres.schema import day_of
 from engine.journal.transfer import sqlite_file
 from engine.journal.transfer.postgres_database import locked_empty
 from engine.journal.transfer.tables import (
@@ -69,7 +70,7 @@ def _create_days(rows: sqlite3.Connection, connection: Connection) -> None:
     """Create the partitions, because a row cannot leave the partition for all other days later."""
     days = rows.execute(f"SELECT DISTINCT CAST(received / {_DAY_SECONDS} AS INTEGER) FROM runs")
     for (day,) in days:
-        create_partitions(connection, _date(day))
+        create_partitions(connection, _date(day), 1)
 
 
 def _copy_plain(
