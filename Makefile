@@ -108,6 +108,7 @@ bench: $(READY) control-plane ## Run the benchmarks; figures as JSON in benchmar
 	@command -v wrk >/dev/null && $(BIN)/python benchmarks/front.py || echo "wrk is missing: apt-get install wrk"
 	@$(BIN)/python benchmarks/act.py
 	@$(BIN)/python benchmarks/undo.py
+	@$(BIN)/python benchmarks/actions.py
 
 lock: ## Pin all dependencies again
 	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra dev --extra docs --all-build-deps \

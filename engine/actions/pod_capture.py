@@ -16,7 +16,7 @@ from engine.actions.registry import ActionResult, StepContext, action
 from engine.artifacts.api import ArtifactRecorder
 from engine.cluster.api import EVENT, Cluster
 from engine.cluster.pods import Pod
-from engine.model.errors import GoneError, PermanentError
+from engine.model.errors import GoneError, MissingRightError, PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +74,8 @@ def capture_pod(
 
     The parts `processes` and `network` run `ps auxww` and `cat /proc/net/…` in the container of the event. If an
     image does not have these programs, the archive has a file with the reason, and the message names it. The
-    step fails if nothing could be collected. A preview reads no logs and runs no commands.
+    step fails if nothing could be collected, and if a right is missing. In the second case, the other parts are
+    stored, and the message names the archive. A preview reads no logs and runs no commands.
 
     artifact: where the archive goes.
     what: the parts. The default is all of them. `manifest` is the Pod, `events` are its Kubernetes Events, and
@@ -91,6 +92,9 @@ def capture_pod(
             pass
         return ActionResult(message)
     missing = f" without {', '.join(files.missing)}" if files.missing else ""
+    if files.denied is not None:
+        stored_text = f"{stored.size:,} bytes are in {stored.url}{missing}"
+        raise PermanentError(f"{files.denied}; {stored_text}")
     answer = {"artifact": stored.json(), "missing": files.missing}
     return ActionResult(f"{message}: {stored.size:,} bytes to {stored.url}{missing}", answer)
 
@@ -98,7 +102,7 @@ def capture_pod(
 class _Files:
     """The files of the archive, made one after the other.
 
-    missing: the names of the files that could not be collected.
+    missing: the names of the files that could not be collected. denied: the first error of a missing right.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class _Files:
     ) -> None:
         self._pod, self._cluster, self._context, self._wanted = pod, cluster, context, wanted
         self.missing: list[str] = []
+        self.denied: MissingRightError | None = None
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         """Yield the name and the content of each file. Raises PermanentError if nothing could be collected."""
@@ -115,12 +120,15 @@ class _Files:
                 content = collect()
             except (PermanentError, GoneError) as error:
                 self.missing.append(name)
+                if isinstance(error, MissingRightError):
+                    self.denied = self.denied or error
                 yield f"{name}.error.txt", f"{error}\n".encode()
             else:
                 collected += 1
                 yield name, content
         if not collected:
-            raise PermanentError(f"nothing could be collected of {self._pod}")
+            why = f": {self.denied}" if self.denied is not None else ""
+            raise PermanentError(f"nothing could be collected of {self._pod}{why}")
 
     def _sources(self) -> Iterator[tuple[str, Callable[[], bytes]]]:
         """Yield the name of each file, and a function that collects its content."""

@@ -158,6 +158,11 @@ class Action(msgspec.Struct, frozen=True):
     slow: bool = False
 
     @property
+    def answers(self) -> bool:
+        """Whether a step of this action can have an answer, by the annotation of what the function returns."""
+        return self.run.__annotations__.get("return") not in (str, "str")
+
+    @property
     def undoable(self) -> bool:
         """Whether the engine can undo a step of this action."""
         return "ttl" in self.parameters

@@ -58,14 +58,12 @@ class LiveArtifactStore:
         """Store the bytes of an iterable; see ``ArtifactStore.write``."""
         store = check_store(url, self._stores)
         measured = _Measured(chunks, self._limit, time.monotonic() + self._timeout)
-        with self._hosts.slot(f"{url.scheme}://{url.bucket}"):
-            if url.scheme == "file":
-                write_file(url, store, measured, reserve)
-            else:
-                from engine.artifacts.object_store import (  # noqa: PLC0415 - 30 ms
-                    write_object,
-                )
+        if url.scheme == "file":
+            write_file(url, store, measured, reserve)
+        else:
+            from engine.artifacts.object_store import write_object  # noqa: PLC0415 - 30 ms
 
+            with self._hosts.slot(f"{url.scheme}://{url.bucket}"):
                 write_object(
                     url, measured, reserve=reserve, media_type=media_type,
                     seconds=max(_MIN_SECONDS, self._timeout),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from engine.artifacts.url import store_list
 from engine.cli.exit_codes import FINDINGS, USAGE, fail
 from engine.cli.input_files import open_input, read_events_input
 from engine.cli.playbook_arguments import load_valid, values_option
@@ -53,8 +55,12 @@ if TYPE_CHECKING:
 @click.option(
     "--http-hosts", help="Hosts that http.request can call, separated by commas. Default: all."
 )
+@click.option(
+    "--artifact-stores",
+    help="Stores that steps can store artifacts in, separated by commas. Default: all.",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
-def command(
+def command(  # noqa: PLR0913 - one for each option
     *,
     arguments: tuple[str, ...],
     values: Path | None,
@@ -63,6 +69,7 @@ def command(
     context: str | None,
     cluster: Path | None,
     http_hosts: str | None,
+    artifact_stores: str | None,
     output: str,
 ) -> None:
     """Show what PLAYBOOKS (default: playbooks/) would do for EVENTS, without changes.
@@ -81,14 +88,15 @@ def command(
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     *paths, events = arguments
     try:
-        hosts = host_list(http_hosts)
+        hosts, stores = host_list(http_hosts), store_list(artifact_stores)
     except SettingsError as error:
         fail(f"tiercel plan: {error}", USAGE)
     found = load_valid(paths, values)
     playbooks = PlaybookIndex(found.playbooks, found.silences, found.revision)
     preview_context = _preview_context(
-        cluster, hosts, server=server, kubeconfig=kubeconfig, context=context
+        cluster, server=server, kubeconfig=kubeconfig, context=context
     )
+    preview_context = replace(preview_context, hosts=hosts, stores=stores)
     memory, totals = PlanningMemory(), Totals()
     checker = GuardrailChecker(found.guardrails, OwnIdentity.from_environment(os.environ))
     invalid = failed = 0
@@ -113,7 +121,6 @@ def command(
 
 def _preview_context(
     cluster: Path | None,
-    hosts: frozenset[str] | None,
     *,
     server: bool,
     kubeconfig: str | None,
@@ -137,14 +144,14 @@ def _preview_context(
             user = as_account(live, own.namespace, account)
             return user, as_account(live.with_dry_run(), own.namespace, account)
 
-        return PreviewContext(live, live.with_dry_run(), hosts, accounts=as_)
+        return PreviewContext(live, live.with_dry_run(), accounts=as_)
     if cluster is None:
-        return PreviewContext(hosts=hosts)
+        return PreviewContext()
     try:
         with open_input(str(cluster), "tiercel plan --cluster FILE") as file:
             # one byte more than the limit shows that the file is too large
             objects = read_objects(file.read(MAX_BYTES + 1))
-        return PreviewContext(StaticCluster(objects), hosts=hosts)
+        return PreviewContext(StaticCluster(objects))
     except InvalidObjectError as error:
         fail(f"{cluster}{f':{error.line}' if error.line else ''}: {error}", USAGE)
 

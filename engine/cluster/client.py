@@ -21,7 +21,12 @@ from engine.cluster.impersonation import missing_right
 from engine.cluster.kubeconfig import Credentials, read_access
 from engine.cluster.rate_limiter import RateLimiter
 from engine.cluster.transport import ApiServer, NoResponseError, ResponseTooLongError
-from engine.model.errors import GoneError, PermanentError, TemporaryError
+from engine.model.errors import (
+    GoneError,
+    MissingRightError,
+    PermanentError,
+    TemporaryError,
+)
 from engine.outbound.destination import mask_userinfo
 from engine.outbound.masking import mask_secrets
 from engine.outbound.retry_after import retry_after
@@ -431,7 +436,7 @@ class KubernetesCluster:
             raise TemporaryError(f"{message} (the server was recently unavailable)", after=after)
         if status == 403:  # noqa: PLR2004 - HTTP
             missing = missing_right(_rbac_verbs(verb), resource, self._user, reply.body)
-            raise PermanentError(f"{message} ({missing})")
+            raise MissingRightError(f"{message} ({missing})")
         if status in OVERLOADED:
             # an eviction that a PodDisruptionBudget does not allow is also a 429
             has_budget = _has_cause(reply.body, "reason", "DisruptionBudget")

@@ -18,6 +18,7 @@ from engine.language.conditions import (
     compile_step_condition,
 )
 from engine.language.findings import Findings, nearest
+from engine.language.lint import lint_answers
 from engine.language.schema import API_VERSION, KINDS
 from engine.language.structure import check_structure
 from engine.language.substitution import substitute
@@ -51,7 +52,8 @@ class Action(Protocol):
     """What the language needs to know about an action (engine.actions.registry.Action).
 
     name: as in the playbook, like ``pod.delete``. effect: notify, observe, mark or disrupt. slow:
-    whether it runs in the pool of slow steps. doc: one sentence for editors. parameters: by name.
+    whether it runs in the pool of slow steps. answers: whether a step can have an answer. doc: one
+    sentence for editors. parameters: by name.
     """
 
     @property
@@ -62,6 +64,9 @@ class Action(Protocol):
 
     @property
     def slow(self) -> bool: ...  # noqa: D102 - see the class
+
+    @property
+    def answers(self) -> bool: ...  # noqa: D102 - see the class
 
     @property
     def doc(self) -> str: ...  # noqa: D102 - see the class
@@ -235,6 +240,7 @@ def compile_steps(
     """Compile the steps under these keys of the spec, in order. Steps with an unknown action are left out."""
     steps: list[Step] = []
     names: list[str] = []
+    silent: dict[str, str] = {}  # name of a step without an answer -> its action
     for key in keys:
         data = spec.get(key)
         phase: Phase = "finally" if key == "finally" else "actions"
@@ -249,6 +255,9 @@ def compile_steps(
                 where = (*path, "with") if "with" in item else path
                 parameters = action.compile(item.get("with"), where, findings, tuple(names))
                 steps.append(_step(item, name, phase, action, parameters, when))
+                lint_answers(item, path, silent, findings)
+                if not action.answers:
+                    silent[name] = action.name
             names.append(name)
     return tuple(steps)
 

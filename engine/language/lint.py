@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.model.playbook import Playbook, Silence
 
 _TEMPLATE = re.compile(r"%(?:\{[^{}]*\}|[A-Za-z][A-Za-z0-9_.\[\]]*)")
+_ANSWER = re.compile(r"%\{?steps\.([A-Za-z0-9._-]{1,63}?)\.answer[.\[]")
 _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]")
 _SCHEME = re.compile(r"(?i)^\s*(?:bearer|basic|token|digest|apikey)\b")
 _SECRET_KEY = re.compile(
@@ -161,6 +162,41 @@ def _lint_priority(condition: Mapping[str, Any]) -> tuple[str, str | None] | Non
         return None
     what = f"`priority` is never `{str(words[0])[:80]}`, so the condition never holds"
     return what, nearest(str(words[0]), PRIORITIES) or ", ".join(PRIORITIES)
+
+
+def lint_answers(
+    step: Mapping[str, Any], path: Path, silent: Mapping[str, str], findings: Findings
+) -> None:
+    """Warn if a step uses the answer of an earlier step that never has one.
+
+    silent: the names of these earlier steps, with their actions.
+    """
+    used: list[tuple[Path, str]] = list(_answers_in(step.get("with"), (*path, "with")))
+    for n, condition in enumerate(_list(step.get("when"))):
+        if isinstance(condition, dict) and "jsonPath" in condition and "step" in condition:
+            used.append(((*path, "when", n, "step"), str(condition["step"])))
+    for where, name in used:
+        if name in silent:
+            what = f"the step `{name}` never has an answer, because {silent[name]} has none"
+            hint = "its result is in .state and .message"
+            findings.add(where, "no-answer", what, hint, severity="warning")
+
+
+def _answers_in(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the names of the steps whose answer a template in a value uses."""
+    if isinstance(value, str):
+        for found in _ANSWER.finditer(value.replace("%%", "")):
+            yield path, found[1]
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _answers_in(item, (*path, key))
+    else:
+        for n, item in enumerate(_list(value)):
+            yield from _answers_in(item, (*path, n))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def no_documents(found: PlaybookSet, files: Files) -> Iterator[Finding]:

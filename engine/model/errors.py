@@ -84,6 +84,10 @@ class PermanentError(Exception):
     """An attempt failed, and a retry would fail, too."""
 
 
+class MissingRightError(PermanentError):
+    """The API server answers that the engine, or the ServiceAccount of ``runAs``, does not have a right."""
+
+
 class SkippedError(Exception):
     """The step has no target: it was deleted or replaced, is terminating, or the event does not name one."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.artifacts.api import ArtifactRecorder
 from engine.cluster.api import CallRecorder
 from engine.cluster.simulated import AssumedCluster
 from engine.execution.attempt import Clients, attempt, when_holds
@@ -16,6 +17,7 @@ from engine.planning.planner import plan
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from engine.artifacts.url import ArtifactUrl
     from engine.cluster.api import Cluster, ClusterReader
     from engine.execution.guardrails import GuardrailChecker
     from engine.model.event import Event
@@ -46,6 +48,7 @@ class PreviewContext:
         forward: a cluster that checks each call and changes nothing (``dryRun=All``), or None.
         accounts: returns both for the ServiceAccount of ``runAs``, or None if the objects are given.
         hosts: hosts that http.request may call; None for all.
+        stores: stores that artifacts may go to; None for all.
         outcomes: assumed outcomes: step -> state, or ``{answer: …}`` for done with that answer.
 
     """
@@ -53,6 +56,7 @@ class PreviewContext:
     reads: ClusterReader | None = None
     forward: Cluster | None = None
     hosts: frozenset[str] | None = None
+    stores: tuple[ArtifactUrl, ...] | None = None
     outcomes: Mapping[str, Any] = field(default_factory=dict)
     accounts: Callable[[str], tuple[ClusterReader, Cluster]] | None = None
 
@@ -61,7 +65,9 @@ class PreviewContext:
         reads, forward = self.reads or AssumedCluster(run.event), self.forward
         if self.accounts and run.playbook.run_as:
             reads, forward = self.accounts(run.playbook.run_as)
-        return Clients(CallRecorder(reads, forward), RequestRecorder(None, self.hosts), dry=True)
+        http = RequestRecorder(None, self.hosts)
+        artifacts = ArtifactRecorder(http.requests, None, self.stores)
+        return Clients(CallRecorder(reads, forward), http, dry=True, artifacts=artifacts)
 
 
 def preview(

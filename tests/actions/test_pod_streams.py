@@ -53,7 +53,7 @@ def pod(admin, cluster):
 def run(cluster, tmp_path):
     """Return a function that runs a step to its end. Artifacts go to ``tmp_path``."""
 
-    def run(action, timeout=30.0, redact=(), pod=POD, container_id=None, **given):
+    def run(action, timeout=30.0, redact=(), pod=POD, container_id=None, server=cluster, **given):
         fields = {"k8s.ns.name": NAMESPACE, "k8s.pod.name": pod, "container.id": container_id}
         now = datetime.now(UTC)
         time = now.isoformat().replace("+00:00", "Z")
@@ -61,7 +61,7 @@ def run(cluster, tmp_path):
         chosen = next(one for one in ACTIONS if one.name == action)
         store, stores = FakeAttemptStore(), store_list(f"file://{tmp_path}")
         claim = claim_of(chosen, given, event, run=secrets.token_hex(4))
-        live = cluster.with_timeout(timeout)
+        live = server.with_timeout(timeout)
         while True:
             http = RequestRecorder()
             artifacts = ArtifactRecorder(http.requests, LiveArtifactStore(stores), stores)
@@ -197,6 +197,46 @@ def test_a_capture_names_what_is_missing(run, admin, tmp_path):
     outcome = run("pod.capture", pod="pending", what=["logs"], artifact=other)
     assert (outcome.state, len(list(tmp_path.iterdir()))) == ("failed", 1)
     assert "nothing could be collected" in outcome.message
+
+
+def test_a_capture_without_a_right_stores_the_rest_and_fails_with_the_name_of_the_right(
+    run, control_plane, admin, tmp_path, tmp_path_factory
+):
+    token = restricted_token(admin)
+    file = tmp_path_factory.mktemp("restricted") / "kubeconfig"
+    restricted = connect(str(control_plane.kubeconfig(token, file)), None)
+    artifact = f"file://{tmp_path}/out.tar.gz"
+    outcome = run("pod.capture", server=restricted, what=["manifest", "logs"], artifact=artifact)
+    assert (outcome.state, outcome.retry_in) == ("failed", None)
+    assert "missing right: get on pods/log" in outcome.message
+    assert f"bytes are in {artifact} without logs/web.log, logs/sidecar.log" in outcome.message
+    with tarfile.open(tmp_path / "out.tar.gz") as archive:
+        assert archive.getnames() == [
+            "manifest.json",
+            "logs/web.log.error.txt",
+            "logs/sidecar.log.error.txt",
+        ]
+
+
+def restricted_token(admin):
+    """Return a token that may read pods and not their logs."""
+    group, name = "/apis/rbac.authorization.k8s.io/v1", f"reader-{secrets.token_hex(4)}"
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+    admin.create(
+        f"{group}/namespaces/{NAMESPACE}/roles", {"metadata": {"name": name}, "rules": rules}
+    )
+    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    admin.create(accounts, {"metadata": {"name": name}})
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
+    body = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
+    admin.create(f"{group}/namespaces/{NAMESPACE}/rolebindings", body)
+    may = {"verb": "get", "resource": "pods", "namespace": NAMESPACE}
+    review = {"user": f"system:serviceaccount:{NAMESPACE}:{name}", "resourceAttributes": may}
+    reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    while not admin.create(reviews, {"spec": review})["status"]["allowed"]:
+        threading.Event().wait(0.02)
+    return admin.create(f"{accounts}/{name}/token", {"spec": {}})["status"]["token"]
 
 
 def test_an_ephemeral_container_runs_a_command(run, admin, tmp_path):

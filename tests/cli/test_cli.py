@@ -284,6 +284,23 @@ def test_plan_with_server_exits_1_if_a_step_fails(folder):
     assert done.exit_code == 1
 
 
+def test_plan_with_artifact_stores_refuses_another_store(folder):
+    step = "{action: pod.logs, with: {artifact: 's3://forensics/x/%{run.id}'}}"
+    text = f"{GOOD.partition('  actions:')[0]}  actions: [{step}]\n"
+    (folder / "playbooks" / "a.yaml").write_text(text)
+
+    def state(*flags):
+        done = tiercel("plan", "event.json", "-o", "json", *flags)
+        return json.loads(done.stdout)["runs"][0]["steps"][0]["state"]
+
+    assert state() == "planned"
+    assert state("--artifact-stores", "s3://forensics/x, file:///tmp") == "planned"
+    assert state("--artifact-stores", "s3://forensics/y") == "refused"
+    assert state("--artifact-stores", "") == "refused"
+    done = tiercel("plan", "event.json", "--artifact-stores", "ftp://x")
+    assert (done.exit_code, "--artifact-stores" in done.stderr) == (2, True)
+
+
 def test_only_serve_imports_the_log():
     code = (
         "import sys, importlib\n"

@@ -132,6 +132,10 @@ class ControlPlane:
         """Kill the API server, as in an outage. etcd and the controllers continue."""
         self._stop("kube-apiserver")
 
+    def stop_controllers(self) -> None:
+        """Kill the controllers. Then nothing but the caller changes objects."""
+        self._stop("kube-controller-manager")
+
     def renew(self) -> None:
         """Write another certificate and key for the API server. They take effect at its next start."""
         make_server_pair(self.folder)

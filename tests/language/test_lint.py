@@ -114,6 +114,44 @@ def test_text_that_looks_like_json_and_has_templates_is_a_warning(body, codes):
     assert [code for code, _ in found({"url": URL, "body": body})] == codes
 
 
+@pytest.mark.parametrize(
+    ("second", "found"),
+    [
+        ({"with": {"message": "is %steps.seen.answer.x"}}, ["no-answer"]),
+        (
+            {"with": {"message": "is %{steps.pod.label.answer[0]} %{steps.seen.answer.x}"}},
+            ["no-answer"] * 2,
+        ),
+        (
+            {"with": {"message": "x"}, "when": [{"step": "seen", "jsonPath": "$.x", "equals": 1}]},
+            ["no-answer"],
+        ),
+        ({"with": {"message": "%steps.seen.state %steps.seen.message %%steps.seen.answer.x"}}, []),
+        ({"with": {"message": "%steps.ticket.answer.x"}}, []),
+        (
+            {
+                "with": {"message": "x"},
+                "when": [{"step": "ticket", "jsonPath": "$.x", "equals": 1}],
+            },
+            [],
+        ),
+    ],
+)
+def test_the_answer_of_a_step_that_never_has_one_is_a_warning(second, found):
+    steps = [
+        {"action": "pod.label", "with": {"labels": {"a": "b"}}},
+        {"action": "kubernetes.event", "name": "seen", "with": {"message": "x"}},
+        {"action": "http.request", "name": "ticket", "with": {"url": URL}},
+        {"action": "kubernetes.event", "name": "last", **second},
+    ]
+    text = yaml.safe_dump({**DOCUMENT, "spec": {**QUIET, "actions": steps}})
+    findings = new_loader().load(Files("", {"a.yaml": text.encode()})).findings
+    assert [one.code for one in findings] == found
+    assert all(
+        "kubernetes.event has none" in one.what or "pod.label" in one.what for one in findings
+    )
+
+
 def tiercel(*arguments, stdin=None):
     return CliRunner().invoke(cli, arguments, stdin, prog_name="tiercel", catch_exceptions=False)
 

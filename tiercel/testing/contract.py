@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import secrets
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -107,12 +108,17 @@ class Case:
 
 @dataclass
 class Scene:
-    """A target and an event about it, for the attempts of one run."""
+    """A target and an event about it, for the attempts of one run.
+
+    now: the time of all attempts, epoch seconds. With the real time, a second attempt would sometimes write an
+    end that is a second later.
+    """
 
     target: Object
     event: Event
     run: str = field(default_factory=lambda: secrets.token_hex(16))
     store: MemoryStore = field(default_factory=MemoryStore)
+    now: float = field(default_factory=time.time)
 
 
 class Contract:
@@ -202,8 +208,7 @@ class Contract:
         clients = Clients(recorder, http, dry=dry, artifacts=artifacts)
         claim = self._claim(playbook or self.playbook, scene, again=again, state=state)
         claim = scene.store.undoing(claim) if undo else claim
-        now = datetime.now(UTC).timestamp()
-        return attempt(claim, clients, GuardrailChecker(), now, scene.store)
+        return attempt(claim, clients, GuardrailChecker(), scene.now, scene.store)
 
     def complete(self, scene: Scene, traffic: Traffic | None = None, **options: Any) -> Outcome:
         """Make attempts until the step or its undo is over. Between them, pods that terminate end."""
@@ -314,8 +319,6 @@ class ActionContract:
             traffic, needed = Traffic(), contract.needed - {right}
             dry = contract.is_dry(place[0])
             outcome = contract.complete(scene, traffic, needed=needed, dry=dry)
-            if isinstance(outcome.answer, dict) and outcome.answer.get("missing"):
-                continue  # the step collects several parts, and says which one is missing
             if outcome.state == "done":
                 outcome = contract.complete(scene, traffic, needed=needed, again=True)
             if outcome.state == "done":
