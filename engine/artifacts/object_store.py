@@ -117,6 +117,6 @@ class _Source:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._chunks
-        except BaseException as error:
+        except BaseException as error:  # kept and raised again, whatever it is
             self.error = error
             raise

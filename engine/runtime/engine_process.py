@@ -47,7 +47,7 @@ from engine.telemetry.metrics import Metrics
 from engine.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.journal.protocol import Journal
     from engine.journal.spool.queue import SpooledQueue
@@ -101,55 +101,70 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         event_socket = stack.enter_context(listeners.listen(settings.listen))
         admin_socket = stack.enter_context(listeners.listen(settings.admin_listen))
         core = _start_core(settings, observers, stack)
-        guardrails = core.reloader.active.set.guardrails
+        playbook_set = core.reloader.active.set
         workers.on_own_command = lambda command: core.intake.note_own_command(
             command.container, command.since, command.until
         )
-        cluster = workers.start(guardrails, core.intake.release_throttle_slot)
-        workers.require_rights(rights_by_account(core.reloader.active.set.playbooks))
+        cluster = workers.start(playbook_set.guardrails, core.intake.release_throttle_slot)
+        workers.require_rights(rights_by_account(playbook_set.playbooks))
         about = _about(settings, cluster)
         sources = [
             SourceThread(source, EventSink(source.kind, core.intake, observers, workers.wake))
             for source in _sources(settings, core.journal)
         ]
 
-        def status() -> dict[str, Any]:
-            rights = rights_json(workers.rights) if cluster else None
-            connected = [*(it.status() for it in sources), *(it.status() for it in slack)]
-            return {
-                **about,
-                "rights": rights,
-                "sources": connected,
-                "replicas": _replicas(core.journal),
-                "spool": core.spool.status() if core.spool else None,
-            }
-
         commands = _operator_commands(core, workers, observers)
         slack = start_slack(settings, access.operators, core.journal, commands, workers, stack)
+        reports = [*(source.status for source in sources), *(one.status for one in slack)]
+        status = functools.partial(_status, about, core, workers if cluster else None, reports)
         api = _admin_api(core, commands, workers, metrics, status)
         event_port = EventPort(
             core.intake, observers, workers.wake, access.sender_checks, traces,
             dry_run=settings.dry_run, fault=core.fault,
         )  # fmt: skip
-        admin_port = AdminPort(api, access.authenticator, core.ended_thread)
         event_limits, admin_limits = allow_files(EVENT_LIMITS, ADMIN_LIMITS)
         event_listener = Listener(event_port, event_socket, access.certificates, event_limits)
+        admin_port = AdminPort(api, access.authenticator, core.ended_thread)
         admin_listener = Listener(admin_port, admin_socket, limits=admin_limits)
         for series in (api.series, event_listener.series, core.deferred_records.series):
             metrics.add_series(series)
 
         def on_ready() -> None:
-            freeze_startup_objects()
             _log_start(settings, about, event_socket, admin_socket)
-            log_journal(settings, core.journal)
-            for source in sources:
-                source.start()
+            _begin(settings, core, sources)
 
         event_loop.run([event_listener, admin_listener], on_ready)
         completed = _drain(sources, workers, settings.grace)
     log.info("stopped")
     if not completed:
         log.warning("attempts_interrupted", effect="they are repeated at the next start")
+
+
+def _begin(settings: Settings, core: _Core, sources: Sequence[SourceThread]) -> None:
+    """Start the sources, once the ports answer."""
+    freeze_startup_objects()
+    log_journal(settings, core.journal)
+    for source in sources:
+        source.start()
+
+
+def _status(
+    about: Mapping[str, Any],
+    core: _Core,
+    workers: WorkerProcess | None,
+    reports: Sequence[Callable[[], dict[str, str | None]]],
+) -> dict[str, Any]:
+    """Return what /status shows beside the queue and the playbooks.
+
+    workers: None without a cluster. reports: the status of each source, and of Slack.
+    """
+    return {
+        **about,
+        "rights": rights_json(workers.rights) if workers else None,
+        "sources": [report() for report in reports],
+        "replicas": _replicas(core.journal),
+        "spool": core.spool.status() if core.spool else None,
+    }
 
 
 def _drain(sources: Sequence[SourceThread], workers: WorkerProcess, grace: float) -> bool:
