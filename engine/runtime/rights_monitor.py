@@ -83,12 +83,14 @@ class RightsMonitor:
             report = check_rights(self._cluster, self._namespace, self._needed, self._now())
             wait, retry = (INTERVAL, _FIRST_WAIT) if report.complete else (retry, retry * 2)
             retry = min(retry, _MAX_WAIT)
-            self._log(report)
-            self._report = report
-            self._send(report)
+            before, self._report = self._report, report
+            self._send(report)  # before the log, so that /status shows what a line of the log says
+            self._log(report, before)
 
-    def _log(self, report: RightsReport) -> None:
-        before = {one.account: one for one in self._report.accounts} if self._report else {}
+    @staticmethod
+    def _log(report: RightsReport, last: RightsReport | None) -> None:
+        """Log what changed since the last report."""
+        before = {one.account: one for one in last.accounts} if last else {}
         for one in report.accounts:
             if before.get(one.account) == one:
                 continue
