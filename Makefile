@@ -87,7 +87,7 @@ node-modules: $(READY) ## Install the npm packages for the tests (once, cached o
 	@$(BIN)/python tests/node/install.py
 
 soak: $(READY) control-plane components browser image-tools ## Run tests/soak and tests/history at full size (about an hour); figures in benchmarks/results/
-	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak tests/end_to_end/test_replicas.py tests/history
+	@TIERCEL_SOAK=1 $(BIN)/python -m pytest tests/soak tests/history
 
 docs: $(READY) ## Build the documentation site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean

@@ -1,4 +1,4 @@
-"""Two engines on one PostgreSQL: shared decisions, commands for both, fail-over, a database that is away."""
+"""Two replicas on a primary and its standby: shared decisions and commands, and the loss of any of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from tests.support.engine import engine, refusal
-from tests.support.postgres import database_of, shared_server
+from tests.support.postgres import Postgres, scratch
 
 KUBECONFIG = """\
 apiVersion: v1
@@ -40,8 +40,16 @@ spec:
   match: {rules: [Once]}
   throttle: {first: 1, within: 10m}
   actions: [{action: http.request, with: {url: "%s"}}]
+---
+apiVersion: tiercel.dev/v1
+kind: Guardrails
+metadata: {name: default}
+spec:
+  budgets: []
 """
 PATIENCE = 60.0
+BEFORE_LEASE_ENDS = 30.0
+"""Seconds in which the claims of a dead replica must be taken over. Their lease would last 40."""
 ESTABLISHED = "01"
 """State of a connection in /proc/PID/net/tcp."""
 
@@ -85,29 +93,59 @@ class Receiver:
                 connection.recv(1)  # until the client is gone
 
 
-@pytest.fixture
-def receiver():
+@pytest.fixture(scope="module")
+def one_receiver():
     made = Receiver()
     yield made
     made.close()
 
 
 @pytest.fixture
-def start(tmp_path, receiver):
-    """Start replicas."""
-    url, kubeconfig = database_of(tmp_path / "database"), tmp_path / "kubeconfig"
-    kubeconfig.write_text(KUBECONFIG)
-    host = receiver.url.removeprefix("http://").rstrip("/")
+def receiver(one_receiver):
+    one_receiver.answers = True
+    yield one_receiver
+    one_receiver.answers = True
+
+
+class Database:
+    """A primary and a synchronous standby on fixed ports. url: of both."""
+
+    def __init__(self):
+        folder = scratch()
+        self.primary = Postgres.primary(folder)
+        self.primary.start()
+        with self.primary.connect() as connection:
+            connection.execute("CREATE DATABASE journal")
+        self.standby = self.primary.standby(folder)
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in (self.primary, self.standby))
+        self.url = f"postgresql://postgres@{hosts}/journal?target_session_attrs=read-write"
+
+    def close(self):
+        for server in (self.primary, self.standby):
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def database():
+    with contextlib.closing(Database()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory, one_receiver, database):
+    """Two replicas for all tests. A test that kills one of them starts it again."""
+    parent = tmp_path_factory.mktemp("replicas")
+    (parent / "kubeconfig").write_text(KUBECONFIG)
+    url, host = one_receiver.url, one_receiver.url.removeprefix("http://").rstrip("/")
+    flags = ("--kubeconfig", str(parent / "kubeconfig"), "--http-hosts", host)
     with contextlib.ExitStack() as stack:
-
-        def start(name):
-            folder = tmp_path / name
-            folder.mkdir()
-            files = {"p.yaml": PLAYBOOKS % (receiver.url, receiver.url)}
-            flags = ("--journal", url, "--kubeconfig", str(kubeconfig), "--http-hosts", host)
-            return stack.enter_context(engine(folder, files, *flags))
-
-        yield start
+        started = []
+        for name in "ab":
+            (parent / name).mkdir()
+            files = {"p.yaml": PLAYBOOKS % (url, url)}
+            made = engine(parent / name, files, "--journal", database.url, *flags)
+            started.append(stack.enter_context(made))
+        yield started
 
 
 def alert(rule, number=0):
@@ -115,9 +153,8 @@ def alert(rule, number=0):
     return {"rule": rule, "time": now, "output_fields": {"proc.pid": number}}
 
 
-@pytest.mark.skipif(os.environ.get("TIERCEL_SOAK") != "1", reason="only in `make soak`")
-def test_replicas_share_decisions_and_commands_and_take_over_from_a_killed_one(start, receiver):
-    a, b = start("a"), start("b")
+def test_replicas_share_duplicates_and_throttles(replicas, receiver):
+    a, b = replicas
     event = alert("Tell")
     answers = [one.post(event)[2] for one in (a, b, a)]
     assert answers[0]["runs"] == answers[1]["runs"] == answers[2]["runs"]
@@ -128,28 +165,49 @@ def test_replicas_share_decisions_and_commands_and_take_over_from_a_killed_one(s
     events = b.get("/events/recent")[2]["events"]
     assert [one["ended"] for one in events[-2:]] == ["throttle", "throttle"]
     receiver.wait_for(*started[0])
+    assert receiver.of(*answers[0]["runs"]) == receiver.of(*started[0]) == 1
 
-    replicas = a.get("/status")[2]["replicas"]
-    assert len({one["name"] for one in replicas}) == 2
-    assert {one["digest"] for one in replicas} <= {a.get("/status")[2]["playbooks"]["digest"], None}
+
+def test_the_status_names_the_replicas_and_commands_apply_to_all_of_them(replicas, receiver):
+    a, b = replicas
+    found = a.get("/status")[2]["replicas"]
+    assert len({one["name"] for one in found}) == 2
+    assert {one["digest"] for one in found} <= {a.get("/status")[2]["playbooks"]["digest"], None}
 
     tiercel("pause", "--playbook", "tell", "--server", a.admin)
     wait_until(lambda: b.get("/status")[2]["paused"] == ["tell"])
-    wait_until(lambda: b.post(alert("Tell", 9))[2]["runs"] == [])
+    waiting = []  # until this replica knows of the pause, it queues runs; they wait for the end of the pause
+    wait_until(lambda: waiting.extend(found := b.post(alert("Tell"))[2]["runs"]) or not found)
     tiercel("resume", "--playbook", "tell", "--server", b.admin)
     wait_until(lambda: a.get("/status")[2]["paused"] == [])
+    for run in waiting:
+        receiver.wait_for(run)
+    wait_until(lambda: a.post(alert("Tell"))[2]["runs"])
 
+
+def start_unanswered(one, receiver):
+    """Start a run whose request gets no answer. Return it, the replica that holds it, and the other one."""
     receiver.answers = False
-    run = None
-    while run is None:  # the pause ends at this replica within a second
-        run = next(iter(a.post(alert("Tell", 2))[2]["runs"]), None)
+    (run,) = one[0].post(alert("Tell"))[2]["runs"]
     receiver.wait_for(run)
-    holder, other = (a, b) if _holds(a, receiver) else (b, a)
-    holder.kill()
-    ended = other.wait_for_audit(_ended(run), PATIENCE)
-    assert ended["state"] == "failed"
-    assert "may have run" in ended["message"]
-    assert receiver.of(run) == receiver.of(answers[0]["runs"][0]) == 1
+    a, b = one
+    return (run, a, b) if _holds(a, receiver) else (run, b, a)
+
+
+def test_the_runs_of_a_killed_replica_are_taken_over(replicas, receiver):
+    run, holder, other = start_unanswered(replicas, receiver)
+    for pid in reversed(
+        holder.pids
+    ):  # first the worker process, which would end its claims otherwise
+        os.kill(pid, signal.SIGKILL)
+    holder.wait()
+    ended = other.wait_for_audit(_ended(run), BEFORE_LEASE_ENDS)
+    assert (ended["state"], "may have run" in ended["message"]) == ("failed", True)
+    assert receiver.of(run) == 1
+    holder.restart()
+    receiver.answers = True
+    (later,) = holder.post(alert("Tell"))[2]["runs"]
+    receiver.wait_for(later)
 
 
 def _ended(run):
@@ -186,40 +244,57 @@ def tiercel(*arguments):
     assert result.exit_code == 0, result.output
 
 
-def test_a_stopped_replica_does_not_act_after_its_claims_were_taken_over(start, receiver):
-    receiver.answers = False
-    a, b = start("a"), start("b")
-    (run,) = a.post(alert("Tell"))[2]["runs"]
-    receiver.wait_for(run)
-    holder, other = (a, b) if _holds(a, receiver) else (b, a)
+def test_a_stopped_replica_does_not_act_after_its_claims_were_taken_over(replicas, receiver):
+    run, holder, other = start_unanswered(replicas, receiver)
     for pid in holder.pids:
         os.kill(pid, signal.SIGSTOP)
-    ended = other.wait_for_audit(_ended(run), PATIENCE)
+    try:
+        ended = other.wait_for_audit(_ended(run), BEFORE_LEASE_ENDS)
+    finally:
+        for pid in holder.pids:
+            os.kill(pid, signal.SIGCONT)
     assert "may have run" in ended["message"]
-    for pid in holder.pids:
-        os.kill(pid, signal.SIGCONT)
     receiver.answers = True
     (later,) = holder.post(alert("Tell", 1))[2]["runs"]
     receiver.wait_for(later)
     assert receiver.of(run) == 1
 
 
-def test_an_engine_without_its_database_answers_503_and_heals(start, receiver, tmp_path):
-    a = start("a")
-    database = database_of(tmp_path / "database").rpartition("/")[2]
-    with shared_server().connect() as admin:
-        admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+def test_replicas_without_their_database_answer_503_and_heal(replicas, receiver, database):
+    a, _ = replicas
+    with database.primary.connect() as admin:
+        admin.execute("ALTER DATABASE journal ALLOW_CONNECTIONS false")
         admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
-            (database,),
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'journal'"
         )
         assert a.post(alert("Tell"))[0] == 503
         assert a.post({"rule": "Unmatched"})[0] == 200  # never touches the database
-        admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
-    event = alert("Tell", 1)
+        admin.execute("ALTER DATABASE journal ALLOW_CONNECTIONS true")
+    receiver.wait_for(*accepted_at_last(a, alert("Tell", 1)))
+
+
+def accepted_at_last(one, event):
+    """Send an event until it is acknowledged. Return its runs."""
     answers = []
-    wait_until(lambda: answers.append(a.post(event)) or answers[-1][0] == 202)
-    receiver.wait_for(*answers[-1][2]["runs"])
+    wait_until(lambda: answers.append(one.post(event)) or answers[-1][0] == 202)
+    return answers[-1][2]["runs"]
+
+
+def test_replicas_go_on_with_the_standby_after_the_primary_was_killed(replicas, receiver, database):
+    before = [accepted_at_last(one, alert("Tell", 1))[0] for one in replicas]
+    for run in before:
+        receiver.wait_for(run)
+    database.primary.kill_all()
+    assert [one.post(alert("Tell", 2))[0] for one in replicas] == [503, 503]
+    database.standby.promote()
+    database.primary, database.standby = database.standby, database.primary
+    after = [accepted_at_last(one, alert("Tell", 3))[0] for one in replicas]
+    for run in after:
+        receiver.wait_for(run)
+    with contextlib.closing(database.primary.connect("journal")) as journal:
+        known = {run for (run,) in journal.execute("SELECT id FROM run_ids").fetchall()}
+    assert known >= {*before, *after}  # the standby has what the primary acknowledged
+    wait_until(lambda: len(replicas[0].get("/status")[2]["replicas"]) == 2)
 
 
 @pytest.mark.parametrize(
