@@ -119,6 +119,7 @@ def connect(server: Server) -> Connection:
         autocommit=True,
         row_factory=dict_row,
         connect_timeout=CONNECT_TIMEOUT,
+        client_encoding="UTF8",  # also for a server whose encoding is refused
         keepalives_idle=2, keepalives_interval=1, keepalives_count=3, tcp_user_timeout=4_000,
         application_name="tiercel",
     )  # fmt: skip

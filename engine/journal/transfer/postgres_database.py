@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from engine.journal.postgres.connection import Connection, Server
 
-_COUNTED = ("all_runs", "run_ids", "events", *PLAIN_TABLES, *JSON_TABLES)
+_COUNTED = ("all_runs", "arrived", "run_ids", "events", *PLAIN_TABLES, *JSON_TABLES)
 
 
 @contextlib.contextmanager
@@ -60,12 +60,20 @@ def locked(server: Server) -> Iterator[Connection]:
         if row is None or row["missing"]:
             raise JournalError(f"the database {server.name} has no journal")
         _lock(connection, server)
+        while _moves_more(connection):
+            pass
         yield connection
 
 
 def _prepare(connection: Connection) -> None:
     check_server(connection)
     migrate(connection)
+
+
+def _moves_more(connection: Connection) -> bool:
+    """Move accepted runs to the target queues, as an engine does at a claim. Return whether more wait."""
+    row = connection.execute("SELECT move_arrived_runs(true) AS more").fetchone()
+    return bool(row and row["more"])
 
 
 @contextlib.contextmanager

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from engine.journal.postgres.connection import Connection, Server
 
 _BATCH = 500
-_STATE = RUN_COLUMNS.index("state")
 _RUNS = (
     f"SELECT {', '.join(RUN_COLUMNS)}, day::text || event::text AS event FROM all_runs ORDER BY seq"
 )
@@ -100,10 +99,7 @@ def _copy_runs(connection: Connection, file: sqlite3.Connection, counter: Counte
 
 
 def _run(row: dict[str, Any]) -> tuple[Any, ...]:
-    values = [*row.values()]
-    if values[_STATE] == "new":
-        values[_STATE] = "queued"
-    return tuple(int(value) if isinstance(value, bool) else value for value in values)
+    return tuple(int(value) if isinstance(value, bool) else value for value in row.values())
 
 
 def _batches(connection: Connection, query: str) -> Iterator[list[dict[str, Any]]]:
