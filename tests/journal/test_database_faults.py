@@ -18,6 +18,7 @@ from engine.journal.spool.queue import SpooledQueue
 from engine.model.errors import JournalError, JournalUnavailableError
 from engine.model.playbook import Throttle
 from engine.model.throttle_window import ThrottleUse
+from tests.support import postgres
 from tests.support.database_proxy import DatabaseProxy
 from tests.support.journals import DONE, NOW, event, playbook, run, stored_playbook
 from tests.support.postgres import Postgres, database_of, scratch, shared_server
@@ -141,7 +142,7 @@ def test_a_spool_forwards_a_batch_of_unknown_fate_without_doubling_it(url, proxy
 
 
 @pytest.fixture
-def small_disk(url):
+def small_disk():
     """The URL of a database on a disk of 24 MiB, and a function that enlarges it."""
     if os.geteuid():
         pytest.skip("only root can mount a small disk")
@@ -155,7 +156,7 @@ def small_disk(url):
     try:
         with shared_server().connect() as admin:
             admin.execute(f"CREATE TABLESPACE small LOCATION '{folder}'")
-            admin.execute(f"CREATE DATABASE small TEMPLATE {database(url)} TABLESPACE small")
+            admin.execute(f"CREATE DATABASE small TEMPLATE {postgres._template()} TABLESPACE small")
             enlarge = ["mount", "-o", "remount,size=64m", str(folder)]
             yield (
                 shared_server().dsn("small"),
@@ -167,8 +168,7 @@ def small_disk(url):
         subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
 
 
-def test_a_full_database_refuses_and_keeps_what_it_acknowledged(sql, small_disk):
-    del sql
+def test_a_full_database_refuses_and_keeps_what_it_acknowledged(small_disk):
     address, enlarge = small_disk
     acknowledged, refused = [], None
     with opened(address) as journal:
