@@ -14,7 +14,7 @@ import click
 from engine.cli.admin_client import AdminError, fetch, get, server_options
 from engine.cli.completion import run_ids
 from engine.cli.exit_codes import FINDINGS, USAGE, fail
-from engine.cluster.api import EVENT, NETWORK_POLICY
+from engine.cluster.kind_names import known_kind
 from engine.model.errors import PermanentError, TemporaryError
 from engine.preview.git_repository import Repository, RevisionError
 from engine.render.history_text import story_lines
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 
     from engine.model.calls import Kind, Object
 
-_KINDS = {
-    **dict.fromkeys(("networkpolicy", "networkpolicies", "netpol"), NETWORK_POLICY),
-    **dict.fromkeys(("event", "events", "ev"), EVENT),
-}
-"""The kinds of objects that actions create, under the names that kubectl uses."""
+_KIND = re.compile(r"([a-z][a-z0-9]{0,62})(?:\.([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?))?")
+"""A kind as kubectl takes it: its name, and its API group if another kind has the same name."""
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _IN_A_CLONE = "run this command in a clone of the playbooks"
@@ -73,8 +70,9 @@ def command(
     """Show a RUN as a story: the event, each step, the calls that it sent, and their results.
 
     RUN is the ID of the run, or its first 6 or more digits, as `tiercel history` prints them. KIND/NAME is an
-    object of the cluster that Tiercel created: networkpolicy/NAME or event/NAME. The output begins with what
-    the object says about its run and its playbook.
+    object of the cluster that Tiercel created, with a kind as in kubectl: networkpolicy/NAME, event/NAME,
+    configmap/NAME, or with the API group networkpolicy.projectcalico.org/NAME. The output begins with what the
+    object says about its run and its playbook.
 
     In a Git clone of the playbooks, the output also has the commit that wrote the file of the playbook, and
     its author.
@@ -93,8 +91,8 @@ def command(
         _print_copies(run, output, server, token_file)
         return
     if "/" in run:
-        kind, name = _parse_object(run, namespace)
-        item = _read_object(kind, name, namespace, kubeconfig, context)
+        word, group, name = _parse_object(run, namespace)
+        kind, item = _read_object((word, group, name), namespace, kubeconfig, context)
         _show_object(kind, item, output, server, token_file)
         return
     found = get(server, token_file, f"/runs/{quote(run, safe='')}")
@@ -121,43 +119,57 @@ def _print_copies(run: str, output: str, server: str, token_file: Path | None) -
         print_document(yaml.safe_dump_all(copies, sort_keys=False).rstrip())
 
 
-def _parse_object(text: str, namespace: str) -> tuple[Kind, str]:
-    """Return kind and name of ``KIND/NAME`` or ``KIND.GROUP/NAME``. Exits with code 2 if it is not valid."""
+def _parse_object(text: str, namespace: str) -> tuple[str, str, str]:
+    """Return the parts of ``KIND/NAME`` or ``KIND.GROUP/NAME``: kind, group or "", and name.
+
+    Exits with code 2 if it is not valid.
+    """
     word, _, name = text.partition("/")
-    kind = _KINDS.get(word.lower().partition(".")[0])
-    if kind is None:
-        what = f"`{word[:40]}` is not a kind of object that Tiercel creates"
-        fail(what, USAGE, "tiercel show networkpolicy/NAME -n NAMESPACE, or event/NAME")
+    found = _KIND.fullmatch(word.lower())
+    if found is None or (not found[2] and known_kind(found[1], "") is None):
+        what = f"`{word[:40]}` is not a kind of object that this command knows"
+        fail(what, USAGE, "name its API group: tiercel show RESOURCE.GROUP/NAME -n NAMESPACE")
     if not _OBJECT_NAME.fullmatch(name) or not _NAMESPACE.fullmatch(namespace):
         what = f"`{namespace[:63]}/{name[:253]}` is not the namespace and name of an object"
-        fail(what, USAGE, f"kubectl get {kind.resource} -A -l app.kubernetes.io/managed-by=tiercel")
-    return kind, name
+        fail(what, USAGE, f"kubectl get {found[1]} -A -l app.kubernetes.io/managed-by=tiercel")
+    return found[1], found[2] or "", name
 
 
 def _read_object(
-    kind: Kind, name: str, namespace: str, kubeconfig: str | None, context: str | None
-) -> Object:
-    """Return the object. Exits with code 2 without a cluster, 1 without an object of Tiercel."""
+    place: tuple[str, str, str], namespace: str, kubeconfig: str | None, context: str | None
+) -> tuple[Kind, Object]:
+    """Return the kind and the object. Exits with code 2 without a cluster, 1 without an object of Tiercel.
+
+    place: kind, group and name, as the user names them.
+    """
     from engine.cluster.client import connect  # noqa: PLC0415 - 250 ms that only objects need
     from engine.cluster.kubeconfig import (  # noqa: PLC0415 - only objects need it
         ConnectionSettingsError,
         default_kubeconfig,
     )
 
-    about = f"{kind.kind} {namespace}/{name}"
-    which = f"kubectl get {kind.resource} -A -l app.kubernetes.io/managed-by=tiercel"
+    word, group, name = place
+    shown = f"{word}.{group}" if group else word
+    about, item = f"{shown} {name}", None
+    which = f"kubectl get {shown} -A -l app.kubernetes.io/managed-by=tiercel"
     try:
-        item = connect(kubeconfig or default_kubeconfig(), context).get(kind, name, namespace)
+        cluster = connect(kubeconfig or default_kubeconfig(), context)
+        kind = known_kind(word, group) or cluster.find_kind(word, group)
+        if kind is not None:
+            about = f"{kind.kind} {f'{namespace}/' if kind.namespaced else ''}{name}"
+            item = cluster.get(kind, name, namespace if kind.namespaced else None)
     except ConnectionSettingsError as error:
         fail(str(error), USAGE, "Select a cluster: --kubeconfig FILE --context NAME")
     except (TemporaryError, PermanentError) as error:
         fail(f"{about}: {error}", USAGE)
+    if kind is None:
+        fail(f"the API server does not serve {shown}", FINDINGS, "kubectl api-resources")
     if item is None:
         fail(f"{about} does not exist", FINDINGS, which)
     if not is_managed(item):
         what = f"{about} was not created by Tiercel: it does not have the label"
         fail(f"{what} app.kubernetes.io/managed-by=tiercel", FINDINGS, which)
-    return item
+    return kind, item
 
 
 def _show_object(

@@ -18,6 +18,7 @@ from engine.cluster.api import FIELD_MANAGER, LOG, NAMESPACE, NODE, POD, Already
 from engine.cluster.circuit_breaker import CircuitBreaker
 from engine.cluster.execution import Output
 from engine.cluster.impersonation import missing_right
+from engine.cluster.kind_names import find_kind
 from engine.cluster.kubeconfig import Credentials, read_access
 from engine.cluster.rate_limiter import RateLimiter
 from engine.cluster.transport import ApiServer, NoResponseError, ResponseTooLongError
@@ -233,6 +234,21 @@ class KubernetesCluster:
             raise PermanentError(f"{about}: the API server does not serve {missing}")
         self._raise_for_status("get", kind.resource, about, reply)
         return reply.body
+
+    def find_kind(self, word: str, group: str) -> Kind | None:
+        """Return a kind by its plural, singular or short name, from discovery; None if it is not served.
+
+        Raises TemporaryError, PermanentError.
+        """
+
+        def read(path: str) -> Object | None:
+            reply = self._request("GET", path)
+            if reply.status == 404:  # noqa: PLR2004 - HTTP
+                return None
+            self._raise_for_status("get", path, path, reply)
+            return reply.body
+
+        return find_kind(word, group, read)
 
     def serves(self, kind: Kind) -> bool:
         """Return whether the API server serves a kind, from its discovery; see ``ClusterReader.serves``."""

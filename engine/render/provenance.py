@@ -79,11 +79,11 @@ def judge(
 def _writes_object(run: Mapping[str, Any], kind: Kind, marks: Mapping[str, Any]) -> bool | None:
     """Return whether a call of the run wrote the object; None if the journal contains no calls of the run."""
     calls = [call for step in run["steps"] for call in step["calls"]]
-    wanted = (kind.resource, marks["namespace"], marks["name"])
+    group = kind.api_version.rpartition("/")[0]
+    wanted = (group, kind.resource, marks["namespace"], marks["name"])
     for call in calls:
-        if (call["resource"], call["namespace"], call["name"]) == wanted and call[
-            "verb"
-        ] in _WRITES:
+        found = call["apiVersion"].rpartition("/")[0], call["resource"]
+        if (*found, call["namespace"], call["name"]) == wanted and call["verb"] in _WRITES:
             return True
     return False if calls else None
 
@@ -93,7 +93,7 @@ def object_lines(shown: Mapping[str, Any]) -> Iterator[str]:
     marks, run = shown["object"], shown["run"]
     until = f", expires {marks['expires']}" if marks["expires"] else ""
     yield (
-        f"{marks['kind']} {marks['namespace']}/{marks['name']}"
+        f"{marks['kind']} {f'{place}/' if (place := marks['namespace']) else ''}{marks['name']}"
         f"  created {marks['created'] or 'at an unknown time'}{until}"
     )
     known = {

@@ -205,7 +205,42 @@ def test_planted_annotations_name_neither_a_run_nor_an_author(
         assert "The object contradicts the journal: revision." in text
 
 
-@pytest.mark.parametrize("words", [["secret/a"], ["networkpolicy/../../secrets"], ["netpol/A_B"]])
+WORDS = (
+    "cm", "configmap", "ConfigMaps", "role.rbac.authorization.k8s.io",
+    "priorityclass.scheduling.k8s.io", "pc.scheduling.k8s.io",
+)  # fmt: skip
+
+
+def test_each_kind_of_object_is_found_as_kubectl_names_it(
+    admin, namespace, control_plane, tmp_path
+):
+    kubeconfig = control_plane.kubeconfig(control_plane.admin_token, tmp_path / "admin.json")
+    labels = {"app.kubernetes.io/managed-by": "tiercel", "tiercel.dev/playbook": "keep"}
+    name = f"incident-{namespace}"
+    marked = {"name": name, "labels": labels, "annotations": {"tiercel.dev/run": "0" * 32}}
+    admin.create(f"/api/v1/namespaces/{namespace}/configmaps", {"metadata": marked})
+    roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles"
+    admin.create(roles, {"metadata": marked, "rules": []})
+    classes = "/apis/scheduling.k8s.io/v1/priorityclasses"
+    admin.create(classes, {"metadata": marked, "value": 1})
+    show = shower(namespace, kubeconfig, "http://127.0.0.1:9")
+    for word in WORDS:
+        code, text, error = show(f"{word}/{name}")
+        assert code == 0, (word, error)
+        assert f"run       {'0' * 32}" in text
+        assert ("playbook  keep" in text, "None/" in text) == (True, False)
+    shown = json.loads(show(f"pc.scheduling.k8s.io/{name}", "-o", "json")[1])["object"]
+    assert (shown["kind"], shown["namespace"]) == ("PriorityClass", None)
+    for word in ("banana.scheduling.k8s.io", "networkpolicy.nowhere.example"):
+        code, _, error = show(f"{word}/{name}")
+        assert (code, f"does not serve {word}" in error) == (1, True)
+    admin.delete(f"{classes}/{name}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["banana/a"], ["networkpolicy/../../secrets"], ["netpol/A_B"], ["a.b/../c"], ["x..y/a"]],
+)
 def test_an_object_that_tiercel_does_not_create_is_a_usage_error(words):
     done = CliRunner().invoke(cli, ["show", *words])
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 2)
