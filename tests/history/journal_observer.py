@@ -43,7 +43,7 @@ CREATE TABLE observed (
   replica bigint, live boolean NOT NULL,
   process text NOT NULL DEFAULT coalesce(current_setting('{SETTING}', true), '')
 );
-CREATE FUNCTION observe_run() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION observe_run() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF TG_OP = 'INSERT' THEN
     {_ACCEPTED};
@@ -60,7 +60,7 @@ BEGIN
 END $$;
 CREATE TRIGGER observe_run AFTER INSERT OR UPDATE OR DELETE ON runs
   FOR EACH ROW EXECUTE FUNCTION observe_run();
-CREATE FUNCTION observe_replica() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION observe_replica() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF TG_OP = 'INSERT' THEN
     {_JOINED.format(what="joined", row="NEW")};

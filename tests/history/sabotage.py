@@ -78,7 +78,7 @@ def replay_spool(
     The second time begins when the returned event is set.
     """
     connection.execute(
-        "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
         " DELETE FROM run_ids WHERE id = NEW.id; RETURN NEW; END $$;"
         " CREATE TRIGGER forget BEFORE INSERT ON run_ids FOR EACH ROW EXECUTE FUNCTION forget()"
     )

@@ -130,6 +130,36 @@ def test_concurrent_claims_of_two_replicas_never_share_a_target(start):
         assert [one for one in done if one in set(order)] == order
 
 
+def test_the_claim_of_a_replica_that_joins_during_a_claim_stays(start, url):
+    one = start("a")
+    accept(one, run(1))
+    one.next_due("cluster")  # makes the run the head of its target
+    database = url.rpartition("/")[2]
+    with (
+        shared_server().connect(database) as other,
+        shared_server().connect() as admin,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE runs")
+        claiming = pool.submit(one.claim, "cluster", 9, NOW)  # has read the live replicas
+        blocked = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+            " AND query LIKE '%%claim_runs%%'"
+        )
+        while not admin.execute(blocked, (database,)).fetchone():
+            assert not claiming.done()
+        other.execute(
+            "WITH joined AS (INSERT INTO replicas (name, process, version, tables)"
+            " SELECT 'b', process, version, tables FROM replicas RETURNING id)"
+            " UPDATE runs SET state = 'leased', leased = true, fence = 1, due_at = %s,"
+            " replica = joined.id FROM joined",
+            (NOW + 40,),
+        )
+        other.execute("COMMIT")
+        assert claiming.result() == []
+
+
 def test_the_claims_of_a_dead_replica_are_free_and_its_fence_is_old(start, monkeypatch):
     a, b = start("a"), start("b")
     accept(a, run(1, "demo/a"))

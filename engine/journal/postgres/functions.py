@@ -36,8 +36,13 @@ _WITH_EVENT = (
     f"{ROW}, (SELECT body FROM events WHERE events.day = runs.day AND events.id = runs.event)"
 )
 _DEAD = "runs.state = 'leased' AND runs.replica <> ALL(live_)"
-"""The claim of a dead replica. live_: the live ones."""
-_DUE = f"(runs.due_at <= now_ OR {_DEAD})"
+"""The claim of a dead replica. live_: the live ones. It finds candidates with an index."""
+_DUE = (
+    "(runs.due_at <= now_ OR runs.state = 'leased'"
+    " AND NOT EXISTS (SELECT FROM replicas WHERE replicas.id = runs.replica))"
+)
+"""Decides about the candidates whose targets are locked. It reads the live replicas again: one that has joined,
+and claimed, after live_ was read is not dead."""
 _LIVE = "live_ bigint[] := array(SELECT replicas.id FROM replicas)"
 _CLAIMABLE_UNDO = (
     "runs.state IN ('waiting', 'leased') AND runs.undoes IS NOT NULL AND NOT EXISTS ("
