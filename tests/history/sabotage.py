@@ -10,6 +10,7 @@ from engine.journal import codec
 from engine.journal.postgres import windows
 from engine.journal.postgres.connection import index_key
 from engine.journal.spool.file import SpoolFile
+from engine.journal.spool.queue import SpooledQueue
 
 if TYPE_CHECKING:
     import psycopg
@@ -73,7 +74,7 @@ def read_budgets_without_lock(monkeypatch: pytest.MonkeyPatch, readers: int) -> 
 def replay_spool(
     connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> threading.Event:
-    """Forward the runs of a spool twice, with a journal that does not know their ids any more.
+    """Forward the runs of a spool twice, with a journal that knows neither their ids nor the mark any more.
 
     The second time begins when the returned event is set.
     """
@@ -91,4 +92,5 @@ def replay_spool(
             delete(self, last)
 
     monkeypatch.setattr(SpoolFile, "delete", keep)
+    monkeypatch.setattr(SpooledQueue, "_forwarded", lambda _: 0)
     return again

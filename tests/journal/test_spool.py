@@ -140,6 +140,25 @@ def test_a_spool_survives_a_crash_while_it_is_written_and_while_it_is_forwarded(
     assert sorted(claimed(journal)) == list(range(40))
 
 
+def test_a_throttle_counts_a_run_once_if_the_engine_dies_while_it_forwards(
+    url, journal, tmp_path, monkeypatch
+):
+    third = Throttle("third", 60.0, count=3)
+    limited = replace(playbook("counted"), throttle=third)
+    monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
+    runs = [run(n, of=limited) for n in (1, 2)]
+    uses = {one.id: ThrottleUse("key", third, NOW) for one in runs}
+    with queue_of(journal, tmp_path / "spool") as queue, unavailable(url):
+        accept(queue, *runs, throttles=uses)
+        for name in ("", "-wal"):  # the files as SIGKILL leaves them before the runs are deleted
+            shutil.copy(tmp_path / f"spool{name}", tmp_path / f"copy{name}")
+    for name in ("spool", "copy"):
+        with queue_of(journal, tmp_path / name) as queue:
+            drained(queue)
+    assert claimed(journal) == []
+    assert journal.throttle_windows()["key"]["stamps"] == [NOW, NOW]
+
+
 def test_a_full_spool_refuses_and_keeps_what_it_has(url, journal, tmp_path):
     with queue_of(journal, tmp_path / "spool", max_runs=3) as queue:
         with unavailable(url):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _MAX_LETTER_BYTES = 16_384
 """Bytes of the event that a dead letter keeps."""
+_MARK_SECONDS = 30 * 86_400.0
+"""Seconds for which the journal keeps the mark of a spool after the last runs from it."""
 RETRY_INTERVAL = 0.5
 """Seconds between two attempts to forward runs to a journal that is unavailable."""
 log = structlog.get_logger()
@@ -68,6 +70,7 @@ class SpooledQueue:
         self.save_throttle_windows = journal.save_throttle_windows
         self._lock = threading.Lock()
         self._writing = 0
+        self._mark: int | None = None
         self.spooling = spool.runs > 0
         self._spooled, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool forwarder", daemon=True)
@@ -102,6 +105,10 @@ class SpooledQueue:
     def write_error(self) -> str | None:
         """Return why the spool does not accept runs, as a sentence, or None."""
         return self._spool.full() or self._spool.last_error
+
+    @property
+    def _mark_key(self) -> str:
+        return f"spool {self._spool.id}"
 
     def status(self) -> dict[str, Any]:
         """Return what ``/status`` shows of the spool."""
@@ -195,13 +202,14 @@ class SpooledQueue:
     def _forward(self, runs: list[SpooledRun]) -> None:
         """Give runs to the journal, and delete them from the spool. Raises JournalError.
 
-        If the process dies in between, the runs are forwarded again, and the journal has their ids already.
+        If the process or the connection dies in between, the mark tells what the journal has already.
         """
         if not runs:
             return
         try:
-            throttled = self._accept(runs)
+            throttled = self._accept([one for one in runs if one.number > self._forwarded()])
         except JournalUnavailableError:
+            self._mark = None
             raise
         except JournalError as error:
             if len(runs) > 1:  # so that a run that the journal refuses does not stop the others
@@ -214,14 +222,35 @@ class SpooledQueue:
         for one in throttled:
             self.on_throttled(one)
 
+    def _forwarded(self) -> int:
+        """Return the number of the last run that the journal has got from this spool.
+
+        Raises JournalUnavailableError.
+
+        The mark is a row beside the throttle windows, because these are written with the runs in one
+        transaction. Run ids alone do not prevent that a run that a throttle suppressed is counted twice.
+        """
+        if self._mark is None:
+            try:
+                mark = self._journal.throttle_windows().get(self._mark_key, {})
+            except JournalError as error:
+                raise JournalUnavailableError(str(error)) from error
+            self._mark = int(mark.get("run", 0))
+        return self._mark
+
     def _accept(self, runs: list[SpooledRun]) -> list[Run]:
-        """Let the journal accept runs. Return those that a throttle suppressed."""
+        """Let the journal accept runs, and set the mark. Return those that a throttle suppressed."""
+        if not runs:
+            return []
         for one in runs:
             if one.run is None:
                 raise JournalError(one.error)
         uses = {one.id: one.throttle for one in runs if one.throttle}
-        accepted = AcceptBatch([one.run for one in runs if one.run], throttles=uses)
-        rejected = self._journal.accept(accepted, self._journal.now()).result()
+        now, last = self._journal.now(), runs[-1].number
+        mark = {self._mark_key: {"run": last, "until": now + _MARK_SECONDS}}
+        accepted = AcceptBatch([one.run for one in runs if one.run], mark, uses)
+        rejected = self._journal.accept(accepted, now).result()
+        self._mark = last
         return [one.run for one in runs if one.run and rejected.get(one.id) == "throttle"]
 
     def _refuse(self, run: SpooledRun, why: str) -> None:
