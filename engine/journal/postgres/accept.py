@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import msgspec
 
 from engine.journal import codec
-from engine.journal.postgres import windows
+from engine.journal.postgres import arrays, windows
 from engine.journal.postgres.arrays import BytesArray, FloatArray, IntArray, TextArray, UuidArray
 from engine.journal.postgres.connection import index_key
 from engine.journal.postgres.schema import day_of
@@ -22,27 +23,28 @@ if TYPE_CHECKING:
 
     from engine.journal.postgres.connection import Connection
     from engine.journal.records import AcceptBatch
+    from engine.model.run import Run
 
 
 _ACCEPT: LiteralString = f"SELECT accept_runs({', '.join(['%b'] * 18)}) AS new"
 """See engine.journal.postgres.arrival_functions. Returns the ids of the new runs, or NULL if all are new."""
 
-PlaybookRow = tuple[str, str, str, str, str | None, float]
+PlaybookRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 """Name, digest, blob and revision of a playbook, and the pool and timeout of its first step, if it has one."""
-RunRow = tuple[str, str, str | None, float, float, str | None, bytes, PlaybookRow]
-"""Id, target, namespace, received, due_at, throttle, id of the event, playbook."""
+RunRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, PlaybookRow]
+"""Id, target, namespace, received, due_at, throttle, id of the event, playbook. All are elements of arrays."""
 _NONE: dict[str, str] = {}
 
 
 class EncodedBatch(msgspec.Struct, frozen=True, eq=False):
     """An AcceptBatch, encoded for the tables.
 
-    runs: by id. events: id of an event -> (received, encoded event). throttles: run id -> use. attempt_states:
-    run id -> encoded attempt state with which the run starts.
+    runs: by id. events: id of an event -> (received, encoded event), all as elements of arrays. throttles:
+    run id -> use. attempt_states: run id -> encoded attempt state with which the run starts.
     """
 
     runs: dict[str, RunRow]
-    events: dict[bytes, tuple[float, bytes]]
+    events: dict[bytes, tuple[bytes, bytes]]
     snapshots: dict[str, bytes]
     throttles: Mapping[str, ThrottleUse]
     throttle_windows: Mapping[str, Any]
@@ -54,23 +56,27 @@ def encode_batch(
 ) -> EncodedBatch:
     """Encode a batch in the thread of the caller. now: the time at which its runs are due."""
     numbers: dict[int, bytes] = {}
-    events: dict[bytes, tuple[float, bytes]] = {}
+    events: dict[bytes, tuple[bytes, bytes]] = {}
     runs: dict[str, RunRow] = {}
     snapshots = {}
+    due = arrays.float8(now)
     for run in accepted.runs:
+        received = arrays.float8(run.received)
         event = numbers.get(id(run.event))
         if event is None:
             event = numbers[id(run.event)] = _event_id()
-            events[event] = run.received, codec.from_event(run.event, run.trace)
+            body = arrays.raw_bytes(codec.from_event(run.event, run.trace))
+            events[event] = received, body
         playbook = run.playbook
         snapshots[playbook.digest] = playbook.snapshot
         use = accepted.throttles.get(run.id)
         step = playbook.steps[0] if playbook.steps else None
         first = (step.pool, step.timeout) if step else (None, 0.0)
         runs[run.id] = (
-            run.id, index_key(run.target), namespace_of(run.event), run.received, now,
-            use and index_key(use.key), event,
-            (playbook.name, playbook.digest, playbook.blob, run.revision, *first),
+            arrays.text(run.id), arrays.text(index_key(run.target)),
+            arrays.text(namespace_of(run.event)), received, due,
+            arrays.text(index_key(use.key)) if use else arrays.NULL, event,
+            _playbook_row(playbook.name, playbook.digest, playbook.blob, run.revision, *first),
         )  # fmt: skip
     return EncodedBatch(
         runs,
@@ -82,9 +88,19 @@ def encode_batch(
     )
 
 
+@lru_cache(1_000)
+def _playbook_row(
+    name: str, digest: str, blob: str, revision: str, pool: str | None, timeout: float
+) -> PlaybookRow:
+    """Encode the values that all runs of a version of a playbook have."""
+    texts = (arrays.text(name), arrays.text(digest), arrays.text(blob), arrays.text(revision))
+    return (*texts, arrays.text(pool), arrays.float8(timeout))
+
+
 def _event_id() -> bytes:
     """Return a new uuid. Its first 48 bits are the time, so that the rows of an index page are of one time."""
-    return int(time.time() * 1e3).to_bytes(6, "big") + random.randbytes(10)  # noqa: S311 - no secret
+    new = int(time.time() * 1e3).to_bytes(6, "big") + random.randbytes(10)  # noqa: S311 - no secret
+    return arrays.raw_bytes(new)
 
 
 class BatchWriter:
@@ -128,7 +144,9 @@ class BatchWriter:
             if digest not in self._known_snapshots
         }
         insert_snapshots(connection, snapshots)
-        rows = [batches[number].runs[id_] for id_, number in first.items() if id_ not in throttled]
+        rows = {
+            id_: batches[number].runs[id_] for id_, number in first.items() if id_ not in throttled
+        }
         for id_ in _insert(connection, batches, rows):
             rejected[first[id_]][id_] = "duplicate"
         for id_, why in throttled.items():
@@ -145,25 +163,24 @@ class BatchWriter:
 
 
 def _insert(
-    connection: Connection, batches: Sequence[EncodedBatch], rows: Sequence[RunRow]
+    connection: Connection, batches: Sequence[EncodedBatch], rows: Mapping[str, RunRow]
 ) -> Collection[str]:
     """Write the runs that are new, in their order, and their events. Return the ids of the others."""
     if not rows:
         return ()
-    ids, targets, namespaces, received, due, throttles, of_event, of_playbook = zip(
-        *rows, strict=True
-    )
+    *columns, throttles, of_event, of_playbook = zip(*rows.values(), strict=True)
+    ids, targets, namespaces, received, due = columns
     # the values of a playbook are sent once, and an event that several runs share too
-    playbooks = {playbook: n for n, playbook in enumerate(dict.fromkeys(of_playbook), 1)}
-    events = {event: n for n, event in enumerate(dict.fromkeys(of_event), 1)}
-    names, digests, blobs, revisions, pools, timeouts = zip(*playbooks, strict=True)
+    playbooks = {row: arrays.int4(n) for n, row in enumerate(dict.fromkeys(of_playbook), 1)}
+    events = {event: arrays.int4(n) for n, event in enumerate(dict.fromkeys(of_event), 1)}
     bodies = {event: found for batch in batches for event, found in batch.events.items()}
-    event_times, event_bodies = zip(*(bodies[event] for event in events), strict=True)
+    event_times, event_bodies = zip(*[bodies[event] for event in events], strict=True)
+    names, digests, blobs, revisions, pools, timeouts = zip(*playbooks, strict=True)
     states = {id_: state for batch in batches for id_, state in batch.attempt_states.items()}
     row = connection.execute(_ACCEPT, (
         TextArray(ids), TextArray(targets), TextArray(namespaces), FloatArray(received),
         FloatArray(due), TextArray(throttles),
-        BytesArray([states.get(id_) for id_ in ids]) if states else None,
+        BytesArray([arrays.raw_bytes(states.get(id_)) for id_ in rows]) if states else None,
         IntArray([events[event] for event in of_event]),
         IntArray([playbooks[playbook] for playbook in of_playbook]),
         UuidArray([*events]), FloatArray(event_times), BytesArray(event_bodies),
@@ -171,34 +188,30 @@ def _insert(
         TextArray(pools), FloatArray(timeouts),
     )).fetchone()  # fmt: skip
     new = row and row["new"]
-    return () if new is None else set(ids).difference(new)
+    return () if new is None else rows.keys() - set(new)
 
 
-def insert_finished(
-    connection: Connection, batch: EncodedBatch, results: bytes, now: float
-) -> None:
-    """Write the run of a batch, and its event, as a run that ended now as done, if it does not exist.
+def insert_finished(connection: Connection, run: Run, results: bytes, now: float) -> None:
+    """Write a run, and its event, as a run that ended now as done, if it does not exist.
 
     results: its encoded results.
     """
-    ((id_, target, namespace, received, _, _, event, playbook),) = batch.runs.values()
-    day = day_of(received)
+    day, event, playbook = day_of(run.received), uuid.uuid4(), run.playbook
     new = connection.execute(
-        "INSERT INTO run_ids VALUES (%s, %s) ON CONFLICT DO NOTHING", (id_, day)
+        "INSERT INTO run_ids VALUES (%s, %s) ON CONFLICT DO NOTHING", (run.id, day)
     )
     if not new.rowcount:
         return
-    insert_snapshots(connection, batch.snapshots)
-    number, body = uuid.UUID(bytes=event), batch.events[event][1]
-    connection.execute("INSERT INTO events VALUES (%s, %s, %s)", (day, number, body))
-    name, digest, blob, revision, _, _ = playbook
+    insert_snapshots(connection, {playbook.digest: playbook.snapshot})
+    body = codec.from_event(run.event, run.trace)
+    connection.execute("INSERT INTO events VALUES (%s, %s, %s)", (day, event, body))
     connection.execute(
         "INSERT INTO history (seq, id, playbook, digest, blob, day, event, target, namespace, received,"
         " results, outcome, settled, revision) VALUES (nextval('runs_seq'), %s, %s, %s, %s, %s, %s, %s, %s,"
         " %s, %s, 'done', %s, %s)",
         (
-            id_, name, digest, blob, day, number, target, namespace, received, results, now,
-            revision,
+            run.id, playbook.name, playbook.digest, playbook.blob, day, event, index_key(run.target),
+            namespace_of(run.event), run.received, results, now, run.revision,
         ),
     )  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""Arrays as binary parameters, each packed at once. psycopg would adapt every element of a list in Python."""
+"""Arrays as binary parameters, packed from encoded elements. psycopg would adapt every element in Python.
+
+The elements can be encoded early, in another thread than that of the connection.
+"""
 
 from __future__ import annotations
 
@@ -14,97 +17,89 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.abc import Buffer
 
-_TEXT, _BYTEA, _FLOAT8, _INT4, _UUID = 25, 17, 701, 23, 2950
-"""Types of elements, from ``pg_type.dat`` of PostgreSQL."""
 _LENGTH = struct.Struct(">i").pack
-_NULL = _LENGTH(-1)
+_INT4 = struct.Struct(">ii").pack
+_FLOAT8 = struct.Struct(">id").pack
 _HEADER = struct.Struct(">iiIii").pack
+_EMPTY_HEADER = struct.Struct(">iiI").pack
+NULL = _LENGTH(-1)
+"""The element NULL."""
+
+
+def text(value: str | None) -> bytes:
+    """Encode text. PostgreSQL cannot store NUL and halves of surrogate pairs, which an event can contain."""
+    if value is None:
+        return NULL
+    raw = value.encode("utf-8", "replace")
+    if b"\0" in raw:
+        raw = raw.replace(b"\0", b"\xef\xbf\xbd")
+    return _LENGTH(len(raw)) + raw
+
+
+def raw_bytes(value: bytes | None) -> bytes:
+    """Encode bytes, or the 16 bytes of a uuid."""
+    return NULL if value is None else _LENGTH(len(value)) + value
+
+
+def float8(value: float) -> bytes:
+    """Encode a float."""
+    return _FLOAT8(8, value)
+
+
+def int4(value: int) -> bytes:
+    """Encode an integer of 32 bits."""
+    return _INT4(4, value)
 
 
 class Array:
-    """A parameter that is packed in the binary format of an array (``array_send`` of PostgreSQL)."""
+    """A parameter in the binary format of an array (``array_send`` of PostgreSQL). elements: encoded."""
 
     __slots__ = ("raw",)
     oid: ClassVar[int]
+    element_oid: ClassVar[int]
+    """Types, from ``pg_type.dat`` of PostgreSQL."""
 
-    raw: bytes
+    def __init__(self, elements: Sequence[bytes]) -> None:
+        if elements:
+            header = _HEADER(1, int(NULL in elements), self.element_oid, len(elements), 1)
+        else:
+            header = _EMPTY_HEADER(0, 0, self.element_oid)
+        self.raw = header + b"".join(elements)
 
 
 class TextArray(Array):
-    """``text[]``. PostgreSQL cannot store NUL and halves of surrogate pairs, which an event can contain."""
+    """``text[]``."""
 
     __slots__ = ()
-    oid = 1009
-
-    def __init__(self, texts: Sequence[str | None]) -> None:
-        found = [None if text is None else text.encode("utf-8", "replace") for text in texts]
-        if any(b"\0" in text for text in found if text):
-            found = [text and text.replace(b"\0", b"\xef\xbf\xbd") for text in found]
-        self.raw = _pack(_TEXT, found)
+    oid, element_oid = 1009, 25
 
 
 class BytesArray(Array):
     """``bytea[]``."""
 
     __slots__ = ()
-    oid = 1001
-
-    def __init__(self, values: Sequence[bytes | None]) -> None:
-        self.raw = _pack(_BYTEA, values)
+    oid, element_oid = 1001, 17
 
 
 class UuidArray(Array):
-    """``uuid[]``, from values of 16 bytes."""
+    """``uuid[]``."""
 
     __slots__ = ()
-    oid = 2951
-
-    def __init__(self, values: Sequence[bytes]) -> None:
-        self.raw = _pack(_UUID, values)
+    oid, element_oid = 2951, 2950
 
 
 class FloatArray(Array):
     """``float8[]``."""
 
     __slots__ = ()
-    oid = 1022
-
-    def __init__(self, values: Sequence[float]) -> None:
-        self.raw = _header(_FLOAT8, len(values)) + _fixed("id", 8, values)
+    oid, element_oid = 1022, 701
 
 
 class IntArray(Array):
     """``int4[]``."""
 
     __slots__ = ()
-    oid = 1007
-
-    def __init__(self, values: Sequence[int]) -> None:
-        self.raw = _header(_INT4, len(values)) + _fixed("ii", 4, values)
-
-
-def _header(element: int, length: int, *, nulls: bool = False) -> bytes:
-    """Return the header of an array of one dimension, which starts at 1."""
-    if not length:
-        return struct.pack(">iiI", 0, 0, element)
-    return _HEADER(1, int(nulls), element, length, 1)
-
-
-def _fixed(pair: str, size: int, values: Sequence[float]) -> bytes:
-    """Pack values of one size, each after that size."""
-    flat = [size] * (2 * len(values))
-    flat[1::2] = values  # type: ignore[assignment]
-    return struct.pack(f">{pair * len(values)}", *flat)
-
-
-def _pack(element: int, values: Sequence[bytes | None]) -> bytes:
-    parts = [_header(element, len(values), nulls=None in values)]
-    for value in values:
-        if value is None:
-            parts.append(_NULL)
-        else:
-            parts += (_LENGTH(len(value)), value)
-    return b"".join(parts)
+    oid, element_oid = 1007, 23
 
 
 class _ArrayDumper(Dumper):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.journal.postgres import accept, claims
 from engine.journal.postgres.connection import index_key
-from engine.journal.records import MAX_IN_FORCE, AcceptBatch
+from engine.journal.records import MAX_IN_FORCE
 from engine.journal.undo_rules import UndoIntent, add_to_object, with_undo_outcome
 from engine.model.run import undo_id
 
@@ -77,8 +77,7 @@ def adopt(connection: Connection, intent: UndoIntent, run: Run, results: bytes, 
     claims.ensure_targets(connection, [index_key(run.target)])
     if undo_times(connection, intent.changes[0].key, None):
         return False
-    encoded = accept.encode_batch(AcceptBatch([run]), run.received)
-    accept.insert_finished(connection, encoded, results, now)
+    accept.insert_finished(connection, run, results, now)
     _write(connection, intent, now)
     return True
 
