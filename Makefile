@@ -109,6 +109,8 @@ bench: $(READY) control-plane ## Run the benchmarks; figures as JSON in benchmar
 	@$(BIN)/python benchmarks/act.py
 	@$(BIN)/python benchmarks/undo.py
 	@$(BIN)/python benchmarks/actions.py
+	@if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then $(BIN)/python benchmarks/replicas.py; \
+		else echo "PostgreSQL is missing: apt-get install postgresql"; fi
 
 lock: ## Pin all dependencies again
 	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --no-strip-extras --extra dev --extra docs --all-build-deps \

@@ -11,6 +11,7 @@ import json
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +30,21 @@ from engine.model.run import Outcome, Run, run_id
 from tests.support.journals import playbook, stored_playbook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
+
+    from engine.model.run import Claim
 
 TARGETS = 1_000
 POLL = 0.25
 """Seconds between two claims of an idle replica, as in engine.execution.worker_pool."""
 
 
-def runs(name: str, count: int) -> list[Run]:
+def runs(name: str, count: int, first: int = 0) -> list[Run]:
     """Return runs of one step, each of an event of 1.5 KB, for ``TARGETS`` targets."""
     of, now = playbook("mark"), time.time()
     made = []
-    for number in range(count):
+    for number in range(first, first + count):
         pod = f"web-{number % TARGETS}"
         event = parse_event(alert(number, **{"k8s.pod.name": pod}))
         made.append(Run(run_id(f"{name} {number}", of.name), of, event, now, f"demo/{pod}"))
@@ -48,16 +52,16 @@ def runs(name: str, count: int) -> list[Run]:
 
 
 def journal(given: dict[str, Any]) -> PostgresJournal:
-    """Open the journal."""
+    """Open the journal. Any process can read the runs of the others."""
+    playbook("mark")
     process = Process(given.get("name", "replica"), "engine", "1")
     return PostgresJournal(parse_server(given["dsn"]), process, stored_playbook)
 
 
-def go(prepared: Any = None) -> Any:
+def go() -> None:
     """Report that everything is prepared, and wait for the start."""
     print("ready", flush=True)
     sys.stdin.readline()
-    return prepared
 
 
 def accept(given: dict[str, Any]) -> dict[str, Any]:
@@ -75,14 +79,21 @@ def accept(given: dict[str, Any]) -> dict[str, Any]:
     batches = [AcceptBatch([run]) for run in runs(given["name"], given["runs"])]
     opened.accept(batches.pop(), time.time()).result()
     slots = threading.Semaphore(given["in_flight"])
+    rejected: list[Any] = []
+
+    def done(future: Future[Mapping[str, str]]) -> None:
+        error = future.exception()
+        rejected.extend([error] if error else future.result())
+        slots.release()
+
     go()
     transactions, began = 0, time.perf_counter()
     for batch in batches:
         slots.acquire()
-        opened.accept(batch, time.time()).add_done_callback(lambda _: slots.release())
+        opened.accept(batch, time.time()).add_done_callback(done)
     opened.accept(AcceptBatch(), time.time()).result()
     seconds = time.perf_counter() - began
-    assert not opened.write_error()
+    assert not rejected
     opened.close()
     return {"seconds": seconds, "runs": len(batches), "transactions": transactions}
 
@@ -106,15 +117,19 @@ def bare(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim(given: dict[str, Any]) -> dict[str, Any]:
-    """Claim runs until none is left, up to ``limit`` in one call. settle: end each of them too."""
+    """Claim runs until none is left, up to ``limit`` in one call. settle: end each of them in a thread."""
     opened = journal(given)
-    done = Outcome("done", "labelled")
+    workers = ThreadPoolExecutor(given["limit"])
+
+    def settle(one: Claim) -> None:
+        assert opened.settle(one, Outcome("done", "labelled"), opened.now()) == "done"
+
     go()
     claimed, began, last = 0, time.perf_counter(), time.perf_counter()
     while True:
         found = opened.claim("cluster", given["limit"], opened.now())
-        for one in found if given["settle"] else ():
-            assert opened.settle(one, done, opened.now()) == "done"
+        if given["settle"]:
+            list(workers.map(settle, found))
         claimed += len(found)
         if found:
             last = time.perf_counter()
@@ -126,13 +141,13 @@ def claim(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def hold(given: dict[str, Any]) -> dict[str, Any]:
-    """Claim one run and keep it, until this process is killed."""
+    """Claim one run and print its id. Keep it, until this process is killed."""
     opened = journal(given)
-    (run,) = runs(given["name"], 1)
-    opened.accept(AcceptBatch([run]), opened.now()).result()
+    opened.accept(AcceptBatch(runs(given["name"], 1, given["number"])), opened.now()).result()
     while not (found := opened.claim("cluster", 1, opened.now())):
-        pass
-    go(found)
+        time.sleep(POLL)
+    print(json.dumps(found[0].run.id), flush=True)
+    go()
     return {"runs": 1}
 
 

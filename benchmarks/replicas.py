@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import PLAYBOOK, ROOT, alert, percentile, report
-from engine.model.run import run_id
 from tests.support.engine import engine
 from tests.support.postgres import Postgres, scratch
 
@@ -40,6 +39,17 @@ LIMIT = 16
 """Claims in one call: the default number of workers."""
 STATISTICS = 2.0
 """Seconds after which the statistics of PostgreSQL contain what a connection has written."""
+DISK = Path(tempfile.gettempdir())
+"""Not in memory, so that each commit is synced to a disk."""
+NO_CLUSTER = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "current-context": "none",
+    "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
+    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+    "users": [{"name": "none", "user": {}}],
+}
+"""The events of these measurements cause no call to a cluster."""
 PARTS = ("accept", "claims", "replica_kills", "promotions", "unmatched")
 _databases = itertools.count(1)
 
@@ -155,7 +165,7 @@ def measure_claims(server: Postgres, runs: int, rounds: int) -> dict[str, Any]:
                     for n in range(replicas)
                 ]
                 found = together(each)
-                assert sum(one["runs"] for one in found) == count
+                assert sum(one["runs"] for one in found) == count, (found, count)
                 rates.append(rate(found))
         rows.append(
             {
@@ -170,9 +180,8 @@ def measure_claims(server: Postgres, runs: int, rounds: int) -> dict[str, Any]:
 def measure_replica_kills(server: Postgres, kills: int) -> dict[str, Any]:
     """Kill replicas that hold a claim. Return the time until another replica claims their runs."""
     with database(server) as dsn:
-        victims = [
-            Child("hold", dsn=dsn, name=f"victim-{number}", runs=1) for number in range(kills)
-        ]
+        victims = [Child("hold", dsn=dsn, name=f"victim-{n}", number=n) for n in range(kills)]
+        held = [victim.read() for victim in victims]
         for victim in victims:
             victim.wait_until_ready()
         other = Child("take_over", dsn=dsn, name="other", runs=kills)
@@ -181,9 +190,9 @@ def measure_replica_kills(server: Postgres, kills: int) -> dict[str, Any]:
         killed: dict[str, float] = {}
 
         def kill() -> None:
-            for number, victim in enumerate(victims):
+            for run, victim in zip(held, victims, strict=True):
                 time.sleep(0.17)  # at different moments between two renewals of the liveness rows
-                killed[run_id(f"victim-{number} 0", "mark")] = time.monotonic()
+                killed[run] = time.monotonic()
                 victim.process.kill()
 
         killer = threading.Thread(target=kill)
@@ -196,13 +205,11 @@ def measure_replica_kills(server: Postgres, kills: int) -> dict[str, Any]:
     return {"replica_killed": seconds(times)}
 
 
-def measure_promotions(folder: Path, promotions: int) -> dict[str, Any]:
+def measure_promotions(promotions: int) -> dict[str, Any]:
     """Kill the primary and promote the standby. Return the time from the kill until the next commit."""
     times = []
-    for number in range(promotions):
-        (place := folder / f"promotion-{number}").mkdir()
-        place.chmod(0o755)
-        primary, standby = pair(place)
+    for _ in range(promotions):
+        primary, standby = pair(scratch(DISK))
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         writer = Child(
             "commit", dsn=f"postgresql://postgres@{hosts}/postgres", name="a", runs=100_000
@@ -226,9 +233,12 @@ def measure_promotions(folder: Path, promotions: int) -> dict[str, Any]:
 def measure_unmatched(server: Postgres, folder: Path, events: int) -> dict[str, Any]:
     """Post events that match no playbook: with the database, and while it is away."""
     (place := folder / "engine").mkdir()
+    (kubeconfig := place / "kubeconfig.json").write_text(json.dumps(NO_CLUSTER))
     with (
         database(server) as dsn,
-        engine(place, {"mark.yaml": PLAYBOOK}, "--journal", dsn) as running,
+        engine(
+            place, {"mark.yaml": PLAYBOOK}, "--journal", dsn, "--kubeconfig", str(kubeconfig)
+        ) as running,
     ):
         body = [alert(number, "Other") for number in range(100)]
         time.sleep(STATISTICS)
@@ -299,7 +309,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "claims": lambda: measure_claims(primary, given.runs, given.rounds),
         "replica_kills": lambda: measure_replica_kills(primary, given.kills),
         "unmatched": lambda: measure_unmatched(primary, folder, given.runs),
-        "promotions": lambda: measure_promotions(folder, given.promotions),
+        "promotions": lambda: measure_promotions(given.promotions),
     }
     figures: dict[str, Any] = {}
     for name, part in parts.items():
@@ -311,5 +321,4 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # not in memory, so that each commit is synced to a disk
-    report("replicas", measure(arguments(), scratch(Path(tempfile.gettempdir()))))
+    report("replicas", measure(arguments(), scratch(DISK)))
