@@ -324,10 +324,37 @@ def test_whole_days_are_dropped_and_an_unfinished_run_keeps_its_day(start):
         first, second = a.claim("cluster", 9, NOW)
         a.settle(first, DONE, NOW - 8 * 86_400)
         a.delete_runs(NOW)
-        days = c.execute("SELECT count(*) AS n FROM pg_class WHERE relname ~ '^history_[0-9]{8}$'")
+        days = c.execute(
+            "SELECT count(*) AS n FROM pg_class WHERE relname ~ '^history_[0-9]{8}$' AND relname < %s",
+            (f"history_{day_of(NOW):%Y%m%d}",),
+        )
         assert days.fetchone()["n"] == 1
         assert a.find(first.run.id) is None
         assert a.settle(second, DONE, NOW) == "done"
+
+
+def test_a_day_that_is_in_use_gets_its_partition_while_runs_are_accepted(start):
+    a, b = start("a"), start("b")
+    day = day_of(NOW)
+    accept(a, run(1))
+    with shared_server().connect(a.name.rpartition("/")[2]) as c:
+        name = f"history_{day:%Y%m%d}"
+        found = f"SELECT (SELECT count(*) FROM {name}), (SELECT count(*) FROM history_other)"  # noqa: S608
+        (held,) = a.claim("cluster", 9, NOW)
+        a.settle(held, DONE, NOW)
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(lambda: [accept(b, run(n)) for n in range(100, 160)])
+            with a._connections.session() as session:
+                create_partitions(session, day, 1)
+            assert len(writing.result()) == 60  # none has failed
+        assert c.execute(found).fetchone() == (1, 0)
+        assert len(a.find_ids(run(1).id)) == 1
+        c.execute(
+            "BEGIN; SELECT count(*) FROM history"
+        )  # a reader: the day stays, and nobody waits
+        a.delete_runs(NOW + 10 * 86_400)
+        assert a.find(run(1).id) is not None
+        c.execute("ROLLBACK")
 
 
 def replace_received(one, received):

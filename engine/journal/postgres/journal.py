@@ -25,7 +25,6 @@ from engine.journal.postgres import (
     queries,
     retention,
     saved_state,
-    schema,
     undo_intents,
     windows,
 )
@@ -102,6 +101,7 @@ class PostgresJournal(BaseJournal["Connection"]):
             with contextlib.closing(open_connection()) as connection:
                 self.warning = check_server(connection)
                 migrate(connection)
+                _create_partitions(connection)
             self._liveness = Liveness(open_connection, process)
         except JournalError as error:
             raise JournalError(f"cannot open the journal {server.name}: {error}") from error
@@ -286,10 +286,8 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     def fill_ratio(self) -> float:
         """See Maintenance.fill_ratio. Also creates the partitions of the next days."""
-        today = schema.day_of(self.now())
         with self._connections.session() as connection:
-            with contextlib.suppress(errors.LockNotAvailable):  # there is time until tomorrow
-                partitions.create_partitions(connection, today)
+            _create_partitions(connection)
             row = connection.execute(
                 "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::float8 AS size FROM pg_class"
                 " WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
@@ -338,3 +336,9 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     def _queue_key(self, target: str) -> str:
         return index_key(target)
+
+
+def _create_partitions(connection: Connection) -> None:
+    """Create the partitions of today and the next days, or later if others use the tables now."""
+    with contextlib.suppress(errors.LockNotAvailable):
+        partitions.create_partitions(connection)

@@ -25,7 +25,8 @@ _LOCK_TIMEOUT = "500ms"
 
 PARTITION_FUNCTIONS_1 = f"""
 -- Create the partitions of days_ days from first_ on. A row of such a day that is in the partition for other
--- days moves. ATTACH blocks neither readers nor writers of the other partitions, PARTITION OF would.
+-- days moves. ATTACH blocks neither readers nor writers of the other partitions, PARTITION OF would. But a
+-- statement that has begun to write a row of this day would fail, so a day that can be in use is locked.
 CREATE FUNCTION create_days(first_ date, days_ integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '{_LOCK_TIMEOUT}' AS $$
 DECLARE day_ date; table_ text; name_ text;
@@ -38,6 +39,9 @@ BEGIN
       PERFORM pg_advisory_xact_lock({SCHEMA_LOCK});
       CONTINUE WHEN to_regclass(name_) IS NOT NULL;
       EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name_, table_);
+      IF day_ <= (clock_timestamp() AT TIME ZONE 'UTC')::date THEN
+        EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', table_);
+      END IF;
       EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', table_ || '_other');
       EXECUTE format('WITH moved AS (DELETE FROM %I WHERE day = %L RETURNING *)'
         ' INSERT INTO %I SELECT * FROM moved', table_ || '_other', day_, name_);
@@ -69,10 +73,14 @@ END $$;
 
 
 def create_partitions(
-    connection: psycopg.Connection[Any], first: dt.date, days: int = DAYS_AHEAD + 1
+    connection: psycopg.Connection[Any], first: dt.date | None = None, days: int = DAYS_AHEAD + 1
 ) -> None:
-    """Create the partitions of some days, at most ``MAX_DAYS``. Those that exist stay as they are."""
-    connection.execute("SELECT create_days(%s, %s)", (first, days))
+    """Create the partitions of some days, at most ``MAX_DAYS``. Those that exist stay as they are.
+
+    first: the first day, today if it is None. Raises LockNotAvailable if others use the tables.
+    """
+    today = "(clock_timestamp() AT TIME ZONE 'UTC')::date"
+    connection.execute(f"SELECT create_days(coalesce(%s::date, {today}), %s)", (first, days))
 
 
 def drop_days(connection: psycopg.Connection[Any], last: dt.date) -> int:
