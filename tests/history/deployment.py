@@ -59,7 +59,10 @@ class Database:
 
 
 class Replica:
-    """A replica that can be killed, stopped and cut off. name: of its gates. number: how often it started."""
+    """A replica that can be killed, stopped and cut off.
+
+    name: of its gates. number: how often it started. spools: whether it has a spool.
+    """
 
     def __init__(
         self,
@@ -68,8 +71,10 @@ class Replica:
         gates: Gates,
         server: RecordingServer,
         playbooks: dict[str, str],
+        *,
+        spools: bool,
     ) -> None:
-        self.name, self.number = folder.name, 0
+        self.name, self.number, self.spools = folder.name, 0, spools
         self._folder, self._server, self._playbooks = folder, server, playbooks
         self._ports = [gates.add(self.name, one.port) for one in database.servers]
         self._running: Running | None = None
@@ -108,10 +113,14 @@ class Replica:
         flags = (
             "--journal", journal_observer.with_process(url, process), "--kubeconfig", str(kubeconfig),
             "--secrets-dir", str(self._folder / "secrets"), "--http-hosts", self._server.address,
-            *_WORKERS,
+            *_WORKERS, *(("--spool", str(self._folder / "spool.db")) if self.spools else ()),
         )  # fmt: skip
         command = command_of(self._folder, self._playbooks, flags, {})
         self._running = Running(*command, self._folder)
+
+    def spooled(self) -> int:
+        """Return how many runs wait in its spool."""
+        return self._running.get("/status")[2]["spool"]["runs"] if self.spools else 0
 
     def kill(self) -> None:
         """End both of its processes with SIGKILL."""

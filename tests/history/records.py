@@ -96,12 +96,14 @@ class Limits:
     """What the playbooks of a history allow.
 
     once: rules of which one run may act for each target. few: rule -> targets in each namespace that its runs
-    may touch. until: rules whose effects must be undone.
+    may touch. until: rules whose effects must be undone. spooling: replicas with a spool. What they acknowledge
+    can reach the journal later than what another replica acknowledges afterwards.
     """
 
     once: frozenset[str] = frozenset()
     few: dict[str, int] = field(default_factory=dict)
     until: frozenset[str] = frozenset()
+    spooling: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tests.history import journal_observer
@@ -47,7 +47,9 @@ def record(folder: Path, size: Size) -> History:
         gates = stack.enter_context(Gates())
         files = playbooks(server.address)
         replicas = [
-            Replica(folder / f"replica-{number}", database, gates, server, files)
+            Replica(
+                folder / f"replica-{number}", database, gates, server, files, spools=number == 0
+            )
             for number in range(size.replicas)
         ]
         for replica in replicas:
@@ -70,25 +72,32 @@ def record(folder: Path, size: Size) -> History:
                 running.result()
         finally:
             load.stop()
-        _wait_until_over(database)
-        return _collect(database, server, load, [of_replicas, of_primary])
+        _wait_until_over(database, replicas)
+        return _collect((database, replicas), server, load, [of_replicas, of_primary])
 
 
-def _wait_until_over(database: Database) -> None:
+def _wait_until_over(database: Database, replicas: list[Replica]) -> None:
     """Wait until all runs and undos are over. The checker names those that are not."""
     deadline = time.monotonic() + PATIENCE
     with database.connect() as connection:
-        while journal_observer.unfinished(connection) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            spooled = sum(replica.spooled() for replica in replicas)  # first: it is forwarded next
+            if not spooled and not journal_observer.unfinished(connection):
+                return
             time.sleep(0.1)
 
 
 def _collect(
-    database: Database, server: RecordingServer, load: Load, drivers: list[FaultDriver]
+    deployed: tuple[Database, list[Replica]],
+    server: RecordingServer,
+    load: Load,
+    drivers: list[FaultDriver],
 ) -> History:
     assert not server.faults, server.faults
+    database, replicas = deployed
     with database.connect() as connection:
         return History(
-            LIMITS,
+            replace(LIMITS, spooling=frozenset(one.name for one in replicas if one.spools)),
             sent=load.sent,
             effects=server.effects,
             queue=journal_observer.read_queue(connection),
