@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tests.history.records import Effect, History, QueueEvent
 
-Interval = tuple[float, float, str]
-"""Begin, end and process of a claim."""
+
+class Held(NamedTuple):
+    """One claim. It ends with the next change of its run. taken: whether another process ended it."""
+
+    run: str
+    began: float
+    ended: float
+    process: str
+    taken: bool = False
 
 
 def changes_by_target(history: History) -> dict[str, list[QueueEvent]]:
@@ -23,26 +30,23 @@ def changes_by_target(history: History) -> dict[str, list[QueueEvent]]:
 
 def late_writes(history: History) -> dict[Effect, str]:
     """Return the writes that began outside of the claims of their process -> their run, or undo and target."""
-    claims = _intervals(history)
+    claims = _claims(history)
     late = {}
     for effect in history.effects:
         key = _key(effect)
-        if not any(
-            began <= effect.began <= ended and process == effect.process
-            for began, ended, process in claims.get(key, ())
-        ):
+        if not any(_covers(held, effect) for held in claims.get(key, ())):
             late[effect] = key
     return late
 
 
 def overtaken_writes(history: History) -> set[Effect]:
     """Return the writes that had begun when another process took over their claim."""
-    claims = _intervals(history)
+    claims = _claims(history)
     return {
         effect
         for effect in history.effects
-        for began, ended, process in claims.get(_key(effect), ())
-        if began <= effect.began <= ended < effect.ended and process == effect.process
+        for held in claims.get(_key(effect), ())
+        if _covers(held, effect) and held.taken and held.ended < effect.ended
     }
 
 
@@ -59,9 +63,9 @@ def recoveries(history: History, kind: str) -> list[float]:
         later = [one for one in history.queue if one.at > fault.began]
         if kind == "kill":
             freed = {
-                run
-                for run, began, ended, process in _held(history)
-                if began < fault.began < ended and process == fault.process
+                held.run
+                for held in _held(history)
+                if held.began < fault.began < held.ended and held.process == fault.process
             }
             later = [one for one in later if one.what == "claimed" and one.run in freed]
         else:
@@ -75,25 +79,30 @@ def _key(effect: Effect) -> str:
     return f"undo {effect.target}" if effect.undo else effect.run
 
 
-def _intervals(history: History) -> dict[str, list[Interval]]:
-    """Return the claims of each run, and of the undos of each target, as times."""
-    claims: dict[str, list[Interval]] = defaultdict(list)
+def _covers(held: Held, effect: Effect) -> bool:
+    """Whether a write began during a claim of its process."""
+    return held.began <= effect.began <= held.ended and held.process == effect.process
+
+
+def _claims(history: History) -> dict[str, list[Held]]:
+    """Return the claims of each run, and of the undos of each target."""
+    claims: dict[str, list[Held]] = defaultdict(list)
     undos = {one.run: f"undo {one.target}" for one in history.queue if one.undoes}
-    for run, began, ended, process in _held(history):
-        claims[undos.get(run, run)].append((began, ended, process))
+    for held in _held(history):
+        claims[undos.get(held.run, held.run)].append(held)
     return claims
 
 
-def _held(history: History) -> list[tuple[str, float, float, str]]:
-    """Return run, begin, end and process of each claim. It ends with the next change of the run."""
+def _held(history: History) -> list[Held]:
     found = []
     opened: dict[str, QueueEvent] = {}
     for changes in changes_by_target(history).values():
         for one in changes:
             before = opened.pop(one.run, None)
             if before is not None:
-                found.append((one.run, before.at, one.at, before.process))
+                taken = one.process != before.process
+                found.append(Held(one.run, before.at, one.at, before.process, taken))
             if one.what == "claimed":
                 opened[one.run] = one
-    found += [(one.run, one.at, float("inf"), one.process) for one in opened.values()]
+    found += [Held(one.run, one.at, float("inf"), one.process) for one in opened.values()]
     return found
