@@ -221,8 +221,9 @@ def _isolate(given: Parameters) -> dict[str, Any]:
         given.warn("allow", what)
     given.warn(
         "",
-        "Talon's policy selects all pods of the owner and stays; pod.isolate selects only this pod",
-        "a pod that replaces it is not isolated",
+        "Talon's policy also selects a pod without an owner, and it stays; selector: owner skips "
+        "such a pod, and its policy ends with the owner",
+        "remove `selector: owner` to isolate only the pod of the event",
     )
     namespaces = given.texts("allow_namespaces")
     allow: dict[str, Any] = {"dns": False}
@@ -230,7 +231,7 @@ def _isolate(given: Parameters) -> dict[str, Any]:
         allow["cidrs"] = list(dict.fromkeys([*cidrs, *former]))
     if namespaces:
         allow["namespaces"] = [escape_template(name) for name in namespaces]
-    return {"egress": "deny", "ingress": "keep", "allow": allow}
+    return {"egress": "deny", "ingress": "keep", "allow": allow, "selector": "owner"}
 
 
 def _block(provider: str) -> Callable[[Parameters], dict[str, Any]]:

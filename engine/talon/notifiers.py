@@ -19,14 +19,22 @@ _STEPS: dict[str, dict[str, Any]] = {
         "action": "slack.post",
         "with": {"webhook": {"fromSecret": "slack-webhook-url"}, "text": _TEXT},
     },
+    "smtp": {
+        "action": "notify.send",
+        "with": {"to": {"fromSecret": "mail-url"}, "title": "%rule", "body": _TEXT},
+    },
     "k8sevents": {
         "action": "kubernetes.event",
         "with": {"message": "playbook %playbook %run.outcome: %rule"},
     },
 }
+_SECRETS = {
+    "slack": "create the secret slack-webhook-url with the webhook URL from Talon's configuration",
+    "smtp": "create the secret mail-url with an Apprise URL, such as mailtos://USER:PASSWORD@HOST?to=ADDRESS",
+}
+"""What an operator must create for a notifier."""
 _UNSUPPORTED: dict[str, str | None] = {
     "webhook": "use http.request with the URL from Talon's configuration",
-    "smtp": None,
     "loki": "collect the audit of the engine (JSON lines on stdout) with a log shipper",
     "elasticsearch": "collect the audit of the engine (JSON lines on stdout) with a log shipper",
 }
@@ -41,8 +49,7 @@ def notifier_steps(notifiers: tuple[SourceText, ...], report: ImportReport) -> l
         if name in _STEPS:
             found[name] = _STEPS[name]
             what = f"Tiercel sends {name} once per run; Talon sends it after each action"
-            hint = "create the secret slack-webhook-url with the webhook URL from Talon's configuration"
-            report.warning(notifier.where, what, hint if name == "slack" else None)
+            report.warning(notifier.where, what, _SECRETS.get(name))
         elif name in _UNSUPPORTED:
             what = f"Tiercel does not have the notifier {name}; it is not converted"
             report.error(notifier.where, what, _UNSUPPORTED[name])

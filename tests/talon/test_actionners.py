@@ -53,8 +53,9 @@ def test_networkpolicy_becomes_an_isolation_of_egress_including_dns():
         allow_namespaces=["green"],
     )
     allow = {"dns": False, "cidrs": ["172.17.0.0/16", "192.168.1.0/24"], "namespaces": ["green"]}
-    assert (name, given) == ("pod.isolate", {"egress": "deny", "ingress": "keep", "allow": allow})
-    assert any("all pods of the owner" in finding.what for finding in conversion.findings)
+    wanted = {"egress": "deny", "ingress": "keep", "allow": allow, "selector": "owner"}
+    assert (name, given) == ("pod.isolate", wanted)
+    assert any("a pod without an owner" in finding.what for finding in conversion.findings)
 
 
 @pytest.mark.parametrize("actionner", ["kubernetes:label", "kubernetes:labelize"])
