@@ -35,6 +35,7 @@ _CONTROL_PLANES = 2
 """Workers that start a control plane. Each takes as much CPU time as a hundred other tests."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the files, and tell xdist (``--dist loadgroup``) which tests run in one worker.
 
