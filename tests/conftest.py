@@ -51,6 +51,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+_LONGEST_ID = 200
+"""Characters of a value that becomes a part of a test's id."""
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Use the name of a parameter instead of a long value: to escape megabytes takes seconds."""
+    return argname if isinstance(val, (str, bytes)) and len(val) > _LONGEST_ID else None
+
+
 @pytest.fixture(autouse=True)
 def no_thread_still_runs() -> Iterator[None]:
     """Fail a test that leaves a thread running that would keep an engine alive."""

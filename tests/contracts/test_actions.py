@@ -7,7 +7,6 @@ import re
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
-import jsonschema
 import msgspec
 import pytest
 import yaml
@@ -28,6 +27,7 @@ from engine.model.playbook import Match, Playbook, Retry, Step
 from engine.model.run import Claim, Run, run_id, undo_id
 from engine.outbound.api import RequestRecorder
 from tests.support.fakes import ApiServer, FakeAttemptStore, FakeHttpClient
+from tests.support.json_schema import validator_of
 from tests.support.playbooks import new_loader
 
 ACTIONS = sorted(load_actions().values(), key=lambda action: action.name)
@@ -274,7 +274,7 @@ def test_the_example_is_a_valid_step(action):
 
 @every_action
 def test_the_example_fits_the_schema_that_editors_get(action):
-    validator = jsonschema.Draft202012Validator(action.schema())
+    validator = validator_of(action.schema())
     assert not list(validator.iter_errors(dict(action.example)))
     assert list(validator.iter_errors({**action.example, "no-such-key": 1}))
 

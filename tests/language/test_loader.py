@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import copy
 
-import jsonschema
 import pytest
 import yaml
-from engine.actions.registry import load_actions
 from engine.language import loader as loaders
 from engine.language.folder import Files
-from engine.language.json_schema import schema
 from engine.model.errors import PlaybookError
 
+from tests.support.json_schema import language_validator
 from tests.support.playbooks import new_loader, playbook_from_snapshot
 
 LABEL = [{"action": "pod.label", "with": {"labels": {"a": "b"}}}]
@@ -279,7 +277,7 @@ def test_run_as_is_the_name_of_a_service_account(name):
     found = load(k=playbook("k", runAs=name))
     (finding,) = found.findings
     assert finding.code == ("wrong-type" if name == 7 else "bad-value")
-    validator = jsonschema.Draft202012Validator(schema(load_actions()))
+    validator = language_validator()
     assert validator.is_valid(playbook("k", runAs="responder-payments.v2"))
     assert not validator.is_valid(playbook("k", runAs=name))
 

@@ -4,7 +4,6 @@ import copy
 import re
 from pathlib import Path
 
-import jsonschema
 import pytest
 from engine.actions.registry import load_actions
 from engine.language.folder import Files
@@ -12,10 +11,10 @@ from engine.language.json_schema import schema
 from engine.language.yaml_source import read
 
 from tests.language.test_loader import files
+from tests.support.json_schema import language_validator
 from tests.support.playbooks import new_loader
 
 ROOT = Path(__file__).parents[2]
-VALIDATOR = jsonschema.Draft202012Validator(schema(load_actions()))
 GOOD = {
     "apiVersion": "tiercel.dev/v1",
     "kind": "Playbook",
@@ -94,7 +93,7 @@ def codes_of(document):
 
 @pytest.mark.parametrize("document", [GOOD, SILENCE, GUARDRAILS], ids=lambda d: d["kind"])
 def test_the_json_schema_and_check_accept_a_valid_document(document):
-    assert not list(VALIDATOR.iter_errors(document))
+    assert not list(language_validator().iter_errors(document))
     assert not codes_of(document)
 
 
@@ -133,14 +132,14 @@ MISTAKES = [
 )
 def test_the_json_schema_and_check_reject_a_mistake(document, path, value, code):
     wrong = set_at(document, path, value)
-    assert list(VALIDATOR.iter_errors(wrong))
+    assert list(language_validator().iter_errors(wrong))
     assert codes_of(wrong) == [code]
 
 
 @pytest.mark.parametrize("key", ["apiVersion", "metadata", "spec"])
 def test_a_missing_key_is_reported_at_its_mapping(key):
     wrong = {name: value for name, value in GOOD.items() if name != key}
-    assert list(VALIDATOR.iter_errors(wrong))
+    assert list(language_validator().iter_errors(wrong))
     assert codes_of(wrong) == ["missing-key"]
 
 
@@ -151,7 +150,8 @@ def test_an_unknown_kind_is_reported(kind):
 
 
 def test_the_json_schema_is_valid():
-    jsonschema.Draft202012Validator.check_schema(schema(load_actions()))
+    validator = language_validator()
+    validator.check_schema(validator.schema)
 
 
 def test_a_placeholder_is_valid_in_place_of_any_value_except_in_tests():
@@ -165,10 +165,10 @@ def test_a_placeholder_is_valid_in_place_of_any_value_except_in_tests():
     ]  # fmt: skip
     for path in paths:
         filled = set_at(GOOD, ("spec", *path), "${a.b}")
-        assert not list(VALIDATOR.iter_errors(filled)), path
-        assert list(VALIDATOR.iter_errors(set_at(GOOD, ("spec", *path), None))), path
+        assert not list(language_validator().iter_errors(filled)), path
+        assert list(language_validator().iter_errors(set_at(GOOD, ("spec", *path), None))), path
     test = {**GOOD, "kind": "PlaybookTest", "spec": {"cases": "${cases}"}}
-    assert list(VALIDATOR.iter_errors(test))
+    assert list(language_validator().iter_errors(test))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_placeholder_is_valid_in_place_of_any_value_except_in_tests():
     ],
 )  # fmt: skip
 def test_the_json_schema_expresses_durations_limits_and_throttles(path, value):
-    assert list(VALIDATOR.iter_errors(set_at(GOOD, ("spec", *path), value)))
+    assert list(language_validator().iter_errors(set_at(GOOD, ("spec", *path), value)))
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_the_json_schema_expresses_durations_limits_and_throttles(path, value):
     ],
 )  # fmt: skip
 def test_the_json_schema_accepts_every_form_of_a_throttle(throttle):
-    assert not list(VALIDATOR.iter_errors(set_at(GOOD, ("spec", "throttle"), throttle)))
+    assert not list(language_validator().iter_errors(set_at(GOOD, ("spec", "throttle"), throttle)))
 
 
 def test_a_missing_action_is_reported_at_its_step():
-    (error,) = VALIDATOR.iter_errors(set_at(GOOD, ("spec", "actions", 0), {"name": "x"}))
+    (error,) = language_validator().iter_errors(set_at(GOOD, ("spec", "actions", 0), {"name": "x"}))
     assert (error.json_path, error.message) == (
         "$.spec.actions[0]", "'action' is a required property",
     )  # fmt: skip
@@ -241,6 +241,6 @@ def test_the_json_schema_accepts_every_document_of_the_repository():
     wrong = [
         (name, error.json_path, error.message)
         for name, one in found
-        for error in VALIDATOR.iter_errors(one)
+        for error in language_validator().iter_errors(one)
     ]
     assert wrong == []
