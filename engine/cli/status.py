@@ -16,6 +16,7 @@ from engine.render.rights import rights_lines
 from engine.render.text import count, print_document, print_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _POLL = 0.5
@@ -47,8 +48,9 @@ def command(
     """Show what a running engine uses and does: version, mode, playbooks, queue.
 
     With --wait-for, the command computes the digest of a folder, as `tiercel digest` does, and waits until the
-    engine reports the same digest. An engine that does not respond, for example because it restarts, is asked
-    again until the timeout. Exit code 1: the engine does not use these playbooks after the timeout.
+    engine, and each replica that shares its journal, reports the same digest. An engine that does not respond,
+    for example because it restarts, is asked again until the timeout. Exit code 1: the engine does not use these
+    playbooks after the timeout.
 
     \b
     Examples:
@@ -74,17 +76,20 @@ def command(
 
 
 def _wait(server: str, token_file: Path | None, digest: str, seconds: float) -> dict[str, Any]:
-    """Return the status of the engine as soon as it reports the digest. Exits with code 1 after the timeout.
+    """Return the status as soon as the engine and its replicas report the digest.
 
-    Exits with code 2 if the engine does not accept the token.
+    Exits with code 1 after the timeout, and with code 2 if the engine does not accept the token.
     """
     deadline, before = time.monotonic() + seconds, ""
     while True:
         try:
             found: dict[str, Any] = fetch(server, token_file, "/status")
-            state = _difference(found["playbooks"])
-            if found["playbooks"]["digest"] == digest:
+            others = [
+                one for one in found.get("replicas") or () if one["digest"] not in (digest, None)
+            ]
+            if found["playbooks"]["digest"] == digest and not others:
                 return found
+            state = _difference(found["playbooks"], others)
         except AdminError as error:
             if error.status in _REFUSED:
                 fail(str(error), error.code, error.hint)
@@ -99,10 +104,12 @@ def _wait(server: str, token_file: Path | None, digest: str, seconds: float) -> 
         time.sleep(_POLL)
 
 
-def _difference(playbooks: dict[str, Any]) -> str:
+def _difference(playbooks: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    """Return what is in force instead. others: the replicas that use other playbooks."""
     error = playbooks.get("error")
     because = f", because it refuses the new ones: {error!s}" if error else ""
-    return f"the engine uses {playbooks['digest']}{because}"
+    uses = f"the engine uses {playbooks['digest']}{because}"
+    return "; ".join([uses, *(f"replica {one['name']} uses {one['digest']}" for one in others)])
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
@@ -122,5 +129,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "spool": f"{count(spool['runs'], 'run')} in {spool['file']}" if spool else None,
     }
     lines = [f"{name:<10} {text}" for name, text in rows.items() if text is not None]
+    for one in found.get("replicas") or ():
+        digest = one["digest"] or "playbooks not known yet"
+        lines.append(f"{'replica':<10} {one['name']} {one['version']}, {digest}")
     rights = found.get("rights")
     return lines + [f"{'rights':<10} {line}" for line in (rights_lines(rights) if rights else ())]

@@ -37,15 +37,6 @@ importlib.metadata.version = lambda name: "99.0.0" if name == "tiercel" else fou
 """Makes an engine that of the next version. Python imports it at its start as ``sitecustomize``."""
 
 
-GUARDRAILS = """\
-apiVersion: tiercel.dev/v1
-kind: Guardrails
-metadata: {name: default}
-spec:
-  budgets: [{effect: notify, limit: 10000, per: 1m, scope: playbook}]
-"""
-
-
 class Sender:
     """Posts events until it is stopped. answers: the status and the runs of each."""
 
@@ -81,7 +72,7 @@ def start(tmp_path):
         def start(name, *, is_next=False):
             (tmp_path / name).mkdir()
             path = f"{tmp_path / 'next'}:{ROOT}" if is_next else str(ROOT)
-            files = {"p.yaml": PLAYBOOKS % (receiver.url, receiver.url), "g.yaml": GUARDRAILS}
+            files = {"p.yaml": PLAYBOOKS % (receiver.url, receiver.url)}
             env = {"PYTHONPATH": path}
             flags = ("--journal", url, "--kubeconfig", str(kubeconfig), "--http-hosts", host)
             return stack.enter_context(engine(tmp_path / name, files, *flags, env=env))
@@ -95,7 +86,7 @@ def migrate(url):
     return CliRunner().invoke(cli, command)
 
 
-def test_the_previous_version_works_during_and_after_a_migration(start, monkeypatch):
+def test_the_previous_version_works_during_and_after_a_migration(start, monkeypatch, tmp_path):
     start, receiver, url = start
     old = start("old")
     sender = Sender(old, 0)
@@ -126,6 +117,16 @@ def test_the_previous_version_works_during_and_after_a_migration(start, monkeypa
         wait_until(lambda one=one: len(one.get("/status")[2]["replicas"]) == 2)
         versions = {it["version"] for it in one.get("/status")[2]["replicas"]}
         assert versions == {old.get("/status")[2]["version"], "99.0.0"}
+        shown = CliRunner().invoke(cli, ["status", "--server", one.admin]).output
+        assert shown.count("replica ") == 2
+    (tmp_path / "new" / "playbooks" / "p.yaml").write_text(
+        "\n" + PLAYBOOKS % ("http://a", "http://b")
+    )
+    folder = str(tmp_path / "new" / "playbooks")
+    command = ["status", "--server", new.admin, "--wait-for", folder, "--timeout"]
+    wait_until(lambda: len({it["digest"] for it in new.get("/status")[2]["replicas"]}) == 2)
+    waited = CliRunner().invoke(cli, [*command, "600ms"])
+    assert (waited.exit_code, "; replica " in waited.output) == (1, True)  # the other one has not
     if os.environ.get("TIERCEL_SOAK") == "1":
         old.restart()  # the update goes back
         (run,) = old.post(alert("Tell", 2_000_000))[2]["runs"]
