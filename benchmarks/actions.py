@@ -34,9 +34,10 @@ from engine.artifacts.api import ArtifactRecorder
 from engine.artifacts.live_store import LiveArtifactStore
 from engine.cluster.api import CallRecorder
 from engine.cluster.circuit_breaker import CircuitBreaker
-from engine.cluster.client import ApiServerState, KubernetesCluster
+from engine.cluster.client import KubernetesCluster
 from engine.cluster.kubeconfig import Credentials, read_access
 from engine.cluster.rate_limiter import RateLimiter
+from engine.cluster.requests import ApiServerState
 from engine.cluster.transport import ApiServer
 from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import GuardrailChecker

@@ -15,6 +15,7 @@ from engine.actions.parameters import Choice
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.artifacts.api import ArtifactRecorder
 from engine.cluster.api import EVENT, Cluster
+from engine.cluster.execution import LogRequest
 from engine.cluster.pods import Pod
 from engine.model.errors import GoneError, MissingRightError, PermanentError
 
@@ -166,7 +167,8 @@ class _Files:
     def _log(self, container: str, **query: str) -> bytes:
         limits = {"tailLines": str(_LINES), "limitBytes": str(MAX_PART), "timestamps": "true"}
         pod = self._pod
-        output = self._cluster.read_log(pod.namespace, pod.name, container, {**limits, **query})
+        log = LogRequest(pod.namespace, pod.name, container, {**limits, **query})
+        output = self._cluster.read_log(log)
         return b"".join(Excerpt(output, limit=MAX_PART))
 
     def _run(self, command: list[str]) -> bytes:

@@ -22,6 +22,7 @@ from engine.actions.parameters import Duration
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.artifacts.api import MAX_ARTIFACT, ArtifactRecorder
 from engine.cluster.api import EPHEMERAL_CONTAINERS, POD, Cluster
+from engine.cluster.execution import LogRequest
 from engine.cluster.pods import Pod
 from engine.language import duration as durations
 from engine.model.calls import Call
@@ -122,7 +123,7 @@ def debug_pod(
         return ActionResult(message, again=(_WAIT, f"the container {name} has not started yet"))
     query = {"follow": "true", "limitBytes": str(MAX_ARTIFACT)}
     began = time.monotonic()
-    output = cluster.read_log(pod.namespace, pod.name, name, query, seconds=duration)
+    output = cluster.read_log(LogRequest(pod.namespace, pod.name, name, query, duration))
     excerpt = Excerpt(output, limit=MAX_ARTIFACT)
     stored = None
     with own_events_suppressed(found, context, name), contextlib.closing(output):

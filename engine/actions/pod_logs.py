@@ -10,6 +10,7 @@ from engine.actions.parameters import Integer, Text, check_namespace
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.artifacts.api import MAX_ARTIFACT, ArtifactRecorder
 from engine.cluster.api import Cluster
+from engine.cluster.execution import LogRequest
 from engine.cluster.pods import Pod
 
 MAX_READ = 16 << 20
@@ -51,7 +52,7 @@ def collect_log(
     query = {"tailLines": str(lines), "limitBytes": str(MAX_ARTIFACT if artifact else MAX_READ)}
     if previous:
         query["previous"] = "true"
-    output = cluster.read_log(pod.namespace, pod.name, name, query)
+    output = cluster.read_log(LogRequest(pod.namespace, pod.name, name, query))
     if artifact:
         try:
             stored = store_artifact(artifacts, context, artifact, output, "text/plain")

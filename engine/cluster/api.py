@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from engine.cluster.execution import Output
+from engine.cluster.execution import LogRequest, Output
 from engine.model.calls import Call, Kind, Object
 from engine.model.errors import PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 FIELD_MANAGER = "tiercel"
 
@@ -93,17 +93,8 @@ class Cluster(ClusterReader, Protocol):
         """
         ...
 
-    def read_log(
-        self,
-        namespace: str,
-        name: str,
-        container: str,
-        query: Mapping[str, str],
-        seconds: float | None = None,
-    ) -> Output:
-        """Return the log of a container. query: parameters of ``pods/log``, such as ``tailLines``.
-
-        seconds: end the output without an error after this time.
+    def read_log(self, log: LogRequest) -> Output:
+        """Return the log of a container.
 
         Raises GoneError if the pod does not exist, TemporaryError, PermanentError.
         """
@@ -158,15 +149,6 @@ class CallRecorder:
         self.calls.append(call)
         return self._forward.execute(call) if self._forward else Output(exit_code=0)
 
-    def read_log(
-        self,
-        namespace: str,
-        name: str,
-        container: str,
-        query: Mapping[str, str],
-        seconds: float | None = None,
-    ) -> Output:
+    def read_log(self, log: LogRequest) -> Output:
         """Read a log from the cluster that calls are forwarded to; without one, return an empty log."""
-        if self._forward is None:
-            return Output()
-        return self._forward.read_log(namespace, name, container, query, seconds)
+        return self._forward.read_log(log) if self._forward else Output()

@@ -9,7 +9,7 @@ import msgspec
 from engine.model.errors import PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 STATUS = 3
 """The channel with the Status of the command, which has its exit code and is the last message."""
@@ -18,6 +18,20 @@ MAX_REASON = 300
 
 class StreamError(OSError):
     """A stream broke off, or has the wrong form. The message says why."""
+
+
+class LogRequest(msgspec.Struct, frozen=True):
+    """What is read of the log of a container.
+
+    query: parameters of ``pods/log``, such as ``tailLines``. seconds: end the output without an error after this
+    time.
+    """
+
+    namespace: str
+    pod: str
+    container: str
+    query: Mapping[str, str] = {}
+    seconds: float | None = None
 
 
 class Output:

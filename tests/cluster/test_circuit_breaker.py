@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from engine.cluster.api import NAMESPACE, POD
 from engine.cluster.circuit_breaker import CircuitBreaker
-from engine.cluster.client import ApiServerState, KubernetesCluster
+from engine.cluster.client import KubernetesCluster
 from engine.cluster.rate_limiter import RateLimiter
+from engine.cluster.requests import ApiServerState
 from engine.cluster.transport import NoResponseError
 from engine.model.calls import Call
 from engine.model.errors import PermanentError, TemporaryError

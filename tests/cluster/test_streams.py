@@ -8,6 +8,7 @@ import threading
 import pytest
 from engine.cluster.api import EXEC
 from engine.cluster.client import connect
+from engine.cluster.execution import LogRequest
 from engine.model.calls import Call
 from engine.model.errors import GoneError, PermanentError, TemporaryError
 
@@ -88,19 +89,19 @@ def test_a_container_or_a_pod_that_does_not_exist(cluster, pod):
     with pytest.raises(GoneError):
         run(cluster, (pod[0], "nope"), "true")
     with pytest.raises(PermanentError, match="nope"):
-        cluster.read_log(*pod, "nope", {})
+        cluster.read_log(LogRequest(*pod, "nope"))
     with pytest.raises(GoneError):
-        cluster.read_log(pod[0], "nope", "web", {})
+        cluster.read_log(LogRequest(pod[0], "nope", "web"))
 
 
 def test_the_last_lines_of_a_log(cluster, pod, logs):
     (logs / f"{'_'.join(pod)}_web.log").write_text("".join(f"{n}\n" for n in range(1000)))
-    assert b"".join(cluster.read_log(*pod, "web", {"tailLines": "2"})) == b"998\n999\n"
-    assert b"".join(cluster.read_log(*pod, "web", {"limitBytes": "3"})) == b"0\n1"
+    assert b"".join(cluster.read_log(LogRequest(*pod, "web", {"tailLines": "2"}))) == b"998\n999\n"
+    assert b"".join(cluster.read_log(LogRequest(*pod, "web", {"limitBytes": "3"}))) == b"0\n1"
 
 
 def test_a_log_that_is_followed_ends_at_the_deadline(cluster, pod):
-    output = cluster.with_timeout(1.0).read_log(*pod, "web", {"follow": "true"})
+    output = cluster.with_timeout(1.0).read_log(LogRequest(*pod, "web", {"follow": "true"}))
     with pytest.raises(TemporaryError, match="the log did not end within the timeout"):
         list(output)
 
@@ -108,7 +109,7 @@ def test_a_log_that_is_followed_ends_at_the_deadline(cluster, pod):
 def test_an_endless_log_arrives_in_pieces(cluster, pod, logs):
     log = logs / f"{'_'.join(pod)}_web.previous.log"
     log.symlink_to("/dev/zero")
-    output = cluster.read_log(*pod, "web", {"previous": "true", "tailLines": "10"})
+    output = cluster.read_log(LogRequest(*pod, "web", {"previous": "true", "tailLines": "10"}))
     pieces = list(itertools.islice(output, 20))
     output.close()
     assert {len(piece) <= 1 << 20 for piece in pieces} == {True}

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cluster import transport
 from engine.cluster.circuit_breaker import CircuitBreaker
-from engine.cluster.client import ApiServerState, KubernetesCluster
+from engine.cluster.client import KubernetesCluster
 from engine.cluster.rate_limiter import RateLimiter
+from engine.cluster.requests import ApiServerState
 from engine.cluster.streams import Stream
 from engine.outbound.api import Answer
 from tiercel.testing.store import MemoryStore

@@ -15,10 +15,11 @@ import urllib3
 from engine.actions.rbac import roles
 from engine.cluster.api import AlreadyExistsError
 from engine.cluster.circuit_breaker import CircuitBreaker
-from engine.cluster.client import ApiServerState, KubernetesCluster
+from engine.cluster.client import KubernetesCluster
 from engine.cluster.kinds import KINDS
 from engine.cluster.kubeconfig import Credentials, read_access
 from engine.cluster.rate_limiter import RateLimiter
+from engine.cluster.requests import ApiServerState
 from engine.cluster.transport import ApiServer, OpenStream
 from engine.model.calls import Call
 from engine.model.errors import GoneError
