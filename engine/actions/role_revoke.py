@@ -12,7 +12,7 @@ from engine.actions.parameters import OBJECT_PATTERN, Text, quote
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.cluster.api import Cluster
 from engine.cluster.kinds import KINDS, rbac_resource
-from engine.cluster.role_bindings import binding_users, is_built_in
+from engine.cluster.role_bindings import binding_users, is_built_in, names_group_of
 from engine.model.attempt_state import COPIES
 from engine.model.calls import Call
 from engine.model.errors import GoneError, PermanentError, RefusedError, SkippedError
@@ -21,7 +21,7 @@ from engine.model.event_subject import first_field
 from engine.model.name_patterns import name_matcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from engine.model.calls import Kind, Object
 
@@ -59,7 +59,9 @@ def revoke_roles(
 
     Bindings that Kubernetes itself needs (`system:…`, and those with the label `kubernetes.io/bootstrapping`),
     bindings in protected namespaces and the bindings of Tiercel stay. The step is refused if such a binding
-    names the subject, after it has deleted the others. Rights that the subject has through a group stay.
+    names the subject, after it has deleted the others. Rights that a ServiceAccount has through the groups
+    `system:serviceaccounts` and `system:serviceaccounts:NAMESPACE` stay, because a binding of a group gives
+    rights to others. The message names these bindings.
 
     subject: the name of a user, or `system:serviceaccount:NAMESPACE:NAME`. The default is `ka.user.name`.
     keep: names of bindings that stay: NAME or NAMESPACE/NAME, exact or with * and ?.
@@ -69,7 +71,8 @@ def revoke_roles(
     kept = name_matcher(keep or ())
     copies = list(context.attempt_state.get(COPIES) or ())
     found, stays = [], []
-    for binding in _bindings_of(name, cluster, kept):
+    direct, of_groups = _bindings_of(name, cluster, kept)
+    for binding in direct:
         reason = _reason_to_stay(binding, context, even_if_managed=even_if_managed)
         if reason:
             stays.append(f"{binding} stays: {reason}")
@@ -83,8 +86,9 @@ def revoke_roles(
         raise RefusedError("; ".join(_cut(stays)))
     revoked = [_title(copy) for copy in copies]
     if not revoked:
-        raise SkippedError(f"no RoleBinding or ClusterRoleBinding names {quote(name)}")
+        raise SkippedError(f"no RoleBinding or ClusterRoleBinding names {quote(name)}{of_groups}")
     message = f"delete {', '.join(_cut(revoked))}, which named {quote(name)}{_others(copies, name)}"
+    message += of_groups
     return ActionResult(message, {"subject": name, "deleted": revoked})
 
 
@@ -121,16 +125,24 @@ def _subject(context: StepContext, given: str | None) -> str:
     return name
 
 
-def _bindings_of(subject: str, cluster: Cluster, kept: Callable[[str], bool]) -> Iterator[_Binding]:
-    """Yield the bindings that name the subject, except those to keep."""
+def _bindings_of(
+    subject: str, cluster: Cluster, kept: Callable[[str], bool]
+) -> tuple[list[_Binding], str]:
+    """Return the bindings that name the subject, except those to keep, and a text about those of its groups."""
+    direct, others = [], []
     for kind in BINDINGS:
         for item in cluster.list(kind):
             binding = _Binding(kind, item)
             name = str(binding.metadata["name"])
-            names = {name, f"{binding.namespace}/{name}"}
-            terminates = bool(binding.metadata.get("deletionTimestamp"))
-            if subject in binding_users(item) and not terminates and not any(map(kept, names)):
-                yield binding
+            if binding.metadata.get("deletionTimestamp"):
+                continue
+            if subject not in binding_users(item):
+                if names_group_of(item, subject) and not is_built_in(item):
+                    others.append(str(binding))
+            elif not any(map(kept, (name, f"{binding.namespace}/{name}"))):
+                direct.append(binding)
+    through = f"; it still has the rights of {', '.join(_cut(others))} through a group"
+    return direct, through if others else ""
 
 
 def _reason_to_stay(binding: _Binding, context: StepContext, *, even_if_managed: bool) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engine.model.calls import Object
 
+_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):[^:]+")
 BUILT_IN = "kubernetes.io/bootstrapping"
 """The label of the bindings that the API server creates at its start."""
 
@@ -24,6 +26,16 @@ def binding_users(binding: Object) -> set[str]:
         elif kind == "ServiceAccount":
             users.add(f"system:serviceaccount:{subject.get('namespace')}:{name}")
     return users
+
+
+def names_group_of(binding: Object, user: str) -> bool:
+    """Return whether a binding names a group of a ServiceAccount: that of its namespace, or that of all."""
+    found = _ACCOUNT.fullmatch(user)
+    if found is None:
+        return False
+    groups = {"system:serviceaccounts", f"system:serviceaccounts:{found[1]}"}
+    subjects = binding.get("subjects") or []
+    return any(one.get("kind") == "Group" and one.get("name") in groups for one in subjects)
 
 
 def is_built_in(binding: Object) -> bool:

@@ -67,6 +67,30 @@ def test_a_service_account_is_named_as_in_the_audit_log():
     assert ("clusterrolebindings", None, "a") not in bindings(server)
 
 
+def test_a_binding_of_a_group_of_the_account_stays_and_is_named():
+    server = world()
+    for name, group in {
+        "all": "system:serviceaccounts",
+        "ns": "system:serviceaccounts:demo",
+    }.items():
+        subjects = {"subjects": [{"kind": "Group", "name": group}]}
+        server.put(binding("ClusterRoleBinding", name) | subjects)
+    other = {"subjects": [{"kind": "Group", "name": "system:serviceaccounts:prod"}]}
+    server.put(binding("ClusterRoleBinding", "other") | other)
+    user = alert(**{"ka.user.name": "system:serviceaccount:demo:web"})
+    outcome = revoke(server, event=user)
+    assert outcome.state == "skipped"
+    text = "rights of ClusterRoleBinding all, ClusterRoleBinding ns through a group"
+    assert outcome.message.endswith(text)
+    account = {"kind": "ServiceAccount", "namespace": "demo", "name": "web"}
+    server.put(binding("ClusterRoleBinding", "own") | {"subjects": [account]})
+    outcome = revoke(server, event=user)
+    assert (outcome.state, outcome.message.endswith(text)) == ("done", True)
+    names = {name for kind, _, name in bindings(server) if kind == "clusterrolebindings"}
+    assert {"all", "ns", "other"} <= names
+    assert "through" not in revoke(server).message
+
+
 @pytest.mark.parametrize("keep", [["mallory"], ["demo/*", "mal*"], ["mallory", "x"]])
 def test_kept_bindings_stay(keep):
     server = world()

@@ -20,6 +20,7 @@ CONFIG = {
 }
 STEPS = {
     "pod.isolate": {},
+    "pod.block": {"destination": "198.51.100.7"},
     "pod.label": {"labels": {"seen": "true", "app": None}},
     "pod.annotate": {"annotations": {"seen": "true"}},
     "node.cordon": {},
