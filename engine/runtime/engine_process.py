@@ -185,6 +185,7 @@ def _operator_commands(
     core: _Core, workers: WorkerProcess, observers: Observers
 ) -> OperatorCommands:
     """Return the commands. Ends the pauses that expired while the engine was stopped."""
+    shared = as_shared(core.journal)
     commands = OperatorCommands(
         journal=core.journal,
         observers=observers,
@@ -193,9 +194,9 @@ def _operator_commands(
         now=core.now,
         playbooks=lambda: {one.name for one in core.reloader.active.set.playbooks},
     )
-    commands.end_pauses()
+    if not (shared and not shared.is_open):
+        commands.end_pauses()
     core.maintenance.add_task(commands.end_pauses)
-    shared = as_shared(core.journal)
     if shared:
         core.maintenance.add_task(lambda: core.intake.pause(shared.paused()))
         core.maintenance.add_task(lambda: shared.set_digest(core.reloader.active.set.digest))
@@ -227,12 +228,14 @@ def _start_core(settings: Settings, observers: Observers, stack: contextlib.Exit
     now = clock_of(journal, "engine")
     if isinstance(journal, SqliteJournal) and journal.postponed_runs:
         log.info("runs_postponed", reason="dry run", runs=journal.postponed_runs)
-    reloader = Reloader(settings.playbooks, settings.values, journal, observers, now)
+    spool = open_spool(settings, journal)
+    if spool:
+        stack.callback(spool.close)
+    reloader = Reloader(settings.playbooks, settings.values, spool or journal, observers, now)
     reloader.start()
     stack.callback(reloader.stop)
     recorder = EventRecorder(settings.record) if settings.record else None
     deferred_records = DeferredRecords(recorder)
-    spool = open_spool(settings, journal)
     fault = (
         FaultLog("journal", spooling="events") if spool else FaultLog("journal", refusing="events")
     )
@@ -249,7 +252,7 @@ def _start_core(settings: Settings, observers: Observers, stack: contextlib.Exit
         min_priority=maintenance.min_priority,
     )
     if spool:
-        stack.callback(spool.close)
+        maintenance.add_task(spool.save_pending)
         spool.on_throttled = lambda run: deferred_records.count_dropped_run(
             run.playbook.name, "throttle", throttle_text(run), run.received
         )

@@ -49,7 +49,8 @@ def open_spool(settings: Settings, journal: Journal) -> SpooledQueue | None:
     if settings.spool is None or shared is None:
         return None
     compile_ = functools.partial(playbook_from_snapshot, actions=load_actions())
-    return SpooledQueue(shared, SpoolFile(settings.spool, shared.id(), compile_))
+    id_ = shared.id() if shared.is_open else None
+    return SpooledQueue(shared, SpoolFile(settings.spool, id_, compile_))
 
 
 def clock_of(journal: Journal, process: Literal["engine", "worker"]) -> Callable[[], float]:
@@ -69,7 +70,8 @@ def log_journal(settings: Settings, journal: Journal) -> None:
     """Log which journal is open, and what an operator should know about it."""
     shared = as_shared(journal)
     if shared:
-        log.info("journal_opened", server=shared.name, replica=settings.replica)
+        if shared.is_open:
+            log.info("journal_opened", server=shared.name, replica=settings.replica)
         if shared.warning:
             log.warning("journal_not_replicated", reason=shared.warning)
         return
@@ -98,4 +100,5 @@ def _open_postgres(settings: Settings, process: str) -> PostgresJournal:
         server,
         Process(settings.replica, process, version("tiercel")),
         functools.partial(playbook_from_snapshot, actions=load_actions()),
+        may_wait=process == "engine" and settings.spool is not None and settings.spool.exists(),
     )

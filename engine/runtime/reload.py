@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
@@ -24,10 +24,10 @@ from engine.planning.matcher import PlaybookIndex
 from engine.telemetry.events import Reloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from engine.journal.protocol import State
+    from engine.journal.records import SavedSet
     from engine.model.errors import Finding
     from engine.telemetry.events import Observers
 
@@ -51,6 +51,13 @@ class Active:
     error: str | None = None
 
 
+class SavedSets(Protocol):
+    """The parts of the journal that keep the last good set. See engine.journal.protocol.State."""
+
+    def last_set(self) -> SavedSet | None: ...  # noqa: D102
+    def save_set(self, digest: str, files: Mapping[str, bytes], revision: str = "") -> None: ...  # noqa: D102
+
+
 class Reloader:
     """Keeps ``active`` up to date with a folder. values: file that replaces the values file of the folder."""
 
@@ -58,7 +65,7 @@ class Reloader:
         self,
         folder: Path,
         values: Path | None,
-        journal: State,
+        journal: SavedSets,
         observers: Observers,
         now: Callable[[], float],
     ) -> None:

@@ -74,12 +74,15 @@ def test_a_killed_engine_forwards_the_events_of_an_outage_once(tmp_path, url, re
             assert running.wait_for_log(lambda line: line["event"] == "spooling")["file"]
             running.kill()
             said = f"{running.log}{running.audit}{status}"
-        running.restart()
-        for run in runs[:5]:
+            running.restart()  # the database is still away
+            status, _, answer = running.post(alert("Tell", 9))
+            assert (status, running.get("/status")[2]["spool"]["runs"]) == (202, 9)
+            runs.insert(5, answer["runs"][0])
+        for run in runs[:6]:
             receiver.wait_for(run)
         wait_until(lambda: running.get("/status")[2]["spool"]["runs"] == 0)
         assert running.wait_for_log(lambda line: line["event"] == "spool_not_empty")["runs"] == 8
-        assert [receiver.of(run) for run in runs] == [1] * 5 + [0] * 3
+        assert [receiver.of(run) for run in runs] == [1] * 6 + [0] * 3
         received = running.get(f"/runs/{runs[0]}")[2]["received"]
         assert abs(parse_time(received) / 1e9 - time.time()) < 600  # by the clock of the database
         assert PASSWORD not in f"{said}{running.log}{running.audit}"

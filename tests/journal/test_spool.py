@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sqlite3
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from engine.journal.postgres.liveness import Process
 from engine.journal.records import AcceptBatch
 from engine.journal.spool.file import SpoolFile
 from engine.journal.spool.queue import SpooledQueue
-from engine.model.errors import JournalError
+from engine.model.errors import JournalError, JournalUnavailableError
 from engine.model.playbook import Match, Playbook, Throttle
 from engine.model.throttle_window import ThrottleUse
 from tests.support import journals
@@ -255,3 +256,40 @@ def test_a_spool_that_another_engine_has_open_is_refused(tmp_path):
         pytest.raises(JournalError, match=r"cannot open the spool .* owns it, .* use another file"),
     ):
         SpoolFile(tmp_path / "spool", "j", stored_playbook)
+
+
+def test_a_spool_that_is_opened_while_the_database_is_away_is_checked_before_it_forwards(
+    journal, tmp_path
+):
+    path = tmp_path / "spool"
+    with pytest.raises(JournalError, match="was not used yet, and the database does not answer"):
+        SpoolFile(path, None, stored_playbook)
+    with contextlib.closing(SpoolFile(path, "other", stored_playbook)) as spool:
+        spool.write(AcceptBatch([run(1)])).result(PATIENCE)
+    with contextlib.closing(SpooledQueue(journal, SpoolFile(path, None, stored_playbook))) as queue:
+        with pytest.raises(JournalUnavailableError, match="1 runs of another journal"):
+            queue._forward(queue._spool.read())
+        assert queue.status()["runs"] == 1
+
+
+def test_a_journal_that_waits_for_its_database_checks_it_before_the_first_use(url, journal):
+    name = url.partition("//")[2].partition("@")[0]
+    with shared_server().connect() as admin, contextlib.ExitStack() as stack:
+        with unavailable(url):
+            waiting = PostgresJournal(
+                parse_server(url), Process("b", "engine", "1"), stored_playbook, may_wait=True
+            )
+            stack.callback(waiting.close)
+            waiting._liveness._last = time.time() + 3600  # as with a clock that is fast
+            with pytest.raises(JournalError, match="not currently accepting connections"):
+                waiting.counts()
+            admin.execute(f"ALTER ROLE {name} SET synchronous_commit = off")
+        try:
+            with pytest.raises(JournalError, match="synchronous_commit = off"):
+                waiting.counts()
+            assert not waiting.is_open
+        finally:
+            admin.execute(f"ALTER ROLE {name} RESET synchronous_commit")
+        wait_until(lambda: answers(waiting))
+        wait_until(lambda: answers(journal) and abs(waiting.now() - journal.now()) < 5)
+        assert waiting.is_open

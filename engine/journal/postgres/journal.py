@@ -9,7 +9,6 @@ import contextlib
 import secrets
 import threading
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -74,6 +73,8 @@ class PostgresJournal(BaseJournal["Connection"]):
         playbook_from_snapshot: compiles a stored playbook. Raises PlaybookError if this engine cannot read it.
         lease_margin: seconds that a lease lasts beyond the timeout of its step.
         exact_retention: delete single runs that are too old, instead of whole days.
+        may_wait: open the journal also if the server does not answer. Each method fails until it does. The
+            server is then checked before the first use.
 
     Attributes:
         shared: True.
@@ -93,22 +94,25 @@ class PostgresJournal(BaseJournal["Connection"]):
         lease_margin: float = 10.0,
         *,
         exact_retention: bool = False,
+        may_wait: bool = False,
     ) -> None:
         self._lease_margin, self._exact_retention = lease_margin, exact_retention
-        open_connection = partial(connect, server)
-        self.name = server.name
+        self._server, self.name = server, server.name
+        self.warning: str | None = None
+        self._prepared, self._preparing = False, threading.Lock()
+        open_connection = self._open
         try:
-            with contextlib.closing(open_connection()) as connection:
-                self.warning = check_server(connection)
-                migrate(connection)
-                _create_partitions(connection)
+            with contextlib.closing(connect(server)) as connection:
+                self._prepare(connection)
             self._liveness = Liveness(open_connection, process)
         except JournalError as error:
             raise JournalError(f"cannot open the journal {server.name}: {error}") from error
         except (psycopg.Error, OSError) as error:
-            raise JournalUnavailableError(
-                f"cannot open the journal {server.name}: {sentence(error)}"
-            ) from error
+            if not may_wait:
+                raise JournalUnavailableError(
+                    f"cannot open the journal {server.name}: {sentence(error)}"
+                ) from error
+            self._liveness = Liveness(open_connection, process, may_wait=True)
         self._connections = Connections(open_connection)
         self._writer = AcceptWriter(open_connection)
         self._statements = _STATEMENTS
@@ -118,7 +122,34 @@ class PostgresJournal(BaseJournal["Connection"]):
         self._watchdog = threading.Thread(target=self._watch, name="journal watchdog", daemon=True)
         self._watchdog.start()
 
+    def _prepare(self, connection: Connection) -> None:
+        """Check the server and migrate the tables. Raises JournalError, psycopg.Error."""
+        self.warning = check_server(connection)
+        migrate(connection)
+        _create_partitions(connection)
+        self._prepared = True
+
+    def _open(self) -> Connection:
+        """Open a connection, the first one of all to a server that is checked. Raises psycopg.Error, OSError."""
+        connection = connect(self._server)
+        try:
+            with self._preparing:
+                if not self._prepared:
+                    self._prepare(connection)
+        except JournalError as error:
+            connection.close()
+            raise psycopg.OperationalError(str(error)) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     # Replicas
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has answered, and can be used."""
+        return self._prepared
 
     def now(self) -> float:
         """Return the time of the database's clock, in epoch seconds."""

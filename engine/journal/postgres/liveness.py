@@ -47,7 +47,8 @@ class Process:
 class Liveness:
     """The row of this process, renewed by a thread.
 
-    connect: opens a connection. tasks: called after each renewal with the connection.
+    connect: opens a connection. may_wait: the server may not answer yet; the time is that of this machine until
+    it does. tasks: called after each renewal with the connection.
 
     Attributes:
         id: of the row. A process that was dead gets another one.
@@ -55,7 +56,9 @@ class Liveness:
 
     """
 
-    def __init__(self, connect: Callable[[], Connection], process: Process) -> None:
+    def __init__(
+        self, connect: Callable[[], Connection], process: Process, *, may_wait: bool = False
+    ) -> None:
         self._connect, self._process = connect, process
         self._own = (process.name, process.kind, process.version, schema.VERSION)
         self._connection: Connection | None = None
@@ -67,7 +70,10 @@ class Liveness:
         self._digest = ""
         self.id, self.replicas = 0, 1
         self.tasks: tuple[Callable[[Connection], None], ...] = ()
-        self.renew()
+        if may_wait:
+            self._offset = time.time() - time.monotonic()
+        else:
+            self.renew()
         self._thread = threading.Thread(target=self._run, name="journal liveness", daemon=True)
         self._thread.start()
 
@@ -118,6 +124,8 @@ class Liveness:
         if row is None or found is None:
             raise JournalError("the journal cannot be written: no liveness row")
         with self._lock:
+            if self._renewed == float("-inf"):  # the time of this machine does not count any longer
+                self._last = 0.0
             self._offset = row["now"] - (began + ended) / 2
         # in this order: a claim of the old identity must never pass with the new time
         self.id = row["id"]

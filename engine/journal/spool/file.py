@@ -74,12 +74,12 @@ class SpoolFile:
 
     Args:
         path: of the file, which is created if it does not exist.
-        journal: the id of the shared journal.
+        journal: the id of the shared journal; None if it does not answer yet.
         playbook_from_snapshot: compiles a stored playbook. Raises PlaybookError.
         max_bytes, max_runs: the bounds of the spool.
 
     Attributes:
-        id: of this spool.
+        id: of this spool. journal: the id of its shared journal.
         runs: the number of runs.
         bytes: that they take, about.
         last_error: why the last write failed, or None.
@@ -90,7 +90,7 @@ class SpoolFile:
     def __init__(
         self,
         path: Path,
-        journal: str,
+        journal: str | None,
         playbook_from_snapshot: Callable[[bytes], Playbook],
         *,
         max_bytes: int | None = None,
@@ -104,7 +104,7 @@ class SpoolFile:
         self._playbook = lru_cache(CACHED_PLAYBOOKS)(self._read_playbook)
         self._lock = schema.lock_for_owner(path, "spool")
         try:
-            self.id = prepare(path, journal)
+            self.id, self.journal = prepare(path, journal)
             self._reader = schema.connect(path, writes=False)
             self.runs, self.bytes = _measure(self._reader)
         except (JournalError, sqlite3.Error) as error:

@@ -6,6 +6,7 @@ journal in the order of acceptance. The journal decides about duplicates and thr
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import Future
 from functools import partial
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from engine.journal.records import AcceptBatch, DeadLetter
+from engine.journal.records import AcceptBatch, DeadLetter, SavedSet
+from engine.journal.spool.schema import of_another_journal
 from engine.model.errors import JournalError, JournalUnavailableError
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ class SharedJournal(Protocol):
     def throttle_windows(self) -> dict[str, Any]: ...  # noqa: D102
     def save_throttle_windows(self, changes: Mapping[str, Any]) -> None: ...  # noqa: D102
     def paused(self) -> Mapping[str, Pause]: ...  # noqa: D102
+    def last_set(self) -> SavedSet | None: ...  # noqa: D102
+    def save_set(self, digest: str, files: Mapping[str, bytes], revision: str = "") -> None: ...  # noqa: D102
+    def id(self) -> str: ...  # noqa: D102
     def save_dropped(self, dead_letters: Any, dropped_runs: Any) -> None: ...  # noqa: D102
     def now(self) -> float: ...  # noqa: D102
 
@@ -66,11 +71,12 @@ class SpooledQueue:
         self._journal, self._spool = journal, spool
         self.on_throttled = on_throttled
         self.release_throttle, self.known = journal.release_throttle, journal.known
-        self.throttle_windows, self.paused = journal.throttle_windows, journal.paused
+        self.throttle_windows = journal.throttle_windows
         self.save_throttle_windows = journal.save_throttle_windows
         self._lock = threading.Lock()
         self._writing = 0
         self._mark: int | None = None
+        self._pending_set: tuple[str, Mapping[str, bytes], str] | None = None
         self.spooling = spool.runs > 0
         self._spooled, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool forwarder", daemon=True)
@@ -101,6 +107,34 @@ class SpooledQueue:
         else:
             return self._journal.accept(accepted, now)
         return answered
+
+    def paused(self) -> Mapping[str, Pause]:
+        """See State.paused. Nothing counts as paused while the journal cannot be read; claims know better."""
+        try:
+            return self._journal.paused()
+        except JournalError:
+            return {}
+
+    def last_set(self) -> SavedSet | None:
+        """See State.last_set. An unknown set, without files, while the journal cannot be read."""
+        try:
+            return self._journal.last_set()
+        except JournalError:
+            return SavedSet("", {})
+
+    def save_set(self, digest: str, files: Mapping[str, bytes], revision: str = "") -> None:
+        """See State.save_set. While the journal cannot be written, ``save_pending`` tries again."""
+        self._pending_set = digest, files, revision
+        with contextlib.suppress(JournalError):
+            self.save_pending()
+
+    def save_pending(self) -> None:
+        """Save the last set of playbooks if that has failed. Raises JournalError."""
+        pending = self._pending_set
+        if pending is not None:
+            self._journal.save_set(*pending)
+            if self._pending_set is pending:
+                self._pending_set = None
 
     def write_error(self) -> str | None:
         """Return why the spool does not accept runs, as a sentence, or None."""
@@ -232,6 +266,8 @@ class SpooledQueue:
         """
         if self._mark is None:
             try:
+                if self._journal.id() != self._spool.journal:
+                    raise JournalError(of_another_journal(self._spool.path, self._spool.runs))
                 mark = self._journal.throttle_windows().get(self._mark_key, {})
             except JournalError as error:
                 raise JournalUnavailableError(str(error)) from error

@@ -38,10 +38,11 @@ COMMIT;
 """
 
 
-def prepare(path: Path, journal: str) -> str:
-    """Create the tables, or check those of an existing file. Return the id of the spool.
+def prepare(path: Path, journal: str | None) -> tuple[str, str]:
+    """Create the tables, or check those of an existing file. Return the ids of the spool and of its journal.
 
-    journal: the id of the shared journal. An empty spool of another journal is taken over.
+    journal: the id of the shared journal. An empty spool of another journal is taken over. None: the journal
+    does not answer, and the spool must have been used with it before.
     Raises JournalError if the file is not a spool, has a newer version, holds runs of another journal, or
     cannot be written.
     """
@@ -78,17 +79,26 @@ def _create_or_check(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _take_over(connection: sqlite3.Connection, path: Path, journal: str) -> str:
-    """Note the journal in the spool. Refuse one that holds runs of another journal. Return the spool's id."""
+def _take_over(connection: sqlite3.Connection, path: Path, journal: str | None) -> tuple[str, str]:
+    """Note the journal in the spool. Refuse one that holds runs of another journal. Return the ids."""
     about = connection.execute("SELECT id, journal FROM about").fetchone()
-    if about and about["journal"] == journal:
-        return str(about["id"])
+    if about and journal in (None, about["journal"]):
+        return str(about["id"]), str(about["journal"])
+    if journal is None:
+        raise JournalError(
+            f"the spool {path} was not used yet, and the database does not answer: start the engine when it does"
+        )
     (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
     if about and runs:
-        raise JournalError(
-            f"the spool {path} holds {runs:,} runs of another journal: start the engine with the --journal of"
-            " these runs until /status shows 0 runs in the spool, or give --spool another file"
-        )
+        raise JournalError(of_another_journal(path, runs))
     id_ = secrets.token_hex(8)
     connection.execute("INSERT OR REPLACE INTO about VALUES (1, ?, ?)", (id_, journal))
-    return id_
+    return id_, journal
+
+
+def of_another_journal(path: Path, runs: int) -> str:
+    """Return the sentence that a spool holds runs of another journal."""
+    return (
+        f"the spool {path} holds {runs:,} runs of another journal: start the engine with the --journal of"
+        " these runs until /status shows 0 runs in the spool, or give --spool another file"
+    )
