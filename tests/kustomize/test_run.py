@@ -47,10 +47,11 @@ def files(tmp_path):
     }
 
 
-def mount(manifests, root, files):
-    """Mount every volume of the pod below a folder, as the kubelet does."""
-    [container] = pod_spec(manifests)["containers"]
-    volumes = {it["name"]: it for it in pod_spec(manifests)["volumes"]}
+def mount(manifests, root, files, kind="StatefulSet"):
+    """Mount every volume of the pod below a folder, as the kubelet does. Return them by name."""
+    mounts = {}
+    [container] = pod_spec(manifests, kind)["containers"]
+    volumes = {it["name"]: it for it in pod_spec(manifests, kind)["volumes"]}
     for one in container["volumeMounts"]:
         volume, folder = volumes.get(one["name"], {}), root / one["mountPath"].lstrip("/")
         if not volume.keys() & {"secret", "projected"}:
@@ -62,15 +63,16 @@ def mount(manifests, root, files):
             name = reference.get("secretName") or reference["name"]
             if name in files or not reference.get("optional"):
                 content |= files[name]
-        Mount(folder, content)
+        mounts[one["name"]] = Mount(folder, content)
+    return mounts
 
 
-def variables(manifests, root):
+def variables(manifests, root, kind="StatefulSet"):
     """Return the environment of the container, with paths below the folder and free loopback ports."""
-    [container] = pod_spec(manifests)["containers"]
+    [container] = pod_spec(manifests, kind)["containers"]
     found = {
         name: f"{root}{value}" if value.startswith("/") else value
-        for name, value in environment(manifests, "StatefulSet", "tiercel").items()
+        for name, value in environment(manifests, kind, "tiercel").items()
     }
     for one in container["env"]:
         if "fieldRef" in one.get("valueFrom", {}):

@@ -168,6 +168,40 @@ class Postgres:
             capture_output=True,
         )
 
+    @contextlib.contextmanager
+    def requiring_tls(self, keys: Path, database: str) -> Iterator[None]:
+        """Accept the role of the engine in a database only with TLS and its password, until the block ends.
+
+        keys: the folder with server.crt and server.key.
+        """
+        for name in ("server.crt", "server.key"):
+            shutil.copy(keys / name, self.folder / name)
+            (self.folder / name).chmod(0o600)
+            if not os.geteuid():
+                shutil.chown(self.folder / name, "postgres", "postgres")
+        rules = self.folder / "pg_hba.conf"
+        before = rules.read_text()
+        place = f"{database} {ENGINE} 127.0.0.1/32"
+        rules.write_text(f"hostssl {place} scram-sha-256\nhostnossl {place} reject\n{before}")
+        try:
+            self._reload("ALTER SYSTEM SET ssl = on", "on")
+            yield
+        finally:
+            rules.write_text(before)
+            self._reload("ALTER SYSTEM RESET ssl", "off")
+
+    def _reload(self, statement: str, ssl: str) -> None:
+        with self.connect() as connection:
+            connection.execute(statement)
+            connection.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with self.connect() as connection:
+                if connection.execute("SHOW ssl").fetchone() == (ssl,):
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
     def dsn(self, database: str, user: str = "postgres") -> str:
         """Return the URL of a database."""
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
