@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct(">i").pack
 _INT4 = struct.Struct(">ii").pack
+_INT8 = struct.Struct(">iq").pack
 _FLOAT8 = struct.Struct(">id").pack
 _HEADER = struct.Struct(">iiIii").pack
 _EMPTY_HEADER = struct.Struct(">iiI").pack
@@ -49,6 +50,11 @@ def float8(value: float) -> bytes:
 def int4(value: int) -> bytes:
     """Encode an integer of 32 bits."""
     return _INT4(4, value)
+
+
+def int8(value: int) -> bytes:
+    """Encode an integer of 64 bits."""
+    return _INT8(8, value)
 
 
 class Array:
@@ -102,6 +108,13 @@ class IntArray(Array):
     oid, element_oid = 1007, 23
 
 
+class LongArray(Array):
+    """``int8[]``."""
+
+    __slots__ = ()
+    oid, element_oid = 1016, 20
+
+
 class _ArrayDumper(Dumper):
     format = pq.Format.BINARY
 
@@ -111,7 +124,7 @@ class _ArrayDumper(Dumper):
 
 def register(connection: Connection[object]) -> None:
     """Let a connection take arrays as parameters, with ``%b``."""
-    for kind in (TextArray, BytesArray, UuidArray, FloatArray, IntArray):
+    for kind in (TextArray, BytesArray, UuidArray, FloatArray, IntArray, LongArray):
         connection.adapters.register_dumper(
             kind, type(f"{kind.__name__}Dumper", (_ArrayDumper,), {"oid": kind.oid})
         )

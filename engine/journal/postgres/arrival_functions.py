@@ -15,8 +15,10 @@ _MOVER_LOCK = 0x6D6F766572
 """The advisory lock of the transaction that moves runs: one at a time, so that their order is kept."""
 _DAY: LiteralString = "DATE '1970-01-01' + floor({} / 86400)::int"
 """The day of a time in epoch seconds, in UTC."""
+PLANNED_ONCE: LiteralString = "SET plan_cache_mode = force_generic_plan"
+"""A setting of functions whose statements PostgreSQL would otherwise plan at each call."""
 INDEXED: LiteralString = (
-    "SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off"
+    f"{PLANNED_ONCE} SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off"
 )
 """Settings of functions that read a few rows by an index. PostgreSQL may have planned them for empty tables."""
 
@@ -28,7 +30,7 @@ CREATE FUNCTION accept_runs(
   facts_ bytea[], events_ integer[], playbooks_ integer[], event_ids_ uuid[], event_received_ float8[],
   bodies_ bytea[], names_ text[], digests_ text[], blobs_ text[], revisions_ text[], pools_ text[],
   timeouts_ float8[])
-RETURNS text[] LANGUAGE plpgsql AS $$
+RETURNS text[] LANGUAGE plpgsql {PLANNED_ONCE} AS $$
 DECLARE new_ text[];
 BEGIN
   -- in one order, so that two batches never deadlock

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any
 
 from engine.journal import codec
+from engine.journal.postgres import arrays
+from engine.journal.postgres.arrays import (
+    BytesArray,
+    FloatArray,
+    IntArray,
+    LongArray,
+    TextArray,
+)
 from engine.model import json_codec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from engine.journal.postgres.connection import Connection, Connections
-    from engine.journal.settlements import ClaimKey, Kind, Settlement
+    from engine.journal.settlements import ClaimKey, Settlement
 
 
 def lock_targets(connection: Connection, targets: Collection[str]) -> None:
@@ -58,16 +66,34 @@ def move_arrived_runs(connections: Connections, *, wait: bool = False) -> bool:
     return bool(row["more"])
 
 
-_SETTLE: dict[Kind, LiteralString] = {
-    "wait": "SELECT wait_run(%s, %s, %s, %s, %s, %s, %s) AS done",
-    "advance": "SELECT advance_run(%s, %s, %s, %s, %s, %s, %s, %s) AS done",
-    "end": "SELECT end_run(%s, %s, %s, %s, %s, %s) AS done",
-}
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> list[bool]:
+    """Write settlements in one statement. Return for each whether its claim was the newest."""
+    keys = [one.key for one in settlements]
+    times, bodies, numbers, texts, others = zip(*map(_columns, settlements), strict=True)
+    row = connection.execute(
+        "SELECT settle_runs(%b, %b, %b, %b, %b, %b, %b, %b, %b) AS done",
+        (
+            TextArray([arrays.text(key.id) for key in keys]),
+            LongArray([arrays.int8(key.fence) for key in keys]),
+            TextArray([arrays.text(key.target) for key in keys]),
+            TextArray([arrays.text(one.kind) for one in settlements]),
+            FloatArray([arrays.float8(value) for value in times]),
+            BytesArray([arrays.raw_bytes(value) for value in bodies]),
+            IntArray([arrays.int4(value) for value in numbers]),
+            TextArray([arrays.text(value) for value in texts]),
+            FloatArray([arrays.float8(value) for value in others]),
+        ),
+    ).fetchone()
+    return list(row["done"]) if row else []
 
 
-def settle(connections: Connections, settlement: Settlement) -> bool:
-    """Write a settlement. Return whether the claim was the newest."""
-    key = settlement.key
-    query = _SETTLE[settlement.kind]
-    (row,) = connections.call(query, key.id, key.fence, key.target, *settlement.values)
-    return bool(row["done"])
+def _columns(settlement: Settlement) -> tuple[float, bytes, int, str, float]:
+    """Return the values of a settlement in the order of ``settle_runs``."""
+    if settlement.kind == "end":
+        results, outcome, now = settlement.values
+        return now, results, 0, outcome, 0.0
+    if settlement.kind == "wait":
+        due_at, last, answered, held = settlement.values
+        return due_at, last, answered, "", float(held)
+    now, results, position, pool, timeout = settlement.values
+    return now, results, position, pool, timeout

@@ -32,8 +32,10 @@ CONNECT_TIMEOUT = 3
 """Seconds to wait for a connection."""
 STALL_TIMEOUT = 10.0
 """Seconds after which a transaction that makes no progress is given up. Its result is then unknown."""
-MAX_CONNECTIONS = 12
-"""Connections of one process, besides those of the writer and of the liveness row."""
+IDLE_TIMEOUT_MS = 3_000
+"""Milliseconds after which PostgreSQL ends a transaction whose client sends nothing."""
+MAX_CONNECTIONS = 11
+"""Connections of one process, besides those of the two writers and of the liveness row."""
 MAX_KEY_BYTES = 512
 """Bytes of a text in an index. An index entry has at most 2,704."""
 _ATTEMPTS = 3
@@ -126,6 +128,8 @@ def connect(server: Server) -> Connection:
     connection.adapters.register_dumper(str, _BinaryText)
     connection.adapters.register_dumper(str, _Text)
     arrays.register(connection)
+    # the locks of a process that is stopped in a transaction are free when its claims are
+    connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}")
     return connection
 
 

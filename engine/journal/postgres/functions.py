@@ -166,45 +166,61 @@ for _name, _value in (
 _SETTLE = f"""
 -- End a run: move it to the history.
 CREATE FUNCTION end_run(
-  id_ text, fence_ bigint, target_ text, results_ bytea, outcome_ text, settled_ float8)
-RETURNS boolean LANGUAGE plpgsql {INDEXED} AS $$
+  id_ text, fence_ bigint, results_ bytea, outcome_ text, settled_ float8)
+RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE moved_ integer;
 BEGIN
-  PERFORM lock_targets(ARRAY[target_]);
   WITH gone AS (
     DELETE FROM runs WHERE id = id_ AND fence = fence_ AND leased RETURNING *)
   INSERT INTO history ({COLUMNS}) SELECT {_MOVED} FROM gone;
   GET DIAGNOSTICS moved_ = ROW_COUNT;
-  IF moved_ > 0 THEN PERFORM update_heads(ARRAY[target_]); END IF;
   RETURN moved_ > 0;
 END $$;
 -- Make another step of a run due.
 CREATE FUNCTION advance_run(
-  id_ text, fence_ bigint, target_ text, due_ float8, results_ bytea, position_ integer, pool_ text,
+  id_ text, fence_ bigint, due_ float8, results_ bytea, position_ integer, pool_ text,
   timeout_ float8)
-RETURNS boolean LANGUAGE plpgsql {INDEXED} AS $$
+RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE written_ integer;
 BEGIN
-  PERFORM lock_targets(ARRAY[target_]);
   UPDATE runs SET leased = false, state = 'queued', due_at = due_, last = NULL, results = results_,
     position = position_, pool = pool_, timeout = timeout_, attempt = 0, answers = 0, began = NULL
     WHERE id = id_ AND fence = fence_ AND leased;
   GET DIAGNOSTICS written_ = ROW_COUNT;
-  IF written_ > 0 THEN PERFORM update_heads(ARRAY[target_]); END IF;
   RETURN written_ > 0;
 END $$;
 -- Let a step wait until due_.
 CREATE FUNCTION wait_run(
-  id_ text, fence_ bigint, target_ text, due_ float8, last_ bytea, answered_ integer, held_ boolean)
-RETURNS boolean LANGUAGE plpgsql {INDEXED} AS $$
+  id_ text, fence_ bigint, due_ float8, last_ bytea, answered_ integer, held_ boolean)
+RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE written_ integer;
 BEGIN
-  PERFORM lock_targets(ARRAY[target_]);
   UPDATE runs SET leased = false, state = 'waiting', due_at = due_, last = last_, held = held_,
     answers = answers + answered_ WHERE id = id_ AND fence = fence_ AND leased;
   GET DIAGNOSTICS written_ = ROW_COUNT;
-  IF written_ > 0 THEN PERFORM update_heads(ARRAY[target_]); END IF;
   RETURN written_ > 0;
+END $$;
+-- Settle attempts, each as one of the functions above, under the locks of their targets. Return for each
+-- whether its claim was the newest. One statement: a process that is stopped in the middle holds no lock.
+CREATE FUNCTION settle_runs(
+  ids_ text[], fences_ bigint[], targets_ text[], kinds_ text[], times_ float8[], bodies_ bytea[],
+  numbers_ integer[], texts_ text[], others_ float8[])
+RETURNS boolean[] LANGUAGE plpgsql {INDEXED} AS $$
+DECLARE done_ boolean[];
+BEGIN
+  PERFORM lock_targets(targets_);
+  FOR n_ IN 1 .. cardinality(ids_) LOOP
+    done_ := done_ || CASE kinds_[n_]
+      WHEN 'end' THEN end_run(
+        ids_[n_], fences_[n_], bodies_[n_], texts_[n_], times_[n_])
+      WHEN 'advance' THEN advance_run(
+        ids_[n_], fences_[n_], times_[n_], bodies_[n_], numbers_[n_], texts_[n_], others_[n_])
+      ELSE wait_run(
+        ids_[n_], fences_[n_], times_[n_], bodies_[n_], numbers_[n_], others_[n_] > 0) END;
+  END LOOP;
+  PERFORM update_heads(array(
+    SELECT DISTINCT target FROM unnest(targets_, done_) AS given (target, done) WHERE done));
+  RETURN done_;
 END $$;
 """
 FUNCTIONS_1 = ACCEPT + _ROW_TYPE + MOVE + _UPDATE_HEADS + _CLAIM + _SETTLE

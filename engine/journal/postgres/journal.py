@@ -37,7 +37,7 @@ from engine.journal.postgres.connection import (
 from engine.journal.postgres.liveness import RENEW_INTERVAL, Liveness
 from engine.journal.postgres.migrations import migrate
 from engine.journal.postgres.start_checks import check_server
-from engine.journal.postgres.writer import AcceptWriter
+from engine.journal.postgres.writer import AcceptWriter, SettlementWriter
 from engine.journal.records import AcceptBatch, Replica
 from engine.journal.statements import Statements
 from engine.model import json_codec
@@ -115,6 +115,7 @@ class PostgresJournal(BaseJournal["Connection"]):
             self._liveness = Liveness(open_connection, process, may_wait=True)
         self._connections = Connections(open_connection)
         self._writer = AcceptWriter(open_connection)
+        self._settlements = SettlementWriter(open_connection, "journal settlements")
         self._statements = _STATEMENTS
         self._hydrator = Hydrator(queries.RunLookups(self._connections), playbook_from_snapshot)
         self._stopping = threading.Event()
@@ -335,6 +336,7 @@ class PostgresJournal(BaseJournal["Connection"]):
             self._stopping.set()
             self._watchdog.join()
             self._writer.close()
+            self._settlements.close()
             self._liveness.close()
             self._connections.close()
 
@@ -342,6 +344,7 @@ class PostgresJournal(BaseJournal["Connection"]):
         """End the transactions that get no answer, so that their callers fail instead of hanging."""
         while not self._stopping.wait(RENEW_INTERVAL):
             self._writer.end_stalled()
+            self._settlements.end_stalled()
             self._connections.end_stalled()
             self._liveness.end_stalled()
 
@@ -363,7 +366,7 @@ class PostgresJournal(BaseJournal["Connection"]):
                 pass
 
     def _settle(self, settlement: Settlement) -> bool:
-        return claims.settle(self._connections, settlement)
+        return self._settlements.submit(settlement).result()
 
     def _queue_key(self, target: str) -> str:
         return index_key(target)

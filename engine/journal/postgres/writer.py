@@ -1,4 +1,4 @@
-"""The thread that writes accepted batches. Everything that arrives during a commit is in the next one."""
+"""The threads that write accepted batches and settlements. What arrives during a commit is in the next one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import threading
 import time
 from concurrent.futures import Future, InvalidStateError
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import psycopg
+from psycopg import errors
 
+from engine.journal.postgres import claims
 from engine.journal.postgres.accept import BatchWriter, EncodedBatch
 from engine.journal.postgres.connection import STALL_TIMEOUT, disconnect, sentence
 from engine.model.errors import JournalError, JournalUnavailableError
@@ -19,60 +21,63 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.journal.postgres.connection import Connection
+    from engine.journal.settlements import Settlement
 
-MAX_BATCHES = 256
-"""Batches in one transaction. Limits the delay of their answers and of the next ones."""
+MAX_ITEMS = 256
+"""Items in one transaction. Limits the delay of their answers and of the next ones."""
+_ATTEMPTS = 3
+"""How often a transaction is tried that PostgreSQL ended because of a deadlock."""
 _RECONNECT_INTERVAL = 0.25
 """Seconds in which the thread answers with the last error before it connects again."""
 
 _PROBE = EncodedBatch({}, {}, {}, {}, {"probe": {"until": 0.0}})
 """A small write, which tests the server again."""
 Verdicts = dict[str, str]
-_Job = tuple["EncodedBatch", "Future[Verdicts]"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class AcceptWriter:
-    """Takes batches from any thread and writes them in order, each whole or not at all.
+class GroupWriter(Generic[Item, Result]):
+    """Takes items from any thread and writes them in order, each whole or not at all.
 
-    connect: opens a connection. Called in the writer thread, again after each failure.
+    connect: opens a connection. Called in the writer thread, again after each failure. name: of the thread.
 
     Attributes:
         last_error: the error of the last write, or None after a successful write.
 
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection], name: str) -> None:
         self._connect = connect
         self._connection: Connection | None = None
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._batches = BatchWriter()
+        self._jobs: SimpleQueue[tuple[Item, Future[Result]] | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
         self._since: float | None = None
         self._failed_at = float("-inf")
         self.last_error: str | None = None
-        self._thread = threading.Thread(target=self._run, name="journal writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, batch: EncodedBatch) -> Future[Verdicts]:
-        """Return a future that resolves when the batch is on disk, or fails with JournalError."""
-        future: Future[Verdicts] = Future()
+    def submit(self, item: Item) -> Future[Result]:
+        """Return a future that resolves when the item is on disk, or fails with JournalError."""
+        future: Future[Result] = Future()
         future.set_running_or_notify_cancel()
         with self._closing:
             if not self._closed:
-                self._jobs.put((batch, future))
+                self._jobs.put((item, future))
                 return future
         future.set_exception(JournalError("the journal is closed"))
         return future
 
     def end_stalled(self) -> None:
-        """Give up a transaction without progress. Its batches fail, although they may be written later."""
+        """Give up a transaction without progress. Its items fail, although they may be written later."""
         since, connection = self._since, self._connection
         if since is not None and connection and time.monotonic() - since > STALL_TIMEOUT:
             disconnect(connection)
 
     def close(self) -> None:
-        """Write the waiting batches and end the thread. Later batches fail."""
+        """Write the waiting items and end the thread. Later items fail."""
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -83,7 +88,7 @@ class AcceptWriter:
         ending = False
         while not ending:
             waiting = [self._jobs.get()]
-            while len(waiting) < MAX_BATCHES and waiting[-1] is not None:
+            while len(waiting) < MAX_ITEMS and waiting[-1] is not None:
                 try:
                     waiting.append(self._jobs.get_nowait())
                 except Empty:
@@ -93,19 +98,19 @@ class AcceptWriter:
         if self._connection is not None:
             self._connection.close()
 
-    def _commit(self, jobs: list[_Job]) -> None:
+    def _commit(self, jobs: list[tuple[Item, Future[Result]]]) -> None:
         if not jobs:
             return
         if self.last_error and time.monotonic() - self._failed_at < _RECONNECT_INTERVAL:
             _fail(jobs, JournalUnavailableError(self.last_error))
             return
         try:
-            verdicts = self._write([batch for batch, _ in jobs])
+            results = self._write([item for item, _ in jobs])
         except psycopg.DataError as error:
             if len(jobs) == 1:
                 _fail(jobs, JournalError(f"the journal cannot be written: {sentence(error)}"))
                 return
-            for job in jobs:  # so that a bad batch does not affect the others
+            for job in jobs:  # so that a bad item does not affect the others
                 self._commit([job])
         except (psycopg.Error, OSError) as error:
             self.last_error = f"the journal cannot be written: {sentence(error)}"
@@ -114,30 +119,68 @@ class AcceptWriter:
         except Exception as error:  # noqa: BLE001 - a bug must not end the thread; the senders get it
             _fail(jobs, JournalError(f"the journal cannot be written: {error}"))
         else:
-            for (_, future), verdict in zip(jobs, verdicts, strict=True):
+            for (_, future), result in zip(jobs, results, strict=True):
                 with contextlib.suppress(InvalidStateError):
-                    future.set_result(verdict)
+                    future.set_result(result)
 
-    def _write(self, batches: list[EncodedBatch]) -> list[Verdicts]:
-        """Write batches in one transaction. Raises psycopg.Error: then nothing, or all of it, is written."""
-        if not any(batch.runs or batch.throttle_windows for batch in batches):
-            return [{} for _ in batches]
+    def _write(self, items: list[Item]) -> list[Result]:
+        """Write items in one transaction. Raises psycopg.Error: then nothing, or all of it, is written."""
         self._since = time.monotonic()
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            several = self._batches.needs_transaction(batches)
-            with self._connection.transaction() if several else contextlib.nullcontext():
-                verdicts = self._batches.write(self._connection, batches)
+            results = self._write_again_after_deadlock(self._connection, items)
         except (psycopg.Error, OSError):
             if self._connection is not None and self._connection.closed:
                 self._connection = None
             raise
         finally:
             self._since = None
-        self._batches.committed(batches)
         self.last_error = None
+        return results
+
+    def _write_again_after_deadlock(
+        self, connection: Connection, items: list[Item]
+    ) -> list[Result]:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._transact(connection, items)
+            except errors.DeadlockDetected:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError
+
+    def _transact(self, connection: Connection, items: list[Item]) -> list[Result]:
+        """Write items in one transaction. Return a result for each."""
+        raise NotImplementedError
+
+
+class SettlementWriter(GroupWriter["Settlement", bool]):
+    """Writes settlements. The result: whether the claim was the newest."""
+
+    def _transact(self, connection: Connection, items: list[Settlement]) -> list[bool]:
+        return claims.settle(connection, items)
+
+
+class AcceptWriter(GroupWriter[EncodedBatch, Verdicts]):
+    """Writes accepted batches. The result: the runs that were not accepted."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._batches = BatchWriter()
+        super().__init__(connect, "journal writer")
+
+    def _transact(self, connection: Connection, items: list[EncodedBatch]) -> list[Verdicts]:
+        several = self._batches.needs_transaction(items)
+        with connection.transaction() if several else contextlib.nullcontext():
+            verdicts = self._batches.write(connection, items)
+        self._batches.committed(items)
         return verdicts
+
+    def _write(self, items: list[EncodedBatch]) -> list[Verdicts]:
+        """Write batches, except if there is nothing to write."""
+        if any(batch.runs or batch.throttle_windows for batch in items):
+            return super()._write(items)
+        return [{} for _ in items]
 
     def probe(self) -> str | None:
         """Return the reason why the journal cannot be written, or None. Tests again after a failure."""
@@ -149,7 +192,7 @@ class AcceptWriter:
         return self.last_error
 
 
-def _fail(jobs: list[_Job], error: JournalError) -> None:
+def _fail(jobs: list[tuple[Item, Future[Result]]], error: JournalError) -> None:
     for _, future in jobs:
         with contextlib.suppress(InvalidStateError):
             future.set_exception(error)
