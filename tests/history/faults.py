@@ -46,10 +46,10 @@ class FaultDriver:
         self._todo: list[str] = []
 
     def run(self, end: float) -> None:
-        """Inject faults. end: the monotonic time after which no other fault begins."""
+        """Inject each fault at least once. end: the monotonic time after which no other fault begins then."""
         while True:
             self._never.wait(self._chance.uniform(self._calm, 2 * self._calm))
-            if time.monotonic() > end:
+            if time.monotonic() > end and len(self.faults) >= len(self._kinds):
                 return
             kind = self._next()
             if kind == "fail-over":
