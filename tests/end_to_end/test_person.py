@@ -167,6 +167,8 @@ def test_two_people_decide_and_the_isolation_ends_with_its_ttl(
         assert manifest["metadata"]["uid"] == admin.get(pod)["metadata"]["uid"]
         assert archive.extractfile("logs/c.log").read() == b"GET /\n"
 
+    # Slack's answer, which says where the message is, must be in the journal.
+    running.wait_for_audit(lambda line: line.get("action") == "slack.post")
     running.kill()  # people take their time
     slack.wait_for(lambda: not slack.connections)
     running.restart()

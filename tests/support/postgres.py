@@ -34,6 +34,7 @@ _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "shared_buffers": "32MB",
+    "dynamic_shared_memory_type": "mmap",  # in the folder, so that a killed server leaves nothing
     "max_connections": "300",
     "autovacuum_naptime": "5s",
     "log_min_messages": "fatal",

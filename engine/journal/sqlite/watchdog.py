@@ -55,11 +55,11 @@ class Watchdog:
         previous = self._writer.refusal
         # in this order: on a disk that hangs, the check of the files would hang too
         error = self._stall_error() or self._files_error()
+        self._writer.refuse(error)  # before the log, so that nothing is written after the line
         if error and error != previous:
             log.error(self._unavailable, error=error)
         elif previous and not error:
             log.info(self._available)
-        self._writer.refuse(error)
 
     def _stall_error(self) -> str | None:
         progress = self._writer.last_progress
