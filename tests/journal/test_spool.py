@@ -15,6 +15,7 @@ from engine.journal.postgres.connection import parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
 from engine.journal.records import AcceptBatch
+from engine.journal.spool import queue as queue_module
 from engine.journal.spool.file import SpoolFile
 from engine.journal.spool.queue import SpooledQueue
 from engine.model.errors import JournalError, JournalUnavailableError
@@ -89,7 +90,12 @@ def claimed(journal):
     return found
 
 
-def test_runs_of_an_outage_reach_the_database_once_and_in_their_order(url, journal, tmp_path):
+def test_runs_of_an_outage_reach_the_database_once_and_in_their_order(
+    url, journal, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        queue_module, "RETRY_INTERVAL", 2.0
+    )  # the database answers before the forwarder asks
     with queue_of(journal, tmp_path / "spool") as queue:
         accept(queue, run(1, "demo/a"))
         assert not queue.spooling
@@ -99,6 +105,7 @@ def test_runs_of_an_outage_reach_the_database_once_and_in_their_order(url, journ
             assert (queue.status()["runs"], queue.write_error()) == (3, None)
             with pytest.raises(JournalError, match="this source waits"):
                 accept(queue, run(9), may_wait=False)
+        wait_until(lambda: journal.write_error() is None)
         accept(queue, run(5, "demo/a"))  # behind those of the spool
         accept(queue, run(1, "demo/a"))
         drained(queue)
