@@ -37,7 +37,9 @@ BEGIN
       name_ := table_ || to_char(day_, '_YYYYMMDD');
       CONTINUE WHEN to_regclass(name_) IS NOT NULL;
       PERFORM pg_advisory_xact_lock({SCHEMA_LOCK});
-      CONTINUE WHEN to_regclass(name_) IS NOT NULL;
+      -- not to_regclass: it remembers that the table did not exist
+      CONTINUE WHEN EXISTS (SELECT FROM pg_class WHERE relname = name_
+        AND relnamespace = current_schema()::regnamespace);
       EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name_, table_);
       IF day_ <= (clock_timestamp() AT TIME ZONE 'UTC')::date THEN
         EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', table_);
