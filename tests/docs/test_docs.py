@@ -22,6 +22,8 @@ from tests.support.playbooks import new_loader
 from docs import actions_reference
 
 ROOT = Path(__file__).parents[2]
+HELP = ["-h", "--help"]
+"""As the group of commands has it. click keeps the first help option of a command for all later contexts."""
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
@@ -104,7 +106,9 @@ def test_every_command_on_a_page_has_the_options_that_it_uses():
             command = command.get_command(click.Context(command), name)
             assert command, line
         try:
-            command.make_parser(click.Context(command)).parse_args(arguments)
+            command.make_parser(click.Context(command, help_option_names=HELP)).parse_args(
+                arguments
+            )
         except click.UsageError as error:
             raise AssertionError(f"{line}: {error.message}") from error
 
@@ -232,4 +236,4 @@ def test_the_commands_of_the_pipelines_on_a_page_are_ours():
     for line in given:
         _, name, *arguments = shlex.split(line)
         command = cli.get_command(None, name)
-        command.make_parser(click.Context(command)).parse_args(arguments)
+        command.make_parser(click.Context(command, help_option_names=HELP)).parse_args(arguments)
