@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,8 @@ from engine.cluster.api import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from engine.cluster.api import ClusterReader
     from engine.cluster.pods import Pod
     from engine.model.calls import Kind, Object
@@ -47,13 +49,24 @@ class Owner(msgspec.Struct, frozen=True):
         return OWNERS.get(self.kind)
 
 
+def _kind_of(reference: Mapping[str, Any]) -> Kind | None:
+    """Return the kind of an owner reference, if actions know it. Other groups have kinds of the same names."""
+    kind = OWNERS.get(reference["kind"])
+    group = str(reference.get("apiVersion") or "").partition("/")[0]
+    is_other = kind is not None and group not in ("", kind.api_version.partition("/")[0])
+    return None if is_other else kind
+
+
 def owner_chain(pod: Pod, cluster: ClusterReader) -> list[Owner]:
     """Return the controller of the pod and the controllers above it, the nearest first."""
     owners: list[Owner] = []
     reference = pod.controller
     while reference is not None and len(owners) < _MAX_OWNERS:
-        kind = OWNERS.get(reference["kind"])
+        kind = _kind_of(reference)
         found = cluster.get(kind, reference["name"], pod.namespace) if kind else None
+        uid = reference.get("uid")
+        if found is not None and found["metadata"].get("uid", uid) != uid:
+            found = None  # another controller has the name now
         owners.append(Owner(reference["kind"], found))
         above = ((found or {}).get("metadata") or {}).get("ownerReferences") or []
         reference = next((owner for owner in above if owner.get("controller")), None)
