@@ -19,6 +19,7 @@ from engine.outbound.connections import (
     allow_any_address,
     use_bounded_connections,
 )
+from engine.outbound.host_limits import MAX_CONCURRENT
 from engine.outbound.proxy import proxy_credentials, proxy_for
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ class Sender:
     ) -> None:
         self._use_proxy = use_proxy
         self._limit = BodyLimit(MAX_BODY, truncate=True)
-        self._direct = use_bounded_connections(urllib3.PoolManager(), self._limit, check_address)
+        self._direct = use_bounded_connections(
+            urllib3.PoolManager(maxsize=MAX_CONCURRENT), self._limit, check_address
+        )
         self._proxied: dict[str, urllib3.ProxyManager] = {}
         self._lock = threading.Lock()
 
@@ -97,6 +100,6 @@ class Sender:
             if proxy not in self._proxied:
                 login = proxy_credentials(proxy)
                 headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
-                pools = urllib3.ProxyManager(proxy, proxy_headers=headers)
+                pools = urllib3.ProxyManager(proxy, maxsize=MAX_CONCURRENT, proxy_headers=headers)
                 self._proxied[proxy] = use_bounded_connections(pools, self._limit)  # type: ignore[assignment]  # the same object
             return self._proxied[proxy]
