@@ -344,6 +344,7 @@ VARIABLES = {
     "admin_listen": "127.0.0.1:2",
     "journal": "j",
     "journal_password_file": "jp",
+    "spool": "sp",
     "kubeconfig": "k",
     "context": "c",
     "secrets_dir": "s",
