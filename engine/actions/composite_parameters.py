@@ -179,7 +179,7 @@ class SecretOr(msgspec.Struct, frozen=True):
 
 
 class ChoiceOr(msgspec.Struct, frozen=True):
-    """One of some words, or a mapping of another type."""
+    """One of several words, or a mapping of another type."""
 
     words: tuple[str, ...]
     other: ParameterType

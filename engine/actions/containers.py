@@ -134,7 +134,7 @@ def running_command(
 
 @contextlib.contextmanager
 def own_events_suppressed(pod: Object, context: StepContext, container: str) -> Iterator[None]:
-    """Suppress the events of a container, meanwhile and for ``AFTER_COMMAND`` seconds. pod: with its status."""
+    """Suppress the events of a container in the block and ``AFTER_COMMAND`` seconds after. pod: with status."""
     status = pod.get("status") or {}
     ids = [
         str(one.get("containerID") or "").rpartition("//")[2]

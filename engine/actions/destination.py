@@ -25,7 +25,7 @@ def check_destination(text: str) -> str | None:
     except OperandError as error:
         return f"is not an address or a network ({error.hint})"
     if network.prefixlen == 0:
-        return "is every address: pod.isolate cuts a pod off"
+        return "contains every address; use pod.isolate to cut off a pod"
     return None
 
 

@@ -83,12 +83,12 @@ def _selectors(pod: Pod, cluster: Cluster) -> Iterator[Requirements | None]:
 
 
 def _keys(requirements: Requirements) -> set[str]:
-    """Return the labels that a pod must have to be selected. Without one of them, it is not."""
+    """Return labels that a selected pod has. A pod that lacks one of them is not selected."""
     return {key for key, operator, _ in requirements if operator in ("In", "Exists")} - {QUARANTINE}
 
 
 def _removed_earlier(pod: Pod) -> dict[str, str]:
-    """Return the labels that an earlier attempt or run removed. Only valid ones, as others write it, too."""
+    """Return the labels that an earlier attempt or run removed. Others can write the annotation: check it."""
     labels = pod.metadata.get("labels") or {}
     text = (pod.metadata.get("annotations") or {}).get(REMOVED_LABELS)
     try:

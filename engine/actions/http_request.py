@@ -256,8 +256,8 @@ def send_request(  # noqa: PLR0913 - each is a parameter of the action
     --http-hosts names the address. This also applies to names that resolve to them. With a proxy, only the host
     is checked, because the proxy resolves the name.
 
-    The header Tiercel-Note contains how many more requests this one stands for (a digest), and what was not done
-    in mode notify. Characters that are not printable ASCII are percent-encoded there.
+    The header Tiercel-Note contains the number of other requests that this one replaces (a digest), and the
+    steps that mode notify left out. Characters that are not printable ASCII are percent-encoded there.
 
     url: an http or https URL without a user. Values from the event are percent-encoded.
     method: the HTTP method.

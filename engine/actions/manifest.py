@@ -125,7 +125,7 @@ def _check_rendered(text: str, check: Callable[[str], str | None]) -> None:
 
 
 def _size_faults(data: Any) -> Iterator[tuple[Path, str]]:
-    """Yield the place of a value that is nested too deep, or that is one value too many. Does not recurse."""
+    """Yield the place of a value that exceeds the depth or the number of values. Does not recurse."""
     values = 0
     stack: list[tuple[Path, Any]] = [((), data)]
     while stack:
@@ -194,7 +194,7 @@ def _content_faults(data: Mapping[str, Any]) -> Iterator[tuple[Path, str, str | 
             elif (
                 key in MARKS[part] or key.startswith("tiercel.dev/") or key.endswith("/managed-by")
             ):
-                yield place, f"`{key[:80]}` is a mark of the tool that manages the object", None
+                yield place, f"`{key[:80]}` belongs to the tool that manages the object", None
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

@@ -39,7 +39,7 @@ _PINNED = re.compile(r"[a-z0-9][A-Za-z0-9._/:-]{0,254}@sha256:[0-9a-f]{64}")
 _START_SECONDS = 120.0
 """Seconds in which the container must start."""
 _WAIT = 2.0
-"""Seconds between two looks at a container that does not run yet."""
+"""Seconds between two checks of a container that does not run yet."""
 _FAILED = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")
 
 
@@ -168,7 +168,7 @@ def _status(pod: Object, name: str) -> Object | None:
 
 
 def _has_started(pod: Object, name: str) -> bool:
-    """Whether the container runs or has ended. Raises PermanentError if its image cannot be had."""
+    """Whether the container runs or has ended. Raises PermanentError if its image cannot be pulled."""
     state = (_status(pod, name) or {}).get("state") or {}
     waiting = state.get("waiting") or {}
     if waiting.get("reason") in _FAILED:

@@ -136,7 +136,7 @@ def write_policy(  # noqa: PLR0913 - what is written, where, for whom, and for h
         **({"namespace": place.namespace} if place.namespace else {}),
     }
     metadata |= {**marks, "annotations": {**annotations, **marks["annotations"]}}
-    if subject.owner and kind.namespaced:  # an object of a namespace cannot own one without
+    if subject.owner and kind.namespaced:  # a namespaced object cannot own a cluster-scoped one
         metadata["ownerReferences"] = [subject.owner]
     policy = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "spec": spec}
     if subject.patch:
@@ -150,7 +150,7 @@ def write_policy(  # noqa: PLR0913 - what is written, where, for whom, and for h
 
 
 def provider_text(provider: ProviderName, place: PolicyPlace) -> str:
-    """Return what the sentence of a step says about the provider. The default is not worth a word."""
+    """Return the part of a step's message that names the provider; empty for the default provider."""
     if provider == "kubernetes":
         return ""
     return f" (provider: {place.provider.name})"

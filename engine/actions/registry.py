@@ -93,7 +93,7 @@ class StepContext(msgspec.Struct, frozen=True):
     keep: adds values to the attempt state of the run. They are on disk when it returns.
     attempt_state: the attempt state so far.
     note: what a message must add to its text: what the playbook would have done under ``mode: notify``, and
-      how many messages this one stands for.
+      how many messages this one replaces.
     outcome: of the run up to this step, "" for its first step.
     approved_by: the operator who approved the step, or None.
     add_undo_intent: saves the changes that the action is about to make, to be undone after so many seconds

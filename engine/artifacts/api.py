@@ -51,8 +51,8 @@ class ArtifactStore(Protocol):
         The artifact appears under its name only when all bytes are stored. If the iterable raises, nothing
         appears and the error is raised again.
 
-        reserve: called when nothing has the name yet, before the first byte is stored. If something has the
-        name, PermanentError is raised. None replaces what has the name.
+        reserve: called before the first byte is stored, if the name is free. If the name is taken,
+        PermanentError is raised. None: replace the artifact that has the name.
         Raises RefusedError if ``--artifact-stores`` does not contain the URL, TemporaryError, PermanentError.
         """
         ...

@@ -48,7 +48,7 @@ def write_file(
                 _check_name(folder, url.segments[-1], is_reserved=reserve is None)
                 os.rename(part, url.segments[-1], src_dir_fd=folder, dst_dir_fd=folder)
                 os.fsync(folder)
-            except BaseException:  # whatever ends the upload, no part of it may stay
+            except BaseException:  # remove the partial file after any error
                 with contextlib.suppress(OSError):
                     os.unlink(part, dir_fd=folder)
                 raise

@@ -117,6 +117,6 @@ class _Source:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._chunks
-        except BaseException as error:  # kept and raised again, whatever it is
+        except BaseException as error:  # kept and raised again
             self.error = error
             raise

@@ -73,7 +73,7 @@ def _parse(text: str) -> ArtifactUrl:
 
 
 def store_list(text: str | None) -> tuple[ArtifactUrl, ...] | None:
-    """Return the stores of a comma-separated list, None if there is no list.
+    """Parse a comma-separated list of stores. Return None if no list is given.
 
     Raises SettingsError for an entry that is not the URL of a folder, a bucket or a prefix.
     """
@@ -95,7 +95,7 @@ def _parse_store(entry: str) -> ArtifactUrl:
 def check_store(url: ArtifactUrl, stores: Collection[ArtifactUrl] | None) -> ArtifactUrl | None:
     """Return the store of ``--artifact-stores`` that contains the artifact.
 
-    None, if there is no list, which allows every store. Raises RefusedError if no store contains it.
+    None if no list is given, which allows every store. Raises RefusedError if no store contains it.
     """
     if stores is None:
         return None

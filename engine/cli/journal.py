@@ -108,8 +108,8 @@ def migrate_command(*, journal: str, journal_password_file: Path | None) -> None
     """Create the tables, or migrate them to the version that this engine needs.
 
     An engine does this itself if its role owns the tables. With this command, the role of the engine needs no
-    right to change them. Run it before the engines of a new version start. Those of the previous version work
-    on.
+    right to change them. Run it before the engines of a new version start. Engines of the previous version
+    keep working.
 
     \b
     Examples:

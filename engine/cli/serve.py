@@ -252,8 +252,8 @@ def _settings(given: dict[str, Any]) -> Settings:
     url = given["journal"] if given["journal"].startswith(POSTGRESQL) else None
     if given["spool"] and not url:
         raise SettingsError(
-            "--spool keeps events for --journal postgresql://…, and a journal in a file needs none: leave out"
-            " --spool"
+            "--spool keeps events for --journal postgresql://…, and a journal in a file does not need it:"
+            " remove --spool"
         )
     return Settings(
         playbooks=given["playbooks"],

@@ -18,7 +18,7 @@ TIMEOUT = 5.0
 MAX_USER_NAME = 253
 """Characters of a user name. It is stored with each decision."""
 GROUP, RESOURCE = "tiercel.dev", "runs"
-"""The resource that stands for the runs of the engine in RBAC. The API server does not serve it."""
+"""The resource that represents the runs of the engine in RBAC. The API server does not serve it."""
 
 
 @dataclass(frozen=True, slots=True)

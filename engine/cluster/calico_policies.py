@@ -1,7 +1,7 @@
 """Whether a policy of Calico selects a pod for egress, with the selectors of Calico.
 
 The language is that of libcalico-go/lib/selector: ``app == 'web' && env in {'a', 'b'} && !has(quarantine)``.
-Nothing raises, whatever the policies contain. A selector that cannot be read gives None: not known.
+The functions never raise. They return None (not known) for a selector that cannot be parsed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The output of a command in a container, and of the log of a container, as actions read them."""
+"""The output of a command or the log of a container, as actions read it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StreamError(OSError):
 
 
 class LogRequest(msgspec.Struct, frozen=True):
-    """What is read of the log of a container.
+    """The part of a container's log to read.
 
     query: parameters of ``pods/log``, such as ``tailLines``. seconds: end the output without an error after this
     time.

@@ -1,4 +1,4 @@
-"""The requests to one API server: rate, deadline, circuit breaker, and the errors that answers mean.
+"""The requests to one API server: rate, deadline, circuit breaker, and the errors for its responses.
 
 The retries of the official client are off. The client would retry on its own and sleep for a Retry-After in a
 worker's thread; waiting is the task of the journal.
@@ -174,7 +174,7 @@ class ApiRequests:
         return self._deadline - time.monotonic()
 
     def _raise_for_status(self, verb: str, resource: str, about: str, reply: Reply) -> None:
-        """Raise the error that a status other than success means for any request."""
+        """Raise the error for a status that means the same for every request."""
         status = reply.status
         if status < 300:  # noqa: PLR2004 - HTTP
             return

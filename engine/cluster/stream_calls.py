@@ -54,7 +54,7 @@ class StreamCalls(ApiRequests):
         return Output(self._pieces(opened, "the log", ends=is_limited), opened.close)
 
     def _raise_for_stream(self, verb: str, resource: str, about: str, opened: OpenStream) -> None:
-        """Raise the error that the response means, with the connection closed."""
+        """Close the connection and raise the error for the response."""
         status, headers, pieces = opened.stream
         if status < 300:  # noqa: PLR2004 - HTTP
             return

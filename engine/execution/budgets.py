@@ -135,7 +135,7 @@ class BudgetLedger:
         return self._store.update_budgets([key], decide, self._clock)
 
     def digest_size(self, key: str) -> int:
-        """Return how many messages the digest stands for, itself included."""
+        """Return the number of messages in the digest, this one included."""
         key = DIGEST_PREFIX + key
         return self._store.update_budgets(
             [key], lambda windows: ({}, int(windows.get(key, {"count": 0})["count"])), self._clock

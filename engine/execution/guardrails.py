@@ -68,7 +68,7 @@ class GuardrailChecker:
         return self._ledger.add_to_digest(_digest_key(claim), per, now)
 
     def digest_size(self, claim: Claim) -> int:
-        """Return how many messages the digest of the step stands for, itself included."""
+        """Return the number of messages in the digest of the step, this one included."""
         return self._ledger.digest_size(_digest_key(claim))
 
     def digest_sent(self, claim: Claim, size: int) -> None:

@@ -69,7 +69,7 @@ class PlanningState(PlanningMemory):
         self._seen.pop(run, None)
 
     def release_in_journal(self, run: str) -> None:
-        """Return a throttle slot that the journal has, not this memory. Raises JournalError."""
+        """Release a throttle slot that only the journal knows. Raises JournalError."""
 
     def take_changes(self) -> WindowChanges:
         """Return the windows that changed since the last call."""
@@ -123,7 +123,7 @@ class SharedPlanningState(PlanningState):
         return True
 
     def release(self, run: str) -> None:
-        """Take back a use that the journal has not decided."""
+        """Release a use that the journal has not decided."""
         self._uses.pop(run, None)
 
     def release_in_journal(self, run: str) -> None:

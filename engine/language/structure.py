@@ -74,7 +74,7 @@ def _check_keys(
     data: Mapping[Any, Any], keys: Mapping[str, Key], path: Path, findings: Findings
 ) -> set[str]:
     """Check a mapping with fixed keys. Return the known keys that its unknown keys probably mean."""
-    # There are no more findings than MAX_ERRORS, and the search for a similar key takes long.
+    # The search for a similar key is slow, and only MAX_ERRORS findings are reported.
     unknown = islice((name for name in data if name not in keys), MAX_ERRORS + 1)
     intended = {name: nearest(str(name), keys) for name in unknown}
     for name, near in intended.items():

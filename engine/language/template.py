@@ -185,7 +185,7 @@ def _answer(name: str, steps: Collection[str]) -> tuple[str, str] | None:
 
 
 def _at_path(value: Any, path: str) -> Any:
-    """Return the value at a path of an answer, or None if there is no such place."""
+    """Return the value at a path of an answer, or None if the path does not exist."""
     for key, index, quoted in _PATH_PART.findall(path):
         if index:
             value = (

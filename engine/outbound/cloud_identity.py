@@ -5,7 +5,7 @@ AWS: a role for the ServiceAccount (IRSA: AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKE
 service account. The environment of the pod, not a playbook, names these servers, so ``--http-hosts`` does not
 apply to them.
 
-Each credential is kept in memory until five minutes before its end.
+Each credential is kept in memory until five minutes before it expires.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 EARLY = 300.0
-"""Seconds before the end of a credential at which a new one is fetched."""
+"""Seconds before the expiry of a credential at which a new one is fetched."""
 _MAX_KEPT = 100
 _MAX_FILE = 64 << 10
 _AGENT_HOSTS = frozenset({"127.0.0.1", "::1", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"})
 """The hosts that AWS SDKs allow for AWS_CONTAINER_CREDENTIALS_FULL_URI over http."""
 _LIFE = 3600.0
-"""Seconds of a credential whose end is not known."""
+"""Lifetime, in seconds, of a credential without a known expiry."""
 
 
 class CloudIdentity:
@@ -92,7 +92,7 @@ class CloudIdentity:
         )
 
     def _cached(self, key: tuple[str, ...], fetch: Callable[[], tuple[float, _T]]) -> _T:
-        """Return a credential that is valid for some time. fetch: returns its end (epoch seconds) and itself."""
+        """Return a credential that is valid for some time. fetch: returns expiry (epoch seconds) and value."""
         with self._lock:
             ends, kept = self._kept.get(key, (0.0, None))
         if kept is not None and ends - EARLY > time.time():
@@ -259,7 +259,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _aws_credentials(name: str, data: Mapping[str, Any]) -> tuple[float, AwsCredentials]:
-    """Return the end of credentials, and the credentials. Raises TemporaryError if a part is missing."""
+    """Return the expiry of credentials, and the credentials. Raises TemporaryError if a part is missing."""
     parts = [data.get(key) for key in ("AccessKeyId", "SecretAccessKey", "SessionToken")]
     if not all(isinstance(part, str) and part.isascii() and part.isprintable() for part in parts):
         raise TemporaryError(f"{name} did not answer with credentials", answered=True)

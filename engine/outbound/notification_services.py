@@ -1,6 +1,6 @@
 """The services of ``notify.send``: the modules of Apprise that send by HTTP or mail only.
 
-A module is listed only if its code uses no other way out: no sockets, no programs, no local files for a
+A module is listed only if its code uses no other channel: no sockets, no programs, no local files for a
 message, no desktop, no system log. A test compares the list with the installed version of Apprise.
 """
 

@@ -1,4 +1,4 @@
-"""The transport of ``notify.send``: what the services of Apprise get in place of ``requests`` and ``smtplib``.
+"""The transport of ``notify.send``. It replaces ``requests`` and ``smtplib`` in the services of Apprise.
 
 All requests and mails of one message share one ``Exchange``: a deadline, a limit on the number of requests, and
 the reason if the message is not accepted. HTTP requests go through ``Sender``: no redirects, at most 64 KiB of
@@ -145,7 +145,7 @@ def send_request(method: str, url: str, **options: Any) -> requests.Response:
             retry_after(response.headers),
             temporary=response.status >= 500,  # noqa: PLR2004 - HTTP
         )
-    elif prepared.method != "GET":  # a look-up that finds nothing is not a message that was refused
+    elif prepared.method != "GET":  # a search without a result is not a refused message
         exchange.check_body(response.status, response.body)
     return _as_requests(response, prepared)
 

@@ -33,7 +33,7 @@ _MIN_SECRET = 6
 _TEMPORARY_ERRORS = frozenset(
     ("internal_error", "fatal_error", "service_unavailable", "request_timeout", "ratelimited")
 )
-"""Errors of Slack's Web API that can pass, from the lists of errors in its reference."""
+"""Temporary errors of Slack's Web API, from the lists of errors in its reference."""
 _BLOCK_ERRORS = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long")
 """Slack's error codes for blocks that it does not accept."""
 _NO_RESPONSE = (

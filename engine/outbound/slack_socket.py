@@ -1,7 +1,7 @@
 """Socket Mode: the engine opens a WebSocket to Slack, and Slack sends what people press. No inbound traffic.
 
 ``apps.connections.open`` returns the URL of a connection. Slack sends ``hello``, then envelopes, each of which
-wants an acknowledgement within 3 s, else Slack sends it again. Before Slack closes a connection it sends
+must be acknowledged within 3 s, or Slack sends it again. Before Slack closes a connection it sends
 ``disconnect`` (docs.slack.dev/apis/events-api/using-socket-mode). Import this module late: it loads the
 WebSocket and HTTP libraries.
 """
@@ -105,7 +105,7 @@ class SlackSocket:
             self.error = problem or "connecting again"
             if problem and not self._stopping.is_set():
                 log.warning("slack_disconnected", error=problem, again_in=round(delay, 1))
-            # Slack closes connections regularly and says so; then no press may wait
+            # Slack closes connections regularly and announces it: connect again at once
             self._stopping.wait(0.0 if quick else delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             delay = min(MAX_DELAY, 2 * delay)
 

@@ -1,4 +1,4 @@
-"""The containers in which the engine itself runs a command. Their events start nothing meanwhile."""
+"""The containers in which the engine runs a command. Their events start no runs during the command."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ class Repository:
         return Commit(commit, author, email, date, subject, path)
 
     def find_commit(self, name: str) -> str | None:
-        """Return the id of the commit that a name stands for, or None."""
+        """Return the id of the commit with this name, or None."""
         try:
             found = self._git(
                 "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"

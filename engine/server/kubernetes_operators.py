@@ -140,7 +140,7 @@ class _Cache(Generic[T]):
 
 
 def _check_shape(token: bytes) -> Reply | None:
-    """Return the refusal of a header that no token can be, or None."""
+    """Return the refusal of a header that cannot contain a token, or None."""
     is_token = MIN_LENGTH <= len(token) <= MAX_TOKEN and token.isascii()
     if is_token and token.decode().isprintable() and b" " not in token:
         return None

@@ -157,7 +157,9 @@ def check_role(operator: Operator, verb: str) -> str | Reply:
     """Return the name of the operator if the role allows the verb, else 403."""
     if verb == READ or operator.role == "operate":
         return operator.name
-    return json_reply(403, {"error": f"{operator.name} may look, and not act: the role is view"})
+    return json_reply(
+        403, {"error": f"{operator.name} has the role view, which does not allow commands"}
+    )
 
 
 def _unknown_token() -> Reply:

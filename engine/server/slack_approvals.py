@@ -1,8 +1,8 @@
 """Decisions on held steps by buttons in Slack messages.
 
-A press comes through Socket Mode. Slack vouches for the user, the workspace and the app. The operators file
-says who the user is. The value of a button is compared with the journal. After a decision, whichever way it was
-given, the message shows who decided.
+A press arrives through Socket Mode. Slack authenticates the user, the workspace and the app. The operators file
+maps the user to an operator. The value of a button is compared with the journal. After a decision, also by a
+command, the message shows who decided.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SlackApprovals:
         self._seen: OrderedDict[str, None] = OrderedDict()
 
     def __call__(self, engine_event: EngineEvent) -> None:
-        """Update the message of a decision, whichever way it was given."""
+        """Update the message of a decision by a button or by a command."""
         if isinstance(engine_event, CommandExecuted) and engine_event.what in ("approve", "deny"):
             self._messages.add(Update(engine_event.run or ""))
 
@@ -127,7 +127,7 @@ class SlackApprovals:
             return
         try:
             if press.api_app_id != app:
-                raise OperatorCommandError("the press is of another Slack app")
+                raise OperatorCommandError("the button belongs to another Slack app")
             author = Author(self._operator(team, press.user.id), f"Slack button ({who})")
             self._check_button(button, press.container)
             self._commands.decide(button.run, verdict, author)
@@ -145,7 +145,7 @@ class SlackApprovals:
             raise OperatorCommandError("no operator has this Slack account", 403)
         name = check_role(operator, "decide")
         if not isinstance(name, str):
-            what = f"{operator.name} may look, and not act: the role is view"
+            what = f"{operator.name} has the role view, which does not allow commands"
             raise OperatorCommandError(what, 403)
         return name
 
@@ -155,7 +155,7 @@ class SlackApprovals:
         is_current = record.run.id == button.run and record.notice == button.notice
         notice = self._journal.find(button.notice) if is_current else None
         if notice is None:
-            raise OperatorCommandError("the button is not of the current hold of this run")
+            raise OperatorCommandError("the button does not belong to the current hold of this run")
         places = [place(one) for one in posted(notice)]
         if places and (container.channel_id, container.message_ts) not in places:
             raise OperatorCommandError("the button is not in the message about this hold")

@@ -138,15 +138,19 @@ class SlackMessages:
             return
         record = self._commands.find(item.run)
         notice = self._journal.find(record.notice) if record.notice else None
-        said = escape(item.message) or _decisions(record)
-        if not said or notice is None or not _has_buttons(notice):
+        sentence = escape(item.message) or _decisions(record)
+        if not sentence or notice is None or not _has_buttons(notice):
             return
         if notice.outcome is None:
             raise TemporaryError("the message about the hold is not posted yet")
         for result in posted(notice):
             channel, ts = place(result)
             is_open = not item.message and self._is_held(record)
-            body = {"channel": channel, "ts": ts, **_updated(result, said, keep_buttons=is_open)}
+            body = {
+                "channel": channel,
+                "ts": ts,
+                **_updated(result, sentence, keep_buttons=is_open),
+            }
             self._poster.call(token_of(notice, result.step), "chat.update", body)
 
     def _is_held(self, record: RunRecord) -> bool:
@@ -179,9 +183,9 @@ def place(result: StepResult) -> tuple[str, str]:
     return str(answer.get("channel") or ""), str(answer.get("ts") or "")
 
 
-def _updated(result: StepResult, said: str, *, keep_buttons: bool) -> dict[str, Any]:
+def _updated(result: StepResult, sentence: str, *, keep_buttons: bool) -> dict[str, Any]:
     """Return text and blocks of a message with a sentence below it."""
-    said = cut(said, _MAX_SENTENCE)
+    sentence = cut(sentence, _MAX_SENTENCE)
     body = result.requests[-1].body if result.requests else None
     old = body if isinstance(body, dict) else {}
     kept = [
@@ -189,9 +193,9 @@ def _updated(result: StepResult, said: str, *, keep_buttons: bool) -> dict[str, 
         for one in old.get("blocks") or ()
         if isinstance(one, dict) and (keep_buttons or one.get("block_id") != BUTTONS)
     ]
-    shown = {"type": "mrkdwn", "text": said, "verbatim": True}
+    shown = {"type": "mrkdwn", "text": sentence, "verbatim": True}
     blocks = [*kept[: BLOCKS - 1], {"type": "context", "elements": [shown]}]
-    text = f"{cut(str(old.get('text') or ''), TEXT - len(said) - 1)}\n{said}"
+    text = f"{cut(str(old.get('text') or ''), TEXT - len(sentence) - 1)}\n{sentence}"
     return {"text": text, "blocks": blocks}
 
 

@@ -22,6 +22,7 @@ from tests.argocd.kubectl import kubectl
 from tests.cluster import build
 from tests.cluster.control_plane import GO_MEMORY, free_ports, tether
 from tests.support.components import RedisServer
+from tests.support.engine import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 MODULE = "github.com/argoproj/argo-cd/v3"
 ARGOCD = "/apis/argoproj.io/v1alpha1/namespaces/argocd"
 APPLICATIONS = f"{ARGOCD}/applications"
-START_WITHIN = 60.0
 GUARD = 120.0
 """Seconds after which a test fails. Nothing normally takes that long."""
 PROGRAMS = (
@@ -290,7 +290,7 @@ class ArgoCD:
             )  # fmt: skip
 
     def _until_ready(self, name: str, url: str) -> None:
-        deadline = time.monotonic() + START_WITHIN
+        deadline = time.monotonic() + PATIENCE
         while True:
             assert self._processes[name].poll() is None, f"{name} ended\n{self.logs()}"
             try:

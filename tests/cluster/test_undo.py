@@ -48,10 +48,10 @@ def test_other_items_that_somebody_added_stay():
 def test_the_value_of_an_earlier_step_is_reverted_if_the_later_step_did_not_act():
     server = ApiServer(node(OURS))
     later = replace(TAINT, put={**OURS, "value": "later"}, before=THEIRS)
-    told = revert(later, server.cluster, lambda _: ())
-    assert told == "q:NoSchedule of node n stays, because it was changed in the meantime"
-    told = revert(replace(later, others=(OURS,)), server.cluster, lambda _: ())
-    assert told == "q:NoSchedule of node n restored"
+    message = revert(later, server.cluster, lambda _: ())
+    assert message == "q:NoSchedule of node n stays, because it was changed in the meantime"
+    message = revert(replace(later, others=(OURS,)), server.cluster, lambda _: ())
+    assert message == "q:NoSchedule of node n restored"
     assert server.find("Node", "n")["spec"]["taints"] == [THEIRS]
 
 

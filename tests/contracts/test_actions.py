@@ -445,8 +445,8 @@ def test_an_undo_after_an_undo_reports_the_same(action):
     again = act(server, undoing, store=store)
     assert (again.state, "in the meantime" in again.message) == ("undone", False)
     # a destination is an annotation of the policy that holds it, so it is gone with the policy
-    told = re.sub(r"block\.\S+ of (\S+ \S+) removed", r"\1 is gone", first.message)
-    assert again.message == told.replace("deleted", "is gone")
+    expected = re.sub(r"block\.\S+ of (\S+ \S+) removed", r"\1 is gone", first.message)
+    assert again.message == expected.replace("deleted", "is gone")
 
 
 @every_undoable

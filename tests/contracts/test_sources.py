@@ -23,10 +23,9 @@ from engine.sources.redis import RedisList
 from engine.telemetry.events import Observers
 from nats.js.errors import NotFoundError
 from tests.support.components import NatsServer, RedisServer
+from tests.support.engine import PATIENCE, wait_until
 from tests.support.intake import PLAYBOOK, alert, intake_of
 from tests.support.playbooks import playbook_from_snapshot
-
-PATIENCE = 20.0
 
 
 class FileOrigin:
@@ -185,10 +184,7 @@ class Engine:
         return sum(self.real.counts().values())
 
     def wait_until(self, true):
-        pause, deadline = threading.Event(), time.monotonic() + PATIENCE
-        while not true():
-            assert time.monotonic() < deadline, (self.count(), self.source.status())
-            pause.wait(0.02)
+        wait_until(true, lambda: (self.count(), self.source.status()))
 
     def nothing_is_left(self):
         return self.origin.left() in (0, None)

@@ -159,7 +159,7 @@ def test_a_thousand_held_runs_occupy_no_worker(tmp_path, engine_kubeconfig):
         running.wait_for_audit(lambda line: line["run"] == warm)
         before = threads()
         runs = [*post(1, HELD - 1)]
-        running.wait_for_audit(lambda line: line["run"] == runs[-1], timeout=60)
+        running.wait_for_audit(lambda line: line["run"] == runs[-1])
         assert running.get("/status")[2]["queue"] == {
             "waiting": 0, "running": 0, "held": HELD, "oldestDueSeconds": 0.0,
         }  # fmt: skip
@@ -167,8 +167,8 @@ def test_a_thousand_held_runs_occupy_no_worker(tmp_path, engine_kubeconfig):
             threads() <= before + 4
         )  # each of the two pools starts its two threads when it needs them
         assert decide(runs[500], "deny")[0] == 200
-        ended = running.wait_for_audit(lambda line: line.get("state") == "refused", timeout=60)
+        ended = running.wait_for_audit(lambda line: line.get("state") == "refused")
         assert (ended["run"], ended["message"]) == (runs[500], "denied by local")
         (last,) = post(HELD, 1)
-        held = running.wait_for_audit(lambda line: line["run"] == last, timeout=60)
+        held = running.wait_for_audit(lambda line: line["run"] == last)
         assert held["state"] == "held"

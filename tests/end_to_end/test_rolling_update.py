@@ -1,4 +1,4 @@
-"""A rolling update over a migration of the shared tables: the engine of the previous version works on."""
+"""A rolling update over a migration of the shared tables: the engine of the previous version keeps working."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from engine.journal.postgres.connection import parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
 from engine.model.errors import JournalError
-from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert, wait_until
-from tests.support.engine import ROOT, engine
+from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
+from tests.support.engine import ROOT, engine, wait_until
 from tests.support.journals import stored_playbook
 from tests.support.postgres import OWNER, database_of, shared_server
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 from engine.model.event import parse_time
-from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert, wait_until
-from tests.support.engine import ROOT, engine, refusal
+from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
+from tests.support.engine import ROOT, engine, refusal, wait_until
 from tests.support.postgres import database_of, shared_server, unavailable
 
 PASSWORD = "correct-horse-battery"

@@ -1,4 +1,4 @@
-"""Requests and messages that are refused or limited: the run goes on as ``onFailure`` says."""
+"""Requests and messages that are refused or limited: the run continues as ``onFailure`` says."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHORTEST, LONGEST = 3.5, 6.0
 """Seconds of a pause or a partition: longer than a replica counts as live."""
-PATIENCE = 2.0
+CLAIM_WITHIN = 2.0
 """Seconds to wait until the replica has claimed a run."""
 REPLICA_FAULTS = ("kill", "pause", "partition")
 
@@ -89,8 +89,8 @@ class FaultDriver:
         self.faults.append(Fault(kind, process, began, time.time()))
 
     def _wait_for_claim(self, process: str) -> None:
-        """Wait until a replica has claimed a run, at most PATIENCE, so that the fault meets an attempt."""
-        end = time.monotonic() + PATIENCE
+        """Wait up to CLAIM_WITHIN until a replica has claimed a run, so that the fault meets an attempt."""
+        end = time.monotonic() + CLAIM_WITHIN
         with contextlib.suppress(psycopg.Error), self._database.connect() as connection:
             while time.monotonic() < end and not is_leasing(connection, process):
                 self._never.wait(0.02)

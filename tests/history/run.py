@@ -17,12 +17,13 @@ from tests.history.gate import Gates
 from tests.history.load import Load
 from tests.history.playbooks import LIMITS, playbooks
 from tests.history.records import History
+from tests.support.engine import PATIENCE
 from tests.support.postgres import scratch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PATIENCE = 120.0
+OVER_WITHIN = 2 * PATIENCE
 """Seconds until the runs must be over after the load has ended."""
 
 
@@ -38,7 +39,7 @@ class Size:
 
 
 def record(folder: Path, size: Size) -> History:
-    """Run the replicas. Return the history, when all runs are over or PATIENCE is."""
+    """Run the replicas. Return the history, when all runs are over or after OVER_WITHIN."""
     chance = seeded(size.seed)
     with contextlib.ExitStack() as stack:
         database = Database(scratch())
@@ -78,7 +79,7 @@ def record(folder: Path, size: Size) -> History:
 
 def _wait_until_over(database: Database, replicas: list[Replica]) -> None:
     """Wait until all runs and undos are over. The checker names those that are not."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + OVER_WITHIN
     with database.connect() as connection:
         while time.monotonic() < deadline:
             spooled = sum(replica.spooled() for replica in replicas)  # first: it is forwarded next

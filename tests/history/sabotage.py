@@ -11,12 +11,11 @@ from engine.journal.postgres import windows
 from engine.journal.postgres.connection import index_key
 from engine.journal.spool.file import SpoolFile
 from engine.journal.spool.queue import SpooledQueue
+from tests.support.engine import PATIENCE
 
 if TYPE_CHECKING:
     import psycopg
     import pytest
-
-PATIENCE = 60.0
 
 
 def rewrite(connection: psycopg.Connection, old: str, new: str) -> None:

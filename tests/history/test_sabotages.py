@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,10 +16,10 @@ from engine.model.run import Outcome
 from tests.history import sabotage
 from tests.history.checker import check
 from tests.history.stage import BUDGETED, Stage
+from tests.support.engine import wait_until
 from tests.support.journals import playbook, run, stored_playbook
 from tests.support.postgres import database_of, unavailable
 
-PATIENCE = 60.0
 REFUSED = Outcome("refused", "the budget is used up")
 RAILS = Guardrails(budgets=(Budget("mark", 1, 3600.0, "namespace", on_exceeded="drop"),))
 
@@ -39,13 +38,6 @@ def sabotages(request):
 def violated(stage):
     """Return statement -> rows of the violations."""
     return {one.statement: one.rows for one in check(stage.recorded()).violations}
-
-
-def wait_until(holds):
-    pause, deadline = threading.Event(), time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        pause.wait(0.02)
 
 
 def test_a_lost_row(stage, sabotages):

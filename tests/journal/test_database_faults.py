@@ -20,10 +20,9 @@ from engine.model.playbook import Throttle
 from engine.model.throttle_window import ThrottleUse
 from tests.support import postgres
 from tests.support.database_proxy import DatabaseProxy
+from tests.support.engine import PATIENCE, wait_until
 from tests.support.journals import DONE, NOW, event, playbook, run, stored_playbook
 from tests.support.postgres import Postgres, database_of, scratch, shared_server
-
-PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +62,6 @@ def through(proxy, url, role="postgres"):
 
 def accept(journal, *runs, throttles=None):
     return journal.accept(AcceptBatch(runs, throttles=throttles or {}, may_wait=True), NOW)
-
-
-def wait_until(holds):
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def stored(sql):

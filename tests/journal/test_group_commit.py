@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 
 import pytest
 from engine.journal.sqlite import schema
 from engine.journal.sqlite.group_commit import MAX_TRANSACTION_JOBS, GroupCommitWriter
 from engine.journal.sqlite.watchdog import Watchdog
 from engine.model.errors import JournalError
+from tests.support.engine import PATIENCE, wait_until
 
 COMPUTING = (
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)"
@@ -155,7 +155,7 @@ class Hanging:
 
     def __call__(self):
         self.reached.set()
-        self.go_on.wait(20)
+        self.go_on.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -175,12 +175,6 @@ def watched(path, disk):
     disk.go_on.set()
     watch.close()
     writer.close()
-
-
-def wait_until(holds):
-    until = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < until
 
 
 def test_current_waiting_and_new_jobs_are_refused_while_a_commit_is_stalled(watched, disk, path):

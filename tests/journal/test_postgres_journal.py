@@ -250,7 +250,7 @@ def test_an_unavailable_database_fails_an_accept_and_heals(tmp_path):
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("postgresql://tiercel@127.0.0.1:5432", "names no database"),
+        ("postgresql://tiercel@127.0.0.1:5432", "does not name a database"),
         ("postgresql://tiercel:secret@127.0.0.1/tiercel", "--journal-password-file"),
         ("postgresql://db.example/tiercel?sslmode=require", "verify-full"),
         ("postgresql://[::1/tiercel", "is not postgresql://"),
@@ -290,7 +290,7 @@ def test_tables_of_a_newer_engine_are_refused_only_if_it_says_so(tmp_path):
     url = database_of(tmp_path / "own")
     with shared_server().connect(url.rpartition("/")[2]) as admin:
         admin.execute("UPDATE schema_version SET version = 99")
-        open_at(url).close()  # a rolling update: the previous version works on
+        open_at(url).close()  # a rolling update: the previous version keeps working
         admin.execute("UPDATE schema_version SET oldest_reader = 98")
         with pytest.raises(JournalError, match="the tables have version 99"):
             open_at(url)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +21,11 @@ from engine.model.errors import JournalError, JournalUnavailableError
 from engine.model.playbook import Match, Playbook, Throttle
 from engine.model.throttle_window import ThrottleUse
 from tests.support import journals
+from tests.support.engine import PATIENCE, wait_until
 from tests.support.journals import DONE, NOW, event, playbook, run, step, stored_playbook
 from tests.support.postgres import database_of, shared_server, unavailable
 
 ONCE = Throttle("once", 60.0, first=1)
-PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +57,6 @@ def queue_of(journal, path, **of):
 def accept(queue, *runs, throttles=None, may_wait=True):
     batch = AcceptBatch(runs, {}, throttles or {}, may_wait)
     return queue.accept(batch, NOW).result(PATIENCE)
-
-
-def wait_until(holds):
-    pause = threading.Event()
-    for _ in range(1200):
-        if holds():
-            return
-        pause.wait(0.05)
-    raise AssertionError
 
 
 def answers(journal):
@@ -269,7 +259,7 @@ def test_a_spool_that_is_opened_while_the_database_is_away_is_checked_before_it_
     journal, tmp_path
 ):
     path = tmp_path / "spool"
-    with pytest.raises(JournalError, match="was not used yet, and the database does not answer"):
+    with pytest.raises(JournalError, match="was not used before, and the database does not answer"):
         SpoolFile(path, None, stored_playbook)
     with contextlib.closing(SpoolFile(path, "other", stored_playbook)) as spool:
         spool.write(AcceptBatch([run(1)])).result(PATIENCE)

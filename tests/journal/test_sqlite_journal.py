@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from engine.journal.sqlite import claims, schema, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import Finding, JournalError, Location, PlaybookError
 from engine.model.run import Outcome
+from tests.support.engine import PATIENCE, wait_until
 from tests.support.journals import LEASE, NOW, accept, claim, playbook, run, step, stored_playbook
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def python(script, *arguments):
 def finished(process):
     with process:
         try:
-            out, errors = process.communicate(timeout=60)
+            out, errors = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
     assert process.returncode == 0, errors
@@ -386,17 +386,11 @@ def test_a_deleted_or_replaced_file_is_refused_until_it_is_restored(
         away = file.rename(file.with_name("away"))
         if replaced:
             file.touch()
-        until(lambda: journal.write_error() is not None)
+        wait_until(lambda: journal.write_error() is not None)
         assert f"{file} was deleted or replaced" in journal.write_error()
         with pytest.raises(JournalError, match="restore the file"):
             accept(journal, run(2))
         away.rename(file)
-        until(lambda: journal.write_error() is None)
+        wait_until(lambda: journal.write_error() is None)
         accept(journal, run(3))
         assert journal.known([run(n).id for n in (1, 2, 3)]) == {run(1).id, run(3).id}
-
-
-def until(holds):
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end

@@ -236,7 +236,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(url, tmp_path):
     [
         ("a.db", "b.db", "tiercel backup TO --journal FROM"),
         ("postgresql://a/b", "postgresql://c/d", "pg_dump"),
-        ("a.db", "postgresql://127.0.0.1", "TO names no database"),
+        ("a.db", "postgresql://127.0.0.1", "TO does not name a database"),
         ("postgresql://u:secret@127.0.0.1/d", "b.db", "FROM must not contain a password"),
         ("a.db", "postgresql://127.0.0.1:1/d", "cannot"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import psycopg
@@ -15,7 +14,7 @@ from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, aler
 from tests.kustomize import test_buffered
 from tests.kustomize.test_kustomize import pod_spec, with_components
 from tests.kustomize.test_run import TOKEN, mount, variables
-from tests.support.engine import engine
+from tests.support.engine import engine, wait_until
 from tests.support.postgres import ENGINE, database_of, shared_server
 
 PASSWORD, ROTATED = "ENGINE-PASSWORD", "ROTATED-ENGINE-PASSWORD"
@@ -90,9 +89,8 @@ def test_the_engine_runs_with_the_environment_and_mounts_of_its_deployment(
         receiver.wait_for(run)
         _uses_tls(place)
         _rotate(place, mounts["journal"], secret)
-        deadline = time.monotonic() + 60
-        while running.post(event := alert("Tell", 1), headers=headers)[0] != 202:
-            assert time.monotonic() < deadline
+        event = alert("Tell", 1)
+        wait_until(lambda: running.post(event, headers=headers)[0] == 202)
         (run,) = running.post(event, headers=headers)[2]["runs"]  # a duplicate has the same run
         receiver.wait_for(run)
         for pid in running.pids:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +12,7 @@ from engine.cluster.client import connect
 from engine.execution.rights_check import MAX_REVIEWS, AccountRights, check_rights
 from engine.language.folder import Files
 from tests.cluster.accounts import apply_manifests, create_account, token_of, wait_for_right
-from tests.support.engine import engine
+from tests.support.engine import engine, wait_until
 from tests.support.playbooks import new_loader
 
 DELETE = """\
@@ -107,13 +105,14 @@ def accounts_with(running, account, holds=lambda _: True):
 
     The worker process writes the log, and its report reaches the process of /status at the same time.
     """
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        accounts = running.get("/status")[2]["rights"]["accounts"]
-        if accounts and accounts[-1]["account"] == account and holds(accounts[0]):
-            return accounts
-        threading.Event().wait(0.02)
-    raise AssertionError(accounts)
+    accounts = []
+
+    def found():
+        accounts[:] = running.get("/status")[2]["rights"]["accounts"]
+        return accounts and accounts[-1]["account"] == account and holds(accounts[0])
+
+    wait_until(found, lambda: accounts)
+    return accounts
 
 
 def test_status_metrics_and_log_name_what_is_missing_and_what_is_in_excess(

@@ -166,7 +166,7 @@ def test_a_line_of_the_operators_file_names_a_user_and_limits_the_role(port, acc
     assert port.journal.paused()["*"].by == "boss"
     port.file.write_text(f"ada operate {digest('ada')}\nboss view {port.prefix}alice\n")
     status, _, said = port.post("/resume", client=AWAY, headers=headers)
-    assert (status, said["error"]) == (403, "boss may look, and not act: the role is view")
+    assert (status, said["error"]) == (403, "boss has the role view, which does not allow commands")
     assert port.post("/resume", client=AWAY, headers=JSON | operator("ada"))[0] == 200
 
 

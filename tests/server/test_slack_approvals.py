@@ -218,12 +218,12 @@ def test_a_hold_that_ends_by_itself_or_by_command_loses_its_buttons(engine, slac
 
 HOSTILE = {
     "an unknown user": ({}, MALLORY, "no operator has this Slack account"),
-    "role view": ({}, VIC, "vic may look, and not act: the role is view"),
+    "role view": ({}, VIC, "vic has the role view, which does not allow commands"),
     "another workspace": (
         {"user": {"id": ALICE, "team_id": "T0OTHER"}}, ALICE, "no operator has this Slack account",
     ),
-    "another app": ({"api_app_id": "A0OTHER"}, ALICE, "the press is of another Slack app"),
-    "no app": ({"api_app_id": ""}, ALICE, "the press is of another Slack app"),
+    "another app": ({"api_app_id": "A0OTHER"}, ALICE, "the button belongs to another Slack app"),
+    "no app": ({"api_app_id": ""}, ALICE, "the button belongs to another Slack app"),
     "a user id with a slash": (
         {"user": {"id": f"{TEAM}/{ALICE}", "team_id": ""}, "team": None}, ALICE,
         "no operator has this Slack account",
@@ -276,7 +276,8 @@ def test_a_button_of_another_run_does_not_decide_this_one(engine, slack):
     value = json.dumps({"run": other, "notice": notice})
     slack.press(mine, "approve", ALICE, value=value)
     slack.wait_for(lambda: engine.replica.refused)
-    assert engine.replica.refused[-1][1] == "the button is not of the current hold of this run"
+    why = engine.replica.refused[-1][1]
+    assert why == "the button does not belong to the current hold of this run"
     assert engine.held() == 2
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 
 import pytest
 import structlog
 from engine.sources.base import EventSink, SourceThread
 from engine.sources.nats import JetStream
 from engine.telemetry.events import Observers
+from tests.support.engine import PATIENCE, wait_until
 from tests.support.intake import InstantJournal, intake_of
-
-PATIENCE = 20.0
 
 
 @contextlib.contextmanager
@@ -47,10 +45,7 @@ def silent():
 
 
 def wait_for_error(source, words):
-    pause, deadline = threading.Event(), time.monotonic() + PATIENCE
-    while words not in (source.status()["error"] or ""):
-        assert time.monotonic() < deadline, source.status()
-        pause.wait(0.02)
+    wait_until(lambda: words in (source.status()["error"] or ""), source.status)
 
 
 def test_the_source_is_not_connected_until_the_server_answers(silent):

@@ -11,11 +11,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.engine import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PATIENCE = 10.0
 
 
 def have(name: str) -> str:

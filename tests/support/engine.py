@@ -30,6 +30,14 @@ PATIENCE = 60.0
 """Seconds after which a test fails. Nothing normally takes that long."""
 
 
+def wait_until(holds: Callable[[], Any], why: Callable[[], Any] = lambda: None) -> None:
+    """Call ``holds`` until it returns a true value. why: returns the message of a failure."""
+    pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, why()
+        pause.wait(0.02)
+
+
 class Lines:
     """The lines of a stream as records. A thread reads them until the end.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.node.install import install, modules
+from tests.support.engine import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 NODE = Path(__file__).parents[1] / "node"
 ALL = "$__all"
-PATIENCE = 60.0
-"""Seconds after which a test fails. Nothing normally takes that long."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::\w+)?\}|\[\[(\w+)\]\]|\$(\w+)")
 _SPECIAL = re.compile(r"[\\$^*{}\[\]'+?.()|]")
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from tests.support.components import have
+from tests.support.engine import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,6 @@ PROGRAMS = [
     "/usr/lib/postgresql/16/bin",
     "/usr/lib/postgresql/17/bin",
 ]
-PATIENCE = 60.0
 MEMORY = Path("/dev/shm")  # noqa: S108 - tmpfs, so that an fsync takes no time
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -102,11 +102,8 @@ class Postgres:
         with self.connect() as connection:
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
             connection.execute("SELECT pg_reload_conf()")
-            deadline = time.monotonic() + PATIENCE
             query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
-            while not connection.execute(query).fetchone():
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            wait_until(lambda: connection.execute(query).fetchone())
 
     def promote(self) -> None:
         """Make a standby the primary. Does not wait for another standby."""
@@ -195,13 +192,13 @@ class Postgres:
         with self.connect() as connection:
             connection.execute(statement)
             connection.execute("SELECT pg_reload_conf()")
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            with self.connect() as connection:
-                if connection.execute("SHOW ssl").fetchone() == (ssl,):
-                    return
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: self._setting("ssl") == ssl)
+
+    def _setting(self, name: str) -> str:
+        """Return a setting of a new session."""
+        with self.connect() as connection:
+            (value,) = connection.execute(f"SHOW {name}").fetchone() or ("",)
+            return str(value)
 
     def dsn(self, database: str, user: str = "postgres") -> str:
         """Return the URL of a database."""
@@ -247,7 +244,7 @@ _RECORD = "postgres.json"
 def database_of(folder: Path) -> str:
     """Return the URL of the database that belongs to a folder. A new folder gets an empty database.
 
-    A copy of a folder has the same database. It stands for a second process that opens the journal after
+    A copy of a folder has the same database. It represents a second process that opens the journal after
     the first one has died: the liveness rows of that process are as old as if it had not renewed them.
     """
     record = folder / _RECORD

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import yaml
 from tests.support.components import Server, have
-from tests.support.engine import call
+from tests.support.engine import PATIENCE, call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     Sample = dict[str, Any]
 
-PATIENCE = 60.0
-"""Seconds after which a test fails. Nothing normally takes that long."""
 SCRAPE_INTERVAL = "200ms"
 
 

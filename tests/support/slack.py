@@ -13,6 +13,7 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.support.engine import PATIENCE
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 APP, TEAM, CHANNEL = "A0123APP", "T0123TEAM", "C0123CHAN"
 APP_TOKEN, BOT_TOKEN = "xapp-1-A0123APP-1-0123456789abcdef", "xoxb-0123456789-abcdef"
-PATIENCE = 60.0
-"""Seconds after which a test fails."""
 
 
 class Slack:

@@ -46,7 +46,7 @@ class Pods(msgspec.Struct, frozen=True):
 
 
 class Isolation(msgspec.Struct, frozen=True):
-    """Pods whose traffic is cut in these directions, except for some of it."""
+    """Pods whose traffic is cut in these directions, with exceptions."""
 
     pods: Pods
     directions: tuple[PolicyType, ...]

@@ -1,4 +1,4 @@
-"""NetworkPolicies of Kubernetes. They allow; what no policy of a pod allows is cut."""
+"""NetworkPolicies of Kubernetes. They only allow traffic. Traffic that no policy of a pod allows is cut."""
 
 from __future__ import annotations
 

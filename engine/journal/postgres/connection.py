@@ -31,7 +31,7 @@ SCHEMES = ("postgresql://", "postgres://")
 CONNECT_TIMEOUT = 3
 """Seconds to wait for a connection."""
 STALL_TIMEOUT = 10.0
-"""Seconds after which a transaction that makes no progress is given up. Its result is then unknown."""
+"""Seconds after which a transaction without progress is aborted. Its result is then unknown."""
 IDLE_TIMEOUT_MS = 3_000
 """Milliseconds after which PostgreSQL ends a transaction whose client sends nothing."""
 MAX_CONNECTIONS = 11
@@ -39,7 +39,7 @@ MAX_CONNECTIONS = 11
 MAX_KEY_BYTES = 512
 """Bytes of a text in an index. An index entry has at most 2,704."""
 _ATTEMPTS = 3
-"""How often a transaction is tried that PostgreSQL ended because of a deadlock."""
+"""Attempts of a transaction that PostgreSQL ends because of a deadlock."""
 
 Connection = psycopg.Connection[dict[str, Any]]
 Row = dict[str, Any]
@@ -71,7 +71,7 @@ def parse_server(url: str, password_file: Path | None = None, option: str = "--j
     except psycopg.ProgrammingError:
         raise JournalError(f"{option} is not {form}") from None
     if not found.get("dbname"):
-        raise JournalError(f"{option} names no database: {form}")
+        raise JournalError(f"{option} does not name a database: {form}")
     if found.get("password"):
         raise JournalError(
             f"{option} must not contain a password, because other processes can read it: give"
@@ -128,7 +128,7 @@ def connect(server: Server) -> Connection:
     connection.adapters.register_dumper(str, _BinaryText)
     connection.adapters.register_dumper(str, _Text)
     arrays.register(connection)
-    # the locks of a process that is stopped in a transaction are free when its claims are
+    # a process that is stopped in a transaction loses its locks when it loses its claims
     connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}")
     return connection
 

@@ -6,7 +6,7 @@ has locked the row of a target changes the states of its queue.
 Each statement of a function sees what was committed before the statement began. The row of a target is therefore
 locked in one statement, and its queue is read in the next one. In one statement, a run could be claimed twice.
 
-A function that changes its meaning gets a new name, so that replicas of the previous version work on.
+A function that changes its meaning gets a new name, so that replicas of the previous version keep working.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     @property
     def claim_identity(self) -> int:
-        """The identity under which this process claims now. A process that was dead gets another one."""
+        """The identity under which this process claims now. A process that counted as dead gets another one."""
         return self._liveness.id
 
     def may_act(self, identity: int) -> bool:
@@ -341,7 +341,7 @@ class PostgresJournal(BaseJournal["Connection"]):
             self._connections.close()
 
     def _watch(self) -> None:
-        """End the transactions that get no answer, so that their callers fail instead of hanging."""
+        """Abort the transactions that get no answer, so that their callers fail instead of hanging."""
         while not self._stopping.wait(RENEW_INTERVAL):
             self._writer.end_stalled()
             self._settlements.end_stalled()

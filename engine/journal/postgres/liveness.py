@@ -51,7 +51,7 @@ class Liveness:
     it does. tasks: called after each renewal with the connection.
 
     Attributes:
-        id: of the row. A process that was dead gets another one.
+        id: of the row. A process that counted as dead gets another one.
         replicas: the number of live replicas, this one included.
 
     """
@@ -124,7 +124,7 @@ class Liveness:
         if row is None or found is None:
             raise JournalError("the journal cannot be written: no liveness row")
         with self._lock:
-            if self._renewed == float("-inf"):  # the time of this machine does not count any longer
+            if self._renewed == float("-inf"):  # the time of this machine is not used any more
                 self._last = 0.0
             self._offset = row["now"] - (began + ended) / 2
         # in this order: a claim of the old identity must never pass with the new time
@@ -133,7 +133,7 @@ class Liveness:
         self.replicas = max(1, found["live"])
 
     def end_stalled(self) -> None:
-        """Give up a renewal that gets no answer, so that the thread connects again."""
+        """Abort a renewal that gets no answer, so that the thread connects again."""
         begun, connection = self._begun, self._connection
         if begun is not None and connection and time.monotonic() - begun > DEAD_AFTER:
             disconnect(connection)

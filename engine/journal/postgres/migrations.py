@@ -23,7 +23,7 @@ MIGRATIONS = (TABLES_1 + FUNCTIONS_1 + PARTITION_FUNCTIONS_1,)
 LOCK_TIMEOUT = "500ms"
 """How long a migration waits for the transactions of others. Meanwhile, the other replicas wait behind it."""
 ATTEMPTS = 120
-"""How often a migration is tried that did not get its locks."""
+"""Attempts of a migration that does not get its locks."""
 PAUSE = 0.5
 """Seconds between two attempts, in which the other replicas work."""
 
@@ -36,11 +36,11 @@ class Found(NamedTuple):
 
 
 def migrate(connection: psycopg.Connection[Any]) -> bool:
-    """Create or migrate the tables if they are older than this engine, while other replicas work on.
+    """Create or migrate the tables if they are older than this engine, while other replicas keep working.
 
-    Returns whether it changed the tables. Raises JournalError, psycopg.Error. A long transaction of somebody
-    else, such as a backup, must not make the replicas wait behind the migration. It therefore gives up its
-    locks and tries again.
+    Returns whether it changed the tables. Raises JournalError, psycopg.Error. A long transaction of another
+    session, such as a backup, must not make the replicas wait behind the migration. The migration therefore
+    releases its locks and tries again.
     """
     if not _is_older(find_version(connection)):
         _check_rights(connection)
@@ -52,7 +52,7 @@ def migrate(connection: psycopg.Connection[Any]) -> bool:
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
                 found = find_version(connection)
                 if not _is_older(found):
-                    return False  # another replica was faster
+                    return False  # another replica has migrated the tables
                 _check_owner(connection, found)
                 _check_replicas(connection, found)
                 _apply(connection, found)

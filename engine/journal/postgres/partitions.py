@@ -1,7 +1,7 @@
 """The partitions of ``events`` and ``history``, one for each day of receipt: create them ahead, drop whole days.
 
 The owner of the tables must do both. The functions have its rights (SECURITY DEFINER), so that the role of the
-engine can be another one. They do only what their names say: create the partitions of some days, and drop the
+engine can be another one. They do nothing else: one creates the partitions of some days, the other drops the
 partitions of a day that no unfinished run needs.
 """
 
@@ -52,7 +52,7 @@ BEGIN
     END LOOP;
   END LOOP;
 END $$;
--- Drop the partitions of a day. Return false if an unfinished run needs it, or if somebody reads it now.
+-- Drop the partitions of a day. Return false if an unfinished run needs it, or if another session reads it.
 CREATE FUNCTION drop_day(day_ date) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '{_LOCK_TIMEOUT}' AS $$
 DECLARE table_ text;
@@ -88,7 +88,7 @@ def create_partitions(
 def drop_days(connection: psycopg.Connection[Any], last: dt.date) -> int:
     """Drop the partitions of the days before ``last``, each in a transaction. Return how many days are gone.
 
-    A day to which an unfinished run refers stays, and a day that somebody reads now.
+    A day stays if an unfinished run refers to it, or if another session reads it.
     """
     rows = connection.execute(
         "SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_class"

@@ -5,12 +5,13 @@ Table runs: the other unfinished runs and the undos, with the columns of the SQL
 Table history: the runs that are over, one partition for each day of receipt.
 Table run_ids: the ids of all runs, so that a repeated event starts no second run.
 Table events: the encoded events, one partition for each day of receipt.
-Table targets: a row for each target queue. Whoever changes the queue locks the row.
+Table targets: a row for each target queue. A transaction that changes the queue locks the row.
 Table replicas: the processes that use the journal, and the version of the tables that each knows. One that does
   not renew its row is dead.
 The other tables are those of the SQLite journal.
 
-A migration adds tables, functions, and columns with a default, so that replicas of the previous version work on.
+A migration adds tables, functions, and columns with a default, so that replicas of the previous version keep
+working.
 One that must change what they use increases OLDEST_READER. It is refused while they are live.
 """
 

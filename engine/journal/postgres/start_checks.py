@@ -34,7 +34,7 @@ def check_server(connection: Connection) -> str | None:
         raise JournalError(why)
     if not row["standbys"] or row["synchronous_commit"] == "local":
         return (
-            "no synchronous standby: a lost primary loses the events of its last moments"
+            "no synchronous standby: if the primary is lost, its most recent events are lost"
             " (synchronous_standby_names, synchronous_commit)"
         )
     return None

@@ -1,4 +1,4 @@
-"""The threads that write accepted batches and settlements. What arrives during a commit is in the next one."""
+"""The threads that write accepted batches and settlements. The next commit writes what arrives during one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_ITEMS = 256
 """Items in one transaction. Limits the delay of their answers and of the next ones."""
 _ATTEMPTS = 3
-"""How often a transaction is tried that PostgreSQL ended because of a deadlock."""
+"""Attempts of a transaction that PostgreSQL ends because of a deadlock."""
 _RECONNECT_INTERVAL = 0.25
 """Seconds in which the thread answers with the last error before it connects again."""
 
@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 class GroupWriter(Generic[Item, Result]):
-    """Takes items from any thread and writes them in order, each whole or not at all.
+    """Takes items from any thread and writes them in order, each completely or not at all.
 
     connect: opens a connection. Called in the writer thread, again after each failure. name: of the thread.
 
@@ -71,7 +71,7 @@ class GroupWriter(Generic[Item, Result]):
         return future
 
     def end_stalled(self) -> None:
-        """Give up a transaction without progress. Its items fail, although they may be written later."""
+        """Abort a transaction without progress. Its items fail, although they may be written later."""
         since, connection = self._since, self._connection
         if since is not None and connection and time.monotonic() - since > STALL_TIMEOUT:
             disconnect(connection)

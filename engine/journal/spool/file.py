@@ -46,7 +46,7 @@ READ_RUNS, READ_BYTES = 500, 4 << 20
 
 
 class SpooledRun(NamedTuple):
-    """A run in the spool. number: its place. throttle: that decides whether it acts.
+    """A run in the spool. number: its sequence number. throttle: decides whether the run acts.
 
     run: None if this engine cannot read it; then ``error`` says why. id, body: of the run and of its event.
     """
@@ -81,7 +81,7 @@ class SpoolFile:
     Attributes:
         id: of this spool. journal: the id of its shared journal.
         runs: the number of runs.
-        bytes: that they take, about.
+        bytes: the approximate space that they take.
         last_error: why the last write failed, or None.
 
     Raises JournalError if the file cannot be used or another process has it open.
@@ -309,7 +309,7 @@ def _encode(accepted: AcceptBatch) -> _Encoded:
 
 
 def _measure(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return the number of runs, and about the bytes that they take."""
+    """Return the number of runs, and the approximate number of bytes that they take."""
     (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
     (size,) = connection.execute("SELECT coalesce(sum(length(body)), 0) FROM events").fetchone()
     return runs, size + runs * _RUN_BYTES

@@ -1,4 +1,4 @@
-"""The way of accepted runs to a shared journal: directly, or through the spool while it is unavailable.
+"""Pass accepted runs to a shared journal: directly, or through the spool while the journal is unavailable.
 
 As long as the spool holds runs, new ones are written behind them. The runs of a target therefore reach the
 journal in the order of acceptance. The journal decides about duplicates and throttles when it gets the runs.
@@ -82,7 +82,7 @@ class SpooledQueue:
         self._thread = threading.Thread(target=self._run, name="spool forwarder", daemon=True)
 
     def start(self) -> None:
-        """Start to forward runs, first those that an earlier process left."""
+        """Start forwarding. Runs that an earlier process left are forwarded first."""
         if self.spooling:
             log.warning("spool_not_empty", runs=self._spool.runs, file=str(self._spool.path))
             self._spooled.set()
@@ -102,21 +102,21 @@ class SpooledQueue:
             )
         elif self.spooling:
             answered.set_exception(
-                JournalError("the journal gets the events of the spool first; this source waits")
+                JournalError("the events in the spool are forwarded first; this source waits")
             )
         else:
             return self._journal.accept(accepted, now)
         return answered
 
     def paused(self) -> Mapping[str, Pause]:
-        """See State.paused. Nothing counts as paused while the journal cannot be read; claims know better."""
+        """See State.paused. Return no pauses while the journal cannot be read. Claims apply them later."""
         try:
             return self._journal.paused()
         except JournalError:
             return {}
 
     def last_set(self) -> SavedSet | None:
-        """See State.last_set. An unknown set, without files, while the journal cannot be read."""
+        """See State.last_set. Return a set without files while the journal cannot be read."""
         try:
             return self._journal.last_set()
         except JournalError:
@@ -154,7 +154,7 @@ class SpooledQueue:
         }
 
     def close(self) -> None:
-        """Stop to forward. The runs that are left stay in the spool."""
+        """Stop forwarding. The runs that are left stay in the spool."""
         self._stopping.set()
         self._spooled.set()
         if self._thread.is_alive():
@@ -224,7 +224,7 @@ class SpooledQueue:
                 forwarded = 0
 
     def _is_drained(self) -> bool:
-        """End to spool if nothing waits. Otherwise wait for the next write to the spool."""
+        """Stop spooling if no run waits. Otherwise wait for the next write to the spool."""
         with self._lock:
             self.spooling = self._writing > 0 or self._spool.runs > 0
             if not self.spooling:
@@ -234,9 +234,9 @@ class SpooledQueue:
         return False
 
     def _forward(self, runs: list[SpooledRun]) -> None:
-        """Give runs to the journal, and delete them from the spool. Raises JournalError.
+        """Forward runs to the journal, and delete them from the spool. Raises JournalError.
 
-        If the process or the connection dies in between, the mark tells what the journal has already.
+        If the process or the connection dies in between, the mark shows which runs the journal has already.
         """
         if not runs:
             return
@@ -257,12 +257,12 @@ class SpooledQueue:
             self.on_throttled(one)
 
     def _forwarded(self) -> int:
-        """Return the number of the last run that the journal has got from this spool.
+        """Return the number of the last run that this spool has forwarded to the journal.
 
         Raises JournalUnavailableError.
 
         The mark is a row beside the throttle windows, because these are written with the runs in one
-        transaction. Run ids alone do not prevent that a run that a throttle suppressed is counted twice.
+        transaction. Run ids alone are not enough: a run that a throttle suppressed would be counted twice.
         """
         if self._mark is None:
             try:

@@ -80,13 +80,14 @@ def _create_or_check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _take_over(connection: sqlite3.Connection, path: Path, journal: str | None) -> tuple[str, str]:
-    """Note the journal in the spool. Refuse one that holds runs of another journal. Return the ids."""
+    """Record the journal in the spool. Refuse one that holds runs of another journal. Return the ids."""
     about = connection.execute("SELECT id, journal FROM about").fetchone()
     if about and journal in (None, about["journal"]):
         return str(about["id"]), str(about["journal"])
     if journal is None:
         raise JournalError(
-            f"the spool {path} was not used yet, and the database does not answer: start the engine when it does"
+            f"the spool {path} was not used before, and the database does not answer: start the engine when it"
+            " does"
         )
     (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
     if about and runs:
