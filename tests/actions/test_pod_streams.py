@@ -23,6 +23,7 @@ from engine.execution.guardrails import GuardrailChecker
 from engine.intake.redaction import Redaction
 from engine.model.event import parse_event
 from engine.outbound.api import RequestRecorder
+from tests.cluster.accounts import create_account, token_of, wait_for_right
 from tests.cluster.fixtures import require
 from tests.contracts.test_actions import ACTIONS, claim_of, compiled
 from tests.support.fakes import FakeAttemptStore
@@ -225,18 +226,14 @@ def restricted_token(admin):
     admin.create(
         f"{group}/namespaces/{NAMESPACE}/roles", {"metadata": {"name": name}, "rules": rules}
     )
-    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
-    admin.create(accounts, {"metadata": {"name": name}})
+    create_account(admin, NAMESPACE, name)
     subject = {"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
     body = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
     admin.create(f"{group}/namespaces/{NAMESPACE}/rolebindings", body)
-    may = {"verb": "get", "resource": "pods", "namespace": NAMESPACE}
-    review = {"user": f"system:serviceaccount:{NAMESPACE}:{name}", "resourceAttributes": may}
-    reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-    while not admin.create(reviews, {"spec": review})["status"]["allowed"]:
-        threading.Event().wait(0.02)
-    return admin.create(f"{accounts}/{name}/token", {"spec": {}})["status"]["token"]
+    user = f"system:serviceaccount:{NAMESPACE}:{name}"
+    wait_for_right(admin, user, "get", "pods", namespace=NAMESPACE)
+    return token_of(admin, NAMESPACE, name)
 
 
 def test_an_ephemeral_container_runs_a_command(run, admin, tmp_path):

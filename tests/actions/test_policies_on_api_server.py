@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import GuardrailChecker
 from engine.model.event import parse_event
 from engine.outbound.api import RequestRecorder
+from tests.cluster.accounts import create_account, token_of, wait_for_right
 from tests.cluster.custom_kinds import POLICIES
 from tests.contracts.test_actions import claim_of
 from tests.support.fakes import FakeAttemptStore, FakeHttpClient
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 ISOLATE, BLOCK = load_actions()["pod.isolate"], load_actions()["pod.block"]
 ALLOW = {
     "dns": True, "cidrs": ["192.0.2.0/24", "2001:db8::/32"], "namespaces": ["kube-system", "monitoring"],
@@ -71,30 +70,19 @@ class Site:
         return self.accounts[needed]
 
     def _account(self, needed: frozenset[tuple[str, str]]) -> Any:
-        name, home = (
-            f"{self.namespace}-{len(self.accounts)}",
-            f"/api/v1/namespaces/{self.namespace}",
-        )
-        self.admin.create(f"{home}/serviceaccounts", {"metadata": {"name": name}})
+        name = f"{self.namespace}-{len(self.accounts)}"
+        create_account(self.admin, self.namespace, name)
         (role,) = roles(needed, name, namespaced=False)
         self.admin.create(f"{RBAC}/clusterroles", role)
         subject = {"kind": "ServiceAccount", "name": name, "namespace": self.namespace}
         reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
         binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
         self.admin.create(f"{RBAC}/clusterrolebindings", binding)
-        self._wait_for_rights(f"system:serviceaccount:{self.namespace}:{name}", needed)
-        asked = {"spec": {"expirationSeconds": 7200}}
-        token = self.admin.create(f"{home}/serviceaccounts/{name}/token", asked)["status"]["token"]
-        return connect(str(self.control_plane.kubeconfig(token, self.folder / name)), None)
-
-    def _wait_for_rights(self, user: str, needed: frozenset[tuple[str, str]]) -> None:
-        pause = threading.Event()
         for verb, resource in needed:
-            name, _, group = resource.partition(".")
-            asked = {"verb": verb, "resource": name, "group": group}
-            spec = {"user": user, "groups": ["system:authenticated"], "resourceAttributes": asked}
-            while not self.admin.create(REVIEWS, {"spec": spec})["status"]["allowed"]:
-                pause.wait(0.05)
+            user = f"system:serviceaccount:{self.namespace}:{name}"
+            wait_for_right(self.admin, user, verb, resource)
+        token = token_of(self.admin, self.namespace, name)
+        return connect(str(self.control_plane.kubeconfig(token, self.folder / name)), None)
 
     def close(self) -> None:
         """Delete what is not in the namespace."""

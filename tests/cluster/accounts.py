@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
+
+from tests.support.engine import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,9 +41,16 @@ def apply_manifests(admin: Api, manifests: Iterable[dict[str, Any]]) -> list[str
 
 
 def wait_for_right(
-    admin: Api, user: str, verb: str, right: str, *, namespace: str = "", name: str = ""
+    admin: Api,
+    user: str,
+    verb: str,
+    right: str,
+    *,
+    namespace: str = "",
+    name: str = "",
+    allowed: bool = True,
 ) -> None:
-    """Wait until the authorizer of the API server has read a role through its watch.
+    """Wait until the authorizer of the API server has read a role or a binding through its watch.
 
     right: the resource with its group, as in RBAC: ``deployments/scale.apps``.
     """
@@ -53,6 +61,7 @@ def wait_for_right(
         "namespace": namespace, "name": name,
     }  # fmt: skip
     spec = {"user": user, "groups": ["system:authenticated"], "resourceAttributes": attributes}
-    pause = threading.Event()
-    while not admin.create(REVIEWS, {"spec": spec})["status"]["allowed"]:
-        pause.wait(0.05)
+    wait_until(
+        lambda: admin.create(REVIEWS, {"spec": spec})["status"]["allowed"] is allowed,
+        lambda: f"{user}: {verb} {right} is not {allowed}",
+    )

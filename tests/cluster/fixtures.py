@@ -9,7 +9,6 @@ import os
 import secrets
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from tests.cluster import build
+from tests.cluster.accounts import wait_for_right
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import Kubelet
 
@@ -34,7 +34,6 @@ ENGINE = (
     "admission.yaml",
 )
 USER = "system:serviceaccount:tiercel:tiercel"
-REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 ACCOUNT = "/api/v1/namespaces/tiercel/serviceaccounts/tiercel"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 COLLECTIONS = {
@@ -101,14 +100,7 @@ def engine_kubeconfig(
 
 def wait_for_rights(admin: Api, user: str = USER) -> None:
     """Wait until the API server's authorizer has read the role through its watch."""
-    attributes = {"verb": "patch", "resource": "networkpolicies", "group": "networking.k8s.io"}
-    review = {"user": user, "groups": ["system:authenticated"], "resourceAttributes": attributes}
-    pause = threading.Event()
-    for _ in range(200):
-        if admin.create(REVIEWS, {"spec": review})["status"]["allowed"]:
-            return
-        pause.wait(0.05)
-    raise AssertionError(f"{user} never got its rights")
+    wait_for_right(admin, user, "patch", "networkpolicies.networking.k8s.io")
 
 
 def require(*components: str) -> None:

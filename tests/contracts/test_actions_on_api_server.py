@@ -15,12 +15,12 @@ from engine.execution.guardrails import GuardrailChecker
 from engine.model.errors import GoneError
 from engine.model.event import parse_event
 from engine.outbound.api import RequestRecorder
+from tests.cluster.accounts import create_account, token_of, wait_for_right
 from tests.cluster.fixtures import require
 from tests.contracts.test_actions import ACTIONS, claim_of
 from tests.support.fakes import FakeAttemptStore, FakeHttpClient
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 APPS = "/apis/apps/v1/namespaces"
 POLICIES = "/apis/networking.k8s.io/v1/namespaces"
 TARGETED = [
@@ -70,9 +70,7 @@ def account(admin, namespace, control_plane, tmp_path):
 
     def connected(needed):
         name = f"{namespace}-{len(made)}"
-        admin.create(
-            f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": name}}
-        )
+        create_account(admin, namespace, name)
         (role,) = roles(frozenset(needed), name, namespaced=False)
         admin.create(f"{RBAC}/clusterroles", role)
         subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
@@ -80,28 +78,15 @@ def account(admin, namespace, control_plane, tmp_path):
         binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
         admin.create(f"{RBAC}/clusterrolebindings", binding)
         made.append(name)
-        wait_for_rights(admin, f"system:serviceaccount:{namespace}:{name}", needed)
-        asked = {"spec": {"expirationSeconds": 7200}}
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
-        token = admin.create(path, asked)["status"]["token"]
+        for verb, resource in needed:
+            wait_for_right(admin, f"system:serviceaccount:{namespace}:{name}", verb, resource)
+        token = token_of(admin, namespace, name)
         return connect(str(control_plane.kubeconfig(token, tmp_path / name)), None)
 
     yield connected
     for name in made:
         admin.delete(f"{RBAC}/clusterrolebindings/{name}")
         admin.delete(f"{RBAC}/clusterroles/{name}")
-
-
-def wait_for_rights(admin, user, needed):
-    """Wait until the authorizer of the API server has read the role through its watch."""
-    pause = threading.Event()
-    for verb, resource in needed:
-        plural, _, group = resource.partition(".")
-        name, _, subresource = plural.partition("/")
-        asked = {"verb": verb, "resource": name, "subresource": subresource, "group": group}
-        spec = {"user": user, "groups": ["system:authenticated"], "resourceAttributes": asked}
-        while not admin.create(REVIEWS, {"spec": spec})["status"]["allowed"]:
-            pause.wait(0.05)
 
 
 def event_of(pod):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -12,11 +11,11 @@ from click.testing import CliRunner
 from engine.actions.rbac import rights, roles
 from engine.cli.command_group import cli
 from engine.language.folder import Files
+from tests.cluster.accounts import wait_for_right
 from tests.support.engine import engine
 from tests.support.playbooks import new_loader
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 PLAYBOOKS = """\
 apiVersion: tiercel.dev/v1
 kind: Playbook
@@ -66,14 +65,7 @@ class Account:
 
     def wait(self, verb, *, allowed):
         """Wait until the authorizer has read the role."""
-        attributes = {"verb": verb, "resource": "configmaps"}
-        spec = {"user": self.user, "resourceAttributes": attributes}
-        pause = threading.Event()
-        for _ in range(600):
-            if self.admin.create(REVIEWS, {"spec": spec})["status"]["allowed"] is allowed:
-                return
-            pause.wait(0.05)
-        raise AssertionError(f"{verb} is not {allowed}")
+        wait_for_right(self.admin, self.user, verb, "configmaps", allowed=allowed)
 
     def close(self):
         self.admin.delete(f"{RBAC}/clusterrolebindings/{self.name}")

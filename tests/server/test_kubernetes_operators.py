@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,14 @@ from engine.cluster.client import connect
 from engine.server import kubernetes_operators
 from engine.server.kubernetes_operators import KubernetesOperators
 from engine.server.operator_auth import OperatorsFile
+from tests.cluster.accounts import wait_for_right
 from tests.server.test_admin import AWAY, JSON, Admin, digest
 from tests.server.test_admin import bearer as operator
 
 COMPONENT = Path(__file__).parents[2] / "kustomize/components/kubernetes-operators"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 AUDIENCE = "tiercel"
-
-
+RUNS = "runs.tiercel.dev"
 ENGINE = "/api/v1/namespaces/tiercel/serviceaccounts/reviewer"
 """An account in the engine's namespace, to which the admission policy of kustomize/base applies."""
 
@@ -49,7 +47,7 @@ def accounts(admin, engine_token):  # noqa: ARG001 - creates the engine's namesp
     admin.create(ENGINE.rpartition("/")[0], {"metadata": {"name": "reviewer"}})
     bind(admin, namespace, "engine", ("tiercel", "reviewer"))
     for name, verb in (("alice", "resume"), ("vic", "get"), ("ann", "approve")):
-        wait_for_right(admin, f"system:serviceaccount:{namespace}:{name}", verb)
+        wait_for_right(admin, f"system:serviceaccount:{namespace}:{name}", verb, RUNS)
 
     def token(name, audience=AUDIENCE):
         spec = {"audiences": [audience]} if audience else {}
@@ -74,18 +72,6 @@ def bind(admin, namespace, name, account=None):
     metadata = {"name": f"{role}-{who}" if account else role}
     body = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
     admin.create(f"{RBAC}/clusterrolebindings", body)
-
-
-def wait_for_right(admin, user, verb, *, allowed=True):
-    """Wait until the API server's authorizer has read a binding."""
-    attributes = {"verb": verb, "resource": "runs", "group": "tiercel.dev"}
-    pause = threading.Event()
-    for _ in range(600):
-        review = {"spec": {"user": user, "resourceAttributes": attributes}}
-        if admin.create(REVIEWS, review)["status"]["allowed"] is allowed:
-            return
-        pause.wait(0.05)
-    raise AssertionError(f"{user}: {verb} is not {allowed}")
 
 
 class Counted(AccessReviews):
@@ -202,9 +188,8 @@ def test_answers_are_cached_briefly_and_a_revoked_right_is_gone_after_that(
         assert port.get("/status", headers=headers)[0] == 200
     assert reviews.calls == before + 2
     admin.delete(f"{RBAC}/clusterrolebindings/{accounts.namespace}-ann")
-    wait_for_right(
-        admin, f"system:serviceaccount:{accounts.namespace}:ann", "approve", allowed=False
-    )
+    user = f"system:serviceaccount:{accounts.namespace}:ann"
+    wait_for_right(admin, user, "approve", RUNS, allowed=False)
     assert port.get("/status", headers=headers)[0] == 200
     port.seconds += kubernetes_operators.CACHE_SECONDS
     assert port.get("/status", headers=headers)[0] == 403
