@@ -1,13 +1,14 @@
 """Detach a pod: remove the labels by which its controller, Services and other policies select it.
 
-The controller then creates another pod, and this one stays. An annotation keeps the removed labels, so that a
-person can restore them if the journal is lost.
+The controller then creates another pod, and this one stays. An annotation of the pod keeps the removed labels
+for people. The same annotation of the policy keeps them for the engine, which restores them if the journal is
+lost: who can change the pod cannot necessarily change the policy.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.actions.owners import OWNERS
 from engine.actions.parameters import check_label_key, check_label_value
@@ -19,7 +20,7 @@ from engine.model.calls import ObjectChange
 from engine.model.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from engine.actions.registry import Right
     from engine.cluster.api import Cluster
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 REMOVED_LABELS = "tiercel.dev/removed-labels"
 """The annotation with the removed labels, as a JSON object."""
+MAX_REMOVED = 100
+MAX_NOTE = 64 << 10
+"""Labels, and bytes, of the annotation. One with more is not read. 100 of the longest labels have 43 KiB."""
 _REPLACING = (REPLICA_SET.kind, JOB.kind)
 """The controllers that create another pod with another name."""
 _KEEPS_NAME = ("StatefulSet", "DaemonSet")
@@ -54,15 +58,39 @@ def detached(pod: Pod, cluster: Cluster, subject: Subject) -> Subject:
         return subject
     note = json.dumps(removed, sort_keys=True)
     before = None if earlier else (pod.metadata.get("annotations") or {}).get(REMOVED_LABELS)
-    noted = _change(pod, ("metadata", "annotations", REMOVED_LABELS), note, before)
-    changes = (
-        _change(pod, ("metadata", "labels", key), None, value) for key, value in removed.items()
-    )
+    place = (pod.namespace, pod.name, pod.uid)
     patch: dict[str, dict[str, str | None]] = {
         "labels": {**dict.fromkeys(removed), **subject.patch["labels"]},
         "annotations": {REMOVED_LABELS: note},
     }
-    return Subject(subject.pods, labels, subject.owner, patch, (noted, *changes, *subject.changes))
+    changes = (*detach_changes(place, removed, note, before), *subject.changes)
+    return Subject(subject.pods, labels, subject.owner, patch, changes, {REMOVED_LABELS: note})
+
+
+def detach_changes(
+    pod: tuple[str, str, str], removed: Mapping[str, str], note: str, before: str | None = None
+) -> Iterator[ObjectChange]:
+    """Yield the changes that detach a pod, which is given as namespace, name and uid.
+
+    note, before: the annotation with the removed labels, and its earlier value.
+    """
+    path: tuple[str, ...] = ("metadata", "annotations", REMOVED_LABELS)
+    yield ObjectChange(POD, *pod, path, note, before)
+    for key, value in removed.items():
+        yield ObjectChange(POD, *pod, ("metadata", "labels", key), None, value)
+
+
+def noted_labels(note: str | None) -> dict[str, str]:
+    """Return the labels of such an annotation. Only valid ones, because other people can write it, too."""
+    if not note or len(note.encode(errors="replace")) > MAX_NOTE:
+        return {}
+    try:
+        found = as_object(json.loads(note))
+    except (ValueError, RecursionError):
+        return {}
+    if len(found) > MAX_REMOVED:
+        return {}
+    return {key: value for key, value in found.items() if _valid(key, value)}
 
 
 def _selectors(pod: Pod, cluster: Cluster) -> Iterator[Requirements | None]:
@@ -88,23 +116,14 @@ def _keys(requirements: Requirements) -> set[str]:
 
 
 def _removed_earlier(pod: Pod) -> dict[str, str]:
-    """Return the labels that an earlier attempt or run removed. Others can write the annotation: check it."""
+    """Return the labels that an earlier attempt or run removed."""
     labels = pod.metadata.get("labels") or {}
-    text = (pod.metadata.get("annotations") or {}).get(REMOVED_LABELS)
-    try:
-        kept: Any = json.loads(text) if text and QUARANTINE in labels else {}
-    except (ValueError, RecursionError):
+    if QUARANTINE not in labels:
         return {}
-    return {
-        key: value
-        for key, value in as_object(kept).items()
-        if key not in labels and _valid(key, value)
-    }
+    found = noted_labels((pod.metadata.get("annotations") or {}).get(REMOVED_LABELS))
+    return {key: value for key, value in found.items() if key not in labels}
 
 
 def _valid(key: str, value: object) -> bool:
-    return isinstance(value, str) and not check_label_key(key) and not check_label_value(value)
-
-
-def _change(pod: Pod, path: tuple[str, ...], put: str | None, before: str | None) -> ObjectChange:
-    return ObjectChange(POD, pod.namespace, pod.name, pod.uid, path, put, before)
+    is_label = isinstance(value, str) and not check_label_value(value) and not check_label_key(key)
+    return is_label and key != QUARANTINE

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from engine.model.calls import Kind, Object
 
 QUARANTINE = "tiercel.dev/quarantine"
+POLICY_POD = "tiercel.dev/pod"
+"""Annotation: namespace, name and uid of the pod that a policy without a namespace cuts off."""
 LIST_POLICIES: Right = ("list", rbac_resource(NETWORK_POLICY))
 _VERBS = ("get", "create", "patch", "delete")
 
@@ -36,7 +38,8 @@ class Subject(msgspec.Struct, frozen=True):
     """The pods that a policy selects, and the changes of the pod that this needs.
 
     labels: of the pod after the changes. patch: of the metadata of the pod; empty for none. changes: the same,
-    for undo. owner: of the policy, as an ownerReference; None if only an undo removes it.
+    for undo. owner: of the policy, as an ownerReference; None if only an undo removes it. annotations: of the
+    policy, for the undo after a lost journal.
     """
 
     pods: Pods
@@ -44,6 +47,7 @@ class Subject(msgspec.Struct, frozen=True):
     owner: Object | None
     patch: Mapping[str, Mapping[str, str | None]] = {}
     changes: tuple[ObjectChange, ...] = ()
+    annotations: Mapping[str, str] = {}
 
 
 class PolicyPlace(msgspec.Struct, frozen=True):
@@ -135,9 +139,12 @@ def write_policy(  # noqa: PLR0913 - what is written, where, for whom, and for h
         "name": place.name,
         **({"namespace": place.namespace} if place.namespace else {}),
     }
-    metadata |= {**marks, "annotations": {**annotations, **marks["annotations"]}}
-    if subject.owner and kind.namespaced:  # a namespaced object cannot own a cluster-scoped one
+    every = {**annotations, **subject.annotations, **marks["annotations"]}
+    if subject.owner and kind.namespaced:
         metadata["ownerReferences"] = [subject.owner]
+    elif subject.patch:  # an object of a namespace cannot own one without
+        every[POLICY_POD] = f"{pod.namespace}/{pod.name}/{pod.uid}"
+    metadata |= {**marks, "annotations": every}
     policy = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "spec": spec}
     if subject.patch:
         body: dict[str, Any] = {"metadata": {"uid": pod.uid, **subject.patch}}

@@ -130,8 +130,9 @@ class BaseJournal(ABC, Generic[C]):
         self._prepare_history()
         position = [one.name for one in run.steps].index(step)
         intent = UndoIntent(run.id, step, position, changes, until)
-        done = StepResult(step, "done", "found in the cluster, and taken over")
-        results, undos = codec.from_results([done]), self._statements.undos
+        text = "found in the cluster, and taken over"
+        results = codec.from_results([StepResult(one.name, "done", text) for one in run.steps])
+        undos = self._statements.undos
         return self._write(lambda c: undos.adopt(c, intent, run, results, now))
 
     # OperatorCommands

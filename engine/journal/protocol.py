@@ -155,8 +155,8 @@ class UndoLog(Protocol):
     ) -> bool:
         """Write an undo intent for changes that were found in the cluster.
 
-        If the run does not exist, it is written as a run that ended now. Returns False and writes nothing if
-        the first of the changes already has an undo intent.
+        If the run does not exist, it is written as a run whose steps are done and that ended now. Returns
+        False and writes nothing if the first of the changes already has an undo intent.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import msgspec
@@ -86,9 +87,142 @@ def test_policies_of_other_kinds_are_adopted(journal, provider):
     assert adopt(server.cluster, journal, NOW) == 1
     (undoing,) = journal.claim("cluster", 9, NOW + HOUR)
     undo(server, replace(undoing, undo=None), UndoStore(undoing))
-    if provider == "cluster":  # the policy does not name its pod, so the label stays
-        del server.find("Pod", "web-0", "demo")["metadata"]["labels"]["tiercel.dev/quarantine"]
     assert server.state() == before
+
+
+def detached(provider="kubernetes"):
+    server = world()
+    given = {"ttl": "1h", "detach": True, "provider": provider}
+    act(server, claim_of(ISOLATE, given, alert()), store=FakeAttemptStore())
+    assert "app" not in labels(server)
+    return server
+
+
+def labels(server):
+    return server.find("Pod", "web-0", "demo")["metadata"]["labels"]
+
+
+def undo_all(server, journal):
+    """Undo what is due after the ttl. Return how many undos there were."""
+    number, now = 0, NOW + HOUR
+    while undos := journal.claim("cluster", 9, now):
+        for one in undos:
+            outcome = act(server, one, store=journal)
+            assert outcome.state == "undone", outcome.message
+            assert journal.settle(one, outcome, now)
+            number += 1
+    return number
+
+
+@pytest.mark.parametrize("provider", ["kubernetes", "cluster"])
+def test_the_labels_that_a_detach_removed_are_restored(journal, provider):
+    server, before = detached(provider), world().state()
+    assert adopt(server.cluster, journal, NOW) == 1
+    assert undo_all(server, journal) == 1
+    assert server.state() == before
+
+
+def test_a_label_that_someone_set_on_a_detached_pod_stays(journal):
+    server = detached()
+    labels(server)["app"] = "forensics"
+    adopt(server.cluster, journal, NOW)
+    undo_all(server, journal)
+    assert labels(server) == {"app": "forensics"}
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "[[[", "[" * 100_000, '{"app": 7}', '{"app": "a b"}', '{"a/b/c": "x"}', '["app"]',
+        json.dumps({f"label-{number}": "x" for number in range(101)}),
+        json.dumps({"tiercel.dev/quarantine": "x"}),
+    ],
+    ids=lambda note: note[:20],
+)  # fmt: skip
+def test_a_note_about_removed_labels_that_is_not_valid_restores_none(journal, note):
+    server = detached()
+    policy(server)["metadata"]["annotations"]["tiercel.dev/removed-labels"] = note
+    assert adopt(server.cluster, journal, NOW) == 1
+    assert undo_all(server, journal) == 1
+    assert labels(server) == {}
+
+
+def test_a_policy_of_a_namespace_names_no_pod_of_another_one(journal):
+    server = detached()
+    theirs = copy.deepcopy(server.find("Pod", "web-0", "demo"))
+    theirs["metadata"] |= {"namespace": "other", "uid": "u-1"}
+    server.put(theirs)
+    metadata = policy(server)["metadata"]
+    del metadata["ownerReferences"]
+    metadata["annotations"]["tiercel.dev/pod"] = "other/web-0/u-1"
+    before = copy.deepcopy(server.find("Pod", "web-0", "other"))
+    assert adopt(server.cluster, journal, NOW) == 1
+    undo_all(server, journal)
+    assert server.find("Pod", "web-0", "other") == before
+
+
+@pytest.mark.parametrize("bad", ["../../x", "", None, "a" * 300])
+def test_a_reference_to_a_pod_that_no_pod_can_have_is_left_out(journal, bad):
+    server = isolated()[0]
+    policy(server)["metadata"]["ownerReferences"][0]["name"] = bad
+    assert adopt(server.cluster, journal, NOW) == 1
+    (undoing,) = journal.claim("cluster", 9, NOW + HOUR)
+    assert [change.kind.kind for change in undoing.changes] == ["NetworkPolicy"]
+
+
+def test_all_policies_of_one_run_are_adopted(journal):
+    server, store = world(), FakeAttemptStore()
+    steps = [("pod.block", {}, "one"), ("pod.block", {}, "two"), ("pod.isolate", {}, "three")]
+    provider = {"provider": "cilium", "ttl": "1h"}
+    for action, given, name in steps:
+        claim = claim_of(load_actions()[action], {**provider, **given}, alert())
+        step = msgspec.structs.replace(claim.step, name=name)
+        playbook = replace(claim.run.playbook, steps=(step,))
+        run = msgspec.structs.replace(claim.run, playbook=playbook)
+        act(server, replace(claim, run=run), store=store)
+    before = world().state()
+    assert adopt(server.cluster, journal, NOW) == 3
+    record = journal.find(claim.run.id)
+    assert len(record.undo) == 3
+    assert {one.state for one in record.results} == {"done"}
+    assert adopt(server.cluster, journal, NOW) == 0
+    assert undo_all(server, journal) == 3
+    assert server.state() == before
+
+
+def applied(manager):
+    """Return a server on which resource.apply created a policy, as the field manager says."""
+    server, store = world(), FakeAttemptStore()
+    manifest = {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "incident", "namespace": "demo"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    }  # fmt: skip
+    apply = load_actions()["resource.apply"]
+    outcome = act(
+        server, claim_of(apply, {"manifest": manifest, "ttl": "1h"}, alert()), store=store
+    )
+    assert outcome.state == "done", outcome.message
+    made = server.find("NetworkPolicy", "incident", "demo")
+    fields = {"f:metadata": {"f:labels": {"f:app.kubernetes.io/managed-by": {}}}}
+    made["metadata"]["managedFields"] = [
+        {"manager": manager, "operation": "Apply", "fieldsV1": fields}
+    ]
+    return server
+
+
+def test_a_policy_of_resource_apply_is_adopted_and_deleted(journal):
+    server, before = applied("tiercel"), world().state()
+    assert adopt(server.cluster, journal, NOW) == 1
+    (undoing,) = journal.claim("cluster", 9, NOW + HOUR)
+    assert undoing.step.action == "resource.apply"
+    assert undo(server, replace(undoing, undo=None), UndoStore(undoing)).state == "undone"
+    assert server.state() == before
+
+
+def test_a_copy_of_such_a_policy_is_not_adopted(journal):
+    server = applied("kubectl")
+    assert adopt(server.cluster, journal, NOW) == 0
 
 
 def test_kinds_without_the_right_to_list_them_are_not_adopted(journal):
