@@ -140,11 +140,11 @@ def write_policy(  # noqa: PLR0913 - what is written, where, for whom, and for h
         **({"namespace": place.namespace} if place.namespace else {}),
     }
     every = {**annotations, **subject.annotations, **marks["annotations"]}
-    if subject.owner and kind.namespaced:
-        metadata["ownerReferences"] = [subject.owner]
-    elif subject.patch:  # an object of a namespace cannot own one without
+    if subject.patch and not kind.namespaced:
         every[POLICY_POD] = f"{pod.namespace}/{pod.name}/{pod.uid}"
     metadata |= {**marks, "annotations": every}
+    if subject.owner and kind.namespaced:  # an object of a namespace cannot own one without
+        metadata["ownerReferences"] = [subject.owner]
     policy = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "spec": spec}
     if subject.patch:
         body: dict[str, Any] = {"metadata": {"uid": pod.uid, **subject.patch}}
