@@ -89,6 +89,28 @@ def test_the_guardrails_are_the_built_in_ones_with_more_namespaces_and_a_message
     assert b"slack.post" in found.on_held
 
 
+def test_only_the_guardrails_ask_a_person(library):
+    """Each hold runs the steps of onHeld, so a message before the hold would be a second one."""
+    asking = [one for one in library.playbooks if "approval.wait" in actions_of(one)]
+    assert len(asking) == 6
+    for playbook in asking:
+        names = actions_of(playbook)
+        assert not {"slack.post", "notify.send"} & set(names[: names.index("approval.wait")])
+    folders = {Path(playbook.where.file).parent for playbook in asking}
+    assert {file.parent for file in LIBRARY.glob("*/.guardrails.yaml")} == folders
+    for folder in folders:
+        [generator] = yaml.safe_load((folder / "kustomization.yaml").read_text())[
+            "configMapGenerator"
+        ]
+        assert "guardrails.yaml=.guardrails.yaml" in generator["files"]
+        copy = (folder / ".guardrails.yaml").read_text()
+        assert copy == (LIBRARY / "guardrails.yaml").read_text()
+
+
+def actions_of(playbook):
+    return [step.action for step in playbook.steps]
+
+
 def test_rules_with_a_tactic_are_answered_in_the_folder_of_that_tactic(library):
     misplaced = []
     for playbook in library.playbooks:
