@@ -97,10 +97,10 @@ class FoundPolicy:
         """Namespace, name and uid of the pod that the policy cuts off, or None."""
         if self.kind.namespaced:  # it can only name a pod of its own namespace
             owners = self.metadata.get("ownerReferences") or []
-            owner = next((one for one in owners if one.get("kind") == POD.kind), {})
-            parts = [self.metadata.get("namespace"), owner.get("name"), owner.get("uid")]
+            owner: Object = next((one for one in owners if one.get("kind") == POD.kind), {})
+            parts: list[Any] = [self.metadata.get("namespace"), owner.get("name"), owner.get("uid")]
         else:
-            parts = str(self.annotations.get(POLICY_POD)).split("/", 2)
+            parts = [*str(self.annotations.get(POLICY_POD)).split("/", 2)]
         if len(parts) != 3 or not all(parts):  # noqa: PLR2004 - the annotation has three parts
             return None
         namespace, name, uid = map(str, parts)
