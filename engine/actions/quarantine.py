@@ -143,7 +143,7 @@ def write_policy(  # noqa: PLR0913 - what is written, where, for whom, and for h
     if subject.patch and not kind.namespaced:
         every[POLICY_POD] = f"{pod.namespace}/{pod.name}/{pod.uid}"
     metadata |= {**marks, "annotations": every}
-    if subject.owner and kind.namespaced:  # an object of a namespace cannot own one without
+    if subject.owner and kind.namespaced:  # a namespaced object cannot own a cluster-scoped one
         metadata["ownerReferences"] = [subject.owner]
     policy = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "spec": spec}
     if subject.patch:
