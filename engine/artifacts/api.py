@@ -63,6 +63,7 @@ class ArtifactRecorder:
 
     requests: the list in which the requests of the attempt are recorded.
     stores: the stores of ``--artifact-stores``; None allows every store.
+    allow: called before each upload that is forwarded; raises TemporaryError to prevent it.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class ArtifactRecorder:
         requests: list[OutboundRequest] | None = None,
         forward: ArtifactStore | None = None,
         stores: Collection[ArtifactUrl] | None = None,
+        allow: Callable[[], None] = lambda: None,
     ) -> None:
         self._requests = [] if requests is None else requests
-        self._forward = forward
+        self._forward, self._allow = forward, allow
         self._stores = stores
 
     def check(self, url: str) -> None:
@@ -95,6 +97,8 @@ class ArtifactRecorder:
         """Record an upload and forward it; see ``ArtifactStore.write``. In a preview, return None."""
         parsed = parse_artifact_url(url)
         check_store(parsed, self._stores)
+        if self._forward is not None:
+            self._allow()
         self._requests.append(OutboundRequest("PUT", str(parsed)))
         if self._forward is None:
             return None

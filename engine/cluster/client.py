@@ -30,6 +30,8 @@ from engine.model.errors import GoneError, PermanentError, TemporaryError
 from engine.outbound.destination import mask_userinfo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.cluster.kubeconfig import ApiServerAccess
     from engine.model.calls import Call, Kind, Object
 
@@ -107,6 +109,13 @@ class KubernetesCluster(StreamCalls):
     def with_timeout(self, seconds: float) -> KubernetesCluster:
         """Return the same cluster with a deadline for all its calls together, ``seconds`` from now."""
         return self._changed(_deadline=time.monotonic() + seconds, _rate_wait=MAX_RATE_WAIT)
+
+    def with_check(self, check: Callable[[], None]) -> KubernetesCluster:
+        """Return the same cluster with a check before each call, after the wait for the rate limiter.
+
+        check: raises TemporaryError to prevent the call.
+        """
+        return self._changed(_check=check)
 
     def with_dry_run(self) -> KubernetesCluster:
         """Return the same cluster with ``dryRun=All``: the server checks writes, but changes nothing."""

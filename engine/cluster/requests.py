@@ -19,7 +19,7 @@ from engine.outbound.masking import mask_secrets
 from engine.outbound.retry_after import retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.cluster.circuit_breaker import CircuitBreaker
     from engine.cluster.rate_limiter import RateLimiter
@@ -93,6 +93,7 @@ class ApiRequests:
         self._deadline = deadline
         self._user = user
         self._rate_wait = MAX_RATE_WAIT
+        self._check: Callable[[], None] = lambda: None
 
     def _request(
         self,
@@ -167,6 +168,7 @@ class ApiRequests:
         if waited is None:
             rate = f"{self._state.rate_limiter.rate:.0f} calls a second (--kube-qps)"
             raise TemporaryError(f"too many calls for the limit of {rate}", answered=False)
+        self._check()
         if self._deadline is None:
             return left
         self._rate_wait = max(0.0, extra - waited)

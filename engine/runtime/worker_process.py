@@ -277,17 +277,20 @@ class _Resources:
         """Return the clients for one attempt. They are dry in a dry run, and if the mode does not enforce."""
         timeout, hosts = claim.step.timeout, self._settings.http_hosts
         stores = self._settings.artifact_stores
+        check = functools.partial(self._require_claim, claim)
         live = self._cluster.with_timeout(timeout) if self._cluster else None
         if live is not None:
-            live = as_account(live, self._settings.own.namespace, claim.run.playbook.run_as)
+            live = as_account(
+                live.with_check(check), self._settings.own.namespace, claim.run.playbook.run_as
+            )
         if live is None or self._settings.dry_run or not _mode_allows(claim):
             reader = live or AssumedCluster(claim.run.event)
             http = RequestRecorder(None, hosts)
             artifacts = ArtifactRecorder(http.requests, None, stores)
             return Clients(CallRecorder(reader), http, dry=True, artifacts=artifacts)
-        check = functools.partial(self._require_claim, claim)
         http = RequestRecorder(self._http.with_timeout(timeout), hosts, check)
-        artifacts = ArtifactRecorder(http.requests, self._artifacts.with_timeout(timeout), stores)
+        store = self._artifacts.with_timeout(timeout)
+        artifacts = ArtifactRecorder(http.requests, store, stores, check)
         return Clients(
             CallRecorder(live, live, check),
             http,

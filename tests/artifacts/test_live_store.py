@@ -8,6 +8,7 @@ from pathlib import Path
 
 import obstore
 import pytest
+from engine.artifacts.api import ArtifactRecorder
 from engine.artifacts.live_store import LiveArtifactStore
 from engine.artifacts.object_store import PART
 from engine.artifacts.url import parse_artifact_url, store_list
@@ -31,6 +32,18 @@ def emulators():
     """Scheme -> the variables of its SDK."""
     with s3_emulator() as s3, azurite() as azure:
         yield {"s3": s3_variables(s3), "gs": s3_variables(s3), "az": azure_variables(azure)}
+
+
+def test_an_upload_is_prevented_if_another_replica_may_have_taken_over(tmp_path):
+    def check():
+        raise TemporaryError("may have taken over")
+
+    stores = store_list(f"file://{tmp_path}")
+    requests = []
+    recorder = ArtifactRecorder(requests, LiveArtifactStore(stores), stores, check)
+    with pytest.raises(TemporaryError, match="taken over"):
+        recorder.write(f"file://{tmp_path}/a", [b"x"], reserve=None, media_type="text/plain")
+    assert (requests, [*tmp_path.iterdir()]) == ([], [])
 
 
 class Files:

@@ -154,6 +154,25 @@ def test_waiting_for_the_rate_limiter_does_not_use_the_time_of_the_attempt(clock
         short.get(POD, "a", "demo")
 
 
+def test_a_claim_that_is_lost_while_a_call_waits_for_the_rate_prevents_the_call(clock):
+    """The process can be stopped during the wait, and another replica can take over."""
+
+    def check():
+        if clock.slept:
+            raise TemporaryError("another replica may have taken over")
+
+    server = Unreachable()
+    limiter = RateLimiter(1, clock, clock.sleep)
+    cluster = KubernetesCluster(server, ApiServerState(CircuitBreaker(clock), limiter))
+    for _ in range(2):
+        limiter.wait(0)
+    with pytest.raises(TemporaryError, match="taken over"):
+        cluster.with_timeout(30).with_check(check).send(
+            Call("delete", "v1", "pods", "demo", "a", {})
+        )
+    assert (clock.slept, server.calls) == ([1.0], 0)
+
+
 def test_no_more_attempts_start_than_the_rate_allows(clock):
     cluster, state = cluster_of(ApiServer(), clock)
     slots = [cluster.available_slots(running) for running in (0, 15, 99, 100, 101)]
