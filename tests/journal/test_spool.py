@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 import sqlite3
 import time
@@ -17,6 +19,7 @@ from engine.journal.records import AcceptBatch
 from engine.journal.spool import queue as queue_module
 from engine.journal.spool.file import SpoolFile
 from engine.journal.spool.queue import SpooledQueue
+from engine.journal.sqlite import schema
 from engine.model.errors import JournalError, JournalUnavailableError
 from engine.model.playbook import Match, Playbook, Throttle
 from engine.model.throttle_window import ThrottleUse
@@ -187,8 +190,78 @@ def test_a_disk_without_space_is_a_full_spool(url, journal, tmp_path):
         large = event(2, output="x" * 500_000)
         with pytest.raises(JournalError, match=r"the spool .* cannot be written: .* full"):
             accept(queue, type(run(2))(run(2).id, playbook(), large, NOW, "demo/b"))
-        assert "full" in queue.write_error()
+        assert (
+            queue.write_error() is None
+        )  # a new connection can use the space of a disk that has grown
         accept(queue, run(1))
+
+
+def test_an_engine_is_ready_again_after_the_disk_of_its_spool_was_full(url, journal, tmp_path):
+    """A load balancer sends no events to an engine that is not ready, so the next event cannot test the disk."""
+    large = event(2, output="x" * 500_000)
+    large = type(run(2))(run(2).id, playbook(), large, NOW, "demo/b")
+
+    def connect(max_pages):
+        connection = schema.connect(tmp_path / "spool", writes=True)
+        connection.execute(f"PRAGMA max_page_count = {max_pages}").fetchone()
+        return connection
+
+    with queue_of(journal, tmp_path / "spool") as queue:
+        writer = queue._spool._writer
+        writer._connect = lambda: connect(1)  # not below its size, so that it cannot grow
+        with unavailable(url):
+            with pytest.raises(JournalError, match="full"):
+                accept(queue, large)
+            assert "full" in queue.write_error()
+        wait_until(lambda: journal.write_error() is None)
+        drained(queue)
+        assert queue.write_error() is None  # the database accepts events
+        assert "full" in queue._spool.write_error()
+        writer._connect = lambda: connect(10_000)
+        assert queue._spool.write_error() is None  # the disk has space
+
+
+def test_a_run_is_forwarded_only_when_it_is_on_the_disk(tmp_path):
+    """A crash before the sync loses its number, and the next run gets it."""
+    with contextlib.closing(SpoolFile(tmp_path / "spool", "j", stored_playbook)) as spool:
+        reached, passes, sync = threading.Event(), threading.Event(), spool._writer._sync
+        spool._writer._sync = lambda: (reached.set(), passes.wait(PATIENCE), sync())
+        written = spool.write(AcceptBatch([run(1)]))
+        assert reached.wait(PATIENCE)
+        assert spool.read() == []
+        passes.set()
+        written.result(PATIENCE)
+        assert [one.id for one in spool.read()] == [run(1).id]
+
+
+def test_a_failed_sync_leaves_the_playbooks_of_the_other_runs(tmp_path):
+    """The engine has answered with an error, but the run is in the file."""
+    with contextlib.closing(SpoolFile(tmp_path / "spool", "j", stored_playbook)) as spool:
+        sync = spool._writer._sync
+        spool._writer._sync = fail
+        with pytest.raises(JournalError, match="Input/output error"):
+            spool.write(AcceptBatch([run(1)])).result(PATIENCE)
+        spool._writer._sync = sync
+        spool.write(AcceptBatch([run(2)])).result(PATIENCE)
+        first, second = spool.read()
+        spool.delete(first.number)
+        assert [one.error for one in spool.read()] == [""]
+        spool.delete(second.number)
+        assert spool.runs == 0
+
+
+def fail():
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_throttle_that_cannot_be_read_does_not_stop_the_spool(url, journal, tmp_path):
+    with shared_server().connect(url.rpartition("/")[2]) as admin:
+        admin.execute("INSERT INTO throttle_windows VALUES ('other', 'not JSON', 9e9)")
+    with queue_of(journal, tmp_path / "spool") as queue:
+        with unavailable(url):
+            accept(queue, run(1))
+        drained(queue)
+    assert claimed(journal) == [1]
 
 
 def test_hostile_text_and_a_run_that_cannot_be_read_do_not_stop_the_others(url, journal, tmp_path):

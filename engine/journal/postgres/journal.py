@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import errors
 
+from engine.journal import codec
 from engine.journal.base import BaseJournal, failed_accept
 from engine.journal.hydrate import Hydrator
 from engine.journal.postgres import (
@@ -261,6 +262,14 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     # State
 
+    def throttle_window(self, key: str) -> dict[str, Any]:
+        """Return one throttle window, empty if there is none. There can be many of them."""
+        row = self._connections.row(
+            "SELECT value FROM throttle_windows WHERE key = %s AND value IS NOT NULL",
+            index_key(key),
+        )
+        return dict(codec.decode(row["value"])) if row else {}
+
     def save_throttle_windows(self, changes: Mapping[str, Any]) -> None:
         """See State.save_throttle_windows."""
         self._write(lambda c: windows.write(c, "throttle_windows", changes))
@@ -333,12 +342,12 @@ class PostgresJournal(BaseJournal["Connection"]):
     def close(self) -> None:
         """See Maintenance.close. The claims of this process are free on return."""
         with self._closing:
-            self._stopping.set()
-            self._watchdog.join()
             self._writer.close()
             self._settlements.close()
             self._liveness.close()
             self._connections.close()
+            self._stopping.set()  # last, because a server that does not answer would stop each of these
+            self._watchdog.join()
 
     def _watch(self) -> None:
         """Abort the transactions that get no answer, so that their callers fail instead of hanging."""

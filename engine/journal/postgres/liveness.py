@@ -143,6 +143,7 @@ class Liveness:
         self._stopping.set()
         self._thread.join()
         if self._connection is not None:
+            self._begun = time.monotonic()
             with contextlib.suppress(psycopg.Error, OSError):
                 self._connection.execute("DELETE FROM replicas WHERE id = %s", (self.id,))
             self._connection.close()
@@ -155,7 +156,7 @@ class Liveness:
                 for task in self.tasks:
                     if self._connection:
                         task(self._connection)
-            except (psycopg.Error, OSError, JournalError):
+            except Exception:  # noqa: BLE001 - without this thread, the process would do nothing, and say nothing
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None

@@ -106,12 +106,13 @@ class SpoolFile:
         try:
             self.id, self.journal = prepare(path, journal)
             self._reader = schema.connect(path, writes=False)
-            self.runs, self.bytes = _measure(self._reader)
+            self.runs, self.bytes, self._synced = _measure(self._reader)
         except (JournalError, sqlite3.Error) as error:
             os.close(self._lock)
             raise JournalError(str(error)) from error
         self.last_error: str | None = None
         self._uncommitted = (0, 0)
+        self._inserted = self._synced
         self._sync = schema.WalSync(path)
         # the bounds above are below the maximum of SQLite, so that rows can always be deleted
         connect = partial(schema.connect, path, writes=True, max_bytes=4 * MAX_BYTES)
@@ -139,15 +140,19 @@ class SpoolFile:
         return written
 
     def read(self) -> list[SpooledRun]:
-        """Return the oldest runs. Raises JournalError."""
+        """Return the oldest runs. Raises JournalError.
+
+        Only those that are on disk: the number of a run that was lost in a crash is used again, and the journal
+        would take the new run for one that it has.
+        """
         found: list[SpooledRun] = []
         events: dict[int, tuple[Event, str]] = {}
         size = 0
         try:
             rows = self._reader.execute(
                 "SELECT runs.*, events.body FROM runs JOIN events ON events.id = runs.event"
-                " ORDER BY seq LIMIT ?",
-                (READ_RUNS,),
+                " WHERE seq <= ? ORDER BY seq LIMIT ?",
+                (self._synced, READ_RUNS),
             )
             for row in rows:
                 size += 0 if row["event"] in events else len(row["body"])
@@ -165,6 +170,17 @@ class SpoolFile:
             self._writer.submit(partial(self._delete, last=last)).result()
         except JournalError as error:
             raise self._renamed(error) from error
+
+    def write_error(self) -> str | None:
+        """Return why runs cannot be written, or None. After a failure, test the disk again."""
+        if self.last_error is not None:
+            try:
+                self._writer.submit(_probe).result()
+            except JournalError as error:
+                self.last_error = str(self._renamed(error))
+            else:
+                self.last_error = None
+        return self.last_error
 
     def fill_ratio(self) -> float:
         """Return the used part of the spool, 0 to 1."""
@@ -219,16 +235,19 @@ class SpoolFile:
                 connection.execute("INSERT INTO events (body) VALUES (?)", (body,)).lastrowid or 0
             )
         first -= len(batch.events) - 1
-        duplicates, new = {}, 0
+        duplicates, new, last = {}, 0, self._inserted
         for index, row in batch.runs:
             inserted = connection.execute(
                 "INSERT OR IGNORE INTO runs (id, digest, blob, received, target, revision, throttle, event)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (*row, first + index),
-            ).rowcount
-            new += inserted
-            if not inserted:
+            )
+            new += inserted.rowcount
+            if inserted.rowcount:
+                last = inserted.lastrowid or last
+            else:
                 duplicates[row[0]] = "duplicate"
+        self._inserted = last
         self._count(new, batch.expected_bytes)
         return duplicates
 
@@ -241,8 +260,11 @@ class SpoolFile:
         connection.execute(
             "DELETE FROM events WHERE id < coalesce((SELECT min(event) FROM runs), 9e18)"
         )
-        if self.runs + self._uncommitted[0] == runs:
+        if not connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone():
             connection.execute("DELETE FROM snapshots")
+            runs = (
+                self.runs + self._uncommitted[0]
+            )  # a failed sync can have left more than were counted
         self._count(-runs, -size - runs * _RUN_BYTES)
 
     def _count(self, runs: int, size: int) -> None:
@@ -251,7 +273,10 @@ class SpoolFile:
 
     def _transaction_ended(self, committed: bool) -> None:  # noqa: FBT001 - a callback of the writer
         (runs, size), self._uncommitted = self._uncommitted, (0, 0)
-        if committed:
+        if not committed:
+            self._inserted = self._synced
+        else:
+            self._synced = self._inserted
             self.runs += runs
             self.bytes = max(0, self.bytes + size) if self.runs else 0
 
@@ -281,6 +306,14 @@ class SpoolFile:
         return JournalError(str(error).replace("the journal", f"the spool {self.path}", 1))
 
 
+def _probe(connection: sqlite3.Connection) -> None:
+    """Write and delete as many bytes as a large event has."""
+    inserted = connection.execute(
+        "INSERT INTO events (body) VALUES (zeroblob(?))", (_MIN_FREE_BYTES,)
+    )
+    connection.execute("DELETE FROM events WHERE id = ?", (inserted.lastrowid,))
+
+
 def _throttle(row: sqlite3.Row, playbook: Playbook) -> ThrottleUse | None:
     if row["throttle"] is None or playbook.throttle is None:
         return None
@@ -308,8 +341,8 @@ def _encode(accepted: AcceptBatch) -> _Encoded:
     return _Encoded(events, runs, snapshots, sum(map(len, events)) + _RUN_BYTES * len(runs))
 
 
-def _measure(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return the number of runs, and the approximate number of bytes that they take."""
-    (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+def _measure(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Return the number of runs, the approximate number of bytes that they take, and the number of the last run."""
+    runs, last = connection.execute("SELECT count(*), coalesce(max(seq), 0) FROM runs").fetchone()
     (size,) = connection.execute("SELECT coalesce(sum(length(body)), 0) FROM events").fetchone()
-    return runs, size + runs * _RUN_BYTES
+    return runs, size + runs * _RUN_BYTES, last

@@ -41,6 +41,8 @@ class SharedJournal(Protocol):
     def release_throttle(self, run: str) -> None: ...  # noqa: D102
     def known(self, ids: Collection[str]) -> set[str]: ...  # noqa: D102
     def throttle_windows(self) -> dict[str, Any]: ...  # noqa: D102
+    def throttle_window(self, key: str) -> dict[str, Any]: ...  # noqa: D102
+    def write_error(self) -> str | None: ...  # noqa: D102
     def save_throttle_windows(self, changes: Mapping[str, Any]) -> None: ...  # noqa: D102
     def paused(self) -> Mapping[str, Pause]: ...  # noqa: D102
     def last_set(self) -> SavedSet | None: ...  # noqa: D102
@@ -137,8 +139,11 @@ class SpooledQueue:
                 self._pending_set = None
 
     def write_error(self) -> str | None:
-        """Return why the spool does not accept runs, as a sentence, or None."""
-        return self._spool.full() or self._spool.last_error
+        """Return why neither the journal nor the spool accepts runs, as a sentence, or None."""
+        error = self._spool.full() or self._spool.write_error()
+        if error and not self.spooling and self._journal.write_error() is None:
+            return None
+        return error
 
     @property
     def _mark_key(self) -> str:
@@ -268,7 +273,7 @@ class SpooledQueue:
             try:
                 if self._journal.id() != self._spool.journal:
                     raise JournalError(of_another_journal(self._spool.path, self._spool.runs))
-                mark = self._journal.throttle_windows().get(self._mark_key, {})
+                mark = self._journal.throttle_window(self._mark_key)
             except JournalError as error:
                 raise JournalUnavailableError(str(error)) from error
             self._mark = int(mark.get("run", 0))
