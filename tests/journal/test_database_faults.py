@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 import time
 
 import pytest
@@ -67,6 +68,73 @@ def accept(journal, *runs, throttles=None):
 def stored(sql):
     """The ids of the accepted runs."""
     return {id_ for (id_,) in sql.execute("SELECT id FROM run_ids").fetchall()}
+
+
+def test_an_engine_works_again_after_its_database_was_read_only(url, sql):
+    """A connection to a primary that became a standby, or to a database in maintenance, stays read-only."""
+    with opened(url) as journal:
+        sql.execute(f"ALTER DATABASE {database(url)} SET default_transaction_read_only = on")
+        try:
+            sql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            wait_until(lambda: "read-only" in str(failure(accept(journal, run(1)))))
+            wait_until(lambda: "read-only" in claim_failure(journal))
+        finally:
+            sql.execute(f"ALTER DATABASE {database(url)} RESET default_transaction_read_only")
+        wait_until(lambda: failure(accept(journal, run(1))) is None)
+        wait_until(lambda: not claim_failure(journal))
+
+
+def failure(accepted):
+    return accepted.exception(PATIENCE)
+
+
+def claim_failure(journal):
+    try:
+        journal.claim("cluster", 9, NOW)
+    except JournalError as error:
+        return str(error)
+    return ""
+
+
+def test_an_engine_ends_although_its_database_does_not_answer(url, proxy, monkeypatch):
+    monkeypatch.setattr(writer, "STALL_TIMEOUT", 0.2)
+    journal = PostgresJournal(
+        parse_server(through(proxy, url)), Process("a", "engine", "1"), stored_playbook
+    )
+    accept(journal, run(0)).result(
+        PATIENCE
+    )  # the next one is a single statement, which has no timeout
+    proxy.hold(b"accept_runs")
+    waiting = accept(journal, run(1))
+    assert proxy.reached.wait(PATIENCE)
+    closing = threading.Thread(target=journal.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    assert isinstance(waiting.exception(0), JournalUnavailableError)
+
+
+def test_a_password_file_that_cannot_be_read_is_an_error_until_it_can(url, sql, tmp_path):
+    password = tmp_path / "password"
+    password.write_text("secret")
+    server = parse_server(url, password)
+    with contextlib.closing(
+        PostgresJournal(server, Process("a", "engine", "1"), stored_playbook)
+    ) as journal:
+        password.write_bytes(b"secret\xff")
+        sql.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        wait_until(lambda: "is not UTF-8" in str(failure(accept(journal, run(1)))))
+        wait_until(lambda: not journal.may_act(journal.claim_identity))
+        assert "secret" not in str(failure(accept(journal, run(1))))
+        password.write_text("secret")
+        wait_until(lambda: journal.may_act(journal.claim_identity))
+        wait_until(lambda: failure(accept(journal, run(1))) is None)
 
 
 def test_a_slow_commit_delays_answers_and_gathers_what_arrives_meanwhile(url, sql, proxy):

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from engine.cluster.api import NETWORK_POLICY, POD
+from engine.journal.postgres import connection
 from engine.journal.postgres.connection import parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
@@ -156,6 +157,15 @@ def test_a_copy_has_everything_and_an_engine_on_it_completes_the_runs(url, tmp_p
         order = [id_ for id_, *_ in finished if id_ in queued]
     assert order == [*reversed(queued)]
     assert [one for one in finished if one[2]] == [(run(4).id, False, True)]
+
+
+def test_a_copy_may_take_longer_than_an_idle_transaction_of_the_engine(url, tmp_path, monkeypatch):
+    """A large file is read, or written to its disk, between two statements."""
+    with open_file(tmp_path / "from.db") as journal:
+        fill(journal)
+    monkeypatch.setattr(connection, "IDLE_TIMEOUT_MS", 1)
+    to_postgres.copy(tmp_path / "from.db", parse_server(url), empty)
+    to_sqlite.copy(parse_server(url), tmp_path / "back.db", empty)
 
 
 def copy(source, target):

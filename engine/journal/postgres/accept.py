@@ -157,6 +157,10 @@ class BatchWriter:
         windows.write(connection, "throttle_windows", changes)
         return rejected
 
+    def connected(self) -> None:
+        """Write the playbooks again. The server can be a standby that lost the last moments of the primary."""
+        self._known_snapshots.clear()
+
     def committed(self, batches: Sequence[EncodedBatch]) -> None:
         """Remember the playbooks that are in the database now."""
         self._known_snapshots |= {digest for batch in batches for digest in batch.snapshots}

@@ -41,6 +41,9 @@ MAX_KEY_BYTES = 512
 _ATTEMPTS = 3
 """Attempts of a transaction that PostgreSQL ends because of a deadlock."""
 
+_KEEPS_CONNECTION = (psycopg.DataError, errors.DeadlockDetected, errors.SerializationFailure)
+"""Errors of a single transaction."""
+
 Connection = psycopg.Connection[dict[str, Any]]
 Row = dict[str, Any]
 
@@ -78,7 +81,8 @@ def parse_server(url: str, password_file: Path | None = None, option: str = "--j
             " --journal-password-file FILE"
         )
     hosts = str(found.get("host") or "localhost").split(",")
-    if not all(map(_is_local, hosts)):
+    addresses = str(found.get("hostaddr") or "").split(",")  # these are connected to, if given
+    if not all(map(_is_local, [*hosts, *filter(None, addresses)])):
         if found.get("sslmode", "verify-full") != "verify-full":
             raise JournalError(
                 f"{option}: sslmode must be verify-full for a server on another machine"
@@ -114,7 +118,12 @@ def connect(server: Server) -> Connection:
     """Open a connection in autocommit mode. Raises psycopg.Error, OSError."""
     conninfo = server.conninfo
     if server.password_file:
-        password = server.password_file.read_text().strip("\r\n")
+        try:
+            password = server.password_file.read_text("utf-8").strip("\r\n")
+        except UnicodeDecodeError:
+            raise psycopg.OperationalError(
+                f"the password file {server.password_file} is not UTF-8 text: write the password into it"
+            ) from None
         conninfo = make_conninfo(conninfo, password=password)
     connection: Connection = psycopg.connect(
         conninfo,
@@ -172,6 +181,7 @@ class Connections:
             except (psycopg.Error, OSError) as error:
                 if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
                     raise
+                close_after(error, connection)
                 raise _failed(error, writes=writes) from error
             finally:
                 self._return(connection)
@@ -195,6 +205,7 @@ class Connections:
             try:
                 yield connection
             except (psycopg.Error, OSError) as error:
+                close_after(error, connection)
                 raise _failed(error, writes=False) from error
             finally:
                 self._return(connection)
@@ -213,6 +224,7 @@ class Connections:
                     return connection.execute(query, parameters, binary=True).fetchall()
                 except (psycopg.Error, OSError) as error:
                     if not isinstance(error, errors.DeadlockDetected) or attempt == _ATTEMPTS - 1:
+                        close_after(error, connection)
                         raise _failed(error, writes=True) from error
                 finally:
                     self._return(connection)
@@ -264,6 +276,16 @@ def _failed(error: Exception, *, writes: bool) -> JournalError:
     return JournalError(
         f"the journal cannot be {'written' if writes else 'read'}: {sentence(error)}"
     )
+
+
+def close_after(error: Exception, connection: Connection) -> bool:
+    """Close a connection after an error that another one may not have. Return whether it is closed.
+
+    The server can have become a standby, or read-only: then its connections never work again.
+    """
+    if not isinstance(error, _KEEPS_CONNECTION):
+        connection.close()
+    return bool(connection.closed)
 
 
 def disconnect(connection: Connection) -> None:

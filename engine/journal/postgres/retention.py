@@ -105,14 +105,28 @@ def delete_old_records(connection: Connection, before: float, now: float) -> Non
         " (SELECT FROM runs WHERE runs.id = run_ids.id) LIMIT %s FOR UPDATE SKIP LOCKED)",
         (day_of(before) - 2 * _DAY, MAX_DELETED_IDS),
     )
-    connection.execute(
-        "DELETE FROM targets WHERE target IN (SELECT target FROM targets WHERE NOT EXISTS"
-        " (SELECT FROM runs WHERE runs.target = targets.target) LIMIT %s FOR UPDATE SKIP LOCKED)"
-        " AND NOT EXISTS (SELECT FROM runs WHERE runs.target = targets.target)",
-        (MAX_DELETED_IDS,),
-    )
+    _delete_unused_targets(connection)
     windows.delete_over(connection, "throttle_windows", now)
     windows.delete_over(connection, "budget_windows", now)
+
+
+def _delete_unused_targets(connection: Connection) -> None:
+    """Delete the rows of targets without a run.
+
+    A statement sees what was committed before it began. The rows are therefore locked in one statement, and the
+    runs are read again in the next one. In one statement, a run that arrives meanwhile would lose the row of its
+    target, and could not be claimed.
+    """
+    locked = connection.execute(
+        "SELECT target FROM targets WHERE NOT EXISTS (SELECT FROM runs WHERE runs.target = targets.target)"
+        " LIMIT %s FOR UPDATE SKIP LOCKED",
+        (MAX_DELETED_IDS,),
+    ).fetchall()
+    connection.execute(
+        "DELETE FROM targets WHERE target = ANY(%s)"
+        " AND NOT EXISTS (SELECT FROM runs WHERE runs.target = targets.target)",
+        ([row["target"] for row in locked],),
+    )
 
 
 def strip_runs(connection: Connection, before: float) -> int:

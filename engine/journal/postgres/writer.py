@@ -14,7 +14,7 @@ from psycopg import errors
 
 from engine.journal.postgres import claims
 from engine.journal.postgres.accept import BatchWriter, EncodedBatch
-from engine.journal.postgres.connection import STALL_TIMEOUT, disconnect, sentence
+from engine.journal.postgres.connection import STALL_TIMEOUT, close_after, disconnect, sentence
 from engine.model.errors import JournalError, JournalUnavailableError
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class GroupWriter(Generic[Item, Result]):
             if self._connection is None:
                 self._connection = self._connect()
             results = self._write_again_after_deadlock(self._connection, items)
-        except (psycopg.Error, OSError):
-            if self._connection is not None and self._connection.closed:
+        except (psycopg.Error, OSError) as error:
+            if self._connection is not None and close_after(error, self._connection):
                 self._connection = None
             raise
         finally:
@@ -167,7 +167,12 @@ class AcceptWriter(GroupWriter[EncodedBatch, Verdicts]):
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._batches = BatchWriter()
-        super().__init__(connect, "journal writer")
+        self._connect_to_server = connect
+        super().__init__(self._connect_again, "journal writer")
+
+    def _connect_again(self) -> Connection:
+        self._batches.connected()
+        return self._connect_to_server()
 
     def _transact(self, connection: Connection, items: list[EncodedBatch]) -> list[Verdicts]:
         several = self._batches.needs_transaction(items)

@@ -342,7 +342,7 @@ def _encode(accepted: AcceptBatch) -> _Encoded:
 
 
 def _measure(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    """Return the number of runs, the approximate number of bytes that they take, and the number of the last run."""
+    """Return how many runs there are, about how many bytes they take, and the number of the last one."""
     runs, last = connection.execute("SELECT count(*), coalesce(max(seq), 0) FROM runs").fetchone()
     (size,) = connection.execute("SELECT coalesce(sum(length(body)), 0) FROM events").fetchone()
     return runs, size + runs * _RUN_BYTES, last

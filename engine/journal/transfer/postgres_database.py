@@ -85,6 +85,8 @@ def _transaction(
         with contextlib.closing(connect(server)) as connection:
             if prepare:
                 prepare(connection)
+            # reading or syncing a large file takes longer than the engine's transactions may be idle
+            connection.execute("SET idle_in_transaction_session_timeout = 0")
             with connection.transaction():
                 yield connection
     except (psycopg.Error, OSError) as error:
