@@ -5,89 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-import threading
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
-from tests.support.engine import PATIENCE, engine, refusal, wait_until
+from tests.support.engine import engine, refusal, wait_until
 from tests.support.postgres import Postgres, scratch
+from tests.support.replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 
-KUBECONFIG = """\
-apiVersion: v1
-kind: Config
-current-context: none
-clusters: [{name: none, cluster: {server: "http://127.0.0.1:1"}}]
-contexts: [{name: none, context: {cluster: none, user: none}}]
-users: [{name: none, user: {}}]
-"""
-PLAYBOOKS = """\
-apiVersion: tiercel.dev/v1
-kind: Playbook
-metadata: {name: tell}
-spec:
-  match: {rules: [Tell]}
-  actions: [{action: http.request, timeout: 10m, with: {url: "%s"}}]
----
-apiVersion: tiercel.dev/v1
-kind: Playbook
-metadata: {name: once}
-spec:
-  match: {rules: [Once]}
-  throttle: {first: 1, within: 10m}
-  actions: [{action: http.request, with: {url: "%s"}}]
----
-apiVersion: tiercel.dev/v1
-kind: Guardrails
-metadata: {name: default}
-spec:
-  budgets: []
-"""
-"""The lease of ``tell`` lasts longer than PATIENCE. No run is taken over because its lease has ended."""
 ESTABLISHED = "01"
 """State of a connection in /proc/PID/net/tcp."""
-
-
-class Receiver:
-    """An HTTP server that records requests. It answers while ``answering`` is set."""
-
-    def __init__(self):
-        self.requests, self.changed, self.answering = [], threading.Condition(), threading.Event()
-        self.answering.set()
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self):
-        self._socket.close()
-
-    def of(self, run):
-        """Return how many requests a run has sent."""
-        return sum(f"Idempotency-Key: {run}/".encode() in request for request in self.requests)
-
-    def wait_for(self, run):
-        """Wait for the request of a run."""
-        with self.changed:
-            assert self.changed.wait_for(lambda: self.of(run), PATIENCE)
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection):
-        with connection, contextlib.suppress(OSError):
-            received = connection.recv(65_536)
-            with self.changed:
-                self.requests.append(received)
-                self.changed.notify_all()
-            if self.answering.is_set():
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-            self.answering.wait()  # then close the connection without an answer
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +70,6 @@ def replicas(tmp_path_factory, one_receiver, database):
             made = engine(parent / name, files, "--journal", database.url, *flags)
             started.append(stack.enter_context(made))
         yield started
-
-
-def alert(rule, number=0):
-    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return {"rule": rule, "time": now, "output_fields": {"proc.pid": number}}
 
 
 def test_replicas_share_duplicates_and_throttles(replicas, receiver):

@@ -14,10 +14,10 @@ from engine.journal.postgres.connection import parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
 from engine.model.errors import JournalError
-from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 from tests.support.engine import ROOT, engine, wait_until
 from tests.support.journals import stored_playbook
 from tests.support.postgres import OWNER, database_of, shared_server
+from tests.support.replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 
 NEXT = """
 ALTER TABLE runs ADD COLUMN note text NOT NULL DEFAULT 'none';

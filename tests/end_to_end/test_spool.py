@@ -6,9 +6,9 @@ import time
 
 import pytest
 from engine.model.event import parse_time
-from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 from tests.support.engine import ROOT, engine, refusal, wait_until
 from tests.support.postgres import database_of, shared_server, unavailable
+from tests.support.replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 
 PASSWORD = "correct-horse-battery"
 FAST_CLOCK = """\

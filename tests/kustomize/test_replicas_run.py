@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from engine.cli.command_group import cli
 
 from tests.cluster.keys import make_keys
-from tests.end_to_end.test_replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 from tests.kustomize import test_buffered
 from tests.kustomize.test_kustomize import pod_spec, with_components
 from tests.kustomize.test_run import TOKEN, mount, variables
 from tests.support.engine import engine, wait_until
 from tests.support.postgres import ENGINE, database_of, shared_server
+from tests.support.replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 
 PASSWORD, ROTATED = "ENGINE-PASSWORD", "ROTATED-ENGINE-PASSWORD"
 """The first one is in the SQL of docs/replicas.md."""
