@@ -1,4 +1,4 @@
-"""What a policy in the cluster tells about the step that created it, for adoption after a lost journal.
+"""What a policy in the cluster shows about the step that created it, for adoption after a lost journal.
 
 Other people can write the labels and annotations of a policy, too. Each is checked before it is used.
 """

@@ -370,7 +370,7 @@ def test_retention_keeps_the_queue_of_a_run_that_arrives_meanwhile(start, url):
 
 
 def test_a_server_that_has_lost_a_playbook_gets_it_again(start, url):
-    """A standby without synchronous replication can lack the last moments of the primary."""
+    """A standby without synchronous replication can lack the last commits of the primary."""
     a = start("a")
     accept(a, run(1))
     with shared_server().connect(url.rpartition("/")[2]) as c:

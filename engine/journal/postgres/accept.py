@@ -158,7 +158,7 @@ class BatchWriter:
         return rejected
 
     def connected(self) -> None:
-        """Write the playbooks again. The server can be a standby that lost the last moments of the primary."""
+        """Write the playbooks again. The server can be a standby that lacks the last commits of the primary."""
         self._known_snapshots.clear()
 
     def committed(self, batches: Sequence[EncodedBatch]) -> None:

@@ -81,7 +81,9 @@ def parse_server(url: str, password_file: Path | None = None, option: str = "--j
             " --journal-password-file FILE"
         )
     hosts = str(found.get("host") or "localhost").split(",")
-    addresses = str(found.get("hostaddr") or "").split(",")  # these are connected to, if given
+    addresses = str(found.get("hostaddr") or "").split(
+        ","
+    )  # libpq connects to these if they are given
     if not all(map(_is_local, [*hosts, *filter(None, addresses)])):
         if found.get("sslmode", "verify-full") != "verify-full":
             raise JournalError(
@@ -279,7 +281,7 @@ def _failed(error: Exception, *, writes: bool) -> JournalError:
 
 
 def close_after(error: Exception, connection: Connection) -> bool:
-    """Close a connection after an error that another one may not have. Return whether it is closed.
+    """Close a connection after an error that a new connection may not have. Return whether it is closed.
 
     The server can have become a standby, or read-only: then its connections never work again.
     """
