@@ -40,7 +40,7 @@ def test_the_wait_ends_when_the_engine_uses_the_folder(tmp_path):
         (tmp_path / "playbooks" / "a.yaml").write_text("kind: Playbok\n")
         assert "a.yaml:1:7" in waiting.stderr.readline()
         (tmp_path / "playbooks" / "a.yaml").write_text(OTHER)
-        out, _ = waiting.communicate(timeout=60)
+        out, _ = waiting.communicate(timeout=PATIENCE)
         assert waiting.returncode == 0
         assert running.get("/status")[2]["playbooks"]["digest"] in out
 

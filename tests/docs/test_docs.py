@@ -147,6 +147,7 @@ def test_the_pages_that_are_generated_are_those_of_the_code_and_the_shipped_play
     assert made == ["actions.md", *actions, *parts]
     there = sorted(f"actions/{file.name}" for file in ROOT.glob("docs/actions/*.md"))
     assert there == sorted(actions), "python docs/generate.py"
+    assert f"[{len(actions)} actions](docs/actions.md)" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("action", load_actions().values(), ids=lambda action: action.name)

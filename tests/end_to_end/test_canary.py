@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from engine.model.event import identity, parse_event
-from tests.support.engine import call, engine
+from tests.support.engine import PATIENCE, call, engine
 
 SECRETS = {
     "webhook": "canaryhook1234567890",
@@ -173,7 +173,7 @@ def ask_wrongly(running):
         f"{sender} / HTTP/1.1\r\n\r\n",
         "POST / HTTP/1.1\r\n" + f"x: {sender}" * 9000,
     ):
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             connection.connect()
             connection.sock.sendall(junk.encode() + b"\r\n\r\n")

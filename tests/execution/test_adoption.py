@@ -15,6 +15,7 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import PermanentError, TemporaryError
 from engine.model.event import format_time
 from tests.contracts.test_actions import NOW, act, alert, claim_of, undo, world
+from tests.support.engine import PATIENCE
 from tests.support.fakes import FakeAttemptStore
 from tests.support.playbooks import playbook_from_snapshot
 
@@ -345,7 +346,7 @@ def begin(cluster, journal, monkeypatch):
     woken = []
     adoption = Adoption(cluster, journal, lambda: woken.append(1), lambda: NOW)
     adoption.start()
-    adoption._thread.join(20)
+    adoption._thread.join(PATIENCE)
     assert not adoption._thread.is_alive()
     return woken
 

@@ -12,6 +12,7 @@ from engine.model import event
 from engine.model.errors import EventError, JournalError
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.engine import PATIENCE
 from tests.support.intake import (
     FALCO,
     NOW,
@@ -84,11 +85,11 @@ def test_an_event_is_a_duplicate_only_for_playbooks_that_planned_it():
 def test_a_duplicate_is_recognized_after_a_restart(tmp_path):
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     taken = take(intake_of(journal), body(FALCO))
-    taken.written.result(10)
+    taken.written.result(PATIENCE)
     journal.close()
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     again = take(intake_of(journal), body(FALCO))
-    again.written.result(10)
+    again.written.result(PATIENCE)
     assert (again.duplicates, again.runs) == (1, taken.runs)
     assert journal.counts()["waiting"] == 1
     journal.close()
@@ -96,7 +97,7 @@ def test_a_duplicate_is_recognized_after_a_restart(tmp_path):
 
 def test_a_throttle_window_survives_a_restart(tmp_path):
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
-    take(intake_of(journal, ONCE), body(alert(1))).written.result(10)
+    take(intake_of(journal, ONCE), body(alert(1))).written.result(PATIENCE)
     journal.close()
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     assert take(intake_of(journal, ONCE), body(alert(2))).runs == []

@@ -14,6 +14,7 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.event import identity, parse_event
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.engine import PATIENCE
 from tests.support.intake import (
     FALCO,
     PLAYBOOK,
@@ -100,7 +101,7 @@ def test_a_throttle_distinguishes_values_that_are_redacted(tmp_path):
         fields = {"proc.cmdline": command, "k8s.ns.name": "demo"}
         taken = take(intake, json.dumps(alert(number, output_fields=fields)).encode())
         if taken.written:
-            taken.written.result(10)
+            taken.written.result(PATIENCE)
         return taken.runs
 
     try:

@@ -16,6 +16,7 @@ from engine.journal.sqlite.group_commit import (
     GatherDelay,
     GroupCommitWriter,
 )
+from tests.support.engine import PATIENCE
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_the_writer_does_not_gather_more_than_the_maximum_number_of_jobs(tmp_pat
     several = [writer.submit(lambda _: None) for _ in range(MIN_GATHER_JOBS + 1)]
     go_on.set()
     for future in several:
-        future.result(10)
+        future.result(PATIENCE)
     for future in [writer.submit(lambda _: None) for _ in range(MAX_GATHER_JOBS)]:
-        future.result(10)
+        future.result(PATIENCE)
     writer.close()

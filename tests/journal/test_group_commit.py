@@ -250,6 +250,6 @@ def test_a_writer_that_refuses_jobs_can_be_closed(watched, disk, path):
     watch.check()
     assert isinstance(first.exception(0), JournalError)
     disk.go_on.set()
-    closing.join(20)
+    closing.join(PATIENCE)
     assert not closing.is_alive()
     assert keys(path) == ["a"]

@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.keys import make_keys
 from tests.kustomize.test_buffered import environment
 from tests.kustomize.test_kustomize import pod_spec, with_components
-from tests.support.engine import call, engine
+from tests.support.engine import PATIENCE, call, engine
 from tests.support.intake import PLAYBOOK, alert
 from tests.support.kubelet_files import Mount
 
@@ -95,7 +95,9 @@ def test_the_engine_runs_with_the_environment_and_mounts_of_its_pod(tmp_path, fi
         port = urlsplit(running.events).port
 
         def post(given):
-            connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
+            connection = http.client.HTTPSConnection(
+                "127.0.0.1", port, context=context, timeout=PATIENCE
+            )
             try:
                 connection.request("POST", "/events", json.dumps(alert()), given)
                 return connection.getresponse().status

@@ -14,6 +14,7 @@ from engine.model.errors import JournalError
 from engine.preview.event_log import EventLog, open_event_file
 from engine.runtime.maintenance import IDENTITY_RETENTION, Maintenance
 from engine.telemetry.fault_log import FaultLog
+from tests.support.engine import PATIENCE
 from tests.support.intake import FALCO, NOW, ONCE, PLAYBOOK, InstantJournal, alert, intake_of, take
 from tests.support.playbooks import playbook_from_snapshot
 
@@ -235,7 +236,7 @@ def test_redacted_values_are_matched_but_never_stored_or_shown(tmp_path):
             deferred_records=records,
         )
         taken = take(intake, json.dumps(TOLD).encode())
-        taken.written.result(10)
+        taken.written.result(PATIENCE)
         run = journal.find(taken.runs[0]).run
         assert run.event.fields["proc.cmdline"] == "curl -H ***"
         assert SECRET not in json.dumps(run.event.alert)

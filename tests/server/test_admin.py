@@ -18,6 +18,7 @@ from engine.server.operator_auth import LoopbackAuthenticator, OperatorsFile, To
 from engine.server.operator_commands import OperatorCommands
 from engine.telemetry.events import CommandExecuted, Observers, Received
 from engine.telemetry.metrics import Metrics
+from tests.support.engine import PATIENCE
 from tests.support.intake import FALCO, NOW, PLAYBOOK, ask, take
 from tests.support.playbooks import playbook_from_snapshot
 
@@ -75,7 +76,7 @@ class Admin:
     def take(self, **other):
         """Accept an alert. Return the id of its run."""
         taken = take(self.intake, json.dumps(FALCO | other).encode())
-        taken.written.result(10)
+        taken.written.result(PATIENCE)
         return taken.runs[0]
 
     def hold(self):
@@ -164,7 +165,7 @@ def test_the_status_names_the_playbooks_that_do_not_enforce(admin, tmp_path):
 
 
 def test_the_status_has_the_waiting_time_of_the_oldest_run(admin):
-    take(admin.intake, json.dumps(FALCO).encode()).written.result(10)
+    take(admin.intake, json.dumps(FALCO).encode()).written.result(PATIENCE)
     admin.now += 7.5
     queue = admin.get("/status")[2]["queue"]
     assert (queue["waiting"], queue["oldestDueSeconds"]) == (1, 7.5)
@@ -172,7 +173,7 @@ def test_the_status_has_the_waiting_time_of_the_oldest_run(admin):
 
 def test_a_run_is_shown_with_its_state_and_an_unknown_run_is_404(admin):
     taken = take(admin.intake, json.dumps(FALCO).encode())
-    taken.written.result(10)
+    taken.written.result(PATIENCE)
     status, _, run = admin.get(f"/runs/{taken.runs[0]}")
     assert (status, run["playbook"], run["target"]) == (200, "mark-shell", "demo/nginx")
     assert (run["outcome"], run["due"]) == (None, "2026-03-01T10:00:00Z")

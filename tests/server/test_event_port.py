@@ -25,7 +25,7 @@ from engine.server.messages import Request
 from engine.server.sender_auth import SecretCheck
 from engine.sources.http import MAX_BODY, MAX_OPEN_BODIES, MAX_OPEN_BYTES, EventPort
 from engine.telemetry.events import Observers
-from tests.support.engine import engine
+from tests.support.engine import PATIENCE, engine
 from tests.support.intake import (
     FALCO,
     NOW,
@@ -728,7 +728,7 @@ def test_twenty_concurrent_connections_are_all_answered(running):
 
 def test_a_connection_stays_open_between_events(running):
     address = urlsplit(running.events)
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=PATIENCE)
     connection.connect()
     first = connection.sock
     for number, status in ((1, 202), (1, 202)):
@@ -744,7 +744,7 @@ def test_a_large_body_over_a_socket_is_413_with_length_or_chunked(running):
     address = urlsplit(running.events)
 
     def status(**request):
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=PATIENCE)
         with contextlib.suppress(
             BrokenPipeError, ConnectionResetError
         ):  # the reply came before all was sent
@@ -826,7 +826,9 @@ def test_events_during_a_disk_stall_are_503_and_duplicates_if_they_were_written(
     tmp_path, monkeypatch
 ):
     go_on, flush = threading.Event(), schema.WalSync.__call__
-    monkeypatch.setattr(schema.WalSync, "__call__", lambda self: (go_on.wait(20), flush(self)))
+    monkeypatch.setattr(
+        schema.WalSync, "__call__", lambda self: (go_on.wait(PATIENCE), flush(self))
+    )
     monkeypatch.setattr(watchdog, "STALL_TIMEOUT", 0.05)
     monkeypatch.setattr(watchdog, "INTERVAL", 0.01)
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)

@@ -16,7 +16,7 @@ from engine.model.run import Outcome
 from engine.telemetry.events import AttemptEnded, Received, Reloaded
 from engine.telemetry.metrics import METRICS, Metrics, WorkMetrics
 from prometheus_client.parser import text_string_to_metric_families
-from tests.support.engine import call, engine
+from tests.support.engine import PATIENCE, call, engine
 from tests.support.intake import FALCO, NOW, ONCE, PLAYBOOK, InstantJournal, alert, intake_of, take
 from tests.support.playbooks import playbook_from_snapshot
 
@@ -231,7 +231,7 @@ def test_a_retried_run_is_counted_again_but_its_duration_is_not(tmp_path):
     metrics = WorkMetrics()
     journal = SqliteJournal(tmp_path / "j.db", playbook_from_snapshot)
     try:
-        take(intake_of(journal), json.dumps(FALCO).encode()).written.result(10)
+        take(intake_of(journal), json.dumps(FALCO).encode()).written.result(PATIENCE)
         for again in range(2):
             (claim,) = journal.claim("cluster", 1, NOW + 60)
             became = journal.settle(claim, Outcome("failed", "no"), NOW + 60)
