@@ -83,7 +83,10 @@ def _adopt(policies: Sequence[FoundPolicy], journal: AdoptionJournal, now: float
         log.warning("policy_not_adopted", policy=left[0].full_name, error=str(error))
         return 0
     adopted = 0
-    steps = [one for one in run.steps if not record or one.name not in record.undo]
+    # a policy that was undone since it was listed must not be in force again
+    closed = {one.step for one in record.results if one.state == "undone"} if record else set()
+    closed |= record.undo.keys() if record else set()
+    steps = [one for one in run.steps if one.name not in closed]
     for policy in left:
         step = next((one for one in steps if one.action == policy.action), None)
         if step is None or not journal.adopt(run, step.name, policy.changes, policy.until, now=now):

@@ -191,6 +191,16 @@ def test_all_policies_of_one_run_are_adopted(journal):
     assert server.state() == before
 
 
+def test_a_policy_that_is_undone_during_the_adoption_is_not_adopted(journal):
+    server, _, claim = isolated()
+    stale = copy.deepcopy(policy(server))
+    assert adopt(server.cluster, journal, NOW) == 1
+    assert undo_all(server, journal) == 1
+    server.put(stale)  # as listed before the undo
+    assert adopt(server.cluster, journal, NOW) == 0
+    assert journal.find(claim.run.id).undo == {}
+
+
 def applied(manager):
     """Return a server on which resource.apply created a policy, as the field manager says."""
     server, store = world(), FakeAttemptStore()
