@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from engine.journal.postgres import writer
+from engine.journal.postgres import connection, liveness, writer
 from engine.journal.postgres.connection import connect, parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
@@ -97,6 +97,27 @@ def claim_failure(journal):
     except JournalError as error:
         return str(error)
     return ""
+
+
+def test_connections_that_are_given_up_do_not_fill_the_server(url, sql, monkeypatch):
+    """A lock stands for a commit that waits for a lost standby. The liveness thread connects again and again."""
+    monkeypatch.setattr(connection, "CLIENT_CHECK_MS", 100)
+    monkeypatch.setattr(liveness, "DEAD_AFTER", 0.1)
+    seen = set()
+
+    def open_now():
+        rows = admin.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'tiercel'",
+            (database(url),),
+        ).fetchall()
+        seen.update(rows)
+        return len(rows)
+
+    with opened(url), shared_server().connect() as admin:
+        sql.execute("BEGIN; LOCK TABLE replicas")
+        wait_until(lambda: open_now() and len(seen) > 4)
+        wait_until(lambda: open_now() <= 3)
+        sql.execute("ROLLBACK")
 
 
 def test_an_engine_ends_although_its_database_does_not_answer(url, proxy, monkeypatch):

@@ -34,6 +34,8 @@ STALL_TIMEOUT = 10.0
 """Seconds after which a transaction without progress is aborted. Its result is then unknown."""
 IDLE_TIMEOUT_MS = 3_000
 """Milliseconds after which PostgreSQL ends a transaction whose client sends nothing."""
+CLIENT_CHECK_MS = 2_000
+"""Milliseconds after which PostgreSQL ends a statement that waits for a lock if its client has disconnected."""
 MAX_CONNECTIONS = 11
 """Connections of one process, besides those of the two writers and of the liveness row."""
 MAX_KEY_BYTES = 512
@@ -141,6 +143,10 @@ def connect(server: Server) -> Connection:
     arrays.register(connection)
     # a process that is stopped in a transaction loses its locks when it loses its claims
     connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}")
+    # While commits wait for a standby, each connection that is given up would otherwise stay on the server.
+    # Not every system of a server supports it.
+    with contextlib.suppress(errors.InvalidParameterValue, errors.UndefinedObject):
+        connection.execute(f"SET client_connection_check_interval = {CLIENT_CHECK_MS}")
     return connection
 
 
