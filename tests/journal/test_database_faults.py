@@ -120,6 +120,33 @@ def test_connections_that_are_given_up_do_not_fill_the_server(url, sql, monkeypa
         sql.execute("ROLLBACK")
 
 
+def test_while_commits_wait_for_a_standby_no_more_connections_are_taken(url, monkeypatch):
+    monkeypatch.setattr(writer, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(liveness, "DEAD_AFTER", 0.1)
+    tiercel = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name = 'tiercel'"
+    )
+    with opened(url) as journal, shared_server().connect() as admin:
+        accept(journal, run(0)).result(PATIENCE)
+        admin.execute("SET synchronous_commit = local")
+        admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'lost'")
+        admin.execute("SELECT pg_reload_conf()")
+        numbers = iter(range(1, 10_000))
+        try:
+            for _ in range(10):
+                wait_until(
+                    lambda: "for a standby" in str(failure(accept(journal, run(next(numbers)))))
+                )
+            (many,) = admin.execute(tiercel, (database(url),)).fetchone()
+        finally:
+            admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            admin.execute("SELECT pg_reload_conf()")
+        assert many <= 6  # those of the writer and of the liveness row, each twice, and idle ones
+        wait_until(lambda: failure(accept(journal, run(next(numbers)))) is None)
+        monkeypatch.undo()
+        wait_until(lambda: journal.may_act(journal.claim_identity))
+
+
 def test_an_engine_ends_although_its_database_does_not_answer(url, proxy, monkeypatch):
     monkeypatch.setattr(writer, "STALL_TIMEOUT", 0.2)
     journal = PostgresJournal(

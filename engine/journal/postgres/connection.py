@@ -43,7 +43,14 @@ MAX_KEY_BYTES = 512
 _ATTEMPTS = 3
 """Attempts of a transaction that PostgreSQL ends because of a deadlock."""
 
-_KEEPS_CONNECTION = (psycopg.DataError, errors.DeadlockDetected, errors.SerializationFailure)
+
+class CommitsWaitError(psycopg.OperationalError):
+    """An earlier commit of this thread still waits for a standby. Another one would wait, too."""
+
+
+_KEEPS_CONNECTION = (
+    psycopg.DataError, errors.DeadlockDetected, errors.SerializationFailure, CommitsWaitError,
+)  # fmt: skip
 """Errors of a single transaction."""
 
 Connection = psycopg.Connection[dict[str, Any]]
@@ -296,10 +303,27 @@ def close_after(error: Exception, connection: Connection) -> bool:
     return bool(connection.closed)
 
 
-def disconnect(connection: Connection) -> None:
-    """Cut a connection that another thread uses. That thread gets an error at once."""
-    with (
-        contextlib.suppress(OSError, psycopg.Error),
-        socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
-    ):
-        duplicate.shutdown(socket.SHUT_RDWR)
+def check_no_commit_waits(connection: Connection, backend: int) -> None:
+    """Raise CommitsWaitError while a backend of an aborted connection waits for a standby.
+
+    PostgreSQL does not end such a backend. Each further attempt would take one more of its connections.
+    """
+    waits = connection.execute(
+        "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND usename = current_user AND wait_event = 'SyncRep'",
+        (backend,),
+    ).fetchone()
+    if waits:
+        raise CommitsWaitError("commits wait for a standby that does not answer")
+
+
+def disconnect(connection: Connection) -> int | None:
+    """Cut a connection that another thread uses. That thread gets an error at once.
+
+    Return the process id of its backend, None if the connection is closed already.
+    """
+    with contextlib.suppress(OSError, psycopg.Error):
+        backend = connection.info.backend_pid
+        with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+        return backend
+    return None

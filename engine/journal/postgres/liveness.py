@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from engine.journal.postgres import schema
-from engine.journal.postgres.connection import disconnect
+from engine.journal.postgres.connection import (
+    CommitsWaitError,
+    check_no_commit_waits,
+    disconnect,
+)
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
@@ -67,6 +71,7 @@ class Liveness:
         self._offset = self._last = 0.0
         self._renewed = float("-inf")
         self._begun: float | None = None
+        self._stalled: int | None = None
         self._digest = ""
         self.id, self.replicas = 0, 1
         self.tasks: tuple[Callable[[Connection], None], ...] = ()
@@ -98,6 +103,9 @@ class Liveness:
         connection, began = self._connection, time.monotonic()
         self._begun = began
         try:
+            if self._stalled is not None:
+                check_no_commit_waits(connection, self._stalled)
+                self._stalled = None
             row = connection.execute(
                 "UPDATE replicas SET seen = clock_timestamp(), digest = %s WHERE id = %s AND seen >"
                 " clock_timestamp() - make_interval(secs => %s)"
@@ -136,7 +144,7 @@ class Liveness:
         """Abort a renewal that gets no answer, so that the thread connects again."""
         begun, connection = self._begun, self._connection
         if begun is not None and connection and time.monotonic() - begun > DEAD_AFTER:
-            disconnect(connection)
+            self._stalled = disconnect(connection) or self._stalled
 
     def close(self) -> None:
         """Stop the thread and delete the row: the claims of this process are free at once."""
@@ -156,6 +164,8 @@ class Liveness:
                 for task in self.tasks:
                     if self._connection:
                         task(self._connection)
+            except CommitsWaitError:
+                continue
             except Exception:  # noqa: BLE001 - without this thread, the process would do nothing, and say nothing
                 if self._connection is not None:
                     self._connection.close()

@@ -14,7 +14,13 @@ from psycopg import errors
 
 from engine.journal.postgres import claims
 from engine.journal.postgres.accept import BatchWriter, EncodedBatch
-from engine.journal.postgres.connection import STALL_TIMEOUT, close_after, disconnect, sentence
+from engine.journal.postgres.connection import (
+    STALL_TIMEOUT,
+    check_no_commit_waits,
+    close_after,
+    disconnect,
+    sentence,
+)
 from engine.model.errors import JournalError, JournalUnavailableError
 
 if TYPE_CHECKING:
@@ -54,6 +60,7 @@ class GroupWriter(Generic[Item, Result]):
         self._closing = threading.Lock()
         self._closed = False
         self._since: float | None = None
+        self._stalled: int | None = None
         self._failed_at = float("-inf")
         self.last_error: str | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -74,7 +81,7 @@ class GroupWriter(Generic[Item, Result]):
         """Abort a transaction without progress. Its items fail, although they may be written later."""
         since, connection = self._since, self._connection
         if since is not None and connection and time.monotonic() - since > STALL_TIMEOUT:
-            disconnect(connection)
+            self._stalled = disconnect(connection) or self._stalled
 
     def close(self) -> None:
         """Write the waiting items and end the thread. Later items fail."""
@@ -129,6 +136,9 @@ class GroupWriter(Generic[Item, Result]):
         try:
             if self._connection is None:
                 self._connection = self._connect()
+            if self._stalled is not None:
+                check_no_commit_waits(self._connection, self._stalled)
+                self._stalled = None
             results = self._write_again_after_deadlock(self._connection, items)
         except (psycopg.Error, OSError) as error:
             if self._connection is not None and close_after(error, self._connection):
