@@ -115,8 +115,8 @@ def test_connections_that_are_given_up_do_not_fill_the_server(url, sql, monkeypa
 
     with opened(url), shared_server().connect() as admin:
         sql.execute("BEGIN; LOCK TABLE replicas")
-        wait_until(lambda: open_now() and len(seen) > 4)
-        wait_until(lambda: open_now() <= 3)
+        wait_until(lambda: open_now() and len(seen) > 3)
+        wait_until(lambda: open_now() <= 2)
         sql.execute("ROLLBACK")
 
 
