@@ -77,9 +77,10 @@ class Receiver:
         with connection, contextlib.suppress(OSError):
             received = connection.recv(65_536)
             with self.changed:
+                answers = self.answering.is_set()  # before a test sees the request, and changes it
                 self.requests.append(received)
                 self.changed.notify_all()
-            if self.answering.is_set():
+            if answers:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
             self.answering.wait()  # then close the connection without an answer
 
