@@ -15,6 +15,9 @@ from tests.soak.burst import Burst, done_once, drained, telling
 from tests.support.engine import engine
 from tests.support.intake import PLAYBOOK, alert
 
+_ADDRESSES = 8
+"""Addresses of the peers. The connections of one address are limited."""
+
 
 class Crowd:
     """Half-open connections. Half of them send nothing, the others begin a head."""
@@ -25,7 +28,8 @@ class Crowd:
         self._open = [self._another(number) for number in range(many)]
 
     def _another(self, number):
-        half = socket.create_connection(self._address)
+        source = f"127.0.0.{1 + number % _ADDRESSES}"
+        half = socket.create_connection(self._address, source_address=(source, 0))
         if number % 2:
             half.sendall(b"POST /events HTTP/1.1\r\nhost: t\r\n")
         half.setblocking(False)
