@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, InvalidStateError
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -43,7 +44,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class GroupWriter(Generic[Item, Result]):
+class GroupWriter(ABC, Generic[Item, Result]):
     """Takes items from any thread and writes them in order, each completely or not at all.
 
     connect: opens a connection. Called in the writer thread, again after each failure. name: of the thread.
@@ -160,9 +161,9 @@ class GroupWriter(Generic[Item, Result]):
                     raise
         raise AssertionError
 
+    @abstractmethod
     def _transact(self, connection: Connection, items: list[Item]) -> list[Result]:
         """Write items in one transaction. Return a result for each."""
-        raise NotImplementedError
 
 
 class SettlementWriter(GroupWriter["Settlement", bool]):
