@@ -266,7 +266,7 @@ def test_an_unexpected_error_is_one_sentence_with_exit_code_2(monkeypatch):
     def broken(*_, **__):
         raise KeyError("x\x1b[31m")
 
-    monkeypatch.setattr("engine.execution.attempt._render", broken)
+    monkeypatch.setattr("engine.execution.attempt.render_arguments", broken)
     for command in ("plan", "replay"):
         done = tiercel(command, "event.json", "-o", "json")
         assert (done.exit_code, done.stdout) == (2, "")
