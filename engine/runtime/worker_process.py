@@ -110,6 +110,9 @@ def run_worker_process(settings: Settings, channel: WorkerChannel, *, story: boo
         resources = _Resources(settings, cluster, journal, guardrails, now, channel.send)
         workers = resources.worker_pool(observers, lambda run: channel.send(RunEnded(run.id)))
         metrics.add_series(resources.series)
+        shared = as_shared(journal)
+        if shared:
+            shared.on_free(workers.wake)
         workers.start()
         threading.Thread(
             target=_forward_wakes, args=(channel.wake_event, workers.wake), daemon=True

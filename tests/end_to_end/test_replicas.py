@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from tests.support.engine import engine, refusal, wait_until
-from tests.support.postgres import Postgres, scratch
+from tests.support.postgres import Postgres, move_clock, scratch
 from tests.support.replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 
 ESTABLISHED = "01"
@@ -32,7 +32,7 @@ def receiver(one_receiver):
 
 
 class Database:
-    """A primary and a synchronous standby on fixed ports. url: of both."""
+    """A primary and a synchronous standby, whose clock is an hour fast, on fixed ports. url: of both."""
 
     def __init__(self):
         folder = scratch()
@@ -41,6 +41,7 @@ class Database:
         with self.primary.connect() as connection:
             connection.execute("CREATE DATABASE journal")
         self.standby = self.primary.standby(folder)
+        move_clock(self.primary, "journal", 3600, self.standby.port)
         hosts = ",".join(f"127.0.0.1:{one.port}" for one in (self.primary, self.standby))
         self.url = f"postgresql://postgres@{hosts}/journal?target_session_attrs=read-write"
 
@@ -195,6 +196,7 @@ def test_replicas_go_on_with_the_standby_after_the_primary_was_killed(replicas, 
     before = [accepted_at_last(one, alert("Tell", 1))[0] for one in replicas]
     for run in before:
         receiver.wait_for(run)
+    unanswered, holder, _ = start_unanswered(replicas, receiver)
     database.primary.kill_all()
     assert [one.post(alert("Tell", 2))[0] for one in replicas] == [503, 503]
     database.standby.promote()
@@ -202,6 +204,10 @@ def test_replicas_go_on_with_the_standby_after_the_primary_was_killed(replicas, 
     after = [accepted_at_last(one, alert("Tell", 3))[0] for one in replicas]
     for run in after:
         receiver.wait_for(run)
+    assert receiver.of(unanswered) == 1
+    receiver.answering.set()
+    ended = holder.wait_for_audit(lambda line: line.get("run") == unanswered)
+    assert (ended["attempt"], ended["state"]) == (1, "waiting")  # nobody has taken it over
     with contextlib.closing(database.primary.connect("journal")) as journal:
         known = {run for (run,) in journal.execute("SELECT id FROM run_ids").fetchall()}
     assert known >= {*before, *after}  # the standby has what the primary acknowledged

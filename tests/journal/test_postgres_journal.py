@@ -17,7 +17,7 @@ from engine.journal.records import AcceptBatch
 from engine.model.errors import JournalError
 from engine.model.playbook import Throttle
 from engine.model.throttle_window import ThrottleUse
-from tests.support.engine import wait_until
+from tests.support.engine import PATIENCE, wait_until
 from tests.support.journals import DONE, NOW, accept, claim, event, run, stored_playbook
 from tests.support.postgres import database_of, shared_server
 
@@ -168,9 +168,10 @@ def test_the_claims_of_a_dead_replica_are_free_and_its_fence_is_old(start, monke
     identity = lost.replica
     assert b.claim("cluster", 9, NOW + 1) == []
     monkeypatch.setattr(a._liveness, "renew", lambda: None)  # as if the process were stopped
-    with b._connections.transaction() as c:
-        c.execute("UPDATE replicas SET seen = seen - interval '4 s' WHERE name = 'a'")
-    b._liveness.renew()
+    monkeypatch.setattr(liveness, "DEAD_AFTER", 0.2)  # b must not wait for its own renewals
+    freed = threading.Event()
+    b.on_free(freed.set)
+    assert freed.wait(PATIENCE)
     again = claim(b, NOW + 1)
     assert (again.run.id, again.interrupted, again.fence) == (lost.run.id, True, lost.fence + 1)
     assert not a.keep(lost, {"sent": "mark"})
@@ -182,19 +183,29 @@ def test_the_claims_of_a_dead_replica_are_free_and_its_fence_is_old(start, monke
     assert b.settle(again, DONE, NOW + 1) == "done"
 
 
-def test_a_process_that_was_stopped_may_not_act_until_it_has_renewed_its_row(start, monkeypatch):
+def test_a_process_that_was_stopped_may_neither_act_nor_claim_until_it_has_renewed_its_row(
+    start, monkeypatch
+):
     a = start("a")
     assert a.may_act(a.claim_identity)
     monkeypatch.setattr(a._liveness, "renew", lambda: None)
+    accept(a, run(1))
     a._liveness._renewed -= liveness.SAFE_FOR
     assert not a.may_act(a.claim_identity)
+    with pytest.raises(JournalError, match="not renewed its liveness row"):
+        a.claim("cluster", 9, NOW)
+    monkeypatch.undo()
+    woken = threading.Event()
+    a.on_free(woken.set)
+    assert woken.wait(PATIENCE)
+    assert len(a.claim("cluster", 9, NOW)) == 1
 
 
 def test_the_clock_is_that_of_the_database(start):
     a = start("a")
     row = a._connections.row("SELECT extract(epoch FROM clock_timestamp())::float8 AS now")
     assert a.now() == pytest.approx(row["now"], abs=0.5)
-    a._liveness._offset -= 100.0
+    a._liveness.clock._offset -= 100.0
     assert a.now() > row["now"] - 1  # never goes back
 
 
@@ -205,7 +216,7 @@ def test_replicas_are_listed_with_their_playbooks(start):
     assert [(one.name, one.version, one.digest) for one in a.replicas()] == [
         ("a", "1", "d1"), ("b", "1", ""),
     ]  # fmt: skip
-    assert a.live_replicas() == 2
+    wait_until(lambda: a.live_replicas() == 2)
 
 
 def test_hostile_text_does_not_prevent_an_accept(start):

@@ -351,7 +351,7 @@ def test_a_journal_that_waits_for_its_database_checks_it_before_the_first_use(ur
                 parse_server(url), Process("b", "engine", "1"), stored_playbook, may_wait=True
             )
             stack.callback(waiting.close)
-            waiting._liveness._last = time.time() + 3600  # as with a clock that is fast
+            waiting._liveness.clock._last = time.time() + 3600  # as with a clock that is fast
             with pytest.raises(JournalError, match="not currently accepting connections"):
                 waiting.counts()
             admin.execute(f"ALTER ROLE {name} SET synchronous_commit = off")

@@ -245,7 +245,7 @@ def database_of(folder: Path) -> str:
     """Return the URL of the database that belongs to a folder. A new folder gets an empty database.
 
     A copy of a folder has the same database. It represents a second process that opens the journal after
-    the first one has died: the liveness rows of that process are as old as if it had not renewed them.
+    the first one has died: other replicas have found that it does not renew its liveness row.
     """
     record = folder / _RECORD
     server = shared_server()
@@ -253,7 +253,7 @@ def database_of(folder: Path) -> str:
         found = json.loads(record.read_text())
         if found["folder"] != str(folder):
             with server.connect(found["database"]) as connection:
-                connection.execute("UPDATE replicas SET seen = '-infinity'")
+                connection.execute("DELETE FROM replicas")
         return server.dsn(found["database"], ENGINE)
     database = f"journal_{next(_numbers)}"
     with server.connect() as connection:
@@ -285,6 +285,26 @@ def documented_roles() -> str:
     page = (Path(__file__).parents[2] / "docs" / "replicas.md").read_text()
     section = page[page.index("### The minimum of rights") :]
     return section[section.index("```sql") + 6 :].partition("```")[0]
+
+
+_CLOCK = """
+CREATE SCHEMA IF NOT EXISTS moved;
+GRANT USAGE ON SCHEMA moved TO PUBLIC;
+CREATE OR REPLACE FUNCTION moved.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+$$ SELECT pg_catalog.clock_timestamp() + make_interval(secs => {}) $$;
+"""
+
+
+def move_clock(server: Postgres, database: str, seconds: float, port: int | None = None) -> None:
+    """Move the clock of a database, as a fail-over to a server with another clock does.
+
+    A function in front of that of PostgreSQL stands for the clock. New sessions use it. port: only of the
+    server with this port.
+    """
+    here = "true" if port is None else f"inet_server_port() = {port}"
+    with server.connect(database) as admin:
+        admin.execute(_CLOCK.format(f"CASE WHEN {here} THEN {seconds} ELSE 0 END"))
+        admin.execute(f"ALTER DATABASE {database} SET search_path = public, moved, pg_catalog")
 
 
 @contextlib.contextmanager

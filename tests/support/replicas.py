@@ -80,9 +80,11 @@ class Receiver:
                 answers = self.answering.is_set()  # before a test sees the request, and changes it
                 self.requests.append(received)
                 self.changed.notify_all()
-            if answers:
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-            self.answering.wait()  # then close the connection without an answer
+            if answers:  # and the next request has a connection of its own
+                head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
+                connection.sendall(head + b"{}")
+            else:
+                self.answering.wait()  # then close the connection without an answer
 
 
 def alert(rule: str, number: int = 0) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     def now(self) -> float:
         """Return the time of the database's clock, in epoch seconds."""
-        return self._liveness.now()
+        return self._liveness.clock.now()
 
     @property
     def claim_identity(self) -> int:
@@ -169,6 +169,10 @@ class PostgresJournal(BaseJournal["Connection"]):
     def live_replicas(self) -> int:
         """Return the number of live replicas, this one included, as of the last second."""
         return self._liveness.replicas
+
+    def on_free(self, wake: Callable[[], None]) -> None:
+        """Call a function when claims of another process have become free, or this one may claim again."""
+        self._liveness.on_free = wake
 
     def set_digest(self, digest: str) -> None:
         """Publish the digest of the playbooks in force."""
@@ -188,7 +192,7 @@ class PostgresJournal(BaseJournal["Connection"]):
         """Return the replicas, by name."""
         rows = self._connections.rows(
             "SELECT DISTINCT ON (name) name, version, digest, extract(epoch FROM started)::float8 AS started,"
-            " extract(epoch FROM clock_timestamp() - seen)::float8 AS age FROM replicas"
+            " greatest(0, extract(epoch FROM clock_timestamp() - seen))::float8 AS age FROM replicas"
             " ORDER BY name, process, started"
         )
         return [Replica(**row) for row in rows]
@@ -227,8 +231,16 @@ class PostgresJournal(BaseJournal["Connection"]):
         return {row["id"] for row in rows}
 
     def claim(self, pool: Pool, limit: int, now: float) -> list[Claim]:
-        """See Queue.claim. A run whose row cannot be read ends as failed."""
+        """See Queue.claim. A run whose row cannot be read ends as failed.
+
+        A process that was stopped would claim under an identity that counts as dead: another one would take the
+        runs over as interrupted, although they have never begun.
+        """
         replica = self._liveness.id
+        if not self._liveness.is_live(replica):
+            raise JournalUnavailableError(
+                "the journal cannot be written: this process has not renewed its liveness row in time"
+            )
         rows = self._connections.call(
             "SELECT * FROM claim_runs(%s, %s, %s, %s, %s)",
             pool, max(0, limit), now, self._lease_margin, replica,

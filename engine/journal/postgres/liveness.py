@@ -1,10 +1,11 @@
-"""The liveness row of a process, and the clock of the database.
+"""The liveness row of a process, and the search for processes that are dead.
 
-Each process renews its row twice per second. A row that was not renewed for three seconds belongs to a dead
-process: another process deletes it, and the claims of the dead process are free. A process that was stopped or
-cut off, and comes back, finds no row. It takes a new identity, and must not finish older claims.
+Each process renews its row twice per second. A process whose row was not renewed for three seconds is dead:
+another process deletes its row, and the claims of the dead process are free. A process that was stopped or cut
+off, and comes back, finds no row. It takes a new identity, and must not finish older claims.
 
-All times of the journal are of the database's clock. Each renewal measures it.
+The three seconds are those of the machine that watches the row: the clock of a database that was promoted can be
+any time. They count only while the database answers, because nobody can renew a row of a database that is away.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from engine.journal.postgres import schema
+from engine.journal.postgres.clock import JournalClock
 from engine.journal.postgres.connection import (
     CommitsWaitError,
     check_no_commit_waits,
@@ -26,17 +28,27 @@ from engine.journal.postgres.connection import (
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from engine.journal.postgres.connection import Connection
 
 RENEW_INTERVAL = 0.5
-"""Seconds between two renewals, and between two searches for dead processes."""
+"""Seconds between two renewals."""
+SEARCH_INTERVAL = 0.25
+"""Seconds between two searches for dead processes."""
 DEAD_AFTER = 3.0
 """Seconds without a renewal after which a process counts as dead."""
 SAFE_FOR = 2.5
 """Seconds after the start of a renewal in which the process may call the cluster. The rest of the time until
 DEAD_AFTER is for a call that has begun."""
+RECENT = (
+    f"seen BETWEEN clock_timestamp() - interval '{DEAD_AFTER} s'"
+    f" AND clock_timestamp() + interval '{DEAD_AFTER} s'"
+)
+"""The rows that a live process has probably renewed, for a command that does not watch them. A time in the
+future is of another server, which this one has replaced."""
+MAX_COUNTED = 1.0
+"""Seconds that count at most between two searches. The database may have been away for the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +60,43 @@ class Process:
     version: str
 
 
+class Watch:
+    """For how long each row was seen without a renewal. Used by one thread, on one connection."""
+
+    def __init__(self) -> None:
+        self._silent: dict[int, tuple[float, float]] = {}
+        self._searched = float("inf")
+
+    def silent(self, rows: dict[int, float], began: float) -> list[int]:
+        """Return the ids that were not renewed for ``DEAD_AFTER`` seconds.
+
+        rows: id -> time of the last renewal, in any clock. began: monotonic time before they were read.
+        """
+        passed = min(max(0.0, began - self._searched), MAX_COUNTED)
+        found = {}
+        for id_, seen in rows.items():
+            before, seconds = self._silent.get(id_, (None, 0.0))
+            found[id_] = seen, seconds + passed if before == seen else 0.0
+        self._silent = found
+        self._searched = time.monotonic()
+        return [id_ for id_, (_, seconds) in found.items() if seconds >= DEAD_AFTER]
+
+    def gone(self, rows: dict[int, float]) -> bool:
+        """Return whether another process has left, or was found dead, since the last search."""
+        return bool(self._silent.keys() - rows)
+
+
 class Liveness:
     """The row of this process, renewed by a thread.
 
     connect: opens a connection. may_wait: the server may not answer yet; the time is that of this machine until
-    it does. tasks: called after each renewal with the connection.
+    it does.
 
     Attributes:
         id: of the row. A process that counted as dead gets another one.
         replicas: the number of live replicas, this one included.
+        clock: of the journal.
+        on_free: called when claims of another process have become free, or this process is live again.
 
     """
 
@@ -67,29 +107,22 @@ class Liveness:
         self._own = (process.name, process.kind, process.version, schema.VERSION)
         self._connection: Connection | None = None
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._offset = self._last = 0.0
+        self._watch = Watch()
         self._renewed = float("-inf")
         self._begun: float | None = None
         self._stalled: int | None = None
         self._digest = ""
         self.id, self.replicas = 0, 1
-        self.tasks: tuple[Callable[[Connection], None], ...] = ()
-        if may_wait:
-            self._offset = time.time() - time.monotonic()
-        else:
+        self.clock = JournalClock()
+        self.on_free: Callable[[], None] = lambda: None
+        if not may_wait:
             self.renew()
+            self.search()
         self._thread = threading.Thread(target=self._run, name="journal liveness", daemon=True)
         self._thread.start()
 
-    def now(self) -> float:
-        """Return the time of the database's clock, in epoch seconds. It never goes back."""
-        with self._lock:
-            self._last = max(self._last, time.monotonic() + self._offset)
-            return self._last
-
     def is_live(self, id_: int) -> bool:
-        """Return whether this process may call the cluster for a claim that it made under this id."""
+        """Return whether this process may claim, and call the cluster for a claim that it made under this id."""
         return id_ == self.id and time.monotonic() - self._renewed < SAFE_FOR
 
     def set_digest(self, digest: str) -> None:
@@ -97,48 +130,55 @@ class Liveness:
         self._digest = digest
 
     def renew(self) -> None:
-        """Renew the row, or take a new identity. Delete the rows of dead processes. Raises psycopg.Error."""
-        if self._connection is None:
-            self._connection = self._connect()
-        connection, began = self._connection, time.monotonic()
-        self._begun = began
-        try:
-            if self._stalled is not None:
-                check_no_commit_waits(connection, self._stalled)
-                self._stalled = None
+        """Renew the row, or take a new identity. Raises psycopg.Error."""
+        with self._connected() as connection:
+            began = time.monotonic()
             row = connection.execute(
-                "UPDATE replicas SET seen = clock_timestamp(), digest = %s WHERE id = %s AND seen >"
-                " clock_timestamp() - make_interval(secs => %s)"
-                " RETURNING id, extract(epoch FROM clock_timestamp())::float8 AS now",
-                (self._digest, self.id, DEAD_AFTER),
+                "UPDATE replicas SET seen = clock_timestamp(), digest = %s WHERE id = %s RETURNING id",
+                (self._digest, self.id),
             ).fetchone()
+            was_live = row is not None
             if row is None:
                 began = time.monotonic()
                 row = connection.execute(
-                    "INSERT INTO replicas (name, process, version, tables, digest) VALUES (%s, %s, %s, %s, %s)"
-                    " RETURNING id, extract(epoch FROM clock_timestamp())::float8 AS now",
+                    "INSERT INTO replicas (name, process, version, tables, digest)"
+                    " VALUES (%s, %s, %s, %s, %s) RETURNING id",
                     (*self._own, self._digest),
                 ).fetchone()
-            ended = time.monotonic()
-            found = connection.execute(
-                "WITH dead AS (DELETE FROM replicas WHERE seen < clock_timestamp()"
-                " - make_interval(secs => %s) RETURNING id)"
-                " SELECT count(DISTINCT name) AS live FROM replicas"
-                " WHERE id NOT IN (SELECT id FROM dead) AND process = %s",
-                (DEAD_AFTER, self._process.kind),
-            ).fetchone()
-        finally:
-            self._begun = None
-        if row is None or found is None:
-            raise JournalError("the journal cannot be written: no liveness row")
-        with self._lock:
-            if self._renewed == float("-inf"):  # the time of this machine is not used any more
-                self._last = 0.0
-            self._offset = row["now"] - (began + ended) / 2
+            if row is None:
+                raise JournalError("the journal cannot be written: no liveness row")
+            self.clock.measure(connection, was_live=was_live)
+        was_late = not self.is_live(self.id)
         # in this order: a claim of the old identity must never pass with the new time
         self.id = row["id"]
         self._renewed = began
-        self.replicas = max(1, found["live"])
+        if was_late:
+            self.on_free()
+
+    def search(self) -> None:
+        """Delete the rows of dead processes, and count the live replicas. Raises psycopg.Error."""
+        with self._connected() as connection:
+            began = time.monotonic()
+            found = connection.execute(
+                "SELECT id, name, process, extract(epoch FROM seen)::float8 AS seen FROM replicas"
+                " WHERE id <> %s",
+                (self.id,),
+                binary=True,
+            ).fetchall()
+            rows = {row["id"]: row["seen"] for row in found}
+            free = self._watch.gone(rows)
+            dead = self._watch.silent(rows, began)
+            if dead:  # except one that has renewed its row meanwhile
+                connection.execute(
+                    "DELETE FROM replicas USING unnest(%b::bigint[], %b::float8[]) AS given (id, seen)"
+                    " WHERE replicas.id = given.id AND extract(epoch FROM replicas.seen)::float8 = given.seen",
+                    (dead, [rows[id_] for id_ in dead]),
+                )
+        kind, name = self._process.kind, self._process.name
+        live = {row["name"] for row in found if row["process"] == kind and row["id"] not in dead}
+        self.replicas = len(live | {name})
+        if free or dead:
+            self.on_free()
 
     def end_stalled(self) -> None:
         """Abort a renewal that gets no answer, so that the thread connects again."""
@@ -157,13 +197,28 @@ class Liveness:
             self._connection.close()
             self._connection = None
 
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """Use the connection, or open one. On a new connection, the watch begins again."""
+        if self._connection is None:
+            self._connection, self._watch = self._connect(), Watch()
+        self._begun = time.monotonic()
+        try:
+            if self._stalled is not None:
+                check_no_commit_waits(self._connection, self._stalled)
+                self._stalled = None
+            yield self._connection
+        finally:
+            self._begun = None
+
     def _run(self) -> None:
-        while not self._stopping.wait(RENEW_INTERVAL):
+        due = time.monotonic() + RENEW_INTERVAL
+        while not self._stopping.wait(SEARCH_INTERVAL):
             try:
-                self.renew()
-                for task in self.tasks:
-                    if self._connection:
-                        task(self._connection)
+                if time.monotonic() >= due - SEARCH_INTERVAL / 2:
+                    due = time.monotonic() + RENEW_INTERVAL
+                    self.renew()
+                self.search()
             except CommitsWaitError:
                 continue
             except Exception:  # noqa: BLE001 - without this thread, the process would do nothing, and say nothing

@@ -10,7 +10,7 @@ from psycopg.rows import tuple_row
 
 from engine.journal.postgres import schema
 from engine.journal.postgres.functions import FUNCTIONS_1
-from engine.journal.postgres.liveness import DEAD_AFTER
+from engine.journal.postgres.liveness import RECENT
 from engine.journal.postgres.partitions import PARTITION_FUNCTIONS_1
 from engine.journal.postgres.schema import SCHEMA_LOCK, TABLES_1
 from engine.model.errors import JournalError
@@ -130,9 +130,8 @@ def _check_replicas(connection: psycopg.Connection[Any], found: Found) -> None:
         return
     with connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(
-            "SELECT DISTINCT name FROM replicas WHERE tables < %s"
-            " AND seen > clock_timestamp() - make_interval(secs => %s) ORDER BY name",
-            (schema.OLDEST_READER, DEAD_AFTER),
+            f"SELECT DISTINCT name FROM replicas WHERE tables < %s AND {RECENT} ORDER BY name",
+            (schema.OLDEST_READER,),
         ).fetchall()
     if rows:
         raise JournalError(

@@ -9,7 +9,7 @@ import psycopg
 
 from engine.journal.postgres import schema
 from engine.journal.postgres.connection import connect, sentence
-from engine.journal.postgres.liveness import DEAD_AFTER
+from engine.journal.postgres.liveness import RECENT
 from engine.journal.postgres.migrations import migrate
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.transfer.tables import JSON_TABLES, NOT_COPIED, PLAIN_TABLES
@@ -104,9 +104,7 @@ def _lock(connection: Connection, server: Server) -> None:
             f" {schema.VERSION}: use the command of the version that the engines have"
         )
     live = connection.execute(
-        "SELECT DISTINCT name FROM replicas WHERE seen > clock_timestamp() - make_interval(secs => %s)"
-        " ORDER BY name",
-        (DEAD_AFTER,),
+        f"SELECT DISTINCT name FROM replicas WHERE {RECENT} ORDER BY name"
     ).fetchall()
     if live:
         names = ", ".join(row["name"] for row in live)

@@ -28,7 +28,7 @@ JSON_TABLES: tuple[Literal["throttle_windows", "budget_windows", "offsets"], ...
     "offsets",
 )
 """Tables of JSON by key."""
-NOT_COPIED = ("journal id", "probe")
+NOT_COPIED = ("journal id", "journal clock", "probe")
 """Keys of ``offsets`` that belong to one journal."""
 ORDER = {"dead_letters": "id", "runs": "seq"}
 """Columns that give the order of rows, where it has a meaning."""
