@@ -6,7 +6,6 @@ request of ``http.request`` names it in the header ``Process``.
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
 import threading
@@ -16,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tests.history.records import Effect
 from tests.support.fakes import ApiServer, Failed, NotServed
+from tests.support.loopback_server import LoopbackServer, as_json
 
 if TYPE_CHECKING:
     import random
@@ -42,40 +42,16 @@ class _Objects(ApiServer):
         return self._write(method, resource, (resource, namespace, name), content, body)[1]
 
 
-class RecordingServer:
+class RecordingServer(LoopbackServer):
     """effects: the log. address: HOST:PORT. chance: decides the delays and the refusals."""
 
     def __init__(self, chance: random.Random) -> None:
+        super().__init__()
         self.effects: list[Effect] = []
         self.faults: list[str] = []
         self._chance, self._lock = chance, threading.Lock()
         self._objects, self._never = _Objects(), threading.Event()
         self._objects.put({"kind": "Node", "metadata": {"name": "worker-1"}})
-        recorder = self
-
-        class Door(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1  # head and body in one packet, or the client waits 40 ms for the second
-
-            def do_GET(self):
-                began = time.time()
-                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-                status, answer = recorder.answer(self.command, self.path, self.headers, body, began)
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's names
-
-            def log_message(self, *_):
-                pass
-
-        self._server = _Server(("127.0.0.1", 0), Door)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
 
     def add_pod(self, namespace: str, name: str) -> None:
         """Create a running pod, and its namespace."""
@@ -111,8 +87,11 @@ class RecordingServer:
             }
         )
 
-    def answer(self, method, path, headers, body, began):
-        """Return status and JSON. Record the request if it is a write."""
+    def respond(self, method, path, headers, body):
+        """Answer as the API server or the receiver. Record the request if it is a write."""
+        return as_json(*self._answer(method, path, headers, body, time.time()))
+
+    def _answer(self, method, path, headers, body, began):
         with self._lock:
             delay = self._chance.uniform(0, SLOWEST if self._chance.random() < SLOW else QUICK)
             refuses = self._chance.random() < REFUSED
@@ -177,19 +156,6 @@ class RecordingServer:
                 with self._lock:
                     self.effects.append(effect)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
     def __exit__(self, *_):
         self._never.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True  # those of connections that are kept open
-
-    def handle_error(self, *_):
-        """Ignore clients that were killed. The test kills them."""
+        super().__exit__()

@@ -5,12 +5,12 @@ Plain HTTP on loopback; what passes goes on to the server under the caller's own
 
 from __future__ import annotations
 
-import http.server
 import json
 import threading
 from collections import Counter
 
 import urllib3
+from tests.support.loopback_server import LoopbackServer, as_json
 
 LONG = 10.0
 """Seconds that a request hangs, much longer than the timeout of a step."""
@@ -22,7 +22,7 @@ REASONS = {
 }
 
 
-class FaultyProxy:
+class FaultyProxy(LoopbackServer):
     """``now`` is None (all passes), a status that is answered instead, ``hangs``, or ``lost``.
 
     hangs: no answer comes. lost: the request is done, and its answer is not sent. met: how many requests met
@@ -30,42 +30,16 @@ class FaultyProxy:
     """
 
     def __init__(self, plane):
+        super().__init__()
         self.now, self.met = None, Counter()
         self._clears = threading.Event()
         self._pool = urllib3.PoolManager(ca_certs=str(plane.ca), maxsize=64, retries=False)
         self._real = plane.server
         self._lock = threading.Lock()
-        proxy = self
+        self.server = f"http://{self.address}"
 
-        class Door(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1  # head and body in one packet, or the client waits 40 ms for the second
-
-            def do_GET(self):
-                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-                told = proxy.answer(self.command, self.path, self.headers, body)
-                if told is None:
-                    self.close_connection = True
-                    return
-                status, headers, content = told
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's names
-
-            def log_message(self, *_):
-                pass
-
-        self._server = _Server(("127.0.0.1", 0), Door)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self.server = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def answer(self, method, path, headers, body):
-        """Return (status, headers, content), or None to close the connection."""
+    def respond(self, method, path, headers, body):
+        """Return the response of the API server, or that of the fault."""
         now = self.now
         if now is None:
             return self._pass(method, path, headers, body)
@@ -79,7 +53,8 @@ class FaultyProxy:
             return None
         told = {"kind": "Status", "code": now, "reason": REASONS[now], "message": "injected"}
         again = {"Retry-After": "1"} if now == 429 else {}
-        return now, {"Content-Type": "application/json", **again}, json.dumps(told).encode()
+        status, kind, content = as_json(now, told)
+        return status, {**kind, **again}, content
 
     def _pass(self, method, path, headers, body):
         kept = {
@@ -101,20 +76,7 @@ class FaultyProxy:
         path.write_text(json.dumps(config))
         return path
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
     def __exit__(self, *_):
         self._clears.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__exit__()
         self._pool.clear()
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True  # those of connections that are kept open
-
-    def handle_error(self, *_):
-        """Ignore clients that disconnected. The test disconnects them."""

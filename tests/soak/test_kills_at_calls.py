@@ -69,16 +69,16 @@ class KillingProxy(FaultyProxy):
         self.killed.clear()
         self.at, self.after, self.writes = at, after, 0
 
-    def answer(self, method, path, headers, body):
+    def respond(self, method, path, headers, body):
         if method == "GET" or "/apis/authorization.k8s.io/" in path:  # the check of the rights
-            return super().answer(method, path, headers, body)
+            return super().respond(method, path, headers, body)
         with self._lock:
             self.writes += 1
             kills = self.writes == self.at
         if not kills:
-            return super().answer(method, path, headers, body)
+            return super().respond(method, path, headers, body)
         if self.after:
-            super().answer(method, path, headers, body)
+            super().respond(method, path, headers, body)
         for pid in self._pids():
             os.kill(pid, signal.SIGKILL)
         self.killed.set()
