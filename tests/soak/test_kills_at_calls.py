@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from datetime import UTC, datetime
 
 import pytest
 import yaml
-from tests.soak.faulty_proxy import FaultyProxy
+from tests.soak.killing import KillingProxy, Kills
 from tests.support.engine import call, engine
 
 CONFIG = {
@@ -54,35 +52,9 @@ MANAGED = "app.kubernetes.io%2Fmanaged-by%3Dtiercel"
 ENDS = ("done", "failed", "skipped", "refused")
 
 
-class KillingProxy(FaultyProxy):
-    """Kills the engine at the write with the number ``at``, before or after the API server has it.
-
-    pids: returns the processes to kill. killed: set when they are.
-    """
-
-    def __init__(self, plane, pids):
-        super().__init__(plane)
-        self.at, self.after, self.writes = 0, False, 0
-        self.killed, self._pids = threading.Event(), pids
-
-    def arm(self, at, *, after):
-        self.killed.clear()
-        self.at, self.after, self.writes = at, after, 0
-
-    def respond(self, method, path, headers, body):
-        if method == "GET" or "/apis/authorization.k8s.io/" in path:  # the check of the rights
-            return super().respond(method, path, headers, body)
-        with self._lock:
-            self.writes += 1
-            kills = self.writes == self.at
-        if not kills:
-            return super().respond(method, path, headers, body)
-        if self.after:
-            super().respond(method, path, headers, body)
-        for pid in self._pids():
-            os.kill(pid, signal.SIGKILL)
-        self.killed.set()
-        return None
+def is_write(method, path):
+    """Whether a call counts: every write, without those that check the rights."""
+    return method != "GET" and "/apis/authorization.k8s.io/" not in path
 
 
 def playbook(action):
@@ -92,14 +64,6 @@ def playbook(action):
     }
     head = {"apiVersion": "tiercel.dev/v1", "kind": "Playbook", "metadata": {"name": "p"}}
     return yaml.safe_dump({**head, "spec": spec})
-
-
-def restarted(running, proxy, at):
-    """Restart the engine after it was killed, if it is to be killed at all."""
-    if at:
-        assert proxy.killed.wait(60)
-        running.wait()
-        running.restart()
 
 
 def targets(admin, namespace, action):
@@ -205,30 +169,30 @@ def story(tmp_path, cluster, action, *, kills=(0, 0), after=False):
     """
     plane, admin, namespace = cluster
     tmp_path.mkdir()
-    holder = []
-    with KillingProxy(plane, lambda: holder[0].pids) as proxy:
+    kills_at = Kills()
+    with KillingProxy(plane, kills_at, is_write) as proxy:
         kubeconfig = proxy.kubeconfig(plane.admin_token, tmp_path / "kubeconfig")
         files = {"p.yaml": playbook(action)}
         with engine(tmp_path, files, "--kubeconfig", str(kubeconfig)) as running:
-            holder.append(running)
+            kills_at.running = running
             fields = targets(admin, namespace, action)
-            proxy.arm(kills[0], after=after)
+            kills_at.arm(kills[0], after=after)
             now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
             source = "k8s_audit" if any(key.startswith("ka.") for key in fields) else "syscall"
             body = {"rule": RULE, "time": now, "source": source, "output_fields": fields}
             (run,) = running.post({**body, "hostname": "worker-2"})[2]["runs"]
-            restarted(running, proxy, kills[0])
+            kills_at.restart()
             audit = running.wait_for_audit(lambda line: line.get("state") in ENDS)
             assert audit["state"] == "done", audit["message"]
-            done, writes = state(admin, namespace), proxy.writes
+            done, writes = state(admin, namespace), kills_at.calls
             if action in NOT_UNDONE:
                 return done, None, (writes, 0)
-            proxy.arm(kills[1], after=after)
+            kills_at.arm(kills[1], after=after)
             assert call(running.admin, "POST", f"/runs/{run}/undo", b"{}", HEADERS)[0] == 200
-            restarted(running, proxy, kills[1])
+            kills_at.restart()
             running.wait_for_audit(lambda line: line.get("state") == "undone")
             assert running.get("/in-force")[2] == {"inForce": [], "total": 0}
-            return done, state(admin, namespace), (writes, proxy.writes)
+            return done, state(admin, namespace), (writes, kills_at.calls)
 
 
 @pytest.mark.skipif(os.environ.get("TIERCEL_SOAK") != "1", reason="only in `make soak`")

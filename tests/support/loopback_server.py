@@ -27,6 +27,10 @@ class LoopbackServer:
         """Return the response, or None to close the connection. Threads call it at the same time."""
         raise NotImplementedError
 
+    def upgrade(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        """Answer a request that asks for another protocol. The connection is closed when it returns."""
+        raise NotImplementedError
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -48,6 +52,10 @@ def _handler(server: LoopbackServer) -> type[http.server.BaseHTTPRequestHandler]
         wbufsize = -1  # head and body in one packet, or the client waits 40 ms for the second
 
         def do_GET(self) -> None:
+            if self.headers["Upgrade"]:
+                self.close_connection = True
+                server.upgrade(self)
+                return
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
             response = server.respond(self.command, self.path, self.headers, body)
             if response is None:
@@ -57,11 +65,12 @@ def _handler(server: LoopbackServer) -> type[http.server.BaseHTTPRequestHandler]
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+            if "Content-Length" not in headers:  # the response to a HEAD has that of a GET
+                self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
-        do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's names
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
             """Write nothing."""
