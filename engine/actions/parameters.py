@@ -245,9 +245,11 @@ class Integer(msgspec.Struct, frozen=True):
         found = re.fullmatch(r"([0-9]{1,3})%", data) if isinstance(data, str) else None
         if self.percent and found and int(found[1]) <= 100:  # noqa: PLR2004 - percent
             return data
-        what = "a whole number or a percentage" if self.percent else "a whole number"
         most = "" if self.most == 2**31 - 1 else f" to {self.most}"
-        findings.add(path, "bad-parameter", f"`{path[-1]}` takes {what} from {self.least}{most}")
+        what = f"a whole number from {self.least}{most}"
+        if self.percent:
+            what += ", or a percentage from 0% to 100%"
+        findings.add(path, "bad-parameter", f"`{path[-1]}` takes {what}")
         return None
 
     def render(self, value: Any, event: Event, context: TemplateContext) -> Any:

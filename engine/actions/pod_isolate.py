@@ -58,6 +58,8 @@ _ALLOW = Record(
         "ports": "limit cidrs and namespaces to these ports (all ports)",
     },
 )
+_SHOWN = 5
+"""Labels that the message names."""
 _SELECTOR = ChoiceOr(
     ("pod", "owner"),
     Record(
@@ -151,8 +153,15 @@ def isolate_pod(  # noqa: PLR0913 - each is a parameter of the action
         dns += ", and connections from outside the cluster, which this kind cannot deny"
     which = " and ".join(map(str.lower, directions))
     text = f"cut {which} of {_about(pod, selector)}{ttl_text(ttl)}{dns}"
-    chosen = provider_text(provider, place)
-    return ActionResult(f"{text}{chosen}", {"provider": place.provider.name, "policy": place.name})
+    text += provider_text(provider, place) + _removed_text(subject)
+    return ActionResult(text, {"provider": place.provider.name, "policy": place.name})
+
+
+def _removed_text(subject: Subject) -> str:
+    """Return which labels ``detach`` removes, at most ``_SHOWN`` of them."""
+    labels = sorted(key for key, value in subject.patch.get("labels", {}).items() if value is None)
+    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return f"; detached by removing the labels {', '.join(labels[:_SHOWN])}{more}" if labels else ""
 
 
 def _about(pod: Pod, selector: str | Mapping[str, Any]) -> str:

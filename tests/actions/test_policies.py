@@ -104,6 +104,8 @@ def test_detach_removes_only_the_labels_by_which_something_selects_the_pod():
     claim = claim_of(ISOLATE, {"detach": True})
     outcome = act(server, claim, store=store)
     assert outcome.state == "done", outcome.message
+    labels = ", ".join(sorted(pod["metadata"]["labels"]))
+    assert outcome.message.endswith(f"; detached by removing the labels {labels}")
     found = server.find("Pod", "web-0", "demo")["metadata"]
     assert found["labels"].keys() == {QUARANTINE}
     assert json.loads(found["annotations"][REMOVED_LABELS]) == pod["metadata"]["labels"]
