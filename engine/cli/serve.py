@@ -29,6 +29,7 @@ from engine.runtime.settings import (
     server,
     slack_api,
 )
+from engine.telemetry.quick_import import import_structlog
 
 
 class _Lines(click.types.StringParamType):
@@ -216,6 +217,7 @@ def command(*, story: bool, log_level: str, log_format: str | None, **given: Any
 
     Next: tiercel history
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
+    import_structlog()
     from engine.cluster.kubeconfig import ConnectionSettingsError  # noqa: PLC0415 - --help must be fast
     from engine.model.errors import JournalError  # noqa: PLC0415 - --help must be fast
     from engine.runtime.engine_process import serve  # noqa: PLC0415 - --help must be fast

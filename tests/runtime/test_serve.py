@@ -237,6 +237,17 @@ def test_the_default_kubeconfig_is_never_used(tmp_path):
     assert "--dry-run" in said
 
 
+def test_the_start_imports_no_library_that_it_does_not_use(tmp_path):
+    env = {"PYTHONPROFILEIMPORTTIME": "1"}
+    said = refusal(tmp_path, FOLDER, "--dry-run", "--token-file", "missing", env=env)[1]
+    lines = [line for line in said.splitlines() if line.startswith("import time:")]
+    names = [line.rpartition("|")[2].strip() for line in lines]
+    # a package without its modules is one whose import failed
+    imported = {name.partition(".")[0] for name in names if "." in name}
+    assert {"engine", "structlog"} <= imported
+    assert not imported & {"rich", "nats", "redis", "slack_sdk", "psycopg", "apprise", "obstore"}
+
+
 @pytest.mark.parametrize(
     ("args", "word"),
     [
