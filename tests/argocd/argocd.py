@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 MODULE = "github.com/argoproj/argo-cd/v3"
 ARGOCD = "/apis/argoproj.io/v1alpha1/namespaces/argocd"
 APPLICATIONS = f"{ARGOCD}/applications"
-GUARD = 120.0
-"""Seconds after which a test fails. Nothing normally takes that long."""
 PROGRAMS = (
     "argocd-repo-server",
     "argocd-application-controller",
@@ -90,7 +88,7 @@ class GitServer:
         """Run git in the clone. Returns its output."""
         done = subprocess.run(
             ["git", *arguments], cwd=self.folder, env=self._environment, capture_output=True,
-            text=True, timeout=GUARD, check=False,
+            text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -187,7 +185,7 @@ class ArgoCD:
 
         work: is called again and again meanwhile, for example for a simulated kubelet.
         """
-        deadline = time.monotonic() + GUARD
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             work()
             found: Object = self.admin.get(f"{APPLICATIONS}/{name}")

@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-GUARD = 60.0
-"""Seconds after which a program that hangs is ended."""
+from tests.support.engine import PATIENCE
 
 
 def kubectl(kubeconfig: Path, *arguments: str, given: str | None = None) -> str:
@@ -21,7 +20,7 @@ def kubectl(kubeconfig: Path, *arguments: str, given: str | None = None) -> str:
         input=given,
         capture_output=True,
         text=True,
-        timeout=GUARD,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

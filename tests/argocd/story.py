@@ -21,7 +21,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import Kubelet
 from tests.gitops import sidekick
 from tests.kustomize.rendering import render_text
-from tests.support.engine import ROOT
+from tests.support.engine import PATIENCE, ROOT
 
 from stand_ins import Loki, Slack
 
@@ -308,7 +308,7 @@ def tiercel(*arguments: str) -> str:
     given = f"{QUARANTINE.replace('${mode}', 'enforce')}---\n{CONTAIN}"
     return subprocess.run(
         [sys.executable, "-m", "engine", *arguments], input=given, cwd=ROOT, capture_output=True,
-        text=True, timeout=60, check=True,
+        text=True, timeout=PATIENCE, check=True,
     ).stdout  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from engine.cluster.network_policies import Peer, is_allowed
 from tests.cluster import build
 from tests.cluster.fixtures import require
 from tests.kustomize.rendering import KUSTOMIZE, compose, find, render
-from tests.support.engine import ROOT
+from tests.support.engine import PATIENCE, ROOT
 
 ARGOCD = KUSTOMIZE / "argocd"
 OVERLAYS = sorted(folder.name for folder in (KUSTOMIZE / "overlays").iterdir())
@@ -201,7 +201,7 @@ def test_custom_health(tmp_path, manifest, status, expected):
         str(build.find("argocd")), "admin", "settings", "resource-overrides", "health",
         str(tmp_path / "object.yaml"), "--argocd-cm-path", str(ARGOCD / "argocd-cm.yaml"),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert f"STATUS: {expected[0]}\n" in done.stdout
     assert expected[1] in done.stdout
 

@@ -17,7 +17,7 @@ from tests.history.gate import Gates
 from tests.history.load import Load
 from tests.history.playbooks import LIMITS, playbooks
 from tests.history.records import History
-from tests.support.engine import PATIENCE
+from tests.support.engine import PATIENCE, wait_until
 from tests.support.postgres import scratch
 
 if TYPE_CHECKING:
@@ -79,13 +79,14 @@ def record(folder: Path, size: Size) -> History:
 
 def _wait_until_over(database: Database, replicas: list[Replica]) -> None:
     """Wait until all runs and undos are over. The checker names those that are not."""
-    deadline = time.monotonic() + OVER_WITHIN
     with database.connect() as connection:
-        while time.monotonic() < deadline:
+
+        def are_over() -> bool:
             spooled = sum(replica.spooled() for replica in replicas)  # first: it is forwarded next
-            if not spooled and not journal_observer.unfinished(connection):
-                return
-            time.sleep(0.1)
+            return not spooled and not journal_observer.unfinished(connection)
+
+        with contextlib.suppress(AssertionError):
+            wait_until(are_over, seconds=OVER_WITHIN)
 
 
 def _collect(

@@ -30,9 +30,11 @@ PATIENCE = 60.0
 """Seconds after which a test fails. Nothing normally takes that long."""
 
 
-def wait_until(holds: Callable[[], Any], why: Callable[[], Any] = lambda: None) -> None:
-    """Call ``holds`` until it returns a true value. why: returns the message of a failure."""
-    pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+def wait_until(
+    holds: Callable[[], Any], why: Callable[[], Any] = lambda: None, seconds: float = PATIENCE
+) -> None:
+    """Call ``holds`` until it returns a true value. why: returns the message of a failure after ``seconds``."""
+    pause, deadline = threading.Event(), time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, why()
         pause.wait(0.02)

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import yaml
 from tests.support.components import Server, have
-from tests.support.engine import PATIENCE, call
+from tests.support.engine import PATIENCE, call, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,10 +39,7 @@ class _Monitor(Server):
     def start(self) -> None:
         """Start the server, and wait until it is ready."""
         super().start()
-        deadline = time.monotonic() + PATIENCE
-        while call(self.url, "GET", "/-/ready")[0] != 200:
-            assert time.monotonic() < deadline, "not ready"
-            time.sleep(0.02)
+        wait_until(lambda: call(self.url, "GET", "/-/ready")[0] == 200, lambda: "not ready")
 
     def get(self, path: str, **parameters: str) -> Any:
         """Send a GET. Returns the JSON of the answer, which must be a success."""
@@ -168,10 +165,14 @@ def promtool(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedPro
 
 
 def _wait(read: Callable[[], Any], is_met: Callable[[Any], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not is_met(found := read()):
-        assert time.monotonic() < deadline, f"{what}: {json.dumps(found)}"
-        time.sleep(0.05)
+    found = None
+
+    def holds() -> Any:
+        nonlocal found
+        found = read()
+        return is_met(found)
+
+    wait_until(holds, lambda: f"{what}: {json.dumps(found)}")
     return found
 
 
