@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from engine.journal.spool.queue import SpooledQueue
     from engine.runtime.settings import Settings
     from engine.sources.base import Source
+    from engine.telemetry.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -92,9 +93,7 @@ def serve(settings: Settings, *, story: bool = False) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(workers.stop, 0)
         stack.callback(access.authenticator.close)
-        traces = tracing(os.environ)
-        if traces:
-            stack.callback(traces.stop)
+        traces = _start_tracing(stack)
         observers = Observers(
             metrics, log_reloads, log_operator_commands, workers, *([traces] if traces else [])
         )
@@ -129,10 +128,8 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         for series in (api.series, event_listener.series, core.deferred_records.series):
             metrics.add_series(series)
 
-        def on_ready() -> None:
-            _log_start(settings, about, event_socket, admin_socket)
-            _begin(settings, core, sources)
-
+        log_start = functools.partial(_log_start, settings, about, event_socket, admin_socket)
+        on_ready = functools.partial(_begin, settings, core, sources, log_start)
         event_loop.run([event_listener, admin_listener], on_ready)
         completed = _drain(sources, workers, settings.grace)
     log.info("stopped")
@@ -140,8 +137,22 @@ def serve(settings: Settings, *, story: bool = False) -> None:
         log.warning("attempts_interrupted", effect="they are repeated at the next start")
 
 
-def _begin(settings: Settings, core: _Core, sources: Sequence[SourceThread]) -> None:
+def _start_tracing(stack: contextlib.ExitStack) -> Tracing | None:
+    """Start the export of traces, if the environment asks for it. The stack stops it."""
+    traces = tracing(os.environ)
+    if traces:
+        stack.callback(traces.stop)
+    return traces
+
+
+def _begin(
+    settings: Settings,
+    core: _Core,
+    sources: Sequence[SourceThread],
+    log_start: Callable[[], None],
+) -> None:
     """Start the sources, once the ports answer."""
+    log_start()
     freeze_startup_objects()
     log_journal(settings, core.journal)
     for source in sources:
