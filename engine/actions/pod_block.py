@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
+
 from engine.actions.composite_parameters import ListOf, Ttl
 from engine.actions.destination import check_destination, remote_network
 from engine.actions.managed_objects import is_managed, short_digest
@@ -123,10 +125,10 @@ def block_destination(
     spec = place.provider.with_destinations(frame, every.values())
     path = ("metadata", "annotations", key)
     change = ObjectChange(place.kind, place.namespace, place.name, None, path, blocked.annotation)
-    write_policy(
-        pod, cluster, context, place, subject, spec,
-        ttl=ttl, annotations=annotations, changes=(change,),
-    )  # fmt: skip
+    subject = msgspec.structs.replace(
+        subject, changes=(change, *subject.changes), annotations=annotations
+    )
+    write_policy(pod, cluster, context, place, subject, spec, ttl=ttl)
     text = f"cut {pod} off from {blocked}{ttl_text(ttl)}{provider_text(provider, place)}"
     return ActionResult(text, {"provider": place.provider.name, "policy": place.name})
 

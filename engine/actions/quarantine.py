@@ -19,7 +19,7 @@ from engine.model.calls import Call, ObjectChange
 from engine.model.errors import SkippedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from engine.actions.registry import Right, StepContext
     from engine.cluster.api import Cluster
@@ -35,11 +35,11 @@ _VERBS = ("get", "create", "patch", "delete")
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """The pods that a policy selects, and the changes of the pod that this needs.
+    """The pods that a policy selects, and the changes beside the policy that this needs.
 
-    labels: of the pod after the changes. patch: of the metadata of the pod; empty for none. changes: the same,
-    for undo. owner: of the policy, as an ownerReference; None if only an undo removes it. annotations: of the
-    policy, for the undo after a lost journal.
+    labels: of the pod after the changes. patch: of the metadata of the pod; empty for none. changes: those of
+    the pod and of the policy's annotations, for undo. owner: of the policy, as an ownerReference; None if only
+    an undo removes it. annotations: of the policy, for the undo after a lost journal.
     """
 
     pods: Pods
@@ -115,7 +115,7 @@ def find_place(
     return PolicyPlace(found, kind, namespace, name, policy)
 
 
-def write_policy(  # noqa: PLR0913 - what is written, where, for whom, and for how long
+def write_policy(
     pod: Pod,
     cluster: Cluster,
     context: StepContext,
@@ -124,22 +124,17 @@ def write_policy(  # noqa: PLR0913 - what is written, where, for whom, and for h
     spec: Object,
     *,
     ttl: float | None,
-    annotations: Mapping[str, str] = {},
-    changes: Sequence[ObjectChange] = (),
 ) -> Object:
-    """Save the undo intent, change the pod if the subject needs it, and apply the policy. Return the policy.
-
-    annotations, changes: further annotations of the policy, and their undo.
-    """
+    """Save the undo intent, change the pod if the subject needs it, and apply the policy. Return the policy."""
     kind = place.kind
     made = ObjectChange(kind, place.namespace, place.name)
-    until = context.add_undo_intent((made, *changes, *subject.changes), ttl)
+    until = context.add_undo_intent((made, *subject.changes), ttl)
     marks = ownership_metadata(context, until, place.found)
     metadata: Object = {
         "name": place.name,
         **({"namespace": place.namespace} if place.namespace else {}),
     }
-    every = {**annotations, **subject.annotations, **marks["annotations"]}
+    every = {**subject.annotations, **marks["annotations"]}
     if subject.patch and not kind.namespaced:
         every[POLICY_POD] = f"{pod.namespace}/{pod.name}/{pod.uid}"
     metadata |= {**marks, "annotations": every}

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -60,17 +60,14 @@ if TYPE_CHECKING:
     help="Stores that steps can store artifacts in, separated by commas. Default: all.",
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
-def command(  # noqa: PLR0913 - one for each option
+def command(
     *,
     arguments: tuple[str, ...],
     values: Path | None,
-    server: bool,
-    kubeconfig: str | None,
-    context: str | None,
-    cluster: Path | None,
     http_hosts: str | None,
     artifact_stores: str | None,
     output: str,
+    **cluster_options: Any,
 ) -> None:
     """Show what PLAYBOOKS (default: playbooks/) would do for EVENTS, without changes.
 
@@ -93,10 +90,7 @@ def command(  # noqa: PLR0913 - one for each option
         fail(f"tiercel plan: {error}", USAGE)
     found = load_valid(paths, values)
     playbooks = PlaybookIndex(found.playbooks, found.silences, found.revision)
-    preview_context = _preview_context(
-        cluster, server=server, kubeconfig=kubeconfig, context=context
-    )
-    preview_context = replace(preview_context, hosts=hosts, stores=stores)
+    preview_context = replace(_preview_context(**cluster_options), hosts=hosts, stores=stores)
     memory, totals = PlanningMemory(), Totals()
     checker = GuardrailChecker(found.guardrails, OwnIdentity.from_environment(os.environ))
     invalid = failed = 0
@@ -115,7 +109,7 @@ def command(  # noqa: PLR0913 - one for each option
                 print_line(line)
     if output == "text":
         print_line(totals.line())
-    if invalid or (server and failed):
+    if invalid or (cluster_options["server"] and failed):
         sys.exit(FINDINGS)
 
 
