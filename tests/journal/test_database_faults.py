@@ -411,3 +411,28 @@ def test_two_versions_of_the_engine_and_clocks_an_hour_apart_work_together(url, 
         )  # no claim has ended early, and no run is late
         assert {mine.run.id, its.run.id} == {run(1).id, run(2).id}
         assert fast.settle(mine, DONE, fast.now()) == other.settle(its, DONE, other.now()) == "done"
+
+
+def test_claims_whose_answer_was_lost_are_free_at_once(url, sql, proxy):
+    """The database has leased the runs, and the engine does not know. A lease would last for 40 seconds."""
+    with opened(through(proxy, url)) as journal:
+        accept(journal, run(0), run(1), run(2)).result(PATIENCE)
+        (held,) = journal.claim("cluster", 1, NOW)
+        proxy.cut(b"claim_runs")
+        with pytest.raises(JournalError):
+            journal.claim("cluster", 9, NOW)
+        leased = "SELECT count(*) FROM runs WHERE state = 'leased'"
+        wait_until(lambda: sql.execute(leased).fetchone() == (3,))
+        found = []
+        wait_until(lambda: found.extend(claimed(journal)) or len(found) == 2)
+        assert {one.run.id for one in found} | {held.run.id} == stored(sql)
+        assert {(one.attempt, one.interrupted) for one in found} == {(1, False)}
+        for one in (held, *found):
+            assert journal.settle(one, DONE, NOW) == "done"
+        assert not journal._ledger._held
+
+
+def claimed(journal):
+    with contextlib.suppress(JournalError):
+        return journal.claim("cluster", 9, NOW)
+    return ()

@@ -36,6 +36,7 @@ from engine.journal.postgres.connection import (
     sentence,
 )
 from engine.journal.postgres.liveness import RENEW_INTERVAL, Liveness
+from engine.journal.postgres.lost_claims import ClaimLedger
 from engine.journal.postgres.migrations import migrate
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.postgres.writer import AcceptWriter, SettlementWriter
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from engine.journal.postgres.liveness import Process
     from engine.journal.settlements import Settlement
     from engine.model.playbook import Playbook, Pool
-    from engine.model.run import Claim, Notice
+    from engine.model.run import Claim, Notice, Outcome
 
 T = TypeVar("T")
 _STATEMENTS: Statements[Connection] = Statements(
@@ -117,6 +118,7 @@ class PostgresJournal(BaseJournal["Connection"]):
         self._connections = Connections(open_connection)
         self._writer = AcceptWriter(open_connection)
         self._settlements = SettlementWriter(open_connection, "journal settlements")
+        self._ledger = ClaimLedger()
         self._statements = _STATEMENTS
         self._hydrator = Hydrator(queries.RunLookups(self._connections), playbook_from_snapshot)
         self._stopping = threading.Event()
@@ -241,11 +243,23 @@ class PostgresJournal(BaseJournal["Connection"]):
             raise JournalUnavailableError(
                 "the journal cannot be written: this process has not renewed its liveness row in time"
             )
-        rows = self._connections.call(
-            "SELECT * FROM claim_runs(%s, %s, %s, %s, %s)",
-            pool, max(0, limit), now, self._lease_margin, replica,
-        )  # fmt: skip
-        return [replace(claim, replica=replica) for claim in self._claims(rows, now)]
+        with self._ledger.checking() as check:
+            if check:
+                self._write(lambda c: self._ledger.release_lost(c, replica, now))
+        with self._ledger.claiming():
+            rows = self._connections.call(
+                "SELECT * FROM claim_runs(%s, %s, %s, %s, %s)",
+                pool, max(0, limit), now, self._lease_margin, replica,
+            )  # fmt: skip
+            found = [replace(claim, replica=replica) for claim in self._claims(rows, now)]
+            self._ledger.hand_out(found)
+        return found
+
+    def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
+        """See Queue.settle."""
+        answer = super().settle(claim, outcome, now)
+        self._ledger.settled(claim)
+        return answer
 
     def keep(
         self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
