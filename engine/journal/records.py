@@ -33,6 +33,21 @@ class AcceptBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardedRuns:
+    """Runs from a spool, each with its number there. They go to a shared journal in one transaction.
+
+    spool: the id of the spool. last: the largest number. throttles: as of an AcceptBatch. letters: instead of
+    runs that the journal cannot store.
+    """
+
+    spool: str
+    last: int
+    runs: Sequence[tuple[int, Run]] = ()
+    throttles: Mapping[str, ThrottleUse] = field(default_factory=dict)
+    letters: Sequence[tuple[int, DeadLetter]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """The stored state of a run.
 

@@ -7,9 +7,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from engine.journal import codec
-from engine.journal.postgres import windows
+from engine.journal.postgres import forwarding, windows
 from engine.journal.postgres.connection import index_key
-from engine.journal.spool.file import SpoolFile
 from engine.journal.spool.queue import SpooledQueue
 from tests.support.engine import PATIENCE
 
@@ -82,14 +81,15 @@ def replay_spool(
         " DELETE FROM run_ids WHERE id = NEW.id; RETURN NEW; END $$;"
         " CREATE TRIGGER forget BEFORE INSERT ON run_ids FOR EACH ROW EXECUTE FUNCTION forget()"
     )
-    again, delete = threading.Event(), SpoolFile.delete
+    again, delete = threading.Event(), SpooledQueue._delete_forwarded
 
-    def keep(self, last):
+    def keep(self):
         if not again.is_set():
             again.wait(PATIENCE)
+            self._forwarded = 0
         else:
-            delete(self, last)
+            delete(self)
 
-    monkeypatch.setattr(SpoolFile, "delete", keep)
-    monkeypatch.setattr(SpooledQueue, "_forwarded", lambda _: 0)
+    monkeypatch.setattr(SpooledQueue, "_delete_forwarded", keep)
+    monkeypatch.setattr(forwarding, "last_forwarded", lambda _: 0)
     return again

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from engine.journal.postgres import connection
 from engine.journal.postgres.connection import parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
@@ -40,7 +41,9 @@ def url(tmp_path_factory):
 @pytest.fixture
 def journal(url):
     with shared_server().connect(url.rpartition("/")[2]) as connection:
-        connection.execute("TRUNCATE runs, history, run_ids, events, targets, throttle_windows")
+        connection.execute(
+            "TRUNCATE runs, history, run_ids, events, targets, throttle_windows, dead_letters"
+        )
     opened = PostgresJournal(parse_server(url), Process("a", "engine", "1"), stored_playbook)
     yield opened
     opened.close()
@@ -159,6 +162,67 @@ def test_a_throttle_counts_a_run_once_if_the_engine_dies_while_it_forwards(
             drained(queue)
     assert claimed(journal) == []
     assert journal.throttle_windows()["key"]["stamps"] == [NOW, NOW]
+
+
+def test_a_throttle_counts_a_run_once_if_an_earlier_forward_commits_late(
+    url, journal, tmp_path, monkeypatch
+):
+    """A lock stands for a commit that waits for a standby. The engine has given up its connection."""
+    third = Throttle("third", 60.0, count=3)
+    limited = replace(playbook("late"), throttle=third)
+    monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
+    runs = [run(n, of=limited) for n in (1, 2)]
+    uses = {one.id: ThrottleUse("late", third, NOW) for one in runs}
+    database = url.rpartition("/")[2]
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+        " AND application_name = 'tiercel'"
+    )
+    with (
+        queue_of(journal, tmp_path / "spool") as queue,
+        shared_server().connect() as admin,
+    ):
+        with unavailable(url):
+            accept(queue, *runs, throttles=uses)
+            monkeypatch.setattr(queue_module, "RETRY_INTERVAL", 1.0)  # the lock is first
+            monkeypatch.setattr(connection, "CLIENT_CHECK_MS", 0)
+            monkeypatch.setattr(connection, "STALL_TIMEOUT", 0.1)
+        with shared_server().connect(database) as locks:
+            locks.execute("BEGIN; LOCK TABLE run_ids")
+            wait_until(lambda: admin.execute(waiting, (database,)).fetchone()[0] > 1)
+            monkeypatch.setattr(connection, "STALL_TIMEOUT", PATIENCE)
+            locks.execute("ROLLBACK")
+        drained(queue)
+    assert journal.throttle_windows()["late"]["stamps"] == [NOW, NOW]
+
+
+def test_a_disk_that_is_full_does_not_stop_the_runs_that_the_journal_has(
+    url, journal, tmp_path, monkeypatch
+):
+    """The forwarded runs cannot be deleted. They stay forwarded, and new ones go to the database."""
+    monkeypatch.setattr(queue_module, "DELETE_INTERVAL", 0.1)
+    limited = replace(playbook("full"), throttle=ONCE)
+    monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
+    lost = Playbook("gone", Match(), (step(),), snapshot=b"not known", digest="gone")
+    runs = [*(run(n, of=limited) for n in (1, 2)), run(3, of=lost)]
+    uses = {one.id: ThrottleUse("full", ONCE, NOW) for one in runs[:2]}
+    with queue_of(journal, tmp_path / "spool") as queue:
+        sync = queue._spool._writer._sync
+        with unavailable(url):
+            accept(queue, *runs, throttles=uses)
+            queue._spool._writer._sync = full_disk
+        drained(queue)
+        assert queue.status()["runs"] == 3
+        assert [one.id for one in queue.throttled] == [runs[1].id]
+        accept(queue, run(4))
+        assert sorted(claimed(journal)) == [1, 4]
+        queue._spool._writer._sync = sync
+        wait_until(lambda: queue.status()["runs"] == 0)
+        assert len(journal.dead_letters(9)) == 1
+
+
+def full_disk():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_full_spool_refuses_and_keeps_what_it_has(url, journal, tmp_path):

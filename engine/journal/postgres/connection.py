@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
 from engine.journal.postgres import arrays
-from engine.model.errors import JournalError
+from engine.model.errors import JournalError, JournalUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,10 +48,8 @@ class CommitsWaitError(psycopg.OperationalError):
     """An earlier commit of this thread still waits for a standby. Another one would wait, too."""
 
 
-_KEEPS_CONNECTION = (
-    psycopg.DataError, errors.DeadlockDetected, errors.SerializationFailure, CommitsWaitError,
-)  # fmt: skip
-"""Errors of a single transaction."""
+_KEEPS_CONNECTION = (errors.DeadlockDetected, errors.SerializationFailure, CommitsWaitError)
+"""Errors of a single transaction, besides those of its content."""
 
 Connection = psycopg.Connection[dict[str, Any]]
 Row = dict[str, Any]
@@ -287,10 +285,24 @@ class Connections:
         connection.close()
 
 
-def _failed(error: Exception, *, writes: bool) -> JournalError:
-    return JournalError(
-        f"the journal cannot be {'written' if writes else 'read'}: {sentence(error)}"
+def is_of_content(error: Exception) -> bool:
+    """Return whether an error is caused by a value that was to be written, and not by the state of the server.
+
+    Another value can be written on the same connection. Classes of SQLSTATE: 21 and 22 (data), 23 (integrity),
+    54 (limits, such as the size of a row). Too much memory for a value is an internal error.
+    """
+    if not isinstance(error, psycopg.Error):
+        return not isinstance(error, OSError)  # for example, a text that cannot be encoded
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.DataError)
+    return error.sqlstate[:2] in ("21", "22", "23", "54") or (
+        error.sqlstate == "XX000" and "invalid memory alloc request size" in str(error)
     )
+
+
+def _failed(error: Exception, *, writes: bool) -> JournalError:
+    kind = JournalError if is_of_content(error) else JournalUnavailableError
+    return kind(f"the journal cannot be {'written' if writes else 'read'}: {sentence(error)}")
 
 
 def close_after(error: Exception, connection: Connection) -> bool:
@@ -298,7 +310,7 @@ def close_after(error: Exception, connection: Connection) -> bool:
 
     The server can have become a standby, or read-only: then its connections never work again.
     """
-    if not isinstance(error, _KEEPS_CONNECTION):
+    if not isinstance(error, _KEEPS_CONNECTION) and not is_of_content(error):
         connection.close()
     return bool(connection.closed)
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import errors
 
-from engine.journal import codec
 from engine.journal.base import BaseJournal, failed_accept
 from engine.journal.hydrate import Hydrator
 from engine.journal.postgres import (
     accept,
     claims,
+    forwarding,
     operator_commands,
     partitions,
     queries,
@@ -40,7 +40,7 @@ from engine.journal.postgres.lost_claims import ClaimLedger
 from engine.journal.postgres.migrations import migrate
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.postgres.writer import AcceptWriter, SettlementWriter
-from engine.journal.records import AcceptBatch, Replica
+from engine.journal.records import AcceptBatch, ForwardedRuns, Replica
 from engine.journal.statements import Statements
 from engine.model import json_codec
 from engine.model.errors import JournalError, JournalUnavailableError
@@ -210,6 +210,15 @@ class PostgresJournal(BaseJournal["Connection"]):
             return failed_accept(error)
         return self._writer.submit(batch)  # type: ignore[return-value]
 
+    def forward(self, forwarded: ForwardedRuns) -> Mapping[str, str]:
+        """Accept the runs of a spool that are not in the journal yet, each once, and keep the dead letters.
+
+        Return the runs that do not act, as of an accept. Raises JournalError if the journal cannot store one of
+        the runs; JournalUnavailableError otherwise.
+        """
+        now = self.now()
+        return self._write(lambda c: forwarding.forward(c, forwarded, now))
+
     def release_throttle(self, run: str) -> None:
         """See Queue.release_throttle."""
         self._prepare_history()
@@ -287,14 +296,6 @@ class PostgresJournal(BaseJournal["Connection"]):
         return queries.next_due(self._connections, pool)
 
     # State
-
-    def throttle_window(self, key: str) -> dict[str, Any]:
-        """Return one throttle window, empty if there is none. There can be many of them."""
-        row = self._connections.row(
-            "SELECT value FROM throttle_windows WHERE key = %s AND value IS NOT NULL",
-            index_key(key),
-        )
-        return dict(codec.decode(row["value"])) if row else {}
 
     def save_throttle_windows(self, changes: Mapping[str, Any]) -> None:
         """See State.save_throttle_windows."""

@@ -139,8 +139,8 @@ class SpoolFile:
         )
         return written
 
-    def read(self) -> list[SpooledRun]:
-        """Return the oldest runs. Raises JournalError.
+    def read(self, after: int = 0) -> list[SpooledRun]:
+        """Return the oldest runs. after: the number of the last run to leave out. Raises JournalError.
 
         Only those that are on disk: the number of a run that was lost in a crash is used again, and the journal
         would take the new run for one that it has.
@@ -151,8 +151,8 @@ class SpoolFile:
         try:
             rows = self._reader.execute(
                 "SELECT runs.*, events.body FROM runs JOIN events ON events.id = runs.event"
-                " WHERE seq <= ? ORDER BY seq LIMIT ?",
-                (self._synced, READ_RUNS),
+                " WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+                (after, self._synced, READ_RUNS),
             )
             for row in rows:
                 size += 0 if row["event"] in events else len(row["body"])
@@ -181,6 +181,10 @@ class SpoolFile:
             else:
                 self.last_error = None
         return self.last_error
+
+    def holds_after(self, number: int) -> bool:
+        """Return whether there are runs after the run with this number."""
+        return self.runs > 0 and self._synced > number
 
     def fill_ratio(self) -> float:
         """Return the used part of the spool, 0 to 1."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from engine.journal.records import AcceptBatch, DeadLetter, SavedSet
+from engine.journal.records import AcceptBatch, DeadLetter, ForwardedRuns, SavedSet
 from engine.journal.spool.schema import of_another_journal
 from engine.model.errors import JournalError, JournalUnavailableError
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 _MAX_LETTER_BYTES = 16_384
 """Bytes of the event that a dead letter keeps."""
-_MARK_SECONDS = 30 * 86_400.0
-"""Seconds for which the journal keeps the mark of a spool after the last runs from it."""
 RETRY_INTERVAL = 0.5
 """Seconds between two attempts to forward runs to a journal that is unavailable."""
+DELETE_INTERVAL = 10.0
+"""Seconds between two attempts to delete forwarded runs from a disk that is full."""
 log = structlog.get_logger()
 
 
@@ -41,15 +41,13 @@ class SharedJournal(Protocol):
     def release_throttle(self, run: str) -> None: ...  # noqa: D102
     def known(self, ids: Collection[str]) -> set[str]: ...  # noqa: D102
     def throttle_windows(self) -> dict[str, Any]: ...  # noqa: D102
-    def throttle_window(self, key: str) -> dict[str, Any]: ...  # noqa: D102
     def write_error(self) -> str | None: ...  # noqa: D102
     def save_throttle_windows(self, changes: Mapping[str, Any]) -> None: ...  # noqa: D102
     def paused(self) -> Mapping[str, Pause]: ...  # noqa: D102
     def last_set(self) -> SavedSet | None: ...  # noqa: D102
     def save_set(self, digest: str, files: Mapping[str, bytes], revision: str = "") -> None: ...  # noqa: D102
     def id(self) -> str: ...  # noqa: D102
-    def save_dropped(self, dead_letters: Any, dropped_runs: Any) -> None: ...  # noqa: D102
-    def now(self) -> float: ...  # noqa: D102
+    def forward(self, forwarded: ForwardedRuns) -> Mapping[str, str]: ...  # noqa: D102
 
 
 class SpooledQueue:
@@ -77,7 +75,8 @@ class SpooledQueue:
         self.save_throttle_windows = journal.save_throttle_windows
         self._lock = threading.Lock()
         self._writing = 0
-        self._mark: int | None = None
+        self._checked, self._delete_failed = False, False
+        self._forwarded = 0
         self._pending_set: tuple[str, Mapping[str, bytes], str] | None = None
         self.spooling = spool.runs > 0
         self._spooled, self._stopping = threading.Event(), threading.Event()
@@ -145,10 +144,6 @@ class SpooledQueue:
             return None
         return error
 
-    @property
-    def _mark_key(self) -> str:
-        return f"spool {self._spool.id}"
-
     def status(self) -> dict[str, Any]:
         """Return what ``/status`` shows of the spool."""
         return {
@@ -210,11 +205,13 @@ class SpooledQueue:
         forwarded, failing = 0, False
         while not self._stopping.is_set():
             if not self.spooling:
-                self._spooled.wait()
+                self._spooled.wait(DELETE_INTERVAL if self._delete_failed else None)
                 self._spooled.clear()
+                if self._delete_failed:
+                    self._delete_forwarded()
                 continue
             try:
-                runs = self._spool.read()
+                runs = self._spool.read(after=self._forwarded)
                 self._forward(runs)
             except JournalError as error:
                 if not failing:
@@ -231,7 +228,7 @@ class SpooledQueue:
     def _is_drained(self) -> bool:
         """Stop spooling if no run waits. Otherwise wait for the next write to the spool."""
         with self._lock:
-            self.spooling = self._writing > 0 or self._spool.runs > 0
+            self.spooling = self._writing > 0 or self._spool.holds_after(self._forwarded)
             if not self.spooling:
                 return True
         self._spooled.wait(RETRY_INTERVAL)
@@ -239,64 +236,65 @@ class SpooledQueue:
         return False
 
     def _forward(self, runs: list[SpooledRun]) -> None:
-        """Forward runs to the journal, and delete them from the spool. Raises JournalError.
-
-        If the process or the connection dies in between, the mark shows which runs the journal has already.
-        """
+        """Forward runs to the journal, and delete them from the spool. Raises JournalError."""
         if not runs:
             return
         try:
-            throttled = self._accept([one for one in runs if one.number > self._forwarded()])
+            self._check_journal()
+            rejected = self._journal.forward(self._forwarded_runs(runs))
         except JournalUnavailableError:
-            self._mark = None
+            self._checked = False
             raise
         except JournalError as error:
             if len(runs) > 1:  # so that a run that the journal refuses does not stop the others
                 for run in runs:
                     self._forward([run])
                 return
-            self._refuse(runs[0], str(error))
-            throttled = []
-        self._spool.delete(runs[-1].number)
-        for one in throttled:
-            self.on_throttled(one)
-
-    def _forwarded(self) -> int:
-        """Return the number of the last run that this spool has forwarded to the journal.
-
-        Raises JournalUnavailableError.
-
-        The mark is a row beside the throttle windows, because these are written with the runs in one
-        transaction. Run ids alone are not enough: a run that a throttle suppressed would be counted twice.
-        """
-        if self._mark is None:
-            try:
-                if self._journal.id() != self._spool.journal:
-                    raise JournalError(of_another_journal(self._spool.path, self._spool.runs))
-                mark = self._journal.throttle_window(self._mark_key)
-            except JournalError as error:
-                raise JournalUnavailableError(str(error)) from error
-            self._mark = int(mark.get("run", 0))
-        return self._mark
-
-    def _accept(self, runs: list[SpooledRun]) -> list[Run]:
-        """Let the journal accept runs, and set the mark. Return those that a throttle suppressed."""
-        if not runs:
-            return []
+            rejected = self._journal.forward(self._forwarded_runs(runs, str(error)))
+        self._forwarded = runs[-1].number
         for one in runs:
-            if one.run is None:
-                raise JournalError(one.error)
-        uses = {one.id: one.throttle for one in runs if one.throttle}
-        now, last = self._journal.now(), runs[-1].number
-        mark = {self._mark_key: {"run": last, "until": now + _MARK_SECONDS}}
-        accepted = AcceptBatch([one.run for one in runs if one.run], mark, uses)
-        rejected = self._journal.accept(accepted, now).result()
-        self._mark = last
-        return [one.run for one in runs if one.run and rejected.get(one.id) == "throttle"]
+            if one.run and rejected.get(one.id) == "throttle":
+                self.on_throttled(one.run)
+        self._delete_forwarded()
 
-    def _refuse(self, run: SpooledRun, why: str) -> None:
-        """Keep a run that the journal cannot store as a dead letter."""
-        log.error("spooled_run_refused", run=run.id, error=why)
-        self._journal.save_dropped(
-            [DeadLetter(run.received, "spool", why, run.body[:_MAX_LETTER_BYTES])], ()
+    def _check_journal(self) -> None:
+        """Refuse a database that is not that of the spool. Raises JournalUnavailableError."""
+        if self._checked:
+            return
+        try:
+            if self._journal.id() != self._spool.journal:
+                raise JournalError(of_another_journal(self._spool.path, self._spool.runs))
+        except JournalError as error:
+            raise JournalUnavailableError(str(error)) from error
+        self._checked = True
+
+    def _forwarded_runs(self, runs: list[SpooledRun], refused: str = "") -> ForwardedRuns:
+        """Return what the journal gets. A run that it, or this engine, cannot store or read is a dead letter.
+
+        refused: why the journal refuses the only run.
+        """
+        letters = []
+        for run in runs:
+            why = refused or run.error
+            if why:
+                log.error("spooled_run_refused", run=run.id, error=why)
+                body = run.body[:_MAX_LETTER_BYTES]
+                letters.append((run.number, DeadLetter(run.received, "spool", why, body)))
+        return ForwardedRuns(
+            self._spool.id,
+            runs[-1].number,
+            [(one.number, one.run) for one in runs if one.run and not refused],
+            {one.id: one.throttle for one in runs if one.throttle},
+            letters,
         )
+
+    def _delete_forwarded(self) -> None:
+        """Delete the forwarded runs. A full disk can prevent it, and they must not stop the others."""
+        try:
+            self._spool.delete(self._forwarded)
+        except JournalError as error:
+            if not self._delete_failed:
+                log.warning("spool_keeps_forwarded_runs", reason=str(error))
+            self._delete_failed = True
+        else:
+            self._delete_failed = False
