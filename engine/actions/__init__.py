@@ -1,1 +1,1 @@
-"""What a step can do: one file an action, found by being here."""
+"""What a step can do: one file for each action, which the registry finds by the name of the module."""

@@ -6,9 +6,7 @@ as a process with exactly the rights of kustomize/base.
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import yaml
 from engine.cluster.network_policies import Peer, is_allowed
 from tests.support.engine import engine
 from tests.support.kubelet_files import Mount
+from tests.support.slack import Webhook
 
 ROOT = Path(__file__).parents[2]
 REPLICAS = 4
@@ -47,27 +46,8 @@ def deployment(admin):
 
 @pytest.fixture
 def slack():
-    """A stand-in for Slack's incoming webhooks. ``messages`` contains what it received."""
-
-    class Door(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            server.messages.append(json.loads(body))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door)
-    server.messages = []
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Webhook() as server:
+        yield server
 
 
 @pytest.fixture
@@ -79,7 +59,7 @@ def mount(tmp_path):
 def running_engine(tmp_path, mount, slack, engine_kubeconfig):
     secrets = tmp_path / "secrets"
     secrets.mkdir()
-    url = f"http://127.0.0.1:{slack.server_address[1]}/services/T0/B0/canary"
+    url = f"http://{slack.address}/services/T0/B0/canary"
     (secrets / "slack-webhook-url").write_text(url + "\n")
     flags = ["--kubeconfig", str(engine_kubeconfig), "--secrets-dir", str(secrets)]
     environment = {"TIERCEL_POD_NAMESPACE": "tiercel"}
@@ -157,7 +137,7 @@ def test_a_connection_to_a_forbidden_address_isolates_the_pod(
     assert found["metadata"]["labels"]["quarantine"] == "true"
     (note,) = [e for e in admin.list(f"{DEMO}/events") if e["reason"] == "Tiercel"]
     assert note["involvedObject"]["uid"] == found["metadata"]["uid"]
-    (message,) = slack.messages
+    ((_, message),) = slack.messages
     assert f"demo/{pod}" in message["text"]
     assert "Connection to vistatech.it" in message["text"]
     assert "curl &lt;https://x|y&gt; &amp; &lt;!channel&gt;" in message["text"]

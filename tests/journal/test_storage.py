@@ -11,8 +11,7 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.journal.sqlite.storage import max_journal_bytes, unsafe_file_system
 from engine.model.errors import JournalError
 from tests.soak.machine import small_disk
-from tests.soak.watch import wait_until
-from tests.support.engine import engine
+from tests.support.engine import engine, wait_until
 from tests.support.intake import PLAYBOOK, alert
 from tests.support.journals import stored_playbook
 

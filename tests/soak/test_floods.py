@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 import time
 
 import pytest
-from tests.soak.watch import NOWHERE, wait_until
-from tests.support.engine import engine
+from tests.soak.watch import NOWHERE, PATIENT
+from tests.support.engine import engine, wait_until
 from tests.support.intake import alert
+from tests.support.slack import Webhook
 
 TELL = """\
 apiVersion: tiercel.dev/v1
@@ -34,33 +33,14 @@ LIMIT = 5
 
 @pytest.fixture
 def slack():
-    """A stand-in for Slack's incoming webhooks. ``messages`` contains what it received, and when."""
-
-    class Door(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            server.messages.append((time.monotonic(), json.loads(body)["text"]))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door)
-    server.messages = []
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Webhook() as server:
+        yield server
 
 
 def test_a_flood_of_messages_is_cut_to_a_budget_and_a_digest(tmp_path, slack, size):
     many, per = size.of(300, 20_000), size.of(2, 30)
     (tmp_path / "secrets").mkdir()
-    url = f"http://127.0.0.1:{slack.server_address[1]}/services/x"
+    url = f"http://{slack.address}/services/x"
     (tmp_path / "secrets" / "hook").write_text(url)
     (tmp_path / "kubeconfig").write_text(json.dumps(NOWHERE))
     secrets, nowhere = str(tmp_path / "secrets"), str(tmp_path / "kubeconfig")
@@ -72,10 +52,12 @@ def test_a_flood_of_messages_is_cut_to_a_budget_and_a_digest(tmp_path, slack, si
             alerts = [alert(n) for n in range(first, min(first + 500, many))]
             assert running.post(alerts)[0] == 202
         queue = lambda: running.get("/status")[2]["queue"]  # noqa: E731
-        wait_until(lambda: queue()["waiting"] == queue()["running"] == 0, "the runs do not end")
-        digests = [text for _, text in slack.messages if "more like it" in text]
+        ended = lambda: queue()["waiting"] == queue()["running"] == 0  # noqa: E731
+        wait_until(ended, "the runs do not end", PATIENT)
+        sent = [(at, message["text"]) for at, message in slack.messages]
+        digests = [text for _, text in sent if "more like it" in text]
         told = sum(int(t.rpartition("and ")[2].split()[0].replace(",", "")) + 1 for t in digests)
-        plain = [at for at, text in slack.messages if "more like it" not in text]
+        plain = [at for at, text in sent if "more like it" not in text]
         assert told + len(plain) == many  # each is either sent or counted in a digest
         # a window is over ``per`` after its first message: so many there can have been, at most
         assert LIMIT <= len(plain) <= LIMIT * (1 + (plain[-1] - began) // per)

@@ -19,6 +19,7 @@ from engine.actions.registry import load_actions
 from tests.cluster.fixtures import require
 from tests.soak.killing import KillingProxy, KillingReceiver, KillingStore, Kills
 from tests.soak.test_kills_at_calls import HEADERS, POD_SPEC, STEPS
+from tests.soak.watch import NOWHERE
 from tests.support.engine import call, engine, wait_until
 from tests.support.object_stores import BUCKET, s3_emulator, s3_variables
 
@@ -44,13 +45,6 @@ APPROVAL = {"approval.wait": {"timeout": "10m"}}
 ACTIONS = {**SENT, **COMMAND, **COLLECTED, **APPROVAL}
 UNKNOWN = "interrupted, may have run (retry.unknown: true repeats the step)"
 RULE = "Terminal shell in container"
-NOWHERE = {
-    "clusters": [{"name": "nowhere", "cluster": {"server": "http://127.0.0.1:1"}}],
-    "users": [{"name": "nowhere", "user": {}}],
-    "contexts": [{"name": "nowhere", "context": {"cluster": "nowhere", "user": "nowhere"}}],
-    "current-context": "nowhere",
-}
-"""A kubeconfig of no API server."""
 
 
 class World:

@@ -9,8 +9,8 @@ import shutil
 from tests.soak.burst import NOTE, RAILS, TELL, alert, drained
 from tests.soak.machine import Clock, small_disk
 from tests.soak.receiver import Receiver
-from tests.soak.watch import NOWHERE, wait_until
-from tests.support.engine import ROOT, engine
+from tests.soak.watch import NOWHERE
+from tests.support.engine import ROOT, engine, wait_until
 
 DRY = NOTE.replace("rules: [Burst]", "everything: true")
 HOUR = 3600.0

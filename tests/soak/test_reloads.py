@@ -7,8 +7,8 @@ import threading
 import time
 
 from engine.language.folder import Files
-from tests.soak.watch import wait_until
-from tests.support.engine import PATIENCE, engine
+from tests.soak.watch import PATIENT
+from tests.support.engine import PATIENCE, engine, wait_until
 from tests.support.intake import PLAYBOOK, alert
 from tests.support.kubelet_files import Mount
 
@@ -67,7 +67,9 @@ class Load:
     def goes_on(self):
         """Wait until more events are accepted."""
         goal = len(self.runs) + 3
-        wait_until(lambda: len(self.runs) >= goal, lambda: f"nothing is accepted: {self.others}")
+        wait_until(
+            lambda: len(self.runs) >= goal, lambda: f"nothing is accepted: {self.others}", PATIENT
+        )
 
 
 def versions_of(running, load):
@@ -79,7 +81,7 @@ def versions_of(running, load):
         playbooks.update((line["run"], line["playbook"]) for line in running.audit)
         return every <= playbooks.keys()
 
-    wait_until(told, lambda: f"{len(every - playbooks.keys())} runs are lost")
+    wait_until(told, lambda: f"{len(every - playbooks.keys())} runs are lost", PATIENT)
     versions = []
     for runs in load.runs:
         names = sorted(playbooks[run] for run in runs)

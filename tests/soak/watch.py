@@ -1,13 +1,13 @@
-"""Helpers of the soak tests: wait for a state, measure memory, name a cluster that does not exist."""
+"""Helpers of the soak tests: measure memory, wait longer, name a cluster that does not exist."""
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
 from tests.support.engine import PATIENCE
 
+PATIENT = 3 * PATIENCE
+"""Seconds in which something that takes long at full size must happen."""
 NOWHERE = {
     "apiVersion": "v1",
     "kind": "Config",
@@ -17,14 +17,6 @@ NOWHERE = {
     "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
 }
 """A kubeconfig of a server that does not exist."""
-
-
-def wait_until(true, what, patience=3 * PATIENCE):
-    """Ask until it is true. what: the error message, or a function that returns it."""
-    pause, deadline = threading.Event(), time.monotonic() + patience
-    while not true():
-        assert time.monotonic() < deadline, what() if callable(what) else what
-        pause.wait(0.02)
 
 
 def memory_of(pid):

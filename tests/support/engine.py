@@ -31,12 +31,17 @@ PATIENCE = 60.0
 
 
 def wait_until(
-    holds: Callable[[], Any], why: Callable[[], Any] = lambda: None, seconds: float = PATIENCE
+    holds: Callable[[], Any],
+    why: str | Callable[[], Any] = "it never happened",
+    seconds: float = PATIENCE,
 ) -> None:
-    """Call ``holds`` until it returns a true value. why: returns the message of a failure after ``seconds``."""
+    """Call ``holds`` until it returns a true value.
+
+    why: the message of a failure after so many seconds, or a function that returns it.
+    """
     pause, deadline = threading.Event(), time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, why()
+        assert time.monotonic() < deadline, why() if callable(why) else why
         pause.wait(0.02)
 
 

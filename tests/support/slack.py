@@ -1,4 +1,4 @@
-"""A stand-in for Slack on loopback: the Web API that the engine uses, and Socket Mode.
+"""Stand-ins for Slack on loopback: the Web API that the engine uses, Socket Mode, and incoming webhooks.
 
 The shapes are those of docs.slack.dev: apps.connections.open, hello, disconnect, envelopes with block_actions,
 acknowledgements, chat.postMessage, chat.update and chat.postEphemeral.
@@ -9,21 +9,39 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.engine import PATIENCE
+from tests.support.loopback_server import LoopbackServer
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from email.message import Message
 
+    from tests.support.loopback_server import Response
     from websockets.sync.server import ServerConnection
 
 APP, TEAM, CHANNEL = "A0123APP", "T0123TEAM", "C0123CHAN"
 APP_TOKEN, BOT_TOKEN = "xapp-1-A0123APP-1-0123456789abcdef", "xoxb-0123456789-abcdef"
+
+
+class Webhook(LoopbackServer):
+    """A stand-in for Slack's incoming webhooks. messages: (seconds of the monotonic clock, JSON) of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[tuple[float, dict[str, Any]]] = []
+
+    def respond(self, method: str, path: str, headers: Message, body: bytes) -> Response:
+        """Accept a message."""
+        del method, path, headers
+        self.messages.append((time.monotonic(), json.loads(body)))
+        return 200, {}, b"ok"
 
 
 class Slack:
