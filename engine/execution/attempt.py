@@ -12,6 +12,7 @@ from engine.execution.attempt_store import PREVIEW_STORE, undo
 from engine.execution.permission import hold_step, step_permission
 from engine.execution.prepared_step import Clients, check_when, prepare_step
 from engine.execution.retry import MAX_WAIT, retry_outcome
+from engine.model.attempt_state import INTERRUPTED
 from engine.model.errors import (
     GoneError,
     HeldError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from engine.model.run import Claim
 
 __all__ = ["Clients", "attempt", "when_holds"]
+_DOUBLED = "an interrupted attempt may have run, too"
 
 _ERROR_STATES: dict[type[Exception], str] = {
     HeldError: "held", PostponedError: "waiting", SkippedError: "skipped", RefusedError: "refused",
@@ -56,6 +58,8 @@ def attempt(
             outcome = _run(step)
     except Exception as error:  # noqa: BLE001 - a bug in an action fails this step only; the outcome has the error
         outcome = _outcome_of_error(claim, error, now)
+    if outcome.state in ("done", "failed") and _may_be_doubled(claim):
+        outcome = replace(outcome, message=f"{outcome.message}; {_DOUBLED}")
     calls, requests = tuple(clients.cluster.calls), tuple(clients.http.requests)
     return replace(outcome, calls=calls, requests=requests, uid=_target_uid(claim, target))
 
@@ -132,6 +136,15 @@ def _target_uid(claim: Claim, target: Pod | Object | None) -> str | None:
         has_target = action is not None and action.target(claim.step.effect) is not None
         uid = claim.attempt_state.get("uid") if has_target else None
     return None if uid is None else str(uid)
+
+
+def _may_be_doubled(claim: Claim) -> bool:
+    """Return whether an interrupted attempt may have had the effect of the step, too."""
+    if claim.undo or not claim.step.retry.unknown:
+        return False
+    action = load_actions().get(claim.step.action)
+    was_interrupted = claim.interrupted or claim.attempt_state.get(INTERRUPTED) == claim.step.name
+    return was_interrupted and action is not None and not action.repeatable
 
 
 def _was_sent(claim: Claim) -> bool:

@@ -9,7 +9,7 @@ from engine.actions.registry import load_actions
 from engine.cluster.audit_objects import find_object
 from engine.cluster.pods import TargetSearch, find_node, find_pod
 from engine.execution.attempt_store import require_current_claim
-from engine.model.attempt_state import NODE
+from engine.model.attempt_state import INTERRUPTED, NODE
 from engine.model.errors import PermanentError, SkippedError
 from engine.model.event_subject import names_pod
 from engine.model.playbook import Condition
@@ -74,8 +74,11 @@ def prepare_step(
     """
     step, action = claim.step, load_actions()[claim.step.action]
     unresolved = check_when(claim, clients)
-    if claim.interrupted and not action.repeatable and not step.retry.unknown:
-        raise PermanentError("interrupted, may have run (retry.unknown: true repeats the step)")
+    if claim.interrupted and not action.repeatable:
+        if not step.retry.unknown:
+            raise PermanentError("interrupted, may have run (retry.unknown: true repeats the step)")
+        if not clients.dry:
+            require_current_claim(store.keep(claim, {INTERRUPTED: step.name}))
     target = _find_target(claim, action, clients, now)
     return PreparedStep(claim, clients, checker, now, store, action, target, unresolved)
 

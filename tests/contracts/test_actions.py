@@ -346,6 +346,7 @@ def test_what_is_run_twice_leaves_what_one_run_leaves(action):
         assert "may have run" in outcome.message
         again = act(server, claim_of(action, interrupted=True, attempt=2, unknown=True), http)
         assert (again.state, len(http.sent + server.streams)) == ("done", 1)
+        assert again.message.endswith("an interrupted attempt may have run, too")
         return
     for given in variants(action):
         server, store = world(), FakeAttemptStore()

@@ -149,8 +149,19 @@ def test_interrupted_step_is_repeated_only_if_it_is_repeatable():
     assert act(claim(LABEL, interrupted=True)).state == "done"
     failed = act(claim(SLACK, interrupted=True))
     assert (failed.state, "may have run" in failed.message) == ("failed", True)
-    unknown = {**SLACK, "retry": {"unknown": True}}
-    assert act(claim(unknown, interrupted=True)).state == "done"
+
+
+def test_a_repeated_step_says_that_an_interrupted_attempt_may_have_run_too():
+    unknown, facts = {**SLACK, "retry": {"unknown": True}}, {}
+    store = FakeAttemptStore(facts)
+    again = act(claim(unknown, interrupted=True), store=store)
+    later = act(claim(unknown, attempt=3, attempt_state=facts), store=store)
+    for outcome in (again, later):
+        assert outcome.state == "done"
+        assert outcome.message.endswith("; an interrupted attempt may have run, too")
+    assert "may have run" not in act(claim(unknown), store=FakeAttemptStore()).message
+    repeatable = claim({**LABEL, "retry": {"unknown": True}}, interrupted=True)
+    assert "may have run" not in act(repeatable).message
 
 
 def test_pod_that_is_gone_after_our_delete_is_done():

@@ -44,6 +44,7 @@ COLLECTED = {
 APPROVAL = {"approval.wait": {"timeout": "10m"}}
 ACTIONS = {**SENT, **COMMAND, **COLLECTED, **APPROVAL}
 UNKNOWN = "interrupted, may have run (retry.unknown: true repeats the step)"
+AGAIN = "an interrupted attempt may have run, too"
 RULE = "Terminal shell in container"
 
 
@@ -112,9 +113,8 @@ class World:
 class Story:
     """What is left of a run.
 
-    states, message, attempt: of the step and of the request that follows, the message and the number of
-    attempts of the step. effects: how often the step had its effect. follows: how often the request was sent.
-    artifact: what the store has.
+    states, message: of the step and of the request that follows, and the message of the step. effects: how
+    often the step had its effect. follows: how often the request was sent. artifact: what the store has.
     """
 
     def __init__(self, world, running, run, calls, receiver, count):
@@ -234,6 +234,7 @@ def check_at_most_once(world, action, size):
             kills += 1
         if size.full:
             found = world.story(action, at=at, after=after, unknown=True)
+            assert found.message.endswith(AGAIN)
             assert (found.outcome, found.states) == ("done", ["done", "done"])
             assert (found.effects, found.follows) == (1 + has_run, 1), (action, at, after)
             kills += 1
