@@ -1,7 +1,7 @@
 """The run that notifies people when a step is held (``onHeld`` of the Guardrails).
 
 The run has the notify steps, and the data of the hold in its attempt state. It is written in the same
-transaction as the hold, so a crash neither loses nor repeats the notification.
+transaction as the hold, so a crash neither loses nor repeats the run.
 """
 
 from __future__ import annotations

@@ -74,11 +74,10 @@ def prepare_step(
     """
     step, action = claim.step, load_actions()[claim.step.action]
     unresolved = check_when(claim, clients)
-    if claim.interrupted and not action.repeatable:
+    if claim.interrupted and not action.repeatable and not clients.dry:
         if not step.retry.unknown:
             raise PermanentError("interrupted, may have run (retry.unknown: true repeats the step)")
-        if not clients.dry:
-            require_current_claim(store.keep(claim, {INTERRUPTED: step.name}))
+        require_current_claim(store.keep(claim, {INTERRUPTED: step.name}))
     target = _find_target(claim, action, clients, now)
     return PreparedStep(claim, clients, checker, now, store, action, target, unresolved)
 

@@ -149,6 +149,7 @@ def test_interrupted_step_is_repeated_only_if_it_is_repeatable():
     assert act(claim(LABEL, interrupted=True)).state == "done"
     failed = act(claim(SLACK, interrupted=True))
     assert (failed.state, "may have run" in failed.message) == ("failed", True)
+    assert act(claim(SLACK, interrupted=True), dry=True).state == "planned"  # nothing was sent
 
 
 def test_a_repeated_step_says_that_an_interrupted_attempt_may_have_run_too():
