@@ -167,31 +167,34 @@ def test_a_throttle_counts_a_run_once_if_the_engine_dies_while_it_forwards(
 def test_a_throttle_counts_a_run_once_if_an_earlier_forward_commits_late(
     url, journal, tmp_path, monkeypatch
 ):
-    """A lock stands for a commit that waits for a standby. The engine has given up its connection."""
+    """Its commit waits for a standby, and the engine has given up its connection."""
     third = Throttle("third", 60.0, count=3)
     limited = replace(playbook("late"), throttle=third)
     monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
     runs = [run(n, of=limited) for n in (1, 2)]
     uses = {one.id: ThrottleUse("late", third, NOW) for one in runs}
-    database = url.rpartition("/")[2]
-    waiting = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
-        " AND application_name = 'tiercel'"
+    again = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+        " AND query LIKE '%%throttle_windows%%'"
     )
+    monkeypatch.setattr(queue_module, "RETRY_INTERVAL", 2.0)  # the setting is changed before
     with (
         queue_of(journal, tmp_path / "spool") as queue,
         shared_server().connect() as admin,
     ):
+        admin.execute("SET synchronous_commit = local")
         with unavailable(url):
             accept(queue, *runs, throttles=uses)
-            monkeypatch.setattr(queue_module, "RETRY_INTERVAL", 1.0)  # the lock is first
             monkeypatch.setattr(connection, "CLIENT_CHECK_MS", 0)
             monkeypatch.setattr(connection, "STALL_TIMEOUT", 0.1)
-        with shared_server().connect(database) as locks:
-            locks.execute("BEGIN; LOCK TABLE run_ids")
-            wait_until(lambda: admin.execute(waiting, (database,)).fetchone()[0] > 1)
+        admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'lost'")
+        admin.execute("SELECT pg_reload_conf()")
+        try:
+            wait_until(lambda: admin.execute(again, (url.rpartition("/")[2],)).fetchone())
+        finally:
             monkeypatch.setattr(connection, "STALL_TIMEOUT", PATIENCE)
-            locks.execute("ROLLBACK")
+            admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            admin.execute("SELECT pg_reload_conf()")
         drained(queue)
     assert journal.throttle_windows()["late"]["stamps"] == [NOW, NOW]
 
