@@ -136,7 +136,7 @@ class JournalUnavailableError(JournalError):
 
 
 class UnwritableError(JournalError):
-    """A value cannot be written as JSON, so the journal cannot store it. A retry would fail, too."""
+    """The journal cannot store a value, for example as JSON. A retry would fail, too."""
 
 
 class SettingsError(ValueError):

@@ -13,12 +13,13 @@ from engine.journal.postgres import connection, liveness, writer
 from engine.journal.postgres.connection import connect, parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
-from engine.journal.records import AcceptBatch
+from engine.journal.records import AcceptBatch, DroppedRuns, RunFilter
 from engine.journal.spool.file import SpoolFile
 from engine.journal.spool.queue import SpooledQueue
-from engine.model.errors import JournalError, JournalUnavailableError
+from engine.model.errors import JournalError, JournalUnavailableError, UnwritableError
 from engine.model.playbook import Throttle
 from engine.model.throttle_window import ThrottleUse
+from msgspec import structs
 from tests.support import postgres
 from tests.support.database_proxy import DatabaseProxy
 from tests.support.engine import PATIENCE, wait_until
@@ -236,6 +237,49 @@ def test_after_a_cut_in_the_middle_of_a_commit_the_repeated_event_runs_once(
         if throttles:
             window = journal.throttle_windows()["key"]
             assert [id_ for _, id_ in window["acted"]] == [run(1).id]  # counted once
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "".join(chr(0x4E00 + n) for n in range(2_000))},  # ProgramLimitExceeded
+        {"received": 1e300},  # NumericValueOutOfRange
+        {"id": "broken"},  # IntegrityError
+    ],
+    ids=["limit", "number", "integrity"],
+)
+def test_a_run_that_cannot_be_written_does_not_affect_those_of_its_commit(url, sql, proxy, change):
+    sql.execute("ALTER TABLE run_ids ADD CONSTRAINT whole CHECK (id <> 'broken')")
+    bad = structs.replace(run(3), **change)
+    try:
+        with opened(through(proxy, url)) as journal:
+            proxy.hold(b"accept_runs")
+            first = accept(journal, run(0))
+            assert proxy.reached.wait(PATIENCE)
+            good = [accept(journal, run(1)), accept(journal, run(2))]
+            refused = accept(journal, bad)
+            good.append(accept(journal, run(4)))
+            proxy.release()
+            assert [one.result(PATIENCE) for one in (first, *good)] == [{}] * 4
+            assert isinstance(failure(refused), UnwritableError)
+            assert journal.write_error() is None
+    finally:
+        sql.execute("ALTER TABLE run_ids DROP CONSTRAINT whole")
+
+
+def test_hostile_keys_of_one_commit_that_are_stored_as_one_do_not_stop_it(url, sql):
+    """PostgreSQL stores no NUL. A key of 9,000 characters does not fit into an index."""
+    keys = ["a\0", "a\ufffd", "\ud800", "?", "k" * 9_000]
+    with opened(url) as journal:
+        uses = {
+            run(n).id: ThrottleUse(key, Throttle("t", 60.0, first=1), NOW)
+            for n, key in enumerate(keys)
+        }
+        accepted = accept(journal, *(run(n) for n in range(len(keys))), throttles=uses)
+        assert accepted.result(PATIENCE) == {}
+        journal.save_dropped((), [DroppedRuns("p", "throttle", key, 1, NOW, NOW) for key in keys])
+        assert sum(one.count for one in journal.dropped_runs(RunFilter())) == len(keys)
+    sql.execute("TRUNCATE drops")
 
 
 def test_a_spool_forwards_a_batch_of_unknown_fate_without_doubling_it(url, proxy, tmp_path):

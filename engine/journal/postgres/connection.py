@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
 from engine.journal.postgres import arrays
-from engine.model.errors import JournalError, JournalUnavailableError
+from engine.model.errors import JournalError, JournalUnavailableError, UnwritableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,7 +156,12 @@ def connect(server: Server) -> Connection:
 
 
 def index_key(text: str) -> str:
-    """Return a text that fits into an index. A long one, which a hostile event can have, gets a digest."""
+    """Return a text as an index can store it. A long one, which a hostile event can have, gets a digest.
+
+    Two texts that are stored as one row must be equal here: a statement cannot write one row twice.
+    """
+    if "\0" in text or not text.isascii():
+        text = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     if len(text) * 4 <= MAX_KEY_BYTES or len(text.encode("utf-8", "replace")) <= MAX_KEY_BYTES:
         return text
     return f"{text[:60]}#{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
@@ -301,7 +306,7 @@ def is_of_content(error: Exception) -> bool:
 
 
 def _failed(error: Exception, *, writes: bool) -> JournalError:
-    kind = JournalError if is_of_content(error) else JournalUnavailableError
+    kind = UnwritableError if is_of_content(error) else JournalUnavailableError
     return kind(f"the journal cannot be {'written' if writes else 'read'}: {sentence(error)}")
 
 

@@ -6,6 +6,7 @@ Deleted rows would have to be vacuumed. A partition is dropped at once.
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.journal.dropped import (
@@ -15,6 +16,7 @@ from engine.journal.dropped import (
     counter_rows,
 )
 from engine.journal.postgres import partitions, windows
+from engine.journal.postgres.connection import index_key
 from engine.journal.postgres.schema import day_of
 from engine.journal.records import DeadLetter, DroppedRuns
 
@@ -48,7 +50,7 @@ def save_dropped(
             " LIMIT 1 OFFSET %s)",
             (MAX_DEAD_LETTERS,),
         )
-    counters = counter_rows(dropped_runs)
+    counters = counter_rows([replace(one, key=index_key(one.key)) for one in dropped_runs])
     if counters:
         connection.execute(  # in one order, so that two replicas never deadlock
             "INSERT INTO drops SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::bigint[],"

@@ -20,16 +20,15 @@ MAX_DELETED_WINDOWS = 5_000
 
 def lock(connection: Connection, table: WindowTable, keys: Collection[str]) -> dict[str, Any]:
     """Lock windows in the order of their keys, and return those that exist."""
-    stored = {index_key(key): key for key in keys}
+    stored = {key: index_key(key) for key in keys}
     rows = connection.execute(
         f"INSERT INTO {table} (key) SELECT unnest(%s::text[]) ON CONFLICT (key)"
         f" DO UPDATE SET until = {table}.until RETURNING key, value",
-        (sorted(stored),),
+        (sorted({*stored.values()}),),
         binary=True,
     ).fetchall()
-    return {
-        stored[row["key"]]: codec.decode(row["value"]) for row in rows if row["value"] is not None
-    }
+    found = {row["key"]: row["value"] for row in rows if row["value"] is not None}
+    return {key: codec.decode(found[name]) for key, name in stored.items() if name in found}
 
 
 def write(connection: Connection, table: WindowTable, changes: Mapping[str, Any]) -> None:

@@ -20,9 +20,10 @@ from engine.journal.postgres.connection import (
     check_no_commit_waits,
     close_after,
     disconnect,
+    is_of_content,
     sentence,
 )
-from engine.model.errors import JournalError, JournalUnavailableError
+from engine.model.errors import JournalError, JournalUnavailableError, UnwritableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,18 +115,16 @@ class GroupWriter(ABC, Generic[Item, Result]):
             return
         try:
             results = self._write([item for item, _ in jobs])
-        except psycopg.DataError as error:
-            if len(jobs) == 1:
-                _fail(jobs, JournalError(f"the journal cannot be written: {sentence(error)}"))
-                return
-            for job in jobs:  # so that a bad item does not affect the others
-                self._commit([job])
-        except (psycopg.Error, OSError) as error:
-            self.last_error = f"the journal cannot be written: {sentence(error)}"
-            self._failed_at = time.monotonic()
-            _fail(jobs, JournalUnavailableError(self.last_error))
         except Exception as error:  # noqa: BLE001 - a bug must not end the thread; the senders get it
-            _fail(jobs, JournalError(f"the journal cannot be written: {error}"))
+            why = f"the journal cannot be written: {sentence(error)}"
+            if not is_of_content(error):
+                self.last_error, self._failed_at = why, time.monotonic()
+                _fail(jobs, JournalUnavailableError(why))
+            elif len(jobs) == 1:
+                _fail(jobs, UnwritableError(why))
+            else:
+                for job in jobs:  # so that a bad item does not affect the others
+                    self._commit([job])
         else:
             for (_, future), result in zip(jobs, results, strict=True):
                 with contextlib.suppress(InvalidStateError):
