@@ -207,10 +207,12 @@ def _operator_commands(
     )
     if not (shared and not shared.is_open):
         commands.end_pauses()
-    core.maintenance.add_task(commands.end_pauses)
+    core.maintenance.add_task("end pauses", commands.end_pauses)
     if shared:
-        core.maintenance.add_task(lambda: core.intake.pause(shared.paused()))
-        core.maintenance.add_task(lambda: shared.set_digest(core.reloader.active.set.digest))
+        core.maintenance.add_task("read pauses", lambda: core.intake.pause(shared.paused()))
+        core.maintenance.add_task(
+            "publish the digest", lambda: shared.set_digest(core.reloader.active.set.digest)
+        )
     return commands
 
 
@@ -263,7 +265,7 @@ def _start_core(settings: Settings, observers: Observers, stack: contextlib.Exit
         min_priority=maintenance.min_priority,
     )
     if spool:
-        maintenance.add_task(spool.save_pending)
+        maintenance.add_task("save the playbooks", spool.save_pending)
         spool.on_throttled = lambda run: deferred_records.count_dropped_run(
             run.playbook.name, "throttle", throttle_text(run), run.received
         )

@@ -58,7 +58,11 @@ class Maintenance:
         self._retention, self._now = retention, now
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tiercel-maintenance", daemon=True)
-        self._tasks: tuple[Callable[[], None], ...] = ()
+        self._tasks: dict[str, Callable[[], None]] = {
+            "save dropped events and runs": self._save_records,
+            "check the size of the journal": self._check_size,
+        }
+        self._failing: set[str] = set()
         self._rounds = 0
         self._fill_ratio = 0.0
 
@@ -66,9 +70,9 @@ class Maintenance:
         """Start the thread."""
         self._thread.start()
 
-    def add_task(self, task: Callable[[], None]) -> None:
-        """Run a task in each round. It may raise JournalError."""
-        self._tasks = (*self._tasks, task)
+    def add_task(self, name: str, task: Callable[[], None]) -> None:
+        """Run a task in each round. It may raise JournalError. name: for the log."""
+        self._tasks = {**self._tasks, name: task}
 
     def stop(self) -> None:
         """Stop the thread after a last round."""
@@ -87,23 +91,33 @@ class Maintenance:
         )
 
     def run_round(self) -> None:
-        """Write deferred records, run the tasks, and check the size of the journal when it is time."""
+        """Run each task. One that fails does not stop the others, and is logged once until it works again."""
         if self._deferred_records.event_recorder:
             self._deferred_records.event_recorder.flush()
+        for name, task in self._tasks.items():
+            try:
+                task()
+            except JournalError as error:
+                self._fault.report(str(error))
+                if name not in self._failing:
+                    log.error("maintenance_failed", task=name, error=str(error))
+                self._failing.add(name)
+            else:
+                self._failing.discard(name)
+        if self._journal.write_error() is None:
+            self._fault.clear()
+        self._rounds += 1
+
+    def _save_records(self) -> None:
+        """Write the deferred records. Those of a failed write are written in a later round."""
         dead, drops = self._deferred_records.drain()
         try:
             while dead or drops:
                 self._journal.save_dropped(dead[:_RECORDS_PER_WRITE], drops[:_RECORDS_PER_WRITE])
                 dead, drops = dead[_RECORDS_PER_WRITE:], drops[_RECORDS_PER_WRITE:]
-            self._check_size()
-            for task in self._tasks:
-                task()
-        except JournalError as error:
+        except JournalError:
             self._deferred_records.restore(dead, drops)
-            self._fault.report(str(error))
-        if self._journal.write_error() is None:
-            self._fault.clear()
-        self._rounds += 1
+            raise
 
     def _check_size(self) -> None:
         """Update the fill ratio and delete old runs, each at its interval."""

@@ -77,6 +77,25 @@ def test_records_of_a_failed_write_are_written_later():
     assert journal.saved == [([], [DroppedRuns("p", "throttle", "k", 2, NOW, NOW + 1)])]
 
 
+def test_a_task_that_fails_does_not_stop_the_others_and_is_logged_once(capsys):
+    records, done = DeferredRecords(), []
+    journal, maintenance = new_maintenance(records=records)
+    records.count_dropped_run("p", "throttle", "k", NOW)
+
+    def fail():
+        raise JournalError("no such table: pauses")
+
+    maintenance.add_task("end pauses", fail)
+    maintenance.add_task("read pauses", lambda: done.append("read"))
+    journal.broken = True
+    after(3, maintenance)
+    assert (done, len(journal.deleted)) == (["read"] * 3, 1)
+    said = capsys.readouterr().out
+    assert said.count("maintenance_failed") == 2
+    assert "end pauses" in said
+    assert "save dropped" in said
+
+
 def test_runs_are_kept_for_the_retention_and_their_ids_for_a_week():
     journal, maintenance = new_maintenance(retention=2 * 86_400.0)
     maintenance.run_round()
