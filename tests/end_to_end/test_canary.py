@@ -7,12 +7,12 @@ import hashlib
 import http.client
 import http.server
 import json
-import threading
 from urllib.parse import urlsplit
 
 import pytest
 from engine.model.event import identity, parse_event
 from tests.support.engine import PATIENCE, call, engine
+from tests.support.loopback_server import LoopbackServer, as_json
 
 SECRETS = {
     "webhook": "canaryhook1234567890",
@@ -91,38 +91,22 @@ spec:
 STEPS = ("echo", "broken", "redirected", "refused", "said-no", "no-url", "missing")
 
 
-class Echo(http.server.BaseHTTPRequestHandler):
+class Echo(LoopbackServer):
     """Repeats everything that it received, in every place of its answer."""
 
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        said = {
-            "headers": dict(self.headers),
-            "path": self.path,
-            self.path: ["x", self.headers["Authorization"]],
-        }
-        body = json.dumps(said).encode()
-        word = self.path.strip("/").split("/")[0]
-        self.send_response(int(word) if word.isdigit() else 400)
-        self.send_header("Location", f"http://127.0.0.1:1/{self.headers['Authorization']}")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        """Do not log."""
+    def respond(self, method, path, headers, body):
+        del method, body
+        token = headers["Authorization"]
+        word = path.strip("/").split("/")[0]
+        said = {"headers": dict(headers), "path": path, path: ["x", token]}
+        status, kind, content = as_json(int(word) if word.isdigit() else 400, said)
+        return status, {**kind, "Location": f"http://127.0.0.1:1/{token}"}, content
 
 
 @pytest.fixture
 def echo():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with Echo() as server:
+        yield f"http://{server.address}"
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import socket
 import subprocess
@@ -21,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.support.engine import engine
 from tests.support.intake import FALCO, PLAYBOOK, InstantJournal, ask, intake_of
+from tests.support.loopback_server import LoopbackServer
 
 SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CANARY = "s3cr3t-canary"
@@ -55,43 +54,28 @@ def test_a_refused_body_has_a_span(spans):
     ] == [400]
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
+class Collector(LoopbackServer):
     """Receives spans like OpenTelemetry's collector."""
 
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["content-length"]))
+    def __init__(self):
+        super().__init__()
+        self.spans, self.names, self.came = [], {}, threading.Condition()
+
+    def respond(self, method, path, headers, body):
+        del method, path, headers
         exported = ExportTraceServiceRequest.FromString(body)
-        with self.server.came:
+        with self.came:
             for resource in exported.resource_spans:
-                self.server.names = {
-                    a.key: a.value.string_value for a in resource.resource.attributes
-                }
-                self.server.spans += [s for scope in resource.scope_spans for s in scope.spans]
-            self.server.came.notify_all()
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_):
-        """Log nothing."""
-
-
-@contextlib.contextmanager
-def collector():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        server.spans, server.names, server.came = [], {}, threading.Condition()
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+                self.names = {a.key: a.value.string_value for a in resource.resource.attributes}
+                self.spans += [s for scope in resource.scope_spans for s in scope.spans]
+            self.came.notify_all()
+        return 200, {}, b""
 
 
 def test_an_engine_exports_the_spans_of_a_body_and_of_its_attempts(tmp_path):
-    with collector() as server:
+    with Collector() as server:
         env = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{server.address}",
             "OTEL_BSP_SCHEDULE_DELAY": "20",
         }
         with engine(tmp_path, {"a.yaml": PLAYBOOK}, "--dry-run", env=env) as running:
