@@ -194,7 +194,7 @@ class BaseJournal(ABC, Generic[C]):
         return self._read(lambda c: self._statements.queries.find_ids(c, prefix))
 
     def counts(self) -> dict[str, int]:
-        """See History.counts. Reads whole indexes: about 20 ms for a million runs."""
+        """See History.counts. Reads the unfinished runs, and no others."""
         return self._read(self._statements.queries.counts)
 
     def runs(self, wanted: RunFilter) -> list[RunRecord]:

@@ -212,7 +212,7 @@ class History(Protocol):
         ...
 
     def counts(self) -> dict[str, int]:
-        """Return the number of runs per state: ``waiting``, ``running``, ``held`` and ``over``."""
+        """Return the number of unfinished runs per state: ``waiting``, ``running`` and ``held``."""
         ...
 
     def runs(self, wanted: RunFilter) -> list[RunRecord]:

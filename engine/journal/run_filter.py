@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, LiteralString
 if TYPE_CHECKING:
     from engine.journal.records import RunFilter
 
-_STATES: dict[str, LiteralString] = {
+UNFINISHED: dict[str, LiteralString] = {
     "waiting": "state IN ('head', 'queued', 'waiting') AND NOT held",
     "running": "state = 'leased'",
     "held": "held AND state IS NOT NULL",
 }
+"""The conditions of the states of runs that are not over."""
 
 
 def conditions(wanted: RunFilter, mark: LiteralString) -> tuple[LiteralString, list[Any]]:
@@ -27,8 +28,8 @@ def conditions(wanted: RunFilter, mark: LiteralString) -> tuple[LiteralString, l
     if wanted.since is not None:
         tests.append(f"received >= {mark}")
         values.append(wanted.since)
-    if wanted.state in _STATES:
-        tests.append(_STATES[wanted.state])
+    if wanted.state in UNFINISHED:
+        tests.append(UNFINISHED[wanted.state])
     elif wanted.state is not None:
         tests.append(f"outcome = {mark}")
         values.append(wanted.state)

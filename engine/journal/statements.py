@@ -132,7 +132,7 @@ class QueryStatements(Protocol[C_contra]):
         ...
 
     def counts(self, connection: C_contra) -> dict[str, int]:
-        """Return the number of runs per state; undos do not count."""
+        """Return the number of unfinished runs per state; undos do not count."""
         ...
 
 

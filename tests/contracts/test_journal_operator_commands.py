@@ -24,7 +24,7 @@ def hold(journal, number=1, of=None):
 def test_a_held_run_is_listed_separately_from_waiting_runs(journal):
     held = hold(journal)
     accept(journal, run(2))
-    assert journal.counts() == {"waiting": 1, "running": 0, "held": 1, "over": 0}
+    assert journal.counts() == {"waiting": 1, "running": 0, "held": 1}
     (result,) = journal.find(held).results
     assert (result.state, result.message) == ("held", "over the budget")
     assert [r.run.id for r in journal.runs(RunFilter(state="held"))] == [held]

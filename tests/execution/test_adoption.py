@@ -17,6 +17,7 @@ from engine.model.event import format_time
 from tests.contracts.test_actions import NOW, act, alert, claim_of, undo, world
 from tests.support.engine import PATIENCE
 from tests.support.fakes import FakeAttemptStore
+from tests.support.journals import over
 from tests.support.playbooks import playbook_from_snapshot
 
 ISOLATE = load_actions()["pod.isolate"]
@@ -312,7 +313,7 @@ def test_foreign_or_modified_policy_is_not_adopted(journal, where, what):
     del server.objects[key(server)]
     server.put(changed)
     assert adopt(server.cluster, journal, NOW) == 0
-    assert journal.counts()["over"] == 0
+    assert over(journal) == 0
 
 
 def test_unreadable_expiry_means_on_request(journal):
@@ -364,7 +365,7 @@ def begin(cluster, journal, monkeypatch):
 def test_adoption_is_retried_until_the_cluster_answers(journal, monkeypatch):
     cluster = Answering(isolated()[0].cluster, TemporaryError("away"), TemporaryError("away"))
     assert begin(cluster, journal, monkeypatch) == [1]
-    assert journal.counts()["over"] == 1
+    assert over(journal) == 1
 
 
 def test_adoption_without_the_right_to_list_ends_the_thread_only(journal, monkeypatch):

@@ -13,7 +13,7 @@ from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
 from engine.journal.postgres.partitions import create_partitions
 from engine.journal.postgres.schema import day_of
-from engine.journal.records import AcceptBatch
+from engine.journal.records import AcceptBatch, RunFilter
 from engine.model.errors import JournalError
 from engine.model.playbook import Throttle
 from engine.model.throttle_window import ThrottleUse
@@ -360,6 +360,33 @@ def days_before_now(journal):
         f"history_{day_of(NOW):%Y%m%d}",
     )
     return [row["day"] for row in rows]
+
+
+def test_a_list_of_the_newest_runs_does_not_read_older_days(start, url):
+    a = start("a")
+    wait_until(lambda: created(a, day_of(NOW - 2 * 86_400), 3))
+    accept(a, *(replace_received(run(n), NOW - (2 - n) * 86_400) for n in range(3)))
+    for one in a.claim("cluster", 9, NOW):
+        a.settle(one, DONE, NOW)
+    newest_first = [run(n).id for n in (2, 1, 0)]
+    assert [one.run.id for one in a.runs(RunFilter())] == newest_first
+    with shared_server().connect(url.rpartition("/")[2]) as other:
+        other.execute(f"BEGIN; LOCK TABLE history_{day_of(NOW - 2 * 86_400):%Y%m%d}")
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(
+                lambda: [
+                    a.runs(RunFilter(limit=2)),
+                    a.runs(RunFilter(since=NOW - 86_400)),
+                    a.runs(RunFilter(state="waiting")),
+                    a.counts(),
+                ]
+            )
+            try:
+                first, since, waiting, counts = asked.result(PATIENCE)
+            finally:
+                other.execute("ROLLBACK")
+    assert [one.run.id for one in first] == [one.run.id for one in since] == newest_first[:2]
+    assert (waiting, counts) == ([], {"waiting": 0, "running": 0, "held": 0})
 
 
 def test_retention_keeps_the_queue_of_a_run_that_arrives_meanwhile(start, url):

@@ -27,7 +27,7 @@ from engine.model.playbook import Match, Playbook, Throttle
 from engine.model.throttle_window import ThrottleUse
 from tests.support import journals
 from tests.support.engine import PATIENCE, wait_until
-from tests.support.journals import DONE, NOW, event, playbook, run, step, stored_playbook
+from tests.support.journals import DONE, NOW, event, over, playbook, run, step, stored_playbook
 from tests.support.postgres import database_of, shared_server, unavailable
 
 ONCE = Throttle("once", 60.0, first=1)
@@ -109,7 +109,7 @@ def test_runs_of_an_outage_reach_the_database_once_and_in_their_order(
         assert accept(queue, run(2, "demo/a")) == {run(2).id: "duplicate"}
         accept(queue, run(9), may_wait=False)
         assert [n for n in claimed(journal) if n not in (3, 9)] == [1, 2, 4, 5]
-        assert journal.counts()["over"] == 6
+        assert over(journal) == 6
         assert queue.status()["fillRatio"] == 0
 
 

@@ -22,7 +22,16 @@ from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import Finding, JournalError, Location, PlaybookError
 from engine.model.run import Outcome
 from tests.support.engine import PATIENCE, wait_until
-from tests.support.journals import LEASE, NOW, accept, claim, playbook, run, step, stored_playbook
+from tests.support.journals import (
+    LEASE,
+    NOW,
+    accept,
+    claim,
+    playbook,
+    run,
+    step,
+    stored_playbook,
+)
 
 ROOT = Path(__file__).parents[2]
 DONE = Outcome("done", "")
@@ -237,7 +246,7 @@ def test_a_run_that_this_engine_cannot_read_ends_as_failed_and_blocks_no_other_r
         journal.accept(AcceptBatch([old, run(2, "demo/a")]), NOW).result()
         assert journal.claim("cluster", 10, NOW) == []
         assert [c.run for c in journal.claim("cluster", 10, NOW)] == [run(2, "demo/a")]
-        assert journal.counts() == {"waiting": 0, "running": 1, "held": 0, "over": 1}
+        assert journal.counts() == {"waiting": 0, "running": 1, "held": 0}
         with pytest.raises(JournalError, match=r"pod\.melt"):
             journal.find(old.id)
     finally:

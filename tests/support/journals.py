@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.journal.records import AcceptBatch
+from engine.journal.records import AcceptBatch, RunFilter
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.event import parse_event
 from engine.model.playbook import Match, Playbook, Step
@@ -93,6 +93,11 @@ FAILED = Outcome("failed", "no such label")
 
 def accept(journal, *runs, windows=None, now=NOW):
     return journal.accept(AcceptBatch(runs, windows or {}), now).result()
+
+
+def over(journal):
+    """Return the number of runs that are over."""
+    return sum(one.outcome is not None for one in journal.runs(RunFilter(limit=10_000)))
 
 
 def claim(journal, now=NOW, pool="cluster"):

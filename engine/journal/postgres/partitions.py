@@ -90,19 +90,20 @@ def drop_days(connection: psycopg.Connection[Any], last: dt.date) -> int:
 
     A day stays if an unfinished run refers to it, or if another session reads it.
     """
-    rows = connection.execute(
-        "SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_class"
-        " WHERE relkind = 'r' AND relname ~ '^history_[0-9]{8}$' AND relname < %s"
-        " AND relnamespace = current_schema()::regnamespace ORDER BY relname",
-        (partition_name("history", last),),
-    ).fetchall()
     dropped = 0
-    for row in rows:
-        found = connection.execute("SELECT drop_day(%s) AS dropped", (row["day"],)).fetchone()
+    for day in reversed(days(connection)):
+        if day >= last:
+            break
+        found = connection.execute("SELECT drop_day(%s) AS dropped", (day,)).fetchone()
         dropped += bool(found and found["dropped"])
     return dropped
 
 
-def partition_name(table: str, day: dt.date) -> str:
-    """Return the name of the partition of a day."""
-    return f"{table}_{day:%Y%m%d}"
+def days(connection: psycopg.Connection[Any]) -> list[dt.date]:
+    """Return the days that have a partition of ``history``, the newest first."""
+    rows = connection.execute(
+        "SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_class"
+        " WHERE relkind = 'r' AND relname ~ '^history_[0-9]{8}$'"
+        " AND relnamespace = current_schema()::regnamespace ORDER BY relname DESC"
+    ).fetchall()
+    return [row["day"] for row in rows]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from engine.journal import codec
+from engine.journal.postgres import partitions
 from engine.journal.postgres.functions import ROW
-from engine.journal.run_filter import conditions
+from engine.journal.postgres.schema import day_of
+from engine.journal.run_filter import UNFINISHED, conditions
 from engine.model.calls import ObjectChange
 from engine.model.playbook import ALL_PLAYBOOKS
 
@@ -14,10 +16,12 @@ if TYPE_CHECKING:
     from engine.journal.postgres.connection import Connection, Connections, Row
     from engine.journal.records import RunFilter
 
-_RECORD = (
-    f"SELECT {ROW}, (SELECT body FROM events WHERE events.day = all_runs.day"
-    " AND events.id = all_runs.event) AS event FROM all_runs"
-)
+
+def _select(table: LiteralString) -> LiteralString:
+    return (
+        f"SELECT {ROW}, day, (SELECT body FROM events WHERE events.day = {table}.day"
+        f" AND events.id = {table}.event) AS event FROM {table}"
+    )
 
 
 class RunLookups:
@@ -53,7 +57,9 @@ class RunLookups:
 
 def find(connection: Connection, run_id: str) -> Row | None:
     """Return the row of a run, or None."""
-    return connection.execute(f"{_RECORD} WHERE id = %s", (run_id,), binary=True).fetchone()
+    return connection.execute(
+        f"{_select('all_runs')} WHERE id = %s", (run_id,), binary=True
+    ).fetchone()
 
 
 def find_ids(connection: Connection, prefix: str) -> list[str]:
@@ -66,20 +72,42 @@ def find_ids(connection: Connection, prefix: str) -> list[str]:
 
 
 def select_runs(connection: Connection, wanted: RunFilter) -> list[Row]:
-    """Return the rows that match, newest first."""
+    """Return the rows that match, newest first: by the day of their receipt, then in the order of the queue.
+
+    History is read day by day, from the newest one, until there are enough rows. One query reads one partition,
+    by the index of its order.
+    """
     tests, values = conditions(wanted, "%s")
-    query = f"{_RECORD} WHERE {tests} ORDER BY seq DESC LIMIT %s"
-    return connection.execute(query, (*values, wanted.limit), binary=True).fetchall()
+
+    def rows_of(table: LiteralString, more: LiteralString = "", *also: Any) -> list[Row]:
+        query = f"{_select(table)} WHERE {tests}{more} ORDER BY day DESC, seq DESC LIMIT %s"
+        given = (*values, *also, wanted.limit)
+        # not prepared: a plan for any day locks all partitions
+        return connection.execute(query, given, binary=True, prepare=False).fetchall()
+
+    found = []
+    if wanted.state is None or wanted.state in UNFINISHED:
+        found += rows_of("runs")
+    if wanted.state not in UNFINISHED:
+        found += rows_of("history_other")
+        ended: list[Row] = []
+        for day in partitions.days(connection):
+            if len(ended) >= wanted.limit or (wanted.since and day < day_of(wanted.since)):
+                break
+            ended += rows_of("history", " AND day = %s", day)
+        found += ended
+    found.sort(key=lambda row: (row["day"], row["seq"]), reverse=True)
+    return found[: wanted.limit]
 
 
 def counts(connection: Connection) -> dict[str, int]:
-    """Return the number of runs per state; undos do not count."""
+    """Return the number of unfinished runs per state; undos do not count."""
     row = connection.execute(
         "SELECT count(*) FILTER (WHERE state IS NOT NULL AND state <> 'leased' AND NOT held)"
         " + (SELECT coalesce(sum(many), 0)::bigint FROM arrived) AS waiting,"
         " count(*) FILTER (WHERE state = 'leased') AS running,"
-        " count(*) FILTER (WHERE held AND state IS NOT NULL) AS held,"
-        " (SELECT count(*) FROM history) AS over FROM runs WHERE undoes IS NULL"
+        " count(*) FILTER (WHERE held AND state IS NOT NULL) AS held"
+        " FROM runs WHERE undoes IS NULL"
     ).fetchone()
     return dict(row or {})
 

@@ -83,7 +83,7 @@ CREATE TABLE arrived (
 ALTER TABLE arrived ALTER COLUMN ids SET STORAGE EXTERNAL;
 CREATE TABLE history ({_RUN_COLUMNS}, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
 CREATE TABLE history_other PARTITION OF history DEFAULT;
-CREATE INDEX history_settled ON history (settled);
+CREATE INDEX history_seq ON history (seq);
 CREATE INDEX history_event ON history (event);
 CREATE INDEX history_id ON history (id);
 CREATE VIEW all_runs AS SELECT {COLUMNS} FROM runs UNION ALL SELECT {COLUMNS} FROM history;

@@ -94,7 +94,7 @@ def known_filter(connection: sqlite3.Connection, waiting: Collection[int]) -> Bl
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return the number of runs per state; undos do not count."""
+    """Return the number of unfinished runs per state; undos do not count."""
     connection.execute("BEGIN")  # one snapshot, because runs change their state between the queries
     try:
         return _counts(connection)
@@ -107,15 +107,13 @@ def _counts(connection: sqlite3.Connection) -> dict[str, int]:
         "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(held), 0)"
         " FROM runs INDEXED BY runs_lanes WHERE state IS NOT NULL"
     ).fetchone()
-    undos, running_undos, unfinished_undos = connection.execute(
-        "SELECT count(*), coalesce(sum(state = 'leased'), 0), coalesce(sum(state IS NOT NULL), 0)"
+    running_undos, unfinished_undos = connection.execute(
+        "SELECT coalesce(sum(state = 'leased'), 0), coalesce(sum(state IS NOT NULL), 0)"
         " FROM runs INDEXED BY runs_undoes WHERE undoes IS NOT NULL"
     ).fetchone()
-    (total,) = connection.execute("SELECT count(*) FROM runs").fetchone()
     unfinished, running = unfinished - unfinished_undos, running - running_undos
-    over = max(0, total - undos - unfinished)
     waiting = unfinished - running - held + inbox_rows.count_runs(connection)
-    return {"waiting": waiting, "running": running, "held": held, "over": over}
+    return {"waiting": waiting, "running": running, "held": held}
 
 
 def next_due(connection: sqlite3.Connection, pool: str, *, undo: bool) -> float | None:
