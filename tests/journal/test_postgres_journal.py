@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +14,7 @@ from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
 from engine.journal.postgres.partitions import create_partitions
 from engine.journal.postgres.schema import day_of
-from engine.journal.records import AcceptBatch, RunFilter
+from engine.journal.records import AcceptBatch, Pause, RunFilter
 from engine.model.errors import JournalError
 from engine.model.playbook import Throttle
 from engine.model.throttle_window import ThrottleUse
@@ -129,6 +130,46 @@ def test_concurrent_claims_of_two_replicas_never_share_a_target(start):
     for target in range(7):
         order = [run(n).id for n in range(target, 210, 7)]
         assert [one for one in done if one in set(order)] == order
+
+
+def test_claims_moves_settlements_and_pauses_do_not_deadlock(start, url):
+    """PostgreSQL would end one of them after a second, and it would be repeated."""
+    a, b = start("a"), start("b")
+    found = "SELECT deadlocks FROM pg_stat_database WHERE datname = %s"
+    database = (url.rpartition("/")[2],)
+    pause = Pause("alice", NOW, None, "")
+    with shared_server().connect() as admin:
+        (before,) = admin.execute(found, database).fetchone()
+        numbers, stop = itertools.count(), threading.Event()
+
+        def offer_runs(journal):
+            while not stop.is_set() and next(numbers) < 10_000:
+                runs = [run(next(numbers), f"demo/{n}") for n in range(40)]
+                journal.accept(AcceptBatch(runs), NOW).result()
+
+        def work(journal):
+            while not stop.is_set():
+                for held in journal.claim("cluster", 16, NOW):
+                    journal.settle(held, DONE, NOW)
+
+        with ThreadPoolExecutor(6) as pool:
+            tasks = [pool.submit(offer_runs, a)]
+            tasks += [pool.submit(work, journal) for journal in (a, b, b)]
+            try:
+                for _ in range(15):
+                    a.pause("p", pause)
+                    b.resume("p")
+            finally:
+                stop.set()
+            for one in tasks:
+                one.result()
+        a.close()
+        b.close()
+        left = "SELECT 1 FROM pg_stat_activity WHERE datname = %s"
+        wait_until(
+            lambda: not admin.execute(left, database).fetchone()
+        )  # their statistics are written
+        assert admin.execute(found, database).fetchone() == (before,)
 
 
 def test_the_claim_of_a_replica_that_joins_during_a_claim_stays(start, url):

@@ -11,7 +11,7 @@ from typing import LiteralString
 
 MAX_MOVED_RUNS = 500
 """Runs that one claim moves to their queues, plus the rest of their last batch."""
-_MOVER_LOCK = 0x6D6F766572
+MOVER_LOCK = 0x6D6F766572
 """The advisory lock of the transaction that moves runs: one at a time, so that their order is kept."""
 _DAY: LiteralString = "DATE '1970-01-01' + floor({} / 86400)::int"
 """The day of a time in epoch seconds, in UTC."""
@@ -93,8 +93,8 @@ DECLARE batches_ bigint[];
 BEGIN
   IF NOT EXISTS (SELECT FROM arrived) THEN RETURN false; END IF;
   IF wait_ THEN
-    PERFORM pg_advisory_xact_lock({_MOVER_LOCK});
-  ELSIF NOT pg_try_advisory_xact_lock({_MOVER_LOCK}) THEN
+    PERFORM pg_advisory_xact_lock({MOVER_LOCK});
+  ELSIF NOT pg_try_advisory_xact_lock({MOVER_LOCK}) THEN
     RETURN false;
   END IF;
   SELECT array_agg(first.id) INTO batches_ FROM (

@@ -139,21 +139,20 @@ END $$;
 CREATE FUNCTION claim_runs(
   pool_ text, limit_ integer, now_ float8, margin_ float8, replica_ bigint)
 RETURNS SETOF run_row LANGUAGE plpgsql {INDEXED} AS $$
-DECLARE left_ integer := limit_; found_ integer; more_ boolean := true;
+DECLARE left_ integer := limit_; found_ integer;
 BEGIN
+  -- First, because it waits for the rows of targets. The others skip those that are locked: no deadlock.
+  IF EXISTS (SELECT FROM arrived) AND limit_ > (
+    SELECT count(*) FROM (SELECT FROM runs WHERE state = 'head' AND pool = pool_ LIMIT limit_) AS ready) THEN
+    PERFORM move_arrived_runs(false);
+  END IF;
   PERFORM queue_due_runs(now_);
   IF pool_ = 'cluster' THEN
     RETURN QUERY SELECT * FROM claim_undos(left_, now_, margin_, replica_);
     GET DIAGNOSTICS found_ = ROW_COUNT;
     left_ := left_ - found_;
   END IF;
-  LOOP
-    RETURN QUERY SELECT * FROM claim_heads(pool_, left_, now_, margin_, replica_);
-    GET DIAGNOSTICS found_ = ROW_COUNT;
-    left_ := left_ - found_;
-    EXIT WHEN left_ <= 0 OR NOT more_ OR NOT EXISTS (SELECT FROM arrived);
-    more_ := move_arrived_runs(false);
-  END LOOP;
+  RETURN QUERY SELECT * FROM claim_heads(pool_, left_, now_, margin_, replica_);
 END $$;
 """
 _MOVED: LiteralString = COLUMNS

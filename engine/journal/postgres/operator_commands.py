@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.journal import codec, decisions
 from engine.journal.postgres import claims
+from engine.journal.postgres.arrival_functions import MOVER_LOCK
 from engine.journal.postgres.schema import COLUMNS
 from engine.model import json_codec
 
@@ -85,6 +86,7 @@ def retry(connection: Connection, again: Retry, decision: Decision) -> bool:
 
 def pause(connection: Connection, playbook: str, pause: Pause) -> None:
     """Write a pause, and let other runs pass those of the playbook in their target queues."""
+    _wait_for_mover(connection)
     connection.execute(
         "INSERT INTO pauses (playbook, by, since, until, reason) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (playbook) DO UPDATE"
@@ -107,6 +109,7 @@ def pause(connection: Connection, playbook: str, pause: Pause) -> None:
 
 def resume(connection: Connection, playbook: str | None) -> None:
     """End the pause of a playbook (None: every pause)."""
+    _wait_for_mover(connection)
     if playbook is None:
         connection.execute("DELETE FROM pauses")
     else:
@@ -116,12 +119,22 @@ def resume(connection: Connection, playbook: str | None) -> None:
 
 def end_pauses(connection: Connection, now: float) -> list[str]:
     """End the pauses whose time is over. Return the names of their playbooks."""
+    if not connection.execute("SELECT 1 AS ends FROM pauses WHERE until <= %s", (now,)).fetchone():
+        return []
+    _wait_for_mover(connection)
     ended = connection.execute(
         "DELETE FROM pauses WHERE until <= %s RETURNING playbook", (now,)
     ).fetchall()
-    if ended:
-        _update_all_heads(connection)
+    _update_all_heads(connection)
     return [row["playbook"] for row in ended]
+
+
+def _wait_for_mover(connection: Connection) -> None:
+    """Let no arrived runs be moved until the end of the transaction.
+
+    A move locks the pauses while it has the rows of targets, and a pause locks them in the other order.
+    """
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (MOVER_LOCK,))
 
 
 def _update_all_heads(connection: Connection) -> None:
