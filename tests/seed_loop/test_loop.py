@@ -25,12 +25,15 @@ from loop import (
 )
 from stand_ins import Loki
 
+
+def rules_of(name):
+    groups = yaml.safe_load((FOLDER / "prometheus" / name).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
 RULES = {
     f"{rule['alert']}/{rule['labels'].get('destination', '')}": rule
-    for group in yaml.safe_load((FOLDER / "prometheus" / "tiercel.rules.yaml").read_text())[
-        "groups"
-    ]
-    for rule in group["rules"]
+    for rule in rules_of("tiercel.rules.yaml")
 }
 WITHOUT_THRESHOLD = "TiercelQueueOld/", "TiercelApiServerUnreachable/", "TiercelBudgetSpent/"
 """The first two need an API server that is away for minutes. The third fired earlier."""
@@ -190,6 +193,9 @@ def test_each_alert_expression_returns_series(loop, said):
     loop.prometheus.wait_for("falcosecurity_scap_n_drops_total == 1")
     loop.falco.drops = 9
     check("TiercelEventsLostUpstream/falco")
+    for rule in rules_of("replicas.rules.yaml"):  # one engine runs, without CloudNativePG
+        fires = rule["alert"] == "TiercelReplicaMissing"
+        assert bool(loop.prometheus.query(rule["expr"])) == fires
     loop.engine.journal.rename(loop.engine.journal.with_suffix(".away"))
     check("TiercelJournalNotWritable/")
     loop.engine.stop()
