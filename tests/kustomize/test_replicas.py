@@ -13,7 +13,7 @@ from tests.cluster.custom_kinds import CLOUDNATIVE_PG
 from tests.kustomize.rendering import KUSTOMIZE, apply, compose, find, render, validate
 from tests.kustomize.test_kustomize import COMPONENTS, environment, names, pod_spec, with_components
 
-DATABASE = ("replicas", "replicas/cloudnative-pg")
+DATABASE = ("replicas", "replicas/cloudnative-pg", "replicas/spool")
 JOURNAL = ("TIERCEL_JOURNAL", "TIERCEL_JOURNAL_PASSWORD_FILE")
 HOME = "/api/v1/namespaces/tiercel"
 CLUSTERS = "/apis/postgresql.cnpg.io/v1/namespaces/tiercel/clusters"
@@ -95,6 +95,21 @@ def test_the_password_is_only_in_a_file(everything):
     assert container["args"] == ["serve"]
 
 
+def test_each_pod_has_a_volume_for_its_spool(everything, tmp_path):
+    made = with_components(tmp_path / "it", *COMPONENTS, "replicas", "replicas/spool")
+    assert environment(made, "Deployment") == environment(everything[1], "Deployment") | {
+        "TIERCEL_SPOOL": "/var/lib/tiercel/spool.db"
+    }
+    before, after = volumes(everything[1], "Deployment"), volumes(made, "Deployment")
+    assert next(iter(after)) == "playbooks"
+    spool = after.pop("spool")["ephemeral"]["volumeClaimTemplate"]["spec"]
+    assert spool["accessModes"] == ["ReadWriteOnce"]
+    assert after == before
+    [container] = pod_spec(made, "Deployment")["containers"]
+    mounts = {it["mountPath"]: it["name"] for it in container["volumeMounts"]}
+    assert mounts["/var/lib/tiercel"] == "spool"
+
+
 def test_the_hooks_of_argo_cd_wait_for_the_deployment_and_use_its_image(tmp_path):
     inner = compose(tmp_path / "inner", KUSTOMIZE / "overlays/prod")
     made = render(
@@ -138,6 +153,10 @@ def test_replicas_and_a_cluster_of_cloudnative_pg_are_accepted_and_start(
     admin.wait_for(
         "/apis/apps/v1/namespaces/tiercel/deployments/tiercel",
         lambda it: it["status"].get("replicas") == 2,
+    )
+    admin.wait_for(  # a volume for the spool of each pod
+        f"{HOME}/persistentvolumeclaims",
+        lambda it: sum(one["metadata"]["name"].endswith("-spool") for one in it["items"]) >= 2,
     )
     admin.wait_for(
         "/apis/policy/v1/namespaces/tiercel/poddisruptionbudgets/tiercel",

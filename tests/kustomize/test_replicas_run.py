@@ -14,7 +14,7 @@ from tests.kustomize import test_buffered
 from tests.kustomize.test_kustomize import pod_spec, with_components
 from tests.kustomize.test_run import TOKEN, mount, variables
 from tests.support.engine import engine, wait_until
-from tests.support.postgres import ENGINE, database_of, shared_server
+from tests.support.postgres import ENGINE, database_of, shared_server, unavailable
 from tests.support.replicas import KUBECONFIG, PLAYBOOKS, Receiver, alert
 
 PASSWORD, ROTATED = "ENGINE-PASSWORD", "ROTATED-ENGINE-PASSWORD"
@@ -76,7 +76,7 @@ def test_the_engine_runs_with_the_environment_and_mounts_of_its_deployment(
         "tiercel-journal": secret,
         "tiercel-playbooks": {"a.yaml": (PLAYBOOKS % (receiver.url, receiver.url)).encode()},
     }
-    manifests = with_components(tmp_path / "it", "enforce", "replicas")
+    manifests = with_components(tmp_path / "it", "enforce", "replicas", "replicas/spool")
     mounts = mount(manifests, root, files, "Deployment")
     [container] = pod_spec(manifests, "Deployment")["containers"]
     assert f"/{MOUNTED}" in [it["mountPath"] for it in container["volumeMounts"]]
@@ -93,6 +93,12 @@ def test_the_engine_runs_with_the_environment_and_mounts_of_its_deployment(
         wait_until(lambda: running.post(event, headers=headers)[0] == 202)
         (run,) = running.post(event, headers=headers)[2]["runs"]  # a duplicate has the same run
         receiver.wait_for(run)
+        with unavailable(f"/{place.partition('/')[2]}"):
+            code, _, answer = running.post(alert("Tell", 2), headers=headers)
+            assert (code, (root / "var/lib/tiercel/spool.db").exists()) == (202, True)
+            running.kill()  # a crash, after which the container starts again with its volume
+        running.restart()
+        receiver.wait_for(*answer["runs"])
         for pid in running.pids:
             for name in ("cmdline", "environ"):
                 assert b"ENGINE-PASSWORD" not in Path(f"/proc/{pid}/{name}").read_bytes()
