@@ -68,7 +68,7 @@ def accept(journal, *runs, throttles=None):
 
 def stored(sql):
     """The ids of the accepted runs."""
-    return {id_ for (id_,) in sql.execute("SELECT id FROM run_ids").fetchall()}
+    return {id_.hex for (id_,) in sql.execute("SELECT id FROM run_ids").fetchall()}
 
 
 def test_an_engine_works_again_after_its_database_was_read_only(url, sql):

@@ -372,8 +372,8 @@ def test_a_role_without_rights_is_refused_with_the_statement_that_helps(tmp_path
 def test_whole_days_are_dropped_and_an_unfinished_run_keeps_its_day(start):
     a = start("a")
     wait_until(lambda: created(a, day_of(NOW - 9 * 86_400), 3))
-    old = [replace_received(run(n), NOW - (9 - n % 2) * 86_400) for n in (1, 2)]
-    accept(a, *old)
+    for number in (1, 2):
+        accept(a, replace_received(run(number), NOW - (9 - number % 2) * 86_400))
     first, second = a.claim("cluster", 9, NOW)
     a.settle(first, DONE, NOW - 8 * 86_400)
     kept = [day_of(NOW - 9 * 86_400)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 import uuid
@@ -26,28 +27,31 @@ if TYPE_CHECKING:
     from engine.model.run import Run
 
 
-_ACCEPT: LiteralString = f"SELECT accept_runs({', '.join(['%b'] * 18)}) AS new"
+_ACCEPT: LiteralString = f"SELECT accept_runs({', '.join(['%b'] * 19)}) AS new"
 """See engine.journal.postgres.arrival_functions. Returns the ids of the new runs, or NULL if all are new."""
 
 PlaybookRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 """Name, digest, blob and revision of a playbook, and the pool and timeout of its first step, if it has one."""
-RunRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, PlaybookRow]
-"""Id, target, namespace, received, due_at, throttle, id of the event, playbook. All are elements of arrays."""
+RunRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, PlaybookRow]
+"""Id, target, namespace, received, due_at and throttle, as elements of arrays; number of the event, playbook."""
 _NONE: dict[str, str] = {}
+_event_numbers = itertools.count()
 
 
 class EncodedBatch(msgspec.Struct, frozen=True, eq=False):
     """An AcceptBatch, encoded for the tables.
 
-    runs: by id. events: id of an event -> (received, encoded event), all as elements of arrays. throttles:
-    run id -> use. attempt_states: run id -> encoded attempt state with which the run starts.
+    runs: by id. events: number of an event in this process -> encoded event. throttles: run id -> use.
+    received: epoch seconds of its last run. attempt_states: run id -> encoded attempt state with which the run
+    starts.
     """
 
     runs: dict[str, RunRow]
-    events: dict[bytes, tuple[bytes, bytes]]
+    events: dict[int, bytes]
     snapshots: dict[str, bytes]
     throttles: Mapping[str, ThrottleUse]
     throttle_windows: Mapping[str, Any]
+    received: float = 0.0
     attempt_states: Mapping[str, bytes] = msgspec.field(default_factory=dict)
 
 
@@ -55,26 +59,26 @@ def encode_batch(
     accepted: AcceptBatch, now: float, attempt_states: Mapping[str, bytes] | None = None
 ) -> EncodedBatch:
     """Encode a batch in the thread of the caller. now: the time at which its runs are due."""
-    numbers: dict[int, bytes] = {}
-    events: dict[bytes, tuple[bytes, bytes]] = {}
+    numbers: dict[int, int] = {}
+    events: dict[int, bytes] = {}
     runs: dict[str, RunRow] = {}
     snapshots = {}
     due = arrays.float8(now)
+    last = 0.0
     for run in accepted.runs:
-        received = arrays.float8(run.received)
+        last = max(last, run.received)
         event = numbers.get(id(run.event))
         if event is None:
-            event = numbers[id(run.event)] = _event_id()
-            body = arrays.raw_bytes(codec.from_event(run.event, run.trace))
-            events[event] = received, body
+            event = numbers[id(run.event)] = next(_event_numbers)
+            events[event] = codec.from_event(run.event, run.trace)
         playbook = run.playbook
         snapshots[playbook.digest] = playbook.snapshot
         use = accepted.throttles.get(run.id)
         step = playbook.steps[0] if playbook.steps else None
         first = (step.pool, step.timeout) if step else (None, 0.0)
         runs[run.id] = (
-            arrays.text(run.id), arrays.text(index_key(run.target)),
-            arrays.text(namespace_of(run.event)), received, due,
+            arrays.uuid(run.id), arrays.text(index_key(run.target)),
+            arrays.text(namespace_of(run.event)), arrays.float8(run.received), due,
             arrays.text(index_key(use.key)) if use else arrays.NULL, event,
             _playbook_row(playbook.name, playbook.digest, playbook.blob, run.revision, *first),
         )  # fmt: skip
@@ -84,6 +88,7 @@ def encode_batch(
         snapshots,
         accepted.throttles,
         accepted.throttle_windows,
+        last,
         attempt_states or {},
     )
 
@@ -97,10 +102,10 @@ def _playbook_row(
     return (*texts, arrays.text(pool), arrays.float8(timeout))
 
 
-def _event_id() -> bytes:
+def _new_event_id() -> uuid.UUID:
     """Return a new uuid. Its first 48 bits are the time, so that the rows of an index page are of one time."""
     new = int(time.time() * 1e3).to_bytes(6, "big") + random.randbytes(10)  # noqa: S311 - no secret
-    return arrays.raw_bytes(new)
+    return uuid.UUID(bytes=new)
 
 
 class BatchWriter:
@@ -169,7 +174,10 @@ class BatchWriter:
 def _insert(
     connection: Connection, batches: Sequence[EncodedBatch], rows: Mapping[str, RunRow]
 ) -> Collection[str]:
-    """Write the runs that are new, in their order, and their events. Return the ids of the others."""
+    """Write the runs that are new, in their order, and their events. Return the ids of the others.
+
+    The day of all of them is that of the last one, because one row contains their events.
+    """
     if not rows:
         return ()
     *columns, throttles, of_event, of_playbook = zip(*rows.values(), strict=True)
@@ -177,22 +185,23 @@ def _insert(
     # the values of a playbook are sent once, and an event that several runs share too
     playbooks = {row: arrays.int4(n) for n, row in enumerate(dict.fromkeys(of_playbook), 1)}
     events = {event: arrays.int4(n) for n, event in enumerate(dict.fromkeys(of_event), 1)}
-    bodies = {event: found for batch in batches for event, found in batch.events.items()}
-    event_times, event_bodies = zip(*[bodies[event] for event in events], strict=True)
+    encoded = {event: body for batch in batches for event, body in batch.events.items()}
+    bodies = [encoded[event] for event in events]
     names, digests, blobs, revisions, pools, timeouts = zip(*playbooks, strict=True)
     states = {id_: state for batch in batches for id_, state in batch.attempt_states.items()}
     row = connection.execute(_ACCEPT, (
-        TextArray(ids), TextArray(targets), TextArray(namespaces), FloatArray(received),
+        UuidArray(ids), TextArray(targets), TextArray(namespaces), FloatArray(received),
         FloatArray(due), TextArray(throttles),
         BytesArray([arrays.raw_bytes(states.get(id_)) for id_ in rows]) if states else None,
         IntArray([events[event] for event in of_event]),
         IntArray([playbooks[playbook] for playbook in of_playbook]),
-        UuidArray([*events]), FloatArray(event_times), BytesArray(event_bodies),
+        day_of(max(batch.received for batch in batches)), _new_event_id(),
+        IntArray([arrays.int4(len(body)) for body in bodies]), b"".join(bodies),
         TextArray(names), TextArray(digests), TextArray(blobs), TextArray(revisions),
         TextArray(pools), FloatArray(timeouts),
     )).fetchone()  # fmt: skip
     new = row and row["new"]
-    return () if new is None else rows.keys() - set(new)
+    return () if new is None else rows.keys() - {id_.hex for id_ in new}
 
 
 def insert_finished(connection: Connection, run: Run, results: bytes, now: float) -> None:
@@ -202,7 +211,7 @@ def insert_finished(connection: Connection, run: Run, results: bytes, now: float
     """
     day, event, playbook = day_of(run.received), uuid.uuid4(), run.playbook
     new = connection.execute(
-        "INSERT INTO run_ids VALUES (%s, %s) ON CONFLICT DO NOTHING", (run.id, day)
+        "INSERT INTO run_ids VALUES (%s::uuid, %s) ON CONFLICT DO NOTHING", (run.id, day)
     )
     if not new.rowcount:
         return
@@ -210,12 +219,12 @@ def insert_finished(connection: Connection, run: Run, results: bytes, now: float
     body = codec.from_event(run.event, run.trace)
     connection.execute("INSERT INTO events VALUES (%s, %s, %s)", (day, event, body))
     connection.execute(
-        "INSERT INTO history (seq, id, playbook, digest, blob, day, event, target, namespace, received,"
-        " results, outcome, settled, revision) VALUES (nextval('runs_seq'), %s, %s, %s, %s, %s, %s, %s, %s,"
-        " %s, %s, 'done', %s, %s)",
+        "INSERT INTO history (seq, id, playbook, digest, blob, day, event, event_start, event_length,"
+        " target, namespace, received, results, outcome, settled, revision) VALUES (nextval('runs_seq'), %s,"
+        " %s, %s, %s, %s, %s, 1, %s, %s, %s, %s, %s, 'done', %s, %s)",
         (
-            run.id, playbook.name, playbook.digest, playbook.blob, day, event, index_key(run.target),
-            namespace_of(run.event), run.received, results, now, run.revision,
+            run.id, playbook.name, playbook.digest, playbook.blob, day, event, len(body),
+            index_key(run.target), namespace_of(run.event), run.received, results, now, run.revision,
         ),
     )  # fmt: skip
 
@@ -237,8 +246,10 @@ def _throttled(connection: Connection, uses: Mapping[str, ThrottleUse]) -> dict[
     once.
     """
     found = windows.lock(connection, "throttle_windows", {use.key for use in uses.values()})
-    rows = connection.execute("SELECT id FROM run_ids WHERE id = ANY(%s)", ([*uses],)).fetchall()
-    rejected = {row["id"]: "duplicate" for row in rows}
+    rows = connection.execute(
+        "SELECT id FROM run_ids WHERE id = ANY(%s::uuid[])", ([*uses],)
+    ).fetchall()
+    rejected = {row["id"].hex: "duplicate" for row in rows}
     changes: dict[str, Any] = {}
     for id_, use in uses.items():
         if id_ in rejected:

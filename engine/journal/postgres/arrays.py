@@ -37,8 +37,14 @@ def text(value: str | None) -> bytes:
     return _LENGTH(len(raw)) + raw
 
 
+def uuid(hex_digits: str) -> bytes:
+    """Encode a uuid of 32 hex digits, as the ids of runs are. Raises ValueError."""
+    raw = bytes.fromhex(hex_digits)
+    return _LENGTH(len(raw)) + raw
+
+
 def raw_bytes(value: bytes | None) -> bytes:
-    """Encode bytes, or the 16 bytes of a uuid."""
+    """Encode bytes."""
     return NULL if value is None else _LENGTH(len(value)) + value
 
 

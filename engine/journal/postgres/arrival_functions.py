@@ -13,8 +13,6 @@ MAX_MOVED_RUNS = 500
 """Runs that one claim moves to their queues, plus the rest of their last batch."""
 MOVER_LOCK = 0x6D6F766572
 """The advisory lock of the transaction that moves runs: one at a time, so that their order is kept."""
-_DAY: LiteralString = "DATE '1970-01-01' + floor({} / 86400)::int"
-"""The day of a time in epoch seconds, in UTC."""
 PLANNED_ONCE: LiteralString = "SET plan_cache_mode = force_generic_plan"
 """A setting of functions whose statements PostgreSQL would otherwise plan at each call."""
 INDEXED: LiteralString = (
@@ -23,23 +21,22 @@ INDEXED: LiteralString = (
 """Settings of functions that read a few rows by an index. PostgreSQL may have planned them for empty tables."""
 
 ACCEPT: LiteralString = f"""
--- Write the runs that are new, in their order, with their events. Return the ids of the new runs, or NULL if
--- all are new.
+-- Write the runs that are new, in their order, with their events, as runs of day_. Return the ids of the new
+-- runs, or NULL if all are new. bodies_: the encoded events one after the other, lengths_: in bytes.
 CREATE FUNCTION accept_runs(
-  ids_ text[], targets_ text[], namespaces_ text[], received_ float8[], due_ float8[], throttles_ text[],
-  facts_ bytea[], events_ integer[], playbooks_ integer[], event_ids_ uuid[], event_received_ float8[],
-  bodies_ bytea[], names_ text[], digests_ text[], blobs_ text[], revisions_ text[], pools_ text[],
+  ids_ uuid[], targets_ text[], namespaces_ text[], received_ float8[], due_ float8[], throttles_ text[],
+  facts_ bytea[], events_ integer[], playbooks_ integer[], day_ date, event_ uuid, lengths_ integer[],
+  bodies_ bytea, names_ text[], digests_ text[], blobs_ text[], revisions_ text[], pools_ text[],
   timeouts_ float8[])
-RETURNS text[] LANGUAGE plpgsql {PLANNED_ONCE} AS $$
-DECLARE new_ text[];
+RETURNS uuid[] LANGUAGE plpgsql {PLANNED_ONCE} AS $$
+DECLARE new_ uuid[];
 BEGIN
   -- in one order, so that two batches never deadlock
   WITH new AS (
-    INSERT INTO run_ids SELECT given.id, {_DAY.format("given.received")}
-    FROM unnest(ids_, received_) AS given (id, received) ORDER BY given.id
+    INSERT INTO run_ids SELECT given.id, day_ FROM unnest(ids_) AS given (id) ORDER BY given.id
     ON CONFLICT DO NOTHING RETURNING id)
   SELECT array_agg(new.id) INTO new_ FROM new;
-  IF new_ IS NULL THEN RETURN ARRAY[]::text[]; END IF;
+  IF new_ IS NULL THEN RETURN ARRAY[]::uuid[]; END IF;
   IF cardinality(new_) = cardinality(ids_) THEN
     new_ := NULL;
   ELSE
@@ -51,26 +48,31 @@ BEGIN
     INTO ids_, targets_, namespaces_, received_, due_, throttles_, facts_, events_, playbooks_
     FROM unnest(ids_, targets_, namespaces_, received_, due_, throttles_, facts_, events_, playbooks_)
       WITH ORDINALITY AS g (id, target, namespace, received, due, throttle, facts, event, playbook, place)
-    WHERE g.id IN (SELECT unnest(new_));
+    WHERE g.id = ANY(new_);
+    -- an event without a new run gets no bytes
+    SELECT string_agg(substring(bodies_ FROM first FOR bytes), '' ORDER BY number),
+      array_agg(bytes ORDER BY number)
+    INTO bodies_, lengths_
+    FROM (
+      SELECT number, 1 + sum(length) OVER (ORDER BY number)::integer - length AS first,
+        CASE WHEN number = ANY(events_) THEN length ELSE 0 END AS bytes
+      FROM unnest(lengths_) WITH ORDINALITY AS event (length, number)) AS event;
   END IF;
-  INSERT INTO events SELECT {_DAY.format("event.received")}, event.id, event.body
-    FROM unnest(event_ids_, event_received_, bodies_) WITH ORDINALITY AS event (id, received, body, number)
-    WHERE new_ IS NULL OR event.number IN (SELECT unnest(events_));
+  INSERT INTO events VALUES (day_, event_, bodies_);
   INSERT INTO arrived (
-    many, ids, targets, namespaces, received, due, throttles, facts, events, playbooks, event_ids,
-    names, digests, blobs, revisions, pools, timeouts)
+    many, ids, targets, namespaces, received, due, throttles, facts, events, playbooks, day, event,
+    event_lengths, names, digests, blobs, revisions, pools, timeouts)
   VALUES (
-    cardinality(ids_), ids_, targets_, namespaces_, received_, due_, throttles_, facts_, events_,
-    playbooks_, event_ids_, names_, digests_, blobs_, revisions_, pools_, timeouts_);
+    cardinality(ids_), ids_, targets_, namespaces_, received_, due_, throttles_, facts_, events_, playbooks_,
+    day_, event_, lengths_, names_, digests_, blobs_, revisions_, pools_, timeouts_);
   RETURN new_;
 END $$;
 """
-_RUN: LiteralString = (
-    "id, playbook, digest, blob, day, event, target, namespace, received, state, position, pool, timeout,"
-    " due_at, outcome, settled, revision, throttle, facts"
-)
 _OF_RUN: LiteralString = (
-    f"id, playbook, digest, blob, {_DAY.format('received')}, event, target, namespace, received"
+    "id, playbook, digest, blob, day, event, event_start, event_length, target, namespace, received"
+)
+_RUN: LiteralString = _OF_RUN + (
+    ", state, position, pool, timeout, due_at, outcome, settled, revision, throttle, facts"
 )
 _OF_RUN_END: LiteralString = "revision, throttle, coalesce(facts, '{}')"
 MOVE: LiteralString = f"""
@@ -107,13 +109,19 @@ BEGIN
     SELECT unnest(arrived.targets) FROM arrived WHERE arrived.id = ANY(batches_)));
   WITH gone AS (DELETE FROM arrived WHERE arrived.id = ANY(batches_) RETURNING *),
   given AS (
-    SELECT gone.id AS batch, one.*, names[playbook_] AS playbook, digests[playbook_] AS digest,
+    SELECT gone.id AS batch, replace(one.id_::text, '-', '') AS id, one.*, gone.day, gone.event,
+      event_starts[event_] AS event_start, event_lengths[event_] AS event_length,
+      names[playbook_] AS playbook, digests[playbook_] AS digest,
       blobs[playbook_] AS blob, revisions[playbook_] AS revision, pools[playbook_] AS pool,
-      timeouts[playbook_] AS timeout, event_ids[event_] AS event,
+      timeouts[playbook_] AS timeout,
       names[playbook_] IN (SELECT pauses.playbook FROM pauses) AS paused
-    FROM gone, unnest(gone.ids, gone.targets, gone.namespaces, gone.received, gone.due, gone.throttles,
+    FROM gone, LATERAL (
+        SELECT array_agg(first ORDER BY number) AS event_starts FROM (
+          SELECT number, 1 + sum(length) OVER (ORDER BY number)::integer - length AS first
+          FROM unnest(event_lengths) WITH ORDINALITY AS event (length, number)) AS event) AS events,
+      unnest(gone.ids, gone.targets, gone.namespaces, gone.received, gone.due, gone.throttles,
       gone.facts, gone.events, gone.playbooks) WITH ORDINALITY
-      AS one (id, target, namespace, received, due, throttle, facts, event_, playbook_, place)),
+      AS one (id_, target, namespace, received, due, throttle, facts, event_, playbook_, place)),
   over AS (
     INSERT INTO history (seq, {_RUN})
     SELECT nextval('runs_seq'), {_OF_RUN}, NULL, NULL, NULL, NULL, NULL, 'skipped', due, {_OF_RUN_END}

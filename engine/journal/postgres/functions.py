@@ -32,9 +32,12 @@ CREATE TYPE run_row AS (
   undoes text, revision text, event bytea
 );
 """
-_WITH_EVENT = (
-    f"{ROW}, (SELECT body FROM events WHERE events.day = runs.day AND events.id = runs.event)"
+EVENT_OF: LiteralString = (
+    "(SELECT substring(bodies FROM event_start FOR event_length) FROM events"
+    " WHERE events.day = {0}.day AND events.id = {0}.event)"
 )
+"""The encoded event of a run, for the name of its table."""
+_WITH_EVENT = f"{ROW}, {EVENT_OF.format('runs')}"
 _DEAD = "runs.state = 'leased' AND runs.replica <> ALL(live_)"
 """The claim of a dead replica. live_: the live ones. It finds candidates with an index."""
 _DUE = (

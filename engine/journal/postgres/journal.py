@@ -238,8 +238,8 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     def known(self, ids: Collection[str]) -> set[str]:
         """See Queue.known."""
-        rows = self._connections.rows("SELECT id FROM run_ids WHERE id = ANY(%s)", [*ids])
-        return {row["id"] for row in rows}
+        rows = self._connections.rows("SELECT id FROM run_ids WHERE id = ANY(%s::uuid[])", [*ids])
+        return {row["id"].hex for row in rows}
 
     def claim(self, pool: Pool, limit: int, now: float) -> list[Claim]:
         """See Queue.claim. A run whose row cannot be read ends as failed.

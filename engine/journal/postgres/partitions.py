@@ -40,7 +40,8 @@ BEGIN
       -- not to_regclass: it remembers that the table did not exist
       CONTINUE WHEN EXISTS (SELECT FROM pg_class WHERE relname = name_
         AND relnamespace = current_schema()::regnamespace);
-      EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', name_, table_);
+      EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
+        name_, table_);
       IF day_ <= (clock_timestamp() AT TIME ZONE 'UTC')::date THEN
         EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', table_);
       END IF;

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from engine.journal import codec
 from engine.journal.postgres import partitions
-from engine.journal.postgres.functions import ROW
+from engine.journal.postgres.functions import EVENT_OF, ROW
 from engine.journal.postgres.schema import day_of
 from engine.journal.run_filter import UNFINISHED, conditions
 from engine.model.calls import ObjectChange
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 
 def _select(table: LiteralString) -> LiteralString:
-    return (
-        f"SELECT {ROW}, day, (SELECT body FROM events WHERE events.day = {table}.day"
-        f" AND events.id = {table}.event) AS event FROM {table}"
-    )
+    return f"SELECT {ROW}, day, {EVENT_OF.format(table)} AS event FROM {table}"
 
 
 class RunLookups:

@@ -93,7 +93,7 @@ def delete_runs(connection: Connection, before: float, *, exact: bool) -> int:
     connection.execute(
         "DELETE FROM undo_intents WHERE undo = ANY(%s)", ([row["id"] for row in undos],)
     )
-    connection.execute("DELETE FROM run_ids WHERE id = ANY(%s)", (ids,))
+    connection.execute("DELETE FROM run_ids WHERE id = ANY(%s::uuid[])", (ids,))
     _delete_unused_events(connection, [row["event"] for row in rows if row["event"]])
     return len(rows)
 
@@ -104,7 +104,8 @@ def delete_old_records(connection: Connection, before: float, now: float) -> Non
     connection.execute("DELETE FROM dead_letters WHERE received < %s", (before,))
     connection.execute(
         "DELETE FROM run_ids WHERE id IN (SELECT id FROM run_ids WHERE day < %s AND NOT EXISTS"
-        " (SELECT FROM runs WHERE runs.id = run_ids.id) LIMIT %s FOR UPDATE SKIP LOCKED)",
+        " (SELECT FROM runs WHERE runs.id = replace(run_ids.id::text, '-', '')) LIMIT %s"
+        " FOR UPDATE SKIP LOCKED)",
         (day_of(before) - 2 * _DAY, MAX_DELETED_IDS),
     )
     _delete_unused_targets(connection)

@@ -3,8 +3,11 @@
 Table arrived: the accepted runs that are not in the target queues yet, one row for each batch.
 Table runs: the other unfinished runs and the undos, with the columns of the SQLite journal. It stays small.
 Table history: the runs that are over, one partition for each day of receipt.
-Table run_ids: the ids of all runs, so that a repeated event starts no second run.
-Table events: the encoded events, one partition for each day of receipt.
+Table run_ids: the ids of all runs, so that a repeated event starts no second run. An id of 32 hex digits is a
+  uuid, whose row and index entry need half of the space of a text.
+Table events: the encoded events, one row for each batch, one partition for each day. A run names the row, and
+  the place of its event in it. The column is stored without compression, so that an event is read without
+  the others.
 Table targets: a row for each target queue. A transaction that changes the queue locks the row.
 Table replicas: the processes that use the journal, and the version of the tables that each knows. One that does
   not renew its row is dead.
@@ -29,7 +32,8 @@ SCHEMA_LOCK = 0x7469657263656C
 
 _RUN_COLUMNS = """
   seq bigint NOT NULL, id text COLLATE "C" NOT NULL, playbook text NOT NULL, digest text NOT NULL,
-  blob text NOT NULL, day date NOT NULL, event uuid, target text COLLATE "C" NOT NULL, namespace text,
+  blob text NOT NULL, day date NOT NULL, event uuid, event_start integer, event_length integer,
+  target text COLLATE "C" NOT NULL, namespace text,
   received float8 NOT NULL, state text, leased boolean NOT NULL DEFAULT false,
   held boolean NOT NULL DEFAULT false, fence bigint NOT NULL DEFAULT 0, position integer, pool text,
   timeout float8, attempt integer NOT NULL DEFAULT 0, answers integer NOT NULL DEFAULT 0, began float8,
@@ -38,9 +42,9 @@ _RUN_COLUMNS = """
   replica bigint, throttle text COLLATE "C"
 """
 COLUMNS: LiteralString = (
-    "seq, id, playbook, digest, blob, day, event, target, namespace, received, state, leased, held, fence,"
-    " position, pool, timeout, attempt, answers, began, due_at, results, last, facts, outcome, settled,"
-    " undoes, revision, replica, throttle"
+    "seq, id, playbook, digest, blob, day, event, event_start, event_length, target, namespace, received, state,"
+    " leased, held, fence, position, pool, timeout, attempt, answers, began, due_at, results, last, facts,"
+    " outcome, settled, undoes, revision, replica, throttle"
 )
 """The columns of `runs` and `history`, in one order."""
 TABLES_1 = f"""
@@ -52,13 +56,14 @@ CREATE TABLE replicas (
   fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0,
   autovacuum_vacuum_cost_delay = 0
 );
-CREATE TABLE run_ids (id text COLLATE "C" PRIMARY KEY, day date NOT NULL) WITH (
+CREATE TABLE run_ids (id uuid PRIMARY KEY, day date NOT NULL) WITH (
   autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.1
 );
 CREATE TABLE snapshots (digest text PRIMARY KEY, snapshot bytea NOT NULL);
 CREATE TABLE events (
-  day date NOT NULL, id uuid NOT NULL, body bytea NOT NULL, PRIMARY KEY (day, id)
+  day date NOT NULL, id uuid NOT NULL, bodies bytea NOT NULL, PRIMARY KEY (day, id)
 ) PARTITION BY RANGE (day);
+ALTER TABLE events ALTER COLUMN bodies SET STORAGE EXTERNAL;
 CREATE TABLE events_other PARTITION OF events DEFAULT;
 CREATE TABLE runs ({_RUN_COLUMNS}, PRIMARY KEY (id)) WITH (
   fillfactor = 70, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02,
@@ -75,10 +80,11 @@ CREATE INDEX runs_undoes ON runs (undoes) WHERE undoes IS NOT NULL;
 CREATE INDEX runs_leased ON runs (replica) WHERE state = 'leased';
 CREATE TABLE arrived (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, many integer NOT NULL,
-  ids text[] NOT NULL, targets text[] NOT NULL, namespaces text[] NOT NULL, received float8[] NOT NULL,
+  ids uuid[] NOT NULL, targets text[] NOT NULL, namespaces text[] NOT NULL, received float8[] NOT NULL,
   due float8[] NOT NULL, throttles text[] NOT NULL, facts bytea[], events integer[] NOT NULL,
-  playbooks integer[] NOT NULL, event_ids uuid[] NOT NULL, names text[] NOT NULL, digests text[] NOT NULL,
-  blobs text[] NOT NULL, revisions text[] NOT NULL, pools text[] NOT NULL, timeouts float8[] NOT NULL
+  playbooks integer[] NOT NULL, day date NOT NULL, event uuid NOT NULL, event_lengths integer[] NOT NULL,
+  names text[] NOT NULL, digests text[] NOT NULL, blobs text[] NOT NULL, revisions text[] NOT NULL,
+  pools text[] NOT NULL, timeouts float8[] NOT NULL
 ) WITH (toast_tuple_target = 8160, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 ALTER TABLE arrived ALTER COLUMN ids SET STORAGE EXTERNAL;
 CREATE TABLE history ({_RUN_COLUMNS}, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);

@@ -47,10 +47,10 @@ def _write(connection: Connection, intent: UndoIntent, now: float) -> None:
     """Write the undo and its changes. Replace those of an earlier attempt of the step."""
     id_, until = undo_id(intent.run, intent.step), intent.until
     connection.execute(
-        "INSERT INTO runs (id, playbook, digest, blob, day, event, target, namespace, received, position,"
-        " pool, timeout, state, due_at, settled, undoes, revision)"
-        " SELECT %s, playbook, digest, blob, day, event, target, namespace, received, %s, 'cluster',"
-        " coalesce(timeout, 30), %s, %s, %s, id, revision FROM all_runs WHERE id = %s"
+        "INSERT INTO runs (id, playbook, digest, blob, day, event, event_start, event_length, target,"
+        " namespace, received, position, pool, timeout, state, due_at, settled, undoes, revision)"
+        " SELECT %s, playbook, digest, blob, day, event, event_start, event_length, target, namespace,"
+        " received, %s, 'cluster', coalesce(timeout, 30), %s, %s, %s, id, revision FROM all_runs WHERE id = %s"
         " ON CONFLICT (id) DO UPDATE SET state = excluded.state, due_at = excluded.due_at,"
         " settled = excluded.settled, leased = false, attempt = 0, outcome = NULL, last = NULL",
         (

@@ -35,6 +35,7 @@ _EVENTS = (
     f" CAST(received / {_DAY_SECONDS} AS INTEGER) AS day FROM runs) AS used"
     " JOIN events ON events.id = used.event"
 )
+_EVENT_LENGTH = "(SELECT length(CAST(body AS BLOB)) FROM events WHERE events.id = runs.event)"
 _FLAGS = {RUN_COLUMNS.index("leased"), RUN_COLUMNS.index("held")}
 _TARGET, _RECEIVED = RUN_COLUMNS.index("target"), RUN_COLUMNS.index("received")
 _KEY = PLAIN_TABLES["undo_intents"].index("key")
@@ -52,7 +53,7 @@ def copy(source: Path, target: Server, started: Callable[[int], Callable[[int], 
         for table, columns in PLAIN_TABLES.items():
             _copy_plain(rows, connection, table, columns, counter)
         _copy_json(rows, connection, counter)
-        with connection.cursor().copy("COPY events (day, id, body) FROM STDIN") as out:
+        with connection.cursor().copy("COPY events (day, id, bodies) FROM STDIN") as out:
             for event, day, body in rows.execute(_EVENTS):
                 out.write_row((_date(day), _event_id(event, day), body))
                 counter.add("events")
@@ -112,7 +113,7 @@ def _copy_json(rows: sqlite3.Connection, connection: Connection, counter: Counte
 
 def _copy_runs(rows: sqlite3.Connection, connection: Connection, counter: Counter) -> None:
     """Copy the finished runs to the history, and the others with the undos to the queues."""
-    names: LiteralString = "day, event, " + ", ".join(RUN_COLUMNS)
+    names: LiteralString = "day, event, event_start, event_length, " + ", ".join(RUN_COLUMNS)
     for table, where in (
         ("history", "state IS NULL AND undoes IS NULL"),
         ("runs", "state IS NOT NULL OR undoes IS NOT NULL"),
@@ -134,15 +135,16 @@ def _copy_runs(rows: sqlite3.Connection, connection: Connection, counter: Counte
 
 
 def _runs(rows: sqlite3.Connection, where: str) -> Iterator[tuple[Any, ...]]:
-    query = f"SELECT event, {', '.join(RUN_COLUMNS)} FROM runs WHERE {where} ORDER BY seq"
-    for event, *values in rows.execute(query):
+    columns = f"event, {_EVENT_LENGTH}, {', '.join(RUN_COLUMNS)}"
+    query = f"SELECT {columns} FROM runs WHERE {where} ORDER BY seq"
+    for event, length, *values in rows.execute(query):
         for index in _FLAGS:
             values[index] = bool(values[index])
         values[_TARGET] = index_key(values[_TARGET])
         received = values[_RECEIVED]
         # the content of an old run is deleted before the run, which has event 0 then
         reference = _event_id(event, int(received / _DAY_SECONDS)) if event else None
-        yield (day_of(received), reference, *values)
+        yield (day_of(received), reference, event and 1, length, *values)
 
 
 def _date(day: int) -> dt.date:

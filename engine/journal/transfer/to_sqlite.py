@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from engine.journal.postgres.connection import Connection, Server
 
 _BATCH = 500
-_RUNS = (
-    f"SELECT {', '.join(RUN_COLUMNS)}, day::text || event::text AS event FROM all_runs ORDER BY seq"
-)
+_REFERENCE = "all_runs.day::text || event::text || event_start"
+_RUNS = f"SELECT {', '.join(RUN_COLUMNS)}, {_REFERENCE} AS event FROM all_runs ORDER BY seq"
 _EVENTS = (
-    "SELECT day::text || id::text AS reference, extract(epoch FROM day)::float8 AS received, body"
-    " FROM events"
+    f"SELECT DISTINCT {_REFERENCE} AS reference, extract(epoch FROM all_runs.day)::float8 AS received,"
+    " substring(bodies FROM event_start FOR event_length) AS body"
+    " FROM all_runs JOIN events ON events.day = all_runs.day AND events.id = event"
 )
 
 
@@ -52,7 +52,7 @@ def copy(source: Server, target: Path, started: Callable[[int], Callable[[int], 
 
 def _count(connection: Connection) -> int:
     total = 0
-    for table in ("all_runs", "events", *PLAIN_TABLES, *JSON_TABLES):
+    for table in ("all_runs", *PLAIN_TABLES, *JSON_TABLES):
         row = connection.execute(f"SELECT count(*) AS n FROM {table}").fetchone()
         total += row["n"] if row else 0
     return total
