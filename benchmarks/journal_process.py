@@ -7,12 +7,13 @@ It prints ``ready``, waits for a line of input, works, and prints its figures as
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,7 +23,7 @@ from engine.journal import codec
 from engine.journal.postgres.connection import connect, parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
-from engine.journal.postgres.writer import AcceptWriter
+from engine.journal.postgres.writer import AcceptWriter, GroupWriter
 from engine.journal.records import AcceptBatch
 from engine.model.errors import JournalError
 from engine.model.event import parse_event
@@ -30,9 +31,10 @@ from engine.model.run import Outcome, Run, run_id
 from tests.support.journals import playbook, stored_playbook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from concurrent.futures import Future
 
+    from engine.journal.postgres.connection import Connection
     from engine.model.run import Claim
 
 TARGETS = 1_000
@@ -64,6 +66,22 @@ def go() -> None:
     sys.stdin.readline()
 
 
+def in_flight(work: Callable[[Run], Future[Any]], made: list[Run], number: int) -> float:
+    """Send runs with a number of them in flight. Return the seconds until the last one is written."""
+    slots: SimpleQueue[Future[Any] | None] = SimpleQueue()
+    for _ in range(number):
+        slots.put(None)
+    began = time.perf_counter()
+    for run in made:
+        if done := slots.get():
+            assert not done.result()
+        work(run).add_done_callback(slots.put)
+    for _ in range(number):
+        if done := slots.get():
+            assert not done.result()
+    return time.perf_counter() - began
+
+
 def accept(given: dict[str, Any]) -> dict[str, Any]:
     """Accept one run per batch, with a number of batches in flight."""
     transactions = 0
@@ -76,44 +94,58 @@ def accept(given: dict[str, Any]) -> dict[str, Any]:
 
     AcceptWriter._write = counted  # type: ignore[method-assign]  # noqa: SLF001 - the same
     opened = journal(given)
-    batches = [AcceptBatch([run]) for run in runs(given["name"], given["runs"])]
-    opened.accept(batches.pop(), time.time()).result()
-    slots = threading.Semaphore(given["in_flight"])
-    rejected: list[Any] = []
-
-    def done(future: Future[Mapping[str, str]]) -> None:
-        error = future.exception()
-        rejected.extend([error] if error else future.result())
-        slots.release()
-
+    made = runs(given["name"], given["runs"])
+    opened.accept(AcceptBatch([made.pop()]), time.time()).result()
     go()
-    transactions, began = 0, time.perf_counter()
-    for batch in batches:
-        slots.acquire()
-        opened.accept(batch, time.time()).add_done_callback(done)
-    opened.accept(AcceptBatch(), time.time()).result()
-    seconds = time.perf_counter() - began
-    assert not rejected
+    transactions = 0
+    seconds = in_flight(
+        lambda run: opened.accept(AcceptBatch([run]), time.time()), made, given["in_flight"]
+    )
     opened.close()
-    return {"seconds": seconds, "runs": len(batches), "transactions": transactions}
+    return {"seconds": seconds, "runs": len(made), "transactions": transactions}
 
 
-def bare(given: dict[str, Any]) -> dict[str, Any]:
+class BareWriter(GroupWriter[tuple[str, bytes], None]):
+    """The writer thread of the journal, with the bare insert in place of an accept."""
+
+    def _transact(self, connection: Connection, items: list[tuple[str, bytes]]) -> list[None]:
+        insert(connection, items)
+        return [None] * len(items)
+
+
+def insert(connection: Connection, rows: list[tuple[str, bytes]]) -> None:
+    """Insert ids and encoded events into a table, in one round trip and one commit."""
+    columns = [[*column] for column in zip(*rows, strict=True)]
+    connection.execute("INSERT INTO bare SELECT * FROM unnest(%b::text[], %b::bytea[])", columns)
+
+
+def bare_loop(given: dict[str, Any]) -> dict[str, Any]:
     """Insert the ids and the encoded events of the same runs into one table, in batches of one size."""
     rows = [(run.id, codec.from_event(run.event)) for run in runs(given["name"], given["runs"])]
     size = given["size"]
     batches = [rows[at : at + size] for at in range(0, len(rows), size)]
-    connection = connect(parse_server(given["dsn"]))
+    with contextlib.closing(connect(parse_server(given["dsn"]))) as connection:
+        go()
+        began = time.perf_counter()
+        for batch in batches:
+            insert(connection, batch)
+        seconds = time.perf_counter() - began
+    return {"seconds": seconds, "runs": len(rows)}
+
+
+def bare_in_flight(given: dict[str, Any]) -> dict[str, Any]:
+    """Insert the same with a number of events in flight, each encoded when it is sent, as an accept is."""
+    server = parse_server(given["dsn"])
+    writer = BareWriter(lambda: connect(server), "bare writer")
+    made = runs(given["name"], given["runs"])
+    first = made.pop()
+    writer.submit((first.id, codec.from_event(first.event))).result()
     go()
-    began = time.perf_counter()
-    for batch in batches:
-        columns = [[*column] for column in zip(*batch, strict=True)]
-        connection.execute(
-            "INSERT INTO bare SELECT * FROM unnest(%b::text[], %b::bytea[])", columns
-        )
-    seconds = time.perf_counter() - began
-    connection.close()
-    return {"seconds": seconds, "runs": len(rows), "transactions": len(batches)}
+    seconds = in_flight(
+        lambda run: writer.submit((run.id, codec.from_event(run.event))), made, given["in_flight"]
+    )
+    writer.close()
+    return {"seconds": seconds, "runs": len(made)}
 
 
 def claim(given: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +218,8 @@ def commit(given: dict[str, Any]) -> dict[str, Any]:
 
 ROLES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "accept": accept,
-    "bare": bare,
+    "bare_loop": bare_loop,
+    "bare_in_flight": bare_in_flight,
     "claim": claim,
     "hold": hold,
     "take_over": take_over,

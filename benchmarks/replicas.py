@@ -3,10 +3,16 @@
     python benchmarks/replicas.py [--runs 10000] [--rounds 3] [--kills 30] [--promotions 10] [--only PART …]
 
 The server is Debian's PostgreSQL with a synchronous standby, both on the disk of this machine. Each replica is a
-process. Accept writes one run for each event of 1.5 KB, with 1, 16 and 64 batches in flight for each replica. A
-bare client writes the ids and the events of the same runs into a table of two columns, by ``INSERT … SELECT
-unnest(…)`` through the same client library, with the same settings and as many rows per commit. The pairs
-alternate within each round; the ratio is the median over the rounds.
+process. Accept writes one run for each event of 1.5 KB, with 1, 16 and 64 batches in flight for each replica.
+Two bare clients write the ids and the events of the same runs into a table of two columns, by ``INSERT … SELECT
+unnest(…)`` through the same client library and with the same settings:
+
+- ``bare_in_flight``: as many events are in flight, and a writer thread inserts all that arrive during a commit.
+  This is what an accept does besides its decisions and its other tables.
+- ``bare_loop``: one thread inserts rows that are encoded in advance, as many per commit as the journal wrote.
+  Nobody waits for the result of a row.
+
+The three alternate within each round; a ratio is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -111,39 +117,44 @@ def database(server: Postgres) -> Iterator[str]:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def accept_pair(
-    server: Postgres, replicas: int, in_flight: int, runs: int
-) -> tuple[float, float, float]:
-    """Return the runs per second of the journal and of the bare client, and the runs in a commit."""
-    names = [f"replica-{number}" for number in range(replicas)]
-    each = runs // replicas
-    with database(server) as dsn:
-        found = together(
-            [Child("accept", dsn=dsn, name=n, runs=each, in_flight=in_flight) for n in names]
-        )
-    size = sum(one["runs"] for one in found) / sum(one["transactions"] for one in found)
-    with database(server) as dsn:
-        with server.connect(dsn.rpartition("/")[2]) as connection:
-            connection.execute("CREATE TABLE bare (id text PRIMARY KEY, body bytea NOT NULL)")
-        bare = together(
-            [Child("bare", dsn=dsn, name=n, runs=each, size=round(size)) for n in names]
-        )
-    return rate(found), rate(bare), size
+def accept_round(server: Postgres, replicas: int, number: int, runs: int) -> dict[str, float]:
+    """Return the rows per second of the journal and of both bare clients, and the runs in a commit."""
+    given: dict[str, Any] = {"runs": runs // replicas, "in_flight": number}
+    rates = {}
+    for role in ("accept", "bare_in_flight", "bare_loop"):
+        with database(server) as dsn:
+            if role != "accept":
+                with server.connect(dsn.rpartition("/")[2]) as connection:
+                    connection.execute(
+                        "CREATE TABLE bare (id text PRIMARY KEY, body bytea NOT NULL)"
+                    )
+            names = [f"replica-{number}" for number in range(replicas)]
+            found = together([Child(role, dsn=dsn, name=name, **given) for name in names])
+        rates[role] = rate(found)
+        if role == "accept":
+            size = sum(one["runs"] for one in found) / sum(one["transactions"] for one in found)
+            rates["size"], given["size"] = size, round(size)
+    return rates
 
 
 def measure_accept(server: Postgres, runs: int, rounds: int) -> dict[str, Any]:
     rows = []
-    for replicas, in_flight in itertools.product(REPLICAS, IN_FLIGHT):
-        count = runs if in_flight > 1 else runs // 5
-        pairs = [accept_pair(server, replicas, in_flight, count) for _ in range(rounds)]
-        ratios = [journal / bare for journal, bare, _ in pairs]
+    for replicas, number in itertools.product(REPLICAS, IN_FLIGHT):
+        count = runs if number > 1 else runs // 5
+        found = [accept_round(server, replicas, number, count) for _ in range(rounds)]
+
+        def median(of: str, to: str = "", found: Any = found) -> float:
+            return statistics.median(one[of] / (one[to] if to else 1) for one in found)
+
         rows.append({
             "replicas": replicas,
-            "in_flight": in_flight,
-            "runs_per_s": round(statistics.median(journal for journal, _, _ in pairs)),
-            "bare_rows_per_s": round(statistics.median(bare for _, bare, _ in pairs)),
-            "runs_per_commit": round(statistics.median(size for _, _, size in pairs), 1),
-            "ratio": round(statistics.median(ratios), 2),
+            "in_flight": number,
+            "runs_per_commit": round(median("size"), 1),
+            "runs_per_s": round(median("accept")),
+            "bare_in_flight_per_s": round(median("bare_in_flight")),
+            "bare_loop_per_s": round(median("bare_loop")),
+            "ratio": round(median("accept", "bare_in_flight"), 2),
+            "ratio_to_loop": round(median("accept", "bare_loop"), 2),
         })  # fmt: skip
     alone = {row["in_flight"]: row["runs_per_s"] for row in rows if row["replicas"] == 1}
     for row in rows:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -16,8 +18,7 @@ MAX_IN_FORCE = 10_000
 """Changes that ``History.in_force`` returns."""
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptBatch:
+class AcceptBatch(msgspec.Struct, frozen=True, eq=False):
     """Runs and throttle windows to write in one transaction.
 
     runs: the runs of one target start in this order. throttle_windows: the windows that the caller changed,
@@ -27,8 +28,8 @@ class AcceptBatch:
     """
 
     runs: Sequence[Run] = ()
-    throttle_windows: Mapping[str, Any] = field(default_factory=dict)
-    throttles: Mapping[str, ThrottleUse] = field(default_factory=dict)
+    throttle_windows: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    throttles: Mapping[str, ThrottleUse] = msgspec.field(default_factory=dict)
     may_wait: bool = False
 
 

@@ -209,7 +209,7 @@ def test_replicas_go_on_with_the_standby_after_the_primary_was_killed(replicas, 
     ended = holder.wait_for_audit(lambda line: line.get("run") == unanswered)
     assert (ended["attempt"], ended["state"]) == (1, "waiting")  # nobody has taken it over
     with contextlib.closing(database.primary.connect("journal")) as journal:
-        known = {run for (run,) in journal.execute("SELECT id FROM run_ids").fetchall()}
+        known = {run.hex for (run,) in journal.execute("SELECT id FROM run_ids").fetchall()}
     assert known >= {*before, *after}  # the standby has what the primary acknowledged
     wait_until(lambda: len(replicas[0].get("/status")[2]["replicas"] or ()) == 2)
 

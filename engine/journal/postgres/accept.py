@@ -34,7 +34,6 @@ PlaybookRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 """Name, digest, blob and revision of a playbook, and the pool and timeout of its first step, if it has one."""
 RunRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, PlaybookRow]
 """Id, target, namespace, received, due_at and throttle, as elements of arrays; number of the event, playbook."""
-_NONE: dict[str, str] = {}
 _event_numbers = itertools.count()
 
 
@@ -53,6 +52,29 @@ class EncodedBatch(msgspec.Struct, frozen=True, eq=False):
     throttle_windows: Mapping[str, Any]
     received: float = 0.0
     attempt_states: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+
+
+class MergedBatches(msgspec.Struct, eq=False):
+    """The batches of one transaction, and their values together.
+
+    rejected: for each batch, run id -> why the run was not accepted. snapshots: those that may not be in the
+    database.
+    """
+
+    batches: Sequence[EncodedBatch]
+    rejected: list[dict[str, str]]
+    rows: dict[str, RunRow] = msgspec.field(default_factory=dict)
+    events: dict[int, bytes] = msgspec.field(default_factory=dict)
+    snapshots: dict[str, bytes] = msgspec.field(default_factory=dict)
+    throttles: dict[str, ThrottleUse] = msgspec.field(default_factory=dict)
+    throttle_windows: dict[str, Any] = msgspec.field(default_factory=dict)
+    attempt_states: dict[str, bytes] = msgspec.field(default_factory=dict)
+    received: float = 0.0
+
+    @property
+    def needs_transaction(self) -> bool:
+        """Whether ``BatchWriter.write`` executes more than one statement."""
+        return bool(self.throttles or self.throttle_windows or self.snapshots)
 
 
 def encode_batch(
@@ -114,70 +136,60 @@ class BatchWriter:
     def __init__(self) -> None:
         self._known_snapshots: set[str] = set()
 
-    def needs_transaction(self, batches: Sequence[EncodedBatch]) -> bool:
-        """Return whether ``write`` executes more than one statement."""
-        return any(
-            batch.throttles
-            or batch.throttle_windows
-            or batch.snapshots.keys() - self._known_snapshots
-            for batch in batches
-        )
+    def merge(self, batches: Sequence[EncodedBatch]) -> MergedBatches:
+        """Merge batches that are written in one transaction."""
+        merged = MergedBatches(batches, [{} for _ in batches])
+        rows, known = merged.rows, self._known_snapshots
+        for why, batch in zip(merged.rejected, batches, strict=True):
+            for id_, row in batch.runs.items():
+                if rows.setdefault(id_, row) is not row:
+                    why[id_] = "duplicate"
+                elif id_ in batch.throttles:
+                    merged.throttles[id_] = batch.throttles[id_]
+            for digest in batch.snapshots:
+                if digest not in known:
+                    merged.snapshots[digest] = batch.snapshots[digest]
+            merged.events.update(batch.events)
+            if batch.throttle_windows:
+                merged.throttle_windows.update(batch.throttle_windows)
+            if batch.attempt_states:
+                merged.attempt_states.update(batch.attempt_states)
+            merged.received = max(merged.received, batch.received)
+        return merged
 
-    def write(
-        self, connection: Connection, batches: Sequence[EncodedBatch]
-    ) -> list[dict[str, str]]:
-        """Write batches in the transaction of the connection, usually in one round trip.
+    def write(self, connection: Connection, merged: MergedBatches) -> list[dict[str, str]]:
+        """Write merged batches in the transaction of the connection, usually in one round trip.
 
         Returns for each batch the runs that were not accepted: id -> ``duplicate`` or ``throttle``.
         """
-        rejected: list[dict[str, str]] = [{} for _ in batches]
-        first: dict[str, int] = {}
-        for number, batch in enumerate(batches):
-            for id_ in batch.runs:
-                if first.setdefault(id_, number) != number:
-                    rejected[number][id_] = "duplicate"
-        uses = {
-            id_: batches[number].throttles[id_]
-            for id_, number in first.items()
-            if id_ in batches[number].throttles
-        }
-        throttled = _throttled(connection, uses) if uses else _NONE
-        snapshots = {
-            digest: snapshot
-            for batch in batches
-            for digest, snapshot in batch.snapshots.items()
-            if digest not in self._known_snapshots
-        }
-        insert_snapshots(connection, snapshots)
-        rows = {
-            id_: batches[number].runs[id_] for id_, number in first.items() if id_ not in throttled
-        }
-        for id_ in _insert(connection, batches, rows):
-            rejected[first[id_]][id_] = "duplicate"
-        for id_, why in throttled.items():
-            rejected[first[id_]][id_] = why
-        changes = {
-            key: window for batch in batches for key, window in batch.throttle_windows.items()
-        }
-        windows.write(connection, "throttle_windows", changes)
-        return rejected
+        rejected = _throttled(connection, merged.throttles) if merged.throttles else {}
+        insert_snapshots(connection, merged.snapshots)
+        for id_ in rejected:
+            del merged.rows[id_]
+        rejected |= dict.fromkeys(_insert(connection, merged), "duplicate")
+        if rejected:
+            for why, batch in zip(merged.rejected, merged.batches, strict=True):
+                for id_ in batch.runs.keys() & rejected.keys() - why.keys():
+                    why[id_] = rejected[id_]
+        if merged.throttle_windows:
+            windows.write(connection, "throttle_windows", merged.throttle_windows)
+        return merged.rejected
 
     def connected(self) -> None:
         """Write the playbooks again. The server can be a standby that lacks the last commits of the primary."""
         self._known_snapshots.clear()
 
-    def committed(self, batches: Sequence[EncodedBatch]) -> None:
+    def committed(self, merged: MergedBatches) -> None:
         """Remember the playbooks that are in the database now."""
-        self._known_snapshots |= {digest for batch in batches for digest in batch.snapshots}
+        self._known_snapshots |= merged.snapshots.keys()
 
 
-def _insert(
-    connection: Connection, batches: Sequence[EncodedBatch], rows: Mapping[str, RunRow]
-) -> Collection[str]:
+def _insert(connection: Connection, merged: MergedBatches) -> Collection[str]:
     """Write the runs that are new, in their order, and their events. Return the ids of the others.
 
     The day of all of them is that of the last one, because one row contains their events.
     """
+    rows = merged.rows
     if not rows:
         return ()
     *columns, throttles, of_event, of_playbook = zip(*rows.values(), strict=True)
@@ -185,22 +197,21 @@ def _insert(
     # the values of a playbook are sent once, and an event that several runs share too
     playbooks = {row: arrays.int4(n) for n, row in enumerate(dict.fromkeys(of_playbook), 1)}
     events = {event: arrays.int4(n) for n, event in enumerate(dict.fromkeys(of_event), 1)}
-    encoded = {event: body for batch in batches for event, body in batch.events.items()}
-    bodies = [encoded[event] for event in events]
+    bodies = [merged.events[event] for event in events]
     names, digests, blobs, revisions, pools, timeouts = zip(*playbooks, strict=True)
-    states = {id_: state for batch in batches for id_, state in batch.attempt_states.items()}
+    states = merged.attempt_states
     row = connection.execute(_ACCEPT, (
         UuidArray(ids), TextArray(targets), TextArray(namespaces), FloatArray(received),
         FloatArray(due), TextArray(throttles),
         BytesArray([arrays.raw_bytes(states.get(id_)) for id_ in rows]) if states else None,
         IntArray([events[event] for event in of_event]),
         IntArray([playbooks[playbook] for playbook in of_playbook]),
-        day_of(max(batch.received for batch in batches)), _new_event_id(),
+        day_of(merged.received), _new_event_id(),
         IntArray([arrays.int4(len(body)) for body in bodies]), b"".join(bodies),
         TextArray(names), TextArray(digests), TextArray(blobs), TextArray(revisions),
         TextArray(pools), FloatArray(timeouts),
     )).fetchone()  # fmt: skip
-    new = row and row["new"]
+    new = row["new"] if row else None
     return () if new is None else rows.keys() - {id_.hex for id_ in new}
 
 

@@ -284,7 +284,8 @@ class PostgresJournal(BaseJournal["Connection"]):
             if notice:
                 states = {notice.run.id: notice_state}
                 batch = accept.encode_batch(AcceptBatch([notice.run]), notice.run.received, states)
-                accept.BatchWriter().write(connection, [batch])
+                writer = accept.BatchWriter()
+                writer.write(connection, writer.merge([batch]))
             return True
 
         return self._write(work)

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -127,8 +127,7 @@ class GroupWriter(ABC, Generic[Item, Result]):
                     self._commit([job])
         else:
             for (_, future), result in zip(jobs, results, strict=True):
-                with contextlib.suppress(InvalidStateError):
-                    future.set_result(result)
+                future.set_result(result)
 
     def _write(self, items: list[Item]) -> list[Result]:
         """Write items in one transaction. Raises psycopg.Error: then nothing, or all of it, is written."""
@@ -185,10 +184,10 @@ class AcceptWriter(GroupWriter[EncodedBatch, Verdicts]):
         return self._connect_to_server()
 
     def _transact(self, connection: Connection, items: list[EncodedBatch]) -> list[Verdicts]:
-        several = self._batches.needs_transaction(items)
-        with connection.transaction() if several else contextlib.nullcontext():
-            verdicts = self._batches.write(connection, items)
-        self._batches.committed(items)
+        merged = self._batches.merge(items)
+        with connection.transaction() if merged.needs_transaction else contextlib.nullcontext():
+            verdicts = self._batches.write(connection, merged)
+        self._batches.committed(merged)
         return verdicts
 
     def _write(self, items: list[EncodedBatch]) -> list[Verdicts]:
@@ -209,5 +208,4 @@ class AcceptWriter(GroupWriter[EncodedBatch, Verdicts]):
 
 def _fail(jobs: list[tuple[Item, Future[Result]]], error: JournalError) -> None:
     for _, future in jobs:
-        with contextlib.suppress(InvalidStateError):
-            future.set_exception(error)
+        future.set_exception(error)
