@@ -242,14 +242,15 @@ def test_after_a_cut_in_the_middle_of_a_commit_the_repeated_event_runs_once(
 @pytest.mark.parametrize(
     "change",
     [
-        {"id": "".join(chr(0x4E00 + n) for n in range(2_000))},  # ProgramLimitExceeded
+        {"id": "".join(chr(0x4E00 + n) for n in range(2_000))},  # no uuid
+        {"id": "b" * 30},  # a part of a uuid
         {"received": 1e300},  # NumericValueOutOfRange
-        {"id": "broken"},  # IntegrityError
+        {"id": "b" * 32},  # IntegrityError
     ],
-    ids=["limit", "number", "integrity"],
+    ids=["text", "short", "number", "integrity"],
 )
 def test_a_run_that_cannot_be_written_does_not_affect_those_of_its_commit(url, sql, proxy, change):
-    sql.execute("ALTER TABLE run_ids ADD CONSTRAINT whole CHECK (id <> 'broken')")
+    sql.execute("ALTER TABLE run_ids ADD CONSTRAINT whole CHECK (id <> repeat('b', 32)::uuid)")
     bad = structs.replace(run(3), **change)
     try:
         with opened(through(proxy, url)) as journal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import random
 import time
@@ -16,6 +17,7 @@ from engine.journal.postgres import arrays, windows
 from engine.journal.postgres.arrays import BytesArray, FloatArray, IntArray, TextArray, UuidArray
 from engine.journal.postgres.connection import index_key
 from engine.journal.postgres.schema import day_of
+from engine.model.errors import UnwritableError
 from engine.model.event_subject import namespace_of
 from engine.model.throttle_window import ThrottleUse, acquire
 
@@ -41,7 +43,7 @@ class EncodedBatch(msgspec.Struct, frozen=True, eq=False):
     """An AcceptBatch, encoded for the tables.
 
     runs: by id. events: number of an event in this process -> encoded event. throttles: run id -> use.
-    received: epoch seconds of its last run. attempt_states: run id -> encoded attempt state with which the run
+    day: of its last run. attempt_states: run id -> encoded attempt state with which the run
     starts.
     """
 
@@ -50,7 +52,7 @@ class EncodedBatch(msgspec.Struct, frozen=True, eq=False):
     snapshots: dict[str, bytes]
     throttles: Mapping[str, ThrottleUse]
     throttle_windows: Mapping[str, Any]
-    received: float = 0.0
+    day: dt.date = dt.date.min
     attempt_states: Mapping[str, bytes] = msgspec.field(default_factory=dict)
 
 
@@ -69,7 +71,7 @@ class MergedBatches(msgspec.Struct, eq=False):
     throttles: dict[str, ThrottleUse] = msgspec.field(default_factory=dict)
     throttle_windows: dict[str, Any] = msgspec.field(default_factory=dict)
     attempt_states: dict[str, bytes] = msgspec.field(default_factory=dict)
-    received: float = 0.0
+    day: dt.date = dt.date.min
 
     @property
     def needs_transaction(self) -> bool:
@@ -80,39 +82,49 @@ class MergedBatches(msgspec.Struct, eq=False):
 def encode_batch(
     accepted: AcceptBatch, now: float, attempt_states: Mapping[str, bytes] | None = None
 ) -> EncodedBatch:
-    """Encode a batch in the thread of the caller. now: the time at which its runs are due."""
+    """Encode a batch in the thread of the caller. now: the time at which its runs are due.
+
+    Raises UnwritableError.
+    """
     numbers: dict[int, int] = {}
     events: dict[int, bytes] = {}
     runs: dict[str, RunRow] = {}
     snapshots = {}
     due = arrays.float8(now)
     last = 0.0
-    for run in accepted.runs:
-        last = max(last, run.received)
-        event = numbers.get(id(run.event))
-        if event is None:
-            event = numbers[id(run.event)] = next(_event_numbers)
-            events[event] = codec.from_event(run.event, run.trace)
-        playbook = run.playbook
-        snapshots[playbook.digest] = playbook.snapshot
-        use = accepted.throttles.get(run.id)
-        step = playbook.steps[0] if playbook.steps else None
-        first = (step.pool, step.timeout) if step else (None, 0.0)
-        runs[run.id] = (
-            arrays.uuid(run.id), arrays.text(index_key(run.target)),
-            arrays.text(namespace_of(run.event)), arrays.float8(run.received), due,
-            arrays.text(index_key(use.key)) if use else arrays.NULL, event,
-            _playbook_row(playbook.name, playbook.digest, playbook.blob, run.revision, *first),
-        )  # fmt: skip
+    try:
+        for run in accepted.runs:
+            last = max(last, run.received)
+            event = numbers.get(id(run.event))
+            if event is None:
+                event = numbers[id(run.event)] = next(_event_numbers)
+                events[event] = codec.from_event(run.event, run.trace)
+            playbook = run.playbook
+            snapshots[playbook.digest] = playbook.snapshot
+            runs[run.id] = _run_row(run, accepted.throttles.get(run.id), due, event)
+        day = day_of(last)
+    except (ValueError, OverflowError) as error:
+        raise UnwritableError(f"a run cannot be written: {error}") from error
     return EncodedBatch(
         runs,
         events,
         snapshots,
         accepted.throttles,
         accepted.throttle_windows,
-        last,
+        day,
         attempt_states or {},
     )
+
+
+def _run_row(run: Run, use: ThrottleUse | None, due: bytes, event: int) -> RunRow:
+    playbook = run.playbook
+    step = playbook.steps[0] if playbook.steps else None
+    first = (step.pool, step.timeout) if step else (None, 0.0)
+    return (
+        arrays.uuid(run.id), arrays.text(index_key(run.target)), arrays.text(namespace_of(run.event)),
+        arrays.float8(run.received), due, arrays.text(index_key(use.key)) if use else arrays.NULL, event,
+        _playbook_row(playbook.name, playbook.digest, playbook.blob, run.revision, *first),
+    )  # fmt: skip
 
 
 @lru_cache(1_000)
@@ -154,7 +166,7 @@ class BatchWriter:
                 merged.throttle_windows.update(batch.throttle_windows)
             if batch.attempt_states:
                 merged.attempt_states.update(batch.attempt_states)
-            merged.received = max(merged.received, batch.received)
+            merged.day = max(merged.day, batch.day)
         return merged
 
     def write(self, connection: Connection, merged: MergedBatches) -> list[dict[str, str]]:
@@ -184,6 +196,12 @@ class BatchWriter:
         self._known_snapshots |= merged.snapshots.keys()
 
 
+def write_batch(connection: Connection, batch: EncodedBatch) -> dict[str, str]:
+    """Write one batch in the transaction of the connection. Return the runs it did not accept: id -> why."""
+    writer = BatchWriter()
+    return writer.write(connection, writer.merge([batch]))[0]
+
+
 def _insert(connection: Connection, merged: MergedBatches) -> Collection[str]:
     """Write the runs that are new, in their order, and their events. Return the ids of the others.
 
@@ -206,7 +224,7 @@ def _insert(connection: Connection, merged: MergedBatches) -> Collection[str]:
         BytesArray([arrays.raw_bytes(states.get(id_)) for id_ in rows]) if states else None,
         IntArray([events[event] for event in of_event]),
         IntArray([playbooks[playbook] for playbook in of_playbook]),
-        day_of(merged.received), _new_event_id(),
+        merged.day, _new_event_id(),
         IntArray([arrays.int4(len(body)) for body in bodies]), b"".join(bodies),
         TextArray(names), TextArray(digests), TextArray(blobs), TextArray(revisions),
         TextArray(pools), FloatArray(timeouts),

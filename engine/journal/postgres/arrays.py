@@ -25,6 +25,8 @@ _HEADER = struct.Struct(">iiIii").pack
 _EMPTY_HEADER = struct.Struct(">iiI").pack
 NULL = _LENGTH(-1)
 """The element NULL."""
+_UUID_BYTES = 16
+_UUID_HEADER = _LENGTH(_UUID_BYTES)
 
 
 def text(value: str | None) -> bytes:
@@ -40,7 +42,9 @@ def text(value: str | None) -> bytes:
 def uuid(hex_digits: str) -> bytes:
     """Encode a uuid of 32 hex digits, as the ids of runs are. Raises ValueError."""
     raw = bytes.fromhex(hex_digits)
-    return _LENGTH(len(raw)) + raw
+    if len(raw) != _UUID_BYTES:
+        raise ValueError("an id is not 32 hex digits")
+    return _UUID_HEADER + raw
 
 
 def raw_bytes(value: bytes | None) -> bytes:

@@ -38,7 +38,7 @@ def forward(connection: Connection, forwarded: ForwardedRuns, now: float) -> Map
         return {}
     runs = [run for number, run in forwarded.runs if number > mark]
     batch = accept.encode_batch(AcceptBatch(runs, throttles=forwarded.throttles), now)
-    (rejected,) = accept.BatchWriter().write(connection, [batch])
+    rejected = accept.write_batch(connection, batch)
     letters = [letter for number, letter in forwarded.letters if number > mark]
     retention.save_dropped(connection, letters, ())
     new = {"run": forwarded.last, "until": now + MARK_SECONDS}

@@ -284,8 +284,7 @@ class PostgresJournal(BaseJournal["Connection"]):
             if notice:
                 states = {notice.run.id: notice_state}
                 batch = accept.encode_batch(AcceptBatch([notice.run]), notice.run.received, states)
-                writer = accept.BatchWriter()
-                writer.write(connection, writer.merge([batch]))
+                accept.write_batch(connection, batch)
             return True
 
         return self._write(work)
