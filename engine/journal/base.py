@@ -62,6 +62,16 @@ class BaseJournal(ABC, Generic[C]):
         """Write a settlement. Return whether the claim was the newest. It is on disk on return."""
 
     @abstractmethod
+    def _add_undo_intent(
+        self, key: ClaimKey, intent: UndoIntent, attempt_state: Mapping[str, Any], now: float
+    ) -> bool:
+        """Write an undo intent and merge values into the attempt state. It is on disk on return.
+
+        now: epoch seconds from which the retention of an undo on request counts. Returns False if the claim is
+        not the newest or has expired.
+        """
+
+    @abstractmethod
     def _queue_key(self, target: str) -> str:
         """Return the name of the target queue, as the rows contain it."""
 
@@ -110,8 +120,7 @@ class BaseJournal(ABC, Generic[C]):
         """See UndoLog.add_undo_intent."""
         key, now = self._key(claim), claim.run.received
         intent = UndoIntent(claim.run.id, claim.step.name, claim.position, changes, until)
-        undos = self._statements.undos
-        return self._write(lambda c: undos.add(c, key, intent, attempt_state, now))
+        return self._add_undo_intent(key, intent, attempt_state, now)
 
     def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
         """See UndoLog.undo_times."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from engine.journal.decisions import Retry
     from engine.journal.hydrate import Row
@@ -63,21 +63,6 @@ class OperatorStatements(Protocol[C_contra]):
 
 class UndoStatements(Protocol[C_contra]):
     """The module ``undo_intents``."""
-
-    def add(
-        self,
-        connection: C_contra,
-        key: ClaimKey,
-        intent: UndoIntent,
-        attempt_state: Mapping[str, Any],
-        now: float,
-    ) -> bool:
-        """Write an undo intent and merge values into the attempt state.
-
-        now: epoch seconds from which the retention of an undo on request counts. Returns False if the claim is
-        not the newest or has expired.
-        """
-        ...
 
     def adopt(
         self, connection: C_contra, intent: UndoIntent, run: Run, results: bytes, now: float

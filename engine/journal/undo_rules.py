@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 16
 """Values of other steps that a change remembers."""
+_FIELDS = [field.name for field in dataclasses.fields(ObjectChange)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,10 @@ def _distinct(values: Sequence[Any], newest: Any) -> tuple[Any, ...]:
 
 def _encode(change: ObjectChange) -> bytes:
     """Encode a change. Versions before ``others`` can read those that have none."""
-    fields = {one.name: getattr(change, one.name) for one in dataclasses.fields(change)}
-    return msgspec.json.encode({key: it for key, it in fields.items() if key != "others" or it})
+    fields = {name: getattr(change, name) for name in _FIELDS}
+    if not change.others:
+        del fields["others"]
+    return msgspec.json.encode(fields)
 
 
 def with_undo_outcome(results: bytes, step: str, outcome: tuple[str, str]) -> bytes:

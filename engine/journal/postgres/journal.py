@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 
     from engine.journal.postgres.connection import Server
     from engine.journal.postgres.liveness import Process
-    from engine.journal.settlements import Settlement
+    from engine.journal.settlements import ClaimKey, Settlement
+    from engine.journal.undo_rules import UndoIntent
     from engine.model.playbook import Playbook, Pool
     from engine.model.run import Claim, Notice, Outcome
 
@@ -403,6 +404,11 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     def _settle(self, settlement: Settlement) -> bool:
         return self._settlements.submit(settlement).result()
+
+    def _add_undo_intent(
+        self, key: ClaimKey, intent: UndoIntent, attempt_state: Mapping[str, Any], now: float
+    ) -> bool:
+        return self._write(lambda c: undo_intents.add(c, key, intent, attempt_state, now))
 
     def _queue_key(self, target: str) -> str:
         return index_key(target)

@@ -14,14 +14,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.journal import codec
+from engine.journal.settlements import ClaimKey
 from engine.model import json_codec
 from engine.model.playbook import ALL_PLAYBOOKS
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Mapping, Sequence
-
-    from engine.journal.settlements import ClaimKey
 
 T = TypeVar("T")
 ROWS_PER_STATEMENT = 100
@@ -50,6 +49,7 @@ _LEASE = (
     "UPDATE runs SET state = 'leased', leased = 1, held = 0, fence = fence + 1, attempt = attempt + 1,"
     " began = coalesce(began, ?), due_at = ? + timeout + ? WHERE seq IN "
 )
+_WRITE_STATES = " UPDATE runs SET facts = given.facts FROM given WHERE runs.id = given.id"
 
 
 def in_slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -116,12 +116,36 @@ def merge_attempt_state(
 
     Return False if the claim is not the newest, or has expired.
     """
-    stored = connection.execute("SELECT facts FROM runs WHERE id = ?", (key.id,)).fetchone()
+    stored = attempt_states(connection, [key.id]).get(key)
     if stored is None:
         return False
-    merged = json_codec.encode_json({**codec.decode(stored["facts"]), **attempt_state})
-    changed = connection.execute(
-        "UPDATE runs SET facts = ? WHERE id = ? AND fence = ? AND state = 'leased'",
-        (merged, key.id, key.fence),
-    )
-    return changed.rowcount == 1
+    write_attempt_states(connection, {key: {**stored, **attempt_state}})
+    return True
+
+
+def attempt_states(
+    connection: sqlite3.Connection, ids: Sequence[str]
+) -> dict[ClaimKey, dict[str, Any]]:
+    """Return the attempt states of runs, each with its newest claim. Without runs whose claim has expired."""
+    states = {}
+    for some in in_slices(ids):
+        marks = ", ".join("?" * len(some))
+        rows = connection.execute(
+            f"SELECT id, fence, target, facts FROM runs WHERE id IN ({marks}) AND state = 'leased'",  # noqa: S608 - only placeholders
+            some,
+        )
+        for id_, fence, target, state in rows:
+            states[ClaimKey(id_, fence, target)] = codec.decode(state)
+    return states
+
+
+def write_attempt_states(
+    connection: sqlite3.Connection, states: Mapping[ClaimKey, Mapping[str, Any]]
+) -> None:
+    """Write attempt states of runs, by their newest claims."""
+    for some in in_slices([*states.items()]):
+        values: list[Any] = []
+        for key, state in some:
+            values += (key.id, json_codec.encode_json(state))
+        given = f"WITH given (id, facts) AS (VALUES {placeholders(len(some), 2)})"
+        connection.execute(given + _WRITE_STATES, values)

@@ -7,16 +7,22 @@ import math
 import sqlite3
 import threading
 import time
-from concurrent.futures import InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from engine.journal.sqlite.transaction import BatchItem, Job, T, run_all, run_one_by_one
+from engine.journal.sqlite.transaction import (
+    BatchItem,
+    BlockingResult,
+    Job,
+    T,
+    run_all,
+    run_one_by_one,
+)
 from engine.model.errors import JournalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
 MIN_GATHER_JOBS = 2
@@ -109,7 +115,7 @@ class GroupCommitWriter:
 
         The future cannot be cancelled: the event of a sender that disconnects is written all the same.
         """
-        return self._submit(Job(work))
+        return self._submit_later(work, None)
 
     def submit_batched(
         self, item: BatchItem, work: Callable[[sqlite3.Connection], Any] | None = None
@@ -118,16 +124,37 @@ class GroupCommitWriter:
 
         work: additional work in the same transaction.
         """
-        return self._submit(Job(work, item))
+        return self._submit_later(work, item)
 
-    def _submit(self, job: Job[T]) -> Future[T]:
-        job.future.set_running_or_notify_cancel()
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Wait until the work is on disk, and return its value. Raises JournalError."""
+        result: BlockingResult[T] = BlockingResult()
+        self._submit(Job(work, None, result))
+        return result.result()
+
+    def write_batched(self, item: BatchItem) -> Any:
+        """Wait until an item is on disk that is written as in ``submit_batched``. Return its value.
+
+        Raises JournalError.
+        """
+        result: BlockingResult[Any] = BlockingResult()
+        self._submit(Job(None, item, result))
+        return result.result()
+
+    def _submit_later(
+        self, work: Callable[[sqlite3.Connection], T] | None, item: BatchItem | None
+    ) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        self._submit(Job(work, item, future))
+        return future
+
+    def _submit(self, job: Job[Any]) -> None:
         with self._closing:
             if not self._closed and self.refusal is None:
                 self._jobs.put(job)
-                return job.future
+                return
         job.future.set_exception(JournalError(self.refusal or "the journal is closed"))
-        return job.future
 
     def refuse(self, reason: str | None) -> None:
         """Fail all current, waiting and new jobs with this reason; None to accept jobs again."""
@@ -152,7 +179,7 @@ class GroupCommitWriter:
             return "the journal is closed"
         if self.last_error is not None:
             with contextlib.suppress(JournalError):
-                self.submit(_write_probe).result()
+                self.write(_write_probe)
         return self.refusal or self.last_error
 
     def close(self) -> None:

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from concurrent.futures import Future
 
-    from engine.journal.settlements import Settlement
+    from engine.journal.settlements import ClaimKey, Settlement
+    from engine.journal.undo_rules import UndoIntent
     from engine.model.playbook import Playbook, Pool
     from engine.model.run import Claim, Notice
 
@@ -194,7 +195,7 @@ class SqliteJournal(BaseJournal["sqlite3.Connection"]):
                 rows += claims.claim_heads(connection, pool, limit - len(rows), now, margin)
             return rows
 
-        while (rows := self._writer.submit(work).result()) is None:
+        while (rows := self._writer.write(work)) is None:
             pass  # more runs are due; other jobs can run in between
         return self._claims(rows, now)
 
@@ -220,14 +221,14 @@ class SqliteJournal(BaseJournal["sqlite3.Connection"]):
                 inbox.insert_notification(connection, batch, notice_state, event)
             return written
 
-        return self._writer.submit(work).result()
+        return self._writer.write(work)
 
     def next_due(self, pool: Pool) -> float | None:
         """See Queue.next_due."""
         with self._readers.connection() as connection:
             waiting = first_received(connection, pool) is not None
         if waiting:
-            self._writer.submit(self._inbox.move_to_queues).result()
+            self._writer.write(self._inbox.move_to_queues)
         with self._readers.connection() as connection:
             undo = pool == "cluster" and not self._dry_run
             return queries.next_due(connection, pool, undo=undo)
@@ -267,7 +268,7 @@ class SqliteJournal(BaseJournal["sqlite3.Connection"]):
             self._inbox.update_first_event(connection)
             return retention.delete_runs(connection, before)
 
-        return self._writer.submit(work).result()
+        return self._writer.write(work)
 
     def fill_ratio(self) -> float:
         """See Maintenance.fill_ratio."""
@@ -296,7 +297,7 @@ class SqliteJournal(BaseJournal["sqlite3.Connection"]):
 
     def _write_rows(self, table: windows.Table, changes: Mapping[str, Any]) -> None:
         rows = windows.encode_rows(changes)
-        self._writer.submit(partial(windows.write_rows, table=table, rows=rows)).result()
+        self._writer.write(partial(windows.write_rows, table=table, rows=rows))
 
     def _budgets(self) -> BudgetCache:
         """Return the budget windows, which the first call reads from the file."""
@@ -315,9 +316,9 @@ class SqliteJournal(BaseJournal["sqlite3.Connection"]):
         try:
             if self._dry_run:
                 self._prepare_history()
-                self.postponed_runs = self._writer.submit(dry_runs.postpone_runs).result()
+                self.postponed_runs = self._writer.write(dry_runs.postpone_runs)
             elif was_dry_run:
-                self._writer.submit(dry_runs.end).result()
+                self._writer.write(dry_runs.end)
         except JournalError:
             self.close()
             raise
@@ -331,17 +332,23 @@ class SqliteJournal(BaseJournal["sqlite3.Connection"]):
             waiting = first_received(connection) is not None
         with contextlib.suppress(JournalError):
             while waiting:
-                waiting = self._writer.submit(self._inbox.move_to_queues).result()
+                waiting = self._writer.write(self._inbox.move_to_queues)
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return self._writer.submit(work).result()
+        return self._writer.write(work)
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         with self._readers.connection() as connection:
             return query(connection)
 
     def _settle(self, settlement: Settlement) -> bool:
-        return bool(self._writer.submit_batched(BatchItem(outcomes.settle, settlement)).result())
+        return bool(self._writer.write_batched(BatchItem(outcomes.settle, settlement)))
+
+    def _add_undo_intent(
+        self, key: ClaimKey, intent: UndoIntent, attempt_state: Mapping[str, Any], now: float
+    ) -> bool:
+        addition = undo_intents.Addition(key, intent, attempt_state, now)
+        return bool(self._writer.write_batched(BatchItem(undo_intents.add, addition)))
 
     def _queue_key(self, target: str) -> str:
         return target

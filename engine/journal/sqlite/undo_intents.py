@@ -6,11 +6,13 @@ before the ready runs of its target, and pauses do not apply to it. Its changes 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.journal import codec
 from engine.journal.records import MAX_IN_FORCE, AcceptBatch
 from engine.journal.sqlite import claims, inbox, retention
+from engine.journal.sqlite.claims import in_slices, placeholders
 from engine.journal.sqlite.inbox_rows import inbox_batch
 from engine.journal.undo_rules import UndoIntent, add_to_object, with_undo_outcome
 from engine.model.calls import ObjectChange
@@ -18,10 +20,12 @@ from engine.model.run import undo_id
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from engine.journal.settlements import ClaimKey
     from engine.model.run import Run
+
+    _Place = tuple[str, int, float | None, ObjectChange]
 
 _CLAIMABLE = (
     "FROM runs INDEXED BY runs_undos"
@@ -30,44 +34,63 @@ _CLAIMABLE = (
     " WHERE other.target = runs.target AND other.state = 'leased' AND other.seq != runs.seq)"
 )
 """Undos whose target has no leased run."""
+_INSERT_UNDOS = (
+    "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received,"
+    " position, pool, timeout, state, due_at, settled, undoes, revision)"
+    " SELECT given.id, playbook, digest, blob, event, target, namespace, received,"
+    " given.position, 'cluster', coalesce(timeout, 30), given.state, given.due_at, given.settled,"
+    " runs.id, revision FROM given JOIN runs ON runs.id = given.run WHERE true"
+    " ON CONFLICT (id) DO UPDATE SET state = excluded.state, due_at = excluded.due_at,"
+    " settled = excluded.settled, leased = 0, attempt = 0, outcome = NULL, last = NULL"
+)
 _DUE_NOW = f"SELECT * {_CLAIMABLE} AND due_at <= ? ORDER BY due_at LIMIT ?"
 _DUE_NEXT = f"SELECT due_at {_CLAIMABLE} ORDER BY due_at LIMIT 1"
 
 
-def add(
-    connection: sqlite3.Connection,
-    key: ClaimKey,
-    intent: UndoIntent,
-    attempt_state: Mapping[str, Any],
-    now: float,
-) -> bool:
-    """Write an undo intent and merge values into the attempt state.
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """An undo intent that an attempt adds, and values to merge into the attempt state of its run.
 
-    now: epoch seconds from which the retention of an undo on request counts. Returns False if the claim is
-    not the newest or has expired.
+    now: epoch seconds from which the retention of an undo on request counts.
     """
-    if not claims.merge_attempt_state(connection, key, attempt_state):
-        return False
-    _write(connection, intent, now)
-    return True
+
+    key: ClaimKey
+    intent: UndoIntent
+    attempt_state: Mapping[str, Any]
+    now: float
 
 
-def _write(connection: sqlite3.Connection, intent: UndoIntent, now: float) -> None:
-    """Write the undo and its changes. Replace those of an earlier attempt of the step."""
-    id_ = undo_id(intent.run, intent.step)
-    connection.execute(
-        "INSERT INTO runs (id, playbook, digest, blob, event, target, namespace, received,"
-        " position, pool, timeout, state, due_at, settled, undoes, revision)"
-        " SELECT ?1, playbook, digest, blob, event, target, namespace, received, ?2, 'cluster',"
-        " coalesce(timeout, 30), iif(?3 IS NULL, NULL, 'waiting'), ?3, iif(?3 IS NULL, ?4, NULL), id,"
-        " revision"
-        " FROM runs WHERE id = ?5"
-        " ON CONFLICT (id) DO UPDATE SET state = excluded.state, due_at = excluded.due_at,"
-        " settled = excluded.settled, leased = 0, attempt = 0, outcome = NULL, last = NULL",
-        (id_, intent.position, intent.until, now, intent.run),
-    )
-    for place, change in enumerate(intent.changes):
-        _write_change(connection, (id_, place, intent.until), change)
+def add(connection: sqlite3.Connection, additions: Sequence[Addition]) -> list[bool]:
+    """Write undo intents and attempt states. Return for each whether its claim is current.
+
+    Nothing is written for a claim that is not the newest or has expired.
+    """
+    states = claims.attempt_states(connection, [one.key.id for one in additions])
+    current = [one for one in additions if one.key in states]
+    merged = {one.key: {**states[one.key], **one.attempt_state} for one in current}
+    changed = {key: state for key, state in merged.items() if state != states[key]}
+    claims.write_attempt_states(connection, changed)
+    _write(connection, [(one.intent, one.now) for one in current])
+    return [one.key in states for one in additions]
+
+
+def _write(connection: sqlite3.Connection, intents: Sequence[tuple[UndoIntent, float]]) -> None:
+    """Write undos and their changes. Replace those of an earlier attempt of the step."""
+    rows, places = [], []
+    for intent, now in intents:
+        id_, until = undo_id(intent.run, intent.step), intent.until
+        state, settled = (None, now) if until is None else ("waiting", None)
+        rows.append((id_, intent.run, intent.position, state, until, settled))
+        places += [(id_, place, until, change) for place, change in enumerate(intent.changes)]
+    for some in in_slices(rows):
+        values = [value for row in some for value in row]
+        connection.execute(
+            "WITH given (id, run, position, state, due_at, settled) AS"
+            f" (VALUES {placeholders(len(some), 6)}) {_INSERT_UNDOS}",
+            values,
+        )
+    for distinct in _with_distinct_keys(places):
+        _write_changes(connection, distinct)
 
 
 def adopt(
@@ -90,27 +113,50 @@ def adopt(
             " results = ?, settled = ? WHERE id = ?",
             (results, now, intent.run),
         )
-    _write(connection, intent, now)
+    _write(connection, [(intent, now)])
     return True
 
 
-def _write_change(
-    connection: sqlite3.Connection, undo: tuple[str, int, float | None], change: ObjectChange
-) -> None:
-    """Write one change of an undo: (id of the undo, place, until). See ``undo_rules.add_to_object``."""
-    id_, place, until = undo
-    others = connection.execute(
-        "SELECT undo, place, change FROM undo_intents WHERE key = ?", (change.key,)
-    ).fetchall()
-    encoded, updates = add_to_object(change, others)
-    connection.executemany(
-        "UPDATE undo_intents SET change = ? WHERE undo = ? AND place = ?", updates
-    )
-    connection.execute(
-        "INSERT INTO undo_intents VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
-        " SET key = excluded.key, until = excluded.until, change = excluded.change",
-        (id_, place, change.key, until, encoded),
-    )
+def _with_distinct_keys(places: Iterable[_Place]) -> list[dict[str, _Place]]:
+    """Divide changes into groups without two changes of the same value, in the order of the changes."""
+    groups: list[dict[str, _Place]] = []
+    last: dict[str, int] = {}
+    for place in places:
+        key = place[-1].key
+        last[key] = number = last.get(key, -1) + 1
+        if number == len(groups):
+            groups.append({})
+        groups[number][key] = place
+    return groups
+
+
+def _write_changes(connection: sqlite3.Connection, places: Mapping[str, _Place]) -> None:
+    """Write changes of different values: key -> change. See ``undo_rules.add_to_object``."""
+    others: dict[str, list[sqlite3.Row]] = {}
+    for some in in_slices([*places]):
+        query = f"SELECT key, undo, place, change FROM undo_intents WHERE key IN ({_marks(some)})"  # noqa: S608 - only placeholders
+        for row in connection.execute(query, some):
+            others.setdefault(row["key"], []).append(row)
+    rows, updates = [], []
+    for key, (id_, number, until, change) in places.items():
+        encoded, changed = add_to_object(change, others.get(key, ()))
+        rows.append((id_, number, key, until, encoded))
+        updates += changed
+    if updates:
+        connection.executemany(
+            "UPDATE undo_intents SET change = ? WHERE undo = ? AND place = ?", updates
+        )
+    for new in in_slices(rows):
+        values = [value for row in new for value in row]
+        connection.execute(
+            f"INSERT INTO undo_intents VALUES {placeholders(len(new), 5)} ON CONFLICT DO UPDATE"  # noqa: S608 - the same
+            " SET key = excluded.key, until = excluded.until, change = excluded.change",
+            values,
+        )
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def undo_times(connection: sqlite3.Connection, key: str, exclude: str | None) -> list[float | None]:
