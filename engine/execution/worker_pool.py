@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from engine.execution.attempt import Clients, attempt
+from engine.execution.settler import Settler
+from engine.execution.worker_threads import WorkerThreads
 from engine.journal.protocol import Queue, UndoLog
-from engine.model.errors import JournalError, TemporaryError, UnwritableError
-from engine.model.run import advance
-from engine.telemetry.events import UNWRITTEN, AttemptEnded
+from engine.model.errors import JournalError, TemporaryError
 from engine.telemetry.fault_log import FaultLog
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.execution.guardrails import GuardrailChecker
     from engine.model.calls import ObjectChange
     from engine.model.playbook import Pool
-    from engine.model.run import Claim, Notice, Outcome, Run
+    from engine.model.run import Claim, Notice, Run
     from engine.telemetry.events import Observers
 
 log = structlog.get_logger()
@@ -110,37 +110,50 @@ class WorkerPool:
     ) -> None:
         self._journal, self._clients, self._checker = journal, clients, checker
         sizes = capacity.sizes
-        self._observers, self._sizes, self._now = observers, sizes, now
+        self._sizes, self._now = sizes, now
         self._poll_interval = poll_interval
-        self._on_no_effect, self._available_slots = on_no_effect, capacity.available_slots
+        self._available_slots = capacity.available_slots
         self._store = _JournalStore(journal)
         self._fault = FaultLog("journal", holding_up="runs")
-        self._cluster_is_full = False
         self._in_progress: dict[Pool, int] = dict.fromkeys(sizes, 0)
         self._settling: dict[Pool, int] = dict.fromkeys(sizes, 0)
         self._wake = threading.Condition()
         self._woken = False
+        self._expected: set[Pool] = set(sizes)
         self._stopping = threading.Event()
-        self._executors = {
-            pool: ThreadPoolExecutor(2 * size, thread_name_prefix=f"tiercel-{pool}")
-            for pool, size in sizes.items()
+        self._threads = {
+            pool: WorkerThreads(size, f"tiercel-{pool}") for pool, size in sizes.items()
         }
+        self._settler = Settler(
+            journal,
+            observers,
+            now=now,
+            settled=lambda pool, number: self._count(pool, settling=-number),
+            on_no_effect=on_no_effect,
+            fault=self._fault,
+        )
         self._dispatcher = threading.Thread(
             target=self._dispatch, name="tiercel-dispatch", daemon=True
         )
 
     def start(self) -> None:
         """Start claiming steps."""
+        self._settler.start()
+        for threads in self._threads.values():
+            threads.start()
         self._dispatcher.start()
 
     def ended(self) -> str | None:
-        """Return the name of the thread that claims steps if it has ended, else None."""
-        return None if self._dispatcher.is_alive() else self._dispatcher.name
+        """Return the name of a thread that claims steps or settles outcomes if it has ended, else None."""
+        return self._settler.ended() or (
+            None if self._dispatcher.is_alive() else self._dispatcher.name
+        )
 
     def wake(self) -> None:
         """Claim now: a step may be due."""
         with self._wake:
             self._woken = True
+            self._expected.update(self._sizes)
             self._wake.notify()
 
     def stop(self, grace: float | None = None) -> bool:
@@ -150,21 +163,22 @@ class WorkerPool:
         its lease.
         """
         self._stopping.set()
+        self._settler.give_up()
         self.wake()
         if self._dispatcher.is_alive():
             self._dispatcher.join()
         with self._wake:
             ended = self._wake.wait_for(lambda: not self._is_working(), grace)
-        for executor in self._executors.values():
-            executor.shutdown(wait=ended)
+        for threads in self._threads.values():
+            threads.stop(wait=ended)
+        if ended:
+            self._settler.stop()
         return ended
 
     def _dispatch(self) -> None:
         while not self._stopping.is_set():
             try:
-                for pool in self._executors:
-                    self._claim(pool)
-                wait = self._until_due()
+                wait = min([self._claim(pool) for pool in self._sizes])
                 self._fault.clear()
             except JournalError as error:
                 self._fault.report(str(error))
@@ -174,35 +188,47 @@ class WorkerPool:
                     self._wake.wait(wait)
                 self._woken = False
 
-    def _claim(self, pool: Pool) -> None:
-        """Claim as many steps as the pool can attempt now, and start the attempts."""
+    def _claim(self, pool: Pool) -> float:
+        """Claim as many steps as the pool can attempt now, and start the attempts.
+
+        Return the seconds after which the pool is to claim again if nothing wakes the dispatcher before. A claim
+        is a write, so unless a step is expected, this method first looks whether one is due.
+        """
         with self._wake:
-            in_progress = self._in_progress[pool]
-            free = self._free_threads(pool)
-        if pool == "cluster" and free > 0:
-            slots = self._available_slots(in_progress)
-            self._cluster_is_full = slots is not None and slots < free
-            free = min(free, free if slots is None else slots)
-        if free <= 0:
-            return
-        for claim in self._journal.claim(pool, free, self._now()):
+            in_progress, free = self._in_progress[pool], self._free_threads(pool)
+            expected = pool in self._expected
+        slots = self._available_slots(in_progress) if pool == "cluster" and free > 0 else None
+        limit = free if slots is None else min(free, slots)
+        if limit <= 0:  # polled: the circuit breaker does not wake this thread when it closes
+            return self._poll_interval
+        if not expected:
+            wait = self._until_due(pool)
+            if wait > 0:
+                return wait
+        self._expect(
+            pool, expected=False
+        )  # first, because a step can become ready during the claim
+        claims = self._journal.claim(pool, limit, self._now())
+        for claim in claims:
             with self._wake:
                 self._in_progress[pool] += 1
-            self._executors[pool].submit(self._work, pool, claim)
+            self._threads[pool].run(partial(self._work, pool, claim))
+        if len(claims) < limit:
+            return self._until_due(pool)
+        self._expect(pool, expected=True)
+        return self._poll_interval
 
-    def _until_due(self) -> float:
-        """Return the seconds until a step is due that a pool can attempt, at most the poll interval."""
-        due = [self._journal.next_due(pool) for pool in self._executors if self._can_start(pool)]
-        first = min((at for at in due if at is not None), default=None)
-        if first is None:
-            return self._poll_interval
-        return min(max(first - self._now(), 0.0), self._poll_interval)
-
-    def _can_start(self, pool: Pool) -> bool:
-        if pool == "cluster" and self._cluster_is_full:
-            return False  # polled: the circuit breaker does not wake this thread when it closes
+    def _expect(self, pool: Pool, *, expected: bool) -> None:
+        """Remember whether a step of the pool may be due."""
         with self._wake:
-            return self._free_threads(pool) > 0
+            (self._expected.add if expected else self._expected.discard)(pool)
+
+    def _until_due(self, pool: Pool) -> float:
+        """Return the seconds until a step of the pool is due, at most the poll interval."""
+        due = self._journal.next_due(pool)
+        if due is None:
+            return self._poll_interval
+        return min(max(due - self._now(), 0.0), self._poll_interval)
 
     def _free_threads(self, pool: Pool) -> int:
         """Return how many attempts can start.
@@ -216,23 +242,19 @@ class WorkerPool:
         return any((*self._in_progress.values(), *self._settling.values()))
 
     def _work(self, pool: Pool, claim: Claim) -> None:
-        """Make one attempt, and settle its outcome."""
-        began = time.monotonic()
+        """Make one attempt, and begin to settle its outcome."""
+        began, settling = time.monotonic(), 0
         try:
             outcome = attempt(
                 claim, self._clients(claim), self._checker(), self._now(), self._store
             )
-        except BaseException:  # whatever it is, the slot of the attempt must be free again
-            self._count(pool, in_progress=-1)
-            raise
-        if outcome.error is not None:
-            run, step = claim.run.id, claim.step.name
-            log.error("attempt_failed", run=run, step=step, exc_info=outcome.error)
-        self._count(pool, in_progress=-1, settling=1)
-        try:
-            self._settle(claim, outcome, time.monotonic() - began)
-        finally:
-            self._count(pool, settling=-1)
+            if outcome.error is not None:
+                run, step = claim.run.id, claim.step.name
+                log.error("attempt_failed", run=run, step=step, exc_info=outcome.error)
+            self._settler.settle(pool, claim, outcome, time.monotonic() - began)
+            settling = 1
+        finally:  # whatever happened, the slot of the attempt must be free again
+            self._count(pool, in_progress=-1, settling=settling)
 
     def _count(self, pool: Pool, *, in_progress: int = 0, settling: int = 0) -> None:
         """Change the counts of a pool, and wake the dispatcher."""
@@ -241,31 +263,3 @@ class WorkerPool:
             self._settling[pool] += settling
             self._woken = True
             self._wake.notify_all()
-
-    def _settle(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
-        """Write the outcome to the journal. If the journal fails, retry until the engine stops.
-
-        seconds: the duration of the attempt.
-        """
-        became: str | None = None
-        while True:
-            try:
-                became = self._journal.settle(claim, outcome, self._now())
-                if became is None:
-                    log.warning("late_outcome_ignored", run=claim.run.id, step=claim.step.name)
-                break
-            except UnwritableError as error:
-                if outcome.answer is None and not outcome.calls and not outcome.requests:
-                    log.error("outcome_unwritable", run=claim.run.id, error=str(error))
-                    break
-                outcome = replace(outcome, answer=None, calls=(), requests=())
-            except JournalError as error:
-                self._fault.report(str(error))
-                if self._stopping.wait(POLL_INTERVAL):
-                    break
-        became = became or UNWRITTEN
-        over = became not in ("waiting", "next", UNWRITTEN) and not claim.undo
-        results = advance(claim, outcome)[0] if over else ()
-        self._observers.notify(AttemptEnded(claim, outcome, became, self._now(), results, seconds))
-        if over and not any(result.state in ("done", "planned") for result in results):
-            self._on_no_effect(claim.run)

@@ -58,8 +58,11 @@ class BaseJournal(ABC, Generic[C]):
         """Run a query. Raises JournalError."""
 
     @abstractmethod
-    def _settle(self, settlement: Settlement) -> bool:
-        """Write a settlement. Return whether the claim was the newest. It is on disk on return."""
+    def _begin_settle(self, settlement: Settlement) -> Callable[[], bool]:
+        """Begin to write a settlement. Return a function that waits until it is on disk.
+
+        The function returns whether the claim was the newest. It raises JournalError.
+        """
 
     @abstractmethod
     def _add_undo_intent(
@@ -91,11 +94,16 @@ class BaseJournal(ABC, Generic[C]):
             try:
                 claimed.append(self._hydrator.claim(row, now))
             except UnreadableError as error:
-                self._settle(settlements.of_unreadable(row, row["target"], str(error), now))
+                unreadable = settlements.of_unreadable(row, row["target"], str(error), now)
+                self._begin_settle(unreadable)()
         return claimed
 
     def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
         """See Queue.settle."""
+        return self.begin_settle(claim, outcome, now)()
+
+    def begin_settle(self, claim: Claim, outcome: Outcome, now: float) -> Callable[[], str | None]:
+        """See Queue.begin_settle. Waits for the end of an undo."""
         key = self._key(claim)
         if claim.undo and outcome.retry_in is None:
             result, name, undos = (
@@ -104,9 +112,10 @@ class BaseJournal(ABC, Generic[C]):
                 self._statements.undos,
             )
             undone = self._write(lambda c: undos.settle(c, key, name, result, now))
-            return outcome.state if undone else None
+            return lambda: outcome.state if undone else None
         settlement, answer = settlements.of_outcome(key, claim, outcome, now)
-        return answer if self._settle(settlement) else None
+        written = self._begin_settle(settlement)
+        return lambda: answer if written() else None
 
     # UndoLog
 

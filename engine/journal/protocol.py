@@ -108,6 +108,13 @@ class Queue(Protocol):
         """
         ...
 
+    def begin_settle(self, claim: Claim, outcome: Outcome, now: float) -> Callable[[], str | None]:
+        """Begin to settle an outcome. Return a function that waits until it is on disk, as ``settle`` does.
+
+        Raises UnwritableError if the outcome cannot be encoded. The function raises JournalError. Call it once.
+        """
+        ...
+
     def next_due(self, pool: Pool) -> float | None:
         """Return the time at which the next run of the pool may be claimable, or None.
 

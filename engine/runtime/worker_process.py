@@ -38,6 +38,7 @@ from engine.outbound.client import LiveHttpClient, Senders
 from engine.outbound.host_limits import MAX_CONCURRENT, HostLimits
 from engine.outbound.secrets import Secrets
 from engine.render.story import tell_story
+from engine.runtime.cpu_affinity import run_on_one_cpu
 from engine.runtime.journals import as_shared, clock_of, open_journal
 from engine.runtime.rights_monitor import RightsMonitor
 from engine.runtime.worker_channel import (
@@ -192,6 +193,7 @@ def _serve_commands(
     """
     api_server_fault = FaultLog("api_server", calm=0.0)
     while True:
+        run_on_one_cpu()
         command = channel.receive(CHECK_INTERVAL)
         resources.log_api_server_state(api_server_fault)
         resources.divide_rates()

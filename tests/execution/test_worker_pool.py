@@ -174,17 +174,21 @@ def test_attempts_in_progress_are_limited_by_the_pool_size(tmp_path):
 
 def test_outcomes_waiting_for_the_disk_delay_attempts_only_past_a_limit(tmp_path, monkeypatch):
     with Engine(tmp_path) as engine:
-        settle, written, ends = engine.journal.settle, threading.Event(), []
+        begin_settle, written, ends = engine.journal.begin_settle, threading.Event(), []
         changed = threading.Condition()
 
         def late(*given):
             with changed:
                 ends.append(given)
                 changed.notify_all()
-            written.wait(PATIENCE)
-            return settle(*given)
 
-        monkeypatch.setattr(engine.journal, "settle", late)
+            def wait():
+                written.wait(PATIENCE)
+                return begin_settle(*given)()
+
+            return wait
+
+        monkeypatch.setattr(engine.journal, "begin_settle", late)
         for number, pod in enumerate("abcdefgh"):
             engine.accept(number, pod)
         with changed:
@@ -296,7 +300,9 @@ def test_only_runs_without_effect_are_reported(tmp_path):
 
 def test_failed_run_does_not_count_in_the_throttle(tmp_path):
     with Engine(tmp_path, TELL.replace("  match:", "  throttle: {once: 1h}\n  match:")) as engine:
-        engine.workers._on_no_effect = lambda run: engine.intake.release_throttle_slot(run.id)
+        engine.workers._settler._on_no_effect = lambda run: engine.intake.release_throttle_slot(
+            run.id
+        )
         engine.ops.answers = [PermanentError("no")]
         engine.accept(1)
         engine.wait_for("failed")
@@ -327,7 +333,7 @@ class Failing:
         return failing
 
 
-@pytest.mark.parametrize("name", ["settle", "claim", "next_due"])
+@pytest.mark.parametrize("name", ["begin_settle", "claim", "next_due"])
 def test_temporary_journal_failure_loses_nothing(tmp_path, monkeypatch, name):
     monkeypatch.setattr(worker_pool, "POLL_INTERVAL", 0.01)
     engine = Engine(tmp_path)
@@ -357,7 +363,7 @@ def test_broken_audit_pipe_does_not_stop_the_pool(tmp_path):
         raise BrokenPipeError
 
     with Engine(tmp_path) as engine:
-        engine.workers._observers = Observers(broken, engine._note)
+        engine.workers._settler._observers = Observers(broken, engine._note)
         engine.ops.answers = [PermanentError("no")]
         (run,) = engine.accept()
         engine.wait_for("failed")

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from engine.cluster.api import POD
 from engine.journal.records import AcceptBatch, Pause, RunFilter
-from engine.journal.sqlite import claims, schema, watchdog
+from engine.journal.sqlite import claims, schema, undo_intents, watchdog
 from engine.journal.sqlite.journal import SqliteJournal
+from engine.journal.undo_rules import UndoIntent
+from engine.model.calls import ObjectChange
 from engine.model.errors import Finding, JournalError, Location, PlaybookError
 from engine.model.run import Outcome
 from tests.support.engine import PATIENCE, wait_until
@@ -403,3 +406,36 @@ def test_a_deleted_or_replaced_file_is_refused_until_it_is_restored(
         wait_until(lambda: journal.write_error() is None)
         accept(journal, run(3))
         assert journal.known([run(n).id for n in (1, 2, 3)]) == {run(1).id, run(3).id}
+
+
+def test_undo_intents_of_one_transaction_are_written_as_if_one_after_the_other(journal):
+    """Two steps label one pod, an attempt is late, and another run has two changes."""
+    label = ObjectChange(POD, "demo", "web", "u1", ("metadata", "labels", "seen"), "1", "0")
+    other = dataclasses.replace(label, name="db", uid="u2")
+    accept(journal, *(run(number, f"demo/{number}") for number in (1, 2, 3, 4)))
+    taken = journal.claim("cluster", 4, NOW)
+    late = dataclasses.replace(taken[3], fence=taken[3].fence - 1)
+
+    def addition(claim, *changes, state=()):
+        intent = UndoIntent(claim.run.id, claim.step.name, claim.position, changes, NOW + 60)
+        return undo_intents.Addition(journal._key(claim), intent, dict(state), NOW)
+
+    given = [
+        addition(taken[0], label, state={"uid": "u1"}.items()),
+        addition(taken[1], dataclasses.replace(label, put="2", before="1"), other),
+        addition(late, label, state={"uid": "late"}.items()),
+        addition(taken[2], dataclasses.replace(label, put="3", before="1")),
+    ]
+    written = journal._write(lambda connection: undo_intents.add(connection, given))
+    assert written == [True, True, False, True]
+    found = {(one.run, one.change.name): one.change for one in journal.in_force()}
+    assert {key: (one.before, one.put) for key, one in found.items()} == {
+        (taken[0].run.id, "web"): ("0", "3"),
+        (taken[1].run.id, "web"): ("0", "3"),
+        (taken[1].run.id, "db"): ("0", "1"),
+        (taken[2].run.id, "web"): ("0", "3"),
+    }
+    assert set(found[taken[2].run.id, "web"].others) == {"1", "2"}
+    again = {one.run.id: one.attempt_state for one in journal.claim("cluster", 9, NOW + LEASE)}
+    assert again[taken[0].run.id] == {"uid": "u1"}
+    assert again[late.run.id] == {}

@@ -160,7 +160,7 @@ def test_an_attempt_that_lost_its_claim_has_a_line_and_does_not_end_the_run(tmp_
 
 def test_an_attempt_whose_outcome_is_not_written_has_a_line(tmp_path):
     engine = Engine(tmp_path)
-    failing = Failing(engine.journal, "settle", times=10**9)
+    failing = Failing(engine.journal, "begin_settle", times=10**9)
     with engine.through(failing):
         engine.ops.open.clear()
         engine.accept()

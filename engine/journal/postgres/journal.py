@@ -402,8 +402,8 @@ class PostgresJournal(BaseJournal["Connection"]):
             while claims.move_arrived_runs(self._connections, wait=True):
                 pass
 
-    def _settle(self, settlement: Settlement) -> bool:
-        return self._settlements.submit(settlement).result()
+    def _begin_settle(self, settlement: Settlement) -> Callable[[], bool]:
+        return self._settlements.submit(settlement).result
 
     def _add_undo_intent(
         self, key: ClaimKey, intent: UndoIntent, attempt_state: Mapping[str, Any], now: float

@@ -132,14 +132,11 @@ class GroupCommitWriter:
         self._submit(Job(work, None, result))
         return result.result()
 
-    def write_batched(self, item: BatchItem) -> Any:
-        """Wait until an item is on disk that is written as in ``submit_batched``. Return its value.
-
-        Raises JournalError.
-        """
+    def begin_batched(self, item: BatchItem) -> BlockingResult[Any]:
+        """Submit an item as ``submit_batched`` does, for a thread that waits for its result."""
         result: BlockingResult[Any] = BlockingResult()
         self._submit(Job(None, item, result))
-        return result.result()
+        return result
 
     def _submit_later(
         self, work: Callable[[sqlite3.Connection], T] | None, item: BatchItem | None

@@ -341,14 +341,14 @@ class SqliteJournal(BaseJournal["sqlite3.Connection"]):
         with self._readers.connection() as connection:
             return query(connection)
 
-    def _settle(self, settlement: Settlement) -> bool:
-        return bool(self._writer.write_batched(BatchItem(outcomes.settle, settlement)))
+    def _begin_settle(self, settlement: Settlement) -> Callable[[], bool]:
+        return self._writer.begin_batched(BatchItem(outcomes.settle, settlement)).result
 
     def _add_undo_intent(
         self, key: ClaimKey, intent: UndoIntent, attempt_state: Mapping[str, Any], now: float
     ) -> bool:
         addition = undo_intents.Addition(key, intent, attempt_state, now)
-        return bool(self._writer.write_batched(BatchItem(undo_intents.add, addition)))
+        return bool(self._writer.begin_batched(BatchItem(undo_intents.add, addition)).result())
 
     def _queue_key(self, target: str) -> str:
         return target
