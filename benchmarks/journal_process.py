@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -185,16 +186,18 @@ def hold(given: dict[str, Any]) -> dict[str, Any]:
 
 def take_over(given: dict[str, Any]) -> dict[str, Any]:
     """Claim as the worker pool does, and print the id and the time of each claim."""
-    opened = journal(given)
+    opened, woken = journal(given), threading.Event()
+    opened.on_free(woken.set)
     go()
     left = given["runs"]
     while left:
+        woken.clear()
         found = opened.claim("cluster", 16, opened.now())
         for one in found:
             print(json.dumps([one.run.id, time.monotonic()]), flush=True)
         left -= len(found)
         if not found:
-            time.sleep(POLL)
+            woken.wait(POLL)
     opened.close()
     return {"runs": given["runs"]}
 

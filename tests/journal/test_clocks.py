@@ -8,7 +8,7 @@ import time
 import pytest
 from engine.journal.postgres.connection import parse_server
 from engine.journal.postgres.journal import PostgresJournal
-from engine.journal.postgres.liveness import DEAD_AFTER, Process
+from engine.journal.postgres.liveness import DEAD_AFTER, Process, Watch
 from engine.journal.records import AcceptBatch
 from engine.model.errors import JournalError
 from engine.model.run import Outcome
@@ -62,3 +62,24 @@ def test_a_server_with_another_clock_ends_no_claim_and_delays_no_retry(tmp_path,
             passed = time.monotonic() - since
             for one in (a, b, c):
                 assert one.now() - before == pytest.approx(passed, abs=2.0)
+
+
+def test_a_row_is_silent_only_for_the_time_in_which_it_was_watched(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watch = Watch()
+
+    def after(seconds, **rows):
+        now[0] += seconds
+        seen = {ord(name): value for name, value in rows.items()}
+        return [chr(id_) for id_ in watch.silent(seen, now[0])]
+
+    assert after(0, a=5.0, b=5.0) == []  # whatever the time of the last renewal is
+    for number in range(11):
+        assert after(0.25, a=5.0, b=number) == []
+    assert watch.wait() == 0.25
+    assert after(0.2, a=5.0, b=20) == []
+    assert watch.wait() == pytest.approx(0.05)
+    assert after(60.0, a=5.0, b=20) == ["a"]  # at most one second of these: the database was away
+    assert after(1.0, b=20) == []
+    assert after(60.0, b=20) == ["b"]

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 RENEW_INTERVAL = 0.5
 """Seconds between two renewals."""
 SEARCH_INTERVAL = 0.25
-"""Seconds between two searches for dead processes."""
+"""Seconds between two searches for dead processes, if none is about to count as dead."""
+_MIN_WAIT = 0.01
+"""Seconds between two searches at least."""
 DEAD_AFTER = 3.0
 """Seconds without a renewal after which a process counts as dead."""
 SAFE_FOR = 2.5
@@ -61,29 +63,37 @@ class Process:
 
 
 class Watch:
-    """For how long each row was seen without a renewal. Used by one thread, on one connection."""
+    """Since when each row was seen without a renewal. Used by one thread, on one connection."""
 
     def __init__(self) -> None:
-        self._silent: dict[int, tuple[float, float]] = {}
+        self._rows: dict[int, tuple[float, float]] = {}
         self._searched = float("inf")
+        self._skipped = 0.0
 
     def silent(self, rows: dict[int, float], began: float) -> list[int]:
         """Return the ids that were not renewed for ``DEAD_AFTER`` seconds.
 
         rows: id -> time of the last renewal, in any clock. began: monotonic time before they were read.
         """
-        passed = min(max(0.0, began - self._searched), MAX_COUNTED)
+        self._skipped += max(0.0, began - self._searched - MAX_COUNTED)
+        self._searched = time.monotonic()
         found = {}
         for id_, seen in rows.items():
-            before, seconds = self._silent.get(id_, (None, 0.0))
-            found[id_] = seen, seconds + passed if before == seen else 0.0
-        self._silent = found
-        self._searched = time.monotonic()
-        return [id_ for id_, (_, seconds) in found.items() if seconds >= DEAD_AFTER]
+            before, since = self._rows.get(id_, (None, 0.0))
+            found[id_] = seen, since if before == seen else self._searched - self._skipped
+        self._rows = found
+        latest = began - self._skipped - DEAD_AFTER
+        return [id_ for id_, (_, since) in found.items() if since <= latest]
 
     def gone(self, rows: dict[int, float]) -> bool:
         """Return whether another process has left, or was found dead, since the last search."""
-        return bool(self._silent.keys() - rows)
+        return bool(self._rows.keys() - rows)
+
+    def wait(self) -> float:
+        """Return the seconds until the next search: earlier if a process counts as dead then."""
+        now = time.monotonic() - self._skipped
+        next_ = min((since + DEAD_AFTER - now for _, since in self._rows.values()), default=1.0)
+        return min(SEARCH_INTERVAL, max(next_, _MIN_WAIT))
 
 
 class Liveness:
@@ -212,13 +222,15 @@ class Liveness:
             self._begun = None
 
     def _run(self) -> None:
-        due = time.monotonic() + RENEW_INTERVAL
-        while not self._stopping.wait(SEARCH_INTERVAL):
+        due, wait = time.monotonic() + RENEW_INTERVAL, SEARCH_INTERVAL
+        while not self._stopping.wait(wait):
+            now, wait = time.monotonic(), SEARCH_INTERVAL
             try:
-                if time.monotonic() >= due - SEARCH_INTERVAL / 2:
-                    due = time.monotonic() + RENEW_INTERVAL
+                if now >= due - SEARCH_INTERVAL / 2:
                     self.renew()
+                    due = now + RENEW_INTERVAL
                 self.search()
+                wait = self._watch.wait()
             except CommitsWaitError:
                 continue
             except Exception:  # noqa: BLE001 - without this thread, the process would do nothing, and say nothing
