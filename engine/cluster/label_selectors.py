@@ -68,7 +68,8 @@ def _implies(given: Requirement, wanted: Requirement) -> bool:
 
 def as_object(value: Any) -> Object:
     """Return the value if it is a JSON object, otherwise an empty object."""
-    return value if isinstance(value, Mapping) else {}
+    # the first test is ten times as fast, and nearly all objects are dictionaries
+    return value if type(value) is dict or isinstance(value, Mapping) else {}
 
 
 def as_list(value: Any) -> list[Any]:

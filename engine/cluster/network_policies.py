@@ -75,9 +75,15 @@ class _Rule(msgspec.Struct, frozen=True):
 
 def applies_to(policy: Object, pod: Object) -> bool:
     """Return whether a policy applies to a pod: same namespace, and its podSelector selects the pod."""
-    requirements = parse_selector(_spec(policy).get("podSelector"))
+    selector, labels = _spec(policy).get("podSelector"), as_object(_metadata(pod, "labels"))
+    # first, because a namespace can have thousands of policies that each select another pod
+    if any(
+        labels.get(key) != value
+        for key, value in as_object(as_object(selector).get("matchLabels")).items()
+    ):
+        return False
     same = _metadata(policy, "namespace") == _metadata(pod, "namespace")
-    return same and matches(requirements, as_object(_metadata(pod, "labels")))
+    return same and matches(parse_selector(selector), labels)
 
 
 def policy_types(policy: Object) -> frozenset[PolicyType]:
