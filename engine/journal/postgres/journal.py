@@ -265,11 +265,16 @@ class PostgresJournal(BaseJournal["Connection"]):
             self._ledger.hand_out(found)
         return found
 
-    def settle(self, claim: Claim, outcome: Outcome, now: float) -> str | None:
-        """See Queue.settle."""
-        answer = super().settle(claim, outcome, now)
-        self._ledger.settled(claim)
-        return answer
+    def begin_settle(self, claim: Claim, outcome: Outcome, now: float) -> Callable[[], str | None]:
+        """See Queue.begin_settle."""
+        written = super().begin_settle(claim, outcome, now)
+
+        def wait() -> str | None:
+            answer = written()
+            self._ledger.settled(claim)
+            return answer
+
+        return wait
 
     def keep(
         self, claim: Claim, attempt_state: Mapping[str, Any], notice: Notice | None = None
