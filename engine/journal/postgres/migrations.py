@@ -68,7 +68,9 @@ def find_version(connection: psycopg.Connection[Any]) -> Found:
     """Return the version of the tables. Raises JournalError if the role must not read it."""
     role, exists, reads = _row(
         connection,
-        "SELECT current_user, to_regclass('schema_version') IS NOT NULL,"
+        # to_regclass alone remembers that the table did not exist, also after the wait for another migration
+        "SELECT current_user, EXISTS (SELECT FROM pg_class WHERE relname = 'schema_version'"
+        " AND relnamespace = current_schema()::regnamespace),"
         " coalesce(has_table_privilege(to_regclass('schema_version'), 'SELECT'), false)",
     )
     if not exists:
