@@ -5,10 +5,10 @@ python benchmarks/actions.py [--targets 300] [--rounds 3] [--actions pod.label,p
 It needs `make control-plane`.
 
 Each action gets a burst of events, each with a target of its own. The bare calls are the requests of the same
-step, reads and writes, for other targets. The engine's own client sends them from 16 threads (the default of
---workers), directly before and after the burst. It decodes the answers to both, because a call returns an
-object. The engine saves each step and its undo before the calls; the bare calls save nothing. The target is a
-ratio of 0.6. The ratio is the median over the rounds.
+step for other targets: reads, writes, and the write of its artifact. The engine's own client sends them from 16
+threads (the default of --workers), directly before and after the burst. It decodes the answers to both, because
+a call returns an object. The engine saves each step and its undo before the calls; the bare calls save nothing.
+The target is a ratio of 0.6. The ratio is the median over the rounds.
 
 Not measured: pod.debug, because its time is that of the kubelet, which pulls an image and runs a command.
 """
@@ -241,6 +241,29 @@ class RecordingServer(ApiServer):
         return super().open_stream(path, query, seconds, websocket=websocket)
 
 
+class RecordingStore(LiveArtifactStore):
+    """A store of artifacts that records its writes. requests: the list to which they are added."""
+
+    def __init__(self, requests: list[Callable[[], None]]) -> None:
+        super().__init__(None)
+        self._requests = requests
+
+    def with_timeout(self, seconds: float) -> RecordingStore:
+        """Return this store, which has no need of another timeout."""
+        del seconds
+        return self
+
+    def write(self, url: Any, chunks: Any, *, reserve: Any, media_type: str) -> Any:
+        """Store the bytes, and record the write of the same bytes."""
+        kept = [*chunks]
+
+        def repeat() -> None:
+            LiveArtifactStore.write(self, url, kept, reserve=None, media_type=media_type)
+
+        self._requests.append(repeat)
+        return super().write(url, kept, reserve=reserve, media_type=media_type)
+
+
 def check(status: int) -> None:
     """Raise for an answer that is not a success. A read may find nothing."""
     if status >= 300 and status != 404:
@@ -271,7 +294,7 @@ class Bare:
         http = RequestRecorder(None)
         clients = Clients(
             CallRecorder(self._cluster, self._cluster if streams else None), http, dry=not streams,
-            artifacts=ArtifactRecorder(http.requests, LiveArtifactStore(None) if streams else None),
+            artifacts=ArtifactRecorder(http.requests, RecordingStore(requests) if streams else None),
         )  # fmt: skip
         snapshot = msgspec.json.encode(playbook(action, self._folder))
         event = parse_event(event_about(action, name, 0))
@@ -375,8 +398,8 @@ def measure_alone(action: str, targets: int, rounds: int) -> dict[str, Any]:
             "playbook.yaml": yaml.safe_dump(playbook(action, artifacts)),
             "guardrails.yaml": yaml.safe_dump(GUARDRAILS),
         }
-        flags = ("--kubeconfig", str(kubeconfig), "--kube-qps", "10000")
-        flags += ("--artifact-stores", f"file://{artifacts}")
+        flags = ["--kubeconfig", str(kubeconfig), "--kube-qps", "10000"]
+        flags += ["--artifact-stores", f"file://{artifacts}"]
         with engine(folder, files, *flags) as running:
             return measure(action, plane, running, Bare(kubeconfig, artifacts), targets, rounds)
 
