@@ -22,8 +22,8 @@ class Permission:
     """Why the step can run now.
 
     charge: what the budgets counted, or the budget that is used up. approved_by: who approved the step.
-    digest_size: the messages that this one stands for, 0 if it is not a digest. held: in a preview, why the
-    step would be held.
+    digest_size: the number of messages in the digest, 0 if the step is not a digest. held: in a preview, why
+    the step would be held.
     """
 
     charge: ChargeResult

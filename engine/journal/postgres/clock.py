@@ -30,7 +30,7 @@ MAX_STEP = 1.0
 SHRINKS_BY = 1 / 1_000
 """Seconds by which a correction shrinks in a second. Leases, with their margin of 10 s, must not end early."""
 
-# monotonic time stands still while a machine is suspended
+# the monotonic clock stops while the machine is suspended
 _steady: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if hasattr(time, "CLOCK_BOOTTIME")

@@ -4,8 +4,8 @@ Each process renews its row twice per second. A process whose row was not renewe
 another process deletes its row, and the claims of the dead process are free. A process that was stopped or cut
 off, and comes back, finds no row. It takes a new identity, and must not finish older claims.
 
-The three seconds are those of the machine that watches the row: the clock of a database that was promoted can be
-any time. They count only while the database answers, because nobody can renew a row of a database that is away.
+The machine that watches the row measures the three seconds, because the clock of a promoted database can differ
+by any amount. Only time in which the database answers counts: no process can renew its row during an outage.
 """
 
 from __future__ import annotations
