@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import click
 
 from engine.cli.exit_codes import FINDINGS, USAGE, fail
-from engine.model.errors import EventError
+from engine.model.errors import EventError, file_error
 from engine.model.event import parse_event, parse_time
 from engine.outbound.destination import mask_userinfo
 from engine.render.text import print_line
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 DEFAULT_SERVER = "http://127.0.0.1:8081"
 _TIMEOUT = 10.0
 """Seconds to wait for the connection, and for each part of the response."""
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_CONNECTION = re.compile(r"^HTTPS?Connection(?:Pool)?\([^)]*\): ")
+"""The beginning of urllib3's messages, which repeats the address."""
 
 
 def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,6 +104,9 @@ def _request(method: str, url: str, token_file: Path | None, body: bytes | None 
     import urllib3  # noqa: PLC0415 - 30 ms that only these commands need
 
     shown = mask_userinfo(url)
+    if not _URL.match(url):
+        hint = f"Pass the URL of the admin port, for example: --server {DEFAULT_SERVER}"
+        raise AdminError(f"{shown} does not begin with http:// or https://", USAGE, hint)
     headers = {"content-type": "application/json"} if body is not None else {}
     if token_file:
         headers["authorization"] = f"Bearer {_token(token_file)}"
@@ -109,7 +116,7 @@ def _request(method: str, url: str, token_file: Path | None, body: bytes | None 
         )
         data = json.loads(response.data)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        reason = str(error)[:200].replace(url, shown)
+        reason = _CONNECTION.sub("", str(error))[:200].replace(url, shown)
         hint = "Start an engine with tiercel serve, or pass --server URL."
         raise AdminError(f"{shown}: {reason}", USAGE, hint) from None
     if response.status != 200:  # noqa: PLR2004 - OK
@@ -127,7 +134,7 @@ def _token(file: Path) -> str:
     try:
         found = read_lines(file)
     except (OSError, ValueError) as error:
-        fail(f"--token-file: {error}", USAGE)
+        fail(f"--token-file: {file_error(error)}", USAGE)
     if not found:
         fail(f"--token-file: {file} contains no token", USAGE)
     return found[0][1].decode("latin-1")

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def command(*, playbooks: tuple[str, ...], values: Path | None) -> None:
     """Print the digest of PLAYBOOKS, a folder or files (default: playbooks/).
 
-    The digest is the SHA-256 over the sorted lines `path NUL blob-id`, including values.yaml. The admin
-    page /status shows the digest of the set that the engine uses. Compare the two to see whether the
+    The digest is the SHA-256 over the sorted lines `path NUL blob-id`, including values.yaml. `tiercel
+    status` shows the digest of the set that the engine uses. Compare the two to see whether the
     engine has loaded a commit.
 
     \b
     Example:
       tiercel digest playbooks/
 
-    Next: curl http://127.0.0.1:8081/status
+    Next: tiercel status --wait-for playbooks/
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     print_document(load_valid(playbooks, values).digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +23,6 @@ from engine.render.text import count, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from engine.language.loader import PlaybookSet
     from engine.model.event import Event
@@ -70,7 +70,17 @@ def command(
     Next: tiercel plan playbooks/ EVENTS
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     if not recent and not arguments:
-        fail("Pass a file with EVENTS, or use --recent for the events of a running engine.", USAGE)
+        fail(
+            "Pass a file with EVENTS, or use --recent for the events of a running engine.",
+            USAGE,
+            "tiercel explain [PLAYBOOKS] EVENTS",
+        )
+    if recent and len(arguments) > 1 and Path(arguments[0]).is_dir():
+        fail(
+            "With --recent, the only argument is PLAYBOOKS, because the engine has the events.",
+            USAGE,
+            f"tiercel explain {arguments[0]} --recent",
+        )
     paths, file = (arguments, "") if recent else (arguments[:-1], arguments[-1])
     found = load_valid(paths, values)
     names = [one.name for one in found.playbooks]

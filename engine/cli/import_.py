@@ -22,6 +22,8 @@ def command() -> None:
     \b
     Example:
       tiercel import talon rules.yaml --out playbooks/
+
+    Next: tiercel import talon --help
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
 
 

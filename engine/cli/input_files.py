@@ -28,7 +28,10 @@ def open_input(name: str, usage: str) -> Iterator[IO[bytes]]:
         yield sys.stdin.buffer
         return
     try:
-        if not any(is_kind(Path(name).stat().st_mode) for is_kind in _KINDS):
+        mode = Path(name).stat().st_mode
+        if stat.S_ISDIR(mode):
+            fail(f"{name}: is a folder, and a file is needed", USAGE, usage)
+        if not any(is_kind(mode) for is_kind in _KINDS):
             fail(f"{name}: not a regular file or a pipe", USAGE, usage)
         file = Path(name).open("rb")  # noqa: SIM115 - closed below; only its opening may fail here
     except OSError as error:

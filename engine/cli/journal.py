@@ -19,7 +19,7 @@ def command() -> None:
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
 
 
-@command.command("copy")
+@command.command("copy", short_help="Copy a journal from a file to a database or back.")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option(
@@ -88,7 +88,7 @@ def copy(*, source: str, target: str, journal_password_file: Path | None) -> Non
     )
 
 
-@command.command("migrate")
+@command.command("migrate", short_help="Create the tables of a database, or migrate them.")
 @click.option(
     "--journal",
     metavar="URL",
@@ -121,7 +121,7 @@ def migrate_command(*, journal: str, journal_password_file: Path | None) -> None
     import contextlib  # noqa: PLC0415 - --help must be fast
 
     from engine.cli.exit_codes import USAGE, fail  # noqa: PLC0415 - the same
-    from engine.model.errors import JournalError  # noqa: PLC0415 - the same
+    from engine.model.errors import JournalError, file_error  # noqa: PLC0415 - the same
     from engine.render.text import print_line  # noqa: PLC0415 - the same
 
     try:
@@ -142,7 +142,9 @@ def migrate_command(*, journal: str, journal_password_file: Path | None) -> None
             changed = migrate(opened)
     except JournalError as error:
         fail(str(error), USAGE)
-    except (psycopg.Error, OSError) as error:
+    except OSError as error:
+        fail(f"cannot migrate the journal: {file_error(error)}", USAGE)
+    except psycopg.Error as error:
         fail(f"cannot migrate the journal: {connection.sentence(error)}", USAGE)
     done = "have now" if changed else "already have"
     print_line(f"The tables of {server.name} {done} version {schema.VERSION}.")

@@ -84,6 +84,10 @@ def command(
     Next: tiercel explain playbooks/ EVENTS, tiercel test playbooks/
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     *paths, events = arguments
+    if (cluster_options["kubeconfig"] or cluster_options["context"]) and not cluster_options[
+        "server"
+    ]:
+        raise click.UsageError("--kubeconfig and --context need --server, which reads the cluster.")
     try:
         hosts, stores = host_list(http_hosts), store_list(artifact_stores)
     except SettingsError as error:

@@ -51,7 +51,9 @@ def read_playbook_files(paths: Sequence[str], values: Path | None) -> Files:
             return files
         return replace(files, files={**files.files, VALUES: read_bounded(values)})
     except FolderError as error:
-        fail(str(error), FINDINGS, "Pass a folder with playbooks, for example: tiercel check DIR")
+        command = click.get_current_context().command_path
+        hint = f"Pass the folder with your playbooks, for example: {command} {DEFAULT_FOLDER}"
+        fail(str(error), FINDINGS, hint)
 
 
 def load(files: Files, values: Path | None, inspect: Inspect | None = None) -> PlaybookSet:

@@ -61,10 +61,14 @@ FORMATS = ("json", "text")
     help="File with the values for ${…}. It replaces values.yaml of the folder.",
 )
 @click.option(
-    "--listen", default="127.0.0.1:8080", help="Address that accepts events, on any path."
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:8080",
+    help="Address that accepts events, on any path.",
 )
 @click.option(
     "--admin-listen",
+    metavar="HOST:PORT",
     default="127.0.0.1:8081",
     help="Address of the admin port: probes, status, metrics, runs.",
 )
@@ -86,12 +90,17 @@ FORMATS = ("json", "text")
     help="File on a local disk that keeps the events of HTTP senders while the database is unavailable."
     " Default: such events get 503.",
 )
-@click.option("--kubeconfig", help="Kubeconfig of the cluster. Default: the cluster of this pod.")
-@click.option("--context", help="Context in the kubeconfig.")
+@click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    help="Kubeconfig of the cluster. Default: the cluster of this pod.",
+)
+@click.option("--context", metavar="NAME", help="Context in the kubeconfig.")
 @click.option(
     "--secrets-dir",
-    type=click.Path(path_type=Path),
-    help="Folder of fromSecret, with one file per secret.",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder with one file for each secret that a playbook names under fromSecret.",
 )
 @click.option(
     "--token-file",
@@ -135,7 +144,7 @@ FORMATS = ("json", "text")
     help="File with a Slack app token (xapp-…). The engine connects to Slack (Socket Mode), and operators with"
     " slack:TEAM/USER in the operators file can press the buttons of slack.post.",
 )
-@click.option("--slack-api", default=SLACK_API, help="URL of Slack's Web API.")
+@click.option("--slack-api", metavar="URL", default=SLACK_API, help="URL of Slack's Web API.")
 @click.option(
     "--insecure-no-auth",
     is_flag=True,
@@ -160,11 +169,17 @@ FORMATS = ("json", "text")
     help="Maximum number of calls per second to the API server.",
 )
 @click.option(
-    "--http-hosts", default="", help="Hosts that http.request can call, separated by commas."
+    "--http-hosts",
+    metavar="HOSTS",
+    default="",
+    show_default="none",
+    help="Hosts that http.request can call, separated by commas: HOST, HOST:PORT or *.SUFFIX.",
 )
 @click.option(
     "--artifact-stores",
+    metavar="URLS",
     default="",
+    show_default="none",
     help="Where steps can store artifacts, separated by commas: file:///FOLDER, s3://BUCKET/PREFIX, gs://…, az://…",
 )
 @click.option(
@@ -181,8 +196,15 @@ FORMATS = ("json", "text")
     "--follow", type=_FILE, help="Also read events from a file that Falco writes (file_output)."
 )
 @click.option("--record", type=_FILE, help="Write every event to this file, for tiercel replay.")
-@click.option("--retention", default="30d", help="How long to keep finished runs.")
-@click.option("--grace", default="30s", help="How long to wait for running steps after SIGTERM.")
+@click.option(
+    "--retention", metavar="DURATION", default="30d", help="How long to keep finished runs."
+)
+@click.option(
+    "--grace",
+    metavar="DURATION",
+    default="30s",
+    help="How long to wait for running steps after SIGTERM.",
+)
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -251,12 +273,8 @@ def _settings(given: dict[str, Any]) -> Settings:
         redaction = Redaction(given["redact"])
     except RedactError as error:
         raise SettingsError(f"--redact: {error}") from None
-    url = given["journal"] if given["journal"].startswith(POSTGRESQL) else None
-    if given["spool"] and not url:
-        raise SettingsError(
-            "--spool keeps events for --journal postgresql://…, and a journal in a file does not need it:"
-            " remove --spool"
-        )
+    url = _journal_url(given)
+    _require_folders(given)
     return Settings(
         playbooks=given["playbooks"],
         values=given["values"],
@@ -295,3 +313,27 @@ def _settings(given: dict[str, Any]) -> Settings:
         redaction=redaction,
         own=OwnIdentity.from_environment(os.environ, MOUNTED),
     )
+
+
+def _journal_url(given: dict[str, Any]) -> str | None:
+    """Return --journal if it is the URL of a database. Raises SettingsError."""
+    journal: str = given["journal"]
+    if journal.startswith(POSTGRESQL):
+        return journal
+    if "://" in journal:
+        raise SettingsError("--journal is not FILE or postgresql://USER@HOST/DATABASE")
+    if given["spool"]:
+        raise SettingsError(
+            "--spool keeps events for --journal postgresql://…, and a journal in a file does not need it:"
+            " remove --spool"
+        )
+    return None
+
+
+def _require_folders(given: dict[str, Any]) -> None:
+    """Raise SettingsError if --secrets-dir or the folder of --record does not exist."""
+    secrets, record = given["secrets_dir"], given["record"]
+    if secrets and not secrets.is_dir():
+        raise SettingsError(f"--secrets-dir: {secrets} is not a folder")
+    if record and not record.absolute().parent.is_dir():
+        raise SettingsError(f"--record: {record.parent} is not a folder")

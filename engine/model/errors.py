@@ -139,5 +139,12 @@ class UnwritableError(JournalError):
     """The journal cannot store a value, for example as JSON. A retry would fail, too."""
 
 
+def file_error(error: Exception) -> str:
+    """Return ``FILE: reason`` for an OSError of a file, otherwise the message of the error."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 class SettingsError(ValueError):
     """A setting is not valid. The message names the setting and says what to do."""

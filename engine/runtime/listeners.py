@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engine.cluster.access_reviews import AccessReviews
 from engine.cluster.client import KubernetesCluster, connect
 from engine.cluster.kubeconfig import ConnectionSettingsError
-from engine.model.errors import SettingsError, TemporaryError
+from engine.model.errors import SettingsError, TemporaryError, file_error
 from engine.server.kubernetes_operators import THREADS, KubernetesOperators
 from engine.server.loopback_access import LoopbackOnly
 from engine.server.operator_auth import (
@@ -63,7 +63,7 @@ def sender_checks(settings: Settings, certificates: Certificates | None) -> tupl
         try:
             checks.append(SecretCheck(settings.token_file, settings.path_secret_file))
         except (OSError, ValueError) as error:
-            raise SettingsError(f"--token-file, --path-secret-file: {error}") from None
+            raise SettingsError(f"--token-file, --path-secret-file: {file_error(error)}") from None
     if checks or settings.insecure_no_auth:
         return tuple(checks)
     if not settings.listen.loopback:
@@ -85,7 +85,7 @@ def load_certificates(settings: Settings) -> Certificates | None:
     try:
         return Certificates(cert, key, authority)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"--tls-cert, --tls-key, --client-ca: {error}") from None
+        raise SettingsError(f"--tls-cert, --tls-key, --client-ca: {file_error(error)}") from None
 
 
 def operators_file(settings: Settings) -> OperatorsFile | None:
@@ -95,7 +95,7 @@ def operators_file(settings: Settings) -> OperatorsFile | None:
     try:
         return OperatorsFile(settings.operators_file)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"--operators-file: {error}") from None
+        raise SettingsError(f"--operators-file: {file_error(error)}") from None
 
 
 def authenticator(settings: Settings, operators: OperatorsFile | None) -> Authenticator:

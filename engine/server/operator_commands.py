@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[0-9a-f]{6,32}")
 _FAILED = ("failed", "refused")
+_FIND = "to list the runs: tiercel history"
 MAX_REASON = 1_000
 """Largest number of characters of a reason."""
 MAX_PAUSE = 366 * 86_400.0
@@ -91,11 +92,11 @@ class OperatorCommands:
         """
         if not _ID.fullmatch(run):
             raise OperatorCommandError(
-                "no run has this id: it is 32 hex digits, or 6 and more of them", 404
+                "no run has this id: it is 32 hex digits, or its first 6 or more", 404, _FIND
             )
         ids = self.journal.find_ids(run)
         if not ids:
-            raise OperatorCommandError("no run has this id", 404)
+            raise OperatorCommandError("no run has this id", 404, _FIND)
         if len(ids) > 1:
             raise OperatorCommandError(f"several runs begin so: {', '.join(ids)}")
         try:
@@ -103,7 +104,7 @@ class OperatorCommands:
         except UnreadableError as error:
             raise OperatorCommandError(str(error), 410) from None
         if record is None:
-            raise OperatorCommandError("no run has this id", 404)
+            raise OperatorCommandError("no run has this id", 404, _FIND)
         return record
 
     def decide(self, run: str, verdict: str, author: Author) -> Decided:

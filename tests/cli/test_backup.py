@@ -66,7 +66,10 @@ def test_an_existing_file_is_not_overwritten(tmp_path, journal):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "No such file or directory"),
+        (
+            None,
+            "there is no such file\nPass the file of the engine: tiercel backup FILE --journal JOURNAL",
+        ),
         (b"", "is not a journal of Tiercel"),
         (b"x" * 5000, "file is not a database"),
     ],
@@ -78,6 +81,13 @@ def test_a_file_that_is_not_a_journal_is_an_error_and_leaves_no_copy(tmp_path, c
     assert done.exit_code == 1
     assert message in done.stderr
     assert not (tmp_path / "a").exists()
+
+
+def test_a_journal_in_a_database_is_refused_with_the_tools_that_copy_it(tmp_path):
+    done = backup(tmp_path / "a", "--journal", "postgresql://tiercel@db.example/tiercel")
+    assert done.exit_code == 2
+    assert "this journal is a database" in done.stderr
+    assert "pg_dump" in done.stderr
 
 
 def test_the_last_free_space_is_left_to_the_engine(tmp_path, journal, monkeypatch):

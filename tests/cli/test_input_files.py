@@ -100,3 +100,37 @@ def test_a_file_that_does_not_exist_is_named_with_the_usage(command):
     assert result.exit_code == 2
     assert "none.json: No such file or directory" in result.stderr
     assert f"tiercel {command} [PLAYBOOKS] EVENTS" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", ["plan", "explain", "replay"])
+def test_a_folder_in_place_of_the_events_is_named_with_the_usage(command):
+    result = tiercel(command, "playbooks")
+    assert result.exit_code == 2
+    assert "playbooks: is a folder, and a file is needed" in result.stderr
+    assert f"tiercel {command} [PLAYBOOKS] EVENTS" in result.stderr
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", ["check", "test", "rbac", "digest"])
+def test_a_missing_folder_of_playbooks_is_named_with_the_next_command(command):
+    result = tiercel(command, "none")
+    assert (result.exit_code, "none: No such file or directory" in result.stderr) == (1, True)
+    assert result.stderr.endswith(f"for example: tiercel {command} playbooks/\n")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("plan", "event.json", "--kubeconfig", "none"),
+            "--kubeconfig and --context need --server",
+        ),
+        (("plan", "event.json", "--context", "kind"), "--kubeconfig and --context need --server"),
+        (("explain", "playbooks", "event.json", "--recent"), "the only argument is PLAYBOOKS"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(arguments, message):
+    result = tiercel(*arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import pytest
 from click.testing import CliRunner
 from engine.cli.command_group import cli
 from tests.support.engine import PATIENCE, ROOT, engine
@@ -46,6 +47,23 @@ def test_the_wait_ends_when_the_engine_uses_the_folder(tmp_path):
 
         shown = json.loads(status(running.admin, "-o", "json").stdout)
         assert shown == running.get("/status")[2]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "nowhere",
+            "nowhere/status does not begin with http:// or https://\nPass the URL of the admin port",
+        ),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1/status: Failed to establish a new connection"),
+    ],
+)
+def test_an_engine_that_cannot_be_reached_is_named_with_the_next_command(url, message, recwarn):
+    result = status(url)
+    assert (result.exit_code, result.stderr.startswith(message)) == (2, True), result.stderr
+    assert "--server" in result.stderr
+    assert not recwarn.list
 
 
 def test_the_wait_survives_an_engine_that_starts_late(tmp_path):

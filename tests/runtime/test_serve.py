@@ -15,6 +15,7 @@ import urllib3
 from engine.cli import serve
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import SettingsError
+from engine.runtime.listeners import load_access
 from engine.runtime.settings import address
 from tests.server.test_listener import Authority, trusting
 from tests.support.engine import PATIENCE, call, command_of, engine, refusal
@@ -425,3 +426,24 @@ def test_only_loopback_addresses_are_local(text, loopback):
 def test_an_invalid_address_is_rejected(text):
     with pytest.raises(SettingsError):
         address(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--journal", "mysql://db/tiercel"), "--journal is not FILE or postgresql://"),
+        (("--spool", "s.db"), "remove --spool"),
+        (("--secrets-dir", "none"), "--secrets-dir: none is not a folder"),
+        (("--record", "none/events.ndjson"), "--record: none is not a folder"),
+        (
+            ("--token-file", "none"),
+            "--token-file, --path-secret-file: none: No such file or directory",
+        ),
+        (("--operators-file", "none"), "--operators-file: none: No such file or directory"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_an_error_at_the_start(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError) as caught:
+        load_access(serve._settings(settings_of(*flags)))
+    assert message in str(caught.value)

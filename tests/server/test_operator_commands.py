@@ -120,7 +120,10 @@ def test_the_line_of_a_denied_run_names_the_operator():
 @pytest.mark.parametrize("act", ["show", "approve", "deny", "retry"])
 def test_an_unknown_run_is_an_error_message_and_exit_1(running, act):
     done = tiercel(running, act, "0" * 32)
-    assert (done.exit_code, done.stderr) == (1, "no run has this id\n")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "no run has this id\nto list the runs: tiercel history\n",
+    )
     # for `show`, a word with a slash is an object of the cluster
     assert tiercel(running, act, "../status").exit_code == (2 if act == "show" else 1)
 
