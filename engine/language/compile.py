@@ -25,7 +25,7 @@ from engine.language.substitution import substitute
 from engine.language.value_checks import MAX_STEPS
 from engine.language.yaml_source import Document
 from engine.model.errors import PlaybookError
-from engine.model.event import parse_priority, parse_time
+from engine.model.event import normalize_source, parse_priority, parse_time
 from engine.model.playbook import (
     Condition,
     Match,
@@ -214,7 +214,7 @@ def _match(data: dict[str, Any]) -> Match:
     return Match(
         rules=tuple(data["rules"]) if "rules" in data else None,
         priority=parse_priority(data["priority"]) if "priority" in data else None,
-        sources=frozenset(data["sources"]) if "sources" in data else None,
+        sources=frozenset(map(normalize_source, data["sources"])) if "sources" in data else None,
         tags_any=by_key["any"],
         tags_all=by_key["all"],
         tags_none=by_key["none"],

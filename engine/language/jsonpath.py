@@ -50,6 +50,7 @@ _SEGMENT = re.compile(
     r"|\[(?P<index>-?(?:0|[1-9][0-9]{0,8}))\]"
     r"|\[(?:'(?P<single>[^'\\]+)'|\"(?P<double>[^\"\\]+)\")\]"
 )
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _RESERVED = frozenset(("where", "wherenot", "true", "false", "null"))
 """Words that jsonpath-ng does not accept as a name after a dot."""
 
@@ -165,6 +166,8 @@ def _parse(text: str) -> Any:
     from jsonpath_ng.exceptions import JSONPathError  # noqa: PLC0415 - 40 ms, rarely needed
     from jsonpath_ng.ext.parser import parse  # noqa: PLC0415 - 40 ms, rarely needed
 
+    if "`" in _QUOTED.sub("", text):
+        raise PathError("back-quoted functions are not allowed")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # jsonpath-ng deprecates `&`, which the language has

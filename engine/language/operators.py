@@ -178,7 +178,8 @@ def network_of(text: Any) -> Network:
     Raises OperandError.
     """
     try:
-        network = ipaddress.ip_network(text if isinstance(text, str) else "")
+        # a zone, as in fe80::1%eth0, is not part of the address of an event
+        network = ipaddress.ip_network(text if isinstance(text, str) and "%" not in text else "")
     except ValueError:
         raise OperandError("bad-cidr", f"`{text}` is not a network", _network_hint(text)) from None
     if isinstance(network, ipaddress.IPv6Network):
@@ -190,10 +191,12 @@ def network_of(text: Any) -> Network:
 
 def _network_hint(text: Any) -> str:
     try:
-        near = ipaddress.ip_network(text if isinstance(text, str) else "", strict=False)
+        address = text.partition("%")[0] if isinstance(text, str) else ""
+        near = ipaddress.ip_network(address, strict=False)
     except ValueError:
         return "like 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
-    return f"{near}: the bits after the prefix are 0"
+    reason = "without a zone" if "%" in text else "the bits after the prefix are 0"
+    return f"{near}: {reason}"
 
 
 def address_of(value: Any) -> Address | None:

@@ -116,6 +116,11 @@ def parse_priority(word: str) -> int | None:
     return _PRIORITY.get(word.lower())
 
 
+def normalize_source(source: str | None) -> str:
+    """Return the name of a source. Falcosidekick sends ``syscalls`` if Falco gave no source."""
+    return source if source and source != "syscalls" else "syscall"
+
+
 def parse_time(text: str) -> int:
     """Return nanoseconds since the epoch from RFC 3339. Ignores digits after the ninth. Raises ValueError."""
     if len(text) == 30 and text[29] == "Z":  # noqa: PLR2004 - the format of Falco
@@ -258,10 +263,10 @@ def parse_event(value: Any, *, received_ns: int = ASSUMED_TIME_NS, salt: str = "
     source, hostname, output = get("source"), get("hostname"), get("output")
     if type(source) is not str or type(hostname) is not str or type(output) is not str:
         source, hostname, output = (_text(alert, key) for key in ("source", "hostname", "output"))
-    if not source or source == "syscalls":  # Falcosidekick sends this if Falco gave no source
-        source = "syscall"
+    source = normalize_source(source)
     return Event(
-        rule, priority, time_ns, timed, source, hostname or None, _tags(get("tags")), output or "",
+        rule, priority, time_ns, timed, source, None if hostname in ABSENT else hostname,
+        _tags(get("tags")), output or "",
         fields, alert, "" if timed else salt,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ several candidates share is evaluated once; if it is false, none of them matches
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from operator import itemgetter
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _MAX_RULES = 10_000
 """Rule names whose lookup is cached. An attacker who can send events can invent names."""
+_MAX_CACHED_NAME = 1_000
+"""Characters of a rule name that the cache keeps. A longer one, up to the size of a body, has a digest."""
 _MIN_SHARED = 4
 """Candidates from which a lookup table, or a branch for a shared test, is faster than a list."""
 _MAX_DEPTH = 16
@@ -80,13 +83,14 @@ class SelectorIndex(Generic[W]):
         self._any: list[W] = []
         for item in self.all:
             self._add(item)
-        self._finds: dict[str, Callable[[Event], list[W]]] = {}
+        self._finds: dict[str | bytes, Callable[[Event], list[W]]] = {}
 
     def matching(self, event: Event) -> list[W]:
         """Return the items whose matchers and conditions are true for the event, by name."""
-        find = self._finds.get(event.rule)
+        rule = event.rule
+        find = self._finds.get(_cache_key(rule))
         if find is None:
-            find = self._find_for_rule(event.rule)
+            find = self._find_for_rule(rule)
         return find(event)
 
     def for_rule(self, rule: str) -> list[W]:
@@ -111,7 +115,7 @@ class SelectorIndex(Generic[W]):
         find = _finder(self.for_rule(rule))
         if len(self._finds) >= _MAX_RULES:
             self._finds = {}
-        self._finds[rule] = find
+        self._finds[_cache_key(rule)] = find
         return find
 
 
@@ -134,6 +138,10 @@ class PlaybookIndex(SelectorIndex["Playbook"]):
             return None
         active = (s for s in self._silences.matching(event) if time_ns < s.until_ns)
         return next((silence.name for silence in active), None)
+
+
+def _cache_key(rule: str) -> str | bytes:
+    return rule if len(rule) <= _MAX_CACHED_NAME else hashlib.sha256(rule.encode()).digest()
 
 
 def _finder(items: Sequence[W]) -> Callable[[Event], list[W]]:

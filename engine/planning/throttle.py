@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_WINDOWS = 100_000
 _EVENT_KEYS = ("rule", "source", "hostname")
 """Names in ``throttle.key`` that are keys of the event. All other names are output fields."""
+_MAX_KEY = 1_000
+"""Characters of a window key. A longer one, which values of an event can make, has a digest."""
 _FALLBACK_KEY = ("container.id", "hostname")
 """Fields that are added to the key if one of its own fields is absent."""
 
@@ -104,12 +106,16 @@ def window_key(
 ) -> str:
     """Return the key of the event's window: playbook name, throttle text and values, as JSON.
 
-    If ``is_secret`` is true for the values, a digest replaces them in the key.
+    If ``is_secret`` is true for the values, a digest replaces them in the key. A digest also replaces text and
+    values that are too long to keep.
     """
     values: Any = [value for _, value in throttle_key(event, throttle)]
     if is_secret is not None and is_secret(values):
         values = hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:32]
-    return msgspec.json.encode([playbook.name, throttle.text, values]).decode()
+    key = msgspec.json.encode([playbook.name, throttle.text, values])
+    if len(key) > _MAX_KEY:
+        key = msgspec.json.encode([playbook.name, hashlib.sha256(key).hexdigest()])
+    return key.decode()
 
 
 def throttle_key(event: Event, throttle: Throttle) -> list[tuple[str, Any]]:

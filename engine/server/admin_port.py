@@ -28,6 +28,7 @@ _MAX_BODY = 4096
 _MAX_PARAMETERS = 20
 """Largest number of query parameters."""
 _PROBES = ("/livez", "/readyz")
+_JSON = b"application/json"
 
 
 class AdminPort:
@@ -82,7 +83,8 @@ class AdminPort:
     async def _answer(self, request: Request) -> Reply:
         path, method, headers = request.path, request.method, request.headers
         if path in _PROBES:
-            return await self._probe(path) if method in (b"GET", b"HEAD") else _not_allowed()
+            is_read = method in (b"GET", b"HEAD")
+            return await self._probe(path) if is_read else _not_allowed(b"GET, HEAD")
         verb = command_of(path) if method == b"POST" else READ
         operator = await self._authenticator.authorize(request, verb)
         if isinstance(operator, Reply):
@@ -90,9 +92,9 @@ class AdminPort:
         if method in (b"GET", b"HEAD"):
             return await asyncio.to_thread(self._api.get, path, _parse_query(request.query))
         if method != b"POST":
-            return _not_allowed()
-        # the form of a web page cannot have this type
-        if not headers.get(b"content-type", b"").startswith(b"application/json"):
+            return _not_allowed(b"GET, HEAD, POST")
+        # the form of a web page has a type, and cannot have this one
+        if not headers.get(b"content-type", _JSON).lower().startswith(_JSON):
             what = "send JSON, as `Content-Type: application/json`"
             return json_reply(415, {"error": what})
         content = _parse_body(request.body)
@@ -113,8 +115,8 @@ class AdminPort:
         return await self._readiness
 
 
-def _not_allowed() -> Reply:
-    return json_reply(405, {"error": "GET looks, POST acts"})
+def _not_allowed(allowed: bytes) -> Reply:
+    return json_reply(405, {"error": "GET looks, POST acts"}, (b"allow", allowed))
 
 
 def _parse_query(text: str) -> dict[str, str]:

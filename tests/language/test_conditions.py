@@ -172,9 +172,17 @@ def test_brackets_and_backslashes_in_globs():
     for glob, yes, no in (
         ("[a-c]x", "bx", "dx"), ("[!a]", "b", "a"), ("[^a]", "b", "a"), ("[]a]", "]", "b"),
         ("[", "[", "a"), ("\\*", "*", "a"), ("a\\", "a\\", "a"), ("[a", "[a", "a"),
+        ("[[:alpha:]]", "b", "5"), ("[[:digit:]a-c_]x", "_x", "dx"), ("[^[:space:]]", "a", " "),
+        ("[[:upper:]-]", "-", "a"), ("[[:foo:]]", ":]", ":"), ("[\\]]", "]", "\\"),
+        ("[a\\-z]", "-", "b"), ("[!\\]a]", "b", "]"), ("[\\\\]", "\\", "]"), ("[\\]", "[]", "]"),
     ):  # fmt: skip
         assert predicate("glob", glob)(yes) is True
         assert predicate("glob", glob)(no) is False
+
+
+def test_a_glob_of_brackets_that_do_not_close_is_read_in_linear_time():
+    glob = "[" * 4_999 + "[\\]"
+    assert predicate("glob", glob)("[" * 5_000 + "]") is True
 
 
 WRONG = [
@@ -182,6 +190,7 @@ WRONG = [
     ("in", [], "bad-value"), ("in", [{}], "wrong-type"), ("startswith", 1, "wrong-type"),
     ("gt", "1", "wrong-type"), ("gt", True, "wrong-type"), ("exists", "true", "wrong-type"),
     ("cidr", ["10.0.0.1/8"], "bad-cidr"), ("cidr", ["x"], "bad-cidr"), ("cidr", [5], "bad-cidr"),
+    ("cidr", ["fe80::1%eth0"], "bad-cidr"),
     ("regex", "(", "bad-regex"), ("regex", "(?=a)", "bad-regex"), ("regex", "(a)\\1", "bad-regex"),
     ("glob", "[z-a]", "bad-regex"),
 ]  # fmt: skip

@@ -62,7 +62,7 @@ def test_a_path_finds_a_value_or_a_list(path, found):
         "", "rule", "$.", "$[", "$..", "$.a[?(@.b =~ '(a+)+$')]", "$.a + 1", "$.a * $.b",
         "$.a.`len`", "$.a.`sub(/x/, y)`", "$.a.`parent`", "$.a[::0]", "$.a[?(@.b == $.c)]",
         "$.a where b", "$.a | $.b", "$.a[?(@.b == true & @.c =~ 'x')]", "$." + "a." * 600 + "a",
-        "$.a[\\`this\\`]", "$.a.`sorted`", "$" + "[?(@" * 100,
+        "$.a[\\`this\\`]", "$.`this`", "$.a.`this`.b", "$.a.`sorted`", "$" + "[?(@" * 100,
     ],
 )  # fmt: skip
 def test_a_feature_that_is_not_allowed_is_a_path_error(path):

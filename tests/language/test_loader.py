@@ -299,3 +299,9 @@ def test_a_file_of_a_subfolder_that_is_named_like_values_is_read_if_it_is_not_a_
 ):
     found = new_loader().load(Files("", {"sub/values.yaml": text.encode()}))
     assert found.playbooks or found.findings
+
+
+@pytest.mark.parametrize("source", ["syscalls", "", "syscall"])
+def test_the_spellings_of_syscall_in_a_match_mean_syscall(source):
+    (playbook,) = loaded(BASE.replace("{rules: [R]}", f"{{sources: ['{source}']}}")).playbooks
+    assert playbook.match.sources == {"syscall"}

@@ -50,8 +50,13 @@ def test_a_line_break_is_part_of_a_rule_name():
 
 
 @pytest.mark.parametrize(("host", "wanted"), [("worker-1", True), ("master", False), (None, False)])
-def test_a_hostname_is_exact_or_a_glob_and_an_absent_one_never_matches(host, wanted):
+def test_a_hostname_is_exact_or_a_glob(host, wanted):
     assert names(Match(hostnames=("worker-*", "w")), hostname=host) == (["p"] if wanted else [])
+
+
+@pytest.mark.parametrize("host", [None, "", "<NA>"])
+def test_an_absent_hostname_never_matches(host):
+    assert names(Match(hostnames=("*", "<NA>")), hostname=host) == []
 
 
 def test_an_event_without_tags_matches_only_tags_none():
@@ -71,6 +76,15 @@ def test_invented_rule_names_do_not_fill_the_cache():
     for number in range(10_050):
         assert len(found.matching(parse_event({"rule": f"a{number}"}))) == 1
     assert len(found._finds) <= 10_000
+
+
+def test_long_rule_names_do_not_fill_the_memory():
+    found = PlaybookIndex([Playbook("p", Match(rules=("a*",)), ()), Playbook("q", Match(), ())])
+    for number in range(50):
+        event = parse_event({"rule": f"{'ab'[number % 2]}{number}{'x' * 100_000}"})
+        for _ in range(2):
+            assert len(found.matching(event)) == 2 - number % 2
+    assert sum(map(len, found._finds)) < 50 * 1_000
 
 
 def keyed(key, truth, asked=None):

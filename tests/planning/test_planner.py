@@ -329,6 +329,14 @@ def test_the_memory_for_throttles_is_limited(throttle, monkeypatch):
     assert clock.at(1001, n=1000).suppressed == "throttle"
 
 
+def test_a_long_value_does_not_fill_the_memory_for_throttles():
+    clock = Clock(once(1e6, ("cmd",)))
+    long, other = "x" * 100_000, "x" * 99_999 + "y"
+    assert clock.acts(0, 1, cmd=long) == [True, False]
+    assert clock.acts(2, 3, cmd=other) == [True, False]
+    assert max(map(len, clock.memory.windows)) <= 1_000
+
+
 def test_windows_that_are_over_are_removed_first(monkeypatch):
     monkeypatch.setattr(engine.planning.throttle, "MAX_WINDOWS", 200)
     clock = Clock(once(1e6, ("n",)))

@@ -368,6 +368,12 @@ def test_the_form_of_a_web_page_is_rejected(admin):
     assert admin.journal.paused() == {}
 
 
+@pytest.mark.parametrize("headers", [{}, {"content-type": "Application/JSON; charset=utf-8"}])
+def test_a_command_is_accepted_as_json_or_without_a_type(admin, headers):
+    assert admin.post("/pause", headers=headers)[0] == 200
+    assert set(admin.journal.paused()) == {"*"}
+
+
 @pytest.mark.parametrize("path", ["/runs/abcdef/undo", "/runs", "/status", "/nothing"])
 def test_an_unknown_command_is_404(admin, path):
     assert admin.post(path)[0] == 404
