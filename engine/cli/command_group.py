@@ -22,7 +22,7 @@ _COMMANDS = {
     "serve": "Run the engine.",
     "status": "Show what a running engine uses, or wait until it uses a set of playbooks.",
     "history": "List the runs of a running engine, newest first.",
-    "show": "Show one run in full.",
+    "show": "Show one run in full, or the run that created an object.",
     "approve": "Approve a held run.",
     "deny": "Deny a held run.",
     "retry": "Retry a finished run from the first failed step.",

@@ -146,5 +146,5 @@ def migrate_command(*, journal: str, journal_password_file: Path | None) -> None
         fail(f"cannot migrate the journal: {file_error(error)}", USAGE)
     except psycopg.Error as error:
         fail(f"cannot migrate the journal: {connection.sentence(error)}", USAGE)
-    done = "have now" if changed else "already have"
+    done = "now have" if changed else "already have"
     print_line(f"The tables of {server.name} {done} version {schema.VERSION}.")

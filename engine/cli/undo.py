@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 @reason_option
 @server_options
 def command(*, run: str, reason: str | None, server: str, token_file: Path | None) -> None:
-    """Undo the changes of a RUN now, before their ttl ends: isolation, labels and annotations.
+    """Undo the changes of a RUN now, before their ttl ends.
 
-    A change stays if another run still needs it, or if the value has changed since. A deleted pod cannot
-    be restored.
+    Actions with the parameter `ttl` can be undone, with or without a `ttl`. A change stays if another run
+    still needs it, or if the value has changed since. Deleted objects are not restored. `tiercel show RUN
+    --copies` prints those that the run kept.
 
     \b
     Examples:
+      tiercel history --in-force             see what is changed, and by which runs
       tiercel show 4f1c2a9b                  see what can be undone
       tiercel undo 4f1c2a9b --reason "false positive"
 

@@ -261,7 +261,7 @@ class WorkerProcess:
         self._reap()
         if lost:
             raise WorkerProcessError(
-                "the worker process has ended; waiting runs are worked off after a restart"
+                "the worker process has ended; waiting runs continue after a restart"
             )
         return bool(self._completed)
 

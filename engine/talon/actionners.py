@@ -312,8 +312,8 @@ _IMAGE = _not_convertible(
     "pod.debug",
 )
 _FUNCTION = _not_convertible(
-    "no action has cloud credentials",
-    "use http.request with the URL of the function",
+    "the rule does not contain the URL of the function",
+    "use http.request with `url` and `auth`",
     "http.request",
 )
 

@@ -103,7 +103,7 @@ def test_the_previous_version_works_during_and_after_a_migration(start, monkeypa
             result = migrate(url)
             assert (result.exit_code, "another session locks them" in result.output) == (2, True)
             wait_until(lambda: len(sender.answers) > before + 5)  # it does not wait for the reader
-        assert migrate(url).output.endswith("have now version 2.\n")
+        assert migrate(url).output.endswith("now have version 2.\n")
         assert migrate(url).output.endswith("already have version 2.\n")
 
     new = start("new", is_next=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+import http
 import http.server
 import json
 import threading
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     """Status, headers and body."""
 
 
-class LoopbackServer:
+class LoopbackServer(abc.ABC):
     """A context manager that serves. A subclass answers in ``respond``. address: HOST:PORT."""
 
     def __init__(self) -> None:
@@ -23,13 +25,16 @@ class LoopbackServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
 
+    @abc.abstractmethod
     def respond(self, method: str, path: str, headers: Message, body: bytes) -> Response | None:
         """Return the response, or None to close the connection. Threads call it at the same time."""
-        raise NotImplementedError
 
     def upgrade(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        """Answer a request that asks for another protocol. The connection is closed when it returns."""
-        raise NotImplementedError
+        """Answer a request that asks for another protocol. The connection is closed when it returns.
+
+        The default refuses the request.
+        """
+        request.send_error(http.HTTPStatus.NOT_IMPLEMENTED)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -122,7 +122,7 @@ def test_a_step_without_an_action_in_this_version_becomes_a_comment(actionner):
         ("kubernetes:networkpolicy", {"allow_cidr": "10.0.0.0/8"}, "takes a list of texts"),
         ("calico:networkpolicy", {"allow_cidr": ["10.0.0.0/8"]}, "denies one destination"),
         ("kubernetes:tcpdump", {}, "an image that the rule does not name"),
-        ("aws:lambda", {"aws_lambda_name": "x"}, "cloud credentials"),
+        ("aws:lambda", {"aws_lambda_name": "x"}, "does not contain the URL of the function"),
         ("kubernetes:terminat", {}, "Talon does not have an actionner"),
     ],
 )  # fmt: skip
