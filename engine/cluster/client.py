@@ -12,6 +12,7 @@ from engine.cluster.api import FIELD_MANAGER, NAMESPACE, NODE, AlreadyExistsErro
 from engine.cluster.circuit_breaker import CircuitBreaker
 from engine.cluster.kind_names import find_kind
 from engine.cluster.kubeconfig import Credentials, read_access
+from engine.cluster.label_selectors import as_object
 from engine.cluster.rate_limiter import RateLimiter
 from engine.cluster.requests import (
     MAX_RATE_WAIT,
@@ -171,7 +172,7 @@ class KubernetesCluster(StreamCalls):
             missing = f"{kind.resource} of {kind.api_version}"
             raise PermanentError(f"{about}: the API server does not serve {missing}")
         self._raise_for_status("get", kind.resource, about, reply)
-        return reply.body
+        return _object_in(reply, about, name)
 
     def find_kind(self, word: str, group: str) -> Kind | None:
         """Return a kind by its plural, singular or short name, from discovery; None if it is not served.
@@ -214,7 +215,7 @@ class KubernetesCluster(StreamCalls):
         Raises PermanentError for more than ``MAX_LIST_OBJECTS`` objects or ``MAX_LIST_BYTES`` bytes.
         """
         items: list[Object] = []
-        size = 0
+        size = pages = 0
         query: list[tuple[str, str]] = [("limit", str(PAGE_SIZE))]
         if node is not None:
             query.append(("fieldSelector", f"spec.nodeName={node}"))
@@ -226,20 +227,22 @@ class KubernetesCluster(StreamCalls):
             more = [("continue", token)] if token else []
             reply = self._request("GET", path, [*query, *more])
             self._raise_for_status("list", kind.resource, kind.resource, reply)
-            items += reply.body.get("items") or []
+            items += _items_in(reply, kind.resource)
             size += reply.size
-            if len(items) > MAX_LIST_OBJECTS:
+            pages += 1
+            if len(items) + pages > MAX_LIST_OBJECTS:  # a page can be empty
                 limit = f"{MAX_LIST_OBJECTS:,} objects"
                 raise PermanentError(f"{kind.resource}: the list has more than {limit}")
             if size > MAX_LIST_BYTES:
                 limit = f"{MAX_LIST_BYTES >> 20} MiB"
                 raise PermanentError(f"{kind.resource}: the list is larger than {limit}")
-            token = (reply.body.get("metadata") or {}).get("continue") or ""
+            token = as_object(reply.body.get("metadata")).get("continue") or ""
             if not token:
                 return items
 
     def send(self, call: Call) -> Object:
         """Send one write; see ``Cluster.send``."""
+        about = f"{call.resource}/{call.name}"
         is_new = call.verb == "create" and "/" not in call.resource
         name = None if is_new else call.name
         path = path_of(call.api_version, call.resource, call.namespace, name)
@@ -258,7 +261,10 @@ class KubernetesCluster(StreamCalls):
         if call.resource in (NAMESPACE.resource, NODE.resource):
             self._forget(call.resource, call.name)  # an undo must read what the step wrote
         self._raise_for_write(call, reply)
-        return reply.body
+        # a Status answers a delete and an eviction, and a review has no name
+        if reply.body.get("kind") == "Status" or not call.name:
+            return reply.body
+        return _object_in(reply, about, call.name)
 
     def _raise_for_write(self, call: Call, reply: Reply) -> None:
         """Raise the error that the response to a write means, if any."""
@@ -277,6 +283,28 @@ class KubernetesCluster(StreamCalls):
         if reply.status == 422 and call.verb == "patch" and is_uid_rejected:  # noqa: PLR2004 - HTTP
             raise GoneError(f"{about} was replaced by another object of the same name")
         self._raise_for_status(call.verb, call.resource, about, reply)
+
+
+def _object_in(reply: Reply, about: str, name: str) -> Object:
+    """Return the object of a response. Raises TemporaryError for another answer, such as that of a proxy."""
+    if as_object(reply.body.get("metadata")).get("name") != name:
+        raise TemporaryError(
+            f"{about}: {reply.status}, but the answer is not this object", answered=True
+        )
+    return reply.body
+
+
+def _items_in(reply: Reply, about: str) -> list[Object]:
+    """Return the objects of a list. Raises TemporaryError if the response is not a list of objects."""
+    items = reply.body.get("items", reply)
+    items = [] if items is None else items
+    if not isinstance(items, list) or not all(
+        "name" in as_object(as_object(one).get("metadata")) for one in items
+    ):
+        raise TemporaryError(
+            f"{about}: {reply.status}, but the answer is not a list of objects", answered=True
+        )
+    return items
 
 
 def _means_replaced(call: Call, body: Object) -> bool:

@@ -11,7 +11,7 @@ from engine.execution.action_call import call_action, render_arguments
 from engine.execution.attempt_store import PREVIEW_STORE, undo
 from engine.execution.permission import hold_step, step_permission
 from engine.execution.prepared_step import Clients, check_when, prepare_step
-from engine.execution.retry import MAX_WAIT, retry_outcome
+from engine.execution.retry import MAX_WAIT, retry_outcome, undo_wait
 from engine.model.attempt_state import INTERRUPTED
 from engine.model.errors import (
     GoneError,
@@ -56,7 +56,7 @@ def attempt(
             step = prepare_step(claim, clients, checker, now, store)
             target = step.target
             outcome = _run(step)
-    except Exception as error:  # noqa: BLE001 - a bug in an action fails this step only; the outcome has the error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a bug in an action or a plugin fails this step only
         outcome = _outcome_of_error(claim, error, now)
     if outcome.state in ("done", "failed") and _may_be_doubled(claim):
         outcome = replace(outcome, message=f"{outcome.message}; {_DOUBLED}")
@@ -115,7 +115,7 @@ def _undo(claim: Claim, clients: Clients, store: AttemptStore) -> str:
     return undo(claim, clients.cluster, store)
 
 
-def _outcome_of_error(claim: Claim, error: Exception, now: float) -> Outcome:
+def _outcome_of_error(claim: Claim, error: Exception | SystemExit, now: float) -> Outcome:
     """Return the outcome of an attempt that raised."""
     if isinstance(error, TemporaryError):
         return retry_outcome(claim, error, now)
@@ -124,7 +124,11 @@ def _outcome_of_error(claim: Claim, error: Exception, now: float) -> Outcome:
     for kind, state in _ERROR_STATES.items():
         if isinstance(error, kind):
             return Outcome(state, str(error), retry_in=getattr(error, "wait", None))
-    return Outcome("failed", f"internal error: {type(error).__name__}", error=error)
+    what = f"internal error: {type(error).__name__}"
+    if claim.undo:  # never given up, otherwise its object would stay changed
+        wait = undo_wait(claim.attempt)
+        return Outcome("waiting", what, retry_in=wait, answered=True, error=error)
+    return Outcome("failed", what, error=error)
 
 
 def _target_uid(claim: Claim, target: Pod | Object | None) -> str | None:

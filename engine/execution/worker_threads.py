@@ -49,5 +49,5 @@ class WorkerThreads:
         while (function := self._functions.get()) is not None:
             try:
                 function()
-            except Exception:  # a bug must not end the thread, because the pool would shrink
+            except BaseException:  # a bug must not end the thread, because the pool would shrink
                 log.exception("worker_failed")

@@ -115,7 +115,7 @@ class GoneError(SkippedError):
 class InternalError(Exception):
     """A bug of the engine, found in a preview. cause: the exception."""
 
-    def __init__(self, cause: Exception) -> None:
+    def __init__(self, cause: BaseException) -> None:
         super().__init__(f"{type(cause).__name__}: {cause}")
         self.cause = cause
 

@@ -54,7 +54,7 @@ class Outcome:
     requests: tuple[OutboundRequest, ...] = ()
     answer: Any = None
     uid: str | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     held_because: str = ""
 
 

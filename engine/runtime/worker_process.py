@@ -338,8 +338,14 @@ class _Resources:
             fault.clear()
 
     def series(self) -> Iterator[Series]:
-        """Yield the metrics of the budgets and of the cluster."""
-        for budget, left in self.checker().remaining_budgets():
+        """Yield the metrics of the cluster, and of the budgets unless the journal cannot be read."""
+        if self._cluster:
+            yield "cluster_answers", {}, float(not self._cluster.breaker.open)
+        try:
+            budgets = [*self.checker().remaining_budgets()]
+        except JournalError:
+            return
+        for budget, left in budgets:
             yield (
                 "budget_left",
                 {
@@ -352,8 +358,6 @@ class _Resources:
                 },
                 left,
             )
-        if self._cluster:
-            yield "cluster_answers", {}, float(not self._cluster.breaker.open)
 
 
 class _Budgets:

@@ -421,6 +421,38 @@ def test_undoing_waits_for_the_server_and_never_gives_up(action):
     assert (outcome.state, outcome.retry_in is not None) == ("waiting", True)
 
 
+NOT_KUBERNETES = [b"", b"<html>Sign in</html>", b"[]", b"7", b"{}", b'{"metadata": []}',
+                  b'{"metadata": {"name": "other"}, "items": 7}', b'{"items": [7]}']  # fmt: skip
+
+
+@every_undoable
+def test_an_undo_waits_for_an_answer_of_kubernetes(action):
+    server, store = world(), FakeAttemptStore()
+    claim = claim_of(action)
+    act(server, claim, store=store)
+    for server.body in NOT_KUBERNETES:
+        outcome = act(server, store.undoing(claim), store=store)
+        assert (outcome.state, outcome.error) == ("waiting", None)
+    server.body = None
+    assert act(server, store.undoing(claim), store=store).state == "undone"
+
+
+@pytest.mark.parametrize(
+    "action", [a for a in ACTIONS if "cluster" in a.acts_with], ids=lambda a: a.name
+)
+@pytest.mark.parametrize("methods", [{"GET"}, {"POST", "PATCH", "DELETE"}], ids=["reads", "writes"])
+def test_an_answer_that_is_not_of_kubernetes_is_never_success(action, methods):
+    for body in NOT_KUBERNETES:
+        server = world()
+        before = server.state()
+        server.body, server.body_methods = body, methods
+        outcome = act(server, claim_of(action))
+        is_met = "GET" in methods or any(call.resource != "pods/exec" for call in outcome.calls)
+        assert (outcome.state == "waiting") == is_met, (body, outcome.message)
+        assert outcome.error is None
+        assert server.state() == before
+
+
 @every_undoable
 def test_an_undo_that_is_not_allowed_waits_and_says_which_right_is_missing(action):
     server, store = world(), FakeAttemptStore()

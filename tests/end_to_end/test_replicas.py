@@ -181,6 +181,11 @@ def test_replicas_without_their_database_answer_503_and_heal(replicas, receiver,
         )
         assert a.post(alert("Tell"))[0] == 503
         assert a.post({"rule": "Unmatched"})[0] == 200  # never touches the database
+        status, _, metrics = a.get("/metrics")
+        assert (status, "tiercel_cluster_answers" in metrics) == (
+            200,
+            True,
+        )  # of the worker process
         admin.execute("ALTER DATABASE journal ALLOW_CONNECTIONS true")
     receiver.wait_for(*accepted_at_last(a, alert("Tell", 1)))
 

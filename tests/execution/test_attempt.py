@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import pytest
-from engine.cluster.api import CallRecorder
+from engine.cluster.api import POD, CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.attempt_store import PREVIEW_STORE
 from engine.execution.budgets import BudgetLedger, Charge
 from engine.execution.guardrails import GuardrailChecker
 from engine.execution.retry import wait_before
 from engine.language.folder import Files
+from engine.model.calls import ObjectChange
 from engine.model.errors import PermanentError, TemporaryError
 from engine.model.event import parse_event
 from engine.model.playbook import Budget, Guardrails, Retry
@@ -125,8 +126,10 @@ def test_status_of_the_api_server_decides_the_outcome(status, state):
         assert "missing right: patch on pods" in outcome.message
 
 
-@pytest.mark.parametrize("error", [RuntimeError("secret-value"), KeyError("x"), RecursionError()])
-def test_internal_error_fails_the_step_without_details(error):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("secret-value"), KeyError("x"), RecursionError(), SystemExit("plugin")]
+)
+def test_internal_error_fails_the_step_without_details_and_delays_an_undo(error):
     clients = Clients(
         CallRecorder(Broken(error), Broken(error)), RequestRecorder(Broken(error)), dry=False
     )
@@ -134,6 +137,11 @@ def test_internal_error_fails_the_step_without_details(error):
         outcome = attempt(claim(step), clients, GuardrailChecker(), NOW)
         assert outcome.state == "failed"
         assert outcome.message == f"internal error: {type(error).__name__}"
+    change = ObjectChange(POD, "demo", "web-0", "u1", ("metadata", "labels", "a"), "b")
+    for attempts, wait in ((1, 5.0), (99, 600.0)):
+        undoing = claim(LABEL, undo="1" * 32, changes=(change,), attempt=attempts)
+        outcome = attempt(undoing, clients, GuardrailChecker(), NOW)
+        assert (outcome.state, outcome.retry_in, outcome.error) == ("waiting", wait, error)
 
 
 def test_permanent_error_fails_the_step_at_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 
 import pytest
@@ -12,8 +13,9 @@ from engine.execution import worker_pool
 from engine.execution.attempt import Clients
 from engine.execution.guardrails import GuardrailChecker
 from engine.execution.worker_pool import Capacity, WorkerPool, _JournalStore
+from engine.execution.worker_threads import WorkerThreads
 from engine.journal.sqlite.journal import SqliteJournal
-from engine.model.errors import JournalError, PermanentError, TemporaryError
+from engine.model.errors import JournalError, PermanentError, TemporaryError, UnwritableError
 from engine.outbound.api import Answer, RequestRecorder
 from engine.telemetry.events import Observers
 from tests.support.engine import PATIENCE
@@ -126,6 +128,11 @@ class Engine:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.ends) >= len(became), PATIENCE)
         assert [moment.became for moment in self.ends] == list(became)
+
+    def wait_until(self, is_reached):
+        """Wait until a condition on the ends of attempts holds."""
+        with self._changed:
+            assert self._changed.wait_for(is_reached, PATIENCE), self.ends
 
     def later(self, seconds):
         self.now += seconds
@@ -344,6 +351,40 @@ def test_temporary_journal_failure_loses_nothing(tmp_path, monkeypatch, name):
         assert failing.passed.wait(PATIENCE)
         assert engine.journal.find(run).outcome == "done"
         assert engine.ops.seen == ["tell nginx"]
+
+
+@pytest.mark.parametrize("at", ["begin", "wait"])
+@pytest.mark.parametrize("error", [JournalError("a bad row"), UnwritableError("a bad value")])
+def test_an_outcome_that_the_journal_never_accepts_does_not_stop_the_others(tmp_path, error, at):
+    with Engine(tmp_path) as engine:
+        begin_settle, bad = engine.journal.begin_settle, []
+
+        def refusing(claim, *given):
+            if claim.run.id != bad[0]:
+                return begin_settle(claim, *given)
+
+            def wait():
+                raise error
+
+            return wait if at == "wait" else wait()
+
+        engine.journal.begin_settle = refusing
+        engine.ops.open.clear()
+        bad += engine.accept(0, "a")
+        for number in range(1, 10):  # more than the outcomes of the pool that can wait for the disk
+            engine.accept(number, f"pod-{number}")
+        engine.ops.open.set()
+        engine.wait_until(lambda: [it.became for it in engine.ends].count("done") == 9)
+        assert engine.workers.ended() is None
+
+
+def test_no_exception_ends_a_thread_of_the_pool():
+    threads, done = WorkerThreads(1, "test"), threading.Event()
+    threads.start()
+    threads.run(sys.exit)
+    threads.run(done.set)
+    assert done.wait(PATIENCE)
+    threads.stop(wait=True)
 
 
 def test_unwritable_answer_is_dropped_and_the_run_is_kept(tmp_path):

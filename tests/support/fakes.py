@@ -109,7 +109,8 @@ class ApiServer:
     served: apiVersions of CUSTOM kinds that exist. streams: path and query of the commands and logs.
     refused: validation errors. interfere: called once, before
     the next write. answers: status, headers and (optional) details of the responses to the next writes, which
-    have no effect.
+    have no effect. body: of the responses to ``body_methods``, with status 200, as a broken proxy answers; None
+    for the server's own.
     """
 
     def __init__(self, *objects: dict[str, Any]) -> None:
@@ -120,6 +121,8 @@ class ApiServer:
         self.refused: list[str] = []
         self.interfere: Any = None
         self.answers: list[tuple[Any, ...]] = []
+        self.body: bytes | None = None
+        self.body_methods = {"GET", "POST", "PATCH", "DELETE"}
         self.host = "https://fake"
         self.served: set[str] = set()
         self._owners: dict[Key, dict[tuple[str, ...], str]] = {}
@@ -173,6 +176,8 @@ class ApiServer:
         left: float,
     ) -> transport.Response:
         assert left > 0
+        if self.body is not None and method in self.body_methods:
+            return transport.Response(200, {}, self.body)
         if discovery := _DISCOVERY.fullmatch(path):
             version = discovery[1]
             names = [{"name": r} for (_, api), r in CUSTOM.items() if api == version]
