@@ -10,47 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from engine.journal.postgres import liveness
 from engine.journal.postgres.connection import parse_server
-from engine.journal.postgres.journal import PostgresJournal
-from engine.journal.postgres.liveness import Process
-from engine.journal.postgres.partitions import create_partitions
-from engine.journal.postgres.schema import day_of
-from engine.journal.records import AcceptBatch, Pause, RunFilter
+from engine.journal.records import AcceptBatch, Pause
 from engine.model.errors import JournalError
 from engine.model.playbook import Throttle
 from engine.model.throttle_window import ThrottleUse
 from tests.support.engine import PATIENCE, wait_until
-from tests.support.journals import DONE, NOW, accept, claim, event, run, stored_playbook
+from tests.support.journals import DONE, NOW, accept, claim, event, open_replica, run
 from tests.support.postgres import database_of, shared_server
 
-
-def open_at(url, name="a"):
-    return PostgresJournal(parse_server(url), Process(name, "worker", "1"), stored_playbook)
-
-
 ONCE, THRICE = (Throttle("per minute", 60.0, first=first) for first in (1, 3))
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    return database_of(tmp_path_factory.mktemp("shared"))
-
-
-@pytest.fixture
-def start(url):
-    """Start replicas on one database with empty tables."""
-    with shared_server().connect(url.rpartition("/")[2]) as connection:
-        connection.execute(
-            "TRUNCATE arrived, runs, history, run_ids, events, targets, throttle_windows, budget_windows,"
-            " undo_intents, replicas"
-        )
-    with contextlib.ExitStack() as stack:
-
-        def start(name="a"):
-            one = open_at(url, name)
-            stack.callback(one.close)
-            return one
-
-        yield start
 
 
 def offer(journal, *runs, throttle=ONCE, clock=NOW):
@@ -280,7 +248,7 @@ def test_an_unavailable_database_fails_an_accept_and_heals(tmp_path):
     url = database_of(tmp_path / "own")
     database = url.rpartition("/")[2]
     with (
-        contextlib.closing(open_at(url)) as journal,
+        contextlib.closing(open_replica(url, "a")) as journal,
         shared_server().connect() as admin,
     ):
         accept(journal, run(1))
@@ -333,7 +301,7 @@ def test_a_database_that_can_lose_events_is_refused(tmp_path, statement, why):
     with shared_server().connect() as admin:
         admin.execute(f"ALTER DATABASE {url.rpartition('/')[2]} {statement}")
     with pytest.raises(JournalError, match=why):
-        open_at(url)
+        open_replica(url, "a")
 
 
 def test_a_missing_standby_is_a_warning(start):
@@ -344,10 +312,10 @@ def test_tables_of_a_newer_engine_are_refused_only_if_it_says_so(tmp_path):
     url = database_of(tmp_path / "own")
     with shared_server().connect(url.rpartition("/")[2]) as admin:
         admin.execute("UPDATE schema_version SET version = 99")
-        open_at(url).close()  # a rolling update: the previous version keeps working
+        open_replica(url, "a").close()  # a rolling update: the previous version keeps working
         admin.execute("UPDATE schema_version SET oldest_reader = 98")
         with pytest.raises(JournalError, match="the tables have version 99"):
-            open_at(url)
+            open_replica(url, "a")
 
 
 def test_a_role_without_rights_is_refused_with_the_statement_that_helps(tmp_path):
@@ -358,94 +326,15 @@ def test_a_role_without_rights_is_refused_with_the_statement_that_helps(tmp_path
         admin.execute("CREATE ROLE limited LOGIN")
         try:
             with pytest.raises(JournalError, match=f"ALTER DATABASE {database} OWNER TO limited"):
-                open_at(limited)
+                open_replica(limited, "a")
             admin.execute("GRANT USAGE ON SCHEMA public TO limited")
             with pytest.raises(JournalError, match="GRANT SELECT, INSERT, UPDATE"):
-                open_at(limited)
+                open_replica(limited, "a")
             admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO limited")
             with pytest.raises(JournalError, match="GRANT SELECT, INSERT, UPDATE"):
-                open_at(limited)
+                open_replica(limited, "a")
         finally:
             admin.execute("DROP OWNED BY limited; DROP ROLE limited")
-
-
-def test_whole_days_are_dropped_and_an_unfinished_run_keeps_its_day(start):
-    a = start("a")
-    wait_until(lambda: created(a, day_of(NOW - 9 * 86_400), 3))
-    for number in (1, 2):
-        accept(a, replace_received(run(number), NOW - (9 - number % 2) * 86_400))
-    first, second = a.claim("cluster", 9, NOW)
-    a.settle(first, DONE, NOW - 8 * 86_400)
-    kept = [day_of(NOW - 9 * 86_400)]
-    wait_until(lambda: a.delete_runs(NOW) == 0 and days_before_now(a) == kept)
-    a.delete_runs(NOW)
-    assert days_before_now(a) == kept
-    assert a.find(first.run.id) is None
-    assert a.settle(second, DONE, NOW) == "done"
-
-
-def created(journal, first, days):
-    """Create partitions. Return false if others use the tables: autovacuum locks the one for other days."""
-    try:
-        with journal._connections.session() as c:
-            create_partitions(c, first, days)
-    except JournalError:
-        return False
-    return True
-
-
-def days_before_now(journal):
-    rows = journal._connections.rows(
-        "SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_class"
-        " WHERE relname ~ '^history_[0-9]{8}$' AND relname < %s ORDER BY day",
-        f"history_{day_of(NOW):%Y%m%d}",
-    )
-    return [row["day"] for row in rows]
-
-
-def test_a_list_of_the_newest_runs_does_not_read_older_days(start, url):
-    a = start("a")
-    wait_until(lambda: created(a, day_of(NOW - 2 * 86_400), 3))
-    accept(a, *(replace_received(run(n), NOW - (2 - n) * 86_400) for n in range(3)))
-    for one in a.claim("cluster", 9, NOW):
-        a.settle(one, DONE, NOW)
-    newest_first = [run(n).id for n in (2, 1, 0)]
-    assert [one.run.id for one in a.runs(RunFilter())] == newest_first
-    with shared_server().connect(url.rpartition("/")[2]) as other:
-        other.execute(f"BEGIN; LOCK TABLE history_{day_of(NOW - 2 * 86_400):%Y%m%d}")
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(
-                lambda: [
-                    a.runs(RunFilter(limit=2)),
-                    a.runs(RunFilter(since=NOW - 86_400)),
-                    a.runs(RunFilter(state="waiting")),
-                    a.counts(),
-                ]
-            )
-            try:
-                first, since, waiting, counts = asked.result(PATIENCE)
-            finally:
-                other.execute("ROLLBACK")
-    assert [one.run.id for one in first] == [one.run.id for one in since] == newest_first[:2]
-    assert (waiting, counts) == ([], {"waiting": 0, "running": 0, "held": 0})
-
-
-def test_retention_keeps_the_queue_of_a_run_that_arrives_meanwhile(start, url):
-    """Without its row in `targets`, a run is never claimed. The other targets make the deletion take longer."""
-    a = start("a")
-    with shared_server().connect(url.rpartition("/")[2]) as c, ThreadPoolExecutor(1) as pool:
-        for number in range(8):
-            c.execute("TRUNCATE targets")
-            c.execute("INSERT INTO targets SELECT 'idle' || n FROM generate_series(1, 4500) AS n")
-            c.execute("INSERT INTO targets VALUES ('demo/web')")
-            deleted = pool.submit(a.delete_runs, NOW - 86_400)
-            accept(a, run(number, "demo/web"))
-            claims = a.claim("cluster", 9, NOW)
-            deleted.result()
-            claims += a.claim("cluster", 9, NOW)
-            assert [one.run.id for one in claims] == [run(number).id]
-            assert c.execute("SELECT 1 FROM targets WHERE target = 'demo/web'").fetchone()
-            a.settle(claims[0], DONE, NOW)
 
 
 def test_a_server_that_has_lost_a_playbook_gets_it_again(start, url):
@@ -468,30 +357,3 @@ def accepted(journal, one):
     except JournalError:
         return False
     return True
-
-
-def test_a_day_that_is_in_use_gets_its_partition_while_runs_are_accepted(start):
-    a, b = start("a"), start("b")
-    day = day_of(NOW)
-    accept(a, run(1))
-    with shared_server().connect(a.name.rpartition("/")[2]) as c:
-        name = f"history_{day:%Y%m%d}"
-        found = f"SELECT (SELECT count(*) FROM {name}), (SELECT count(*) FROM history_other)"  # noqa: S608
-        (held,) = a.claim("cluster", 9, NOW)
-        a.settle(held, DONE, NOW)
-        with ThreadPoolExecutor(1) as pool:
-            writing = pool.submit(lambda: [accept(b, run(n)) for n in range(100, 160)])
-            wait_until(lambda: created(a, day, 1))
-            assert len(writing.result()) == 60  # none has failed
-        assert c.execute(found).fetchone() == (1, 0)
-        assert len(a.find_ids(run(1).id)) == 1
-        c.execute(
-            "BEGIN; SELECT count(*) FROM history"
-        )  # a reader: the day stays, and nobody waits
-        a.delete_runs(NOW + 10 * 86_400)
-        assert a.find(run(1).id) is not None
-        c.execute("ROLLBACK")
-
-
-def replace_received(one, received):
-    return type(one)(one.id, one.playbook, one.event, received, one.target)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from engine.journal.postgres.journal import PostgresJournal
     from engine.journal.protocol import Journal
     from engine.model.event import Event
 
@@ -75,6 +76,15 @@ def open_postgres(folder: Path) -> Journal:
 
     process = Process("test", "engine", "1")
     return Vacuumed(parse_server(url), process, stored_playbook, exact_retention=True)
+
+
+def open_replica(url: str, name: str) -> PostgresJournal:
+    """Open the journal of a database as the worker of a replica."""
+    from engine.journal.postgres.connection import parse_server  # noqa: PLC0415 - only where it is used
+    from engine.journal.postgres.journal import PostgresJournal  # noqa: PLC0415 - the same
+    from engine.journal.postgres.liveness import Process  # noqa: PLC0415 - the same
+
+    return PostgresJournal(parse_server(url), Process(name, "worker", "1"), stored_playbook)
 
 
 JOURNALS: dict[str, Callable[..., Journal]] = {

@@ -38,6 +38,7 @@ from engine.journal.postgres.connection import (
 from engine.journal.postgres.liveness import RENEW_INTERVAL, Liveness
 from engine.journal.postgres.lost_claims import ClaimLedger
 from engine.journal.postgres.migrations import migrate
+from engine.journal.postgres.old_ids import OldIds
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.postgres.writer import AcceptWriter, SettlementWriter
 from engine.journal.records import AcceptBatch, ForwardedRuns, Replica
@@ -65,6 +66,8 @@ MAX_BYTES = 1 << 40
 """Size of the tables at which the fill ratio is 1. The size of the server's disk is not known."""
 ID_KEY = "journal id"
 """Key of the id of the journal in the table ``offsets``."""
+_MAX_DELETIONS = 20
+"""Transactions of one ``delete_runs`` that delete rows of one kind. A call a minute keeps up with accepts."""
 
 
 class PostgresJournal(BaseJournal["Connection"]):
@@ -120,6 +123,7 @@ class PostgresJournal(BaseJournal["Connection"]):
         self._writer = AcceptWriter(open_connection)
         self._settlements = SettlementWriter(open_connection, "journal settlements")
         self._ledger = ClaimLedger()
+        self._old_ids = OldIds()
         self._statements = _STATEMENTS
         self._hydrator = Hydrator(queries.RunLookups(self._connections), playbook_from_snapshot)
         self._stopping = threading.Event()
@@ -343,9 +347,12 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     def delete_runs(self, before: float) -> int:
         """See Maintenance.delete_runs. Drops whole days."""
-        now, exact = self.now(), self._exact_retention
+        exact = self._exact_retention
+        over = min(self.now(), before)
         self._prepare_history()  # so that retention sees every run
-        self._write(lambda c: retention.delete_old_records(c, before, min(now, before)))
+        self._write(lambda c: retention.delete_old_records(c, before))
+        _repeat(lambda: self._write(lambda c: retention.delete_unused_rows(c, over)))
+        _repeat(lambda: self._old_ids.delete(self._write, before))
         with self._connections.session() as connection:
             retention.drop_days(connection, before)
         return self._write(lambda c: retention.delete_runs(c, before, exact=exact))
@@ -423,3 +430,10 @@ def _create_partitions(connection: Connection) -> None:
     """Create the partitions of today and the next days, or later if others use the tables now."""
     with contextlib.suppress(errors.LockNotAvailable):
         partitions.create_partitions(connection)
+
+
+def _repeat(delete: Callable[[], int]) -> None:
+    """Delete rows until none is left, or until the next call of ``delete_runs``."""
+    for _ in range(_MAX_DELETIONS):
+        if not delete():
+            return

@@ -53,12 +53,19 @@ BEGIN
     END LOOP;
   END LOOP;
 END $$;
+-- Whether an unfinished run needs the events of a day.
+CREATE FUNCTION needs_day(day_ date) RETURNS boolean LANGUAGE sql AS $$
+  SELECT EXISTS (SELECT FROM runs WHERE day = day_) OR EXISTS (SELECT FROM arrived WHERE day = day_)
+$$;
 -- Drop the partitions of a day. Return false if an unfinished run needs it, or if another session reads it.
+-- A run can arrive meanwhile. The answer under the locks of both tables is therefore the one that counts.
 CREATE FUNCTION drop_day(day_ date) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '{_LOCK_TIMEOUT}' AS $$
 DECLARE table_ text;
 BEGIN
-  IF EXISTS (SELECT FROM runs WHERE day = day_) THEN RETURN false; END IF;
+  IF needs_day(day_) THEN RETURN false; END IF;
+  LOCK TABLE ONLY history, ONLY events IN ACCESS EXCLUSIVE MODE;
+  IF needs_day(day_) THEN RETURN false; END IF;
   FOREACH table_ IN ARRAY ARRAY['history', 'events'] LOOP
     EXECUTE format('DROP TABLE IF EXISTS %I', table_ || to_char(day_, '_YYYYMMDD'));
   END LOOP;

@@ -23,11 +23,11 @@ from engine.journal.records import DeadLetter, DroppedRuns
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.journal.postgres.connection import Connection
+    from engine.journal.postgres.connection import Connection, Row
     from engine.journal.records import RunFilter
 
-MAX_DELETED_IDS = 5_000
-"""Ids, and rows of targets, that one transaction deletes."""
+MAX_DELETED_TARGETS = 10_000
+"""Rows of targets that one transaction deletes."""
 _DAY = dt.timedelta(days=1)
 
 
@@ -93,28 +93,31 @@ def delete_runs(connection: Connection, before: float, *, exact: bool) -> int:
     connection.execute(
         "DELETE FROM undo_intents WHERE undo = ANY(%s)", ([row["id"] for row in undos],)
     )
-    connection.execute("DELETE FROM run_ids WHERE id = ANY(%s::uuid[])", (ids,))
-    _delete_unused_events(connection, [row["event"] for row in rows if row["event"]])
+    if ids:
+        connection.execute("DELETE FROM run_ids WHERE id = ANY(%s::uuid[])", (ids,))
+    _delete_unused_events(connection, rows)
     return len(rows)
 
 
-def delete_old_records(connection: Connection, before: float, now: float) -> None:
-    """Delete counters, dead letters, ids, windows and queues that nothing needs any longer."""
+def delete_old_records(connection: Connection, before: float) -> None:
+    """Delete counters and dead letters that are too old."""
     connection.execute("DELETE FROM drops WHERE last < %s", (before,))
     connection.execute("DELETE FROM dead_letters WHERE received < %s", (before,))
-    connection.execute(
-        "DELETE FROM run_ids WHERE id IN (SELECT id FROM run_ids WHERE day < %s AND NOT EXISTS"
-        " (SELECT FROM runs WHERE runs.id = replace(run_ids.id::text, '-', '')) LIMIT %s"
-        " FOR UPDATE SKIP LOCKED)",
-        (day_of(before) - 2 * _DAY, MAX_DELETED_IDS),
+
+
+def delete_unused_rows(connection: Connection, over: float) -> int:
+    """Delete some of the rows of targets without a run, and of windows that were over at a time.
+
+    Returns the number of rows.
+    """
+    return _delete_unused_targets(connection) + sum(
+        windows.delete_over(connection, table, over)
+        for table in ("throttle_windows", "budget_windows")
     )
-    _delete_unused_targets(connection)
-    windows.delete_over(connection, "throttle_windows", now)
-    windows.delete_over(connection, "budget_windows", now)
 
 
-def _delete_unused_targets(connection: Connection) -> None:
-    """Delete the rows of targets without a run.
+def _delete_unused_targets(connection: Connection) -> int:
+    """Delete the rows of targets without a run. Return their number.
 
     A statement sees what was committed before it began. The rows are therefore locked in one statement, and the
     runs are read again in the next one. In one statement, a run that arrives meanwhile would lose the row of its
@@ -123,13 +126,15 @@ def _delete_unused_targets(connection: Connection) -> None:
     locked = connection.execute(
         "SELECT target FROM targets WHERE NOT EXISTS (SELECT FROM runs WHERE runs.target = targets.target)"
         " LIMIT %s FOR UPDATE SKIP LOCKED",
-        (MAX_DELETED_IDS,),
+        (MAX_DELETED_TARGETS,),
     ).fetchall()
-    connection.execute(
+    if not locked:
+        return 0
+    return connection.execute(
         "DELETE FROM targets WHERE target = ANY(%s)"
         " AND NOT EXISTS (SELECT FROM runs WHERE runs.target = targets.target)",
         ([row["target"] for row in locked],),
-    )
+    ).rowcount
 
 
 def strip_runs(connection: Connection, before: float) -> int:
@@ -147,17 +152,23 @@ def strip_runs(connection: Connection, before: float) -> int:
         " AS given (day, id) WHERE history.day = given.day AND history.id = given.id",
         ([row["day"] for row in rows], [row["id"] for row in rows]),
     )
-    _delete_unused_events(connection, [row["event"] for row in rows])
+    _delete_unused_events(connection, rows)
     return len(rows)
 
 
-def _delete_unused_events(connection: Connection, events: Sequence[object]) -> None:
-    """Delete those of the events to which no run refers any longer."""
+def _delete_unused_events(connection: Connection, runs: Sequence[Row]) -> None:
+    """Delete the events of some runs to which no run refers any longer.
+
+    runs: rows with ``day`` and ``event``.
+    """
+    events = [(row["day"], row["event"]) for row in runs if row["event"]]
     if events:
+        days, ids = zip(*events, strict=True)
         connection.execute(
-            "DELETE FROM events WHERE id = ANY(%s) AND NOT EXISTS"
+            "DELETE FROM events USING (SELECT DISTINCT * FROM unnest(%s::date[], %s::uuid[])) AS given (day, id)"
+            " WHERE events.day = given.day AND events.id = given.id AND NOT EXISTS"
             " (SELECT FROM all_runs WHERE all_runs.event = events.id)",
-            ([*events],),
+            ([*days], [*ids]),
         )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from engine.journal.postgres.connection import Connection
     from engine.journal.statements import WindowTable
 
-MAX_DELETED_WINDOWS = 5_000
+MAX_DELETED_WINDOWS = 10_000
 """Windows that one transaction deletes because they are over."""
 
 
@@ -53,10 +53,13 @@ def _until(window: Any) -> float:
     return float(window.get("until", 0.0)) if isinstance(window, dict) else 0.0
 
 
-def delete_over(connection: Connection, table: WindowTable, now: float) -> None:
-    """Delete windows that have no effect any longer, and those that a lock created and nothing used."""
-    connection.execute(
+def delete_over(connection: Connection, table: WindowTable, now: float) -> int:
+    """Delete windows that have no effect any longer, and those that a lock created and nothing used.
+
+    Returns their number.
+    """
+    return connection.execute(
         f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} WHERE until < %s LIMIT %s"
         " FOR UPDATE SKIP LOCKED)",
         (now, MAX_DELETED_WINDOWS),
-    )
+    ).rowcount
