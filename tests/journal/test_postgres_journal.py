@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,9 +14,10 @@ from engine.journal.postgres.connection import parse_server
 from engine.journal.records import AcceptBatch, Pause
 from engine.model.errors import JournalError
 from engine.model.playbook import Throttle
+from engine.model.run import Outcome
 from engine.model.throttle_window import ThrottleUse
 from tests.support.engine import PATIENCE, wait_until
-from tests.support.journals import DONE, NOW, accept, claim, event, open_replica, run
+from tests.support.journals import DONE, NOW, accept, claim, event, open_replica, playbook, run
 from tests.support.postgres import database_of, shared_server
 
 ONCE, THRICE = (Throttle("per minute", 60.0, first=first) for first in (1, 3))
@@ -160,8 +162,8 @@ def test_the_claim_of_a_replica_that_joins_during_a_claim_stays(start, url):
         while not admin.execute(blocked, (database,)).fetchone():
             assert not claiming.done()
         other.execute(
-            "WITH joined AS (INSERT INTO replicas (name, process, version, tables)"
-            " SELECT 'b', process, version, tables FROM replicas RETURNING id)"
+            "WITH joined AS (INSERT INTO replicas (id, name, process, version, tables)"
+            " SELECT 1, 'b', process, version, tables FROM replicas RETURNING id)"
             " UPDATE runs SET state = 'leased', leased = true, fence = 1, due_at = %s,"
             " replica = joined.id FROM joined",
             (NOW + 40,),
@@ -208,6 +210,46 @@ def test_a_process_that_was_stopped_may_neither_act_nor_claim_until_it_has_renew
     a.on_free(woken.set)
     assert woken.wait(PATIENCE)
     assert len(a.claim("cluster", 9, NOW)) == 1
+
+
+def test_a_machine_that_was_suspended_may_not_act(start, monkeypatch):
+    """The monotonic clock stops while a machine is suspended. Its claims are those of others then."""
+    a = start()
+    slept = time.clock_gettime
+    monkeypatch.setattr(a._liveness, "renew", lambda: None)
+    a._liveness._renewed = liveness.steady()
+    assert a.may_act(a.claim_identity)
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda clock: slept(clock) + 60 * (clock == time.CLOCK_BOOTTIME)
+    )
+    assert not a.may_act(a.claim_identity)
+
+
+def test_processes_never_share_an_identity_after_a_fail_over_that_lost_rows(
+    sql, start, monkeypatch
+):
+    """A standby without synchronous replication lacks the last rows, and its counters are those before them."""
+    sql.execute("TRUNCATE replicas RESTART IDENTITY")
+    a = start("a")
+    lost, renew = a.claim_identity, a._liveness.renew
+    monkeypatch.setattr(a._liveness, "renew", lambda: None)
+    sql.execute("TRUNCATE replicas RESTART IDENTITY")
+    b = start("b")
+    renew()
+    assert len({lost, a.claim_identity, b.claim_identity}) == 3
+
+
+def test_a_run_that_becomes_the_head_during_a_pause_lets_others_pass(sql, start):
+    """The transaction that makes it the head does not see the pause, which does not see the head."""
+    a = start()
+    accept(a, run(1, "demo/a"), run(2, "demo/a", playbook("other")))
+    assert a.settle(claim(a), Outcome("failed", "", retry_in=1.0), NOW) == "waiting"
+    sql.execute("UPDATE runs SET state = 'waiting', due_at = %s WHERE state = 'head'", (NOW + 2,))
+    sql.execute("BEGIN")
+    sql.execute("SELECT queue_due_runs(%s)", (NOW + 2,))
+    a.pause("p", Pause("alice", NOW))
+    sql.execute("COMMIT")
+    assert [one.run.playbook.name for one in a.claim("cluster", 9, NOW + 2)] == ["other"]
 
 
 def test_the_clock_is_that_of_the_database(start):

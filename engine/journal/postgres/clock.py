@@ -12,15 +12,12 @@ from __future__ import annotations
 import math
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.journal import codec
 from engine.model import json_codec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from engine.journal.postgres.connection import Connection
 
 CLOCK_KEY = "journal clock"
@@ -30,12 +27,12 @@ MAX_STEP = 1.0
 SHRINKS_BY = 1 / 1_000
 """Seconds by which a correction shrinks in a second. Leases, with their margin of 10 s, must not end early."""
 
-# the monotonic clock stops while the machine is suspended
-_steady: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
-    if hasattr(time, "CLOCK_BOOTTIME")
-    else time.monotonic
-)
+_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
+
+
+def steady() -> float:
+    """Return seconds that also pass while the machine is suspended, if the system can tell."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic()
 
 
 class Correction(NamedTuple):
@@ -58,7 +55,7 @@ class JournalClock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._offset = time.time() - _steady()
+        self._offset = time.time() - steady()
         self._last = 0.0
         self._stored: bytes | None = None
         self._measured = False
@@ -66,7 +63,7 @@ class JournalClock:
     def now(self) -> float:
         """Return the time. It never goes back, except when another process corrects it."""
         with self._lock:
-            self._last = max(self._last, _steady() + self._offset)
+            self._last = max(self._last, steady() + self._offset)
             return self._last
 
     def measure(self, connection: Connection, *, was_live: bool) -> None:
@@ -74,14 +71,14 @@ class JournalClock:
 
         was_live: this process was live until now, so that it knows which time it is.
         """
-        began = _steady()
+        began = steady()
         row = connection.execute(
             "SELECT extract(epoch FROM clock_timestamp())::float8 AS now,"
             " (SELECT value FROM offsets WHERE key = %s) AS correction",
             (CLOCK_KEY,),
             binary=True,
         ).fetchone()
-        ended = _steady()
+        ended = steady()
         if row is None:
             return
         stored: bytes | None = row["correction"]

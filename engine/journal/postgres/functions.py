@@ -64,11 +64,13 @@ _LOCK_FREE = (
 
 _UPDATE_HEADS = f"""
 -- Mark the earliest ready run of each locked queue as its head; none while a run is leased.
--- Runs of paused playbooks let later runs pass.
+-- Runs of paused playbooks let later runs pass. One can be a head although its playbook is paused, if both
+-- happened at the same time.
 CREATE FUNCTION update_heads(targets_ text[]) RETURNS void LANGUAGE plpgsql {INDEXED} AS $$
 BEGIN
   UPDATE runs SET state = 'queued' WHERE state = 'head' AND target = ANY(targets_)
-    AND (EXISTS (SELECT FROM runs AS other WHERE other.target = runs.target AND other.state = 'leased')
+    AND (playbook IN (SELECT playbook FROM pauses)
+      OR EXISTS (SELECT FROM runs AS other WHERE other.target = runs.target AND other.state = 'leased')
       OR seq > (SELECT other.seq FROM runs AS other WHERE other.target = runs.target
         AND other.state = 'queued' AND other.playbook NOT IN (SELECT playbook FROM pauses)
         ORDER BY other.seq LIMIT 1));
@@ -132,6 +134,10 @@ BEGIN
     SELECT targets.target FROM runs JOIN targets USING (target) WHERE runs.state = 'head'
       AND runs.pool = pool_ ORDER BY runs.seq LIMIT limit_ FOR UPDATE OF targets SKIP LOCKED) AS locked;
   IF targets_ IS NULL THEN RETURN; END IF;
+  IF EXISTS (SELECT FROM pauses JOIN runs USING (playbook)
+    WHERE runs.state = 'head' AND runs.target = ANY(targets_)) THEN
+    PERFORM update_heads(targets_);
+  END IF;
   SELECT array_agg(id) INTO ids_ FROM runs WHERE state = 'head' AND pool = pool_
     AND target = ANY(targets_) AND playbook NOT IN (SELECT playbook FROM pauses);
   IF ids_ IS NULL THEN RETURN; END IF;

@@ -11,6 +11,7 @@ by any amount. Only time in which the database answers counts: no process can re
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from engine.journal.postgres import schema
-from engine.journal.postgres.clock import JournalClock
+from engine.journal.postgres.clock import JournalClock, steady
 from engine.journal.postgres.connection import (
     CommitsWaitError,
     check_no_commit_waits,
@@ -60,6 +61,11 @@ class Process:
     name: str
     kind: str
     version: str
+
+
+def _new_id() -> int:
+    """Return a random identity. A counter of the database can go back, for example if a backup is restored."""
+    return secrets.randbits(63)
 
 
 class Watch:
@@ -133,7 +139,7 @@ class Liveness:
 
     def is_live(self, id_: int) -> bool:
         """Return whether this process may claim, and call the cluster for a claim that it made under this id."""
-        return id_ == self.id and time.monotonic() - self._renewed < SAFE_FOR
+        return id_ == self.id and steady() - self._renewed < SAFE_FOR
 
     def set_digest(self, digest: str) -> None:
         """Set the digest of the playbooks in force, which the next renewal writes."""
@@ -142,18 +148,18 @@ class Liveness:
     def renew(self) -> None:
         """Renew the row, or take a new identity. Raises psycopg.Error."""
         with self._connected() as connection:
-            began = time.monotonic()
+            began = steady()
             row = connection.execute(
                 "UPDATE replicas SET seen = clock_timestamp(), digest = %s WHERE id = %s RETURNING id",
                 (self._digest, self.id),
             ).fetchone()
             was_live = row is not None
             if row is None:
-                began = time.monotonic()
+                began = steady()
                 row = connection.execute(
-                    "INSERT INTO replicas (name, process, version, tables, digest)"
-                    " VALUES (%s, %s, %s, %s, %s) RETURNING id",
-                    (*self._own, self._digest),
+                    "INSERT INTO replicas (id, name, process, version, tables, digest)"
+                    " VALUES (%s, %s, %s, %s, %s, %s) RETURNING id",
+                    (_new_id(), *self._own, self._digest),
                 ).fetchone()
             if row is None:
                 raise JournalError("the journal cannot be written: no liveness row")

@@ -99,11 +99,6 @@ def pause(connection: Connection, playbook: str, pause: Pause) -> None:
     targets = [row["target"] for row in heads]
     if targets:
         claims.lock_targets(connection, targets)
-        connection.execute(
-            "UPDATE runs SET state = 'queued' WHERE state = 'head' AND playbook = %s"
-            " AND target = ANY(%s)",
-            (playbook, targets),
-        )
         claims.update_heads(connection, targets)
 
 

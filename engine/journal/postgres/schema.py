@@ -49,7 +49,7 @@ COLUMNS: LiteralString = (
 """The columns of `runs` and `history`, in one order."""
 TABLES_1 = f"""
 CREATE TABLE replicas (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, process text NOT NULL,
+  id bigint PRIMARY KEY, name text NOT NULL, process text NOT NULL,
   version text NOT NULL, tables integer NOT NULL, digest text NOT NULL DEFAULT '',
   started timestamptz NOT NULL DEFAULT clock_timestamp(), seen timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (
