@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from engine.journal.postgres import connection, liveness, writer
@@ -458,8 +460,12 @@ def test_two_versions_of_the_engine_and_clocks_an_hour_apart_work_together(url, 
         assert fast.settle(mine, DONE, fast.now()) == other.settle(its, DONE, other.now()) == "done"
 
 
-def test_claims_whose_answer_was_lost_are_free_at_once(url, sql, proxy):
-    """The database has leased the runs, and the engine does not know. A lease would last for 40 seconds."""
+@pytest.mark.parametrize("outage", [0, 60])
+def test_claims_whose_answer_was_lost_are_free_at_once(url, sql, proxy, monkeypatch, outage):
+    """The database has leased the runs, and the engine does not know. A lease would last for 40 seconds.
+
+    outage: seconds for which the database does not answer after the claim.
+    """
     with opened(through(proxy, url)) as journal:
         accept(journal, run(0), run(1), run(2)).result(PATIENCE)
         (held,) = journal.claim("cluster", 1, NOW)
@@ -468,6 +474,11 @@ def test_claims_whose_answer_was_lost_are_free_at_once(url, sql, proxy):
             journal.claim("cluster", 9, NOW)
         leased = "SELECT count(*) FROM runs WHERE state = 'leased'"
         wait_until(lambda: sql.execute(leased).fetchone() == (3,))
+        for _ in range(outage // 20):
+            journal._ledger._failed -= 20
+            with monkeypatch.context() as meanwhile:
+                meanwhile.setattr(journal._liveness, "is_live", lambda _: False)
+                assert "has not renewed its liveness row" in claim_failure(journal)
         found = []
         wait_until(lambda: found.extend(claimed(journal)) or len(found) == 2)
         assert {one.run.id for one in found} | {held.run.id} == stored(sql)
@@ -475,6 +486,33 @@ def test_claims_whose_answer_was_lost_are_free_at_once(url, sql, proxy):
         for one in (held, *found):
             assert journal.settle(one, DONE, NOW) == "done"
         assert not journal._ledger._held
+
+
+def test_after_a_fail_over_no_command_fails_because_of_a_connection_from_before(url, sql):
+    with opened(url) as journal, ThreadPoolExecutor(4) as pool:
+        sql.execute("BEGIN; LOCK TABLE pauses")
+        waiting = [pool.submit(journal.paused) for _ in range(4)]  # each on a connection of its own
+        wait_until(lambda: len(journal._connections._active) == 4)
+        sql.execute("ROLLBACK")
+        assert [one.result(PATIENCE) for one in waiting] == [{}] * 4
+        sql.execute(
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        for _ in range(4):
+            assert journal.paused() == {}
+
+
+def test_a_process_that_may_not_claim_says_why(url, sql, monkeypatch):
+    with opened(url) as journal:
+        sql.execute("ALTER TABLE replicas ADD CHECK (name <> 'a') NOT VALID")
+        try:
+            wait_until(lambda: "in time: new row for relation" in claim_failure(journal))
+        finally:
+            sql.execute("ALTER TABLE replicas DROP CONSTRAINT replicas_name_check")
+        wait_until(lambda: not claim_failure(journal))
+        monkeypatch.setattr(liveness, "SAFE_FOR", 0.0)  # no commit is as fast
+        assert re.search(r"in time: the last renewal took [0-9.]+ s", claim_failure(journal))
 
 
 def claimed(journal):

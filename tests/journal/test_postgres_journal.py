@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from engine.journal.postgres import liveness
+from engine.journal.postgres import claims, liveness
 from engine.journal.postgres.connection import parse_server
 from engine.journal.records import AcceptBatch, Pause
 from engine.model.errors import JournalError
@@ -250,6 +250,27 @@ def test_a_run_that_becomes_the_head_during_a_pause_lets_others_pass(sql, start)
     a.pause("p", Pause("alice", NOW))
     sql.execute("COMMIT")
     assert [one.run.playbook.name for one in a.claim("cluster", 9, NOW + 2)] == ["other"]
+
+
+@pytest.mark.parametrize("query", ["find", "next_due"])
+def test_a_query_during_a_flood_does_not_move_runs_until_its_end(start, monkeypatch, query):
+    a = start()
+    accept(a, run(1))
+    moves, move = [], claims.move_arrived_runs
+
+    def move_in_a_flood(connections, **of):
+        moves.append(move(connections, **of))
+        assert len(moves) < 9
+        accept(a, run(1_000 + len(moves)))
+        return True
+
+    monkeypatch.setattr(claims, "move_arrived_runs", move_in_a_flood)
+    if query == "find":
+        assert a.find(run(1).id)
+    else:
+        assert a.next_due("cluster") == NOW
+        monkeypatch.setattr(a._liveness.clock, "now", lambda: NOW + 5)
+        assert a.next_due("http") == NOW + 5  # when the rest is moved, one may be due
 
 
 def test_the_clock_is_that_of_the_database(start):

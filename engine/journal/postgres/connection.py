@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import ipaddress
 import os
+import select
 import socket
 import threading
 import time
@@ -273,6 +274,9 @@ class Connections:
             if self._closed:
                 raise JournalError("the journal is closed")
             connection = self._idle.pop() if self._idle else None
+            while connection and _is_stale(connection):
+                connection.close()
+                connection = self._idle.pop() if self._idle else None
         try:
             connection = connection or self._connect()
         except (psycopg.Error, OSError) as error:
@@ -288,6 +292,18 @@ class Connections:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _is_stale(connection: Connection) -> bool:
+    """Return whether the server has sent something on an idle connection: usually, that it has closed it.
+
+    After a fail-over, all idle connections are closed, and each of them would fail one command of a user.
+    """
+    if connection.closed:
+        return True
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def is_of_content(error: Exception) -> bool:

@@ -254,8 +254,10 @@ class PostgresJournal(BaseJournal["Connection"]):
         """
         replica = self._liveness.id
         if not self._liveness.is_live(replica):
+            self._ledger.postpone()
             raise JournalUnavailableError(
                 "the journal cannot be written: this process has not renewed its liveness row in time"
+                f"{self._liveness.why_late()}"
             )
         with self._ledger.checking() as check:
             if check:
@@ -300,10 +302,13 @@ class PostgresJournal(BaseJournal["Connection"]):
         return self._write(work)
 
     def next_due(self, pool: Pool) -> float | None:
-        """See Queue.next_due."""
-        while claims.move_arrived_runs(self._connections):
-            pass
-        return queries.next_due(self._connections, pool)
+        """See Queue.next_due. Moves a part of the accepted runs. If more are left, one of them may be due."""
+        more = claims.move_arrived_runs(self._connections)
+        due = queries.next_due(self._connections, pool)
+        if not more:
+            return due
+        now = self.now()
+        return now if due is None else min(due, now)
 
     # State
 
@@ -406,13 +411,15 @@ class PostgresJournal(BaseJournal["Connection"]):
             return query(connection)
 
     def _prepare_history(self) -> None:
-        """Move all accepted runs to the target queues.
+        """Move the runs that are accepted now to the target queues. Others can arrive without an end meanwhile.
 
         If the journal cannot be written, readers see it as it is.
         """
         with contextlib.suppress(JournalError):
-            while claims.move_arrived_runs(self._connections, wait=True):
-                pass
+            found = before = queries.arrived(self._connections)
+            while found and before and found[0] <= before[1]:
+                claims.move_arrived_runs(self._connections, wait=True)
+                found = queries.arrived(self._connections)
 
     def _begin_settle(self, settlement: Settlement) -> Callable[[], bool]:
         return self._settlements.submit(settlement).result

@@ -25,6 +25,7 @@ from engine.journal.postgres.connection import (
     CommitsWaitError,
     check_no_commit_waits,
     disconnect,
+    sentence,
 )
 from engine.model.errors import JournalError
 
@@ -124,7 +125,8 @@ class Liveness:
         self._connection: Connection | None = None
         self._stopping = threading.Event()
         self._watch = Watch()
-        self._renewed = float("-inf")
+        self._renewed, self._took = float("-inf"), 0.0
+        self._error: str | None = None
         self._begun: float | None = None
         self._stalled: int | None = None
         self._digest = ""
@@ -140,6 +142,12 @@ class Liveness:
     def is_live(self, id_: int) -> bool:
         """Return whether this process may claim, and call the cluster for a claim that it made under this id."""
         return id_ == self.id and steady() - self._renewed < SAFE_FOR
+
+    def why_late(self) -> str:
+        """Return why the row was not renewed in time, as the end of a sentence, or ""."""
+        if self._error is not None:
+            return f": {self._error}"
+        return f": the last renewal took {self._took:.1f} s" if self._took > SAFE_FOR else ""
 
     def set_digest(self, digest: str) -> None:
         """Set the digest of the playbooks in force, which the next renewal writes."""
@@ -167,6 +175,7 @@ class Liveness:
         was_late = not self.is_live(self.id)
         # in this order: a claim of the old identity must never pass with the new time
         self.id = row["id"]
+        self._took = steady() - began
         self._renewed = began
         if was_late:
             self.on_free()
@@ -236,10 +245,11 @@ class Liveness:
                     self.renew()
                     due = now + RENEW_INTERVAL
                 self.search()
-                wait = self._watch.wait()
-            except CommitsWaitError:
-                continue
-            except Exception:  # noqa: BLE001 - without this thread, the process would do nothing, and say nothing
+                wait, self._error = self._watch.wait(), None
+            except CommitsWaitError as error:
+                self._error = sentence(error)
+            except Exception as error:  # noqa: BLE001 - without this thread, the process would do nothing
+                self._error = sentence(error)
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from engine.model.run import Claim
 
 CHECK_FOR = 30.0
-"""Seconds after a failed claim in which its transaction can still commit. Longer than STALL_TIMEOUT."""
+"""Seconds after a failed claim in which its transaction can still commit, besides those in which the database
+does not answer. Longer than STALL_TIMEOUT."""
 CHECK_INTERVAL = 0.25
 """Seconds between two checks."""
 
@@ -56,6 +57,12 @@ class ClaimLedger:
         finally:
             with self._lock:
                 self._calls -= 1
+
+    def postpone(self) -> None:
+        """Note that the database does not answer. A transaction of a failed claim can commit when it does."""
+        now = time.monotonic()
+        if now - self._failed < CHECK_FOR:
+            self._failed = now
 
     def hand_out(self, handed: Sequence[Claim]) -> None:
         """Note claims. Called while they are in progress."""

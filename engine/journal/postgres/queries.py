@@ -109,6 +109,12 @@ def counts(connection: Connection) -> dict[str, int]:
     return dict(row or {})
 
 
+def arrived(connections: Connections) -> tuple[int, int] | None:
+    """Return the first and the last number of the batches that are not in the target queues, or None."""
+    row = connections.row("SELECT min(id) AS first, max(id) AS last FROM arrived")
+    return None if row is None or row["first"] is None else (row["first"], row["last"])
+
+
 def next_due(connections: Connections, pool: str) -> float | None:
     """Return the time at which the next run of the pool can be claimed, or None.
 
