@@ -61,6 +61,28 @@ def queue_of(journal, path, **of):
         yield queue
 
 
+@contextlib.contextmanager
+def outage(url, queue, monkeypatch, retry=PATIENCE):
+    """Make the database unavailable until the queue has failed to forward runs.
+
+    retry: seconds until it tries again.
+    """
+    failed, forward = threading.Event(), queue._forward
+
+    def failing(runs):
+        try:
+            forward(runs)
+        except JournalError:
+            failed.set()
+            raise
+
+    monkeypatch.setattr(queue_module, "RETRY_INTERVAL", retry)
+    monkeypatch.setattr(queue, "_forward", failing)
+    with unavailable(url):
+        yield
+        assert failed.wait(PATIENCE)
+
+
 def accept(queue, *runs, throttles=None, may_wait=True):
     batch = AcceptBatch(runs, {}, throttles or {}, may_wait)
     return queue.accept(batch, NOW).result(PATIENCE)
@@ -90,13 +112,10 @@ def claimed(journal):
 def test_runs_of_an_outage_reach_the_database_once_and_in_their_order(
     url, journal, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        queue_module, "RETRY_INTERVAL", 2.0
-    )  # the database answers before the forwarder asks
     with queue_of(journal, tmp_path / "spool") as queue:
         accept(queue, run(1, "demo/a"))
         assert not queue.spooling
-        with unavailable(url):
+        with outage(url, queue, monkeypatch, retry=2.0):
             accept(queue, run(2, "demo/a"), run(3, "demo/b"))
             assert accept(queue, run(3, "demo/b"), run(4, "demo/a")) == {run(3).id: "duplicate"}
             assert (queue.status()["runs"], queue.write_error()) == (3, None)
@@ -127,10 +146,13 @@ def test_throttles_are_decided_when_the_runs_are_forwarded(url, journal, tmp_pat
 
 
 def test_a_spool_survives_a_crash_while_it_is_written_and_while_it_is_forwarded(
-    url, journal, tmp_path
+    url, journal, tmp_path, monkeypatch
 ):
     runs = [run(n, f"demo/{n % 3}") for n in range(40)]
-    with queue_of(journal, tmp_path / "spool") as queue, unavailable(url):
+    with (
+        queue_of(journal, tmp_path / "spool") as queue,
+        outage(url, queue, monkeypatch),
+    ):
         accept(queue, *runs[:20])
         accept(queue, *runs[20:])
         for name in ("", "-wal"):  # the files as SIGKILL leaves them
@@ -153,7 +175,10 @@ def test_a_throttle_counts_a_run_once_if_the_engine_dies_while_it_forwards(
     monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
     runs = [run(n, of=limited) for n in (1, 2)]
     uses = {one.id: ThrottleUse("key", third, NOW) for one in runs}
-    with queue_of(journal, tmp_path / "spool") as queue, unavailable(url):
+    with (
+        queue_of(journal, tmp_path / "spool") as queue,
+        outage(url, queue, monkeypatch),
+    ):
         accept(queue, *runs, throttles=uses)
         for name in ("", "-wal"):  # the files as SIGKILL leaves them before the runs are deleted
             shutil.copy(tmp_path / f"spool{name}", tmp_path / f"copy{name}")
@@ -177,13 +202,12 @@ def test_a_throttle_counts_a_run_once_if_an_earlier_forward_commits_late(
         "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
         " AND query LIKE '%%throttle_windows%%'"
     )
-    monkeypatch.setattr(queue_module, "RETRY_INTERVAL", 2.0)  # the setting is changed before
     with (
         queue_of(journal, tmp_path / "spool") as queue,
         shared_server().connect() as admin,
     ):
         admin.execute("SET synchronous_commit = local")
-        with unavailable(url):
+        with outage(url, queue, monkeypatch, retry=2.0):  # the setting is changed before
             accept(queue, *runs, throttles=uses)
             monkeypatch.setattr(connection, "CLIENT_CHECK_MS", 0)
             monkeypatch.setattr(connection, "STALL_TIMEOUT", 0.1)
@@ -217,6 +241,7 @@ def test_a_disk_that_is_full_does_not_stop_the_runs_that_the_journal_has(
         drained(queue)
         assert queue.status()["runs"] == 3
         assert [one.id for one in queue.throttled] == [runs[1].id]
+        wait_until(lambda: journal.write_error() is None)
         accept(queue, run(4))
         assert sorted(claimed(journal)) == [1, 4]
         queue._spool._writer._sync = sync
@@ -347,9 +372,11 @@ def test_hostile_text_and_a_run_that_cannot_be_read_do_not_stop_the_others(url, 
         assert (letter.source, b"Terminal shell" in letter.body) == ("spool", True)
 
 
-def test_a_spool_of_another_journal_is_refused_as_long_as_it_holds_runs(url, journal, tmp_path):
+def test_a_spool_of_another_journal_is_refused_as_long_as_it_holds_runs(
+    url, journal, tmp_path, monkeypatch
+):
     path = tmp_path / "spool"
-    with queue_of(journal, path) as queue, unavailable(url):
+    with queue_of(journal, path) as queue, outage(url, queue, monkeypatch):
         accept(queue, run(1))
     with pytest.raises(JournalError, match="1 runs of another journal: start the engine with the"):
         SpoolFile(path, "other", stored_playbook)
