@@ -114,11 +114,16 @@ def _request(method: str, url: str, token_file: Path | None, body: bytes | None 
         response = urllib3.request(
             method, url, body=body, headers=headers, timeout=_TIMEOUT, retries=False, redirect=False
         )
-        data = json.loads(response.data)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         reason = _CONNECTION.sub("", str(error))[:200].replace(url, shown)
         hint = "Start an engine with tiercel serve, or pass --server URL."
         raise AdminError(f"{shown}: {reason}", USAGE, hint) from None
+    try:
+        data = json.loads(response.data)
+    except ValueError:
+        hint = f"Pass the admin port of the engine, for example: --server {DEFAULT_SERVER}"
+        what = f"{shown}: this is not the admin port of an engine (HTTP {response.status})"
+        raise AdminError(what, USAGE, hint) from None
     if response.status != 200:  # noqa: PLR2004 - OK
         details = data if isinstance(data, dict) else {}
         what = str(details.get("error") or f"{shown}: {response.status}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -134,7 +135,11 @@ def listen(address: Address) -> Iterator[socket.socket]:
             (address.host, address.port), family=family, backlog=_BACKLOG, reuse_port=False
         )
     except OSError as error:
-        raise SettingsError(f"cannot listen on {address}: {error.strerror}") from None
+        # a name that cannot be resolved has a number that os.strerror does not know
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        raise SettingsError(
+            f"cannot listen on {address}: {reason}; choose another --listen or --admin-listen HOST:PORT"
+        ) from None
     with listener:
         yield listener
 

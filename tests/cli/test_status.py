@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from engine.cli.command_group import cli
 from tests.support.engine import PATIENCE, ROOT, engine
 from tests.support.intake import PLAYBOOK
+from tests.support.loopback_server import LoopbackServer
 
 OTHER = PLAYBOOK.replace("mark-shell", "mark-other")
 
@@ -56,6 +57,7 @@ def test_the_wait_ends_when_the_engine_uses_the_folder(tmp_path):
             "nowhere",
             "nowhere/status does not begin with http:// or https://\nPass the URL of the admin port",
         ),
+        ("http://127.0.0.1:99999", "http://127.0.0.1:99999/status: Failed to parse"),
         ("http://127.0.0.1:1", "http://127.0.0.1:1/status: Failed to establish a new connection"),
     ],
 )
@@ -64,6 +66,18 @@ def test_an_engine_that_cannot_be_reached_is_named_with_the_next_command(url, me
     assert (result.exit_code, result.stderr.startswith(message)) == (2, True), result.stderr
     assert "--server" in result.stderr
     assert not recwarn.list
+
+
+def test_a_server_that_is_not_an_engine_is_named():
+    class Page(LoopbackServer):
+        def respond(self, method, path, headers, body):
+            del method, path, headers, body
+            return 404, {"Content-Type": "text/html"}, b"<html>"
+
+    with Page() as page:
+        result = status(f"http://{page.address}")
+    assert result.exit_code == 2
+    assert "is not the admin port of an engine (HTTP 404)\nPass the admin port" in result.stderr
 
 
 def test_the_wait_survives_an_engine_that_starts_late(tmp_path):

@@ -15,7 +15,7 @@ import urllib3
 from engine.cli import serve
 from engine.journal.sqlite.journal import SqliteJournal
 from engine.model.errors import SettingsError
-from engine.runtime.listeners import load_access
+from engine.runtime.listeners import listen, load_access
 from engine.runtime.settings import address
 from tests.server.test_listener import Authority, trusting
 from tests.support.engine import PATIENCE, call, command_of, engine, refusal
@@ -447,3 +447,13 @@ def test_a_setting_that_cannot_work_is_an_error_at_the_start(flags, message, tmp
     with pytest.raises(SettingsError) as caught:
         load_access(serve._settings(settings_of(*flags)))
     assert message in str(caught.value)
+
+
+def test_a_port_that_is_in_use_is_an_error_with_the_options_to_change():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = address(f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(SettingsError) as caught, listen(used):
+            pass
+    assert str(caught.value) == (
+        f"cannot listen on {used}: Address already in use; choose another --listen or --admin-listen HOST:PORT"
+    )
