@@ -136,7 +136,8 @@ def listen(address: Address) -> Iterator[socket.socket]:
         )
     except OSError as error:
         # a name that cannot be resolved has a number that os.strerror does not know
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        code = error.errno or 0
+        reason = os.strerror(code) if code > 0 else error.strerror
         raise SettingsError(
             f"cannot listen on {address}: {reason}; choose another --listen or --admin-listen HOST:PORT"
         ) from None
