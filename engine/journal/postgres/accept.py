@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import itertools
 import random
 import time
 import uuid
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 import msgspec
 
 from engine.journal import codec
 from engine.journal.postgres import arrays, windows
-from engine.journal.postgres.arrays import BytesArray, FloatArray, IntArray, TextArray, UuidArray
+from engine.journal.postgres.arrays import JsonList, UuidArray
 from engine.journal.postgres.connection import index_key
 from engine.journal.postgres.schema import day_of
 from engine.model.errors import UnwritableError
 from engine.model.event_subject import namespace_of
+from engine.model.json_codec import encode_json
 from engine.model.throttle_window import ThrottleUse, acquire
 
 if TYPE_CHECKING:
@@ -29,31 +28,41 @@ if TYPE_CHECKING:
     from engine.model.run import Run
 
 
-_ACCEPT: LiteralString = f"SELECT accept_runs({', '.join(['%b'] * 19)}) AS new"
+_ACCEPT: LiteralString = "SELECT accept_runs(%b, %b, %b, %b, %b, %b) AS new"
 """See engine.journal.postgres.arrival_functions. Returns the ids of the new runs, or NULL if all are new."""
 
-PlaybookRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
-"""Name, digest, blob and revision of a playbook, and the pool and timeout of its first step, if it has one."""
-RunRow = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, PlaybookRow]
-"""Id, target, namespace, received, due_at and throttle, as elements of arrays; number of the event, playbook."""
-_event_numbers = itertools.count()
+
+class PlaybookRow(NamedTuple):
+    """A version of a playbook, which many runs share. row: its row in ``arrived.playbooks``."""
+
+    digest: str
+    snapshot: bytes
+    row: bytes
+
+
+class RunRow(NamedTuple):
+    """An encoded run.
+
+    id: as an element of an array. row: the end of its row in ``arrived.runs``, after the numbers. event:
+    encoded; the runs of one event have the same object.
+    """
+
+    id: bytes
+    row: bytes
+    event: bytes
+    playbook: PlaybookRow
 
 
 class EncodedBatch(msgspec.Struct, frozen=True, eq=False):
     """An AcceptBatch, encoded for the tables.
 
-    runs: by id. events: number of an event in this process -> encoded event. throttles: run id -> use.
-    day: of its last run. attempt_states: run id -> encoded attempt state with which the run
-    starts.
+    runs: by id. throttles: run id -> use. received: when its last run was received, epoch seconds.
     """
 
     runs: dict[str, RunRow]
-    events: dict[int, bytes]
-    snapshots: dict[str, bytes]
     throttles: Mapping[str, ThrottleUse]
     throttle_windows: Mapping[str, Any]
-    day: dt.date = dt.date.min
-    attempt_states: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+    received: float = 0.0
 
 
 class MergedBatches(msgspec.Struct, eq=False):
@@ -66,12 +75,10 @@ class MergedBatches(msgspec.Struct, eq=False):
     batches: Sequence[EncodedBatch]
     rejected: list[dict[str, str]]
     rows: dict[str, RunRow] = msgspec.field(default_factory=dict)
-    events: dict[int, bytes] = msgspec.field(default_factory=dict)
     snapshots: dict[str, bytes] = msgspec.field(default_factory=dict)
     throttles: dict[str, ThrottleUse] = msgspec.field(default_factory=dict)
     throttle_windows: dict[str, Any] = msgspec.field(default_factory=dict)
-    attempt_states: dict[str, bytes] = msgspec.field(default_factory=dict)
-    day: dt.date = dt.date.min
+    received: float = 0.0
 
     @property
     def needs_transaction(self) -> bool:
@@ -82,58 +89,56 @@ class MergedBatches(msgspec.Struct, eq=False):
 def encode_batch(
     accepted: AcceptBatch, now: float, attempt_states: Mapping[str, bytes] | None = None
 ) -> EncodedBatch:
-    """Encode a batch in the thread of the caller. now: the time at which its runs are due.
+    """Encode a batch in the thread of the caller.
 
-    Raises UnwritableError.
+    now: the time at which its runs are due. attempt_states: run id -> encoded attempt state with which the run
+    starts. Raises UnwritableError.
     """
-    numbers: dict[int, int] = {}
+    states = attempt_states or {}
     events: dict[int, bytes] = {}
     runs: dict[str, RunRow] = {}
-    snapshots = {}
-    due = arrays.float8(now)
-    last = 0.0
+    received = 0.0
     try:
         for run in accepted.runs:
-            last = max(last, run.received)
-            event = numbers.get(id(run.event))
+            received = max(received, run.received)
+            event = events.get(id(run.event))
             if event is None:
-                event = numbers[id(run.event)] = next(_event_numbers)
-                events[event] = codec.from_event(run.event, run.trace)
-            playbook = run.playbook
-            snapshots[playbook.digest] = playbook.snapshot
-            runs[run.id] = _run_row(run, accepted.throttles.get(run.id), due, event)
-        day = day_of(last)
+                event = events[id(run.event)] = codec.from_event(run.event, run.trace)
+            use, playbook = accepted.throttles.get(run.id), run.playbook
+            first = playbook.steps[0] if playbook.steps else None
+            row = (
+                run.id, index_key(run.target), _key(namespace_of(run.event)), run.received, now,
+                index_key(use.key) if use else None, states[run.id].hex() if states else None,
+            )  # fmt: skip
+            runs[run.id] = RunRow(
+                arrays.uuid(run.id), encode_json(row)[1:], event,
+                _playbook_row(
+                    playbook.name, playbook.digest, playbook.snapshot, playbook.blob, run.revision,
+                    (first.pool, first.timeout) if first else (None, 0.0),
+                ),
+            )  # fmt: skip
+        day_of(received)
     except (ValueError, OverflowError) as error:
         raise UnwritableError(f"a run cannot be written: {error}") from error
-    return EncodedBatch(
-        runs,
-        events,
-        snapshots,
-        accepted.throttles,
-        accepted.throttle_windows,
-        day,
-        attempt_states or {},
-    )
+    return EncodedBatch(runs, accepted.throttles, accepted.throttle_windows, received)
 
 
-def _run_row(run: Run, use: ThrottleUse | None, due: bytes, event: int) -> RunRow:
-    playbook = run.playbook
-    step = playbook.steps[0] if playbook.steps else None
-    first = (step.pool, step.timeout) if step else (None, 0.0)
-    return (
-        arrays.uuid(run.id), arrays.text(index_key(run.target)), arrays.text(namespace_of(run.event)),
-        arrays.float8(run.received), due, arrays.text(index_key(use.key)) if use else arrays.NULL, event,
-        _playbook_row(playbook.name, playbook.digest, playbook.blob, run.revision, *first),
-    )  # fmt: skip
+def _key(text: str | None) -> str | None:
+    return None if text is None else index_key(text)
 
 
 @lru_cache(1_000)
 def _playbook_row(
-    name: str, digest: str, blob: str, revision: str, pool: str | None, timeout: float
+    name: str,
+    digest: str,
+    snapshot: bytes,
+    blob: str,
+    revision: str,
+    step: tuple[str | None, float],
 ) -> PlaybookRow:
-    """Encode the values that all runs of a version of a playbook have."""
-    texts = (arrays.text(name), arrays.text(digest), arrays.text(blob), arrays.text(revision))
-    return (*texts, arrays.text(pool), arrays.float8(timeout))
+    """Encode what all runs of a version of a playbook have. step: pool and timeout of the first step."""
+    texts = (text.replace("\0", "\ufffd") for text in (name, digest, blob, revision))
+    return PlaybookRow(digest, snapshot, encode_json((*texts, *step)))
 
 
 def _new_event_id() -> uuid.UUID:
@@ -151,22 +156,19 @@ class BatchWriter:
     def merge(self, batches: Sequence[EncodedBatch]) -> MergedBatches:
         """Merge batches that are written in one transaction."""
         merged = MergedBatches(batches, [{} for _ in batches])
-        rows, known = merged.rows, self._known_snapshots
+        rows = merged.rows
         for why, batch in zip(merged.rejected, batches, strict=True):
             for id_, row in batch.runs.items():
                 if rows.setdefault(id_, row) is not row:
                     why[id_] = "duplicate"
                 elif id_ in batch.throttles:
                     merged.throttles[id_] = batch.throttles[id_]
-            for digest in batch.snapshots:
-                if digest not in known:
-                    merged.snapshots[digest] = batch.snapshots[digest]
-            merged.events.update(batch.events)
             if batch.throttle_windows:
                 merged.throttle_windows.update(batch.throttle_windows)
-            if batch.attempt_states:
-                merged.attempt_states.update(batch.attempt_states)
-            merged.day = max(merged.day, batch.day)
+            merged.received = max(merged.received, batch.received)
+        for playbook in {row.playbook for row in rows.values()}:
+            if playbook.digest not in self._known_snapshots:
+                merged.snapshots[playbook.digest] = playbook.snapshot
         return merged
 
     def write(self, connection: Connection, merged: MergedBatches) -> list[dict[str, str]]:
@@ -207,30 +209,25 @@ def _insert(connection: Connection, merged: MergedBatches) -> Collection[str]:
 
     The day of all of them is that of the last one, because one row contains their events.
     """
-    rows = merged.rows
-    if not rows:
+    if not merged.rows:
         return ()
-    *columns, throttles, of_event, of_playbook = zip(*rows.values(), strict=True)
-    ids, targets, namespaces, received, due = columns
-    # the values of a playbook are sent once, and an event that several runs share too
-    playbooks = {row: arrays.int4(n) for n, row in enumerate(dict.fromkeys(of_playbook), 1)}
-    events = {event: arrays.int4(n) for n, event in enumerate(dict.fromkeys(of_event), 1)}
-    bodies = [merged.events[event] for event in events]
-    names, digests, blobs, revisions, pools, timeouts = zip(*playbooks, strict=True)
-    states = merged.attempt_states
-    row = connection.execute(_ACCEPT, (
-        UuidArray(ids), TextArray(targets), TextArray(namespaces), FloatArray(received),
-        FloatArray(due), TextArray(throttles),
-        BytesArray([arrays.raw_bytes(states.get(id_)) for id_ in rows]) if states else None,
-        IntArray([events[event] for event in of_event]),
-        IntArray([playbooks[playbook] for playbook in of_playbook]),
-        merged.day, _new_event_id(),
-        IntArray([arrays.int4(len(body)) for body in bodies]), b"".join(bodies),
-        TextArray(names), TextArray(digests), TextArray(blobs), TextArray(revisions),
-        TextArray(pools), FloatArray(timeouts),
+    rows: list[bytes] = []
+    events: dict[int, tuple[int, bytes]] = {}
+    playbooks: dict[PlaybookRow, int] = {}
+    end = 1  # PostgreSQL counts bytes from 1
+    for _, row, event, playbook in merged.rows.values():
+        start, _ = events.setdefault(id(event), (end, event))
+        if start == end:
+            end += len(event)
+        number = playbooks.setdefault(playbook, len(playbooks))
+        rows.append(b"[%d,%d,%d,%b" % (start, len(event), number, row))
+    found = connection.execute(_ACCEPT, (
+        UuidArray([row.id for row in merged.rows.values()]), JsonList(rows),
+        JsonList([playbook.row for playbook in playbooks]), day_of(merged.received), _new_event_id(),
+        b"".join([event for _, event in events.values()]),
     )).fetchone()  # fmt: skip
-    new = row["new"] if row else None
-    return () if new is None else rows.keys() - {id_.hex for id_ in new}
+    new = found["new"] if found else None
+    return () if new is None else merged.rows.keys() - {id_.hex for id_ in new}
 
 
 def insert_finished(connection: Connection, run: Run, results: bytes, now: float) -> None:
@@ -253,7 +250,7 @@ def insert_finished(connection: Connection, run: Run, results: bytes, now: float
         " %s, %s, %s, %s, %s, 1, %s, %s, %s, %s, %s, 'done', %s, %s)",
         (
             run.id, playbook.name, playbook.digest, playbook.blob, day, event, len(body),
-            index_key(run.target), namespace_of(run.event), run.received, results, now, run.revision,
+            index_key(run.target), _key(namespace_of(run.event)), run.received, results, now, run.revision,
         ),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from psycopg import pq
 from psycopg.adapt import Dumper
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from psycopg import Connection
     from psycopg.abc import Buffer
@@ -77,7 +77,8 @@ class Array:
 
     def __init__(self, elements: Sequence[bytes]) -> None:
         if elements:
-            header = _HEADER(1, int(NULL in elements), self.element_oid, len(elements), 1)
+            # the second number says whether there is a NULL, but the server looks for itself
+            header = _HEADER(1, 0, self.element_oid, len(elements), 1)
         else:
             header = _EMPTY_HEADER(0, 0, self.element_oid)
         self.raw = header + b"".join(elements)
@@ -125,16 +126,26 @@ class LongArray(Array):
     oid, element_oid = 1016, 20
 
 
-class _ArrayDumper(Dumper):
+class JsonList:
+    """A parameter of the type ``json``: a list of encoded values."""
+
+    __slots__ = ("raw",)
+    oid = 114
+
+    def __init__(self, values: Iterable[bytes]) -> None:
+        self.raw = b"[" + b",".join(values) + b"]"
+
+
+class _Dumper(Dumper):
     format = pq.Format.BINARY
 
-    def dump(self, obj: Array) -> Buffer | None:
+    def dump(self, obj: Array | JsonList) -> Buffer | None:
         return obj.raw
 
 
 def register(connection: Connection[object]) -> None:
-    """Let a connection take arrays as parameters, with ``%b``."""
-    for kind in (TextArray, BytesArray, UuidArray, FloatArray, IntArray, LongArray):
+    """Let a connection take arrays and JSON lists as parameters, with ``%b``."""
+    for kind in (TextArray, BytesArray, UuidArray, FloatArray, IntArray, LongArray, JsonList):
         connection.adapters.register_dumper(
-            kind, type(f"{kind.__name__}Dumper", (_ArrayDumper,), {"oid": kind.oid})
+            kind, type(f"{kind.__name__}Dumper", (_Dumper,), {"oid": kind.oid})
         )

@@ -1,8 +1,7 @@
 """The functions of the database that accept runs and move them to the queues of their targets.
 
 A row of ``runs`` is in several indexes. An accept therefore writes the runs of a batch as one row of
-``arrived``, with an array for each column. A claim moves them to ``runs``. In the arrays, a run refers by number
-to its event and to the version of its playbook, which are sent once.
+``arrived``, as JSON that nothing but a claim reads: it moves them to ``runs``.
 """
 
 from __future__ import annotations
@@ -22,12 +21,10 @@ INDEXED: LiteralString = (
 
 ACCEPT: LiteralString = f"""
 -- Write the runs that are new, in their order, with their events, as runs of day_. Return the ids of the new
--- runs, or NULL if all are new. bodies_: the encoded events one after the other, lengths_: in bytes.
+-- runs, or NULL if all are new. runs_, playbooks_: see the table arrived. bodies_: the encoded events one after
+-- the other.
 CREATE FUNCTION accept_runs(
-  ids_ uuid[], targets_ text[], namespaces_ text[], received_ float8[], due_ float8[], throttles_ text[],
-  facts_ bytea[], events_ integer[], playbooks_ integer[], day_ date, event_ uuid, lengths_ integer[],
-  bodies_ bytea, names_ text[], digests_ text[], blobs_ text[], revisions_ text[], pools_ text[],
-  timeouts_ float8[])
+  ids_ uuid[], runs_ json, playbooks_ json, day_ date, event_ uuid, bodies_ bytea)
 RETURNS uuid[] LANGUAGE plpgsql {PLANNED_ONCE} AS $$
 DECLARE new_ uuid[];
 BEGIN
@@ -40,31 +37,23 @@ BEGIN
   IF cardinality(new_) = cardinality(ids_) THEN
     new_ := NULL;
   ELSE
-    SELECT array_agg(g.id ORDER BY place), array_agg(g.target ORDER BY place),
-      array_agg(g.namespace ORDER BY place), array_agg(g.received ORDER BY place),
-      array_agg(g.due ORDER BY place), array_agg(g.throttle ORDER BY place),
-      array_agg(g.facts ORDER BY place), array_agg(g.event ORDER BY place),
-      array_agg(g.playbook ORDER BY place)
-    INTO ids_, targets_, namespaces_, received_, due_, throttles_, facts_, events_, playbooks_
-    FROM unnest(ids_, targets_, namespaces_, received_, due_, throttles_, facts_, events_, playbooks_)
-      WITH ORDINALITY AS g (id, target, namespace, received, due, throttle, facts, event, playbook, place)
-    WHERE g.id = ANY(new_);
-    -- an event without a new run gets no bytes
-    SELECT string_agg(substring(bodies_ FROM first FOR bytes), '' ORDER BY number),
-      array_agg(bytes ORDER BY number)
-    INTO bodies_, lengths_
-    FROM (
-      SELECT number, 1 + sum(length) OVER (ORDER BY number)::integer - length AS first,
-        CASE WHEN number = ANY(events_) THEN length ELSE 0 END AS bytes
-      FROM unnest(lengths_) WITH ORDINALITY AS event (length, number)) AS event;
+    -- keep the new runs and their events, which begin at other bytes then
+    WITH kept AS (
+      SELECT run::jsonb, place, (run->>0)::integer AS first, (run->>1)::integer AS length
+      FROM json_array_elements(runs_) WITH ORDINALITY AS given (run, place)
+      WHERE (run->>3)::uuid = ANY(new_)),
+    events AS (
+      SELECT first, length, 1 + sum(length) OVER (ORDER BY first) - length AS moved
+      FROM (SELECT DISTINCT first, length FROM kept) AS each)
+    SELECT
+      (SELECT json_agg(jsonb_set(run, '{{0}}', to_jsonb(moved)) ORDER BY place)
+        FROM kept JOIN events USING (first)),
+      (SELECT string_agg(substring(bodies_ FROM first FOR length), '' ORDER BY first) FROM events)
+    INTO runs_, bodies_;
   END IF;
   INSERT INTO events VALUES (day_, event_, bodies_);
-  INSERT INTO arrived (
-    many, ids, targets, namespaces, received, due, throttles, facts, events, playbooks, day, event,
-    event_lengths, names, digests, blobs, revisions, pools, timeouts)
-  VALUES (
-    cardinality(ids_), ids_, targets_, namespaces_, received_, due_, throttles_, facts_, events_, playbooks_,
-    day_, event_, lengths_, names_, digests_, blobs_, revisions_, pools_, timeouts_);
+  INSERT INTO arrived (many, day, event, runs, playbooks)
+  VALUES (cardinality(coalesce(new_, ids_)), day_, event_, runs_, playbooks_);
   RETURN new_;
 END $$;
 """
@@ -106,22 +95,20 @@ BEGIN
   IF batches_ IS NULL THEN RETURN false; END IF;
   LOCK TABLE pauses IN SHARE MODE;  -- before the targets, as a pause does
   PERFORM ensure_targets(array(
-    SELECT unnest(arrived.targets) FROM arrived WHERE arrived.id = ANY(batches_)));
-  WITH gone AS (DELETE FROM arrived WHERE arrived.id = ANY(batches_) RETURNING *),
+    SELECT run->>4 FROM arrived, json_array_elements(arrived.runs) AS run WHERE arrived.id = ANY(batches_)));
+  WITH gone AS (
+    DELETE FROM arrived WHERE arrived.id = ANY(batches_)
+    RETURNING id, day, event, runs::jsonb AS runs, playbooks::jsonb AS playbooks),
+  parsed AS (
+    SELECT gone.id AS batch, gone.day, gone.event, run, place, playbooks->(run->>2)::integer AS of
+    FROM gone, jsonb_array_elements(gone.runs) WITH ORDINALITY AS given (run, place)),
   given AS (
-    SELECT gone.id AS batch, replace(one.id_::text, '-', '') AS id, one.*, gone.day, gone.event,
-      event_starts[event_] AS event_start, event_lengths[event_] AS event_length,
-      names[playbook_] AS playbook, digests[playbook_] AS digest,
-      blobs[playbook_] AS blob, revisions[playbook_] AS revision, pools[playbook_] AS pool,
-      timeouts[playbook_] AS timeout,
-      names[playbook_] IN (SELECT pauses.playbook FROM pauses) AS paused
-    FROM gone, LATERAL (
-        SELECT array_agg(first ORDER BY number) AS event_starts FROM (
-          SELECT number, 1 + sum(length) OVER (ORDER BY number)::integer - length AS first
-          FROM unnest(event_lengths) WITH ORDINALITY AS event (length, number)) AS event) AS events,
-      unnest(gone.ids, gone.targets, gone.namespaces, gone.received, gone.due, gone.throttles,
-      gone.facts, gone.events, gone.playbooks) WITH ORDINALITY
-      AS one (id_, target, namespace, received, due, throttle, facts, event_, playbook_, place)),
+    SELECT batch, place, day, event, (run->>0)::integer AS event_start, (run->>1)::integer AS event_length,
+      run->>3 AS id, run->>4 AS target, run->>5 AS namespace, (run->>6)::float8 AS received,
+      (run->>7)::float8 AS due, run->>8 AS throttle, decode(run->>9, 'hex') AS facts,
+      of->>0 AS playbook, of->>1 AS digest, of->>2 AS blob, of->>3 AS revision, of->>4 AS pool,
+      (of->>5)::float8 AS timeout, of->>0 IN (SELECT pauses.playbook FROM pauses) AS paused
+    FROM parsed),
   over AS (
     INSERT INTO history (seq, {_RUN})
     SELECT nextval('runs_seq'), {_OF_RUN}, NULL, NULL, NULL, NULL, NULL, 'skipped', due, {_OF_RUN_END}

@@ -210,7 +210,8 @@ class PostgresJournal(BaseJournal["Connection"]):
         """See Queue.accept. The batch is encoded in the thread of the caller."""
         try:
             batch = accept.encode_batch(accepted, now)
-            json_codec.encode_json(dict(accepted.throttle_windows))
+            if accepted.throttle_windows:
+                json_codec.encode_json(dict(accepted.throttle_windows))
         except JournalError as error:
             return failed_accept(error)
         return self._writer.submit(batch)  # type: ignore[return-value]

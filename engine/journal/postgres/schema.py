@@ -1,6 +1,9 @@
 """The tables of the journal in PostgreSQL, and their migrations.
 
-Table arrived: the accepted runs that are not in the target queues yet, one row for each batch.
+Table arrived: the accepted runs that are not in the target queues yet, one row for each batch. runs: for each
+  run, a list of the first byte and the length of its event, the number of its playbook (from 0), id, target,
+  namespace, times of receipt and start, throttle, and attempt state in hex. playbooks: for each version of a
+  playbook, a list of name, digest, blob, revision, and pool and timeout of the first step.
 Table runs: the other unfinished runs and the undos, with the columns of the SQLite journal. It stays small.
 Table history: the runs that are over, one partition for each day of receipt.
 Table run_ids: the ids of all runs, so that a repeated event starts no second run. An id of 32 hex digits is a
@@ -79,14 +82,10 @@ CREATE INDEX runs_undos ON runs (due_at) WHERE state IN ('waiting', 'leased') AN
 CREATE INDEX runs_undoes ON runs (undoes) WHERE undoes IS NOT NULL;
 CREATE INDEX runs_leased ON runs (replica) WHERE state = 'leased';
 CREATE TABLE arrived (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, many integer NOT NULL,
-  ids uuid[] NOT NULL, targets text[] NOT NULL, namespaces text[] NOT NULL, received float8[] NOT NULL,
-  due float8[] NOT NULL, throttles text[] NOT NULL, facts bytea[], events integer[] NOT NULL,
-  playbooks integer[] NOT NULL, day date NOT NULL, event uuid NOT NULL, event_lengths integer[] NOT NULL,
-  names text[] NOT NULL, digests text[] NOT NULL, blobs text[] NOT NULL, revisions text[] NOT NULL,
-  pools text[] NOT NULL, timeouts float8[] NOT NULL
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, many integer NOT NULL, day date NOT NULL,
+  event uuid NOT NULL, runs json NOT NULL, playbooks json NOT NULL
 ) WITH (toast_tuple_target = 8160, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
-ALTER TABLE arrived ALTER COLUMN ids SET STORAGE EXTERNAL;
+ALTER TABLE arrived ALTER COLUMN runs SET STORAGE EXTERNAL;
 CREATE TABLE history ({_RUN_COLUMNS}, PRIMARY KEY (day, id)) PARTITION BY RANGE (day);
 CREATE TABLE history_other PARTITION OF history DEFAULT;
 CREATE INDEX history_seq ON history (seq);

@@ -38,7 +38,7 @@ _ATTEMPTS = 3
 _RECONNECT_INTERVAL = 0.25
 """Seconds in which the thread answers with the last error before it connects again."""
 
-_PROBE = EncodedBatch({}, {}, {}, {}, {"probe": {"until": 0.0}})
+_PROBE = EncodedBatch({}, {}, {"probe": {"until": 0.0}})
 """A small write, which tests the server again."""
 Verdicts = dict[str, str]
 Item = TypeVar("Item")
