@@ -72,5 +72,13 @@ def require_valid(found: PlaybookSet) -> PlaybookSet:
 
 
 def load_valid(paths: Sequence[str], values: Path | None) -> PlaybookSet:
-    """Load the set of the paths. If it has errors, print them to stderr and exit with code 1."""
-    return require_valid(load(read_playbook_files(paths, values), values))
+    """Load the set of the paths. If it has errors, print them to stderr and exit with code 1.
+
+    A set without documents is valid, but more often the wrong folder, so a note on stderr names it.
+    """
+    files = read_playbook_files(paths, values)
+    found = require_valid(load(files, values))
+    if not found.documents:
+        folder = files.root or ", ".join(paths) or DEFAULT_FOLDER
+        print_line(f"{folder}: there are no playbooks here", err=True)
+    return found

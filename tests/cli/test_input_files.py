@@ -119,6 +119,14 @@ def test_a_missing_folder_of_playbooks_is_named_with_the_next_command(command):
     assert result.stderr.endswith(f"for example: tiercel {command} playbooks/\n")
 
 
+@pytest.mark.parametrize("command", ["plan", "explain", "replay", "rbac", "digest"])
+def test_a_folder_without_playbooks_is_named(folder, command):
+    (folder / "empty").mkdir()
+    events = ["event.json"] if command in ("plan", "explain", "replay") else []
+    result = tiercel(command, "empty", *events)
+    assert (result.exit_code, result.stderr) == (0, "empty: there are no playbooks here\n")
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("arguments", "message"),
