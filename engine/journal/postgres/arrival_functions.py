@@ -98,17 +98,18 @@ BEGIN
     SELECT run->>4 FROM arrived, json_array_elements(arrived.runs) AS run WHERE arrived.id = ANY(batches_)));
   WITH gone AS (
     DELETE FROM arrived WHERE arrived.id = ANY(batches_)
-    RETURNING id, day, event, runs::jsonb AS runs, playbooks::jsonb AS playbooks),
-  parsed AS (
-    SELECT gone.id AS batch, gone.day, gone.event, run, place, playbooks->(run->>2)::integer AS of
-    FROM gone, jsonb_array_elements(gone.runs) WITH ORDINALITY AS given (run, place)),
+    RETURNING id, day, event, runs, playbooks::jsonb AS playbooks),
+  -- each run is converted alone: jsonb limits an array to 256 MB, and a batch that cannot be moved stops all
+  parsed AS MATERIALIZED (
+    SELECT gone.id AS batch, gone.day, gone.event, place, run::jsonb AS run, playbooks
+    FROM gone, json_array_elements(gone.runs) WITH ORDINALITY AS given (run, place)),
   given AS (
     SELECT batch, place, day, event, (run->>0)::integer AS event_start, (run->>1)::integer AS event_length,
       run->>3 AS id, run->>4 AS target, run->>5 AS namespace, (run->>6)::float8 AS received,
       (run->>7)::float8 AS due, run->>8 AS throttle, decode(run->>9, 'hex') AS facts,
       of->>0 AS playbook, of->>1 AS digest, of->>2 AS blob, of->>3 AS revision, of->>4 AS pool,
       (of->>5)::float8 AS timeout, of->>0 IN (SELECT pauses.playbook FROM pauses) AS paused
-    FROM parsed),
+    FROM parsed, LATERAL (SELECT playbooks->(run->>2)::integer AS of) AS version),
   over AS (
     INSERT INTO history (seq, {_RUN})
     SELECT nextval('runs_seq'), {_OF_RUN}, NULL, NULL, NULL, NULL, NULL, 'skipped', due, {_OF_RUN_END}
