@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 )
 @click.option("--namespace", metavar="NAME", help="Only runs for pods in this namespace.")
 @click.option("--since", metavar="WHEN", help="Only since 30m or 2d ago, or an RFC 3339 time.")
-@click.option("--state", metavar="STATE", help="waiting, running, held, or a final state.")
+@click.option(
+    "--state",
+    metavar="STATE",
+    help="Only runs in this state: waiting, running, held, done, planned, skipped, refused or failed.",
+)
 @click.option("--dead", is_flag=True, help="Rejected input that is not an event, instead of runs.")
 @click.option(
     "--in-force",

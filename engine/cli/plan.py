@@ -46,17 +46,20 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False),
     help="With --server: the kubeconfig of the cluster.",
 )
-@click.option("--context", help="With --server: the context in the kubeconfig.")
+@click.option("--context", metavar="NAME", help="With --server: the context in the kubeconfig.")
 @click.option(
     "--cluster",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
     help="File with the objects that exist, as YAML or JSON (kubectl get -A -o json ...).",
 )
 @click.option(
-    "--http-hosts", help="Hosts that http.request can call, separated by commas. Default: all."
+    "--http-hosts",
+    metavar="HOSTS",
+    help="Hosts that http.request can call, separated by commas. Default: all.",
 )
 @click.option(
     "--artifact-stores",
+    metavar="URLS",
     help="Stores that steps can store artifacts in, separated by commas. Default: all.",
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
@@ -84,9 +87,8 @@ def command(
     Next: tiercel explain playbooks/ EVENTS, tiercel test playbooks/
     """  # noqa: D301 - \b is click's mark for text that keeps its line breaks
     *paths, events = arguments
-    if (cluster_options["kubeconfig"] or cluster_options["context"]) and not cluster_options[
-        "server"
-    ]:
+    selects_cluster = cluster_options["kubeconfig"] or cluster_options["context"]
+    if selects_cluster and not cluster_options["server"]:
         raise click.UsageError("--kubeconfig and --context need --server, which reads the cluster.")
     try:
         hosts, stores = host_list(http_hosts), store_list(artifact_stores)

@@ -42,13 +42,15 @@ _IN_A_CLONE = "run this command in a clone of the playbooks"
 
 @click.command("show")
 @click.argument("run", metavar="RUN|KIND/NAME", shell_complete=run_ids)
-@click.option("-n", "--namespace", default="default", help="With KIND/NAME: the namespace.")
+@click.option(
+    "-n", "--namespace", metavar="NAME", default="default", help="With KIND/NAME: the namespace."
+)
 @click.option(
     "--kubeconfig",
     type=click.Path(dir_okay=False),
     help="With KIND/NAME: the kubeconfig of the cluster. Default: as kubectl.",
 )
-@click.option("--context", help="With KIND/NAME: the context in the kubeconfig.")
+@click.option("--context", metavar="NAME", help="With KIND/NAME: the context in the kubeconfig.")
 @click.option(
     "--copies",
     is_flag=True,

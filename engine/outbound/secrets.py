@@ -34,7 +34,10 @@ class Secrets:
             with (self._folder / name).open("rb") as file:
                 content = file.read(_MAX_BYTES + 1)
         except OSError as error:
-            raise TemporaryError(f"secret {name}: {type(error).__name__}", answered=True) from None
+            reason = error.strerror or type(error).__name__
+            raise TemporaryError(
+                f"secret {name}: {reason} in --secrets-dir", answered=True
+            ) from None
         fault = _fault(content.replace(b"\r", b"").replace(b"\n", b" ") if lines else content)
         if fault:
             raise PermanentError(f"secret {name}: {fault}")

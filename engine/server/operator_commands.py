@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _ID = re.compile(r"[0-9a-f]{6,32}")
 _FAILED = ("failed", "refused")
 _FIND = "to list the runs: tiercel history"
+_SHOW = "to see its steps: tiercel show RUN"
 MAX_REASON = 1_000
 """Largest number of characters of a reason."""
 MAX_PAUSE = 366 * 86_400.0
@@ -98,7 +99,8 @@ class OperatorCommands:
         if not ids:
             raise OperatorCommandError("no run has this id", 404, _FIND)
         if len(ids) > 1:
-            raise OperatorCommandError(f"several runs begin so: {', '.join(ids)}")
+            what = f"the ids of several runs begin with `{run}`: {', '.join(ids)}"
+            raise OperatorCommandError(what, hint="give more digits")
         try:
             record = self.journal.find(ids[0])
         except UnreadableError as error:
@@ -126,11 +128,11 @@ class OperatorCommands:
         """
         record = self.find(run)
         if record.outcome is None:
-            raise OperatorCommandError("the run is not over yet")
+            raise OperatorCommandError("the run is not over yet", hint=_SHOW)
         position = _start_index(record, step)
         decision = self._decision("retry", author, record.run.steps[position].name)
         if not self.journal.retry(record.run.id, position, decision):
-            raise OperatorCommandError("the run is not over yet")
+            raise OperatorCommandError("the run is not over yet", hint=_SHOW)
         return self._complete(decision, record)
 
     def undo(self, run: str, author: Author) -> tuple[str, list[str]]:
@@ -140,11 +142,11 @@ class OperatorCommands:
         """
         record = self.find(run)
         if record.outcome is None:
-            raise OperatorCommandError("the run is not over yet")
+            raise OperatorCommandError("the run is not over yet", hint=_SHOW)
         decision = self._decision("undo", author)
         steps = self.journal.undo(record.run.id, decision) if record.undo else []
         if not steps:
-            raise OperatorCommandError("nothing is left of this run that can be undone")
+            raise OperatorCommandError("nothing is left of this run that can be undone", hint=_SHOW)
         return self._complete(replace(decision, step=", ".join(steps)), record), steps
 
     def pause(self, playbook: str | None, author: Author, lasts: str | None = None) -> list[str]:

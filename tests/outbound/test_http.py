@@ -244,7 +244,9 @@ def test_a_missing_secret_is_temporary_and_the_message_contains_its_name(
 ):
     (tmp_path / "hook").unlink()
     (tmp_path / "bot").unlink()
-    with pytest.raises(TemporaryError, match="hook" if way is hook else "bot") as caught:
+    name = "hook" if way is hook else "bot"
+    message = f"secret {name}: No such file or directory in --secrets-dir"
+    with pytest.raises(TemporaryError, match=message) as caught:
         way(outside)
     assert caught.value.answered
     assert server.asked == []

@@ -117,6 +117,14 @@ def test_the_line_of_a_denied_run_names_the_operator():
     assert (told["state"], told["message"]) == ("refused", "denied by ada")
 
 
+def test_a_run_that_changed_nothing_cannot_be_undone_and_the_error_has_the_next_command(running):
+    done = tiercel(running, "undo", running.run)
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "nothing is left of this run that can be undone\nto see its steps: tiercel show RUN\n",
+    )
+
+
 @pytest.mark.parametrize("act", ["show", "approve", "deny", "retry"])
 def test_an_unknown_run_is_an_error_message_and_exit_1(running, act):
     done = tiercel(running, act, "0" * 32)
