@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from engine.journal.transfer import to_postgres, to_sqlite
 from engine.model.calls import ObjectChange
 from engine.model.errors import JournalError
 from engine.model.run import Outcome
+from tests.support.engine import PATIENCE, wait_until
 from tests.support.journals import (
     DONE,
     FAILED,
@@ -217,6 +219,48 @@ def test_a_journal_that_an_engine_uses_is_refused(url, tmp_path):
         result = copy(url, tmp_path / "to.db")
         assert (result.exit_code, "(a): stop them, and copy again" in result.output) == (1, True)
         assert not (tmp_path / "to.db").exists()
+
+
+def test_an_engine_that_starts_while_a_copy_begins_is_found(url, tmp_path):
+    """A transaction sees the rows from before its first query, which must not be before its lock."""
+    with open_database(url) as journal:
+        accept(journal, run(1))
+    database = url.rpartition("/")[2]
+    waits = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+        " AND query LIKE 'LOCK TABLE%%'"
+    )
+    with (
+        shared_server().connect(database) as engine,
+        shared_server().connect() as admin,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        engine.execute("BEGIN; LOCK TABLE replicas IN ROW EXCLUSIVE MODE")
+        copied = pool.submit(copy, url, tmp_path / "to.db")
+        wait_until(lambda: admin.execute(waits, (database,)).fetchone())
+        engine.execute(
+            "INSERT INTO replicas (id, name, process, version, tables) VALUES (1, 'late', 'engine', '1', 1)"
+        )
+        engine.execute("COMMIT")
+        result = copied.result(PATIENCE)
+    assert (result.exit_code, "(late): stop them" in result.output) == (1, True), result.output
+
+
+def test_hostile_names_that_are_equal_in_the_database_are_copied(url, tmp_path):
+    counted = [
+        DroppedRuns("p", "throttle", key, 2, NOW, NOW) for key in ("k\0", "k\ufffd", "l" * 200)
+    ]
+    with open_file(tmp_path / "from.db") as journal:
+        journal.save_dropped([DeadLetter(NOW, "ht\0tp", "n\0", b"\0")], counted)
+        journal.save_throttle_windows({key: {"until": NOW} for key in ("t\0", "t\ufffd")})
+        journal.save_offset("o\0", 1)
+        journal.save_offset("o\ufffd", 2)
+        accept(journal, run(1, "demo/\0"), run(2, "demo/\ufffd"))
+    to_postgres.copy(tmp_path / "from.db", parse_server(url), empty)
+    with open_database(url) as journal:
+        counts = {one.key: one.count for one in journal.dropped_runs(RunFilter())}
+        assert counts == {"k\ufffd": 4, "l" * 200: 2}
+        assert [one.run.id for one in journal.claim("cluster", 9, NOW)] == [run(1).id]
 
 
 def test_a_copy_that_breaks_off_leaves_nothing(url, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -52,14 +53,11 @@ def locked(server: Server) -> Iterator[Connection]:
 
     Raises JournalError if the database cannot be used, has other tables, or an engine uses it.
     """
-    with _transaction(server) as connection:
+    with _transaction(server, partial(_require_tables, server)) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        row = connection.execute(
-            "SELECT to_regclass('schema_version') IS NULL AS missing"
-        ).fetchone()
-        if row is None or row["missing"]:
-            raise JournalError(f"the database {server.name} has no journal")
-        _lock(connection, server)
+        _lock(
+            connection, server
+        )  # first: an engine that starts before the first query would not be seen
         while _moves_more(connection):
             pass
         yield connection
@@ -70,6 +68,12 @@ def _prepare(connection: Connection) -> None:
     migrate(connection)
 
 
+def _require_tables(server: Server, connection: Connection) -> None:
+    row = connection.execute("SELECT to_regclass('schema_version') IS NULL AS missing").fetchone()
+    if row is None or row["missing"]:
+        raise JournalError(f"the database {server.name} has no journal")
+
+
 def _moves_more(connection: Connection) -> bool:
     """Move accepted runs to the target queues, as an engine does at a claim. Return whether more wait."""
     row = connection.execute("SELECT move_arrived_runs(true) AS more").fetchone()
@@ -77,14 +81,11 @@ def _moves_more(connection: Connection) -> bool:
 
 
 @contextlib.contextmanager
-def _transaction(
-    server: Server, prepare: Callable[[Connection], None] | None = None
-) -> Iterator[Connection]:
+def _transaction(server: Server, prepare: Callable[[Connection], None]) -> Iterator[Connection]:
     """Begin a transaction. prepare: called before it with the connection."""
     try:
         with contextlib.closing(connect(server)) as connection:
-            if prepare:
-                prepare(connection)
+            prepare(connection)
             # reading or syncing a large file takes longer than the engine's transactions may be idle
             connection.execute("SET idle_in_transaction_session_timeout = 0")
             with connection.transaction():

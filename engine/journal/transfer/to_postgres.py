@@ -7,10 +7,11 @@ import uuid
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
 from engine.journal import codec
-from engine.journal.postgres import windows
+from engine.journal.postgres import retention, windows
 from engine.journal.postgres.connection import index_key
 from engine.journal.postgres.partitions import create_partitions
 from engine.journal.postgres.schema import day_of
+from engine.journal.records import DroppedRuns
 from engine.journal.transfer import sqlite_file
 from engine.journal.transfer.postgres_database import locked_empty
 from engine.journal.transfer.tables import (
@@ -37,6 +38,7 @@ _EVENTS = (
 )
 _EVENT_LENGTH = "(SELECT length(CAST(body AS BLOB)) FROM events WHERE events.id = runs.event)"
 _FLAGS = {RUN_COLUMNS.index("leased"), RUN_COLUMNS.index("held")}
+_STATE = RUN_COLUMNS.index("state")
 _TARGET, _RECEIVED = RUN_COLUMNS.index("target"), RUN_COLUMNS.index("received")
 _KEY = PLAIN_TABLES["undo_intents"].index("key")
 
@@ -51,7 +53,10 @@ def copy(source: Path, target: Server, started: Callable[[int], Callable[[int], 
         counter = Counter(started(_count(rows)))
         _create_days(rows, connection)
         for table, columns in PLAIN_TABLES.items():
-            _copy_plain(rows, connection, table, columns, counter)
+            if table == "drops":
+                _copy_drops(rows, connection, columns, counter)
+            else:
+                _copy_plain(rows, connection, table, columns, counter)
         _copy_json(rows, connection, counter)
         with connection.cursor().copy("COPY events (day, id, bodies) FROM STDIN") as out:
             for event, day, body in rows.execute(_EVENTS):
@@ -92,6 +97,17 @@ def _copy_plain(
             counter.add(table)
 
 
+def _copy_drops(
+    rows: sqlite3.Connection, connection: Connection, columns: tuple[str, ...], counter: Counter
+) -> None:
+    """Copy the counters of dropped runs, and add those whose keys are equal in the database."""
+    names = [name for name in columns if name != "hour"]  # it follows from `first`
+    found = rows.execute(f"SELECT {', '.join(names)} FROM drops")
+    drops = [DroppedRuns(**dict(zip(names, row, strict=True))) for row in found]
+    retention.save_dropped(connection, (), drops)
+    counter.add("drops", len(drops))
+
+
 def _copy_json(rows: sqlite3.Connection, connection: Connection, counter: Counter) -> None:
     table: Literal["throttle_windows", "budget_windows", "offsets"]
     for table in JSON_TABLES:
@@ -102,7 +118,7 @@ def _copy_json(rows: sqlite3.Connection, connection: Connection, counter: Counte
         }
         if table == "offsets":
             connection.cursor().executemany(
-                "INSERT INTO offsets VALUES (%s, %s)",
+                "INSERT INTO offsets VALUES (%s, %s) ON CONFLICT DO NOTHING",
                 [(index_key(key), value) for key, value in found.items()],
             )
         else:
@@ -130,6 +146,9 @@ def _copy_runs(rows: sqlite3.Connection, connection: Connection, counter: Counte
         "INSERT INTO targets SELECT DISTINCT target FROM runs WHERE state IS NOT NULL OR undoes IS NOT NULL"
     )
     connection.execute(
+        "SELECT update_heads(array(SELECT DISTINCT target FROM runs WHERE state = 'queued'))"
+    )
+    connection.execute(
         "SELECT setval('runs_seq', (SELECT coalesce(max(seq), 0) + 1 FROM all_runs))"
     )
 
@@ -141,6 +160,8 @@ def _runs(rows: sqlite3.Connection, where: str) -> Iterator[tuple[Any, ...]]:
         for index in _FLAGS:
             values[index] = bool(values[index])
         values[_TARGET] = index_key(values[_TARGET])
+        if values[_STATE] == "head":  # of another queue, if two targets are equal in the database
+            values[_STATE] = "queued"
         received = values[_RECEIVED]
         # the content of an old run is deleted before the run, which has event 0 then
         reference = _event_id(event, int(received / _DAY_SECONDS)) if event else None
