@@ -127,8 +127,11 @@ def migrate_command(*, journal: str, journal_password_file: Path | None) -> None
     try:
         import psycopg  # noqa: PLC0415 - the same
 
-        from engine.journal.postgres import connection, schema  # noqa: PLC0415 - the same
-        from engine.journal.postgres.migrations import migrate  # noqa: PLC0415 - the same
+        from engine.journal.postgres import connection  # noqa: PLC0415 - the same
+        from engine.journal.postgres.migrations import (  # noqa: PLC0415 - the same
+            find_version,
+            migrate,
+        )
         from engine.journal.postgres.start_checks import check_server  # noqa: PLC0415 - the same
     except ImportError:
         fail(
@@ -140,6 +143,7 @@ def migrate_command(*, journal: str, journal_password_file: Path | None) -> None
         with contextlib.closing(connection.connect(server)) as opened:
             check_server(opened)
             changed = migrate(opened)
+            version = find_version(opened).version
     except JournalError as error:
         fail(str(error), USAGE)
     except OSError as error:
@@ -147,4 +151,4 @@ def migrate_command(*, journal: str, journal_password_file: Path | None) -> None
     except psycopg.Error as error:
         fail(f"cannot migrate the journal: {connection.sentence(error)}", USAGE)
     done = "now have" if changed else "already have"
-    print_line(f"The tables of {server.name} {done} version {schema.VERSION}.")
+    print_line(f"The tables of {server.name} {done} version {version}.")

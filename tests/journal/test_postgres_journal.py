@@ -381,25 +381,6 @@ def test_tables_of_a_newer_engine_are_refused_only_if_it_says_so(tmp_path):
             open_replica(url, "a")
 
 
-def test_a_role_without_rights_is_refused_with_the_statement_that_helps(tmp_path):
-    url = database_of(tmp_path / "own")
-    database = url.rpartition("/")[2]
-    limited = shared_server().dsn(database, "limited")
-    with shared_server().connect(database) as admin:
-        admin.execute("CREATE ROLE limited LOGIN")
-        try:
-            with pytest.raises(JournalError, match=f"ALTER DATABASE {database} OWNER TO limited"):
-                open_replica(limited, "a")
-            admin.execute("GRANT USAGE ON SCHEMA public TO limited")
-            with pytest.raises(JournalError, match="GRANT SELECT, INSERT, UPDATE"):
-                open_replica(limited, "a")
-            admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO limited")
-            with pytest.raises(JournalError, match="GRANT SELECT, INSERT, UPDATE"):
-                open_replica(limited, "a")
-        finally:
-            admin.execute("DROP OWNED BY limited; DROP ROLE limited")
-
-
 def test_a_server_that_has_lost_a_playbook_gets_it_again(start, url):
     """A standby without synchronous replication can lack the last commits of the primary."""
     a = start("a")

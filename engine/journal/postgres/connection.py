@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
 from engine.journal.postgres import arrays
+from engine.journal.postgres.connect_errors import explained
 from engine.model.errors import JournalError, JournalUnavailableError, UnwritableError
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def parse_server(url: str, password_file: Path | None = None, option: str = "--j
         found = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise JournalError(f"{option} is not {form}") from None
+    ports = str(found.get("port") or 5432).split(",")
+    if not all(port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16 for port in ports):
+        raise JournalError(f"{option} has a port that is not a number from 1 to 65535: {form}")
     if not found.get("dbname"):
         raise JournalError(f"{option} does not name a database: {form}")
     if found.get("password"):
@@ -134,16 +138,24 @@ def connect(server: Server) -> Connection:
             raise psycopg.OperationalError(
                 f"the password file {server.password_file} is not UTF-8 text: write the password into it"
             ) from None
+        except OSError as error:
+            raise psycopg.OperationalError(
+                f"the password file {server.password_file} cannot be read: {error.strerror}: give"
+                " --journal-password-file a file with the password of the role"
+            ) from error
         conninfo = make_conninfo(conninfo, password=password)
-    connection: Connection = psycopg.connect(
-        conninfo,
-        autocommit=True,
-        row_factory=dict_row,
-        connect_timeout=CONNECT_TIMEOUT,
-        client_encoding="UTF8",  # also for a server whose encoding is refused
-        keepalives_idle=2, keepalives_interval=1, keepalives_count=3, tcp_user_timeout=4_000,
-        application_name="tiercel",
-    )  # fmt: skip
+    try:
+        connection: Connection = psycopg.connect(
+            conninfo,
+            autocommit=True,
+            row_factory=dict_row,
+            connect_timeout=CONNECT_TIMEOUT,
+            client_encoding="UTF8",  # also for a server whose encoding is refused
+            keepalives_idle=2, keepalives_interval=1, keepalives_count=3, tcp_user_timeout=4_000,
+            application_name="tiercel",
+        )  # fmt: skip
+    except psycopg.OperationalError as error:
+        raise explained(error) from error
     connection.adapters.register_dumper(str, _BinaryText)
     connection.adapters.register_dumper(str, _Text)
     arrays.register(connection)

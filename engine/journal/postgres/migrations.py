@@ -12,6 +12,7 @@ from engine.journal.postgres import schema
 from engine.journal.postgres.functions import FUNCTIONS_1
 from engine.journal.postgres.liveness import RECENT
 from engine.journal.postgres.partitions import PARTITION_FUNCTIONS_1
+from engine.journal.postgres.rights import check_rights, no_rights
 from engine.journal.postgres.schema import SCHEMA_LOCK, TABLES_1
 from engine.model.errors import JournalError
 
@@ -43,7 +44,7 @@ def migrate(connection: psycopg.Connection[Any]) -> bool:
     releases its locks and tries again.
     """
     if not _is_older(find_version(connection)):
-        _check_rights(connection)
+        check_rights(connection)
         return False
     for _ in range(ATTEMPTS):
         try:
@@ -65,19 +66,29 @@ def migrate(connection: psycopg.Connection[Any]) -> bool:
 
 
 def find_version(connection: psycopg.Connection[Any]) -> Found:
-    """Return the version of the tables. Raises JournalError if the role must not read it."""
-    role, exists, reads = _row(
+    """Return the version of the tables. Raises JournalError if it cannot be read."""
+    role, database, schema_, exists, reads = _row(
         connection,
         # to_regclass alone remembers that the table did not exist, also after the wait for another migration
-        "SELECT current_user, EXISTS (SELECT FROM pg_class WHERE relname = 'schema_version'"
-        " AND relnamespace = current_schema()::regnamespace),"
+        "SELECT current_user, current_database(), current_schema(), EXISTS (SELECT FROM pg_class"
+        " WHERE relname = 'schema_version' AND relnamespace = current_schema()::regnamespace),"
         " coalesce(has_table_privilege(to_regclass('schema_version'), 'SELECT'), false)",
     )
+    if schema_ is None:
+        raise JournalError(
+            f"the role {role} may not use the schema public of the database {database}: GRANT USAGE ON SCHEMA"
+            f" public TO {role} (docs/replicas.md has all rights)"
+        )
     if not exists:
         return Found(0, 0)
     if not reads:
-        raise _no_rights(role)
-    return Found(*_row(connection, "SELECT version, oldest_reader FROM schema_version"))
+        raise no_rights(role)
+    try:
+        return Found(
+            *_row(connection, "SELECT version::int, oldest_reader::int FROM schema_version")
+        )
+    except (errors.UndefinedColumn, errors.DataError, JournalError):
+        raise _other_tables(database) from None
 
 
 def _is_older(found: Found) -> bool:
@@ -89,15 +100,6 @@ def _is_older(found: Found) -> bool:
             f" the tables or newer; this engine has version {ours}: start the newer engine again"
         )
     return found.version < ours
-
-
-def _check_rights(connection: psycopg.Connection[Any]) -> None:
-    """Refuse a role that cannot use the tables."""
-    role, writes = _row(
-        connection, "SELECT current_user, has_table_privilege('runs', 'INSERT, UPDATE, DELETE')"
-    )
-    if not writes:
-        raise _no_rights(role)
 
 
 def _check_owner(connection: psycopg.Connection[Any], found: Found) -> None:
@@ -143,8 +145,11 @@ def _check_replicas(connection: psycopg.Connection[Any], found: Found) -> None:
 
 
 def _apply(connection: psycopg.Connection[Any], found: Found) -> None:
-    for statements in MIGRATIONS[found.version : schema.VERSION]:
-        connection.execute(statements)
+    try:
+        for statements in MIGRATIONS[found.version : schema.VERSION]:
+            connection.execute(statements)
+    except (errors.DuplicateTable, errors.DuplicateObject, errors.DuplicateFunction) as error:
+        raise _other_tables(connection.info.dbname, error) from error
     connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_version"
         " (version integer NOT NULL, oldest_reader integer NOT NULL)"
@@ -155,10 +160,10 @@ def _apply(connection: psycopg.Connection[Any], found: Found) -> None:
     )
 
 
-def _no_rights(role: str) -> JournalError:
+def _other_tables(database: str, error: Exception | None = None) -> JournalError:
+    why = f" ({str(error).splitlines()[0]})" if error else ""
     return JournalError(
-        f"the role {role} may not use the tables: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA"
-        f" public TO {role} (docs/replicas.md has all rights)"
+        f"the database {database} has tables of another program{why}: create a database for the journal alone"
     )
 
 

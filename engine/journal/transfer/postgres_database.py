@@ -11,7 +11,7 @@ import psycopg
 from engine.journal.postgres import schema
 from engine.journal.postgres.connection import connect, sentence
 from engine.journal.postgres.liveness import RECENT
-from engine.journal.postgres.migrations import migrate
+from engine.journal.postgres.migrations import find_version, migrate
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.transfer.tables import JSON_TABLES, NOT_COPIED, PLAIN_TABLES
 from engine.model.errors import JournalError
@@ -69,9 +69,10 @@ def _prepare(connection: Connection) -> None:
 
 
 def _require_tables(server: Server, connection: Connection) -> None:
-    row = connection.execute("SELECT to_regclass('schema_version') IS NULL AS missing").fetchone()
-    if row is None or row["missing"]:
-        raise JournalError(f"the database {server.name} has no journal")
+    if not find_version(connection).version:
+        raise JournalError(
+            f"the database {server.name} has no journal: give the database that the engines use"
+        )
 
 
 def _moves_more(connection: Connection) -> bool:
