@@ -54,7 +54,7 @@ def _first_window(
 
     acted: time and run of each event that acted within the last ``within`` seconds.
     """
-    acted = [slot for slot in window.get("acted", ()) if time - slot[0] < throttle.within]
+    acted = [slot for slot in window.get("acted", ()) if _is_within(slot[0], time, throttle)]
     if len(acted) >= (throttle.first or 0):
         return None, False
     return {"acted": [*acted, [time, run]]}, True
@@ -68,9 +68,14 @@ def _count_window(
     stamps: times of the events since the last run that acted. run: that run. before: the times that
     were counted for it; ``release`` restores them.
     """
-    since = time - throttle.within
-    stamps = [*(stamp for stamp in window.get("stamps", ()) if stamp > since), time]
+    earlier = (at for at in window.get("stamps", ()) if _is_within(at, time, throttle))
+    stamps = [*earlier, time]
     stamps = stamps[-throttle.count :]
     if len(stamps) >= throttle.count:
         return {"stamps": [], "run": run, "before": stamps[:-1]}, True
     return {**window, "stamps": stamps}, False
+
+
+def _is_within(earlier: float, time: float, throttle: Throttle) -> bool:
+    """Return whether less than ``within`` has passed. It counts microseconds: epoch seconds have no exact tenths."""
+    return round((time - earlier) * 1e6) < round(throttle.within * 1e6)

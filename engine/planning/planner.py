@@ -89,7 +89,7 @@ def plan(
     time_ns = event.time_ns
     if received is not None and abs(event.time - received) > MAX_CLOCK_SKEW:
         time_ns = int(received * 1e9)
-    time = time_ns / 1e9
+    time = time_ns // 1_000 / 1e6  # rounded down, so that nothing acts before its window has passed
     memory.clock = max(memory.clock, time if received is None else min(time, received))
     silence = playbooks.silence(event, time_ns)
     context = _EventContext(

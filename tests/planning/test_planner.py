@@ -57,6 +57,29 @@ def test_the_first_event_runs_and_the_next_ones_are_suppressed_until_the_window_
     assert clock.acts(0, 1, 9.999, 10, 19.999, 20) == [True, False, False, True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("within", "stamps", "acts"),
+    [
+        (600, ["00:00", "09:59.999999999", "10:00"], [True, False, True]),
+        (0.1, ["00:00", "00:00.1", "00:00.199999999", "00:00.2"], [True, True, False, True]),
+        (0.1, [f"00:00.{n}" for n in range(3, 9)], [True] * 6),
+        (0.001, ["00:00.0009", "00:00.001", "00:00.0019"], [True, False, True]),
+    ],
+)
+def test_an_event_acts_when_exactly_the_window_has_passed(within, stamps, acts):
+    for throttle in (once(within, ("x.y",)), count(2, within, ("x.y",))):
+        playbooks = PlaybookIndex([Playbook("p", Match(), (), throttle=throttle)])
+        memory = PlanningMemory()
+        planned = [
+            plan(parse_event({"rule": "r", "time": f"2026-03-01T10:{at}Z"}), playbooks, memory)[0]
+            for at in stamps
+        ]
+        if throttle.count:
+            assert [one.suppressed is None for one in planned[:2]] == [False, not acts[1]]
+        else:
+            assert [one.suppressed is None for one in planned] == acts
+
+
 def test_suppressed_events_do_not_extend_the_window():
     assert Clock(once(10)).acts(0, 5, 9, 10) == [True, False, False, True]
 
