@@ -56,12 +56,17 @@ def fields() -> Mapping[str, Field]:
     return found
 
 
+@cache
+def _longest_name() -> int:
+    return max(map(len, fields()))
+
+
 def field_named(name: str) -> Field | None:
     """Return the entry of a field as an event spells it, with or without an argument; None if unknown."""
     table = fields()
     if name in table:
         return table[name]
-    for end, letter in enumerate(name):
+    for end, letter in enumerate(name[: _longest_name() + 1]):
         entry = table.get(name[:end]) if letter in "[_." else None
         if entry and letter in entry.separators:
             return entry

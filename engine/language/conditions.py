@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.language.findings import Findings, nearest
-from engine.language.jsonpath import PathError, compile_path, field_of, keys_of
+from engine.language.jsonpath import PathError, compile_path, field_of, keys_of, parse_cost
 from engine.language.lint import lint_path
 from engine.language.operators import (
     OPERATORS,
@@ -167,10 +167,14 @@ def _compile_subject(
     if word == "field":
         return text
     try:
+        cost = parse_cost(text)
+        if cost:  # before it is parsed
+            findings.count_expression((*path, word), cost)
         field = field_of(text)
         if field is not None:
             return field
-        findings.count_expression((*path, word), 0)
+        if not cost:
+            findings.count_expression((*path, word), 0)
         find = compile_path(text)
         keys = keys_of(text)
     except PathError as error:
@@ -238,9 +242,10 @@ def compile_step_condition(
         findings.add(path, "missing-key", "a condition on a step has `is` or `jsonPath`")
         return None
     comparison = _compile_comparison(data, path, findings, ("step", "jsonPath"))
-    findings.count_expression((*path, "jsonPath"), 0)
+    text = data["jsonPath"] if isinstance(data["jsonPath"], str) else ""
     try:
-        find = compile_path(data["jsonPath"] if isinstance(data["jsonPath"], str) else "")
+        findings.count_expression((*path, "jsonPath"), parse_cost(text))
+        find = compile_path(text)
     except PathError as error:
         findings.add((*path, "jsonPath"), "bad-path", str(error))
         return None

@@ -234,7 +234,7 @@ def not_deployed(files: Files, deployable: Collection[str]) -> Iterator[Finding]
         str(PurePosixPath(str(entry).rpartition("=")[2]))
         for generator in generators
         if isinstance(generator, dict)
-        for entry in generator.get("files") or []
+        for entry in _list(generator.get("files"))
     }
     for path in sorted(files.files):
         if path not in listed and (path == VALUES or path in deployable):

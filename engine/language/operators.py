@@ -160,14 +160,19 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _in_networks(operands: list[str]) -> Predicate:
-    networks = [network_of(text) for text in operands]
-    by_version = {v: [n for n in networks if n.version == v] for v in (4, 6)}
+    # IP version -> bits after the prefix -> prefixes. A long list of networks costs one look-up for each length
+    prefixes: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
+    for network in map(network_of, operands):
+        bits = network.max_prefixlen - network.prefixlen
+        of_length = prefixes[network.version].setdefault(bits, set())
+        of_length.add(int(network.network_address) >> bits)
 
     def holds(value: Any) -> Truth:
         address = address_of(value)
         if address is None:
             return None
-        return any(address in network for network in by_version[address.version])
+        number = int(address)
+        return any(number >> bits in known for bits, known in prefixes[address.version].items())
 
     return holds
 

@@ -19,6 +19,8 @@ MAX_VALUE = 4096
 """Characters of one rendered value. A longer value is truncated."""
 MAX_NAMES = 1_000
 """Names in one template. Together with MAX_VALUE this limits the rendered text."""
+_MAX_NAME = 1_000
+"""Characters of one name. The search for the path of an answer takes quadratic time."""
 
 WORDS = ("rule", "priority", "time", "hostname", "source", "tags", "output", "playbook")
 RUN_WORDS = ("run.id", "run.outcome")
@@ -108,6 +110,9 @@ def compile_template(text: str, steps: Collection[str] = ()) -> Template:
         name = match[1] or match[2]
         if not name:
             raise TemplateError("`%{` needs a name and a closing `}`")
+        if len(name) > _MAX_NAME:
+            what = f"`%{name[:80]}…` is too long: a name has at most {_MAX_NAME:,} characters"
+            raise TemplateError(what)
         _check(name, steps, braces=match[1] is not None)
         parts.append((name,))
         names += 1

@@ -77,5 +77,5 @@ def _count_window(
 
 
 def _is_within(earlier: float, time: float, throttle: Throttle) -> bool:
-    """Return whether less than ``within`` has passed. It counts microseconds: epoch seconds have no exact tenths."""
+    """Return whether less than ``within`` has passed, in microseconds: epoch seconds have no exact tenths."""
     return round((time - earlier) * 1e6) < round(throttle.within * 1e6)

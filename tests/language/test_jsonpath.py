@@ -5,6 +5,8 @@ import sys
 
 import pytest
 from engine.language import jsonpath
+from engine.language.conditions import compile_conditions
+from engine.language.findings import Findings, TooManyFindingsError
 from engine.language.jsonpath import (
     BASE_STEPS,
     STEPS_PER_VALUE,
@@ -12,6 +14,7 @@ from engine.language.jsonpath import (
     PathError,
     compile_path,
 )
+from engine.language.yaml_source import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +71,15 @@ def test_a_path_finds_a_value_or_a_list(path, found):
 def test_a_feature_that_is_not_allowed_is_a_path_error(path):
     with pytest.raises(PathError):
         compile_path(path)
+
+
+def test_long_paths_count_as_large_expressions():
+    path = "$.a[?(" + " & ".join(f"@.b=={n}" for n in range(90)) + ")]"
+    paths = [{"jsonPath": f"{path}.c{n}", "exists": True} for n in range(200)]
+    with pytest.raises(TooManyFindingsError):
+        compile_conditions(paths, ("c",), Findings(Document("a.yaml", None)))
+    singular = [{"jsonPath": f"$.a{n}" + ".b" * 30, "exists": True} for n in range(1_000)]
+    assert compile_conditions(singular, ("c",), Findings(Document("a.yaml", None)))
 
 
 SEGMENTS = [

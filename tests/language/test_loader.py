@@ -202,6 +202,21 @@ def test_risky_playbooks_are_warnings():
     assert not reported(load(k=playbook("k", actions=kill, mode="disabled")))
 
 
+@pytest.mark.parametrize(
+    "generators",
+    [
+        b"5",
+        b"[5, null, [a]]",
+        b"[{files: 5}, {files: [1, null, [a], {b: c}]}]",
+        b"[{files: {a: b}}]",
+    ],
+)
+def test_a_kustomization_of_another_form_is_no_error(generators):
+    kustomization = ("kustomization.yaml", b"configMapGenerator: " + generators)
+    given = {"a.yaml": BASE.encode()}
+    assert not new_loader().load(Files("", given, kustomization)).errors
+
+
 def test_a_file_that_the_kustomization_does_not_list_is_a_warning():
     forgets = b"configMapGenerator: [{name: p, files: [a.yaml, sub/b.yaml=./c.yaml]}]\n"
     test = {**playbook("t", "PlaybookTest"), "spec": {}}

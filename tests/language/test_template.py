@@ -165,6 +165,15 @@ def test_the_number_of_names_in_a_template_is_limited():
         compile_template("%a.b " * MAX_NAMES + "%rule")
 
 
+def test_the_length_of_a_name_is_limited():
+    longest = "a." * 499 + "ab"
+    assert compile_template(f"%{{{longest}}}").fields == (longest,)
+    for name in (f"{longest}c", "a." * 400_000 + "b", "steps" + ".answer.a" * 100_000):
+        for text in (f"%{name}", f"%{{{name}}}"):
+            with pytest.raises(TemplateError, match="too long"):
+                compile_template(text)
+
+
 def test_the_fields_of_a_template_are_the_names_that_are_not_words():
     text = "%rule %{cluster} %a.b %run.id %steps.mark.state %{rule}"
     assert compile_template(text, tuple(STEPS)).fields == ("cluster", "a.b")
