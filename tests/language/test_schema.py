@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from engine.actions.registry import load_actions
+from engine.language import schema as described
 from engine.language.folder import Files
 from engine.language.json_schema import schema
 from engine.language.yaml_source import read
+from engine.model.playbook import Guardrails
 
 from tests.language.test_loader import files
 from tests.support.json_schema import language_validator
@@ -244,3 +246,51 @@ def test_the_json_schema_accepts_every_document_of_the_repository():
         for error in language_validator().iter_errors(one)
     ]
     assert wrong == []
+
+
+def defaults(key):
+    """Return a value with the default of each key of the schema that has one."""
+    found = {name: one.default for name, one in key.keys.items() if one.default is not None}
+    nested = {name: defaults(one) for name, one in key.keys.items() if one.keys}
+    return found | {name: value for name, value in nested.items() if value}
+
+
+def test_the_documented_defaults_are_those_in_force():
+    playbook = {**GOOD, "spec": {"match": {"rules": ["R"]}, "actions": [{"action": "pod.delete"}]}}
+    explicit = copy.deepcopy(playbook)
+    explicit["spec"] |= {"mode": described.PLAYBOOK.keys["mode"].default}
+    explicit["spec"]["actions"][0] |= defaults(described.STEP)
+    assert set(explicit["spec"]["actions"][0]) == {"action", "timeout", "retry", "onFailure"}
+    guardrails = {**GOOD, "kind": "Guardrails", "spec": {}}
+    limits = {**guardrails, "spec": defaults(described.GUARDRAILS)}
+    assert set(limits["spec"]) == {"maxEventAge", "holdFor"}
+
+    [short] = new_loader().load(Files("", files(a=playbook, g=guardrails))).playbooks
+    full = new_loader().load(Files("", files(a=explicit, g=limits)))
+    step, given = short.steps[0], full.playbooks[0].steps[0]
+    assert (given.retry, given.timeout, given.on_failure) == (
+        step.retry,
+        step.timeout,
+        step.on_failure,
+    )
+    assert full.playbooks[0].mode == short.mode
+    built_in = Guardrails()
+    assert full.guardrails.max_event_age == built_in.max_event_age
+    assert full.guardrails.hold_for == built_in.hold_for
+
+
+def test_the_text_of_a_key_has_its_default():
+    def keys(key):
+        for one in key.keys.values():
+            yield one
+            yield from keys(one)
+
+    having = [
+        one
+        for one in (*keys(described.STEP), *keys(described.GUARDRAILS))
+        if one.default is not None
+    ]
+    assert len(having) == 9
+    for one in having:
+        text = str(one.default).lower() if isinstance(one.default, bool) else str(one.default)
+        assert f"({text})" in one.doc, one.doc
