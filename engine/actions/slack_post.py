@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from engine.actions.parameters import Secret, Text
 from engine.actions.registry import ActionResult, StepContext, action
 from engine.language.template import ABSENT, Template, text_of
 from engine.model.calls import SecretName
-from engine.model.errors import RefusedError
+from engine.model.errors import PermanentError, RefusedError, TemporaryError
 from engine.model.event_subject import subject_of
 from engine.model.json_codec import encode_json
 from engine.outbound.api import BlocksRefusedError, HttpClient
@@ -263,7 +264,9 @@ def post_to_slack(  # noqa: PLR0913 - the signature is the schema
         message |= {"channel": first["channel"], "thread_ts": first["ts"]}
     answer, sent_as = _post(http, message, None, token)
     if thread == "run" and not first and answer.json:
-        context.keep({"slack": answer.json})
+        # without it, the next message starts another thread; a retry would post this one again
+        with contextlib.suppress(TemporaryError, PermanentError):
+            context.keep({"slack": answer.json})
     return ActionResult(f"to {channel}: {text[:200]}{sent_as}", answer.json)
 
 

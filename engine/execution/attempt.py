@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,9 @@ def _run(step: PreparedStep) -> Outcome:
         held = hold_step(step, str(error), error.wait)
         return Outcome("held", held, held_because=held)
     if permission.digest_size:
-        step.checker.digest_sent(step.claim, permission.digest_size)
+        # not subtracted, then the next digest counts them again; a retry would send the message again
+        with contextlib.suppress(TemporaryError):
+            step.checker.digest_sent(step.claim, permission.digest_size)
     if result.again is not None and not step.clients.dry:
         wait, why = result.again
         raise PostponedError(why, wait)

@@ -21,6 +21,7 @@ class AttemptStore(Protocol):
     """Where an attempt saves its state.
 
     ``keep`` and ``add_undo_intent`` return False, and write nothing, if another attempt has taken over the step.
+    All methods raise TemporaryError, and PermanentError for a value that cannot be stored.
     """
 
     def keep(

@@ -5,6 +5,7 @@ Cluster steps have their own threads, so slow steps (messages, HTTP requests) do
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from engine.execution.attempt import Clients, attempt
 from engine.execution.settler import Settler
 from engine.execution.worker_threads import WorkerThreads
 from engine.journal.protocol import Queue, UndoLog
-from engine.model.errors import JournalError, TemporaryError
+from engine.model.errors import JournalError, PermanentError, TemporaryError, UnwritableError
 from engine.telemetry.fault_log import FaultLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.execution.guardrails import GuardrailChecker
     from engine.model.calls import ObjectChange
@@ -41,26 +42,22 @@ class ExecutionJournal(Queue, UndoLog, Protocol):
 
 
 class _JournalStore:
-    """The journal as an ``AttemptStore``. If a write fails, the attempt ends as if another had taken over."""
+    """The journal as an ``AttemptStore``. Its errors become those of a step: TemporaryError, PermanentError."""
 
     def __init__(self, journal: ExecutionJournal) -> None:
         self._journal = journal
 
     def undo_times(self, key: str, exclude: str | None = None) -> list[float | None]:
-        """See AttemptStore.undo_times. Raises TemporaryError if the journal cannot be read."""
-        try:
+        """See AttemptStore.undo_times."""
+        with _errors_of_steps():
             return self._journal.undo_times(key, exclude)
-        except JournalError as error:
-            raise TemporaryError(str(error)) from None
 
     def keep(
         self, claim: Claim, attempt_state: Mapping[str, object], notice: Notice | None = None
     ) -> bool:
         """See AttemptStore.keep."""
-        try:
+        with _errors_of_steps():
             return self._journal.keep(claim, attempt_state, notice)
-        except JournalError:
-            return False
 
     def add_undo_intent(
         self,
@@ -70,10 +67,19 @@ class _JournalStore:
         attempt_state: Mapping[str, object],
     ) -> bool:
         """See AttemptStore.add_undo_intent."""
-        try:
+        with _errors_of_steps():
             return self._journal.add_undo_intent(claim, changes, until, attempt_state)
-        except JournalError:
-            return False
+
+
+@contextlib.contextmanager
+def _errors_of_steps() -> Iterator[None]:
+    """Raise PermanentError for a value that cannot be stored, TemporaryError for other errors of the journal."""
+    try:
+        yield
+    except UnwritableError as error:
+        raise PermanentError(str(error)) from None
+    except JournalError as error:
+        raise TemporaryError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,15 +19,14 @@ _THREADS = Path("/proc/self/task")
 def run_on_one_cpu() -> None:
     """Let all threads except the main thread run on one CPU, which each call chooses again.
 
-    Call this function regularly, because the CPU can be busy with work that cannot move to another one. The
-    main thread keeps all CPUs that the process may use.
+    Call this function regularly, because the CPU can be busy with work that cannot move to another one, and the
+    process can be moved to other CPUs. The main thread keeps all CPUs that the process may use. If the system
+    does not allow it, the threads keep them, too.
     """
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) == 1:
-        return
-    chosen = [random.choice(cpus)]  # noqa: S311 - not a secret
     main = os.getpid()
-    for thread in _THREADS.iterdir():
-        if int(thread.name) != main:
-            with contextlib.suppress(OSError):  # it has ended, or the system does not allow it
-                os.sched_setaffinity(int(thread.name), chosen)
+    with contextlib.suppress(OSError):
+        chosen = [random.choice([*os.sched_getaffinity(0)])]  # noqa: S311 - not a secret
+        for thread in (int(entry.name) for entry in _THREADS.iterdir()):
+            if thread != main:
+                with contextlib.suppress(ProcessLookupError):  # it has ended
+                    os.sched_setaffinity(thread, chosen)

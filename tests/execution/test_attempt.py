@@ -451,3 +451,25 @@ def test_request_that_cannot_be_sent_is_a_finding(given, code, what):
 def test_literal_part_of_a_url_is_checked(url):
     step = {"action": "http.request", "with": {"url": url}}
     assert not new_loader().load(Files("", files(p=playbook("p", actions=[step])))).errors
+
+
+def test_a_message_that_was_sent_is_done_even_if_the_journal_takes_no_more_state():
+    token = {"token": {"fromSecret": "t"}, "channel": "C1", "text": "hi"}
+    threaded = {"action": "slack.post", "with": token}
+    store = FakeAttemptStore(open=False)
+    assert act(claim(threaded), store=store).state == "done"
+
+    class Full:
+        """A store of budgets that is full as soon as a message was sent."""
+
+        def update_budgets(self, keys, decide, now):
+            del now
+            if http.sent:
+                raise TemporaryError("disk full")
+            return decide({key: {"count": 3, "until": NOW} for key in keys})[1]
+
+    http, checker = FakeHttpClient(), GuardrailChecker(ledger=BudgetLedger(Full()))
+    digest = claim(SLACK, attempt_state={"digest": "slack.post"})
+    clients = Clients(CallRecorder(world().cluster), RequestRecorder(http), dry=False)
+    assert attempt(digest, clients, checker, NOW, FakeAttemptStore()).state == "done"
+    assert "and 2 more like it" in str(http.sent)

@@ -412,10 +412,18 @@ def test_broken_audit_pipe_does_not_stop_the_pool(tmp_path):
         assert engine.over == [run]
 
 
-def test_unreadable_journal_raises_a_temporary_error():
-    class Unread:
-        def undo_times(self, *_):
-            raise JournalError("closed")
+@pytest.mark.parametrize(
+    ("error", "raised"), [(JournalError, TemporaryError), (UnwritableError, PermanentError)]
+)
+def test_an_attempt_says_why_the_journal_did_not_take_its_state(error, raised):
+    class Failing:
+        def fail(self, *_):
+            raise error("disk full")
 
-    with pytest.raises(TemporaryError, match="closed"):
-        _JournalStore(Unread()).undo_times("key")
+        undo_times = keep = add_undo_intent = fail
+
+    store = _JournalStore(Failing())
+    for call in (store.undo_times, lambda key: store.keep(key, {}),
+                 lambda key: store.add_undo_intent(key, (), None, {})):  # fmt: skip
+        with pytest.raises(raised, match="disk full"):
+            call("key")
