@@ -61,7 +61,8 @@ def find_metadata_target(
         if owner is None or owner.get("kind") not in OWNERS:
             raise SkippedError(f"pod {pod} has no controller of a known kind")
         kind, name = OWNERS[owner["kind"]], owner["name"]
-    found = cluster.get(kind, name, pod.namespace if kind.namespaced else None) if name else None
+    where = pod.namespace if kind.namespaced else None
+    found = cluster.get(kind, name, where, fresh=True) if name else None
     if found is None:
         raise SkippedError(f"pod {pod}: its {on} does not exist")
     if on == "owner":

@@ -42,9 +42,12 @@ CRON_JOB = Kind("batch/v1", "cronjobs", "CronJob")
 class ClusterReader(Protocol):
     """Reads objects of a cluster."""
 
-    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+    def get(
+        self, kind: Kind, name: str, namespace: str | None = None, *, fresh: bool = False
+    ) -> Object | None:
         """Return an object, or None if it does not exist.
 
+        fresh: read a Namespace or Node now. Otherwise, it can be some seconds old. Required before a change.
         Raises TemporaryError if there is no usable response, PermanentError if the server denies the request
         (the message of a 403 contains the missing right).
         """
@@ -118,9 +121,11 @@ class CallRecorder:
         self._forward, self._check = forward, check
         self.calls: list[Call] = []
 
-    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+    def get(
+        self, kind: Kind, name: str, namespace: str | None = None, *, fresh: bool = False
+    ) -> Object | None:
         """Read from the cluster. Recorded writes do not change what is read."""
-        return self._reads.get(kind, name, namespace)
+        return self._reads.get(kind, name, namespace, fresh=fresh)
 
     def list(
         self,

@@ -136,14 +136,16 @@ class KubernetesCluster(StreamCalls):
             setattr(changed, name, value)
         return changed
 
-    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+    def get(
+        self, kind: Kind, name: str, namespace: str | None = None, *, fresh: bool = False
+    ) -> Object | None:
         """Return an object, or None if it does not exist; see ``ClusterReader.get``."""
         if kind not in (NAMESPACE, NODE) or not self._state.cache_seconds:
             return self._get(kind, name, namespace)
         cache, key = self._state.cache, (self._user, kind.resource, name)
         now = time.monotonic()
         cached = cache.get(key)
-        if cached is not None and now < cached.until:
+        if cached is not None and now < cached.until and not fresh:
             return cached.object
         found = self._get(kind, name, namespace)
         # a missing Node is normal: by default, Falco's hostname is the name of its own pod

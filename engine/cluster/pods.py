@@ -203,13 +203,13 @@ def find_node(event: Event, reads: ClusterReader, search: TargetSearch) -> Objec
     name = event.hostname
     if search.node is not None:
         name, uid = search.node
-        node = reads.get(NODE, name)
+        node = reads.get(NODE, name, fresh=True)
         if node is None or node["metadata"].get("uid") != uid:
             raise GoneError(f"node {name} does not exist any more")
         return node
     if names_pod(event):
         name = find_pod(event, reads, search).spec.get("nodeName") or name
-    node = reads.get(NODE, name) if name and _NAME.fullmatch(name) else None
+    node = reads.get(NODE, name, fresh=True) if name and _NAME.fullmatch(name) else None
     if node is None:
         raise SkippedError("the event does not name a node")
     return node

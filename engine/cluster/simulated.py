@@ -31,8 +31,11 @@ class StaticCluster:
         self._objects = list(objects)
         self._found: dict[Kind, dict[tuple[str | None, str], Object]] = {}
 
-    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+    def get(
+        self, kind: Kind, name: str, namespace: str | None = None, *, fresh: bool = False
+    ) -> Object | None:
         """Return an object, or None. A namespace always exists."""
+        del fresh
         found = self._of(kind).get((namespace if kind.namespaced else None, name))
         return assumed_namespace(name) if found is None and kind == NAMESPACE else found
 
@@ -117,8 +120,11 @@ class AssumedCluster:
                 subject.namespace, subject.pod, subject.uid, subject.container_id
             )
 
-    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+    def get(
+        self, kind: Kind, name: str, namespace: str | None = None, *, fresh: bool = False
+    ) -> Object | None:
         """Return the object if it is the pod, one of its owners, its node or a namespace."""
+        del fresh
         pod = self._pod
         if kind == NAMESPACE:
             return assumed_namespace(name)

@@ -52,7 +52,7 @@ def revert(change: ObjectChange, cluster: Cluster, others: Callable[[str], UndoT
     Raises SkippedError if the object is deleted in between, TemporaryError, PermanentError.
     """
     about = f"{change.kind.kind.lower()} {change.name}"
-    found = cluster.get(change.kind, change.name, change.namespace)
+    found = cluster.get(change.kind, change.name, change.namespace, fresh=True)
     if found is None or (change.uid and found["metadata"].get("uid") != change.uid):
         return f"{about} is gone"
     times = others(change.key)

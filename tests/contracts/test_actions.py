@@ -15,7 +15,7 @@ from engine.actions.manifest import Manifest
 from engine.actions.owners import OWNERS
 from engine.actions.parameters import Choice, Text
 from engine.actions.registry import load_actions
-from engine.cluster.api import CallRecorder
+from engine.cluster.api import NAMESPACE, NODE, CallRecorder
 from engine.execution.attempt import Clients, attempt
 from engine.execution.guardrails import GuardrailChecker
 from engine.language.findings import Findings
@@ -191,9 +191,9 @@ def claim_of(action, given=None, event=None, **of):
     return Claim(run, 0, began=NOW, **of)
 
 
-def act(server, claim, http=None, *, checker=None, store=None):
-    """One live attempt."""
-    cluster = server.cluster
+def act(server, claim, http=None, *, checker=None, store=None, cluster=None):
+    """One live attempt. cluster: the client; by default a new one."""
+    cluster = cluster or server.cluster
     clients = Clients(
         CallRecorder(cluster, cluster), RequestRecorder(http or FakeHttpClient()), dry=False
     )
@@ -419,6 +419,50 @@ def test_undoing_waits_for_the_server_and_never_gives_up(action):
     server.answers = [(500, {})]
     outcome = act(server, replace(store.undoing(claim), attempt=99, answers=98), store=store)
     assert (outcome.state, outcome.retry_in is not None) == ("waiting", True)
+
+
+CORDONED, LABELLED = ("spec", "unschedulable", True), ("metadata", "labels", {"team": "theirs"})
+CACHED = {
+    "node.cordon": ({}, ("Node", "worker-1"), CORDONED),
+    "node.drain": ({}, ("Node", "worker-1"), CORDONED),
+    "pod.label": ({"labels": {"team": "ours"}, "on": "node"}, ("Node", "worker-1"), LABELLED),
+    "pod.annotate": (
+        {"annotations": {"team": "ours"}, "on": "namespace"},
+        ("Namespace", "demo"),
+        ("metadata", "annotations", {"team": "theirs"}),
+    ),
+}
+"""Action -> parameters, a changed object that clients cache, and what a person changes in it."""
+
+
+def caching(server):
+    """Return a client that has read the node and the namespace and caches them."""
+    cluster = server.connect(cache_seconds=60.0)
+    for kind, name in ((NODE, "worker-1"), (NAMESPACE, "demo")):
+        assert cluster.get(kind, name) == cluster.get(kind, name)
+    return cluster
+
+
+@pytest.mark.parametrize("action", CACHED)
+def test_an_undo_keeps_what_a_person_changed_just_before_the_step(action):
+    given, where, (part, key, theirs) = CACHED[action]
+    server, store, claim = world(), FakeAttemptStore(), claim_of(load_actions()[action], given)
+    cluster = caching(server)
+    server.find(*where).setdefault(part, {})[key] = theirs
+    act(server, claim, store=store, cluster=cluster)
+    assert act(server, store.undoing(claim), store=store, cluster=cluster).state == "undone"
+    assert server.find(*where)[part][key] == theirs
+
+
+@pytest.mark.parametrize("action", CACHED)
+def test_another_replica_that_has_read_the_object_before_the_step_undoes_it(action):
+    given, where, (part, key, _) = CACHED[action]
+    server, store, claim = world(), FakeAttemptStore(), claim_of(load_actions()[action], given)
+    before, other = server.find(*where)[part].get(key), caching(server)
+    act(server, claim, store=store)
+    assert server.find(*where)[part].get(key) != before
+    assert act(server, store.undoing(claim), store=store, cluster=other).state == "undone"
+    assert not server.find(*where)[part].get(key)
 
 
 NOT_KUBERNETES = [b"", b"<html>Sign in</html>", b"[]", b"7", b"{}", b'{"metadata": []}',

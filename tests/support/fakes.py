@@ -132,9 +132,12 @@ class ApiServer:
 
     @property
     def cluster(self) -> KubernetesCluster:
-        return KubernetesCluster(
-            self, ApiServerState(CircuitBreaker(lambda: 0.0), RateLimiter(1e9))
-        )
+        return self.connect()
+
+    def connect(self, cache_seconds: float = 0.0) -> KubernetesCluster:
+        """Return a client. cache_seconds: for which it caches Namespaces and Nodes."""
+        breaker, rate = CircuitBreaker(lambda: 0.0), RateLimiter(1e9)
+        return KubernetesCluster(self, ApiServerState(breaker, rate, cache_seconds))
 
     def put(self, item: dict[str, Any]) -> dict[str, Any]:
         """Create or replace an object, as a user with kubectl does."""
