@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cluster.policy_providers.cut import kept_destinations
 from engine.cluster.policy_providers.registry import with_only
 from engine.model.calls import Call, ObjectChange
+from engine.model.errors import GoneError, TemporaryError
 from engine.model.event import format_time
 
 if TYPE_CHECKING:
@@ -114,8 +115,15 @@ def _delete_created(
         body: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
         # without a policy, the API server would leave the pods of a Job
         body["propagationPolicy"] = "Background"
-        body |= {"preconditions": {"uid": metadata["uid"]}} if metadata.get("uid") else {}
-        _send("delete", change, body, cluster)
+        version = _version(found)
+        body |= {"preconditions": version} if version else {}
+        try:
+            _send("delete", change, body, cluster)
+        except GoneError:  # also if it is another version
+            left = cluster.get(change.kind, change.name, change.namespace, fresh=True)
+            if left is None or left["metadata"].get("uid") != metadata.get("uid"):
+                raise
+            raise TemporaryError(f"{about} was changed at the same time", answered=True) from None
         return f"{about} deleted"
     last = latest(times)
     expiry = None if last is None else expiry_text(last)
@@ -147,9 +155,14 @@ def _for_others(found: Object, expiry: str | None) -> Object:
 
 def _patch(change: ObjectChange, found: Object, body: Object, cluster: Cluster) -> None:
     """Patch an object, on condition that it is still the version that was read."""
-    version = {key: found["metadata"].get(key) for key in ("uid", "resourceVersion")}
-    metadata = {**{k: v for k, v in version.items() if v}, **body.get("metadata", {})}
+    metadata = {**_version(found), **body.get("metadata", {})}
     _send("patch", change, {**body, "metadata": metadata}, cluster)
+
+
+def _version(found: Object) -> Object:
+    """Return what identifies the version of an object that was read. Some files of objects have none."""
+    metadata = found["metadata"]
+    return {key: metadata[key] for key in ("uid", "resourceVersion") if metadata.get(key)}
 
 
 def _send(verb: Any, change: ObjectChange, body: Object, cluster: Cluster) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from engine.cluster.api import NODE
 from engine.cluster.undo import current_value, revert, with_value
-from engine.model.calls import Kind, ObjectChange
-from engine.model.errors import GoneError
+from engine.model.calls import Call, Kind, ObjectChange
+from engine.model.errors import GoneError, TemporaryError
 
 from tests.support.fakes import ApiServer
 
@@ -68,6 +69,25 @@ def test_a_change_between_read_and_write_is_respected():
     with pytest.raises(GoneError):
         revert(TAINT, server.cluster, others)
     assert server.find("Node", "n")["spec"]["taints"] == [OURS]
+
+
+def test_an_object_that_another_run_has_applied_since_it_was_read_is_not_deleted():
+    server, labels = ApiServer(), {"app.kubernetes.io/managed-by": "tiercel"}
+    metadata = {"name": "c", "namespace": "demo", "labels": labels}
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"run": "first"}}
+    apply = Call("apply", "v1", "configmaps", "demo", "c", body)
+    server.cluster.send(apply)
+    made = ObjectChange(Kind("v1", "configmaps", "ConfigMap"), "demo", "c")
+
+    def others(_):
+        again = msgspec.structs.replace(apply, body={**body, "data": {"run": "second"}})
+        server.interfere = lambda: server.cluster.send(again)
+        return ()
+
+    with pytest.raises(TemporaryError, match="changed at the same time"):
+        revert(made, server.cluster, others)
+    assert server.find("ConfigMap", "c", "demo")["data"] == {"run": "second"}
+    assert revert(made, server.cluster, lambda _: ()) == "configmap c deleted"
 
 
 def test_kinds_of_other_groups_with_the_same_resource_are_different_objects():

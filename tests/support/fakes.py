@@ -353,9 +353,9 @@ class ApiServer:
 
     def _delete(self, key: Key, body: dict[str, Any]) -> dict[str, Any]:
         found = self._get(key)
-        wanted = (body.get("preconditions") or {}).get("uid")
-        if wanted not in (None, found["metadata"]["uid"]):
-            raise Failed(409, "the uid in the precondition is another")
+        for key_, wanted in (body.get("preconditions") or {}).items():
+            if wanted != found["metadata"].get(key_):
+                raise Failed(409, f"the {key_} in the precondition is another")
         if key[0] == "pods" and body.get("gracePeriodSeconds") != 0:
             self.objects[key]["metadata"]["deletionTimestamp"] = "2026-03-01T10:01:00Z"
             return self.objects[key]
