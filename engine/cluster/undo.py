@@ -117,20 +117,14 @@ def _delete_created(
         body["propagationPolicy"] = "Background"
         version = _version(found)
         body |= {"preconditions": version} if version else {}
-        try:
-            _send("delete", change, body, cluster)
-        except GoneError:  # also if it is another version
-            left = cluster.get(change.kind, change.name, change.namespace, fresh=True)
-            if left is None or left["metadata"].get("uid") != metadata.get("uid"):
-                raise
-            raise TemporaryError(f"{about} was changed at the same time", answered=True) from None
+        _send_unless_changed("delete", change, body, found, cluster)
         return f"{about} deleted"
     last = latest(times)
     expiry = None if last is None else expiry_text(last)
     kept = _for_others(found, expiry)
     is_same = all(metadata.get(key) == value for key, value in kept["metadata"].items())
     if not is_same or kept.get("spec") != found.get("spec"):
-        _send("apply", change, kept, cluster)
+        _send_unless_changed("apply", change, kept, found, cluster)
     return f"{about} stays{f' until {expiry}' if expiry else ''}, because another run needs it"
 
 
@@ -143,7 +137,7 @@ def _for_others(found: Object, expiry: str | None) -> Object:
     metadata = found["metadata"]
     annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != EXPIRES_AT}
     annotations |= {EXPIRES_AT: expiry} if expiry else {}
-    kept = ("name", "namespace", "uid", "labels", "ownerReferences")
+    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences")
     body = {key: value for key, value in found.items() if key != "status"}
     body["metadata"] = {key: metadata[key] for key in kept if key in metadata}
     body["metadata"]["annotations"] = annotations
@@ -151,6 +145,23 @@ def _for_others(found: Object, expiry: str | None) -> Object:
     if destinations:
         body["spec"] = with_only(found, destinations.values())
     return body
+
+
+def _send_unless_changed(
+    verb: Any, change: ObjectChange, body: Object, found: Object, cluster: Cluster
+) -> None:
+    """Send a call that requires the version that was read. Raises TemporaryError if it is another version now.
+
+    The API server answers a 409 for another version and for another object. Raises GoneError for the second.
+    """
+    try:
+        _send(verb, change, body, cluster)
+    except GoneError:
+        left = cluster.get(change.kind, change.name, change.namespace, fresh=True)
+        if left is None or left["metadata"].get("uid") != found["metadata"].get("uid"):
+            raise
+        what = f"{change.kind.kind.lower()} {change.name} was changed at the same time"
+        raise TemporaryError(what, answered=True) from None
 
 
 def _patch(change: ObjectChange, found: Object, body: Object, cluster: Cluster) -> None:

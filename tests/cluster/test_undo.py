@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import msgspec
 import pytest
-from engine.cluster.api import NODE
-from engine.cluster.undo import current_value, revert, with_value
+from engine.cluster.api import NETWORK_POLICY, NODE
+from engine.cluster.client import connect
+from engine.cluster.undo import MANAGED_BY, current_value, revert, with_value
 from engine.model.calls import Call, Kind, ObjectChange
 from engine.model.errors import GoneError, TemporaryError
 
@@ -71,23 +71,32 @@ def test_a_change_between_read_and_write_is_respected():
     assert server.find("Node", "n")["spec"]["taints"] == [OURS]
 
 
-def test_an_object_that_another_run_has_applied_since_it_was_read_is_not_deleted():
-    server, labels = ApiServer(), {"app.kubernetes.io/managed-by": "tiercel"}
-    metadata = {"name": "c", "namespace": "demo", "labels": labels}
-    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"run": "first"}}
-    apply = Call("apply", "v1", "configmaps", "demo", "c", body)
-    server.cluster.send(apply)
-    made = ObjectChange(Kind("v1", "configmaps", "ConfigMap"), "demo", "c")
+@pytest.mark.parametrize("others", [(), (1_772_359_201.0,)])
+def test_a_policy_that_another_run_has_applied_since_it_was_read_is_not_changed(
+    engine_kubeconfig, namespace, others
+):
+    cluster = connect(str(engine_kubeconfig), None)
 
-    def others(_):
-        again = msgspec.structs.replace(apply, body={**body, "data": {"run": "second"}})
-        server.interfere = lambda: server.cluster.send(again)
-        return ()
+    def apply(direction):
+        metadata = {"name": "p", "namespace": namespace, "labels": MANAGED_BY}
+        head = {"apiVersion": NETWORK_POLICY.api_version, "kind": "NetworkPolicy"}
+        body = {**head, "metadata": metadata, "spec": {"podSelector": {}, "policyTypes": direction}}
+        cluster.send(
+            Call("apply", head["apiVersion"], NETWORK_POLICY.resource, namespace, "p", body)
+        )
 
+    def interfere(_):
+        apply(["Egress"])
+        return others
+
+    apply(["Ingress"])
+    made = ObjectChange(NETWORK_POLICY, namespace, "p")
     with pytest.raises(TemporaryError, match="changed at the same time"):
-        revert(made, server.cluster, others)
-    assert server.find("ConfigMap", "c", "demo")["data"] == {"run": "second"}
-    assert revert(made, server.cluster, lambda _: ()) == "configmap c deleted"
+        revert(made, cluster, interfere)
+    assert cluster.get(NETWORK_POLICY, "p", namespace)["spec"]["policyTypes"] == ["Egress"]
+    revert(made, cluster, lambda _: others)
+    left = cluster.get(NETWORK_POLICY, "p", namespace)
+    assert left is None if not others else left["spec"]["policyTypes"] == ["Egress"]
 
 
 def test_kinds_of_other_groups_with_the_same_resource_are_different_objects():

@@ -338,6 +338,9 @@ class ApiServer:
             return self._create(key, body)
         if body["metadata"].get("uid") not in (None, found["metadata"]["uid"]):
             raise Failed(409, "uid mismatch")
+        version = body["metadata"].get("resourceVersion")
+        if version not in (None, found["metadata"].get("resourceVersion")):
+            raise Failed(409, "the object has been modified")
         owners = self._owners[key]
         for path in wanted:
             theirs = owners.get(path, "tiercel") != "tiercel" and path[0] in ("metadata", "spec")
