@@ -19,7 +19,7 @@ from engine.language.folder import VALUES
 from engine.language.loader import Loader
 from engine.model.own_identity import OwnIdentity
 from engine.preview.comparison import Comparison
-from engine.preview.event_log import EventLog, open_event_file
+from engine.preview.event_log import EventLog, is_compressed_as_named, open_event_file
 from engine.preview.git_repository import RevisionError
 from engine.preview.git_revision import read_revision
 from engine.preview.replay import PlaybookReplay, Tally
@@ -138,6 +138,9 @@ def _load_revision(
 def _open(events: str) -> Iterator[tuple[IO[bytes], int | None]]:
     """Open EVENTS. Yield the file and its size in bytes; the size is None for stdin and pipes."""
     with open_input(events, "tiercel replay [PLAYBOOKS] EVENTS") as file:
+        if not is_compressed_as_named(events, file):
+            hint = "Fetch the file again. If Git LFS stores it: git lfs pull"
+            fail(f"{events}: is not compressed, although its name says so", FINDINGS, hint)
         size = None if events == "-" else os.fstat(file.fileno()).st_size or None
         yield file, size
 

@@ -12,6 +12,7 @@ import io
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from engine.model.errors import EventError
@@ -39,6 +40,7 @@ _BLOCK = 2**16
 _ZSTD_WINDOW = 2**27
 """Bytes that a Zstandard frame may ask for: the default limit of the command ``zstd``."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_SUFFIXES = {".gz": _GZIP, ".zst": _ZSTD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,12 @@ def open_event_file(file: IO[bytes], size: int | None = None) -> Iterator[EventF
             yield EventFile(read, counting.position, size)
     else:
         yield EventFile(counting.read, counting.position, size)
+
+
+def is_compressed_as_named(name: str, file: IO[bytes]) -> bool:
+    """Return False if the name ends in .gz or .zst and the content is something else (a pointer of Git LFS)."""
+    magic = _SUFFIXES.get(PurePath(name).suffix)
+    return magic is None or cast("io.BufferedReader", file).peek(len(magic)).startswith(magic)
 
 
 class _CountingReader:

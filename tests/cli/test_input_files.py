@@ -111,6 +111,17 @@ def test_a_folder_in_place_of_the_events_is_named_with_the_usage(command):
     assert f"tiercel {command} [PLAYBOOKS] EVENTS" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["events.gz", "events.zst"])
+def test_a_recording_that_is_not_what_its_name_says_is_an_error(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    result = tiercel("replay", name)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"{name}: is not compressed, although its name says so\n"
+        "Fetch the file again. If Git LFS stores it: git lfs pull\n"
+    )
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("command", ["check", "test", "rbac", "digest"])
 def test_a_missing_folder_of_playbooks_is_named_with_the_next_command(command):
