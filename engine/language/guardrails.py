@@ -11,6 +11,7 @@ from engine.language import duration
 from engine.language.compile import compile_steps
 from engine.language.findings import nearest
 from engine.language.template import HELD_WORDS, TemplateError, compile_template
+from engine.model.name_patterns import is_glob
 from engine.model.playbook import Budget, Guardrails
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def compile_guardrails(
     """
     spec = document.data.get("spec")
     if isinstance(spec, dict):
-        _check_budgets(spec.get("budgets"), findings)
+        _check_budgets(spec.get("budgets"), findings, actions)
         _check_on_held(spec, findings, actions)
     if findings.has_errors:
         return None
@@ -79,8 +80,8 @@ def _template_names(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield from ((path, name) for name in compile_template(data).names)
 
 
-def _check_budgets(budgets: Any, findings: Findings) -> None:
-    """Report digests of steps that do not send messages."""
+def _check_budgets(budgets: Any, findings: Findings, actions: Mapping[str, Action]) -> None:
+    """Report digests of steps that do not send messages, and actions that do not exist."""
     for n, budget in enumerate(budgets if isinstance(budgets, list) else []):
         if not isinstance(budget, dict):
             continue
@@ -88,6 +89,13 @@ def _check_budgets(budgets: Any, findings: Findings) -> None:
         if budget.get("onExceeded") == "digest" and effect in ("observe", "mark", "disrupt"):
             what = f"a digest combines messages, and a step that {effect}s does not send any"
             findings.add(("spec", "budgets", n, "onExceeded"), "bad-value", what, "hold")
+        names = budget.get("actions")
+        for at, name in enumerate(names if isinstance(names, list) else []):
+            if isinstance(name, str) and not is_glob(name) and name not in actions:
+                what = f"there is no action `{name[:80]}`, so the budget does not count it"
+                hint = nearest(name, actions) or "tiercel actions"
+                path = ("spec", "budgets", n, "actions", at)
+                findings.add(path, "unknown-action", what, hint, severity="warning")
 
 
 def _budget(data: dict[str, Any]) -> Budget:

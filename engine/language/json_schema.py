@@ -33,6 +33,8 @@ _CHECKS: dict[Any, dict[str, Any]] = {
     },
     value_checks.attempts: {"minimum": 1, "maximum": 100},
     value_checks.count: {"minimum": 1, "maximum": 10_000},
+    value_checks.limit: {"minimum": 1, "maximum": 10_000},
+    value_checks.not_blank: {"pattern": r"\S"},
     value_checks.first: {"minimum": 1, "maximum": 1_000},
     value_checks.names: {"minItems": 1, "maxItems": value_checks.MAX_NAMES},
     value_checks.not_empty: {"minItems": 1},

@@ -186,8 +186,10 @@ SILENCE = Key(
             required=True,
             check=value_checks.time,
         ),
-        "owner": Key("text", "the person or team to ask", required=True),
-        "comment": Key("text", "the reason", required=True),
+        "owner": Key(
+            "text", "the person or team to ask", required=True, check=value_checks.not_blank
+        ),
+        "comment": Key("text", "the reason", required=True, check=value_checks.not_blank),
     },
 )
 _PROTECTED = {
@@ -209,7 +211,7 @@ _BUDGET = {
         required=True,
         words=("notify", "observe", "mark", "disrupt"),
     ),
-    "limit": Key("integer", "the number of targets", required=True, check=value_checks.count),
+    "limit": Key("integer", "the number of targets", required=True, check=value_checks.limit),
     "per": _duration("the sliding window", required=True),
     "scope": Key(
         "text",

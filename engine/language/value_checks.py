@@ -62,6 +62,16 @@ def first(value: int) -> Fault | None:
     return None if 1 <= value <= 1_000 else ("bad-value", "first is 1 to 1,000", None)  # noqa: PLR2004
 
 
+def limit(value: int) -> Fault | None:
+    """Check the limit of a budget, 1 to 10,000."""
+    return None if 1 <= value <= 10_000 else ("bad-value", "limit is 1 to 10,000", None)  # noqa: PLR2004
+
+
+def not_blank(value: str) -> Fault | None:
+    """Check that a text says something."""
+    return None if value.strip() else ("bad-value", "the text is empty", None)
+
+
 def not_empty(value: list[Any]) -> Fault | None:
     """Check that a list has an item."""
     return None if value else ("bad-value", "the list is empty", "leave the key out, or add items")

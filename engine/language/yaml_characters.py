@@ -74,6 +74,8 @@ def find_space(text: str, *, within: bool = False) -> str | None:
 
 def explain_syntax_error(problem: str, text: str, place: tuple[int, int]) -> tuple[str, str | None]:
     """Return a message and a hint for a problem of libyaml. place: line and column, from 1."""
+    if problem == "second occurrence":  # the rest of the sentence is in the context of the error
+        return "there are two anchors of this name", "give each anchor a name of its own"
     number, column = place
     lines = text.splitlines()[max(number - 2, 0) : number]
     odd = next(filter(None, (find_space(line, within=True) for line in reversed(lines))), None)

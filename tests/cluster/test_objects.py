@@ -109,6 +109,17 @@ def test_an_invalid_object_is_an_error_with_its_line(text, line, said):
     assert caught.value.line == line
 
 
+@pytest.mark.parametrize(
+    "text", ["&a [*a]", "- kind: Pod\n- &a {metadata: {name: *a}}", "&a {b: [*a]}"]
+)
+def test_an_alias_inside_its_own_anchor_is_an_error(text):
+    with pytest.raises(
+        InvalidObjectError, match="the alias \\*a is inside its own anchor"
+    ) as error:
+        read_objects(text.encode())
+    assert error.value.line == text.count("\n") + 1
+
+
 def test_values_with_aliases_count_for_each_use(monkeypatch):
     monkeypatch.setattr(objects, "MAX_VALUES", 200)
     levels = ["a0: &a0 [x, x, x]"] + [

@@ -320,3 +320,28 @@ def test_a_file_of_a_subfolder_that_is_named_like_values_is_read_if_it_is_not_a_
 def test_the_spellings_of_syscall_in_a_match_mean_syscall(source):
     (playbook,) = loaded(BASE.replace("{rules: [R]}", f"{{sources: ['{source}']}}")).playbooks
     assert playbook.match.sources == {"syscall"}
+
+
+def test_a_budget_of_an_action_that_does_not_exist_is_a_warning():
+    budget = {"effect": "disrupt", "limit": 5, "per": "10m", "scope": "cluster"}
+    budget["actions"] = ["pod.delete", "pod.*", "pod.delte", "nope*"]
+    found = load(g={**playbook("g", "Guardrails"), "spec": {"budgets": [budget]}})
+    (finding,) = found.findings
+    assert (finding.code, finding.hint, finding.severity) == (
+        "unknown-action",
+        "pod.delete",
+        "warning",
+    )
+
+
+@pytest.mark.parametrize("key", ["owner", "comment"])
+def test_a_silence_without_owner_or_comment_is_an_error(key):
+    spec = {
+        "match": {"everything": True},
+        "until": "2026-12-24T00:00:00Z",
+        "owner": "o",
+        "comment": "c",
+    }
+    assert not load(s={**playbook("s", "Silence"), "spec": spec}).errors
+    (error,) = load(s={**playbook("s", "Silence"), "spec": spec | {key: " "}}).errors
+    assert error.code == "bad-value"

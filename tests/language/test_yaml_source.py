@@ -190,6 +190,7 @@ def test_a_character_that_looks_like_a_space_is_reported(text, place):
         ("a: `x`\n", 1, "quote"),
         ("a: b: c\n", 1, "quote a text that contains `: `"),
         ("a: *nothing\n", 1, "there is no anchor &nothing before the alias *nothing"),
+        ("a: &x 1\nb: &x [2]\n", 2, "there are two anchors of this name"),
         ("a: &x 1\n---\nb: *x\n", 3, "no anchor &x before the alias *x"),
         ("a: *\n", 1, "quote a text that begins with *"),
         ("a: b\n \u00a0 c: d\n", 2, "U+00A0, which looks like a space"),
