@@ -17,7 +17,7 @@ import structlog
 from engine.model.errors import PermanentError, TemporaryError
 from engine.model.operator_identity import KUBERNETES
 from engine.server.credentials_file import MIN_LENGTH
-from engine.server.messages import Reply, json_reply
+from engine.server.messages import Reply, json_reply, unauthorized
 from engine.server.operator_auth import bearer_token, check_role
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class KubernetesOperators:
         user = self._users.get(key, lambda: self._reviews.authenticate(token))
         if user is None or user.name == self._own_user:
             what = "neither an operator nor a Kubernetes user has this token"
-            return json_reply(401, {"error": what, "hint": "`kubectl create token` makes one"})
+            return unauthorized(what, "`kubectl create token` makes one")
         linked = self._operators.by_kubernetes(user.name) if self._operators else None
         name = linked.name if linked else f"{KUBERNETES}{user.name}"
         if not self._rights.get(f"{key} {verb}", lambda: self._reviews.may(user, verb)):
@@ -145,4 +145,4 @@ def _check_shape(token: bytes) -> Reply | None:
     if is_token and token.decode().isprintable() and b" " not in token:
         return None
     what = f"a token has {MIN_LENGTH} to {MAX_TOKEN:,} visible ASCII characters"
-    return json_reply(401, {"error": what, "hint": "`kubectl create token` makes one"})
+    return unauthorized(what, "`kubectl create token` makes one")

@@ -78,6 +78,11 @@ def json_reply(status: int, content: dict[str, Any], *headers: tuple[bytes, byte
     return Reply(status, encode_printable(content), headers=headers)
 
 
+def unauthorized(error: str, hint: str) -> Reply:
+    """Return a 401 that asks for a token (RFC 9110, section 11.6.1)."""
+    return json_reply(401, {"error": error, "hint": hint}, (b"www-authenticate", b"Bearer"))
+
+
 class Port(Protocol):
     """The request handling of a listener. max_body: largest body in bytes."""
 

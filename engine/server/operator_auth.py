@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 from engine.model.operator_identity import KUBERNETES
 from engine.server.credentials_file import MIN_LENGTH, CredentialsFile
 from engine.server.loopback_access import LoopbackOnly
-from engine.server.messages import Reply, json_reply
+from engine.server.messages import Reply, json_reply, unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +121,7 @@ class TokenAuthenticator:
             return token
         if len(token) < MIN_LENGTH:
             what = f"a token must have at least {MIN_LENGTH} characters"
-            return json_reply(401, {"error": what, "hint": "`openssl rand -hex 32` makes one"})
+            return unauthorized(what, "`openssl rand -hex 32` makes one")
         return self._operators.by_token(token) or _unknown_token()
 
 
@@ -163,7 +163,7 @@ def check_role(operator: Operator, verb: str) -> str | Reply:
 
 
 def _unknown_token() -> Reply:
-    return json_reply(401, {"error": "no operator has this token", "hint": "see --operators-file"})
+    return unauthorized("no operator has this token", "see --operators-file")
 
 
 def _parse_operator(line: bytes) -> tuple[str, Operator]:

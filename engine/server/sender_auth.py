@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Protocol
 
 from engine.server.credentials_file import MIN_LENGTH, CredentialsFile
-from engine.server.messages import json_reply
+from engine.server.messages import unauthorized
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ class SecretCheck:
             for file, secret in ((self._tokens, token), (self._paths, segment))
             if file
         ]
-        return None if any(valid) else _unauthorized("no valid token", self._hint)
+        return None if any(valid) else unauthorized("no valid token", self._hint)
 
 
 class ClientCertificates:
@@ -76,11 +76,7 @@ class ClientCertificates:
         del request
         if self._certificates.authority_in_use():
             return None
-        return _unauthorized("no client certificate is trusted", "see --client-ca")
-
-
-def _unauthorized(error: str, hint: str) -> Reply:
-    return json_reply(401, {"error": error, "hint": hint}, (b"www-authenticate", b"Bearer"))
+        return unauthorized("no client certificate is trusted", "see --client-ca")
 
 
 def _is_known(digests: tuple[bytes, ...], secret: bytes) -> bool:

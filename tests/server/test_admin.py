@@ -485,8 +485,9 @@ def test_an_emptied_operators_file_closes_the_port_at_once(guarded, text):
 def test_a_short_token_gives_no_access_even_if_the_file_has_its_digest(guarded):
     guarded.file.write_text(f"ada operate {hashlib.sha256(b'short').hexdigest()}")
     for token in ("short", ""):
-        status, _, said = guarded.get("/status", headers={"authorization": f"Bearer {token}"})
+        status, given, said = guarded.get("/status", headers={"authorization": f"Bearer {token}"})
         assert (status, set(said)) == (401, {"error", "hint"})
+        assert given["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("text", ["", "# none\n", "ada operate\n", "ada root " + "0" * 64])
