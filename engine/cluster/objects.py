@@ -176,7 +176,7 @@ def _check_size(content: bytes) -> None:
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in opened):
                 what = f"the alias *{_text(event.anchor)} is inside its own anchor"
-                raise InvalidObjectError(what, line=event.start_mark.line + 1)
+                raise InvalidObjectError(what, line=getattr(event.start_mark, "line", 0) + 1)
             total += sizes.get(event.anchor, 0)
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = opened.pop()
