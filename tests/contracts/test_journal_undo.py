@@ -169,6 +169,30 @@ def test_a_second_attempt_replaces_the_undo_intent_and_keeps_the_original_value(
     assert claim(journal, NOW + 90).changes == (LABEL,)
 
 
+def test_a_second_attempt_can_change_another_object(journal):
+    accept(journal, run(1))
+    journal.add_undo_intent(claim(journal), (LABEL,), NOW + 60, {})
+    again = claim(journal, NOW + LEASE)
+    assert journal.add_undo_intent(again, (POLICY,), NOW + 90, {})
+    journal.settle(again, DONE, NOW + LEASE)
+    assert claim(journal, NOW + 90).changes == (POLICY,)
+
+
+def test_a_step_that_is_repeated_renews_its_undo(journal):
+    first = held(journal, until=NOW + 60)
+    waits = Outcome("waiting", "500", retry_in=5.0)
+    assert journal.settle(claim(journal, NOW + 60), waits, NOW + 60) == "waiting"
+    assert journal.retry(first.run.id, 0, Decision("retry", "alice", NOW + 61))
+    again = claim(journal, NOW + 61)
+    later = replace(LABEL, put="later", before="true")
+    assert journal.add_undo_intent(again, (later,), NOW + 200, {})
+    journal.settle(again, DONE, NOW + 62)
+    assert journal.claim("cluster", 9, NOW + 199) == []
+    undo = claim(journal, NOW + 200)
+    assert (undo.undo is not None, undo.attempt, undo.interrupted) == (True, 1, False)
+    assert (undo.changes[0].put, undo.changes[0].before) == ("later", None)
+
+
 def test_undo_intents_survive_a_restart(opened, tmp_path):
     journal = opened(tmp_path)
     held(journal, until=NOW + 60)

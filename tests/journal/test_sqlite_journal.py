@@ -439,3 +439,47 @@ def test_undo_intents_of_one_transaction_are_written_as_if_one_after_the_other(j
     again = {one.run.id: one.attempt_state for one in journal.claim("cluster", 9, NOW + LEASE)}
     assert again[taken[0].run.id] == {"uid": "u1"}
     assert again[late.run.id] == {}
+
+
+def test_a_transaction_of_many_undo_intents_takes_several_statements(journal, monkeypatch):
+    """Five steps change three values each: one of its own, and two that an earlier run has changed."""
+    monkeypatch.setattr(claims, "ROWS_PER_STATEMENT", 2)
+
+    def label(pod, put, before):
+        return ObjectChange(POD, "demo", pod, pod, ("metadata", "labels", "seen"), put, before)
+
+    accept(journal, *(run(number, f"demo/{number}") for number in range(6)))
+    first, *taken = journal.claim("cluster", 6, NOW)
+    shared = ("web", "db")
+    earlier = tuple(label(pod, "first", "original") for pod in shared)
+    assert journal.add_undo_intent(first, earlier, NOW + 60, {})
+    for claimed in taken:
+        assert journal.keep(claimed, {"kept": claimed.run.id})
+    given = [
+        undo_intents.Addition(
+            journal._key(claimed),
+            UndoIntent(
+                claimed.run.id,
+                claimed.step.name,
+                0,
+                [label(pod, str(n), "first") for pod in (f"own-{n}", *shared)],
+                NOW + 60 + n,
+            ),
+            {"added": n},
+            NOW,
+        )
+        for n, claimed in enumerate(taken)
+    ]
+    assert journal._write(lambda connection: undo_intents.add(connection, given)) == [True] * 5
+    found = {(one.run, one.change.name): one for one in journal.in_force()}
+    assert len(found) == 2 + 5 * 3
+    for n, claimed in enumerate(taken):
+        id_ = claimed.run.id
+        assert {found[id_, pod].change.before for pod in shared} == {"original"}
+        assert found[id_, f"own-{n}"].change.before == "first"
+        assert found[id_, "web"].until == NOW + 60 + n
+        assert journal.undo_times(label(f"own-{n}", "", "").key) == [NOW + 60 + n]
+    states = {one.run.id: one.attempt_state for one in journal.claim("cluster", 9, NOW + LEASE)}
+    assert states == {first.run.id: {}} | {
+        one.run.id: {"kept": one.run.id, "added": n} for n, one in enumerate(taken)
+    }
