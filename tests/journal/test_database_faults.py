@@ -15,7 +15,7 @@ from engine.journal.postgres import connection, liveness, writer
 from engine.journal.postgres.connection import connect, parse_server
 from engine.journal.postgres.journal import PostgresJournal
 from engine.journal.postgres.liveness import Process
-from engine.journal.records import AcceptBatch, DroppedRuns, RunFilter
+from engine.journal.records import AcceptBatch, DroppedRuns, Pause, RunFilter
 from engine.journal.spool.file import SpoolFile
 from engine.journal.spool.queue import SpooledQueue
 from engine.model.errors import JournalError, JournalUnavailableError, UnwritableError
@@ -501,6 +501,22 @@ def test_after_a_fail_over_no_command_fails_because_of_a_connection_from_before(
         )
         for _ in range(4):
             assert journal.paused() == {}
+
+
+def test_a_pause_may_take_longer_than_other_commands(url, sql, monkeypatch):
+    """After a flood, it changes the queues of many targets. A lock stands for the time that this takes."""
+    monkeypatch.setattr(connection, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr("engine.journal.postgres.journal.RENEW_INTERVAL", 0.05)
+    with opened(url) as journal, ThreadPoolExecutor(2) as pool:
+        sql.execute("BEGIN; LOCK TABLE pauses, budget_windows")
+        pausing = pool.submit(journal.pause, "p", Pause("alice", NOW))
+        for _ in range(2):  # another command is given up meanwhile
+            with pytest.raises(JournalUnavailableError):
+                journal.budget_windows()
+        sql.execute("ROLLBACK")
+        pausing.result(PATIENCE)
+        assert [*journal.paused()] == ["p"]
+        journal.resume("p")
 
 
 def test_a_process_that_may_not_claim_says_why(url, sql, monkeypatch):

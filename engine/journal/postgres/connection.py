@@ -199,13 +199,13 @@ class Connections:
         self._closed = False
 
     @contextlib.contextmanager
-    def transaction(self, *, writes: bool = True) -> Iterator[Connection]:
+    def transaction(self, longer: float = 0.0) -> Iterator[Connection]:
         """Run a transaction, which is on disk when the block ends. Raises JournalError.
 
-        writes: for the message of an error.
+        longer: seconds that it may take besides STALL_TIMEOUT.
         """
         with self._slots:
-            connection = self._borrow()
+            connection = self._borrow(longer)
             try:
                 with connection.transaction():
                     yield connection
@@ -213,19 +213,22 @@ class Connections:
                 if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
                     raise
                 close_after(error, connection)
-                raise _failed(error, writes=writes) from error
+                raise _failed(error, writes=True) from error
             finally:
                 self._return(connection)
 
-    def run(self, work: Callable[[Connection], Any], *, writes: bool = True) -> Any:
-        """Run a function in a transaction. Repeat it if PostgreSQL ends it because of a deadlock."""
+    def run(self, work: Callable[[Connection], Any], *, longer: float = 0.0) -> Any:
+        """Run a function in a transaction. Repeat it if PostgreSQL ends it because of a deadlock.
+
+        longer: see ``transaction``.
+        """
         for attempt in range(_ATTEMPTS):
             try:
-                with self.transaction(writes=writes) as connection:
+                with self.transaction(longer) as connection:
                     return work(connection)
             except psycopg.Error as error:
                 if attempt == _ATTEMPTS - 1:
-                    raise _failed(error, writes=writes) from error
+                    raise _failed(error, writes=True) from error
         raise AssertionError
 
     @contextlib.contextmanager
@@ -281,7 +284,7 @@ class Connections:
         for connection in idle:
             connection.close()
 
-    def _borrow(self) -> Connection:
+    def _borrow(self, longer: float = 0.0) -> Connection:
         with self._lock:
             if self._closed:
                 raise JournalError("the journal is closed")
@@ -294,7 +297,7 @@ class Connections:
         except (psycopg.Error, OSError) as error:
             raise _failed(error, writes=True) from error
         with self._lock:
-            self._active[id(connection)] = time.monotonic(), connection
+            self._active[id(connection)] = time.monotonic() + longer, connection
         return connection
 
     def _return(self, connection: Connection) -> None:

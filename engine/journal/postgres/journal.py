@@ -41,10 +41,11 @@ from engine.journal.postgres.migrations import migrate
 from engine.journal.postgres.old_ids import OldIds
 from engine.journal.postgres.start_checks import check_server
 from engine.journal.postgres.writer import AcceptWriter, SettlementWriter
-from engine.journal.records import AcceptBatch, ForwardedRuns, Replica
+from engine.journal.records import AcceptBatch, ForwardedRuns, Pause, Replica
 from engine.journal.statements import Statements
 from engine.model import json_codec
 from engine.model.errors import JournalError, JournalUnavailableError
+from engine.model.playbook import ALL_PLAYBOOKS
 from engine.model.throttle_window import release, runs_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ MAX_BYTES = 1 << 40
 """Size of the tables at which the fill ratio is 1. The size of the server's disk is not known."""
 ID_KEY = "journal id"
 """Key of the id of the journal in the table ``offsets``."""
+_QUEUES_SECONDS = 60.0
+"""Seconds that a change of all target queues may take longer than another one. 100,000 of them took 6 s."""
 _MAX_DELETIONS = 20
 """Transactions of one ``delete_runs`` that delete rows of one kind. A call a minute keeps up with accepts."""
 
@@ -310,6 +313,26 @@ class PostgresJournal(BaseJournal["Connection"]):
             return due
         now = self.now()
         return now if due is None else min(due, now)
+
+    # OperatorCommands
+
+    def pause(self, playbook: str | None, pause: Pause) -> None:
+        """See OperatorCommands.pause. Changes the queue of each target whose next run is of the playbook."""
+        name = ALL_PLAYBOOKS if playbook is None else playbook
+        self._change_queues(lambda c: operator_commands.pause(c, name, pause))
+
+    def resume(self, playbook: str | None) -> None:
+        """See OperatorCommands.resume."""
+        self._change_queues(lambda c: operator_commands.resume(c, playbook))
+
+    def end_pauses(self, now: float) -> list[str]:
+        """See OperatorCommands.end_pauses."""
+        return self._change_queues(lambda c: operator_commands.end_pauses(c, now))
+
+    def _change_queues(self, work: Callable[[Connection], T]) -> T:
+        """Run a transaction that changes all target queues: after a flood, there are many."""
+        result: T = self._connections.run(work, longer=_QUEUES_SECONDS)
+        return result
 
     # State
 
