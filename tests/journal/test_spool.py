@@ -42,7 +42,7 @@ def url(tmp_path_factory):
 def journal(url):
     with shared_server().connect(url.rpartition("/")[2]) as connection:
         connection.execute(
-            "TRUNCATE runs, history, run_ids, events, targets, throttle_windows, dead_letters"
+            "TRUNCATE arrived, runs, history, run_ids, events, targets, throttle_windows, dead_letters"
         )
     opened = PostgresJournal(parse_server(url), Process("a", "engine", "1"), stored_playbook)
     yield opened

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg import errors
 
 from engine.journal.base import BaseJournal, failed_accept
 from engine.journal.hydrate import Hydrator
@@ -21,25 +20,17 @@ from engine.journal.postgres import (
     claims,
     forwarding,
     operator_commands,
-    partitions,
     queries,
     retention,
     saved_state,
     undo_intents,
     windows,
 )
-from engine.journal.postgres.connection import (
-    Connection,
-    Connections,
-    connect,
-    index_key,
-    sentence,
-)
+from engine.journal.postgres.checked_server import CheckedServer, create_partitions
+from engine.journal.postgres.connection import Connection, Connections, index_key, sentence
 from engine.journal.postgres.liveness import RENEW_INTERVAL, Liveness
 from engine.journal.postgres.lost_claims import ClaimLedger
-from engine.journal.postgres.migrations import migrate
 from engine.journal.postgres.old_ids import OldIds
-from engine.journal.postgres.start_checks import check_server
 from engine.journal.postgres.writer import AcceptWriter, SettlementWriter
 from engine.journal.records import AcceptBatch, ForwardedRuns, Pause, Replica
 from engine.journal.statements import Statements
@@ -88,7 +79,6 @@ class PostgresJournal(BaseJournal["Connection"]):
     Attributes:
         shared: True.
         name: the server and the database, for messages.
-        warning: a sentence about a setting of the server, or None.
 
     Raises JournalError if the database cannot be used; JournalUnavailableError if it does not answer.
     """
@@ -106,13 +96,10 @@ class PostgresJournal(BaseJournal["Connection"]):
         may_wait: bool = False,
     ) -> None:
         self._lease_margin, self._exact_retention = lease_margin, exact_retention
-        self._server, self.name = server, server.name
-        self.warning: str | None = None
-        self._prepared, self._preparing = False, threading.Lock()
-        open_connection = self._open
+        self.name, self._server = server.name, CheckedServer(server)
+        open_connection = self._server.connect
         try:
-            with contextlib.closing(connect(server)) as connection:
-                self._prepare(connection)
+            self._server.check()
             self._liveness = Liveness(open_connection, process)
         except JournalError as error:
             raise JournalError(f"cannot open the journal {server.name}: {error}") from error
@@ -134,34 +121,17 @@ class PostgresJournal(BaseJournal["Connection"]):
         self._watchdog = threading.Thread(target=self._watch, name="journal watchdog", daemon=True)
         self._watchdog.start()
 
-    def _prepare(self, connection: Connection) -> None:
-        """Check the server and migrate the tables. Raises JournalError, psycopg.Error."""
-        self.warning = check_server(connection)
-        migrate(connection)
-        _create_partitions(connection)
-        self._prepared = True
-
-    def _open(self) -> Connection:
-        """Open a connection, the first one of all to a server that is checked. Raises psycopg.Error, OSError."""
-        connection = connect(self._server)
-        try:
-            with self._preparing:
-                if not self._prepared:
-                    self._prepare(connection)
-        except JournalError as error:
-            connection.close()
-            raise psycopg.OperationalError(str(error)) from error
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
     # Replicas
 
     @property
     def is_open(self) -> bool:
         """Whether the server has answered, and can be used."""
-        return self._prepared
+        return self._server.is_ready
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence about a setting of the server, or None."""
+        return self._server.warning
 
     def now(self) -> float:
         """Return the time of the database's clock, in epoch seconds."""
@@ -397,7 +367,7 @@ class PostgresJournal(BaseJournal["Connection"]):
     def fill_ratio(self) -> float:
         """See Maintenance.fill_ratio. Also creates the partitions of the next days."""
         with self._connections.session() as connection:
-            _create_partitions(connection)
+            create_partitions(connection)
             row = connection.execute(
                 "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::float8 AS size FROM pg_class"
                 " WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
@@ -455,12 +425,6 @@ class PostgresJournal(BaseJournal["Connection"]):
 
     def _queue_key(self, target: str) -> str:
         return index_key(target)
-
-
-def _create_partitions(connection: Connection) -> None:
-    """Create the partitions of today and the next days, or later if others use the tables now."""
-    with contextlib.suppress(errors.LockNotAvailable):
-        partitions.create_partitions(connection)
 
 
 def _repeat(delete: Callable[[], int]) -> None:
