@@ -7,6 +7,7 @@ So a condition never holds because a field is missing. No predicate raises an ex
 from __future__ import annotations
 
 import ipaddress
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _SCALARS = (str, bool, int, float)
 _MAX_ADDRESS = 45
+_MAPPED = bytes(10) + b"\xff\xff"
+"""The first bytes of an IPv6 address that stands for an IPv4 address: ::ffff:0:0/96."""
 _MAX_GLOB = 10_000
 _MAX_MEMORY = 1 << 19
 """Bytes of one compiled expression. RE2 uses two thirds for the program, which then compiles within 10 ms, and
@@ -208,11 +211,15 @@ def address_of(value: Any) -> Address | None:
     """Return the IP address in a value of an event, or None. ``::ffff:10.0.0.1`` is 10.0.0.1."""
     if type(value) is not str or len(value) > _MAX_ADDRESS or "%" in value:
         return None
-    try:
-        address = ipaddress.ip_address(value)
-    except ValueError:
+    try:  # inet_pton takes a tenth of the time of ip_address; a list in an event can have 300,000 addresses
+        if ":" not in value:
+            return ipaddress.IPv4Address(inet_pton(AF_INET, value))
+        packed = inet_pton(AF_INET6, value)
+    except (OSError, ValueError):  # ValueError: a NUL, or half of a surrogate pair
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    if packed.startswith(_MAPPED):
+        return ipaddress.IPv4Address(packed[len(_MAPPED) :])
+    return ipaddress.IPv6Address(packed)
 
 
 OPERATORS: dict[str, Operator] = {

@@ -14,7 +14,13 @@ from engine.language.findings import (
     Findings,
     TooManyFindingsError,
 )
-from engine.language.operators import OPERATORS, OperandError, check_operand, compile_operator
+from engine.language.operators import (
+    OPERATORS,
+    OperandError,
+    address_of,
+    check_operand,
+    compile_operator,
+)
 from engine.language.yaml_source import Document
 from engine.model.event import parse_event
 from hypothesis import given, settings
@@ -152,6 +158,27 @@ def test_cidr_compares_ipv4_and_ipv6_addresses():
         " 10.0.0.1",
     ):
         assert inside(text) is None
+
+
+ADDRESSES = [
+    "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "::", "1:2:3:4:5:6:7:8", "::1.2.3.4", "fe80::1%eth0",
+    "64:ff9b::1.2.3.4", "010.1.1.1", "256.1.1.1", "00000::1", "\uff11.1.1.1", "1.1.1.1\0", "\ud800::", ":::",
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from(ADDRESSES),
+    st.integers(0, 20),
+    st.sampled_from(["", *"0159afF:.% /\n"]),
+    st.booleans(),
+)
+def test_an_address_is_read_as_by_ipaddress(address, at, letter, replace):
+    text = address[:at] + letter + address[at + replace :]
+    try:
+        wanted = ipaddress.ip_address(text) if "%" not in text else None
+    except ValueError:
+        wanted = None
+    assert address_of(text) == (getattr(wanted, "ipv4_mapped", None) or wanted)
 
 
 def test_a_long_list_of_networks_costs_little_for_each_address():
