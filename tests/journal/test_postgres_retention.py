@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from engine.journal.postgres import partitions
 from engine.journal.postgres.partitions import create_partitions
 from engine.journal.postgres.schema import day_of
 from engine.journal.records import RunFilter
@@ -72,6 +73,21 @@ def test_a_list_of_the_newest_runs_does_not_read_older_days(start, url):
                 other.execute("ROLLBACK")
     assert [one.run.id for one in first] == [one.run.id for one in since] == newest_first[:2]
     assert (waiting, counts) == ([], {"waiting": 0, "running": 0, "held": 0})
+
+
+def test_a_run_that_ends_during_a_query_is_listed_once(start, monkeypatch):
+    a = start()
+    wait_until(lambda: created(a, day_of(NOW), 1))
+    accept(a, run(1))
+    (held,) = a.claim("cluster", 9, NOW)
+    days = partitions.days
+
+    def ends(connection):
+        a.settle(held, DONE, NOW)
+        return days(connection)
+
+    monkeypatch.setattr(partitions, "days", ends)
+    assert [(one.run.id, one.outcome) for one in a.runs(RunFilter())] == [(run(1).id, "done")]
 
 
 def test_retention_keeps_the_queue_of_a_run_that_arrives_meanwhile(start, url):

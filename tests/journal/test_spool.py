@@ -172,14 +172,19 @@ def test_a_spool_survives_a_crash_while_it_is_written_and_while_it_is_forwarded(
     assert sorted(claimed(journal)) == list(range(40))
 
 
+def counted(monkeypatch, key):
+    """Two runs that a throttle counts, and their uses of it."""
+    third = Throttle("third", 60.0, count=3)
+    limited = replace(playbook(key), throttle=third)
+    monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
+    runs = [run(n, of=limited) for n in (1, 2)]
+    return runs, {one.id: ThrottleUse(key, third, NOW) for one in runs}
+
+
 def test_a_throttle_counts_a_run_once_if_the_engine_dies_while_it_forwards(
     url, journal, tmp_path, monkeypatch
 ):
-    third = Throttle("third", 60.0, count=3)
-    limited = replace(playbook("counted"), throttle=third)
-    monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
-    runs = [run(n, of=limited) for n in (1, 2)]
-    uses = {one.id: ThrottleUse("key", third, NOW) for one in runs}
+    runs, uses = counted(monkeypatch, "key")
     with (
         queue_of(journal, tmp_path / "spool") as queue,
         outage(url, queue, monkeypatch),
@@ -198,11 +203,7 @@ def test_a_throttle_counts_a_run_once_if_an_earlier_forward_commits_late(
     url, journal, tmp_path, monkeypatch
 ):
     """Its commit waits for a standby, and the engine has given up its connection."""
-    third = Throttle("third", 60.0, count=3)
-    limited = replace(playbook("late"), throttle=third)
-    monkeypatch.setitem(journals._thawed, limited.snapshot, limited)
-    runs = [run(n, of=limited) for n in (1, 2)]
-    uses = {one.id: ThrottleUse("late", third, NOW) for one in runs}
+    runs, uses = counted(monkeypatch, "late")
     again = (
         "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
         " AND query LIKE '%%throttle_windows%%'"

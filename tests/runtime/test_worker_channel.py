@@ -18,7 +18,7 @@ def running(tmp_path):
 def test_an_engine_without_its_worker_process_ends_and_continues_after_a_restart(running):
     os.kill(running.pids[1], signal.SIGKILL)
     assert running._end() == 2
-    assert any("worked off after a restart" in str(line) for line in running.log)
+    assert any("continue after a restart" in str(line) for line in running.log)
     running.restart()
     run = running.post(alert(1))[2]["runs"][0]
     assert running.wait_for_audit(lambda line: line["run"] == run)["state"] == "planned"
