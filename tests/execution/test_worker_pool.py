@@ -376,6 +376,8 @@ def test_an_outcome_that_the_journal_never_accepts_does_not_stop_the_others(tmp_
         engine.ops.open.set()
         engine.wait_until(lambda: [it.became for it in engine.ends].count("done") == 9)
         assert engine.workers.ended() is None
+        engine.workers.stop()
+        assert {it.became for it in engine.ends if it.claim.run.id == bad[0]} == {"unwritten"}
 
 
 def test_no_exception_ends_a_thread_of_the_pool():
