@@ -503,6 +503,19 @@ def test_after_a_fail_over_no_command_fails_because_of_a_connection_from_before(
             assert journal.paused() == {}
 
 
+def test_after_a_fail_over_no_event_fails_because_of_a_connection_from_before(url, sql):
+    """Falcosidekick does not repeat an event."""
+    with opened(url) as journal:
+        for number in (1, 2):
+            accept(journal, run(number)).result(PATIENCE)
+            (claim,) = claimed(journal)
+            sql.execute(
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            assert journal.settle(claim, DONE, NOW) == "done"
+
+
 def test_a_pause_may_take_longer_than_other_commands(url, sql, monkeypatch):
     """After a flood, it changes the queues of many targets. A lock stands for the time that this takes."""
     monkeypatch.setattr(connection, "STALL_TIMEOUT", 0.1)

@@ -289,7 +289,7 @@ class Connections:
             if self._closed:
                 raise JournalError("the journal is closed")
             connection = self._idle.pop() if self._idle else None
-            while connection and _is_stale(connection):
+            while connection and is_stale(connection):
                 connection.close()
                 connection = self._idle.pop() if self._idle else None
         try:
@@ -309,7 +309,7 @@ class Connections:
         connection.close()
 
 
-def _is_stale(connection: Connection) -> bool:
+def is_stale(connection: Connection) -> bool:
     """Return whether the server has sent something on an idle connection: usually, that it has closed it.
 
     After a fail-over, all idle connections are closed, and each of them would fail one command of a user.

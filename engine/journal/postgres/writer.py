@@ -21,6 +21,7 @@ from engine.journal.postgres.connection import (
     close_after,
     disconnect,
     is_of_content,
+    is_stale,
     sentence,
 )
 from engine.model.errors import JournalError, JournalUnavailableError, UnwritableError
@@ -133,6 +134,9 @@ class GroupWriter(ABC, Generic[Item, Result]):
         """Write items in one transaction. Raises psycopg.Error: then nothing, or all of it, is written."""
         self._since = time.monotonic()
         try:
+            if self._connection is not None and is_stale(self._connection):
+                self._connection.close()
+                self._connection = None
             if self._connection is None:
                 self._connection = self._connect()
             if self._stalled is not None:
