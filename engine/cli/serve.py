@@ -274,7 +274,9 @@ def _settings(given: dict[str, Any]) -> Settings:
     except RedactError as error:
         raise SettingsError(f"--redact: {error}") from None
     url = _journal_url(given)
-    _require_folders(given)
+    record = given["record"]
+    if record and not record.absolute().parent.is_dir():
+        raise SettingsError(f"--record: {record.parent} is not a folder")
     return Settings(
         playbooks=given["playbooks"],
         values=given["values"],
@@ -328,12 +330,3 @@ def _journal_url(given: dict[str, Any]) -> str | None:
             " remove --spool"
         )
     return None
-
-
-def _require_folders(given: dict[str, Any]) -> None:
-    """Raise SettingsError if --secrets-dir or the folder of --record does not exist."""
-    secrets, record = given["secrets_dir"], given["record"]
-    if secrets and not secrets.is_dir():
-        raise SettingsError(f"--secrets-dir: {secrets} is not a folder")
-    if record and not record.absolute().parent.is_dir():
-        raise SettingsError(f"--record: {record.parent} is not a folder")

@@ -433,7 +433,6 @@ def test_an_invalid_address_is_rejected(text):
     [
         (("--journal", "mysql://db/tiercel"), "--journal is not FILE or postgresql://"),
         (("--spool", "s.db"), "remove --spool"),
-        (("--secrets-dir", "none"), "--secrets-dir: none is not a folder"),
         (("--record", "none/events.ndjson"), "--record: none is not a folder"),
         (
             ("--token-file", "none"),
