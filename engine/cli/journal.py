@@ -80,8 +80,8 @@ def copy(*, source: str, target: str, journal_password_file: Path | None) -> Non
                 copied = to_sqlite.copy(server, Path(target), started)
     except JournalError as error:
         fail(f"Nothing was copied: {error}", FINDINGS)
-    runs = count(copied.rows.get("runs", 0), "run")
-    print_line(f"Copied {runs} and undos, {count(copied.total, 'row')} in all.")
+    runs = copied.rows.get("runs", 0)
+    print_line(f"Copied {count(copied.total, 'row')}. Runs and undos among them: {runs:,}.")
     print_line(f"Next: tiercel serve --journal {target}")
     print_line(
         f"Do not start an engine on {source} again: it would repeat the runs that are not over."

@@ -181,7 +181,7 @@ def test_the_command_copies_and_says_what_comes_next(url, tmp_path):
         accept(journal, run(1))
     result = copy(tmp_path / "from.db", url)
     assert result.exit_code == 0, result.output
-    assert "Copied 1 run and undos" in result.output
+    assert "Runs and undos among them: 1." in result.output
     assert f"Next: tiercel serve --journal {url}" in result.output
     again = copy(tmp_path / "from.db", url)
     assert (again.exit_code, "is not empty (1 rows in all_runs)" in again.output) == (1, True)
