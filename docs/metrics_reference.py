@@ -30,8 +30,8 @@ Each histogram has the series `…_bucket`, `…_sum` and `…_count`. All times
 contains a pod, a command line or an output, so the number of series does not grow with the number of
 events. The logs have the pods: see [dashboard.md](dashboard.md#logs).
 
-A series of a counter appears with its first event and the value 1. `rate` and `increase` do not see
-this first event. `x - x offset 5m >= 0 or x` does. The dashboard uses it.
+A series of a counter appears with its first event and the value 1. `rate` and `increase` do not count
+this first event. The dashboard uses `x - x offset 5m >= 0 or x`, which counts it.
 
 `tiercel_playbook_info` adds the labels of a playbook to other series:
 
@@ -51,8 +51,8 @@ LABELS = {
     "actions": "The actions that the budget counts, joined with commas. Empty: all actions of its "
     "effect.",
     "decision": "`approve`, `deny`, `retry`, `undo`, `pause` or `resume`.",
-    "effect": "What the budget counts: `notify`, `mark` or `disrupt`.",
-    "kind": "`redis`, `nats` or `follow` (a file).",
+    "effect": "The effect of the steps that the budget counts: `notify`, `observe`, `mark` or `disrupt`.",
+    "kind": "`redis`, `nats`, `follow` (a file) or `slack` (presses of buttons).",
     "limit": "Targets that the budget allows in each window.",
     "mode": "`enforce`, `notify`, `dryRun` or `disabled`.",
     "outcome": "`done`, `skipped`, `refused` or `failed`; `planned` in a dry run (see "
@@ -61,18 +61,18 @@ LABELS = {
     "playbook": "`metadata.name` of the playbook.",
     "playbooks": "The playbooks that the budget counts, joined with commas. Empty: all playbooks.",
     "reason": "Of a suppressed run: a word of `result`. Of a connection: `many` (too many connections), "
-    "`evicted` (the oldest silent connection made room) or `late` (the request was too "
-    "slow).",
+    "`evicted` (the oldest connection without a complete request was closed for a new one) or `late` "
+    "(the request did not arrive in time).",
     "result": "Of an event: `run` (a playbook matched), `unmatched`, `duplicate`, `throttle`, "
     "`silence`, `mode` (all its playbooks are `disabled`), `paused`, `self` (Tiercel "
     "itself caused it), `shed` (the journal is nearly full), `error` (not an event) or "
     "`refused` (it could not be written). Of a reload: `accepted` or `refused`.",
-    "scope": "What has a window of its own: `cluster`, `namespace`, `owner` or `playbook`.",
+    "scope": "What has its own window: `cluster`, `namespace`, `owner` or `playbook`.",
     "source": "How the event arrived: `http`, `redis`, `nats` or `follow` (a file).",
-    "state": "Of an attempt: `done`, `undone` (it put a change back), `waiting` (it will be repeated), "
+    "state": "Of an attempt: `done`, `undone` (it undid the change), `waiting` (it will be repeated), "
     "`held`, `skipped`, `refused`, `failed` or `planned`. Of a run in the queue: `waiting`, "
     "`running` or `held`.",
-    "status": "The HTTP status: `202` (a run was accepted), `200` (nothing to run), `4xx`, `503`.",
+    "status": "The HTTP status: `202` (a run was accepted), `200` (no run), `4xx` or `5xx`.",
 }
 
 QUERIES = {

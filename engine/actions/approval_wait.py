@@ -42,8 +42,8 @@ def wait_for_approval(
 ) -> str:
     """Hold the run until operators decide: `tiercel approve RUN`, `tiercel deny RUN`, or a Slack button.
 
-    The steps of `onHeld` in the Guardrails notify the operators. One denial is enough: the step is refused, and
-    the run does not continue with its next step.
+    The steps of `onHeld` in the Guardrails notify the operators. If one operator denies, the step is refused.
+    The other steps are then skipped, except those of `finally`. With `onFailure: continue`, they run.
 
     timeout: how long the run waits. Then the step is denied.
     from_: the operators who can decide. The default is every operator.

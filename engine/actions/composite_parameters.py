@@ -174,7 +174,7 @@ class SecretOr(msgspec.Struct, frozen=True):
         return self.other.render(value, event, context)
 
     def schema(self) -> dict[str, Any]:
-        """Return the schema of both."""
+        """Return the schema of either type."""
         return {"anyOf": [Secret().schema(), self.other.schema()]}
 
 
@@ -194,7 +194,7 @@ class ChoiceOr(msgspec.Struct, frozen=True):
         return value if isinstance(value, str) else self.other.render(value, event, context)
 
     def schema(self) -> dict[str, Any]:
-        """Return the schema of both."""
+        """Return the schema of either type."""
         return {"anyOf": [Choice(self.words).schema(), self.other.schema()]}
 
 

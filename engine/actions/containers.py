@@ -1,4 +1,4 @@
-"""What the actions on one container share: which container, its commands, and what the history keeps."""
+"""Shared code of the actions on one container: choose it, run a command in it, and keep an excerpt of output."""
 
 from __future__ import annotations
 

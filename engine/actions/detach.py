@@ -1,8 +1,8 @@
 """Detach a pod: remove the labels by which its controller, Services and other policies select it.
 
 The controller then creates another pod, and this one stays. An annotation of the pod keeps the removed labels
-for people. The same annotation of the policy keeps them for the engine, which restores them if the journal is
-lost: who can change the pod cannot necessarily change the policy.
+for people. The policy has the same annotation for the engine, which restores the labels if the journal is lost.
+The engine does not trust the annotation of the pod, because more people can change pods than policies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REMOVED_LABELS = "tiercel.dev/removed-labels"
 """The annotation with the removed labels, as a JSON object."""
 MAX_REMOVED = 100
 MAX_NOTE = 64 << 10
-"""Labels, and bytes, of the annotation. One with more is not read. 100 of the longest labels have 43 KiB."""
+"""Labels and bytes of an annotation that is read. 100 of the longest labels have 43 KiB."""
 _REPLACING = (REPLICA_SET.kind, JOB.kind)
 """The controllers that create another pod with another name."""
 _KEEPS_NAME = ("StatefulSet", "DaemonSet")
@@ -81,7 +81,7 @@ def detach_changes(
 
 
 def noted_labels(note: str | None) -> dict[str, str]:
-    """Return the labels of such an annotation. Only valid ones, because other people can write it, too."""
+    """Return the valid labels of such an annotation. Other people can write the annotation, too."""
     if not note or len(note.encode(errors="replace")) > MAX_NOTE:
         return {}
     try:

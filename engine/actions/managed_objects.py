@@ -32,8 +32,8 @@ def ownership_metadata(
 ) -> dict[str, Any]:
     """Return the labels and annotations of an object that a step creates.
 
-    until: when the object expires, epoch seconds. found: the existing object. If it expires later, that time
-    stays.
+    until: when the object expires, epoch seconds. found: the existing object. If it expires later, its later
+    time is kept.
     """
     annotations = {
         RUN: context.run,

@@ -92,12 +92,13 @@ def debug_pod(
 
     The container shares the network of the pod and the processes of the event's container. The output is read
     from the log of the container. An ephemeral container cannot be removed or stopped, so the command must end
-    on its own (`timeout 60 …`). Without `timeout`, an attempt has `duration` and 30 s.
+    on its own (for example `timeout 60 tcpdump …`). If the step has no `timeout`, an attempt can take
+    `duration` plus 30 s.
 
     image: the image, pinned by its digest (`NAME@sha256:…`). It is literal text.
     command: the program and its arguments. The program is literal text. A value of the event stays within its
       argument.
-    duration: how long the output is collected. The default is 60s.
+    duration: how long the output is collected.
     artifact: where the output goes, up to 1 GiB. Without it, the history keeps the first 16 KiB.
     """
     if artifact:

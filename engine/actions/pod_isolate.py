@@ -114,12 +114,15 @@ def isolate_pod(  # noqa: PLR0913 - each is a parameter of the action
     provider: Literal["kubernetes", "cluster", "cilium", "calico", "auto"] = "kubernetes",
     ttl: Ttl = None,
 ) -> ActionResult:
-    """Cut the network of the pod with a policy that selects only this pod by a quarantine label.
+    """Cut the network of the pod, or of all pods that `selector` selects, with a policy.
+
+    By default, the policy selects only the pod, by a quarantine label. A pod that uses the network of its host
+    is skipped.
 
     Open connections may continue. Without a CNI that enforces policies, a policy has no effect, and Tiercel
     cannot detect this. NetworkPolicies are additive: with `provider: kubernetes`, the step fails if another
     policy that selects the pod allows more. The other providers deny, and no NetworkPolicy opens what they
-    cut. A pod that uses the network of its host is skipped.
+    cut.
 
     egress: whether to cut connections from the pod.
     ingress: whether to cut connections to the pod.
@@ -127,7 +130,7 @@ def isolate_pod(  # noqa: PLR0913 - each is a parameter of the action
     selector: what the policy selects: the pod; or all pods of its controller (`owner`), also those that
         replace it; or all pods with these labels. With labels, only the ttl or `tiercel undo` ends it.
     detach: whether to remove the labels by which the pod's controller, Services and other policies select the
-        pod. A new pod replaces it. Refused for a StatefulSet and a DaemonSet.
+        pod. A new pod replaces it. The step is refused for a pod of a StatefulSet or a DaemonSet.
     provider: the kind of the policy. `auto` takes the first of cluster, cilium and calico that the API server
         serves, otherwise kubernetes. A kind that is served is not necessarily enforced.
     ttl: when the isolation ends. Without it, the isolation lasts until `tiercel undo`.

@@ -1,4 +1,4 @@
-"""What pod.isolate and pod.block share: the pods to cut off, and the policy that does it.
+"""What pod.isolate and pod.block share: the pods to cut off, and the policy for them.
 
 A policy selects the pod by the quarantine label, which is the same for all runs. Several runs may cut off one
 pod. Each has its own undo intent. The label and the policy are removed when the last one ends.

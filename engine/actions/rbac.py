@@ -28,7 +28,7 @@ _IN_GIT = {
     "namespaces": "Namespace",
     "nodes": "Node",
 }
-"""Resource -> kind of the objects that may be in Git and that an action changes."""
+"""Resource -> kind of the objects that an action changes and that may be managed from Git."""
 CLUSTER_WIDE = frozenset(
     rbac_resource(kind)
     for kind in (

@@ -1,4 +1,4 @@
-"""What the actions that remove pods share: the checks whether a pod may be removed, and the eviction."""
+"""Shared code of the actions that remove pods: check whether a pod may be removed, and evict it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _OPEN = re.compile(r"(?:<[^<>]*|&(?:a(?:mp?)?|lt?|gt?)?)\Z")
 TEXT, SECTION, BLOCKS = 40_000, 3000, 50
 """The limits of Slack: characters of a message, characters of a section, blocks of a message."""
 _MAX_SHOWN = 500
-"""Characters of one value in the text of a message without one."""
+"""Characters of one value in the default text."""
 _DEFAULT_LIMIT = 3000
 """Characters of a text object that is not in ``_LIMITS``."""
 _LIMITS = {
@@ -264,14 +264,14 @@ def post_to_slack(  # noqa: PLR0913 - the signature is the schema
         message |= {"channel": first["channel"], "thread_ts": first["ts"]}
     answer, sent_as = _post(http, message, None, token)
     if thread == "run" and not first and answer.json:
-        # without it, the next message starts another thread; a retry would post this one again
+        # if it is not kept, the next message starts another thread; a retry would post this message again
         with contextlib.suppress(TemporaryError, PermanentError):
             context.keep({"slack": answer.json})
     return ActionResult(f"to {channel}: {text[:200]}{sent_as}", answer.json)
 
 
 def _default_text(context: StepContext) -> str:
-    """Return the text of a message without one."""
+    """Return the default text of a message."""
     event = context.event
     subject = subject_of(event)
     pod = "/".join(part for part in (subject.namespace, subject.pod) if part)
@@ -348,7 +348,7 @@ def _post(
     webhook: SecretName | None,
     token: SecretName | None,
 ) -> tuple[Answer, str]:
-    """Send a message. If Slack refuses its blocks, send it without. Return the response, and a note on that."""
+    """Send a message. If Slack refuses its blocks, send only the text. Return the response and a note."""
     try:
         return http.post_slack_message(message, webhook, token), ""
     except BlocksRefusedError as error:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def render_arguments(step: PreparedStep) -> dict[str, Any]:
     """Return the arguments of the action. Raises RefusedError for a value that a parameter does not allow.
 
-    A preview renders planned steps as done. A message that is sent must not.
+    A preview renders planned steps as done. In a message that is sent, they are planned.
     """
     claim, dry = step.claim, step.clients.dry
     run = claim.run

@@ -88,7 +88,7 @@ def _run(step: PreparedStep) -> Outcome:
         held = hold_step(step, str(error), error.wait)
         return Outcome("held", held, held_because=held)
     if permission.digest_size:
-        # not subtracted, then the next digest counts them again; a retry would send the message again
+        # if they are not subtracted, the next digest counts them again; a retry would send this one again
         with contextlib.suppress(TemporaryError):
             step.checker.digest_sent(step.claim, permission.digest_size)
     if result.again is not None and not step.clients.dry:
@@ -128,7 +128,7 @@ def _outcome_of_error(claim: Claim, error: Exception | SystemExit, now: float) -
         if isinstance(error, kind):
             return Outcome(state, str(error), retry_in=getattr(error, "wait", None))
     what = f"internal error: {type(error).__name__}"
-    if claim.undo:  # never given up, otherwise its object would stay changed
+    if claim.undo:  # an undo is never given up, because its object would stay changed
         wait = undo_wait(claim.attempt)
         return Outcome("waiting", what, retry_in=wait, answered=True, error=error)
     return Outcome("failed", what, error=error)

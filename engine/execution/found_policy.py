@@ -184,7 +184,7 @@ def run_of(id_: str, policies: Sequence[FoundPolicy]) -> Run:
 
 
 def _steps(policies: Sequence[FoundPolicy]) -> list[Object]:
-    """Return a step for each policy. A further one of the same action has a number in its name."""
+    """Return a step for each policy. Later steps with the same action have a number in their name."""
     steps: list[Object] = []
     for one in policies:
         earlier = sum(step["action"] == one.action for step in steps)

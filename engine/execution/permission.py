@@ -1,4 +1,4 @@
-"""Whether a step may run now: the approval of a person, and the budgets. Holds it if a person must decide."""
+"""The check whether a step may run now: approvals and budgets. It holds the step if a person must decide."""
 
 from __future__ import annotations
 

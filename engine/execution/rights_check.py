@@ -94,7 +94,10 @@ def check_rights(
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """namespace: in which to look for rights besides every namespace. accounts: to impersonate there."""
+    """Where rights are looked up.
+
+    namespace: checked in addition to the rights in every namespace. accounts: those to impersonate there.
+    """
 
     namespace: str | None
     accounts: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ class HostLimits:
 
     @contextlib.contextmanager
     def slot(self, host: str) -> Iterator[None]:
-        """Occupy one of the host's slots. Raises TemporaryError if none is free, which uses no attempt up."""
+        """Occupy one of the host's slots. Raises TemporaryError if none is free, which uses up no attempt."""
         with self._lock:
             if self._active[host] >= self._max_concurrent:
                 raise TemporaryError(

@@ -93,13 +93,13 @@ class AdminPort:
             return await asyncio.to_thread(self._api.get, path, _parse_query(request.query))
         if method != b"POST":
             return _not_allowed(b"GET, HEAD, POST")
-        # the form of a web page has a type, and cannot have this one
+        # a form of a web page always sends another content type
         if not headers.get(b"content-type", _JSON).lower().startswith(_JSON):
             what = "send JSON, as `Content-Type: application/json`"
             return json_reply(415, {"error": what})
         content = _parse_body(request.body)
         if content is None:
-            hint = "send {} if there is nothing to say"
+            hint = "send an object, or no body"
             return json_reply(400, {"error": "the body is not a JSON object", "hint": hint})
         return await asyncio.to_thread(self._api.post, path, content, operator)
 
@@ -116,7 +116,8 @@ class AdminPort:
 
 
 def _not_allowed(allowed: bytes) -> Reply:
-    return json_reply(405, {"error": "GET looks, POST acts"}, (b"allow", allowed))
+    what = f"the method is not allowed here; use {allowed.decode()}"
+    return json_reply(405, {"error": what}, (b"allow", allowed))
 
 
 def _parse_query(text: str) -> dict[str, str]:

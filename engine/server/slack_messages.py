@@ -1,4 +1,4 @@
-"""The Slack messages about holds: bring them up to date, and tell a person why a press does nothing.
+"""The Slack messages about holds: update them, and notify a person why a press has no effect.
 
 A thread calls Slack, so that neither presses nor commands wait for it.
 """

@@ -60,7 +60,7 @@ METRICS = {
         ("reason",),
     ),
     "source_connected": Family(
-        "gauge", "1 while the source delivers events. Kind slack: presses of buttons.", ("kind",)
+        "gauge", "1 while the source has no error. Kind slack: presses of buttons.", ("kind",)
     ),
     "playbooks": Family("gauge", "Playbooks in force, by mode.", ("mode",)),
     "playbook_info": Family(
