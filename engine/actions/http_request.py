@@ -149,8 +149,8 @@ _AUTH = Record(
             },
             {
                 "secret": "the secret with the key",
-                "header": "the header with ALGORITHM=HEX (X-Hub-Signature-256). OpenFaaS examples use Hmac.",
-                "algorithm": "the hash (sha256)",
+                "header": "the header with ALGORITHM=HEX; default X-Hub-Signature-256. OpenFaaS: Hmac.",
+                "algorithm": "the hash; default sha256",
             },
         ),
         "aws": Record(
@@ -162,9 +162,9 @@ _AUTH = Record(
                 "sessionToken": Secret(),
             },
             {
-                "region": "the region (that of the host of a function URL)",
-                "service": "the service in the signature (lambda)",
-                "accessKeyId": "the secret with the access key id (the identity of the pod)",
+                "region": "the region; default: that of a function URL",
+                "service": "the service in the signature; default lambda",
+                "accessKeyId": "the secret with the access key id; default: the identity of the pod",
                 "secretAccessKey": "the secret with the secret access key",
                 "sessionToken": "the secret with the session token of temporary keys",
             },
@@ -172,8 +172,8 @@ _AUTH = Record(
         "google": Record(
             {"audience": Text(check_audience), "key": Secret()},
             {
-                "audience": "the audience of the token (scheme and host of the URL)",
-                "key": "the secret with the JSON key of a service account (the identity of the pod)",
+                "audience": "the audience of the token; default: scheme and host of the URL",
+                "key": "the secret with the JSON key of a service account; default: the identity of the pod",
             },
         ),
     },
@@ -257,14 +257,15 @@ def send_request(  # noqa: PLR0913 - each is a parameter of the action
     is checked, because the proxy resolves the name.
 
     The header Tiercel-Note contains the number of other requests that this one replaces (a digest), and the
-    steps that mode notify left out. Characters that are not printable ASCII are percent-encoded there.
+    steps that were not run because of `mode: notify`. Characters that are not printable ASCII are
+    percent-encoded there.
 
     url: an http or https URL without a user. Values from the event are percent-encoded.
     method: the HTTP method.
     headers: name -> text or a secret. Names ignore case. The engine sets Host, Content-Length and the other
       headers that route or delimit a request.
     body: text or JSON. Strings in the JSON can have templates.
-    auth: credentials to add, for calls of functions (docs/functions.md). Exactly one of its keys.
+    auth: credentials to add, for calls of functions (docs/functions.md). It takes exactly one of its keys.
     expect: the statuses that count as success. The default is 200 to 299.
     effect: set this to disrupt if the guardrails must apply to the request. The target of the step is then the
       pod of the event. The pod is found and verified. Protected targets, maxEventAge and budgets apply.

@@ -52,7 +52,7 @@ def send_notification(
     """Send a message by mail, or through Teams, PagerDuty, Discord, Telegram or one of over 100 other services.
 
     The secret has an Apprise URL, which names the service, the credentials and the recipients. An event cannot
-    change them. docs/notifications.md lists the services, examples of URLs, and what is bounded.
+    change them. docs/notifications.md lists the services, examples of URLs, and the limits.
 
     The message is plain text. Values from the event cannot create mentions, links or headers: an invisible
     break (U+200B) follows each `@`, `<` and `]`, and splits URLs. Each service cuts the message to its own

@@ -1,4 +1,4 @@
-"""pod.capture: collect what is known of a pod in one archive."""
+"""pod.capture: collect the evidence of a pod in one archive."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def capture_pod(
     artifact: ArtifactParameter,
     what: Annotated[list[Part] | None, ListOf(Choice(PARTS))] = None,
 ) -> ActionResult:
-    """Collect what is known of the pod in one archive (tar.gz).
+    """Collect the manifest, events, logs, processes and connections of the pod in one archive (tar.gz).
 
     The parts `processes` and `network` run `ps auxww` and `cat /proc/net/…` in the container of the event. If an
     image does not have these programs, the archive has a file with the reason, and the message names it. The
-    step fails if nothing could be collected, and if a right is missing. In the second case, the other parts are
+    step fails if nothing could be collected. It also fails if a right is missing: then the other parts are
     stored, and the message names the archive. A preview reads no logs and runs no commands.
 
     artifact: where the archive goes.

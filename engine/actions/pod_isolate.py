@@ -52,10 +52,10 @@ _ALLOW = Record(
         "ports": ListOf(Integer(1, 65535)),
     },
     {
-        "dns": "allow DNS: port 53 to kube-dns and NodeLocal DNSCache (true)",
+        "dns": "allow DNS: port 53 to kube-dns and NodeLocal DNSCache; default true",
         "cidrs": "allow these networks, in each direction that is cut",
         "namespaces": "allow the pods of these namespaces, in each direction that is cut",
-        "ports": "limit cidrs and namespaces to these ports (all ports)",
+        "ports": "limit cidrs and namespaces to these ports; default: all ports",
     },
 )
 _SHOWN = 5

@@ -246,7 +246,7 @@ def post_to_slack(  # noqa: PLR0913 - the signature is the schema
     token: the secret with a bot token (scope chat:write). It needs a channel.
     channel: the id or name of the channel, with a token.
     blocks: at most 50 Block Kit blocks. A mrkdwn text with fields of the event is sent as verbatim.
-    thread: with a token, the messages of a run share one thread (run), or not (none).
+    thread: with a token: `run` posts the messages of a run in one thread, `none` posts each one separately.
     buttons: in onHeld, with a token: add buttons that approve and deny the held step. The engine must have
       --slack-app-token-file.
     """
