@@ -46,6 +46,20 @@ def test_a_step_is_undone_at_its_time_by_a_separate_claim(journal):
     assert journal.next_due("cluster") is None
 
 
+def test_an_outcome_that_comes_after_the_undo_of_its_step_is_late(journal):
+    """Its claim has ended, and no other one has begun. It would replace the result that the undo has written."""
+    accept(journal, run(1))
+    first = claim(journal)
+    assert journal.add_undo_intent(first, (LABEL,), NOW + 3, {})
+    undo = claim(journal, NOW + LEASE)
+    assert undo.undo
+    assert journal.settle(undo, UNDONE, NOW + LEASE) == "undone"
+    assert journal.settle(first, DONE, NOW + LEASE) is None
+    again = claim(journal, NOW + LEASE)
+    assert (again.run, again.attempt, again.interrupted) == (first.run, 2, True)
+    assert journal.settle(again, DONE, NOW + LEASE) == "done"
+
+
 def test_a_step_without_an_undo_time_is_undone_on_request(journal):
     first = held(journal)
     assert journal.next_due("cluster") is None

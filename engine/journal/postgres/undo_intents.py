@@ -169,8 +169,12 @@ def settle(
 def _update_step_result(
     connection: Connection, run: str, step: str, outcome: tuple[str, str]
 ) -> None:
-    """Write the outcome of an undo into the result of the step."""
-    for table in ("runs", "history"):
+    """Write the outcome of an undo into the result of the step.
+
+    If the last claim of the run has ended without an outcome, one that comes late would replace the results. It
+    therefore gets an old fence.
+    """
+    for table, also in (("runs", ", fence = fence + leased::integer"), ("history", "")):
         row = connection.execute(
             f"SELECT results FROM {table} WHERE id = %s FOR UPDATE",
             (run,),
@@ -179,4 +183,4 @@ def _update_step_result(
         if row is None:  # in the other table, or deleted because of its age
             continue
         results = with_undo_outcome(row["results"], step, outcome)
-        connection.execute(f"UPDATE {table} SET results = %s WHERE id = %s", (results, run))
+        connection.execute(f"UPDATE {table} SET results = %s{also} WHERE id = %s", (results, run))

@@ -259,9 +259,15 @@ def settle(
 def _update_step_result(
     connection: sqlite3.Connection, run: str, step: str, outcome: tuple[str, str]
 ) -> None:
-    """Write the outcome of an undo into the result of the step."""
+    """Write the outcome of an undo into the result of the step.
+
+    If the last claim of the run has ended without an outcome, one that comes late would replace the results. It
+    therefore gets an old fence.
+    """
     row = connection.execute("SELECT results FROM runs WHERE id = ?", (run,)).fetchone()
     if row is None:  # the run was deleted because of its age
         return
     results = with_undo_outcome(row["results"], step, outcome)
-    connection.execute("UPDATE runs SET results = ? WHERE id = ?", (results, run))
+    connection.execute(
+        "UPDATE runs SET results = ?, fence = fence + leased WHERE id = ?", (results, run)
+    )
