@@ -279,6 +279,7 @@ def _figures(history: History) -> dict[str, float]:
         "may_have_run": sum(row.may_have_run for row in history.rows),
         "undone": sum(state == "undone" for row in history.rows for _, state, _ in row.results),
         **_percentiles("replica_recovery_s", recoveries(history, "kill")),
+        **_percentiles("recovery_without_another_fault_s", recoveries(history, "kill", alone=True)),
         **_percentiles("primary_recovery_s", recoveries(history, "fail-over")),
     }
 

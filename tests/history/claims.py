@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from tests.history.records import Effect, History, QueueEvent
+    from tests.history.records import Effect, Fault, History, QueueEvent
 
 
 class Held(NamedTuple):
@@ -50,11 +50,12 @@ def overtaken_writes(history: History) -> set[Effect]:
     }
 
 
-def recoveries(history: History, kind: str) -> list[float]:
+def recoveries(history: History, kind: str, *, alone: bool = False) -> list[float]:
     """Return the seconds from each kill until the work went on.
 
     kind: ``kill``: until the first claim by another process of a run that the killed replica held.
-    ``fail-over``: until the first commit on the promoted standby.
+    ``fail-over``: until the first commit on the promoted standby. alone: only those without another fault
+    meanwhile.
     """
     found = []
     for fault in history.faults:
@@ -70,9 +71,16 @@ def recoveries(history: History, kind: str) -> list[float]:
             later = [one for one in later if one.what == "claimed" and one.run in freed]
         else:
             later = [one for one in later if one.what in ("claimed", "accepted", "settled")]
-        if later:
+        if later and not (alone and _another(history, fault, later[0].at)):
             found.append(later[0].at - fault.began)
     return found
+
+
+def _another(history: History, fault: Fault, until: float) -> bool:
+    """Whether another fault was in progress between the begin of a fault and a time."""
+    return any(
+        one is not fault and one.began < until and fault.began < one.ended for one in history.faults
+    )
 
 
 def _key(effect: Effect) -> str:

@@ -110,4 +110,18 @@ def test_recovery_is_measured_from_the_kill_to_the_next_claim_of_a_run_that_was_
     report = check(found)
     assert report.violations == ()
     assert report.figures["replica_recovery_s_p50"] == pytest.approx(1.75)
+    assert report.figures["recovery_without_another_fault_s_p99"] == pytest.approx(1.75)
     assert "kills 1" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("began", "ended", "alone"), [(10, 11, 1), (11, 12, 0), (13, 14, 0), (13.5, 14, 1)]
+)
+def test_a_recovery_during_another_fault_is_counted_apart(began, ended, alone):
+    found = history(1)
+    claimed, _ = found.queue
+    found.queue.insert(1, replace(claimed, place=121, at=13.25, fence=2, process="b.1"))
+    found.faults = [Fault("kill", "a.1", 11.5, 12.0), Fault("pause", "b.1", began, ended)]
+    figures = check(found).figures
+    assert figures["replica_recovery_s_count"] == 1
+    assert figures.get("recovery_without_another_fault_s_count", 0) == alone
