@@ -183,16 +183,21 @@ def test_an_address_is_read_as_by_ipaddress(address, at, letter, replace):
 
 def test_a_long_list_of_networks_costs_little_for_each_address():
     networks = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(10_000)]
-    inside, outside = predicate("cidr", networks), predicate("notCidr", networks)
     addresses = ["192.0.2.1", "::1"] * 2_000
-    started = time.process_time()
-    assert inside(addresses) is False
-    assert outside(addresses) is True
+
+    def seconds(operands):
+        inside, outside = predicate("cidr", operands), predicate("notCidr", operands)
+        started = time.process_time()
+        assert inside(addresses) is False
+        assert outside(addresses) is True
+        return time.process_time() - started
+
+    assert seconds(networks) < 100 * seconds(
+        networks[:10]
+    )  # 1,000 times if each network is compared
+    inside = predicate("cidr", networks)
     assert inside([*addresses, "10.39.15.255"]) is True
     assert inside([*addresses, "10.39.16.0"]) is False
-    assert (
-        time.process_time() - started < 30
-    )  # it takes 0.03 s, and 40 s if every network is compared
 
 
 def test_a_hostile_regular_expression_takes_linear_time():
