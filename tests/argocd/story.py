@@ -262,7 +262,11 @@ def story(folder: Path, *, with_application_sets: bool = False) -> Iterator[Stor
         made = Story(folder, argocd, node, loki, slack)
         prepare(made)
         revision = made.git.commit("Start", first_commit())
-        kubectl(argocd.kubeconfig, "apply", "--server-side", "-f", "-", given=application(made))
+        # the project first: the controller watches both kinds, and can see the Application before its project
+        documents = list(yaml.safe_load_all(application(made)))
+        for one in sorted(documents, key=lambda it: it["kind"] != "AppProject"):
+            given = yaml.safe_dump(one)
+            kubectl(argocd.kubeconfig, "apply", "--server-side", "-f", "-", given=given)
         for plural, body in other_application(made.git.url):
             made.admin.create(f"{ARGOCD}/{plural}", body)
         made.wait_until_synced(revision)

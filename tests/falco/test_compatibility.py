@@ -376,9 +376,11 @@ def test_a_silence_is_checked(tmp_path):
 
 
 def test_a_long_field_name_is_looked_up_in_linear_time():
-    started = time.process_time()
-    assert field_named("a." * 400_000) is None
+    def seconds(length):
+        started = time.process_time()
+        for _ in range(20):
+            assert field_named("a." * length) is None
+        return time.process_time() - started
+
     assert field_named("proc.aname[2]" + "a." * 400_000) is field_named("proc.aname[2]")
-    assert (
-        time.process_time() - started < 30
-    )  # it takes 1 ms, and minutes if each prefix is looked up
+    assert seconds(20_000) < 100 * seconds(100)  # 40,000 times if each prefix is looked up
